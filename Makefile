@@ -1,0 +1,52 @@
+# make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything.
+# VENV=folder keeps the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The exact pin lets pip take a CPU build of torch where one is at hand (a local folder, a mirror).
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint tools
+
+help:
+	@grep -E '^# make' Makefile | sed -e 's/^# //' -e 's/\.   /\n/'
+	@echo "make check: lint, types and the fast tests."
+
+demo: $(VENV)/.ready
+	$(BIN)/exporter build recipes/whisper-demo-int8.yaml --output artifacts
+	$(BIN)/exporter validate artifacts/whisper-demo-int8
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict exporter validate
+
+tools:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }
+	@command -v $${CXX:-g++} >/dev/null || { echo "error: $${CXX:-g++} is missing: apt install g++"; exit 1; }
+
+$(BIN)/python: | tools
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -f $(BIN)/python; echo "error: no environment: apt install python3-venv"; exit 1; }
+
+# The stamps are older than pyproject.toml exactly when something must be installed anew.
+$(VENV)/.ready: pyproject.toml | tools $(BIN)/python
+	@echo "installing into $(VENV) (minutes, the first time)"
+	@$(PIP) install $(TORCH) --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml | tools $(BIN)/python
+	@echo "installing into $(VENV), with the development tools (minutes, the first time)"
+	@$(PIP) install $(TORCH) --editable '.[dev]'
+	@touch $@ $(VENV)/.ready

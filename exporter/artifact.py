@@ -1,0 +1,265 @@
+"""Artifacts on disk: built aside, sealed by a manifest, renamed into place, never edited.
+
+Kept without torch so that verifying, listing and pushing answer at once. The manifest is written
+last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exporter.errors import BusyError, IntegrityError
+
+MANIFEST = "manifest.json"
+# Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
+ENVELOPE = frozenset({MANIFEST, "report.json", "report.html", "predictions.jsonl", "README.md"})
+_MAX_MANIFEST_BYTES = 4 << 20
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(_Frozen):
+    """One sealed file: its POSIX path inside the artifact, its size and its hash."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Origin(_Frozen):
+    """The checkpoint an artifact was built from; `revision` is a commit of the Hub."""
+
+    source: str
+    revision: str | None
+    sha256: str
+    size_bytes: int
+    parameters: int
+
+
+class RecipeStamp(_Frozen):
+    """The recipe an artifact was built by; `source` is the path it was read from."""
+
+    name: str
+    sha256: str
+    source: str
+
+
+class Needs(_Frozen):
+    """What a machine must offer to load an artifact."""
+
+    cpu_features: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+class BuildFigures(_Frozen):
+    """What the build cost on the machine it ran on."""
+
+    seconds: float
+    peak_rss_bytes: int
+
+
+class Manifest(_Frozen):
+    """Everything about an artifact that can be told without opening it."""
+
+    schema_version: int = 1
+    name: str
+    kind: str
+    family: str
+    options: dict[str, Any]
+    recipe: RecipeStamp
+    checkpoint: Origin
+    needs: Needs
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    build: BuildFigures
+    build_key: str
+    files: tuple[File, ...] = ()
+
+    def canonical(self) -> bytes:
+        """The manifest's bytes: sorted keys, UTF-8, one final newline."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        return text.encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """The artifact's identity: sha256 of the canonical manifest."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all sealed files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def sha256_file(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest without looking at its files."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            msg = f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes: not a manifest of ours"
+            raise IntegrityError(msg)
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        msg = (
+            f"{folder} is not an artifact: it has no {MANIFEST}.\nBuild one: exporter build RECIPE"
+        )
+        raise IntegrityError(msg) from None
+    except (ValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{path} cannot be read ({reason}): build the artifact again"
+        raise IntegrityError(msg) from error
+    if manifest.canonical() != path.read_bytes():
+        msg = f"{path} was edited after sealing: build the artifact again"
+        raise IntegrityError(msg)
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Check that the folder holds the sealed files, byte for byte, and nothing else."""
+    manifest = read_manifest(folder)
+    listed = {file.path: file for file in manifest.files}
+    present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
+    _refuse(folder, "missing", listed.keys() - present)
+    _refuse(folder, "not in the manifest", present - listed.keys() - ENVELOPE)
+    for file in manifest.files:
+        path = folder / _inside(file.path)
+        if path.is_symlink() or path.stat().st_nlink != 1:
+            msg = f"{path} is a link: an artifact holds plain files only"
+            raise IntegrityError(msg)
+        if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
+            msg = f"{path} is not what the manifest promises: build or fetch the artifact again"
+            raise IntegrityError(msg)
+    return manifest
+
+
+def find(path: Path) -> list[Path]:
+    """The artifact at `path`, or the artifacts in the folders right below it, by name."""
+    if (path / MANIFEST).exists() or not path.is_dir():
+        return [path]
+    return sorted(
+        inner.parent for inner in path.glob(f"*/{MANIFEST}") if inner.parent.name[0] != "."
+    )
+
+
+@contextmanager
+def stage(final: Path) -> Iterator[Path]:
+    """Give a fresh sibling folder to build into; it is gone when the block ends without `seal`.
+
+    Holds a lock on the place, so that a second build of the same artifact fails at once. Folders
+    that a killed build left behind are removed by the next one.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(final):
+        for stale in final.parent.glob(f".{final.name}.partial-*"):
+            shutil.rmtree(stale)
+        folder = final.parent / f".{final.name}.partial-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash and sync every staged file and write the manifest last; nothing is visible yet."""
+    files = []
+    paths = sorted(_walk(folder))
+    for path in paths:
+        relative = path.relative_to(folder).as_posix()
+        files.append(File(path=relative, size_bytes=path.stat().st_size, sha256=sha256_file(path)))
+        _sync(path)
+    sealed = manifest.model_copy(update={"files": tuple(files)})
+    for directory in {path.parent for path in paths} - {folder}:
+        _sync(directory)
+    write_atomic(folder / MANIFEST, sealed.canonical())
+    return sealed
+
+
+def publish(folder: Path, final: Path) -> None:
+    """Rename a sealed folder into place; what stood there comes back if that fails."""
+    if final.exists():
+        old = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex}")
+        final.rename(old)
+        try:
+            folder.rename(final)
+        except OSError:
+            old.rename(final)
+            raise
+        shutil.rmtree(old)
+    else:
+        folder.rename(final)
+    _sync(final.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex}")
+    try:
+        partial.write_bytes(data)
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def _lock(final: Path) -> Iterator[None]:
+    """Hold an advisory lock beside `final`; the kernel drops it when the process dies."""
+    path = final.parent / f".{final.name}.lock"
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            msg = f"another build is writing {final}: wait for it, or choose another --output"
+            raise BusyError(msg) from None
+        yield
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, links included, folders not."""
+    return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _inside(path: str) -> PurePosixPath:
+    """A manifest's path, refused unless it stays inside the artifact."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
+        msg = f"the manifest names {path!r}, which leads outside the artifact"
+        raise IntegrityError(msg)
+    return pure
+
+
+def _refuse(folder: Path, why: str, names: set[str]) -> None:
+    if names:
+        shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
+        msg = f"{folder}: {len(names)} file(s) {why}: {shown}.\nBuild or fetch the artifact again."
+        raise IntegrityError(msg)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""Every error that a user can cause or mend, one class per exit code.
+
+Kept apart, without imports, so that any floor can raise one and only `cli.py` turns them into text.
+A message has one to three lines: what is wrong, where, and what to do next.
+"""
+
+
+class ExporterError(Exception):
+    """Base of all expected errors; anything else that reaches the command line is a bug."""
+
+    exit_code = 1
+
+
+class RecipeError(ExporterError):
+    """The command line or the recipe is wrong."""
+
+    exit_code = 2
+
+
+class CheckpointError(ExporterError):
+    """The checkpoint cannot be used: missing, damaged, incomplete or of an unknown family."""
+
+    exit_code = 3
+
+
+class DataError(ExporterError):
+    """The audio or its transcripts cannot be used."""
+
+    exit_code = 3
+
+
+class BuildError(ExporterError):
+    """A target could not be built, or what was built does not speak."""
+
+    exit_code = 3
+
+
+class GateError(ExporterError):
+    """The artifact did not pass its gate, or the gate could not decide."""
+
+    exit_code = 4
+
+
+class IntegrityError(ExporterError):
+    """Bytes are not what the manifest promises."""
+
+    exit_code = 5
+
+
+class MachineError(ExporterError):
+    """This machine lacks a CPU feature, a library or a tool."""
+
+    exit_code = 6
+
+
+class HubError(ExporterError):
+    """The Hub or the network said no."""
+
+    exit_code = 7
+
+
+class ResourceError(ExporterError):
+    """Out of disk or memory, also when foreseen."""
+
+    exit_code = 8
+
+
+class BusyError(ExporterError):
+    """Another build holds the place."""
+
+    exit_code = 9

@@ -1,0 +1,96 @@
+"""What this machine offers: CPU features, cores, memory.
+
+Kept without torch so that an artifact's needs can be checked before any native code is opened.
+"""
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import MachineError
+
+# The x86-64 psABI levels in the names of /proc/cpuinfo (abm is LZCNT, pni is SSE3).
+_LEVELS: dict[str, frozenset[str]] = {
+    "x86-64": frozenset({"cmov", "cx8", "fpu", "fxsr", "mmx", "sse", "sse2"}),
+    "x86-64-v2": frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"}),
+    "x86-64-v3": frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}),
+    "x86-64-v4": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A description that goes into manifests and reports; it names no host and no user."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    features: frozenset[str]
+
+    @property
+    def isa(self) -> str:
+        """The highest x86-64 level that this CPU has, or the architecture's own name."""
+        reached = platform.machine()
+        for level, needed in _LEVELS.items():
+            if not needed <= self.features:
+                break
+            reached = level
+        return reached
+
+    @property
+    def vnni(self) -> bool:
+        """Whether u8 x s8 products accumulate in 32 bits; without, they saturate at 16."""
+        return bool(self.features & {"avx512_vnni", "avx_vnni"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: the ISA and what matters to the kernels, not every flag."""
+        told = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
+        features = sorted(self.features & told)
+        return {**asdict(self), "features": features, "isa": self.isa}
+
+
+def level_features(level: str) -> frozenset[str]:
+    """Every CPU feature that code compiled for an x86-64 level may use."""
+    names = list(_LEVELS)
+    if level not in names:
+        msg = f"unknown x86-64 level {level!r}: one of {', '.join(names)}"
+        raise MachineError(msg)
+    return frozenset().union(*(_LEVELS[name] for name in names[: names.index(level) + 1]))
+
+
+@cache
+def describe() -> Machine:
+    """Describe the machine this process runs on."""
+    fields = _cpuinfo()
+    return Machine(
+        cpu=fields.get("model name", platform.processor() or platform.machine()),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        features=frozenset(fields.get("flags", fields.get("Features", "")).split()),
+    )
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's fields of /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        name, separator, value = line.partition(":")
+        if not separator and fields:
+            break
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def require_features(names: Iterable[str], what: str = "this artifact") -> None:
+    """Refuse to go on where the CPU lacks a feature that native code was compiled for."""
+    missing = sorted(set(names) - describe().features)
+    if missing:
+        msg = (
+            f"{what} was compiled for CPU features that this machine lacks: {', '.join(missing)}.\n"
+            f"This CPU is {describe().cpu} ({describe().isa}); build again with a lower `march`."
+        )
+        raise MachineError(msg)

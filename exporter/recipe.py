@@ -1,0 +1,195 @@
+"""What a recipe may say: strict, frozen models, read from YAML with every mistake told at its line.
+
+Data only: no key names a Python object, and nothing is fetched or resolved here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from exporter.errors import RecipeError
+from exporter.source import MAX_BYTES, Loc, Source, parse
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def _matching(pattern: str, meaning: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            msg = f"{value[:60]!r} is not {meaning}"
+            raise _mistake(msg)
+        return value
+
+    return AfterValidator(check)
+
+
+def _mistake(message: str, below: Loc = ()) -> PydanticCustomError:
+    """Return a mistake that a validator raises, `below` the value it was given."""
+    return PydanticCustomError("mistake", "{message}", {"message": message, "below": below})
+
+
+FolderName = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?",
+        "a folder name: use letters, digits, dots, dashes and underscores, at most 96",
+    ),
+]
+Kind = Annotated[str, _matching(r"[a-z0-9][a-z0-9-]{0,39}", "a target kind, like onnx-int8")]
+Text = Annotated[str, _matching(r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?", "a usable text")]
+RepoId = Annotated[str, _matching(r"(?:[\w.-]+/)?[\w.-]{1,96}", "a Hub id like org/name")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TargetSpec(_Strict):
+    """One artifact to build. Every key but `kind` and `name` is an option of the target's kind."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Kind
+    name: FolderName = Field(default_factory=lambda known: known["kind"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as written, not yet checked: see `Recipe.options`."""
+        return dict(self.model_extra or {})
+
+
+class Decoding(_Strict):
+    """How audio becomes text, the same for the reference and for every artifact."""
+
+    language: Text | None = None
+    task: Literal["transcribe", "translate"] | None = None
+    num_beams: int = Field(default=1, ge=1, le=64)
+    timestamps: bool = False
+    batch_size: int = Field(default=1, ge=1, le=1024)
+
+
+class Data(_Strict):
+    """What to validate on: `clips`, relative to the recipe, or a `dataset` of the Hub."""
+
+    clips: Text | None = None
+    dataset: RepoId | None = None
+    config: Text | None = None
+    split: Text | None = None
+    revision: Text | None = None
+    max_clips: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.clips is None) == (self.dataset is None):
+            msg = "give exactly one of `clips` and `dataset`"
+            raise _mistake(msg)
+        for key in ("config", "split", "revision"):
+            if self.clips is not None and getattr(self, key) is not None:
+                msg = f"`{key}` belongs to a `dataset`, not to `clips`"
+                raise _mistake(msg, (key,))
+        return self
+
+
+class Gate(_Strict):
+    """What an artifact must reach; a WER increase is a fraction: 0.005 is half a point."""
+
+    max_wer_increase: float = Field(default=0.005, ge=0, le=1)
+    max_latency_ratio: float = Field(default=1.0, gt=0)
+    min_clips: int = Field(default=50, ge=1)
+
+
+class Hub(_Strict):
+    """Where a passing artifact may be published."""
+
+    repo: RepoId
+    private: bool = True
+
+
+def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
+    if not targets:
+        msg = "name at least one target, like `- kind: onnx-int8`"
+        raise _mistake(msg)
+    seen: set[str] = set()
+    for index, target in enumerate(targets):
+        if target.name.lower() in seen:  # some disks do not tell upper from lower case
+            message = f"two targets are named {target.name!r}: give one another `name`"
+            raise _mistake(message, (index, "name"))
+        seen.add(target.name.lower())
+    return targets
+
+
+class Recipe(_Strict):
+    """One checkpoint, the artifacts to make of it, and what each must prove."""
+
+    name: FolderName
+    checkpoint: Text
+    targets: Annotated[tuple[TargetSpec, ...], AfterValidator(_distinct)]
+    decoding: Decoding = Decoding()
+    data: Data | None = None
+    gate: Gate = Gate()
+    hub: Hub | None = None
+
+    _source: Source = PrivateAttr()
+
+    @property
+    def path(self) -> Path:
+        """The file as it was named."""
+        return self._source.path
+
+    @property
+    def text(self) -> str:
+        """The file's text, verbatim; with overrides, the same data written anew."""
+        return self._source.effective_text
+
+    @property
+    def sha256(self) -> str:
+        """The digest of `text`, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `a.b.0=value` texts that `read` was given; `text` holds them already."""
+        return self._source.overrides
+
+    def error(self, loc: Loc, message: str) -> RecipeError:
+        """Return an error about what stands at `loc`, like ("targets", 0), citing its line."""
+        return RecipeError(self._source.cite(loc, message))
+
+    def options(self, index: int, model: type[Options]) -> Options:
+        """Return target `index`'s options as a `model`; raise RecipeError citing every mistake."""
+        return self._source.check(model, self.targets[index].options, ("targets", index))
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, lay `a.b.0=value` overrides over it; raise RecipeError with every mistake."""
+    source = parse(path, _read_text(path), overrides)
+    recipe = source.check(Recipe, source.data)
+    recipe._source = source
+    return recipe
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        msg = f"{path}: cannot read the recipe: {error.strerror}"
+        raise RecipeError(msg) from None
+    if len(raw) > MAX_BYTES:
+        msg = f"{path}: a recipe has at most {MAX_BYTES // 1024} KiB"
+        raise RecipeError(msg)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not UTF-8 text (byte {error.start})"
+        raise RecipeError(msg) from None

@@ -1,0 +1,299 @@
+"""A YAML text with its places: parsed safely, overridden by `--set`, cited by line in complaints.
+
+Separate from `recipe.py` so that what a recipe may say and how a mistake is told can be read alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from exporter.errors import RecipeError
+
+Loc = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
+MAX_COMPLAINTS = 3
+
+_WORDS = {
+    "Input should be": "expected",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a finite number": "a finite number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "a valid dictionary": "a mapping",
+    "an object": "a mapping",
+}
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` most probably meant, if any is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data came from: the file, its syntax tree and the places that `--set` overrode."""
+
+    path: Path
+    text: str
+    root: Node
+    data: dict[str, Any]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def effective_text(self) -> str:
+        """The YAML that gives `data`: the text as it is where nothing is overridden."""
+        if not self.overrides:
+            return self.text
+        stream = StringIO()
+        _yaml().dump(self.data, stream)
+        return stream.getvalue()
+
+    def check(self, model: type[Model], data: object, prefix: Loc = ()) -> Model:
+        """Return `data`, found at `prefix`, as a `model`; raise RecipeError with all mistakes."""
+        try:
+            # Strict JSON mode: no text becomes a number, yet a list may fill a tuple.
+            return model.model_validate_json(json.dumps(data, default=str), strict=True)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+        found = [_finding(detail, model, prefix) for detail in details if _is_cause(detail)]
+        found.sort(key=lambda finding: self._position(finding.loc, of_key=finding.of_key))
+        lines = [self.cite(f.loc, f.message, of_key=f.of_key) for f in found[:MAX_COMPLAINTS]]
+        if len(found) > MAX_COMPLAINTS:
+            lines[-1] += f" (and {len(found) - MAX_COMPLAINTS} more)"
+        raise RecipeError("\n".join(lines))
+
+    def cite(self, loc: Loc, message: str, *, of_key: bool = False) -> str:
+        """Return `message` with the file, line and column, or the `--set`, it is about."""
+        for given in map(_place, self.overrides):
+            if loc[: len(given)] == given:
+                return _joined(f"--set {_dotted(given)}", _dotted(loc[len(given) :]), message)
+        line, column = self._position(loc, of_key=of_key)
+        return _joined(f"{self.path}:{line}:{column}", _dotted(loc), message)
+
+    def _position(self, loc: Loc, *, of_key: bool) -> tuple[int, int]:
+        """Return line and column, from 1, of the value at `loc`, or of what encloses it."""
+        node, mark = self.root, self.root.start_mark
+        for depth, part in enumerate(loc, start=1):
+            child = _child(node, part)
+            if child is None:
+                break
+            key, node = child
+            mark = key.start_mark if of_key and depth == len(loc) else node.start_mark
+        return mark.line + 1, mark.column + 1
+
+
+def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Source:
+    """Parse YAML 1.2 without tags, anchors, aliases or repeated keys; lay `a.b.0=value` over it."""
+    root, data = _load(text, str(path))
+    if not isinstance(root, MappingNode) or not isinstance(data, dict):
+        msg = f"{path}: a recipe is a mapping with `name`, `checkpoint` and `targets`"
+        raise RecipeError(msg)
+    for given in overrides:
+        _override(data, given)
+    return Source(path=path, text=text, root=root, data=data, overrides=tuple(overrides))
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _load(text: str, name: str) -> tuple[Node | None, object]:
+    try:
+        _refuse_tricks(text, name)
+        root = _yaml().compose(text)
+        _refuse_odd_keys(root, name)
+        return root, _yaml().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        msg = f"{place}: {error.problem or error.context}"
+        raise RecipeError(msg) from None
+    except YAMLError as error:
+        msg = f"{name}: {str(error).splitlines()[0]}"
+        raise RecipeError(msg) from None
+    except ValueError as error:  # an impossible date, a number with too many digits
+        msg = f"{name}: {error}"
+        raise RecipeError(msg) from None
+
+
+def _refuse_tricks(text: str, name: str) -> None:
+    """Refuse what makes YAML more than data, on the event stream: before anything is built."""
+    depth = 0
+    for event in _yaml().parse(text):
+        if isinstance(event, MappingStartEvent | SequenceStartEvent):
+            depth += 1
+        elif isinstance(event, MappingEndEvent | SequenceEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            _refuse(name, event, f"nested more than {MAX_DEPTH} levels deep")
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+            _refuse(name, event, "anchors (&) and aliases (*) are not allowed: write the value out")
+        if tag := getattr(event, "tag", None):
+            _refuse(name, event, f"tags are not allowed: remove {tag}")
+
+
+def _refuse_odd_keys(node: Node | None, name: str) -> None:
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                _refuse(name, key, "a key must be text: put it in quotes")
+            _refuse_odd_keys(value, name)
+    elif isinstance(node, SequenceNode):
+        for item in node.value:
+            _refuse_odd_keys(item, name)
+
+
+def _refuse(name: str, marked: Any, message: str) -> NoReturn:
+    mark = marked.start_mark
+    msg = f"{name}:{mark.line + 1}:{mark.column + 1}: {message}"
+    raise RecipeError(msg)
+
+
+def _place(override: str) -> Loc:
+    """Where an `a.b.0.c=value` goes; a key of a mapping is never all digits in a recipe."""
+    parts = override.partition("=")[0].split(".")
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def _override(data: dict[str, Any], given: str) -> None:
+    """Set one `a.b.0.c=value` in `data`, making missing mappings on the way."""
+    dotted, equals, text = given.partition("=")
+    if not equals or not all(dotted.split(".")):
+        msg = f"--set {given}: write KEY=VALUE, like --set decoding.num_beams=5"
+        raise RecipeError(msg)
+    _, value = _load(text, f"--set {dotted}")
+    here: Any = data
+    loc: Loc = ()
+    parts = dotted.split(".")
+    for part in parts[:-1]:
+        key = _key(here, part, loc, dotted)
+        if isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+        here, loc = here[key], (*loc, key)
+    key = _key(here, parts[-1], loc, dotted)
+    here[key] = value
+
+
+def _key(here: object, part: str, loc: Loc, dotted: str) -> str | int:
+    if isinstance(here, dict):
+        return part
+    if not isinstance(here, list):
+        msg = f"--set {dotted}: `{_dotted(loc)}` is neither a mapping nor a list"
+        raise RecipeError(msg)
+    if not (part.isdecimal() and int(part) < len(here)):
+        msg = f"--set {dotted}: `{_dotted(loc)}` has items 0 to {len(here) - 1}"
+        raise RecipeError(msg)
+    return int(part)
+
+
+def _child(node: Node, part: str | int) -> tuple[Node, Node] | None:
+    if isinstance(node, MappingNode):
+        return next(((key, value) for key, value in node.value if key.value == part), None)
+    if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    return None
+
+
+@dataclass(frozen=True)
+class _Finding:
+    loc: Loc
+    message: str
+    of_key: bool
+
+
+def _is_cause(detail: ErrorDetails) -> bool:
+    return detail["type"] != "default_factory_not_called"  # follows from another mistake
+
+
+def _finding(detail: ErrorDetails, model: type[BaseModel], prefix: Loc) -> _Finding:
+    """Say one of pydantic's complaints in the words of a recipe."""
+    inner = detail["loc"]
+    context = detail.get("ctx", {})
+    loc = (*prefix, *inner, *context.get("below", ()))
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        message = _unknown(str(inner[-1]), _fields(model, inner[:-1]))
+    elif kind == "missing":
+        message = "this key is required"
+    elif "below" in context:
+        message = detail["msg"]
+    else:
+        message = _expected(detail)
+    return _Finding(loc, message.removeprefix("Value error, "), kind == "extra_forbidden")
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    guess = nearest(word, known)
+    hint = f"did you mean `{guess}`?" if guess else f"known here: {', '.join(sorted(known))}"
+    return f"unknown key; {hint}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    message = detail["msg"]
+    if not message.startswith("Input should"):
+        return message
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    message += f", got {_described(detail['input'])}"
+    if detail["type"] == "literal_error":
+        guess = nearest(str(detail["input"]), detail["ctx"]["expected"].split("'")[1::2])
+        message += f"; did you mean {guess!r}?" if guess else ""
+    return message
+
+
+def _described(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "a mapping" if isinstance(value, dict) else str(value)[:40]
+
+
+def _fields(model: type[BaseModel], loc: Loc) -> list[str]:
+    """Return the key names that the model nested at `loc` knows."""
+    for part in loc:
+        inner = model.model_fields.get(str(part))
+        model = _model_in(inner.annotation) or model if inner else model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _dotted(loc: Loc) -> str:
+    return ".".join(map(str, loc))
+
+
+def _joined(*parts: str) -> str:
+    return ": ".join(part for part in parts if part)

@@ -1,0 +1,27 @@
+"""What a transcription gives back: text, tokens and timed segments, as plain data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Audio = NDArray[np.float32]
+"""Mono samples in [-1, 1], shape [samples], at the checkpoint's sampling rate."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech; times are seconds from the start of the recording."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One recording's text; `tokens` are the generated ids, special tokens left out."""
+
+    text: str
+    tokens: tuple[int, ...]
+    segments: tuple[Segment, ...]
