@@ -1,0 +1,214 @@
+"""A checkpoint: a Hugging Face folder whose tensors are read one at a time.
+
+Everything is checked before the first tensor is used, so that a build fails here and not half-way.
+Nothing is loaded as code: `config.json` is read as data and weights only from safetensors.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from exporter.artifact import Origin, sha256_file
+from exporter.errors import CheckpointError, HubError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "normalizer.json"),
+)
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_MAX_CONFIG_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it is, without its data."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; `tensors` come from the safetensors headers alone."""
+
+    source: str
+    revision: str | None
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def parameters(self) -> int:
+        """The number of stored weights, tied ones once."""
+        return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weight files."""
+        return sum(path.stat().st_size for path in self.weight_files)
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, sorted."""
+        return sorted({info.file for info in self.tensors.values()})
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the weights and configs, whatever the folder is called."""
+        names = [path.name for path in self.weight_files]
+        whole = hashlib.sha256()
+        for name in [*names, *self.companions]:
+            whole.update(f"{name}\0{sha256_file(self.folder / name)}\n".encode())
+        return whole.hexdigest()
+
+    @property
+    def companions(self) -> list[str]:
+        """The configuration and tokenizer files present, which every artifact carries along."""
+        return [name for name in (*CONFIGS, *TOKENIZER) if (self.folder / name).is_file()]
+
+    @property
+    def origin(self) -> Origin:
+        """What a manifest says about this checkpoint."""
+        return Origin(
+            source=self.source,
+            revision=self.revision,
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            parameters=self.parameters,
+        )
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read one tensor in its stored type; only its bytes leave the disk."""
+        path = self.tensors[name].file
+        with _opened(path) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            msg = f"{path}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
+            raise CheckpointError(msg)
+        return tensor
+
+
+def open_checkpoint(source: str, base: Path = Path()) -> Checkpoint:
+    """Open a folder (relative to `base`) or a Hub id, `ORG/NAME` or `ORG/NAME@REVISION`.
+
+    Raises CheckpointError when the folder is missing, incomplete or damaged, HubError when the
+    Hub or the network does not give it.
+    """
+    folder, revision = base / source, None
+    if not folder.is_dir():
+        match = _HUB_ID.fullmatch(source)
+        if match is None or source.startswith("."):
+            msg = f"no checkpoint folder {folder}: give a folder, or a Hub id like ORG/NAME"
+            raise CheckpointError(msg)
+        folder, revision = _fetch(match["repo"], match["revision"])
+    config = read_json(folder / "config.json")
+    _require_companions(folder)
+    return Checkpoint(source, revision, folder, config, _tensor_infos(folder))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, with the checkpoint's errors."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            msg = f"{path}: larger than {_MAX_CONFIG_BYTES} bytes: not a configuration"
+            raise CheckpointError(msg)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
+        raise CheckpointError(msg) from None
+    except (ValueError, OSError, RecursionError) as error:
+        msg = f"{path}: not readable as JSON ({error})"
+        raise CheckpointError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{path}: a JSON object is expected"
+        raise CheckpointError(msg)
+    return value
+
+
+def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
+    """Bring a Hub repository's needed files into the local cache, at a commit that is recorded."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [WEIGHTS, INDEX, "model-*-of-*.safetensors", *CONFIGS, *TOKENIZER]
+    try:
+        commit = HfApi().model_info(repo, revision=revision).sha or "main"
+        folder = snapshot_download(repo, revision=commit, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"cannot fetch {repo} from the Hub: {reason}\nGive a local folder, or check the id."
+        raise HubError(msg) from error
+    return Path(folder), commit
+
+
+def _require_companions(folder: Path) -> None:
+    """Refuse a folder from which no loader could make a transcript."""
+    missing = [name for name in CONFIGS if not (folder / name).is_file()]
+    slow = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+    if not slow and not (folder / "tokenizer.json").is_file():
+        missing.append("tokenizer.json (or vocab.json and merges.txt)")
+    if missing:
+        msg = (
+            f"{folder}: missing {', '.join(missing)}.\n"
+            "Copy them from the model this checkpoint was trained from."
+        )
+        raise CheckpointError(msg)
+
+
+def _tensor_infos(folder: Path) -> dict[str, TensorInfo]:
+    """Read the headers of all shards."""
+    infos: dict[str, TensorInfo] = {}
+    for path in _weight_paths(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                view = file.get_slice(name)
+                infos[name] = TensorInfo(path, tuple(view.get_shape()), view.get_dtype())
+    return infos
+
+
+def _weight_paths(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        other = [path.name for path in folder.glob("pytorch_model*.bin")]
+        found = (
+            f" (found {other[0]}, which is a pickle: convert it to safetensors)" if other else ""
+        )
+        msg = f"{folder}: no {WEIGHTS}{found}"
+        raise CheckpointError(msg)
+    names = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        msg = f"{folder / INDEX}: no `weight_map`"
+        raise CheckpointError(msg)
+    shards = sorted(set(names.values()))
+    for name in shards:
+        if Path(name).name != name or not (folder / name).is_file():
+            msg = f"{folder / INDEX}: names the shard {name!r}, which is not in the folder"
+            raise CheckpointError(msg)
+    return [folder / name for name in shards]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; a damaged one is the checkpoint's error, told by file."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            size = path.stat().st_size
+            msg = f"{path}: damaged or truncated at {size} bytes ({error}): fetch it again"
+            raise CheckpointError(msg) from error
+        yield file

@@ -1,0 +1,91 @@
+"""Whisper: log-mel in, byte-level tokens out, over a window of fixed length."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+
+from exporter.families.whisper import graphs as _graphs
+from exporter.families.whisper.decode import check_decoding, transcribe
+from exporter.families.whisper.model import GraphWhisper
+from exporter.families.whisper.model import assemble as _assemble
+from exporter.graphs import Graph, GraphFunction
+
+__all__ = [  # the family's protocol
+    "HEAD",
+    "MODEL_TYPES",
+    "TIED",
+    "assemble",
+    "check_decoding",
+    "generation_config",
+    "graphs",
+    "open_original",
+    "processor",
+    "sampling_rate",
+    "skeleton",
+    "transcribe",
+]
+
+MODEL_TYPES: tuple[str, ...] = ("whisper",)
+TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+HEAD = "proj_out"
+
+
+def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The transformers model of a config on the `meta` device: shapes without weights."""
+    with torch.device("meta"):
+        model: nn.Module = WhisperForConditionalGeneration._from_config(
+            WhisperConfig.from_dict(config), attn_implementation="sdpa", dtype=dtype
+        )
+    return model.eval().requires_grad_(False)
+
+
+def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+    """Cut a model into graphs, with a cache that grows or one of fixed length."""
+    return _graphs.dynamic_graphs(model) if cache == "dynamic" else _graphs.static_graphs(model)
+
+
+def assemble(
+    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+) -> GraphWhisper:
+    """Join built graphs, and the configs in `folder`, into a model that generates."""
+    return _assemble(
+        WhisperConfig.from_pretrained(folder), generation_config(folder), functions, cache_dtype
+    )
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """The folder's generation config, without the prompt of old checkpoints.
+
+    `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
+    """
+    loaded: GenerationConfig = GenerationConfig.from_pretrained(folder, forced_decoder_ids=None)
+    return loaded
+
+
+def open_original(folder: Path) -> Any:
+    """The original in float32, as transformers runs it: the reference for every comparison."""
+    model = WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    model.generation_config = generation_config(folder)
+    return model.eval()
+
+
+def processor(folder: Path) -> Any:
+    """The feature extractor and tokenizer."""
+    return WhisperProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def sampling_rate(processor: Any) -> int:
+    """Samples a second that `transcribe` expects."""
+    rate: int = processor.feature_extractor.sampling_rate
+    return rate

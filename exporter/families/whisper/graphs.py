@@ -1,0 +1,286 @@
+"""Whisper cut into graphs, on the transformers model's own submodules.
+
+Two cuts. With a growing ("dynamic") cache: an encoder and one merged decoder in the form that
+optimum and transformers.js load. With a static cache: the encoder goes on to the cross-attention
+keys and values of every decoder layer, computed once a window, and the decoder takes one token and
+writes its keys and values in place, so that one compiled graph serves every length.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.graphs import Graph, Shape
+
+
+@torch.library.custom_op("exporter::cross_attention", mutates_args=())
+def cross_attention(
+    query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, cached: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend to the past keys and values if `cached` [1], else to the new ones.
+
+    All but `cached` are [batch, heads, length, head_dim]. Gives the attention's output and the keys
+    and values to keep: the new ones, or empty ones when the past is used, so that a cache of
+    100 MB is not copied for every token. One operator, so that the ONNX target can put the new
+    projections inside an `If` (`torch.cond` refuses branches of different shapes).
+    """
+    if bool(cached):
+        empty = key[:, :, :0]
+        return _attend(query, past_key, past_value), empty.clone(), empty.clone()
+    return _attend(query, key, value), key.clone(), value.clone()
+
+
+@cross_attention.register_fake
+def _(
+    query: Tensor, _past_key: Tensor, _past_value: Tensor, key: Tensor, value: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+class Encoder(nn.Module):
+    """input_features [batch, mels, frames] -> last_hidden_state [batch, source, width]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder: Any = model.model.encoder
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.encoder(inputs[0]).last_hidden_state,)
+
+
+class MergedDecoder(nn.Module):
+    """First step and every later one in one graph, the self-attention cache growing by `tokens`.
+
+    Takes input_ids, encoder_hidden_states, the past (per layer: decoder key and value, encoder key
+    and value) and use_cache_branch; gives logits and the present in the same order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder: Any = model.model.decoder
+        self.proj_out = model.proj_out
+        self.heads = model.config.decoder_attention_heads
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ids, encoded, *past, cached = inputs
+        length = past[0].shape[2] + ids.shape[1]
+        positions = torch.arange(past[0].shape[2], length, device=ids.device)
+        seen = positions[:, None] >= torch.arange(length, device=ids.device)[None]
+        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        hidden = self.decoder.embed_tokens(ids) + self.decoder.embed_positions.weight[positions]
+        present: list[Tensor] = []
+        for index, layer in enumerate(self.decoder.layers):
+            key, value, cross_key, cross_value = past[4 * index : 4 * index + 4]
+            states = layer.self_attn_layer_norm(hidden)
+            query, new_key, new_value = self._project(layer.self_attn, states, states)
+            key, value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
+            hidden = hidden + _merge(layer.self_attn, _attend(query, key, value, mask))
+            states = layer.encoder_attn_layer_norm(hidden)
+            query, new_key, new_value = self._project(layer.encoder_attn, states, encoded)
+            attended, cross_key, cross_value = cross_attention(
+                query, cross_key, cross_value, new_key, new_value, cached
+            )
+            hidden = _feed_forward(layer, hidden + _merge(layer.encoder_attn, attended))
+            present += [key, value, cross_key, cross_value]
+        return self.proj_out(self.decoder.layer_norm(hidden)), *present
+
+    def _project(
+        self, attention: Any, states: Tensor, source: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            _split(attention.q_proj(states) * attention.scaling, self.heads),
+            _split(attention.k_proj(source), self.heads),
+            _split(attention.v_proj(source), self.heads),
+        )
+
+
+class CrossEncoder(nn.Module):
+    """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim].
+
+    Batch comes first, so that a beam search can repeat and select it as any encoder output.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder: Any = model.model.encoder
+        self.attentions: Any = nn.ModuleList(
+            [layer.encoder_attn for layer in model.model.decoder.layers]
+        )
+        self.heads = model.config.decoder_attention_heads
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        dtype = self.encoder.conv1.weight.dtype
+        hidden = self.encoder(inputs[0].to(dtype)).last_hidden_state
+        projections = [
+            _split(projection(hidden), self.heads)
+            for attention in self.attentions
+            for projection in (attention.k_proj, attention.v_proj)
+        ]
+        return (torch.stack(projections, 1),)
+
+
+class StepDecoder(nn.Module):
+    """One token against a static cache.
+
+    Takes input_ids [batch, 1], position [1], cross_cache as above and per layer the key and value
+    caches [batch, heads, max_target_positions, head_dim], which it writes at `position`; gives
+    float32 logits [batch, 1, vocabulary].
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder: Any = model.model.decoder
+        self.proj_out = model.proj_out
+        self.heads = model.config.decoder_attention_heads
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ids, position, cross, *cache = inputs
+        table = self.decoder.embed_positions.weight
+        hidden = self.decoder.embed_tokens(ids) + table[position]
+        seen = torch.arange(cache[0].shape[2], device=ids.device) <= position
+        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).to(hidden.dtype)
+        for index, layer in enumerate(self.decoder.layers):
+            key, value = cache[2 * index : 2 * index + 2]
+            states = layer.self_attn_layer_norm(hidden)
+            attention = layer.self_attn
+            query = _split(attention.q_proj(states) * attention.scaling, self.heads)
+            key.index_copy_(2, position, _split(attention.k_proj(states), self.heads))
+            value.index_copy_(2, position, _split(attention.v_proj(states), self.heads))
+            hidden = hidden + _merge(attention, _fused(query, key, value, mask[None, None, None]))
+            attention = layer.encoder_attn
+            states = layer.encoder_attn_layer_norm(hidden)
+            query = _split(attention.q_proj(states) * attention.scaling, self.heads)
+            attended = _fused(query, cross[:, 2 * index], cross[:, 2 * index + 1], None)
+            hidden = _feed_forward(layer, hidden + _merge(attention, attended))
+        return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
+
+
+def dynamic_graphs(model: Any) -> list[Graph]:
+    """The encoder and the merged decoder, named as optimum's loader expects them."""
+    config = model.config
+    features, hidden, cache = _shapes(model)
+    past_length = 3
+    inputs = {
+        "input_ids": _meta((2, 2), torch.int64),
+        "encoder_hidden_states": _meta(hidden),
+    }
+    dynamic = {"input_ids": {0: "batch", 1: "tokens"}, "encoder_hidden_states": {0: "batch"}}
+    outputs: dict[str, Shape] = {"logits": ("batch", "tokens", config.vocab_size)}
+    for side, length, axis, grown in (
+        ("decoder", past_length, "past", "past + tokens"),
+        ("encoder", hidden[1], "encoder_past", "encoder_present"),
+    ):
+        for index in range(config.decoder_layers):
+            for leaf in ("key", "value"):
+                name = f"{index}.{side}.{leaf}"
+                inputs[f"past_key_values.{name}"] = _meta((2, cache[1], length, cache[3]))
+                dynamic[f"past_key_values.{name}"] = {0: "batch", 2: axis}
+                outputs[f"present.{name}"] = ("batch", cache[1], grown, cache[3])
+    # Loaders zip the cache to the inputs in the order of the graph: layer by layer.
+    order = [*sorted(inputs, key=_layer_of), "use_cache_branch"]
+    inputs["use_cache_branch"] = _meta((1,), torch.bool)
+    return [
+        Graph(
+            "encoder_model",
+            Encoder(model),
+            {"input_features": _meta(features)},
+            {"input_features": {0: "batch"}},
+            {"last_hidden_state": ("batch", *hidden[1:])},
+        ),
+        Graph(
+            "decoder_model_merged",
+            MergedDecoder(model),
+            {name: inputs[name] for name in order},
+            dynamic,
+            dict(sorted(outputs.items(), key=lambda item: _layer_of(item[0]))),
+        ),
+    ]
+
+
+def static_graphs(model: Any) -> list[Graph]:
+    """The encoder with its cross-attention cache, and the one-token decoder."""
+    features, hidden, cache = _shapes(model)
+    layers = model.config.decoder_layers
+    cross = (2, 2 * layers, cache[1], hidden[1], cache[3])
+    names = [f"cache.{index}.{leaf}" for index in range(layers) for leaf in ("key", "value")]
+    dtype = model.model.decoder.layer_norm.weight.dtype
+    caches = {name: _meta(cache, dtype) for name in names}
+    batched = {"input_ids", "cross_cache", *names}
+    return [
+        Graph(
+            "encoder",
+            CrossEncoder(model),
+            {"input_features": _meta(features)},
+            {"input_features": {0: "batch"}},
+            {"cross_cache": ("batch", *cross[1:])},
+        ),
+        Graph(
+            "decoder",
+            StepDecoder(model),
+            {
+                "input_ids": _meta((2, 1), torch.int64),
+                "position": _meta((1,), torch.int64),
+                "cross_cache": _meta(cross, dtype),
+                **caches,
+            },
+            {name: {0: "batch"} for name in batched},
+            {"logits": ("batch", 1, model.config.vocab_size)},
+            mutated=tuple(names),
+        ),
+    ]
+
+
+def _shapes(
+    model: Any,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Example shapes of the features, the encoder's output and a full self-attention cache."""
+    config = model.config
+    encoder = model.model.encoder
+    frames = config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+    heads = config.decoder_attention_heads
+    return (
+        (2, config.num_mel_bins, frames),
+        (2, config.max_source_positions, config.d_model),
+        (2, heads, config.max_target_positions, config.d_model // heads),
+    )
+
+
+def _meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _layer_of(name: str) -> int:
+    """The layer a cache tensor belongs to; other tensors come first."""
+    parts = name.split(".")
+    return int(parts[1]) if len(parts) > 1 else -1
+
+
+def _split(states: Tensor, heads: int) -> Tensor:
+    """[batch, length, width] -> [batch, heads, length, head_dim]."""
+    split: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
+
+
+def _merge(attention: Any, attended: Tensor) -> Tensor:
+    """[batch, heads, length, head_dim] -> the output projection of [batch, length, width]."""
+    merged: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
+    return merged
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention in separate steps, which ONNX runtimes of all ages know."""
+    scores = query @ key.transpose(-1, -2)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return weights @ value
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention as torch's own operator; queries are scaled already."""
+    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
+
+
+def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+    states = layer.fc1(layer.final_layer_norm(hidden))
+    output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
+    return output

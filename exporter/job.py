@@ -1,0 +1,24 @@
+"""One target to build, as `build.py` hands it to a target's module."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+from exporter.checkpoint import Checkpoint
+from exporter.families import Family
+from exporter.progress import Progress
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Job(Generic[OptionsT]):
+    """Everything is resolved; `folder` is empty and is written into."""
+
+    checkpoint: Checkpoint
+    family: Family
+    options: OptionsT
+    folder: Path
+    progress: Progress

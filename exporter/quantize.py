@@ -1,0 +1,143 @@
+"""The int8 numbers that all targets store: symmetric weights, tensor by tensor.
+
+One quantizer, so that a difference between two artifacts of a checkpoint is a difference of
+runtimes. A `Plan` names the linear modules that become int8; `Weights` gives the tensors of the
+planned model one at a time, so that memory follows the largest tensor and not the model.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from exporter.checkpoint import Checkpoint
+from exporter.errors import CheckpointError, RecipeError
+
+# safetensors' names of the types that a checkpoint's weights may have.
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How one module's weight becomes int8; `bits` is 7 where u8 x s8 products would saturate."""
+
+    per_channel: bool = True
+    bits: int = 8
+
+    @property
+    def limit(self) -> int:
+        """The largest code: 127 with 8 bits, 63 with 7."""
+        return int(2 ** (self.bits - 1)) - 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Linear modules by name that become int8; everything else stays as it is."""
+
+    modules: Mapping[str, Int8] = field(default_factory=dict)
+
+
+def plan_linears(
+    model: nn.Module,
+    *,
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+    scheme: Int8 = Int8(),
+) -> Plan:
+    """Choose the linear modules of `model` whose names match `include` and not `exclude`.
+
+    Patterns are shell-style (`*.fc1`). One that matches no linear module is an error: it would
+    silently quantize what its author meant to keep.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    chosen: set[str] = set()
+    for pattern in include:
+        chosen.update(_matching(pattern, names))
+    for pattern in exclude:
+        chosen.difference_update(_matching(pattern, names))
+    return Plan({name: scheme for name in names if name in chosen})
+
+
+def scales(weight: Tensor, scheme: Int8) -> Tensor:
+    """The float32 scales of a float weight [out, in]: [out], or [1] without `per_channel`."""
+    peak = weight.float().abs().amax(dim=1 if scheme.per_channel else (0, 1)).reshape(-1)
+    return (peak / scheme.limit).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def quantize(weight: Tensor, scheme: Int8) -> Tensor:
+    """Quantize a float weight [out, in] to int8: symmetric, rounded half to even."""
+    codes = weight.float() / scales(weight, scheme)[:, None]
+    return codes.round_().clamp_(-scheme.limit, scheme.limit).to(torch.int8)
+
+
+class Weights:
+    """The tensors of a planned model by name, read and quantized when asked for.
+
+    A planned module `m` has `m.weight` (int8 [out, in]) and `m.scale` (float32 [out] or [1]); all
+    other tensors come as the checkpoint stores them. `tied` maps a module's parameter to the one
+    that the checkpoint stores for it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, tied: Mapping[str, str]) -> None:
+        self._checkpoint = checkpoint
+        self._plan = plan
+        self._tied = tied
+
+    def read(self, name: str) -> Tensor:
+        """The tensor `name` of the planned model."""
+        module, _, leaf = name.rpartition(".")
+        scheme = self._plan.modules.get(module)
+        if scheme is None or leaf == "bias":
+            return self._checkpoint.read(self._stored(name))
+        stored = self._checkpoint.read(self._stored(f"{module}.weight"))
+        return quantize(stored, scheme) if leaf == "weight" else scales(stored, scheme)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type that `read` will give, without reading."""
+        module, _, leaf = name.rpartition(".")
+        if module in self._plan.modules and leaf != "bias":
+            return torch.int8 if leaf == "weight" else torch.float32
+        return FLOATS[self._checkpoint.tensors[self._stored(name)].dtype]
+
+    def _stored(self, name: str) -> str:
+        return name if name in self._checkpoint.tensors else self._tied.get(name, name)
+
+
+def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str]) -> None:
+    """Refuse a checkpoint whose tensors are not exactly those of its config's model.
+
+    All differences are counted and the first of each kind is named.
+    """
+    stored = {name: info.shape for name, info in checkpoint.tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [n for n in expected if n not in stored and tied.get(n) not in stored]
+    unexpected = [n for n in stored if n not in expected]
+    wrong = [n for n in stored if n in expected and stored[n] != expected[n]]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} missing (first: {missing[0]})")
+    if unexpected:
+        problems.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+    if wrong:
+        first = wrong[0]
+        shapes = f"{list(stored[first])}, config.json says {list(expected[first])}"
+        problems.append(f"{len(wrong)} of another shape (first: {first} is {shapes})")
+    if problems:
+        msg = f"{checkpoint.folder}: the tensors do not fit config.json: {'; '.join(problems)}"
+        raise CheckpointError(msg)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the submodule `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _matching(pattern: str, names: list[str]) -> Iterator[str]:
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        msg = f"the pattern {pattern!r} matches no linear module; names look like {names[0]}"
+        raise RecipeError(msg)
+    return iter(found)

@@ -1,0 +1,40 @@
+"""The kinds of artifact: one module each, and this dict.
+
+A target knows how a checkpoint becomes files and how those files come back to life. To add one: one
+file here, one line in `TARGETS`.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from torch import nn
+
+from exporter.artifact import Manifest, Needs
+from exporter.families import Family
+from exporter.job import Job
+from exporter.targets import aoti, onnx_int8, torch_int8
+
+
+class Target(Protocol):
+    """What a target's module offers."""
+
+    @property
+    def Options(self) -> type[BaseModel]:
+        """The target's options in a recipe, as a frozen pydantic model."""
+        ...
+
+    def check(self, options: Any, model: nn.Module, family: Family) -> None:
+        """Refuse, before anything is written, options that do not fit the model or the machine."""
+        ...
+
+    def build(self, job: Job[Any]) -> Needs:
+        """Write the target's own files into the job's folder; tell what loading will need."""
+        ...
+
+    def load(self, folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+        """Bring the files back to life as a model that the family transcribes with."""
+        ...
+
+
+TARGETS: dict[str, Target] = {"onnx-int8": onnx_int8, "torch-int8": torch_int8, "aoti": aoti}

@@ -1,0 +1,139 @@
+"""Running torch.export and AOTInductor so that a package holds no more than its manifest says."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import BuildError, MachineError
+from exporter.graphs import Graph
+from exporter.targets.aoti import package
+
+# Small libraries that name no folder of the machine they were compiled on.
+_FLAGS = (
+    "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
+    '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
+)
+
+
+def compile_graph(
+    graph: Graph, module: nn.Module, path: Path, *, march: str, threads: int | None
+) -> None:
+    """Trace `module`, the graph's own or one around it, with its weights, and write a package.
+
+    `march` is an x86-64 level; `threads` is baked in, or left open when None. Raises BuildError.
+    """
+    examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
+    with _workplace(path.parent) as folder, _target_isa(march), torch.no_grad():
+        try:
+            program = torch.export.export(
+                module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
+            )
+            spec = _spec(graph, program)
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(folder / "graph.pt2"),
+                inductor_configs=_settings(march, threads),
+            )
+        except RuntimeError as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            msg = f"AOTInductor could not compile {graph.name}: {reason}"
+            raise BuildError(msg) from error
+        package.write(folder / "graph.pt2", path, spec)
+
+
+def require_compiler() -> None:
+    """Refuse to start without the C++ compiler that Inductor will call."""
+    from torch._inductor import config
+
+    compiler = config.cpp.cxx[1]  # CXX, or g++
+    if shutil.which(compiler) is None:
+        msg = (
+            f"aoti needs a C++ compiler, and {compiler!r} was not found.\n"
+            "Install one (Debian: apt install g++) or set CXX to its path; loading needs none."
+        )
+        raise MachineError(msg)
+
+
+def _settings(march: str, threads: int | None) -> dict[str, Any]:
+    """Inductor's settings.
+
+    Without freezing: it would widen weights that are stored in 16 bits, and pack weights in a way
+    that only this CPU understands.
+    """
+    return {
+        "cpp.march": march,
+        "cpp.dynamic_threads": threads is None,
+        "cpp.threads": threads or -1,
+        "freezing": False,
+        "compile_threads": 1,
+        "aot_inductor.compile_wrapper_opt_level": "Os",
+        "aot_inductor.precompile_headers": False,  # needs the openssl command
+        "aot_inductor.enable_line_tables": False,
+        "aot_inductor.enable_frame_pointer": False,
+    }
+
+
+@contextmanager
+def _workplace(beside: Path) -> Iterator[Path]:
+    """A private folder, which is also Inductor's cache; it is gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix=".aoti-", dir=beside) as name,
+        mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": name}),
+    ):
+        yield Path(name)
+
+
+@contextmanager
+def _target_isa(march: str) -> Iterator[None]:
+    """Make Inductor vectorize for `march` and not for the machine it runs on.
+
+    It probes this CPU and adds -mavx512bf16, -mavx512vnni or -mamx-* where they exist: code that a
+    CPU of the level named in the manifest could not run.
+    """
+    from torch._inductor import cpu_vec_isa
+
+    base: Any = cpu_vec_isa.VecAVX512 if march == "x86-64-v4" else cpu_vec_isa.VecAVX2
+
+    class Isa(base):  # type: ignore[misc]
+        _arch_flags = f"{base._arch_flags} {_FLAGS}"
+        __hash__ = base.__hash__
+
+        def __bool__(self) -> bool:
+            return True
+
+    with mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=[Isa()]):
+        yield
+
+
+def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
+    """torch.export's dynamic axes, one mapping an input; one name is one size."""
+    named = [graph.dynamic.get(name, {}) for name in graph.inputs]
+    sizes = {name: torch.export.Dim(name, min=1) for axes in named for name in axes.values()}
+    return tuple({axis: sizes[name] for axis, name in axes.items()} for axes in named)
+
+
+def _spec(graph: Graph, program: Any) -> package.Spec:
+    """What the package takes and gives, for the checks of the one who calls it."""
+    inputs = {}
+    for name, tensor in graph.inputs.items():
+        axes = graph.dynamic.get(name, {})
+        shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+        inputs[name] = _described(tensor, shape, name in graph.mutated)
+    results = program.graph.output_node().args[0][-len(graph.outputs) :]
+    given = zip(results, graph.outputs.items(), strict=True)
+    outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in given}
+    return package.Spec(inputs, outputs)
+
+
+def _described(
+    tensor: Tensor, shape: Sequence[int | str], mutated: bool = False
+) -> package.TensorSpec:
+    return package.TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(shape), mutated)

@@ -1,0 +1,151 @@
+"""Compiled packages on disk: written lean, checked before anything in them is opened, and called.
+
+A `.pt2` is a zip with a native library; its loader unpacks whatever the zip names and runs what it
+finds. So the members are an exact list here, and the library's inputs are checked in Python.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporter.errors import IntegrityError, MachineError
+
+_SPEC = "extra/exporter.json"
+_FIXED = ("archive_format", "archive_version", "byteorder", ".data/version", _SPEC)
+_LIBRARY = "data/aotinductor/model/graph.wrapper.so"
+_DESCRIPTION = "data/aotinductor/model/graph.wrapper_metadata.json"
+_MEMBERS = frozenset({*_FIXED, _LIBRARY, _DESCRIPTION})
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a package takes or gives; text in the shape names a dynamic axis."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    mutated: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a package takes and gives, in order, by name."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+
+class Package:
+    """A compiled graph. Compiled code trusts its caller blindly, so inputs are checked here."""
+
+    def __init__(self, path: Path, spec: Spec) -> None:
+        self._name = path.name
+        self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
+        self._outputs = tuple(spec.outputs)
+        try:
+            # What `aoti_load_package` calls in the end; that one runs a compiler for a warning.
+            self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        except RuntimeError as error:
+            msg = f"{path} cannot be loaded on this machine: {str(error).splitlines()[0]}"
+            raise MachineError(msg) from error
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        if inputs.keys() != self._inputs.keys():
+            msg = f"{self._name} takes {', '.join(self._inputs)}; it was given {', '.join(inputs)}"
+            raise ValueError(msg)
+        axes: dict[str, int] = {}
+        tensors = [self._fitting(name, inputs[name], axes) for name in self._inputs]
+        results = dict(zip(self._outputs, self._loader.boxed_run(tensors), strict=True))
+        return results if wanted is None else {name: results[name] for name in wanted}
+
+    def _fitting(self, name: str, tensor: Tensor, axes: dict[str, int]) -> Tensor:
+        """The tensor in the type and layout that the graph was compiled for."""
+        dtype, spec = self._inputs[name]
+        fits = tensor.ndim == len(spec.shape) and all(
+            size == (axes.setdefault(axis, size) if isinstance(axis, str) else axis)
+            for size, axis in zip(tensor.shape, spec.shape, strict=True)
+        )
+        ready = tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()
+        if not fits or (spec.mutated and not ready):
+            msg = (
+                f"{self._name}: {name} must be {spec.dtype} {list(spec.shape)}, contiguous; "
+                f"it is {tensor.dtype} {list(tensor.shape)}"
+            )
+            raise ValueError(msg)
+        return tensor if ready else tensor.to("cpu", dtype).contiguous()
+
+
+def write(compiled: Path, target: Path, spec: Spec) -> None:
+    """Keep what loading needs of torch's package, under constant names and times.
+
+    The generated sources are dropped: they are large, and name this machine's folders.
+    """
+    with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            inner = _constant(info.filename.partition("/")[2])
+            if inner is not None:
+                with old.open(info) as data, new.open(_member(target, inner), "w") as out:
+                    shutil.copyfileobj(data, out, 1 << 20)
+        new.writestr(_member(target, _SPEC), json.dumps(asdict(spec), indent=1))
+
+
+def read_spec(path: Path) -> Spec:
+    """Check a package's members, without opening native code, and read its description.
+
+    Raises IntegrityError for anything that `write` does not write.
+    """
+    try:
+        with zipfile.ZipFile(path) as package:
+            _check_members(path, package.infolist())
+            sides = json.loads(package.read(f"{path.stem}/{_SPEC}"))
+        inputs, outputs = (
+            {
+                name: TensorSpec(t["dtype"], tuple(t["shape"]), t["mutated"])
+                for name, t in sides[side].items()
+            }
+            for side in ("inputs", "outputs")
+        )
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is not a package of ours ({error}): build or fetch the artifact again"
+        raise IntegrityError(msg) from error
+    return Spec(inputs, outputs)
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse everything that torch's loader would unpack and we did not write."""
+    names = sorted(member.orig_filename for member in members)
+    problems = {
+        "other members than a package has": names != sorted(f"{path.stem}/{m}" for m in _MEMBERS),
+        "a compressed member": any(m.compress_type != zipfile.ZIP_STORED for m in members),
+        "an encrypted member": any(m.flag_bits & 1 for m in members),
+        "sizes that do not fit": sum(m.file_size for m in members) > path.stat().st_size,
+    }
+    for what, found in problems.items():
+        if found:
+            msg = (
+                f"{path} has {what}; nothing in it was opened.\n"
+                "Build the artifact again, or fetch it from a source you trust."
+            )
+            raise IntegrityError(msg)
+
+
+def _constant(inner: str) -> str | None:
+    """The name under which a member of torch's package is kept."""
+    if inner.endswith(".wrapper.so"):
+        return _LIBRARY
+    if inner.endswith(".wrapper_metadata.json"):
+        return _DESCRIPTION
+    return inner if inner in _FIXED else None
+
+
+def _member(package: Path, inner: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(f"{package.stem}/{inner}", date_time=(1980, 1, 1, 0, 0, 0))
+    info.external_attr = 0o644 << 16
+    return info

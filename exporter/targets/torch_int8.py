@@ -1,0 +1,122 @@
+"""torch-int8: an int8 state_dict in safetensors, and a transformers model rebuilt around it.
+
+The files hold plain numbers, no packed or pickled objects; how they are multiplied is decided where
+they are loaded.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from exporter.artifact import Manifest, Needs
+from exporter.checkpoint import read_json
+from exporter.families import Family
+from exporter.job import Job
+from exporter.machine import describe
+from exporter.quantize import Int8, Plan, Weights, plan_linears, replace_module
+from exporter.tensors import write_safetensors
+
+_WEIGHTS = "model.safetensors"
+_QUANTIZATION = "quantization.json"
+
+
+class Options(BaseModel):
+    """Shell-style patterns choose the linear modules: `modules` but not `exclude`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modules: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    per_channel: bool = True
+
+
+class Int8Linear(nn.Module):
+    """A linear module on int8 weights, its activations quantized to u8 at every call.
+
+    `quantized.linear_dynamic` is the fastest int8 product torch has on x86: one call, with the
+    weights packed for the CPU's own instructions. Where u8 x s8 products saturate (no VNNI), the
+    activations keep to 7 bits.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._reduce_range = not describe().vnni
+        with warnings.catch_warnings():  # torch announces an end of its quantized tensor type
+            warnings.simplefilter("ignore", UserWarning)
+            numbers = torch._make_per_channel_quantized_tensor(
+                weight,
+                scale.double().expand(self.out_features),
+                torch.zeros(self.out_features, dtype=torch.int64),
+                0,
+            )
+        self._packed = torch.ops.quantized.linear_prepack(numbers, bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic(
+            states, self._packed, self._reduce_range
+        )
+        return product
+
+
+def check(options: Options, model: nn.Module, family: Family) -> None:
+    """Refuse patterns that match no linear module."""
+    _plan(options, model)
+
+
+def build(job: Job[Options]) -> Needs:
+    """Write `model.safetensors` and `quantization.json`."""
+    options = job.options
+    model = job.family.skeleton(job.checkpoint.config)
+    plan = _plan(options, model)
+    weights = Weights(job.checkpoint, plan, job.family.TIED)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in plan.modules:
+        shapes[f"{name}.scale"] = (shapes[f"{name}.weight"][0] if options.per_channel else 1,)
+    for name in job.family.TIED:
+        if name.rpartition(".")[0] not in plan.modules and name not in job.checkpoint.tensors:
+            del shapes[name]
+    layout = {name: (weights.dtype(name), shape) for name, shape in shapes.items()}
+    write_safetensors(job.folder / _WEIGHTS, layout, weights.read, job.progress)
+    record = {
+        "schema_version": 1,
+        "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
+        "activations": "dynamic, per tensor",
+        "modules": {name: {"per_channel": options.per_channel} for name in plan.modules},
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    (job.folder / _QUANTIZATION).write_text(text, encoding="utf-8")
+    return Needs(packages=("torch",))
+
+
+def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+    """Rebuild the quantized model, a transformers class, without the original."""
+    model = family.skeleton(read_json(folder / "config.json"))
+    quantized = read_json(folder / _QUANTIZATION)["modules"]
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        names = set(file.keys())
+        for name in quantized:
+            weight, scale = (file.get_tensor(f"{name}.{leaf}") for leaf in ("weight", "scale"))
+            bias = f"{name}.bias"
+            kept = file.get_tensor(bias).float() if bias in names else None
+            replace_module(model, name, Int8Linear(weight, scale, kept))
+        # Widen what was stored in 16 bits: the kernels around the int8 products are float32.
+        wanted = names & model.state_dict().keys()
+        floats = {name: file.get_tensor(name).float() for name in wanted}
+    for name, stored in family.TIED.items():
+        if name in model.state_dict() and name not in floats:
+            floats[name] = floats[stored]
+    model.load_state_dict(floats, assign=True)
+    model.generation_config = family.generation_config(folder)
+    return model
+
+
+def _plan(options: Options, model: nn.Module) -> Plan:
+    scheme = Int8(per_channel=options.per_channel)
+    return plan_linears(model, include=options.modules, exclude=options.exclude, scheme=scheme)

@@ -1,0 +1,69 @@
+"""The int8 numbers: close to the weights, the same for every target, streamed and complete."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from exporter.checkpoint import open_checkpoint
+from exporter.errors import RecipeError
+from exporter.families import FAMILIES
+from exporter.quantize import Int8, Plan, Weights, plan_linears, quantize, scales
+from exporter.tensors import write_safetensors
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
+    weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    scheme = Int8(per_channel=per_channel, bits=bits)
+    codes, steps = quantize(weight, scheme), scales(weight, scheme)
+    assert codes.dtype == torch.int8
+    assert steps.shape == ((16,) if per_channel else (1,))
+    assert codes.abs().amax() == scheme.limit == 2 ** (bits - 1) - 1
+    error = (codes * steps[:, None] - weight).abs()
+    assert (error <= steps[:, None] / 2 * (1 + 1e-5)).all()
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    weight = torch.zeros(2, 4)
+    weight[1, 0] = 1
+    assert quantize(weight, Int8()).tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
+
+
+def test_patterns_choose_linear_modules() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "c": nn.Conv1d(2, 2, 1)})
+    assert set(plan_linears(model).modules) == {"a", "b"}
+    assert set(plan_linears(model, exclude=["a"]).modules) == {"b"}
+    with pytest.raises(RecipeError, match=r"'c' matches no linear module; names look like a"):
+        plan_linears(model, exclude=["c"])
+
+
+def test_tied_weights_are_read_once_stored(tiny_whisper: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    tied = FAMILIES["whisper"].TIED
+    embedding = checkpoint.read("model.decoder.embed_tokens.weight")
+    weights = Weights(checkpoint, Plan({"proj_out": Int8()}), tied)
+    assert torch.equal(weights.read("proj_out.weight"), quantize(embedding, Int8()))
+    assert torch.equal(weights.read("proj_out.scale"), scales(embedding, Int8()))
+    assert torch.equal(Weights(checkpoint, Plan(), tied).read("proj_out.weight"), embedding)
+
+
+def test_streamed_safetensors_are_what_the_library_reads(tmp_path: Path) -> None:
+    tensors = {
+        "codes": torch.arange(-6, 6, dtype=torch.int8).reshape(3, 4),
+        "scale": torch.rand(3),
+        "half": torch.rand(5).half(),
+        "brain": torch.rand(2, 2).bfloat16(),
+        "empty": torch.zeros(0, 4),
+    }
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    told: list[float | None] = []
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, layout, tensors.__getitem__, lambda _, done: told.append(done))
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    assert told[-1] == 1.0

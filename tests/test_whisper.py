@@ -1,0 +1,151 @@
+"""The Whisper family: one road for the original and for graphs, token for token transformers'."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from exporter.errors import RecipeError
+from exporter.families import whisper
+from exporter.graphs import Graph, parameter_names
+from exporter.recipe import Decoding
+from exporter.transcript import Audio
+
+Cut = Literal["dynamic", "static"]
+
+
+class Eager:
+    """A graph that runs as the module it was cut from, with the inputs its traced form takes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        assert inputs.keys() == self.graph.inputs.keys()
+        outputs = self.graph.module(*(inputs[name] for name in self.graph.inputs))
+        named = dict(zip(self.graph.outputs, outputs, strict=True))
+        return named if wanted is None else {name: named[name] for name in wanted}
+
+
+def sounds(*seconds: float) -> list[Audio]:
+    source = np.random.default_rng(0)
+    return [source.normal(0, 0.1, int(16000 * s)).astype(np.float32) for s in seconds]
+
+
+def recut(folder: Path, cut: Cut) -> Any:
+    graphs = whisper.graphs(whisper.open_original(folder), cut)
+    return whisper.assemble(folder, {graph.name: Eager(graph) for graph in graphs})
+
+
+def multilingual(**other: Any) -> Decoding:
+    return Decoding(language="en", task="transcribe", **other)
+
+
+DECODINGS = [
+    {},
+    {"batch_size": 3},
+    {"num_beams": 3, "batch_size": 2},
+    {"timestamps": True, "batch_size": 3},
+]
+
+
+@pytest.mark.parametrize("how", DECODINGS, ids=str)
+@pytest.mark.parametrize("cut", ["dynamic", "static"])
+def test_graphs_decode_as_the_original(tiny_whisper: Path, cut: Cut, how: dict[str, Any]) -> None:
+    """Short recordings, and one longer than the window."""
+    decoding = multilingual(**how)
+    audio = sounds(0.5, 2.0, 4.0, 6.0)
+    processor = whisper.processor(tiny_whisper)
+    expected = whisper.transcribe(whisper.open_original(tiny_whisper), processor, audio, decoding)
+    assert all(transcript.text for transcript in expected)
+    assert len({transcript.tokens for transcript in expected}) > 1
+    found = whisper.transcribe(recut(tiny_whisper, cut), processor, audio, decoding)
+    assert [f.tokens for f in found] == [e.tokens for e in expected]
+    assert found == expected
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_transcribe_gives_the_tokens_of_generate(tiny_whisper: Path, num_beams: int) -> None:
+    """Against transformers called by hand, without anything of ours but the folder."""
+    model = whisper.open_original(tiny_whisper)
+    processor = whisper.processor(tiny_whisper)
+    audio = sounds(1.0, 3.0)
+    features = processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt")
+    generated = model.generate(
+        features.input_features, language="en", task="transcribe", num_beams=num_beams
+    )
+    texts = processor.batch_decode(generated, skip_special_tokens=True)
+    end = model.generation_config.eos_token_id
+    decoding = multilingual(num_beams=num_beams, batch_size=2)
+    found = whisper.transcribe(model, processor, audio, decoding)
+    assert [transcript.text for transcript in found] == [text.strip() for text in texts]
+    for transcript, row in zip(found, generated.tolist(), strict=True):
+        prompt_and_end = set(processor.tokenizer.all_special_ids) | {end}
+        assert list(transcript.tokens) == [token for token in row if token not in prompt_and_end]
+
+
+def test_an_english_only_checkpoint_of_another_shape(english_whisper: Path) -> None:
+    processor = whisper.processor(english_whisper)
+    audio = sounds(1.0, 6.0, 8.0)
+    original = whisper.open_original(english_whisper)
+    expected = whisper.transcribe(original, processor, audio, Decoding())
+    for cut in ("dynamic", "static"):
+        found = whisper.transcribe(recut(english_whisper, cut), processor, audio, Decoding())
+        assert found == expected
+
+
+def test_segments_follow_one_another(tiny_whisper: Path) -> None:
+    model, processor = whisper.open_original(tiny_whisper), whisper.processor(tiny_whisper)
+    (found,) = whisper.transcribe(model, processor, sounds(11.0), multilingual())
+    starts = [segment.start_s for segment in found.segments]
+    assert len(starts) > 1
+    assert starts == sorted(starts)
+    assert all(segment.end_s > segment.start_s for segment in found.segments)
+
+
+@pytest.mark.parametrize("cut", ["dynamic", "static"])
+def test_graphs_hold_the_models_own_tensors(tiny_whisper: Path, cut: Cut) -> None:
+    model = whisper.open_original(tiny_whisper)
+    expected = {name for name in model.state_dict() if name not in whisper.TIED}
+    expected |= set(whisper.TIED)
+    named: set[str] = set()
+    for graph in whisper.graphs(model, cut):
+        names = parameter_names(graph, model)
+        state = graph.module.state_dict()
+        assert all(torch.equal(state[n], model.state_dict()[names[n]]) for n in names)
+        named |= set(names.values())
+    assert expected <= named | set(whisper.TIED.values()) | set(whisper.TIED)
+
+
+def test_a_skeleton_has_shapes_but_no_weights(tiny_whisper: Path) -> None:
+    original = whisper.open_original(tiny_whisper)
+    skeleton = whisper.skeleton(original.config.to_dict())
+    assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    shapes = {name: tensor.shape for name, tensor in original.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("config", "decoding", "told"),
+    [
+        ({"is_multilingual": False}, {"language": "en"}, "takes no language"),
+        ({"is_multilingual": False}, {"task": "transcribe"}, "takes no task"),
+        ({"lang_to_id": {"<|en|>": 1, "<|de|>": 2}}, {"language": "xx"}, "'xx': de, en"),
+    ],
+)
+def test_decoding_that_does_not_fit(
+    config: dict[str, Any], decoding: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RecipeError, match=told):
+        whisper.check_decoding(config, Decoding(**decoding))
+
+
+def test_decoding_that_fits() -> None:
+    whisper.check_decoding({"is_multilingual": False}, Decoding())
+    whisper.check_decoding({"lang_to_id": {"<|en|>": 1}}, Decoding(language="en"))
