@@ -1,0 +1,131 @@
+"""The public Python API: open an artifact, or an original, and transcribe.
+
+from exporter.runtime import load
+print(load("artifacts/whisper-demo-int8/onnx-int8").transcribe("speech.wav")[0].text)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from exporter import artifact, audio, recipe
+from exporter.artifact import Manifest
+from exporter.checkpoint import open_checkpoint
+from exporter.errors import MachineError
+from exporter.families import FAMILIES, Family, family_name
+from exporter.machine import describe, require_features
+from exporter.recipe import Decoding
+from exporter.targets import TARGETS
+from exporter.transcript import Audio, Transcript
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model that is ready to transcribe.
+
+    `model` is a transformers `WhisperForConditionalGeneration` (or one that acts as it), so that
+    `pipeline("automatic-speech-recognition", model=...)` accepts it with the parts of `processor`.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    decoding: Decoding
+    manifest: Manifest | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second that `transcribe` expects of arrays; files are resampled to it."""
+        return self.family.sampling_rate(self.processor)
+
+    def transcribe(
+        self,
+        recordings: Path | str | Audio | Sequence[Path | str | Audio],
+        decoding: Decoding | None = None,
+    ) -> list[Transcript]:
+        """Transcribe one recording or several, given as files or as float32 mono [samples].
+
+        Recordings may be longer than the model's window. `decoding` defaults to the recipe's.
+        """
+        if isinstance(recordings, (str, Path, np.ndarray)):
+            recordings = [recordings]
+        rate = self.sampling_rate
+        sounds = [r if isinstance(r, np.ndarray) else audio.read(Path(r), rate) for r in recordings]
+        return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
+
+
+def load(path: Path | str, threads: int | None = None) -> Recogniser:
+    """Verify an artifact's bytes and bring it back to life.
+
+    Raises IntegrityError where bytes are not what the manifest promises, MachineError where this
+    machine lacks what the artifact needs. `threads` (default: all cores) holds for this process.
+    """
+    folder = Path(path)
+    manifest = artifact.verify(folder)
+    require_features(manifest.needs.cpu_features, str(folder))
+    _require_packages(manifest)
+    family = FAMILIES[manifest.family]
+    model = TARGETS[manifest.kind].load(folder, manifest, family, _set_threads(threads))
+    sealed = recipe.read(folder / RECIPE)
+    return Recogniser(model, family.processor(folder), family, sealed.decoding, manifest)
+
+
+def load_original(
+    source: str, base: Path = Path(), threads: int | None = None, decoding: Decoding | None = None
+) -> Recogniser:
+    """Open a checkpoint in float32, as transformers runs it: the reference for every comparison."""
+    checkpoint = open_checkpoint(source, base)
+    family = FAMILIES[family_name(checkpoint.config)]
+    _set_threads(threads)
+    model = family.open_original(checkpoint.folder)
+    processor = family.processor(checkpoint.folder)
+    return Recogniser(model, processor, family, decoding or Decoding())
+
+
+def _set_threads(threads: int | None) -> int:
+    chosen = threads or describe().cores
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def _require_packages(manifest: Manifest) -> None:
+    """Refuse where a needed package is missing, or where two wheels share one folder."""
+    for package in manifest.needs.packages:
+        names = {dist.name.lower() for dist in distributions()}
+        found = sorted(name for name in names if name == package or name == f"{package}-gpu")
+        if not found:
+            msg = f"this artifact needs {package}: pip install {package}"
+            raise MachineError(msg)
+        if len(found) > 1:
+            msg = (
+                f"{' and '.join(found)} are both installed and overwrite each other.\n"
+                f"Mend it: pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
+            )
+            raise MachineError(msg)
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that decide what a build makes, by package."""
+    names = (
+        "exporter",
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "onnxruntime-gpu",
+    )
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,53 @@
+"""The heavy steps of a build, each run in a child process by `worker`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter import audio
+from exporter.checkpoint import open_checkpoint
+from exporter.errors import BuildError
+from exporter.families import FAMILIES, family_name
+from exporter.job import Job
+from exporter.progress import Progress
+from exporter.recipe import Decoding
+from exporter.runtime import load
+from exporter.targets import TARGETS
+
+Step = Callable[[dict[str, Any], Progress], dict[str, Any]]
+
+
+def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Build one target into a staged folder; answer with what loading it will need."""
+    checkpoint = open_checkpoint(request["checkpoint"], Path(request["base"]))
+    target = TARGETS[request["kind"]]
+    job = Job(
+        checkpoint=checkpoint,
+        family=FAMILIES[family_name(checkpoint.config)],
+        options=target.Options.model_validate(request["options"]),
+        folder=Path(request["folder"]),
+        progress=progress,
+    )
+    return target.build(job).model_dump(mode="json")
+
+
+def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Reload a sealed artifact and decode one recording: one that stays silent is not built."""
+    progress("decoding one clip", None)
+    recogniser = load(Path(request["folder"]))
+    decoding = Decoding.model_validate(request["decoding"])
+    if request["clip"] is None:  # without speech at hand only a crash would show
+        noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
+        text = recogniser.transcribe(noise.astype(np.float32), decoding)[0].text
+    else:
+        sound = audio.read(Path(request["clip"]), recogniser.sampling_rate)
+        text = recogniser.transcribe(sound, decoding)[0].text
+        if not text:
+            msg = f"the artifact gives an empty transcript for {request['clip']}"
+            raise BuildError(msg)
+    return {"text": text}
+
+
+STEPS: dict[str, Step] = {"build": build_target, "speak": speak}

@@ -1,0 +1,158 @@
+"""The terminal: results to standard output, messages to standard error, libraries to nowhere.
+
+Separate from `cli.py` because it is about file descriptors and drawing, not about commands.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.progress import Progress
+
+if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
+    from rich.console import Console, RenderableType
+
+
+class Terminal:
+    """The streams that were there at the start, whatever libraries write to since."""
+
+    def __init__(self) -> None:
+        self.debug = False
+        self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+        self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(file=self.err, highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print one result."""
+        self.out.write(text + "\n")
+        self.out.flush()
+
+    def tell(self, text: str) -> None:
+        """Print a message about the work, which is no result."""
+        self._console.print(text)
+
+    def say_json(self, **document: Any) -> None:
+        """Print the result as one JSON document."""
+        self.say(json.dumps({"schema_version": 1, **document}, indent=2, ensure_ascii=False))
+
+    def draw(self, thing: RenderableType) -> None:
+        """Print a table or the like as a result, never cut where no terminal sets the width."""
+        from rich.console import Console
+
+        width = None if self.out.isatty() else 400
+        Console(file=self.out, width=width, highlight=False).print(thing)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keep what libraries, compilers and child processes write off the terminal.
+
+        By file descriptor, because much of it comes from native code. With `debug` it goes to
+        standard error instead, so that standard output holds results only.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(self.err.fileno() if self.debug else nowhere, 1)
+        os.dup2(self.err.fileno() if self.debug else nowhere, 2)
+        faulthandler.enable(file=self.err)
+        handler = _attach_log(self)
+        try:
+            yield
+        finally:
+            for name in _OUR_LOGS:
+                logging.getLogger(name).removeHandler(handler)
+            faulthandler.disable()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in enumerate(saved, start=1):
+                os.dup2(original, descriptor)
+                os.close(original)
+            os.close(nowhere)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give a function that shows what is being done, how far it is and the time left."""
+        if not self.err.isatty():
+            yield lambda _what, _fraction: None
+            return
+        from rich import progress
+
+        columns = (
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.TaskProgressColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left:"),
+            progress.TimeRemainingColumn(),
+        )
+        # Few refreshes: the drawing thread must not disturb what is being timed.
+        bar = progress.Progress(
+            *columns, console=self._console, transient=True, refresh_per_second=4
+        )
+        with bar:
+            task = bar.add_task("starting", total=None)
+            reached = 0.0
+
+            def tell(what: str, fraction: float | None) -> None:
+                nonlocal reached
+                if fraction is not None and fraction < reached:
+                    bar.reset(task)  # a new stretch of work: its speed says nothing of the last one
+                reached = fraction or 0.0
+                total = None if fraction is None else 1.0
+                bar.update(task, description=what, total=total, completed=reached)
+
+            yield tell
+
+
+_OUR_LOGS = ("exporter", "validate")
+
+
+class _Messages(logging.Handler):
+    """Shows our own log records as messages."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._terminal.tell(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _attach_log(terminal: Terminal) -> logging.Handler:
+    handler = _Messages(terminal)
+    for name in _OUR_LOGS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if terminal.debug else logging.WARNING)
+        logger.addHandler(handler)
+    return handler
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def shown(path: Path) -> str:
+    """Return a path relative to the working folder where that is shorter."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)

@@ -1,0 +1,358 @@
+"""The aoti target on a model of one small graph: what it compiles, and what it refuses to open."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch._inductor import config as inductor
+
+from exporter import machine
+from exporter.artifact import Needs
+from exporter.checkpoint import Checkpoint, TensorInfo
+from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
+from exporter.graphs import Graph
+from exporter.job import Job
+from exporter.targets import aoti
+
+pytestmark = pytest.mark.skipif(
+    not machine.describe().isa.startswith(("x86-64-v3", "x86-64-v4")),
+    reason="aoti compiles for x86-64-v3 and up",
+)
+TIED = {"head.weight": "table.weight"}
+VOCABULARY, WIDTH, PLACES, WINDOW, PLACE = 40, 64, 12, 6, 5
+
+
+class Model(nn.Module):
+    """Everything a speech model has: a table, a convolution, linears, a head tied to the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.value = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.head.weight = self.table.weight
+
+
+class Step(nn.Module):
+    """A window of features, one token, and a cache that is written in place."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        features, ids, position, cache = inputs
+        m = self.model
+        window = m.conv(features.to(m.norm.weight.dtype)).transpose(1, 2)
+        source = m.key(window) + m.value(window)
+        hidden = m.table(ids)
+        cache.index_copy_(1, position, m.value(hidden))
+        hidden = m.norm(hidden + source.mean(1, keepdim=True) + cache.sum(1, keepdim=True))
+        return (m.head(hidden).float(),)
+
+
+class Family:
+    """The part of a family that the target asks for."""
+
+    TIED = TIED
+    HEAD = "head"
+
+    def skeleton(self, _: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+        with torch.device("meta"):
+            return Model().to(dtype).eval().requires_grad_(False)
+
+    def graphs(self, model: Any, cache: str) -> list[Graph]:
+        assert cache == "static"
+
+        def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        inputs = {
+            "input_features": meta((2, WIDTH, WINDOW), torch.float32),
+            "input_ids": meta((2, 1), torch.int64),
+            "position": meta((1,), torch.int64),
+            "cache": meta((2, PLACES, WIDTH), model.norm.weight.dtype),
+        }
+        dynamic = {name: {0: "batch"} for name in inputs if name != "position"}
+        outputs = {"logits": ("batch", 1, VOCABULARY)}
+        return [Graph("step", Step(model), inputs, dynamic, outputs, mutated=("cache",))]
+
+    def assemble(self, _: Path, functions: Mapping[str, Any], cache_dtype: torch.dtype) -> Any:
+        return functions["step"], cache_dtype
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built folder, what it needs, and the float32 model it came from."""
+
+    folder: Path
+    needs: Needs
+    original: Model
+
+    @property
+    def manifest(self) -> Any:
+        return SimpleNamespace(needs=self.needs, versions={"torch": torch.__version__})
+
+    def load(self) -> Any:
+        return aoti.load(self.folder, self.manifest, Family(), 1)
+
+
+def build(folder: Path, stored: torch.dtype, **options: Any) -> Built:
+    """Write a checkpoint of random weights, and compile it, keeping a record of the commands."""
+    torch.manual_seed(0)
+    original = Model().to(stored).float().eval().requires_grad_(False)
+    state = {name: t.to(stored) for name, t in original.state_dict().items() if name not in TIED}
+    weights = folder / "model.safetensors"
+    save_file(state, weights)
+    codes = {torch.float16: "F16", torch.float32: "F32"}
+    infos = {n: TensorInfo(weights, tuple(t.shape), codes[t.dtype]) for n, t in state.items()}
+    artifact = folder / "artifact"
+    artifact.mkdir()
+    job: Any = Job(
+        checkpoint=Checkpoint("here", None, folder, {}, infos),
+        family=Family(),  # type: ignore[arg-type]
+        options=aoti.Options(**options),
+        folder=artifact,
+        progress=lambda _what, _done: None,
+    )
+    with inductor.patch({"cpp.cxx": (None, str(recording_compiler(folder)))}):
+        return Built(artifact, aoti.build(job), original)
+
+
+def recording_compiler(folder: Path) -> Path:
+    """The compiler, writing down what it was asked for."""
+    path = folder / "compiler"
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/commands\nexec {inductor.cpp.cxx[1]} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The defaults on this machine, from a float16 checkpoint."""
+    return build(tmp_path_factory.mktemp("aoti"), torch.float16)
+
+
+def inputs_of(batch: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    return {
+        "input_features": torch.randn(batch, WIDTH, WINDOW, generator=generator),
+        "input_ids": torch.randint(VOCABULARY, (batch, 1), generator=generator),
+        "position": torch.tensor([PLACE]),
+        "cache": torch.randn(batch, PLACES, WIDTH, generator=generator).to(dtype),
+    }
+
+
+def agree(built: Built, dtype: torch.dtype, tolerance: float) -> None:
+    """The package's logits and cache are the original's, for batches unlike the traced one."""
+    run, cache_dtype = built.load()
+    assert cache_dtype == dtype
+    for batch in (1, 2, 3, 5, 8):
+        given, expected = inputs_of(batch, dtype=dtype), inputs_of(batch)
+        untouched = given["cache"].clone()
+        logits = run(given)["logits"]
+        (wanted,) = Step(built.original)(*expected.values())
+        assert logits.shape == (batch, 1, VOCABULARY)
+        assert logits.dtype == torch.float32
+        assert (logits - wanted).abs().max() < tolerance * wanted.abs().max()
+        written = given["cache"][:, PLACE].float()
+        assert (written - expected["cache"][:, PLACE]).abs().max() < tolerance * 4
+        untouched[:, PLACE] = given["cache"][:, PLACE]
+        assert torch.equal(given["cache"], untouched)
+
+
+def test_the_compiled_graph_is_the_original_within_int8(built: Built) -> None:
+    agree(built, torch.float32, 0.02)
+
+
+def test_bfloat16_for_a_lesser_machine_widens_its_int8_weights(tmp_path: Path) -> None:
+    lesser = build(tmp_path, torch.float32, march="x86-64-v3", dtype={"step": "bfloat16"})
+    assert set(lesser.needs.cpu_features) == machine.level_features("x86-64-v3")
+    agree(lesser, torch.bfloat16, 0.05)
+
+
+def test_needs_are_the_level_and_what_int8_products_take(built: Built) -> None:
+    here = machine.describe()
+    extra = {"avx512_vnni"} if here.isa == "x86-64-v4" else set()
+    assert set(built.needs.cpu_features) == machine.level_features(here.isa) | (
+        extra & here.features
+    )
+
+
+def test_only_instructions_of_the_level_are_compiled_in(built: Built) -> None:
+    level = machine.describe().isa
+    commands = (built.folder.parent / "commands").read_text(encoding="utf-8").splitlines()
+    assert sum(".cpp" in command for command in commands) >= 2
+    for flags in map(str.split, commands):
+        assert {flag for flag in flags if flag.startswith("-march")} <= {f"-march={level}"}
+        assert not any(re.match("-m(amx|avx512(bf16|vnni|fp16))", flag) for flag in flags)
+
+
+def test_a_package_is_lean_and_names_no_folder(built: Built) -> None:
+    (path,) = built.folder.iterdir()
+    assert path.name == "step.pt2"
+    parameters = sum(t.numel() for t in built.original.parameters())
+    assert path.stat().st_size < 4 * parameters + 350_000
+    data = path.read_bytes()
+    for folder in (built.folder.parent, Path.home(), Path(torch.__file__).parent):
+        assert str(folder).encode() not in data
+
+
+FRESH = """
+import json, sys, torch
+from pathlib import Path
+from types import SimpleNamespace
+from exporter.artifact import Needs
+from exporter.targets import aoti
+from tests.test_aoti import Family, inputs_of
+folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
+manifest = SimpleNamespace(needs=Needs(cpu_features=needs), versions={"torch": torch.__version__})
+run, _ = aoti.load(folder, manifest, Family(), 1)
+print(run(inputs_of(3))["logits"].double().sum().item())
+"""
+
+
+def test_a_fresh_process_without_a_compiler_loads_it(built: Built, repository: Path) -> None:
+    empty = built.folder.parent / "empty"
+    empty.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, built.folder, json.dumps(built.needs.cpu_features)],
+        env={**os.environ, "PATH": str(empty), "CXX": "", "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run, _ = built.load()
+    here = run(inputs_of(3))["logits"].double().sum().item()
+    assert float(done.stdout.split()[-1]) == pytest.approx(here, rel=1e-5)
+
+
+def test_inputs_that_do_not_fit_are_refused(built: Built) -> None:
+    run, _ = built.load()
+    good = inputs_of(2)
+    wrong: dict[str, dict[str, Any]] = {
+        "takes": {name: good[name] for name in ("input_ids", "cache")},
+        "input_features": {**good, "input_features": good["input_features"][:, :, :-1]},
+        "input_ids": {**good, "input_ids": good["input_ids"][:1]},
+        "cache": {**good, "cache": good["cache"].double()},
+    }
+    for word, inputs in wrong.items():
+        with pytest.raises(ValueError, match=word):
+            run(inputs)
+    assert run({**good, "input_features": good["input_features"].double()}, ["logits"])
+
+
+def without(feature: str) -> machine.Machine:
+    here = machine.describe()
+    return replace(here, features=here.features - {feature})
+
+
+def test_a_machine_without_a_feature_is_told_so(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for feature in built.needs.cpu_features:
+        lesser = without(feature)
+        monkeypatch.setattr(machine, "describe", lambda lesser=lesser: lesser)
+        with pytest.raises(MachineError, match=feature):
+            built.load()
+
+
+def test_another_torch_is_told_so(built: Built) -> None:
+    manifest = SimpleNamespace(needs=built.needs, versions={"torch": "2.99.0"})
+    with pytest.raises(MachineError, match=r"torch 2\.99"):
+        aoti.load(built.folder, manifest, Family(), 1)  # type: ignore[arg-type]
+
+
+Members = list[tuple[zipfile.ZipInfo, bytes]]
+
+
+def add(name: str) -> Callable[[Members], Members]:
+    return lambda members: [*members, (zipfile.ZipInfo(name), b"x")]
+
+
+def deflate(members: Members) -> Members:
+    for info, _ in members:
+        info.compress_type = zipfile.ZIP_DEFLATED
+    return members
+
+
+TAMPERED: dict[str, Callable[[Members], Members]] = {
+    "escaping": add("step/data/aotinductor/model/../../../../../evil"),
+    "absolute": add("/tmp/evil"),
+    "another-library": add("step/data/aotinductor/model/other.so"),
+    "a-weight": add("step/data/weights/weight_0"),
+    "another-folder": add("other/archive_format"),
+    "twice": lambda members: [*members, members[-1]],
+    "missing": lambda members: members[1:],
+    "compressed": deflate,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("case", TAMPERED)
+def test_tampered_members_are_refused_unopened(
+    case: str, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(built.folder / "step.pt2") as package:
+        members = [(info, package.read(info)) for info in package.infolist()]
+    with zipfile.ZipFile(tmp_path / "step.pt2", "w") as package:
+        for info, data in TAMPERED[case](members):
+            package.writestr(info, data)
+    monkeypatch.setattr(torch._C, "_aoti", None)
+    with pytest.raises(IntegrityError, match=r"step\.pt2 has"):
+        aoti.load(tmp_path, built.manifest, Family(), 1)  # type: ignore[arg-type]
+
+
+def test_what_is_no_package_is_refused(built: Built, tmp_path: Path) -> None:
+    whole = (built.folder / "step.pt2").read_bytes()
+    for data in (b"", b"not a zip", whole[: len(whole) // 2]):
+        (tmp_path / "step.pt2").write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"step\.pt2"):
+            aoti.load(tmp_path, built.manifest, Family(), 1)  # type: ignore[arg-type]
+
+
+def check(**options: Any) -> None:
+    family: Any = Family()
+    aoti.check(aoti.Options(**options), family.skeleton({}), family)
+
+
+def test_options_that_fit_nothing_are_refused() -> None:
+    check(dtype={"step": "bfloat16"}, int8={"step": False}, exclude=("ke?",))
+    with pytest.raises(RecipeError, match="encoder"):
+        check(int8={"encoder": True})
+    with pytest.raises(RecipeError, match="nothing"):
+        check(exclude=("nothing",))
+    for wrong in ({"march": "native"}, {"march": "x86-64-v3", "vnni": True}, {"threads": 0}):
+        with pytest.raises(ValidationError):
+            aoti.Options(**wrong)
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(MachineError, match="no-such-compiler"),
+    ):
+        check()
+
+
+def test_a_compiler_that_fails_is_a_failed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.recording_compiler", lambda _: "false")
+    with pytest.raises(BuildError, match="step"):
+        build(tmp_path, torch.float32)
+    assert not list((tmp_path / "artifact").iterdir())

@@ -1,0 +1,57 @@
+"""The benchmark scripts run: a sharded checkpoint that loads, and a timing of it."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+
+from benchmarks import checkpoints, time_artifact
+from exporter.checkpoint import open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a shape so small that its shards must be small too."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    tokens = [*(bytes([byte]) for byte in range(256)), b" t", b"he", b" the", b" there", b"re"]
+    tokens = [*tokens[:-2], b"re", b" there"]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    (folder / "ranks").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "SHAPES", {"tiny": checkpoints.Shape(64, 2, 2, 2)})
+        patch.setattr(checkpoints, "SHARD_BYTES", 200_000)
+        arguments = ["tiny", str(folder / "toy"), "--ranks", str(folder / "ranks")]
+        done = CliRunner().invoke(checkpoints.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder / "toy"
+
+
+def test_the_checkpoint_is_whole(toy: Path) -> None:
+    opened = open_checkpoint(str(toy))
+    assert len(opened.weight_files) > 3
+    assert {info.dtype for info in opened.tensors.values()} == {"F16"}
+    model, loading = WhisperForConditionalGeneration.from_pretrained(
+        toy, dtype=torch.float32, output_loading_info=True
+    )
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.generation_config.lang_to_id["<|en|>"] == model.config.decoder_start_token_id + 1
+
+
+def test_the_byte_pairs_are_recovered(toy: Path) -> None:
+    tokenizer = WhisperTokenizer.from_pretrained(toy)
+    assert tokenizer.tokenize(" there the") == ["Ġthere", "Ġthe"]
+    assert tokenizer.decode(tokenizer(" the re").input_ids, skip_special_tokens=True) == " the re"
+
+
+def test_timing_tells_its_figures(toy: Path) -> None:
+    arguments = [str(toy), "--original", "--runs", "1", "--tokens", "2", "--threads", "1"]
+    done = CliRunner().invoke(time_artifact.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    figures = json.loads(done.stdout)
+    for name in ("load_s", "encoder_window_s", "first_token_s", "token_s", "transcribe_s"):
+        assert 0 < figures[name] < 60

@@ -1,0 +1,231 @@
+"""The contract of families x targets: build, seal, lose the original, reload in a fresh process.
+
+Real builds with real compilers: a float16 English-only checkpoint and a float32 multilingual one,
+of different shape, vocabulary and window, through every target with the same short recipe.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from exporter import artifact, recipe
+from exporter.build import BuiltArtifact, build
+from exporter.errors import BusyError, RecipeError
+from exporter.recipe import Recipe
+from exporter.runtime import load, load_original
+
+pytestmark = pytest.mark.slow
+
+KINDS = ["onnx-int8", "torch-int8", "aoti"]
+RECIPE = """\
+name: tiny
+checkpoint: {checkpoint}
+targets:
+  - {{kind: onnx-int8}}
+  - {{kind: torch-int8}}
+  - {{kind: aoti}}
+decoding: {decoding}
+data: {{clips: clips}}
+"""
+
+
+def silent(_what: str, _done: float | None) -> None:
+    pass
+
+
+def write_recipe(folder: Path, checkpoint: Path, decoding: str) -> Recipe:
+    source = np.random.default_rng(0)
+    (folder / "clips").mkdir()
+    for index, seconds in enumerate((0.7, 2.0, 3.1)):
+        samples = source.normal(0, 0.1, int(16000 * seconds))
+        soundfile.write(folder / "clips" / f"{index}.wav", samples, 16000)
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(checkpoint=checkpoint, decoding=decoding))
+    return recipe.read(path)
+
+
+def texts_of(path: Path, clips: Path) -> list[str]:
+    """Transcribe in a fresh process, from the sealed folder alone."""
+    command = [sys.executable, "-m", "exporter", "transcribe", str(path), "--json"]
+    command += [str(clip) for clip in sorted(clips.glob("*.wav"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [row["text"] for row in json.loads(done.stdout)["transcripts"]]
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory, english_whisper: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("english")
+    wanted = write_recipe(folder, english_whisper, "{}")
+    built = build(wanted, output=folder / "artifacts", progress=silent)
+    return {"folder": folder, "recipe": wanted, "built": built, "checkpoint": english_whisper}
+
+
+def one(english: dict[str, Any], kind: str) -> BuiltArtifact:
+    built: list[BuiltArtifact] = english["built"]
+    return next(each for each in built if each.manifest.kind == kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_process_gives_the_originals_text(english: dict[str, Any], kind: str) -> None:
+    original = load_original(str(english["checkpoint"]), threads=1)
+    clips = english["folder"] / "clips"
+    expected = [t.text for t in original.transcribe(sorted(clips.glob("*.wav")))]
+    assert all(expected)
+    assert texts_of(one(english, kind).path, clips) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_manifest_tells_what_was_built(english: dict[str, Any], kind: str) -> None:
+    told = artifact.verify(one(english, kind).path)
+    assert told == one(english, kind).manifest
+    assert told.checkpoint.source == str(english["checkpoint"])
+    assert {"torch", "transformers", "onnx"} <= told.versions.keys()
+    assert told.build.peak_rss_bytes > 1 << 20
+    assert told.build.seconds > 0
+    assert {"config.json", "generation_config.json", "preprocessor_config.json"} <= {
+        file.path for file in told.files
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kind: str) -> None:
+    """Alone, in fives and with five beams; shapes that no graph was traced with."""
+    recogniser = load(one(english, kind).path, threads=1)
+    source = np.random.default_rng(1)
+    audio = [source.normal(0, 0.1, 16000 + 9000 * i).astype(np.float32) for i in range(5)]
+    alone = [t.text for t in recogniser.transcribe(audio, recipe.Decoding())]
+    together = [t.text for t in recogniser.transcribe(audio, recipe.Decoding(batch_size=5))]
+    beams = recogniser.transcribe(audio, recipe.Decoding(num_beams=5, batch_size=2))
+    assert alone == together
+    assert all(t.text for t in beams)
+
+
+def test_int8_products_have_a_constant_side(english: dict[str, Any]) -> None:
+    """Neither attention's products nor convolutions nor embeddings are int8; weights lie once."""
+    folder = one(english, "onnx-int8").path
+    for name in ("encoder_model", "decoder_model_merged"):
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        onnx.checker.check_model(str(folder / f"{name}.onnx"))
+        graphs = [model.graph]
+        graphs += [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
+        weights = {initializer.name for initializer in model.graph.initializer}
+        nodes = [node for graph in graphs for node in graph.node]
+        integer = [node for node in nodes if node.op_type == "MatMulInteger"]
+        assert integer
+        assert all(node.input[1] in weights for node in integer)
+        assert not {"ConvInteger", "QLinearConv"} & {node.op_type for node in nodes}
+        assert sum(node.op_type == "Softmax" for node in nodes) > 0
+    config = json.loads((folder / "ort_config.json").read_text())
+    quantization = config["quantization"]
+    assert (quantization["weights_dtype"], quantization["activations_dtype"]) == ("QInt8", "QUInt8")
+
+
+def test_all_targets_store_the_same_numbers(english: dict[str, Any]) -> None:
+    from onnx import numpy_helper
+    from safetensors.numpy import load_file
+
+    stored = load_file(one(english, "torch-int8").path / "model.safetensors")
+    model = onnx.load(one(english, "onnx-int8").path / "encoder_model.onnx")
+    name = "encoder.layers.0.self_attn.q_proj.weight"
+    found = next(i for i in model.graph.initializer if i.name == name)
+    assert np.array_equal(numpy_helper.to_array(found).T, stored[f"model.{name}"])
+
+
+def test_optimum_loads_the_onnx_folder_as_it_is(english: dict[str, Any]) -> None:
+    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+    from transformers import AutoProcessor, pipeline
+
+    folder = one(english, "onnx-int8").path
+    processor = AutoProcessor.from_pretrained(folder)
+    model = ORTModelForSpeechSeq2Seq.from_pretrained(folder)
+    heard = pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )
+    clips = sorted((english["folder"] / "clips").glob("*.wav"))
+    expected = [t.text for t in load(folder, threads=1).transcribe(clips)]
+    sounds = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
+    assert [heard(sound)["text"].strip() for sound in sounds] == expected
+    beams = heard(sounds, batch_size=3, generate_kwargs={"num_beams": 3})
+    assert all(row["text"].strip() for row in beams)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipeline_runs_the_loaded_model(english: dict[str, Any], kind: str) -> None:
+    from transformers import WhisperForConditionalGeneration, pipeline
+
+    recogniser = load(one(english, kind).path, threads=1)
+    assert isinstance(recogniser.model, WhisperForConditionalGeneration)
+    heard = pipeline(
+        "automatic-speech-recognition",
+        model=recogniser.model,
+        tokenizer=recogniser.processor.tokenizer,
+        feature_extractor=recogniser.processor.feature_extractor,
+    )
+    clips = sorted((english["folder"] / "clips").glob("*.wav"))
+    expected = [t.text for t in recogniser.transcribe(clips)]
+    sounds = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
+    assert [heard(sound)["text"].strip() for sound in sounds] == expected
+
+
+def test_a_second_build_keeps_what_is_the_same(english: dict[str, Any]) -> None:
+    again = build(english["recipe"], output=english["folder"] / "artifacts", progress=silent)
+    assert [each.reused for each in again] == [True, True, True]
+    assert [each.manifest for each in again] == [each.manifest for each in english["built"]]
+
+
+def test_other_options_need_force(english: dict[str, Any]) -> None:
+    path = english["recipe"].path
+    changed = recipe.read(path, ["targets.1.per_channel=false"])
+    where = {"output": english["folder"] / "artifacts", "targets": ["torch-int8"]}
+    with pytest.raises(RecipeError, match="--force"):
+        build(changed, **where, progress=silent)
+    assert artifact.verify(one(english, "torch-int8").path) == one(english, "torch-int8").manifest
+
+
+def test_a_place_that_is_held(english: dict[str, Any]) -> None:
+    where = {"output": english["folder"] / "artifacts", "targets": ["torch-int8"]}
+    with (
+        artifact.stage(one(english, "torch-int8").path),
+        pytest.raises(BusyError, match="another build"),
+    ):
+        build(english["recipe"], **where, force=True, progress=silent)
+
+
+def test_the_same_recipe_gives_the_same_bytes(english: dict[str, Any]) -> None:
+    """ONNX and safetensors, bit for bit, wherever they are built."""
+    output = english["folder"] / "elsewhere"
+    kinds = ["onnx-int8", "torch-int8"]
+    for again in build(english["recipe"], output=output, targets=kinds, progress=silent):
+        assert again.manifest.files == one(english, again.manifest.kind).manifest.files
+
+
+def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -> None:
+    wanted = write_recipe(tmp_path, tiny_whisper, "{language: en, task: transcribe}")
+    kinds = ["onnx-int8", "torch-int8"]
+    original = load_original(str(tiny_whisper), threads=1, decoding=wanted.decoding)
+    clips = sorted((tmp_path / "clips").glob("*.wav"))
+    expected = [t.text for t in original.transcribe(clips)]
+    for each in build(wanted, output=tmp_path / "out", targets=kinds, progress=silent):
+        assert [t.text for t in load(each.path, threads=1).transcribe(clips)] == expected
+
+
+@pytest.mark.parametrize(
+    "option", ["preset=avx2", "per_channel=false", "reduce_range=true", "include_lm_head=false"]
+)
+def test_onnx_options(tiny_whisper: Path, tmp_path: Path, option: str) -> None:
+    path = write_recipe(tmp_path, tiny_whisper, "{language: en, task: transcribe}").path
+    wanted = recipe.read(path, [f"targets.0.{option}"])
+    (built,) = build(wanted, output=tmp_path / "out", targets=["onnx-int8"], progress=silent)
+    clips = sorted((tmp_path / "clips").glob("*.wav"))
+    assert all(t.text for t in load(built.path, threads=1).transcribe(clips))

@@ -1,0 +1,179 @@
+"""The verdict as a pure function: each gate passes, fails, or says that it cannot tell."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporter.recipe import Gate
+from exporter.report import Check
+from validate import judge
+from validate.clips import Clip
+from validate.measure import Heard, Measurement, Probe
+
+GATE = Gate(max_wer_increase=0.01, max_latency_ratio=1.0, min_clips=50)
+PROBES = tuple(Probe(lengths_s=(1.0,) * size, finite=True, likeness=1.0) for size in (1, 2, 3))
+SENTENCE = "turn on the light in the big room please now"
+
+
+def measurement(texts: list[str], seconds: float = 0.1, probes: tuple[Probe, ...] = PROBES):
+    random = np.random.default_rng(0)
+    heard = tuple(
+        Heard(text=text, tokens=12, seconds=seconds * random.uniform(0.9, 1.1)) for text in texts
+    )
+    return Measurement(
+        heard=heard, probes=probes, load_s=1.0, peak_rss_bytes=10**9, passes=1, threads=2,
+        load_average=0.1, versions={},
+        machine={"cpu": "x", "isa": "x", "cores": 2, "memory_bytes": 1},
+    )  # fmt: skip
+
+
+def case(
+    *,
+    clips: int = 100,
+    hear: Callable[[int], str] = lambda _: SENTENCE,
+    seconds: float = 0.05,
+    probes: tuple[Probe, ...] = PROBES,
+) -> judge.Case:
+    """A reference that is always right against a candidate that hears `hear(clip)`."""
+    truth = [SENTENCE] * clips
+    listed = [
+        Clip(f"{index}.wav", Path(f"{index}.wav"), SENTENCE, "en", 3.0 + index)
+        for index in range(clips)
+    ]
+    ours = measurement(truth)
+    theirs = measurement([hear(index) for index in range(clips)], seconds, probes)
+    return judge.Case(
+        listed,
+        truth,
+        judge.side(ours, truth, str.strip, 100),
+        judge.side(theirs, truth, str.strip, 30),
+    )
+
+
+def check(judged: judge.Judgement, name: str) -> Check:
+    return next(check for check in judged.checks if check.name == name)
+
+
+def test_the_same_text_faster_passes() -> None:
+    judged = judge.judge(case(), GATE, files=9)
+    assert judged.verdict == "passed"
+    assert all(check.passed for check in judged.checks)
+    assert (
+        judged.sentence
+        == "WER +0.00 points, at most +0.00 points; 2.00 times as fast as the original."
+    )
+
+
+def test_clearly_more_errors_fail() -> None:
+    judged = judge.judge(case(hear=lambda _: SENTENCE.replace("light", "lamp")), GATE, files=9)
+    assert judged.verdict == "failed"
+    assert check(judged, "wer").passed is False
+    assert "WER +10.00 points" in judged.sentence
+
+
+def test_too_few_clips_to_tell_is_neither() -> None:
+    judged = judge.judge(
+        case(hear=lambda index: SENTENCE if index % 10 else "turn off" + SENTENCE[7:]),
+        GATE,
+        files=9,
+    )
+    assert judged.verdict == "undecided"
+    wer = check(judged, "wer")
+    assert wer.passed is None
+    assert "not enough clips to tell" in wer.sentence
+
+
+def test_a_better_artifact_passes() -> None:
+    truth = [SENTENCE] * 60
+    listed = [Clip(str(index), Path(), SENTENCE, None, 2.0) for index in range(60)]
+    bad = [SENTENCE.replace("light", "lamp")] * 60
+    sides = [judge.side(measurement(texts), truth, str, 1) for texts in (bad, truth)]
+    judged = judge.judge(judge.Case(listed, truth, *sides), GATE, files=1)
+    assert check(judged, "wer").passed is True
+    assert judged.wer_difference.value == pytest.approx(-0.1)
+
+
+def test_fewer_clips_than_the_gate_asks_for() -> None:
+    judged = judge.judge(case(clips=20), GATE, files=9)
+    assert judged.verdict == "undecided"
+    assert judged.sentence == "20 clips; the gate asks for at least 50."
+
+
+@pytest.mark.parametrize(("seconds", "passed"), [(0.05, True), (0.1, True), (0.2, False)])
+def test_latency(seconds: float, passed: bool) -> None:
+    judged = judge.judge(case(seconds=seconds), GATE, files=9)
+    assert check(judged, "latency").passed is passed
+    if not passed:
+        assert "2.00 times SLOWER than the original" in judged.sentence
+
+
+def test_a_busy_machine_is_told() -> None:
+    one = case()
+    busy = one.candidate.measurement.model_copy(update={"load_average": 7.0})
+    side = judge.side(busy, one.truth, str, 1)
+    judged = judge.judge(judge.Case(one.clips, one.truth, one.reference, side), GATE, files=9)
+    assert "The machine was busy (load average 7.0)" in check(judged, "latency").sentence
+
+
+def test_latency_too_close_to_tell() -> None:
+    one = case()
+    ratios = np.where(np.arange(100) % 2, 0.9, 1.12)
+    heard = tuple(
+        Heard(text=SENTENCE, tokens=1, seconds=seconds)
+        for seconds in one.reference.seconds * ratios
+    )
+    theirs = measurement([SENTENCE] * 100).model_copy(update={"heard": heard})
+    side = judge.side(theirs, one.truth, str, 1)
+    judged = judge.judge(judge.Case(one.clips, one.truth, one.reference, side), GATE, files=9)
+    assert check(judged, "latency").passed is None
+    assert judged.verdict == "undecided"
+
+
+@pytest.mark.parametrize("damage", ["", "on the light " * 9])
+def test_empty_and_looping_texts_fail(damage: str) -> None:
+    judged = judge.judge(case(hear=lambda index: SENTENCE if index else damage), GATE, files=9)
+    assert check(judged, "texts").passed is False
+
+
+def test_what_the_original_does_too_is_no_fault() -> None:
+    one = case()
+    loop = judge.side(measurement(["no " * 20] * 100), one.truth, str.strip, 1)
+    judged = judge.judge(judge.Case(one.clips, one.truth, loop, loop), GATE, files=9)
+    assert check(judged, "texts").passed is True
+
+
+@pytest.mark.parametrize(
+    ("probe", "name", "passed"),
+    [
+        (Probe(lengths_s=(1.0,), error="RuntimeError: shapes"), "shapes", False),
+        (Probe(lengths_s=(1.0,), finite=True, likeness=0.1), "shapes", False),
+        (Probe(lengths_s=(1.0,), finite=False, likeness=1.0), "finite", False),
+    ],
+)
+def test_probes(probe: Probe, name: str, passed: bool) -> None:
+    judged = judge.judge(case(probes=(probe, *PROBES[1:])), GATE, files=9)
+    assert check(judged, name).passed is passed
+    assert judged.verdict == "failed"
+
+
+def test_unseen_outputs_cannot_be_called_finite() -> None:
+    unseen = tuple(probe.model_copy(update={"finite": None}) for probe in PROBES)
+    assert judge.judge(case(probes=unseen), GATE, files=9).verdict == "undecided"
+
+
+def test_figures_and_slices() -> None:
+    one = case(hear=lambda index: SENTENCE if index % 2 else SENTENCE.replace(" now", ""))
+    figures = judge.figures(one.candidate, one.clips)
+    assert figures.wer == pytest.approx(0.05)
+    assert (figures.substitutions, figures.deletions, figures.insertions) == (0, 50, 0)
+    assert figures.rtf * figures.rtfx == pytest.approx(1)
+    assert figures.latency_median_s <= figures.latency_p95_s
+    slices = judge.slices(one)
+    assert [found.name for found in slices] == ["under 5 s", "5 to 15 s", "15 to 30 s", "over 30 s"]
+    assert sum(found.clips for found in slices) == 100
+    assert len(one.changed) == 50
+    worst = judge.worst(one)
+    assert len(worst) == judge.WORST
+    assert all(clip.errors == 1 and clip.errors_reference == 0 for clip in worst)

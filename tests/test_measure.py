@@ -1,0 +1,117 @@
+"""Measuring in a fresh process: what comes back, and what its death is told as."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from exporter.errors import (
+    BuildError,
+    CheckpointError,
+    ExporterError,
+    MachineError,
+    ResourceError,
+)
+from exporter.recipe import Decoding
+from validate.measure import Request
+from validate.process import environment, measure_fresh
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Request:
+    paths = []
+    random = np.random.default_rng(0)
+    for number, seconds in enumerate((0.4, 1.0, 2.0, 5.0)):
+        paths.append(tmp_path / f"{number}.wav")
+        soundfile.write(paths[-1], 0.1 * random.normal(size=int(16000 * seconds)), 16000)
+    return Request(
+        model=tmp_path / "nowhere",
+        original=True,
+        threads=1,
+        decoding=Decoding(language="en", task="transcribe"),
+        clips=tuple(paths),
+        repeat_s=0.0,
+    )
+
+
+def quiet(_what: str, _fraction: float | None) -> None:
+    """Ignore progress."""
+
+
+@pytest.mark.slow
+def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> None:
+    told: list[float | None] = []
+    request = request_.model_copy(update={"model": tiny_whisper})
+    measured = measure_fresh(request, "original", lambda _what, done: told.append(done))
+    assert len(measured.heard) == 4
+    assert all(heard.text and heard.tokens and heard.seconds > 0 for heard in measured.heard)
+    assert [len(probe.lengths_s) for probe in measured.probes] == [1, 2, 3]
+    assert all(probe.finite and not probe.error for probe in measured.probes)
+    assert measured.probes[1].likeness == 1.0
+    assert measured.peak_rss_bytes > 50e6
+    assert measured.threads == 1
+    assert told[-1] == 1.0
+
+
+@pytest.mark.slow
+def test_the_childs_error_is_ours(request_: Request) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        measure_fresh(request_, "original", quiet)
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected", "words"),
+    [
+        (f"kill -{int(signal.SIGILL)} $$", MachineError, "illegal instruction"),
+        (f"kill -{int(signal.SIGKILL)} $$", ResourceError, "memory"),
+        (f"kill -{int(signal.SIGSEGV)} $$", BuildError, "SIGSEGV"),
+        ("echo Traceback >&2; echo 'ValueError: odd' >&2; exit 1", BuildError, "ValueError: odd"),
+    ],
+)
+def test_a_death_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request_: Request,
+    ending: str,
+    expected: type[ExporterError],
+    words: str,
+) -> None:
+    child = tmp_path / "child"
+    child.write_text(f'#!/bin/sh\necho \'{{"clip": 2, "pass": 0, "passes": 1}}\'\n{ending}\n')
+    child.chmod(0o755)
+    monkeypatch.setattr("validate.process.sys.executable", str(child))
+    with pytest.raises(expected, match=words) as caught:
+        measure_fresh(request_, "onnx-int8", quiet)
+    assert "onnx-int8 at clip 3 of 4 (2.wav)" in str(caught.value)
+
+
+def test_an_interrupt_ends_the_child(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request_: Request
+) -> None:
+    child, seen = tmp_path / "child", tmp_path / "pid"
+    line = '{"clip": 0, "pass": 0, "passes": 1}'
+    child.write_text(f"#!/bin/sh\necho $$ > {seen}\necho '{line}'\nexec sleep 60\n")
+    child.chmod(0o755)
+    monkeypatch.setattr("validate.process.sys.executable", str(child))
+
+    def interrupt(_what: str, fraction: float | None) -> None:
+        if fraction is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_fresh(request_, "x", interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(seen.read_text()), 0)
+
+
+def test_the_child_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_API_KEY"):
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    given = environment(3)
+    assert "hidden" not in given.values()
+    assert given["LANG"] == "C.UTF-8"
+    assert given["OMP_NUM_THREADS"] == "3"

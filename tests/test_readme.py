@@ -1,0 +1,72 @@
+"""What the README tells people to type exists: commands, options, make targets, linked files."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from exporter.cli import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def _typed() -> Iterator[str]:
+    """Every command line in the README: lines of code blocks, and code spans."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.M | re.S)
+    for block in blocks:
+        joined = block.replace("\\\n", " ")
+        yield from (line.strip().removeprefix("$ ") for line in joined.splitlines())
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
+def commands(program: str) -> list[str]:
+    return sorted({line for line in _typed() if re.match(rf"{program} [a-z-]", line)})
+
+
+@pytest.mark.parametrize("line", commands("exporter"))
+def test_an_exporter_command_exists_with_its_options(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    while words[0] == "--debug":
+        words = words[1:]
+    if words[0] in ("--help", "--version"):
+        return
+    command = cli.commands.get(words[0])
+    assert command is not None, f"no command `{words[0]}`"
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    given = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
+    assert given <= known
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_a_make_target_exists(line: str) -> None:
+    words = [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]
+    for word in words:
+        assert re.search(rf"^{re.escape(word)}:", MAKEFILE, flags=re.M), f"no target {word}"
+
+
+def test_the_readme_shows_both_commands_and_every_subcommand() -> None:
+    assert {"make demo", "make test"} <= set(commands("make"))
+    shown = {line.split()[1] for line in commands("exporter")}
+    hidden = set(cli.commands) - shown
+    assert not hidden, f"the README shows no call of {', '.join(sorted(hidden))}"
+
+
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", README)))
+)
+def test_a_linked_file_is_there(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_every_command_has_help_for_every_option() -> None:
+    for command in cli.commands.values():
+        assert command.help
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.opts[0]} has no help"

@@ -1,0 +1,119 @@
+"""The report's schema, its file, the page and the predictions."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from exporter import report
+from exporter.errors import IntegrityError
+from exporter.recipe import Decoding
+from exporter.report import Report
+from tests.test_judge import GATE, SENTENCE, case
+from validate import judge, page
+from validate.run import _predictions
+from validate.wer import normaliser
+
+DIGEST = "ab" * 32
+
+
+def made(one: judge.Case) -> Report:
+    judged = judge.judge(one, GATE, files=9)
+    return Report(
+        created="2030-01-01T00:00:00+00:00",
+        verdict=judged.verdict,
+        sentence=judged.sentence,
+        checks=judged.checks,
+        artifact=report.ArtifactStamp(
+            digest=DIGEST, name="onnx-int8", recipe="demo", kind="onnx-int8", family="whisper",
+            options={"preset": "avx512_vnni"}, size_bytes=30,
+        ),
+        reference=report.ReferenceStamp(
+            source="org/<name>", revision=None, sha256=DIGEST, size_bytes=100, built_from=True
+        ),
+        data=report.DataStamp(
+            source="clips", sha256=DIGEST, clips=len(one.clips), audio_s=1.0, words=10,
+            max_clips=None, seed=0,
+        ),
+        gate=GATE,
+        decoding=Decoding(language="en"),
+        normaliser=normaliser("en", Path()).stamp,
+        environment=report.Environment(
+            machine=one.candidate.measurement.machine, threads=2, versions={"torch": "2"}
+        ),
+        reference_figures=judge.figures(one.reference, one.clips),
+        figures=judge.figures(one.candidate, one.clips),
+        wer_difference=judged.wer_difference,
+        cer_difference=judged.cer_difference,
+        latency_ratio=judged.latency_ratio,
+        clips_changed=len(one.changed),
+        slices=judge.slices(one),
+        worst=judge.worst(one),
+        predictions_sha256=hashlib.sha256(_predictions(one)).hexdigest(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one() -> judge.Case:
+    return case(hear=lambda index: SENTENCE if index % 3 else "turn <b>off</b>" + SENTENCE[7:])
+
+
+def test_a_report_survives_its_file(tmp_path: Path, one: judge.Case) -> None:
+    written = made(one)
+    report.write(tmp_path, written)
+    assert report.read(tmp_path) == written
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_schema_is_closed_and_complete(one: judge.Case) -> None:
+    schema = Report.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["schema_version"]["const"] == 1
+    assert set(schema["properties"]) == set(json.loads(made(one).model_dump_json()))
+    for name, definition in schema["$defs"].items():
+        assert definition["additionalProperties"] is False, name
+    with pytest.raises(ValidationError):
+        Report.model_validate({**made(one).model_dump(), "surprise": 1})
+    with pytest.raises(ValidationError):
+        made(one).verdict = "passed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"schema_version": 2}', "[" * 9999])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(IntegrityError, match="exporter validate"):
+        report.read(tmp_path)
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"report\.json") as caught:
+        report.read(tmp_path)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_the_page_stands_alone_and_says_the_verdict_first(one: judge.Case) -> None:
+    html = page.render(made(one), one)
+    assert not re.search(r"""(src|href)=|url\(|@import|<script""", html)
+    assert html.count("<svg") == 2
+    body = html[html.index("<body>") :]
+    assert body.index("Failed") < body.index("<table>")
+    assert DIGEST in html
+    assert "org/&lt;name&gt;" in html
+    assert "<b>off" not in html
+    assert "substitution" in html
+    assert html == page.render(made(one), one)
+
+
+def test_the_page_without_a_change() -> None:
+    same = case()
+    html = page.render(made(same), same)
+    assert "Every transcript is the same on both sides." in html
+    assert "Passed" in html
+
+
+def test_predictions_can_be_scored_again(one: judge.Case) -> None:
+    lines = [json.loads(line) for line in _predictions(one).decode().splitlines()]
+    assert len(lines) == len(one.clips)
+    assert {"audio_filepath", "duration", "time", "text", "pred_text"} <= set(lines[0])
+    rescored = judge.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
+    assert rescored.scores.errors.sum() == one.candidate.scores.errors.sum()

@@ -1,0 +1,153 @@
+"""Counting words: normalising, corpus rates, alignment columns, loops, and the intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import DataError, IntegrityError
+from validate.intervals import clips_needed, median_ratio, rate_difference
+from validate.wer import align, loops, normaliser, score
+
+
+def test_rates_are_sums_over_the_corpus() -> None:
+    truth = ["one two three four", "five", ""]
+    scores = score(truth, ["one too three", "five six", "seven"])
+    assert scores.words.tolist() == [4, 1, 0]
+    assert scores.substitutions.tolist() == [1, 0, 0]
+    assert scores.deletions.tolist() == [1, 0, 0]
+    assert scores.insertions.tolist() == [0, 1, 1]
+    assert scores.errors.sum() / scores.words.sum() == pytest.approx(4 / 5)
+    assert scores.character_errors.tolist() == [6, 4, 5]
+
+
+def test_a_rate_needs_words() -> None:
+    with pytest.raises(DataError, match="no clip has a word"):
+        score(["", ""], ["a", ""])
+
+
+def test_english_is_normalised_with_the_checkpoints_spellings(tmp_path: Path) -> None:
+    (tmp_path / "normalizer.json").write_text(json.dumps({"colour": "color"}))
+    english = normaliser("en", tmp_path)
+    assert english.apply("The Colour, it's twenty-one!") == english.apply("the color it is 21")
+    assert english.stamp.name == "EnglishTextNormalizer"
+    assert english.stamp.spellings == 1
+    plain = normaliser("english", tmp_path / "nowhere")
+    assert plain.apply("colour") == "colour"
+    assert plain.stamp.spellings_sha256 != english.stamp.spellings_sha256
+
+
+def test_other_languages_get_the_basic_one(tmp_path: Path) -> None:
+    for language in ("de", None):
+        basic = normaliser(language, tmp_path)
+        assert basic.stamp.name == "BasicTextNormalizer"
+        assert basic.apply("Das  Tor, bitte!") == "das tor bitte"
+
+
+def test_damaged_spellings_are_told(tmp_path: Path) -> None:
+    for text in ("[1]", "{"):
+        (tmp_path / "normalizer.json").write_text(text)
+        with pytest.raises(IntegrityError, match=r"normalizer\.json"):
+            normaliser("en", tmp_path)
+
+
+def test_columns_line_both_sides_up() -> None:
+    columns = align("open the door", "open a the door", "open door")
+    table = [(column.truth, column.reference, column.candidate) for column in columns]
+    assert table == [
+        ("open", "open", "open"),
+        (None, "a", None),
+        ("the", "the", None),
+        ("door", "door", "door"),
+    ]
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=8).map(" ".join)
+
+
+@settings(deadline=None)
+@given(words, words, words)
+def test_columns_lose_nothing(truth: str, reference: str, candidate: str) -> None:
+    columns = align(truth, reference, candidate)
+    for side, text in (("truth", truth), ("reference", reference), ("candidate", candidate)):
+        assert " ".join(filter(None, (getattr(column, side) for column in columns))) == text
+    if truth:
+        wrong = sum(column.truth != column.candidate for column in columns)
+        assert wrong == score([truth], [candidate]).errors[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", False),
+        ("turn the light on and then turn it off again", False),
+        ("very very very good", False),
+        ("one one two two three three", False),
+        ("so thank you thank you thank you thank you thank you", True),
+        ("no " * 9, True),
+        ("the cat sat on the mat " * 4, True),
+        ("ah" * 60, True),
+        ("我们走吧" * 20, True),
+    ],
+)
+def test_loops(text: str, expected: bool) -> None:
+    assert loops(text) is expected
+
+
+def test_pairing_makes_the_interval_sharp() -> None:
+    random = np.random.default_rng(0)
+    length = np.full(300, 10)
+    ours = random.binomial(10, 0.1, 300)
+    theirs = ours + (random.random(300) < 0.02)
+    interval = rate_difference(ours, theirs, length)
+    assert interval.value == pytest.approx((theirs - ours).sum() / 3000)
+    assert interval.low <= interval.value <= interval.high
+    assert interval.high - interval.low < 0.005
+    assert interval == rate_difference(ours, theirs, length)
+    unpaired = rate_difference(ours, random.permutation(theirs), length)
+    assert unpaired.high - unpaired.low > 3 * (interval.high - interval.low)
+    assert 0 < interval.detectable < 0.005
+
+
+def test_the_interval_agrees_with_the_normal_approximation() -> None:
+    random = np.random.default_rng(1)
+    change = random.integers(-1, 2, 1000)
+    ones = np.ones(1000, dtype=np.int64)
+    interval = rate_difference(np.ones_like(change), change + 1, ones)
+    reach = 1.96 * change.std() / np.sqrt(1000)
+    assert interval.high - interval.value == pytest.approx(reach, rel=0.08)
+    assert interval.value - interval.low == pytest.approx(reach, rel=0.08)
+
+
+def test_no_change_has_no_width() -> None:
+    same = rate_difference(np.array([1, 0]), np.array([1, 0]), np.array([3, 3]))
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
+def test_clips_without_words_do_not_break_the_bootstrap() -> None:
+    interval = rate_difference(np.array([0, 0]), np.array([1, 0]), np.array([0, 4]))
+    assert np.isfinite([interval.low, interval.high]).all()
+
+
+def test_clips_needed_grows_as_the_gap_shrinks() -> None:
+    random = np.random.default_rng(2)
+    ours = random.binomial(10, 0.1, 60)
+    interval = rate_difference(ours, random.binomial(10, 0.1, 60), np.full(60, 10))
+    far = clips_needed(interval, interval.value + 0.02, 60)
+    near = clips_needed(interval, interval.value + 0.01, 60)
+    assert far is not None
+    assert near is not None
+    assert 60 <= far < near
+    assert clips_needed(interval, interval.value, 60) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 51, 100])
+def test_median_ratio(count: int) -> None:
+    reference = np.linspace(0.1, 2.0, count)
+    ratio = median_ratio(reference, 0.5 * reference)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
+    spread = median_ratio(reference, reference * np.linspace(0.5, 1.5, count))
+    assert spread.low <= spread.value <= spread.high

@@ -1,0 +1,21 @@
+"""The validator: is an artifact as good as its original, in words, speed, memory and integrity?
+
+`validate` is all that the command line uses. It is imported late, so that the fresh process of a
+measurement (`python -m validate.measure`) does not carry the parent's libraries in its memory.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from validate.run import validate
+
+__all__ = ["validate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "validate":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from validate.run import validate
+
+    return validate

@@ -1,0 +1,186 @@
+"""Clips: recordings with their true text, from the layouts that people already have.
+
+Every reader yields rows (place, audio path, fields); one function checks a row and makes a clip of
+it, so that each mistake is told with file and line before any model is opened.
+"""
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exporter import audio
+from exporter.errors import DataError
+
+# In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
+AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")
+TEXT_NAMES = ("text", "sentence", "transcription", "transcript")
+MANIFESTS = ("manifest.jsonl", "metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording: its name in the data, where it lies, what is said, in which language."""
+
+    id: str
+    path: Path
+    text: str
+    language: str | None = None
+    duration_s: float = 0.0
+
+
+def read_clips(source: Path, *, max_clips: int | None = None, seed: int = 0) -> list[Clip]:
+    """Read a folder (manifest, audiofolder or LibriSpeech layout) or a manifest file.
+
+    `max_clips` takes a random sample with the seed, kept in the data's order. Raises DataError
+    naming file and line for the first bad row, and the file for missing or unreadable audio.
+    """
+    clips: dict[str, Clip] = {}
+    for where, base, row in _rows(source):
+        clip = _clip(where, base, row)
+        if clip.id in clips:
+            msg = f"{where}: {clip.id} is listed twice; each clip must count once"
+            raise DataError(msg)
+        clips[clip.id] = clip
+    if not clips:
+        msg = f"{source} lists no clips"
+        raise DataError(msg)
+    listed = list(clips.values())
+    return [_timed(listed[place]) for place in chosen(len(listed), max_clips, seed)]
+
+
+def chosen(count: int, most: int | None, seed: int) -> list[int]:
+    """At most `most` of `count` places, at random: the first ones may all be one speaker's."""
+    if most is None or most >= count:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), most))
+
+
+def digest(clips: Iterable[Clip]) -> str:
+    """The sha256 of every clip's name, audio bytes, text and language, in order."""
+    whole = hashlib.sha256()
+    for clip in clips:
+        with clip.path.open("rb") as stream:
+            sound = hashlib.file_digest(stream, "sha256").hexdigest()
+        line = json.dumps([clip.id, sound, clip.text, clip.language], ensure_ascii=True)
+        whole.update(line.encode() + b"\n")
+    return whole.hexdigest()
+
+
+class _Tabs(csv.excel_tab):
+    """Common Voice's: quotation marks are part of the sentence."""
+
+    quoting = csv.QUOTE_NONE
+
+
+Row = tuple[str, Path, Mapping[str, Any]]  # place for messages, folder of the paths, fields
+
+
+def _rows(source: Path) -> Iterator[Row]:
+    """Choose the reader by what `source` is."""
+    if not source.exists():
+        msg = f"no clips at {source}: give a folder of audio with a manifest.jsonl, or a manifest"
+        raise DataError(msg)
+    if source.is_file():
+        yield from _table(source) if source.suffix in {".csv", ".tsv"} else _json_lines(source)
+        return
+    for name in MANIFESTS:
+        if (source / name).is_file():
+            yield from _rows(source / name)
+            return
+    transcripts = sorted(source.rglob("*.trans.txt"))
+    if not transcripts:
+        known = ", ".join(MANIFESTS)
+        msg = f"{source} has none of {known}, and no *.trans.txt of LibriSpeech's layout"
+        raise DataError(msg)
+    for path in transcripts:
+        yield from _librispeech(source, path)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its place."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read as UTF-8 text ({error})"
+        raise DataError(msg) from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", line
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            msg = f"{where}: not a line of JSON ({error})"
+            raise DataError(msg) from error
+        if not isinstance(row, dict):
+            msg = f"{where}: expected an object with audio and text, not {type(row).__name__}"
+            raise DataError(msg)
+        yield where, path.parent, row
+
+
+def _table(path: Path) -> Iterator[Row]:
+    """CSV with a header, or Common Voice's TSV, which keeps its audio in `clips/`."""
+    tabs = path.suffix == ".tsv"
+    base = path.parent / "clips" if tabs and (path.parent / "clips").is_dir() else path.parent
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            dialect = _Tabs if tabs else csv.excel
+            reader = csv.DictReader(stream, dialect=dialect)
+            for row in reader:
+                if None in row or None in row.values():
+                    msg = f"{path}:{reader.line_num}: not as many fields as the header has"
+                    raise DataError(msg)
+                yield f"{path}:{reader.line_num}", base, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"{path} cannot be read as a UTF-8 table ({error})"
+        raise DataError(msg) from error
+
+
+def _librispeech(root: Path, path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        name, _, text = line.strip().partition(" ")
+        audio_path = (path.parent / f"{name}.flac").relative_to(root).as_posix()
+        yield where, root, {"audio": audio_path, "text": text, "language": "en"}
+
+
+def _clip(where: str, base: Path, row: Mapping[str, Any]) -> Clip:
+    """Check one row. The audio file must be there; its header is read later."""
+    name = _field(where, row, AUDIO_NAMES, "audio").strip()
+    if not name or name.startswith("|") or name.endswith("|") or "\0" in name:
+        msg = f"{where}: {name!r} is no path of an audio file (commands and pipes are refused)"
+        raise DataError(msg)
+    if row.get("offset"):
+        msg = f"{where}: offsets into a longer recording are not supported; cut the audio first"
+        raise DataError(msg)
+    language = row.get("language") or None
+    if not isinstance(language, str | None):
+        msg = f"{where}: language must be a string, not {language!r}"
+        raise DataError(msg)
+    path = base / name
+    if not path.is_file():
+        msg = f"{where}: audio file {path} does not exist or is not a regular file"
+        raise DataError(msg)
+    return Clip(name, path, _field(where, row, TEXT_NAMES, "text"), language)
+
+
+def _field(where: str, row: Mapping[str, Any], names: tuple[str, ...], what: str) -> str:
+    found = next((name for name in names if name in row), None)
+    if found is None:
+        msg = f"{where}: no {what}: expected one of the fields {', '.join(names)}"
+        raise DataError(msg)
+    if not isinstance(row[found], str):
+        msg = f"{where}: {found} must be a string, not {row[found]!r:.40}"
+        raise DataError(msg)
+    return str(row[found])
+
+
+def _timed(clip: Clip) -> Clip:
+    return replace(clip, duration_s=audio.duration_s(clip.path))

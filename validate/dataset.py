@@ -1,0 +1,99 @@
+"""Clips out of a Hub dataset's parquet files; apart because only this needs a network.
+
+`datasets` is not used: it would bring its own pins of the Hub client and of an audio decoder.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from exporter import audio
+from exporter.errors import DataError, HubError, MachineError
+from exporter.recipe import Data
+from validate.clips import TEXT_NAMES, Clip, chosen
+
+
+def dataset_clips(data: Data) -> list[Clip]:
+    """Bring a sample of a dataset's split into the local cache as audio files.
+
+    Wants a column `audio` ({bytes, path}) and one of the text columns. Raises HubError when the Hub
+    or the network does not give it, DataError when the split or a column is not there, MachineError
+    without pyarrow.
+    """
+    try:
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError as error:
+        msg = f"reading the dataset {data.dataset} needs pyarrow: pip install pyarrow"
+        raise MachineError(msg) from error
+    try:
+        files = [parquet.ParquetFile(path) for path in _download(data)]
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        msg = f"dataset {data.dataset}: a parquet file cannot be read ({error})"
+        raise DataError(msg) from error
+    total = sum(file.metadata.num_rows for file in files)
+    wanted = set(chosen(total, data.max_clips, data.seed))
+    folder = _cache() / hashlib.sha256(data.model_dump_json().encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = (row for row in enumerate(_rows(files, str(data.dataset))) if row[0] in wanted)
+    return [_clip(folder, index, row, data) for index, row in rows]
+
+
+def _download(data: Data) -> list[str]:
+    """The split's parquet files, in both layouts that the Hub has: flat names and folders."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    split = re.escape(data.split or "test")
+    config = f"(.*/)?{re.escape(data.config)}/(.*/)?" if data.config else "(.*/)?"
+    pattern = re.compile(rf"{config}{split}([-./].*)?\.parquet")
+    try:
+        info = HfApi().dataset_info(str(data.dataset), revision=data.revision)
+        names = sorted(item.rfilename for item in info.siblings or ())
+        found = [name for name in names if pattern.fullmatch(name)]
+        paths = [
+            hf_hub_download(info.id, name, repo_type="dataset", revision=info.sha) for name in found
+        ]
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"cannot fetch the dataset {data.dataset} from the Hub: {reason}\nUse local clips."
+        raise HubError(msg) from error
+    if not paths:
+        msg = (
+            f"dataset {data.dataset}: no parquet files of config {data.config or '(any)'}, "
+            f"split {data.split or 'test'}.\nTry `revision: refs/convert/parquet`."
+        )
+        raise DataError(msg)
+    return paths
+
+
+def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
+    """Row by row, a few in memory at a time."""
+    for file in files:
+        columns = file.schema_arrow.names
+        text = next((column for column in TEXT_NAMES if column in columns), None)
+        if text is None or "audio" not in columns:
+            msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
+            raise DataError(msg)
+        for batch in file.iter_batches(batch_size=16, columns=["audio", text]):
+            for row in batch.to_pylist():
+                yield {"audio": row["audio"], "text": row[text]}
+
+
+def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
+    sound, text = row["audio"] or {}, row["text"]
+    if not isinstance(sound, dict) or not sound.get("bytes") or not isinstance(text, str):
+        msg = f"dataset {data.dataset}, row {index}: no audio bytes, or no text"
+        raise DataError(msg)
+    suffix = PurePosixPath(sound.get("path") or "clip.wav").suffix
+    path = folder / f"{index:06}{suffix if suffix.isascii() else ''}"
+    path.write_bytes(sound["bytes"])
+    return Clip(f"{data.split or 'test'}/{path.name}", path, text, None, audio.duration_s(path))
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "exporter" / "clips"

@@ -1,0 +1,288 @@
+"""Measure one model in one fresh process: `python -m validate.measure REQUEST.json RESULT.json`.
+
+Separate from the parent so that load time and peak memory are this model's alone, and so that a
+crash costs one measurement and not the whole run. Progress goes out as JSON lines.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from exporter import audio, machine
+from exporter.artifact import write_atomic
+from exporter.errors import DataError, ExporterError, ResourceError
+from exporter.recipe import Decoding
+
+WARM_UPS = 3
+MAX_PASSES = 5
+_PROBE_S = 30.0
+_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "optimum", "numpy")
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Request(_Frozen):
+    """What to measure. `model` is a sealed artifact, or an original checkpoint's folder."""
+
+    model: Path
+    original: bool
+    threads: int
+    decoding: Decoding
+    clips: tuple[Path, ...]
+    repeat_s: float = 10.0
+
+
+class Heard(_Frozen):
+    """A clip's transcript; `seconds` from samples in to text out, the median over the passes."""
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+class Probe(_Frozen):
+    """A batch of a shape unlike the traced one. `finite` is None where no output could be seen.
+
+    `likeness`: of the texts in the batch to those of the same clips alone, 0 to 1, on average.
+    """
+
+    lengths_s: tuple[float, ...]
+    finite: bool | None = None
+    likeness: float | None = None
+    error: str | None = None
+
+
+class Measurement(_Frozen):
+    """Everything one process measured, clip by clip in the request's order."""
+
+    heard: tuple[Heard, ...]
+    probes: tuple[Probe, ...]
+    load_s: float
+    peak_rss_bytes: int
+    passes: int
+    threads: int
+    load_average: float
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure what the request file asks; give the exit code of the error, if there is one."""
+    request_path, result_path = map(Path, arguments)
+    tell = _private_stdout()
+    try:
+        request = Request.model_validate_json(request_path.read_bytes())
+        measurement = measure(request, tell)
+        write_atomic(result_path, measurement.model_dump_json().encode())
+    except (ExporterError, MemoryError, RuntimeError) as error:
+        told = _as_expected(error)
+        if told is None:
+            raise
+        tell({"error": type(told).__name__, "message": str(told)})
+        return told.exit_code
+    return 0
+
+
+def measure(request: Request, tell: Tell) -> Measurement:
+    """Load, warm up, transcribe every clip one or more times, then try unusual batches."""
+    from exporter import runtime
+
+    load_average = os.getloadavg()[0]
+    start = time.perf_counter()
+    opened = runtime.load_original if request.original else runtime.load
+    recogniser = opened(str(request.model), threads=request.threads)
+    load_s = time.perf_counter() - start
+    tell({"loaded": load_s})
+    rate = recogniser.family.sampling_rate(recogniser.processor)
+    read = partial(audio.read, rate=rate)
+    transcribe = partial(recogniser.transcribe, decoding=request.decoding)
+    for path in request.clips[:WARM_UPS]:
+        transcribe([read(path)])
+    heard, passes = _time_clips(request, read, transcribe, tell)
+    peak_rss_bytes = _peak_rss_bytes()  # before the probes: their batches need more
+    probes = _probes(request, read, recogniser, [clip.text for clip in heard])
+    return Measurement(
+        heard=heard,
+        probes=probes,
+        load_s=load_s,
+        peak_rss_bytes=peak_rss_bytes,
+        passes=passes,
+        threads=request.threads,
+        load_average=load_average,
+        machine=machine.describe().as_dict(),
+        versions=_versions(),
+    )
+
+
+def _time_clips(
+    request: Request,
+    read: Callable[[Path], audio.Samples],
+    transcribe: Callable[..., Any],
+    tell: Tell,
+) -> tuple[tuple[Heard, ...], int]:
+    """One pass for the text, more for steadier times while they are cheap."""
+    size = request.decoding.batch_size
+    batches = [request.clips[at : at + size] for at in range(0, len(request.clips), size)]
+    said: list[Any] = []
+    seconds: list[list[float]] = [[] for _ in batches]
+    passes = 1
+    done = 0
+    while done < passes:
+        for index, batch in enumerate(batches):
+            tell({"clip": index * size, "pass": done, "passes": passes})
+            samples = [read(path) for path in batch]
+            start = time.perf_counter()
+            transcripts = transcribe(samples)
+            seconds[index].append(time.perf_counter() - start)
+            if done == 0:
+                said += transcripts
+        done += 1
+        if done == 1:
+            spent = sum(times[0] for times in seconds)
+            passes += min(MAX_PASSES - 1, int(request.repeat_s / spent))
+    medians = [
+        statistics.median(times) / len(batch)
+        for times, batch in zip(seconds, batches, strict=True)
+        for _ in batch
+    ]
+    pairs = zip(said, medians, strict=True)
+    heard = (Heard(text=t.text, tokens=len(t.tokens), seconds=each) for t, each in pairs)
+    return tuple(heard), passes
+
+
+def _probes(
+    request: Request, read: Callable[[Path], audio.Samples], recogniser: Any, alone: Sequence[str]
+) -> tuple[Probe, ...]:
+    """Batches of one, two and three clips of several lengths, and a snippet."""
+    order = sorted(range(len(alone)), key=lambda index: request.clips[index].stat().st_size)
+    rate = recogniser.family.sampling_rate(recogniser.processor)
+    most = int(_PROBE_S * rate)
+    places = [order[0], order[len(order) // 2], order[-1]]
+    shortest, middle, longest = (read(request.clips[place]) for place in places)
+    texts = [alone[place] for place in places]
+    snippet = middle[: max(rate // 5, len(middle) // 3)]
+    cut = longest[:most]
+    whole = texts[2] if len(cut) == len(longest) else None
+    batches: list[tuple[list[audio.Samples], list[str | None]]] = [
+        ([snippet], [None]),
+        ([shortest, cut], [texts[0], whole]),
+        ([middle, snippet, shortest], [texts[1], None, texts[0]]),
+    ]
+    return tuple(
+        _probe(recogniser, request.decoding, batch, expected, rate) for batch, expected in batches
+    )
+
+
+def _probe(
+    recogniser: Any,
+    decoding: Decoding,
+    batch: list[audio.Samples],
+    expected: Sequence[str | None],
+    rate: int,
+) -> Probe:
+    lengths = tuple(round(len(samples) / rate, 3) for samples in batch)
+    together = decoding.model_copy(update={"batch_size": len(batch)})
+    try:
+        with _watched(recogniser.model) as finite:
+            said = recogniser.transcribe(batch, decoding=together)
+        pairs = zip(said, expected, strict=True)
+        likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a runtime throws is what the probe looks for
+        lines = str(error).splitlines() or [""]
+        return Probe(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
+    return Probe(
+        lengths_s=lengths,
+        finite=all(finite) if finite else None,
+        likeness=statistics.fmean(likeness) if likeness else None,
+    )
+
+
+def _likeness(text: str, other: str) -> float:
+    return SequenceMatcher(None, text, other, autojunk=False).ratio()
+
+
+@contextmanager
+def _watched(model: Any) -> Iterator[list[bool]]:
+    """Note for every step of the model whether its logits are finite.
+
+    Only during probes: looking costs time. Works for torch modules, as every family's model is.
+    """
+    seen: list[bool] = []
+
+    def look(_module: Any, _inputs: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if logits is not None:
+            seen.append(bool(np.isfinite(logits.detach().float().numpy()).all()))
+
+    if not hasattr(model, "register_forward_hook"):
+        yield seen
+        return
+    handle = model.register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _peak_rss_bytes() -> int:
+    """This program's peak; `ru_maxrss` would do, but it starts from the parent's at the fork."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    msg = "/proc/self/status tells no VmHWM: peak memory cannot be measured on this system"
+    raise ResourceError(msg)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _as_expected(error: Exception) -> ExporterError | None:
+    """The error to pass to the parent, or None for a bug."""
+    if isinstance(error, ExporterError):
+        return error
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return ResourceError("out of memory: use a machine with more, or a smaller model")
+    return None
+
+
+def _private_stdout() -> Tell:
+    """Keep the parent's pipe for our lines; whatever libraries print goes to standard error."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(event: dict[str, Any]) -> None:
+        pipe.write(json.dumps(event) + "\n")
+        pipe.flush()
+
+    return tell
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(DataError.exit_code)
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,281 @@
+"""Validate sealed artifacts: bytes first, then data, then one measurement after the other.
+
+Measurements never overlap, because two models on the same cores would time each other.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from exporter import artifact, machine, report
+from exporter.artifact import Manifest, write_atomic
+from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.errors import CheckpointError, DataError, IntegrityError
+from exporter.progress import Progress
+from exporter.recipe import Data, Recipe, read
+from exporter.report import Report
+from validate import judge, page
+from validate.clips import Clip, digest, read_clips
+from validate.dataset import dataset_clips
+from validate.measure import Measurement, Request
+from validate.process import measure_fresh
+from validate.wer import Normaliser, normaliser
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One artifact to judge: whole by its hashes, with its recipe and the clips it will hear."""
+
+    folder: Path
+    manifest: Manifest
+    recipe: Recipe
+    data: Data
+    clips: tuple[Clip, ...]
+    data_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The artifact's folder, which is called as its target is in the recipe."""
+        return self.folder.resolve().name
+
+    @property
+    def base(self) -> Path:
+        """Where the recipe's relative paths start."""
+        return Path(self.manifest.recipe.source).parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line overrides: other data, fewer clips, another reference, threads."""
+
+    data: str | None
+    max_clips: int | None
+    reference: str | None
+    threads: int
+
+
+def validate(
+    paths: Sequence[Path | str],
+    *,
+    data: str | None = None,
+    clips: int | None = None,
+    reference: str | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda _what, _fraction: None,
+) -> list[Report]:
+    """Judge each artifact at `paths` (or in the folders there) against its original checkpoint.
+
+    Writes report.json, report.html and predictions.jsonl beside each manifest and gives the
+    reports, whatever their verdict. `progress` hears what is being done and how far, 0 to 1.
+    Raises DataError, CheckpointError, IntegrityError, MachineError, ResourceError or BuildError.
+    """
+    settings = Settings(data, clips, reference, threads or machine.describe().cores)
+    folders = [folder for path in paths for folder in artifact.find(Path(path))]
+    if not folders:
+        msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
+        raise IntegrityError(msg)
+    subjects = [_subject(folder, settings, progress) for folder in folders]
+    opened: dict[str, Checkpoint] = {}
+    originals = [_original(subject, settings, opened) for subject in subjects]
+    measured: dict[str, Measurement] = {}
+    reports = []
+    for subject, checkpoint in zip(subjects, originals, strict=True):
+        key = f"{checkpoint.sha256} {subject.recipe.decoding!r} {subject.data_sha256}"
+        if key not in measured:
+            request = _request(subject, settings, checkpoint.folder, original=True)
+            measured[key] = measure_fresh(request, "original", progress)
+        reports.append(_judge(subject, settings, checkpoint, measured[key], progress))
+    return reports
+
+
+def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
+    """Check the bytes and read the clips, so that no model runs for nothing."""
+    progress(f"{folder.name}: checking bytes", None)
+    manifest = artifact.verify(folder)
+    recipe = read(folder / "recipe.yaml")
+    data = recipe.data
+    if settings.data:
+        data = Data(clips=settings.data, seed=data.seed if data else 0)
+    if data is None:
+        msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
+        raise DataError(msg)
+    if settings.max_clips:
+        data = data.model_copy(update={"max_clips": settings.max_clips})
+    base = Path() if settings.data else Path(manifest.recipe.source).parent
+    if data.clips and not settings.data and not (base / data.clips).exists():
+        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
+        raise DataError(msg)
+    clips = tuple(_clips(data, base))
+    return Subject(folder, manifest, recipe, data, clips, digest(clips))
+
+
+def _clips(data: Data, base: Path) -> list[Clip]:
+    if data.clips is None:
+        return dataset_clips(data)
+    return read_clips(base / data.clips, max_clips=data.max_clips, seed=data.seed)
+
+
+def _original(subject: Subject, settings: Settings, opened: dict[str, Checkpoint]) -> Checkpoint:
+    """The checkpoint to compare with: the artifact's own origin unless another one is given.
+
+    `opened` keeps those opened already, because hashing gigabytes of weights takes a while.
+    """
+    origin = subject.manifest.checkpoint
+    source, base = settings.reference or origin.source, Path()
+    if not settings.reference:
+        if origin.revision and "@" not in source:
+            source = f"{source}@{origin.revision}"
+        # A recipe names its checkpoint from its own folder, `build --checkpoint` from where it ran.
+        base = subject.base if (subject.base / source).is_dir() else base
+        if not origin.revision and not (base / source).is_dir():
+            msg = f"{subject.folder}: its original is not at {source}: name it with --reference"
+            raise CheckpointError(msg)
+    if str(base / source) not in opened:
+        opened[str(base / source)] = open_checkpoint(source, base)
+    checkpoint = opened[str(base / source)]
+    if not settings.reference and checkpoint.sha256 != origin.sha256:
+        msg = (
+            f"{checkpoint.folder} is not the checkpoint that {subject.folder} was built from.\n"
+            "Build again, or name the original with --reference."
+        )
+        raise IntegrityError(msg)
+    return checkpoint
+
+
+def _request(subject: Subject, settings: Settings, model: Path, *, original: bool) -> Request:
+    return Request(
+        model=model.resolve(),
+        original=original,
+        threads=settings.threads,
+        decoding=subject.recipe.decoding,
+        clips=tuple(clip.path.resolve() for clip in subject.clips),
+    )
+
+
+def _judge(
+    subject: Subject,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    ours: Measurement,
+    progress: Progress,
+) -> Report:
+    """Measure one artifact, judge it, and write its three files, the report last."""
+    name = f"{subject.manifest.recipe.name}/{subject.name}"
+    request = _request(subject, settings, subject.folder, original=False)
+    theirs = measure_fresh(request, name, progress)
+    equal = normaliser(_language(subject), subject.folder)
+    truth = [equal.apply(clip.text) for clip in subject.clips]
+    case = judge.Case(
+        clips=subject.clips,
+        truth=truth,
+        reference=judge.side(ours, truth, equal.apply, checkpoint.size_bytes),
+        candidate=judge.side(theirs, truth, equal.apply, subject.manifest.size_bytes),
+    )
+    predictions = _predictions(case)
+    made = _report(subject, settings, checkpoint, case, equal, predictions)
+    write_atomic(subject.folder / report.PREDICTIONS, predictions)
+    write_atomic(subject.folder / report.PAGE, page.render(made, case).encode())
+    report.write(subject.folder, made)
+    return made
+
+
+def _language(subject: Subject) -> str | None:
+    """The language of the texts: the recipe's, or the one that all clips share."""
+    decoding = subject.recipe.decoding
+    if decoding.task == "translate":
+        return "en"
+    shared = {clip.language for clip in subject.clips}
+    return decoding.language or (shared.pop() if len(shared) == 1 else None)
+
+
+def _report(
+    subject: Subject,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    case: judge.Case,
+    equal: Normaliser,
+    predictions: bytes,
+) -> Report:
+    manifest, recipe, data = subject.manifest, subject.recipe, subject.data
+    judged = judge.judge(case, recipe.gate, len(manifest.files))
+    measured = case.candidate.measurement
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        verdict=judged.verdict,
+        sentence=judged.sentence,
+        checks=judged.checks,
+        artifact=report.ArtifactStamp(
+            digest=manifest.digest,
+            name=subject.name,
+            recipe=manifest.recipe.name,
+            kind=manifest.kind,
+            family=manifest.family,
+            options=manifest.options,
+            size_bytes=manifest.size_bytes,
+        ),
+        reference=report.ReferenceStamp(
+            source=checkpoint.source,
+            revision=checkpoint.revision,
+            sha256=checkpoint.sha256,
+            size_bytes=checkpoint.size_bytes,
+            built_from=checkpoint.sha256 == manifest.checkpoint.sha256,
+        ),
+        data=report.DataStamp(
+            source=_shown(data),
+            sha256=subject.data_sha256,
+            clips=len(case.clips),
+            audio_s=sum(clip.duration_s for clip in case.clips),
+            words=int(case.reference.scores.words.sum()),
+            max_clips=data.max_clips,
+            seed=data.seed,
+        ),
+        gate=recipe.gate,
+        decoding=recipe.decoding,
+        normaliser=equal.stamp,
+        environment=report.Environment(
+            machine=measured.machine, threads=settings.threads, versions=measured.versions
+        ),
+        reference_figures=judge.figures(case.reference, case.clips),
+        figures=judge.figures(case.candidate, case.clips),
+        wer_difference=judged.wer_difference,
+        cer_difference=judged.cer_difference,
+        latency_ratio=judged.latency_ratio,
+        clips_changed=len(case.changed),
+        slices=judge.slices(case),
+        worst=judge.worst(case),
+        predictions_sha256=hashlib.sha256(predictions).hexdigest(),
+    )
+
+
+def _shown(data: Data) -> str:
+    """Where the clips come from, for a report that may be published: no paths of this machine."""
+    if data.clips is not None:
+        return Path(data.clips).name if Path(data.clips).is_absolute() else data.clips
+    parts = (data.dataset, data.config, data.split or "test", data.revision)
+    return " ".join(filter(None, parts))
+
+
+def _predictions(case: judge.Case) -> bytes:
+    """One JSON line a clip, in Open ASR's field names: enough to score again without running."""
+    both = zip(
+        case.clips, case.reference.measurement.heard, case.candidate.measurement.heard, strict=True
+    )
+    lines = [
+        {
+            "audio_filepath": clip.id,
+            "duration": round(clip.duration_s, 4),
+            "language": clip.language,
+            "text": clip.text,
+            "pred_text": its.text,
+            "time": its.seconds,
+            "tokens": its.tokens,
+            "pred_text_reference": ours.text,
+            "time_reference": ours.seconds,
+            "tokens_reference": ours.tokens,
+        }
+        for clip, ours, its in both
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
