@@ -1,0 +1,243 @@
+"""Write a random-weight Whisper checkpoint of a real shape, with Whisper's real tokenizer.
+
+For figures of speed, size and memory where the real weights are not at hand: kernels do not care
+what the numbers are. Tensors are made and written a shard at a time, so a machine smaller than the
+model will do. The vocabulary comes from the file of ranks inside the `openai-whisper` package:
+
+    pip install --no-deps openai-whisper
+    python benchmarks/checkpoints.py small checkpoints/whisper-small
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AddedToken,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+    WhisperTokenizerFast,
+)
+from transformers.models.whisper.modeling_whisper import sinusoids
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, bytes_to_unicode
+
+END = "<|endoftext|>"
+SHARD_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers in which the real checkpoints differ."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+    heads: int
+    mels: int = 80
+    languages: int = 99
+
+
+SHAPES = {
+    "tiny": Shape(384, 4, 4, 6),
+    "base": Shape(512, 6, 6, 8),
+    "small": Shape(768, 12, 12, 12),
+    "medium": Shape(1024, 24, 24, 16),
+    "large-v3": Shape(1280, 32, 32, 20, mels=128, languages=100),
+    "large-v3-turbo": Shape(1280, 32, 4, 20, mels=128, languages=100),
+}
+
+
+@click.command()
+@click.argument("shape", type=click.Choice(list(SHAPES)))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float16")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--ranks",
+    type=click.Path(path_type=Path, exists=True),
+    help="multilingual.tiktoken; by default the installed openai-whisper's.",
+)
+def main(shape: str, folder: Path, dtype: str, seed: int, ranks: Path | None) -> None:
+    """Write a checkpoint of SHAPE into FOLDER."""
+    chosen = SHAPES[shape]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(folder, ranks or installed_ranks(), chosen)
+    config = whisper_config(tokenizer, chosen)
+    config.dtype = dtype
+    config.architectures = [WhisperForConditionalGeneration.__name__]
+    config.save_pretrained(folder)
+    generation_config(tokenizer, chosen).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=chosen.mels).save_pretrained(folder)
+    size = write_weights(folder, config, getattr(torch, dtype), seed)
+    click.echo(f"{folder}: {size / 1e6:.0f} MB of {dtype}, {len(tokenizer)} tokens")
+
+
+def installed_ranks() -> Path:
+    """Return the ranks file of the openai-whisper package, without importing the package."""
+    spec = find_spec("whisper")
+    for place in spec.submodule_search_locations or [] if spec else []:
+        path = Path(place, "assets", "multilingual.tiktoken")
+        if path.exists():
+            return path
+    msg = "no Whisper vocabulary: pip install --no-deps openai-whisper, or give --ranks FILE"
+    raise click.ClickException(msg)
+
+
+def write_tokenizer(folder: Path, ranks_path: Path, shape: Shape) -> WhisperTokenizer:
+    """Write the tokenizer files: the ranks' byte pairs, then the special tokens in order."""
+    lines = ranks_path.read_text(encoding="ascii").split("\n")
+    pairs = (line.split() for line in lines if line)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    letter = bytes_to_unicode()
+
+    def spelled(token: bytes) -> str:
+        return "".join(letter[byte] for byte in token)
+
+    vocabulary = {spelled(token): rank for token, rank in ranks.items()} | {END: len(ranks)}
+    merges = [" ".join(map(spelled, _halves(token, ranks))) for token in ranks if len(token) > 1]
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    tokenizer = WhisperTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        unk_token=END,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=448,
+    )
+    languages = list(LANGUAGES)[: shape.languages]
+    # large-v3 renamed the token for silence when it added its hundredth language.
+    silence = "nospeech" if shape.languages == 100 else "nocaptions"
+    control = ["startoflm", "startofprev", silence, "notimestamps"]
+    names = ["startoftranscript", *languages, "translate", "transcribe", *control]
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
+    times = [f"<|{step * 0.02:.2f}|>" for step in range(1501)]
+    tokenizer.add_tokens([AddedToken(time, special=False) for time in times])
+    tokenizer.save_pretrained(folder)
+    WhisperTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    return tokenizer
+
+
+def _halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """Return the two tokens that were merged into this one: what lower ranks make of it."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        joined = [ranks.get(a + b, len(ranks)) for a, b in pairwise(parts)]
+        first = joined.index(min(joined))
+        parts[first : first + 2] = [parts[first] + parts[first + 1]]
+    return parts
+
+
+def whisper_config(tokenizer: WhisperTokenizer, shape: Shape) -> WhisperConfig:
+    """Return config.json's content."""
+    end = tokenizer.convert_tokens_to_ids(END)
+    return WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=shape.mels,
+        d_model=shape.width,
+        encoder_layers=shape.encoder_layers,
+        decoder_layers=shape.decoder_layers,
+        encoder_attention_heads=shape.heads,
+        decoder_attention_heads=shape.heads,
+        encoder_ffn_dim=4 * shape.width,
+        decoder_ffn_dim=4 * shape.width,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+def generation_config(tokenizer: WhisperTokenizer, shape: Shape) -> GenerationConfig:
+    """Return generation_config.json's content."""
+    identifier = tokenizer.convert_tokens_to_ids
+    end = identifier(END)
+    return GenerationConfig(
+        is_multilingual=True,
+        language="en",
+        task="transcribe",
+        lang_to_id={
+            f"<|{code}|>": identifier(f"<|{code}|>") for code in list(LANGUAGES)[: shape.languages]
+        },
+        task_to_id={task: identifier(f"<|{task}|>") for task in ("translate", "transcribe")},
+        no_timestamps_token_id=identifier("<|notimestamps|>"),
+        prev_sot_token_id=identifier("<|startofprev|>"),
+        return_timestamps=False,
+        max_initial_timestamp_index=50,
+        begin_suppress_tokens=[220, end],
+        max_length=448,
+        decoder_start_token_id=identifier("<|startoftranscript|>"),
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+
+def write_weights(folder: Path, config: WhisperConfig, dtype: torch.dtype, seed: int) -> int:
+    """Write the tensors as transformers would, in shards of bounded size; return all bytes."""
+    shards: list[Path] = []
+    index: dict[str, str] = {}
+    total = 0
+    for shard in _shards(config, dtype, seed):
+        shards.append(folder / f"shard-{len(shards)}")
+        save_file(shard, shards[-1], metadata={"format": "pt"})
+        index |= dict.fromkeys(shard, str(len(shards)))
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(shards) == 1:
+        shards[0].replace(folder / "model.safetensors")
+        return total
+    name = "model-{:05d}-of-" + f"{len(shards):05d}.safetensors"
+    for number, path in enumerate(shards, start=1):
+        path.replace(folder / name.format(number))
+    weight_map = {tensor: name.format(int(number)) for tensor, number in index.items()}
+    document = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(document, indent=2))
+    return total
+
+
+def _shards(config: WhisperConfig, dtype: torch.dtype, seed: int) -> Iterator[dict[str, Tensor]]:
+    with torch.device("meta"):
+        wanted = WhisperForConditionalGeneration(config).state_dict()
+    wanted.pop("proj_out.weight")  # tied to the embedding, and not stored
+    generator = torch.Generator().manual_seed(seed)
+    shard: dict[str, Tensor] = {}
+    for name, meta in wanted.items():
+        if (
+            sum(tensor.nbytes for tensor in shard.values()) + meta.numel() * dtype.itemsize
+            > SHARD_BYTES
+        ):
+            yield shard
+            shard = {}
+        shard[name] = _values(name, meta, generator).to(dtype)
+    yield shard
+
+
+def _values(name: str, meta: Tensor, generator: torch.Generator) -> Tensor:
+    if name.endswith("encoder.embed_positions.weight"):
+        positions: Tensor = sinusoids(*meta.shape)
+        return positions
+    if "layer_norm" in name:
+        return torch.ones(meta.shape) if name.endswith("weight") else torch.zeros(meta.shape)
+    if name.endswith("bias"):
+        return torch.zeros(meta.shape)
+    return torch.empty(meta.shape).normal_(std=0.02, generator=generator)
+
+
+if __name__ == "__main__":
+    main()
