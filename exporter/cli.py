@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from exporter.errors import ExporterError, GateError
+from exporter.errors import ExporterError, GateError, exhausted
 from exporter.terminal import Terminal, shown, size
 
 if TYPE_CHECKING:
     from exporter.artifact import Manifest
     from exporter.report import Report
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_EXHAUSTED = ("No space left on device", "can't allocate memory", "not enough memory")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -297,8 +295,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         terminal.tell("interrupted")
         return 130
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        return 0
     except Exception as error:
         return _failed(terminal, error)
     return 0
@@ -328,20 +324,9 @@ def _failed(terminal: Terminal, error: Exception) -> int:
 def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, ExporterError):
         return error.exit_code, str(error)
-    if _is_exhaustion(error):
+    if exhausted(error):
         return 8, f"out of disk or memory: {str(error) or 'memory'}"
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return 3, f"{error.filename}: {error.strerror}"
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     return 1, f"{said}\nThis is a bug. Run `exporter --debug ...` again and report the traceback."
-
-
-def _is_exhaustion(error: BaseException | None) -> bool:
-    """Whether disk or memory ran out, at the root of whatever a library made of it."""
-    if error is None:
-        return False
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _DISK_FULL:
-        return True
-    if any(words in str(error) for words in _EXHAUSTED):
-        return True
-    return _is_exhaustion(error.__cause__)

@@ -1,8 +1,13 @@
 """Every error that a user can cause or mend, one class per exit code.
 
-Kept apart, without imports, so that any floor can raise one and only `cli.py` turns them into text.
+Kept apart, without imports of ours, so that any floor can raise one and only `cli.py` turns them into text.
 A message has one to three lines: what is wrong, where, and what to do next.
 """
+
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
+_FULL_TEXTS = ("No space left on device", "can't allocate memory", "not enough memory")
 
 
 class ExporterError(Exception):
@@ -69,3 +74,12 @@ class BusyError(ExporterError):
     """Another build holds the place."""
 
     exit_code = 9
+
+
+def exhausted(error: BaseException | None) -> bool:
+    """Whether disk or memory ran out, at the root of whatever a library made of it."""
+    if error is None:
+        return False
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _FULL:
+        return True
+    return any(text in str(error) for text in _FULL_TEXTS) or exhausted(error.__cause__)

@@ -38,8 +38,12 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print one result."""
-        self.out.write(text + "\n")
-        self.out.flush()
+        try:
+            self.out.write(text + "\n")
+            self.out.flush()
+        except BrokenPipeError:  # the reader, `head` for one, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+            raise SystemExit(0) from None
 
     def tell(self, text: str) -> None:
         """Print a message about the work, which is no result."""
@@ -54,7 +58,10 @@ class Terminal:
         from rich.console import Console
 
         width = None if self.out.isatty() else 400
-        Console(file=self.out, width=width, highlight=False).print(thing)
+        console = Console(file=self.out, width=width, highlight=False)
+        with console.capture() as drawn:
+            console.print(thing)
+        self.say("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

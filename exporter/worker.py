@@ -4,7 +4,6 @@
 gets no Hub token: it runs compilers and native code.
 """
 
-import errno
 import json
 import os
 import resource
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from exporter import errors
-from exporter.errors import BuildError, ExporterError, ResourceError
+from exporter.errors import BuildError, ExporterError, ResourceError, exhausted
 from exporter.progress import Progress
 
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 _TOLD_STEPS = 200
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(step: str, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -34,18 +32,18 @@ def run(step: str, request: dict[str, Any], progress: Progress) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="exporter-") as scratch:
         answer, log = Path(scratch, "answer.json"), Path(scratch, "log")
         command = [sys.executable, "-m", "exporter.worker", step, json.dumps(request), str(answer)]
-        with log.open("w") as output:
-            child = subprocess.Popen(
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=output, text=True, env=_environment()
-            )
+            ) as child,
+        ):
             try:
-                assert child.stdout is not None
-                for line in child.stdout:
+                for line in child.stdout or ():
                     _tell(line, progress)
                 status = child.wait()
             finally:
                 child.kill()
-                child.wait()
         if status == 0:
             result: dict[str, Any] = json.loads(answer.read_text())
             return result
@@ -101,7 +99,7 @@ def main(step: str, request: str, answer: str) -> int:
 
     try:
         result = STEPS[step](json.loads(request), progress)
-    except (ExporterError, MemoryError, OSError) as caught:
+    except Exception as caught:
         error = _mendable(caught)
         report = {"error": type(error).__name__, "message": str(error)}
         Path(answer).write_text(json.dumps(report))
@@ -116,10 +114,8 @@ def _mendable(error: Exception) -> ExporterError:
     """An error that a user can mend; any other goes on as the bug it is."""
     if isinstance(error, ExporterError):
         return error
-    if isinstance(error, MemoryError):
-        return ResourceError("out of memory: close other programs, or build on a larger machine")
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return ResourceError(f"the disk is full: {error}")
+    if exhausted(error):
+        return ResourceError(f"out of disk or memory: {str(error) or 'memory'}")
     raise error
 
 

@@ -257,6 +257,16 @@ def test_inspecting_an_artifact_loads_nothing_heavy(artifact: Path) -> None:
     assert _fresh(["inspect", str(artifact)]) == (0, [], "")
 
 
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = [sys.executable, "-m", "exporter", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait() == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )

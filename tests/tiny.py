@@ -42,7 +42,6 @@ WORDS = [
     ),
     *("warm", "slow", "fast", "high", "low", "old", "new"),
 ]
-FIRST_WORD = 4  # the position after <|startoftranscript|> language task <|notimestamps|>
 
 
 @dataclass(frozen=True)
@@ -195,10 +194,12 @@ def _initialise(
                 weight.mul_(2 * shape.width**-0.5)  # a layer adds about as much as a token
         tokens.normal_(std=shape.width**-0.5)
         positions.normal_(std=0.1 * shape.width**-0.5)
-        for offset, favoured in enumerate(_script(tokenizer, shape)):
-            if shape.certainty and FIRST_WORD - 1 + offset < len(positions):
+        # The prompt ends with <|notimestamps|>; a multilingual one names language and task before.
+        last = 1 if shape.english_only else 3
+        for place, favoured in enumerate(_script(tokenizer, shape), start=last):
+            if shape.certainty and place < len(positions):
                 both = tokens[favoured].sum(0)
-                positions[FIRST_WORD - 1 + offset] += shape.certainty * both / both.norm()
+                positions[place] += shape.certainty * both / both.norm()
 
 
 def _script(tokenizer: WhisperTokenizer, shape: Shape) -> list[list[int]]:

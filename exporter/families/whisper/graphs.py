@@ -159,6 +159,7 @@ class StepDecoder(nn.Module):
 def dynamic_graphs(model: Any) -> list[Graph]:
     """The encoder and the merged decoder, named as optimum's loader expects them."""
     config = model.config
+    config._attn_implementation = "eager"  # in separate steps, which all ONNX runtimes know
     features, hidden, cache = _shapes(model)
     past_length = 3
     inputs = {

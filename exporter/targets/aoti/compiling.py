@@ -1,6 +1,7 @@
 """Running torch.export and AOTInductor so that a package holds no more than its manifest says."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def compile_graph(
     `march` is an x86-64 level; `threads` is baked in, or left open when None. Raises BuildError.
     """
     examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
-    with _workplace(path.parent) as folder, _target_isa(march), torch.no_grad():
+    with _workplace(path.parent) as folder, _target_isa(march, folder), torch.no_grad():
         try:
             program = torch.export.export(
                 module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
@@ -84,15 +85,17 @@ def _settings(march: str, threads: int | None) -> dict[str, Any]:
 @contextmanager
 def _workplace(beside: Path) -> Iterator[Path]:
     """A private folder, which is also Inductor's cache; it is gone afterwards."""
+    # Beside the artifact there is room for its size; Inductor's commands do not quote paths.
+    place = beside if re.fullmatch(r"[\w./+-]+", str(beside)) else None
     with (
-        tempfile.TemporaryDirectory(prefix=".aoti-", dir=beside) as name,
+        tempfile.TemporaryDirectory(prefix=".aoti-", dir=place) as name,
         mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": name}),
     ):
         yield Path(name)
 
 
 @contextmanager
-def _target_isa(march: str) -> Iterator[None]:
+def _target_isa(march: str, folder: Path) -> Iterator[None]:
     """Make Inductor vectorize for `march` and not for the machine it runs on.
 
     It probes this CPU and adds -mavx512bf16, -mavx512vnni or -mamx-* where they exist: code that a
@@ -100,10 +103,12 @@ def _target_isa(march: str) -> Iterator[None]:
     """
     from torch._inductor import cpu_vec_isa
 
+    exported = folder / "exported"
+    exported.write_text("{ global: AOTInductor*; local: *; };\n", encoding="ascii")
     base: Any = cpu_vec_isa.VecAVX512 if march == "x86-64-v4" else cpu_vec_isa.VecAVX2
 
     class Isa(base):  # type: ignore[misc]
-        _arch_flags = f"{base._arch_flags} {_FLAGS}"
+        _arch_flags = f"{base._arch_flags} {_FLAGS} -Wl,--version-script={exported}"
         __hash__ = base.__hash__
 
         def __bool__(self) -> bool:

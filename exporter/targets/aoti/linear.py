@@ -37,6 +37,8 @@ class Int8Linear(nn.Module):
         self.scale = _absent((linear.out_features,), torch.float32)
         self.bias = linear.bias
         self._activations = activations
+        # The operator takes scales in bfloat16; ours are applied afterwards, in full.
+        self._ones = torch.ones(linear.out_features, dtype=torch.bfloat16)
 
     def forward(self, states: Tensor) -> Tensor:
         if self._activations is not None:
@@ -44,8 +46,7 @@ class Int8Linear(nn.Module):
             product = torch._int_mm(codes, self.weight.t()).float() * (step * self.scale)
         elif states.shape[-2] == 1:
             rows = states.reshape(-1, states.shape[-1]).bfloat16()
-            ones = torch.ones_like(self.scale, dtype=torch.bfloat16)
-            product = torch._weight_int8pack_mm(rows, self.weight, ones).float() * self.scale
+            product = torch._weight_int8pack_mm(rows, self.weight, self._ones).float() * self.scale
         else:
             widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
             return nn.functional.linear(states, widened, self.bias)
