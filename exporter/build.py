@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from exporter import artifact, worker
+from exporter import artifact, child
 from exporter.artifact import BuildFigures, Manifest, Needs, RecipeStamp
 from exporter.checkpoint import Checkpoint, open_checkpoint, read_json
 from exporter.errors import RecipeError, ResourceError
@@ -136,8 +136,10 @@ def _build_one(
 ) -> Manifest:
     """Build one target aside, seal it, let it speak, and put it in its place."""
 
+    name = planned.path.name
+
     def told(what: str, done: float | None) -> None:
-        progress(f"{planned.path.name}: {what}", done)
+        progress(f"{name}: {what}", done)
 
     told("starting", None)
     with artifact.stage(planned.path) as folder:
@@ -148,9 +150,9 @@ def _build_one(
             "options": planned.options.model_dump(mode="json"),
             "folder": str(folder.resolve()),
         }
-        answer = worker.run("build", request, told)
-        for name in checkpoint.companions:
-            shutil.copyfile(checkpoint.folder / name, folder / name)
+        answer = child.run("exporter.steps:build_target", request, told, what=name)
+        for file in checkpoint.companions:
+            shutil.copyfile(checkpoint.folder / file, folder / file)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = artifact.seal(folder, _manifest(recipe, checkpoint, planned, answer))
         spoken = {
@@ -158,7 +160,7 @@ def _build_one(
             "decoding": recipe.decoding.model_dump(mode="json"),
             "clip": _one_clip(recipe),
         }
-        worker.run("speak", spoken, told)
+        child.run("exporter.steps:speak", spoken, told, what=name)
         artifact.publish(folder, planned.path)
     return manifest
 

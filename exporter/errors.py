@@ -1,7 +1,7 @@
 """Every error that a user can cause or mend, one class per exit code.
 
-Kept apart, without imports of ours, so that any floor can raise one and only `cli.py` turns them into text.
-A message has one to three lines: what is wrong, where, and what to do next.
+Kept apart, without imports of ours, so that any floor can raise one and only `cli.py` turns them
+into text. A message has one to three lines: what is wrong, where, and what to do next.
 """
 
 import errno

@@ -94,3 +94,12 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
             f"This CPU is {describe().cpu} ({describe().isa}); build again with a lower `march`."
         )
         raise MachineError(msg)
+
+
+def peak_rss_bytes() -> int:
+    """This program's peak; `ru_maxrss` would do, but it starts from the parent's at the fork."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    msg = "/proc/self/status tells no VmHWM: peak memory cannot be measured on this system"
+    raise MachineError(msg)

@@ -1,6 +1,5 @@
-"""The heavy steps of a build, each run in a child process by `worker`."""
+"""The heavy steps of a build, each run in a process of its own by `child`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from exporter.progress import Progress
 from exporter.recipe import Decoding
 from exporter.runtime import load
 from exporter.targets import TARGETS
-
-Step = Callable[[dict[str, Any], Progress], dict[str, Any]]
 
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -48,6 +45,3 @@ def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             msg = f"the artifact gives an empty transcript for {request['clip']}"
             raise BuildError(msg)
     return {"text": text}
-
-
-STEPS: dict[str, Step] = {"build": build_target, "speak": speak}

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A new module takes its place here; a folder stands for all that is in it.
 FLOORS = {
-    0: "errors progress source recipe machine audio artifact transcript report card",
+    0: "errors progress child source recipe machine audio artifact transcript report card",
     1: "checkpoint graphs job quantize tensors onnx_graph families targets",
-    2: "build hub overview runtime steps worker",
+    2: "build hub overview runtime steps",
     3: "terminal cli __main__",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}

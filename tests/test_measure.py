@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from exporter.child import environment
 from exporter.errors import (
     BuildError,
     CheckpointError,
-    ExporterError,
     MachineError,
     ResourceError,
 )
 from exporter.recipe import Decoding
-from validate.measure import Request
-from validate.process import environment, measure_fresh
+from validate.measure import Request, measure_fresh
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> Non
     assert measured.probes[1].likeness == 1.0
     assert measured.peak_rss_bytes > 50e6
     assert measured.threads == 1
-    assert told[-1] == 1.0
+    assert {0.0, 0.25, 0.5, 0.75} <= set(told)
 
 
 @pytest.mark.slow
@@ -68,7 +67,7 @@ def test_the_childs_error_is_ours(request_: Request) -> None:
         (f"kill -{int(signal.SIGILL)} $$", MachineError, "illegal instruction"),
         (f"kill -{int(signal.SIGKILL)} $$", ResourceError, "memory"),
         (f"kill -{int(signal.SIGSEGV)} $$", BuildError, "SIGSEGV"),
-        ("echo Traceback >&2; echo 'ValueError: odd' >&2; exit 1", BuildError, "ValueError: odd"),
+        ("echo Traceback >&2; echo 'ValueError: odd' >&2; exit 1", RuntimeError, "ValueError: odd"),
     ],
 )
 def test_a_death_is_explained(
@@ -76,26 +75,26 @@ def test_a_death_is_explained(
     tmp_path: Path,
     request_: Request,
     ending: str,
-    expected: type[ExporterError],
+    expected: type[Exception],
     words: str,
 ) -> None:
     child = tmp_path / "child"
-    child.write_text(f'#!/bin/sh\necho \'{{"clip": 2, "pass": 0, "passes": 1}}\'\n{ending}\n')
+    child.write_text(f"#!/bin/sh\necho '[\"clip 3 of 4 (2.wav)\", 0.5]'\n{ending}\n")
     child.chmod(0o755)
-    monkeypatch.setattr("validate.process.sys.executable", str(child))
+    monkeypatch.setattr("exporter.child.sys.executable", str(child))
     with pytest.raises(expected, match=words) as caught:
         measure_fresh(request_, "onnx-int8", quiet)
-    assert "onnx-int8 at clip 3 of 4 (2.wav)" in str(caught.value)
+    assert "onnx-int8: clip 3 of 4 (2.wav)" in str(caught.value)
 
 
 def test_an_interrupt_ends_the_child(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request_: Request
 ) -> None:
     child, seen = tmp_path / "child", tmp_path / "pid"
-    line = '{"clip": 0, "pass": 0, "passes": 1}'
+    line = '["clip 1 of 4 (0.wav)", 0.0]'
     child.write_text(f"#!/bin/sh\necho $$ > {seen}\necho '{line}'\nexec sleep 60\n")
     child.chmod(0o755)
-    monkeypatch.setattr("validate.process.sys.executable", str(child))
+    monkeypatch.setattr("exporter.child.sys.executable", str(child))
 
     def interrupt(_what: str, fraction: float | None) -> None:
         if fraction is not None:

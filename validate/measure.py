@@ -1,10 +1,9 @@
-"""Measure one model in one fresh process: `python -m validate.measure REQUEST.json RESULT.json`.
+"""Measure one model in one fresh process: what `exporter.child` runs for the validator.
 
 Separate from the parent so that load time and peak memory are this model's alone, and so that a
-crash costs one measurement and not the whole run. Progress goes out as JSON lines.
+crash costs one measurement and not the whole run.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -20,17 +19,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from exporter import audio, machine
-from exporter.artifact import write_atomic
-from exporter.errors import DataError, ExporterError, ResourceError
+from exporter import audio, child, machine
+from exporter.progress import Progress
 from exporter.recipe import Decoding
 
 WARM_UPS = 3
 MAX_PASSES = 5
 _PROBE_S = 30.0
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "optimum", "numpy")
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 class _Frozen(BaseModel):
@@ -82,25 +78,22 @@ class Measurement(_Frozen):
     versions: dict[str, str]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure what the request file asks; give the exit code of the error, if there is one."""
-    request_path, result_path = map(Path, arguments)
-    tell = _private_stdout()
-    try:
-        request = Request.model_validate_json(request_path.read_bytes())
-        measurement = measure(request, tell)
-        write_atomic(result_path, measurement.model_dump_json().encode())
-    except (ExporterError, MemoryError, RuntimeError) as error:
-        told = _as_expected(error)
-        if told is None:
-            raise
-        tell({"error": type(told).__name__, "message": str(told)})
-        return told.exit_code
-    return 0
+def measure_fresh(request: Request, what: str, progress: Progress) -> Measurement:
+    """Measure in a process of its own; raises what `child.run` raises."""
+
+    def told(doing: str, done: float | None) -> None:
+        progress(f"{what}: {doing}", done)
+
+    asked = request.model_dump(mode="json")
+    step = f"{__name__}:measure"
+    answer = child.run(step, asked, told, what=what, threads=request.threads)
+    return Measurement.model_validate(answer["measurement"])
 
 
-def measure(request: Request, tell: Tell) -> Measurement:
+def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load, warm up, transcribe every clip one or more times, then try unusual batches."""
+    request = Request.model_validate(asked)
+    progress("loading", None)
     from exporter import runtime
 
     load_average = os.getloadavg()[0]
@@ -108,16 +101,16 @@ def measure(request: Request, tell: Tell) -> Measurement:
     opened = runtime.load_original if request.original else runtime.load
     recogniser = opened(str(request.model), threads=request.threads)
     load_s = time.perf_counter() - start
-    tell({"loaded": load_s})
     rate = recogniser.family.sampling_rate(recogniser.processor)
     read = partial(audio.read, rate=rate)
     transcribe = partial(recogniser.transcribe, decoding=request.decoding)
     for path in request.clips[:WARM_UPS]:
         transcribe([read(path)])
-    heard, passes = _time_clips(request, read, transcribe, tell)
-    peak_rss_bytes = _peak_rss_bytes()  # before the probes: their batches need more
+    heard, passes = _time_clips(request, read, transcribe, progress)
+    peak_rss_bytes = machine.peak_rss_bytes()  # before the probes: their batches need more
+    progress("trying other batches and lengths", None)
     probes = _probes(request, read, recogniser, [clip.text for clip in heard])
-    return Measurement(
+    measurement = Measurement(
         heard=heard,
         probes=probes,
         load_s=load_s,
@@ -128,13 +121,14 @@ def measure(request: Request, tell: Tell) -> Measurement:
         machine=machine.describe().as_dict(),
         versions=_versions(),
     )
+    return {"measurement": measurement.model_dump(mode="json")}
 
 
 def _time_clips(
     request: Request,
     read: Callable[[Path], audio.Samples],
     transcribe: Callable[..., Any],
-    tell: Tell,
+    progress: Progress,
 ) -> tuple[tuple[Heard, ...], int]:
     """One pass for the text, more for steadier times while they are cheap."""
     size = request.decoding.batch_size
@@ -145,7 +139,8 @@ def _time_clips(
     done = 0
     while done < passes:
         for index, batch in enumerate(batches):
-            tell({"clip": index * size, "pass": done, "passes": passes})
+            clip = f"clip {index * size + 1} of {len(request.clips)} ({batch[0].name})"
+            progress(clip, (done + index / len(batches)) / passes)
             samples = [read(path) for path in batch]
             start = time.perf_counter()
             transcripts = transcribe(samples)
@@ -242,15 +237,6 @@ def _watched(model: Any) -> Iterator[list[bool]]:
         handle.remove()
 
 
-def _peak_rss_bytes() -> int:
-    """This program's peak; `ru_maxrss` would do, but it starts from the parent's at the fork."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    msg = "/proc/self/status tells no VmHWM: peak memory cannot be measured on this system"
-    raise ResourceError(msg)
-
-
 def _versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
@@ -259,30 +245,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _as_expected(error: Exception) -> ExporterError | None:
-    """The error to pass to the parent, or None for a bug."""
-    if isinstance(error, ExporterError):
-        return error
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return ResourceError("out of memory: use a machine with more, or a smaller model")
-    return None
-
-
-def _private_stdout() -> Tell:
-    """Keep the parent's pipe for our lines; whatever libraries print goes to standard error."""
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def tell(event: dict[str, Any]) -> None:
-        pipe.write(json.dumps(event) + "\n")
-        pipe.flush()
-
-    return tell
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit(DataError.exit_code)
-    raise SystemExit(main(sys.argv[1:]))

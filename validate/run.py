@@ -20,8 +20,7 @@ from exporter.report import Report
 from validate import judge, page
 from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
-from validate.measure import Measurement, Request
-from validate.process import measure_fresh
+from validate.measure import Measurement, Request, measure_fresh
 from validate.wer import Normaliser, normaliser
 
 
