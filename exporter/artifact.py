@@ -9,12 +9,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +24,10 @@ from exporter.errors import BusyError, IntegrityError
 MANIFEST = "manifest.json"
 # Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
 ENVELOPE = frozenset({MANIFEST, "report.json", "report.html", "predictions.jsonl", "README.md"})
+# A report half way through `write_atomic`, or left there by a process that died.
+_BEING_WRITTEN = re.compile(
+    r"\.(report\.json|report\.html|predictions\.jsonl|README\.md)\.partial-[0-9a-f]{32}"
+)
 _MAX_MANIFEST_BYTES = 4 << 20
 
 
@@ -73,7 +78,7 @@ class BuildFigures(_Frozen):
 class Manifest(_Frozen):
     """Everything about an artifact that can be told without opening it."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     name: str
     kind: str
     family: str
@@ -124,10 +129,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise IntegrityError(msg) from None
     except (ValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
-        msg = f"{path} cannot be read ({reason}): build the artifact again"
+        msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error
     if manifest.canonical() != path.read_bytes():
-        msg = f"{path} was edited after sealing: build the artifact again"
+        msg = f"{path} was edited after sealing: build it again with --force"
         raise IntegrityError(msg)
     return manifest
 
@@ -137,6 +142,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     listed = {file.path: file for file in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
+    present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
     _refuse(folder, "missing", listed.keys() - present)
     _refuse(folder, "not in the manifest", present - listed.keys() - ENVELOPE)
     for file in manifest.files:
@@ -145,7 +151,7 @@ def verify(folder: Path) -> Manifest:
             msg = f"{path} is a link: an artifact holds plain files only"
             raise IntegrityError(msg)
         if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
-            msg = f"{path} is not what the manifest promises: build or fetch the artifact again"
+            msg = f"{path} is not what the manifest promises: build it again with --force"
             raise IntegrityError(msg)
     return manifest
 
@@ -168,6 +174,7 @@ def stage(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     with _lock(final):
+        _recover(final)
         for stale in final.parent.glob(f".{final.name}.partial-*"):
             shutil.rmtree(stale)
         folder = final.parent / f".{final.name}.partial-{uuid.uuid4().hex}"
@@ -194,19 +201,33 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def publish(folder: Path, final: Path) -> None:
-    """Rename a sealed folder into place; what stood there comes back if that fails."""
+    """Rename a sealed folder into place, under the lock of `stage`.
+
+    What stood there is moved aside first and comes back if this fails, or, should the process die
+    between the two renames, when the place is staged again.
+    """
+    old = _aside(final)
     if final.exists():
-        old = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex}")
         final.rename(old)
-        try:
-            folder.rename(final)
-        except OSError:
-            old.rename(final)
-            raise
-        shutil.rmtree(old)
-    else:
+    try:
         folder.rename(final)
+    except BaseException:
+        _recover(final)
+        raise
     _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.replaced")
+
+
+def _recover(final: Path) -> None:
+    """Undo, or finish, a replacement that was cut off."""
+    old = _aside(final)
+    if old.exists() and not final.exists():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -253,7 +274,7 @@ def _inside(path: str) -> PurePosixPath:
 def _refuse(folder: Path, why: str, names: set[str]) -> None:
     if names:
         shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
-        msg = f"{folder}: {len(names)} file(s) {why}: {shown}.\nBuild or fetch the artifact again."
+        msg = f"{folder}: {len(names)} file(s) {why}: {shown}.\nBuild it again with --force."
         raise IntegrityError(msg)
 
 

@@ -67,7 +67,7 @@ def build(
     """
     opened, planned = _resolve(recipe, output, checkpoint, targets)
     reused = {} if force else {p.path: m for p in planned if (m := _standing(p)) is not None}
-    _require_disk(opened, output)
+    _require_disk(opened, output, len(planned) - len(reused))
     return [
         BuiltArtifact(p.path, reused[p.path], reused=True)
         if p.path in reused
@@ -106,6 +106,10 @@ def _resolve(
     """Check a recipe against its checkpoint and this machine; nothing is written."""
     chosen = _chosen(recipe, targets)
     options = {index: _options(recipe, index) for index in chosen}
+    if recipe.data and recipe.data.clips:
+        clips = recipe.path.parent / recipe.data.clips
+        if not clips.exists():
+            raise recipe.error(("data", "clips"), f"there is nothing at {clips}")
     opened = open_checkpoint(
         checkpoint or recipe.checkpoint, Path() if checkpoint else recipe.path.parent
     )
@@ -113,6 +117,7 @@ def _resolve(
     family = FAMILIES[name]
     skeleton = family.skeleton(opened.config)
     check_fit(opened, skeleton, family.TIED)
+    family.check_processor(opened.folder, opened.config)
     generation = read_json(opened.folder / "generation_config.json")
     try:
         family.check_decoding(generation, recipe.decoding)
@@ -125,8 +130,11 @@ def _resolve(
             TARGETS[spec.kind].check(chosen_options, skeleton, family)
         except RecipeError as error:
             raise recipe.error(("targets", index), str(error)) from None
-        key = _key(opened, spec.kind, chosen_options)
+        key = _key(recipe, opened, spec.kind, chosen_options)
         path = output / recipe.name / spec.name
+        if path.is_symlink() or (path.exists() and not (path / artifact.MANIFEST).is_file()):
+            msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
+            raise RecipeError(msg)
         planned.append(Planned(spec.kind, path, chosen_options, name, key))
     return opened, planned
 
@@ -145,7 +153,6 @@ def _build_one(
     with artifact.stage(planned.path) as folder:
         request = {
             "checkpoint": str(checkpoint.folder.resolve()),
-            "base": "",
             "kind": planned.kind,
             "options": planned.options.model_dump(mode="json"),
             "folder": str(folder.resolve()),
@@ -211,9 +218,10 @@ def _options(recipe: Recipe, index: int) -> BaseModel:
     return recipe.options(index, TARGETS[kind].Options)
 
 
-def _key(checkpoint: Checkpoint, kind: str, options: BaseModel) -> str:
-    """Identify what an artifact is made from: weights, options and versions."""
+def _key(recipe: Recipe, checkpoint: Checkpoint, kind: str, options: BaseModel) -> str:
+    """Identify what an artifact is made from: weights, options, versions, and how it is judged."""
     parts = {
+        "recipe": recipe.model_dump(mode="json", include={"decoding", "data", "gate"}),
         "checkpoint": checkpoint.sha256,
         "kind": kind,
         "options": options.model_dump(mode="json"),
@@ -229,33 +237,34 @@ def _standing(planned: Planned) -> Manifest | None:
     manifest = artifact.verify(planned.path)
     if manifest.build_key != planned.key:
         msg = (
-            f"{planned.path} was built from another checkpoint, other options or versions.\n"
+            f"{planned.path} was built from another recipe, checkpoint or version.\n"
             "Build it anew with --force, or elsewhere with --output."
         )
         raise RecipeError(msg)
     return manifest
 
 
-def _require_disk(checkpoint: Checkpoint, output: Path) -> None:
+def _require_disk(checkpoint: Checkpoint, output: Path, builds: int) -> None:
     """Refuse to start where the artifacts could not be written to the end."""
     place = output
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    needed = checkpoint.size_bytes + _SPARE_BYTES
+    needed = builds * (checkpoint.size_bytes + _SPARE_BYTES)
     if free < needed:
         msg = (
-            f"{place} has {free >> 20} MiB free; a build of this checkpoint needs about "
+            f"{place} has {free >> 20} MiB free; a build of this checkpoint needs up to "
             f"{needed >> 20} MiB.\nFree some, or choose another --output."
         )
         raise ResourceError(msg)
 
 
 def _one_clip(recipe: Recipe) -> str | None:
-    """A recording of the recipe's data, for the first word an artifact speaks."""
+    """A recording of the recipe's data, of middling length, for an artifact's first words."""
     if recipe.data is None or recipe.data.clips is None:
         return None
     place = recipe.path.parent / recipe.data.clips
-    folder = place if place.is_dir() else place.parent
-    sounds = (path for path in folder.rglob("*") if path.suffix.lower() in _SOUNDS)
-    return next((str(path.resolve()) for path in sorted(sounds)), None)
+    found = place.rglob("*") if place.is_dir() else place.parent.glob("*")
+    sounds = [path for path in found if path.suffix.lower() in _SOUNDS]
+    sounds.sort(key=lambda path: (path.stat().st_size, path))
+    return str(sounds[len(sounds) // 2].resolve()) if sounds else None

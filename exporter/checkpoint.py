@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from exporter.artifact import Origin, sha256_file
-from exporter.errors import CheckpointError, HubError
+from exporter.errors import CheckpointError, HubError, exhausted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -141,13 +141,19 @@ def read_json(path: Path) -> dict[str, Any]:
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
     """Bring a Hub repository's needed files into the local cache, at a commit that is recorded."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     patterns = [WEIGHTS, INDEX, "model-*-of-*.safetensors", *CONFIGS, *TOKENIZER]
     try:
         commit = HfApi().model_info(repo, revision=revision).sha or "main"
         folder = snapshot_download(repo, revision=commit, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if exhausted(error):
+            raise
         reason = str(error).splitlines()[0]
         msg = f"cannot fetch {repo} from the Hub: {reason}\nGive a local folder, or check the id."
         raise HubError(msg) from error
@@ -156,6 +162,7 @@ def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
 
 def _require_companions(folder: Path) -> None:
     """Refuse a folder from which no loader could make a transcript."""
+    _refuse_foreign_links(folder)
     missing = [name for name in CONFIGS if not (folder / name).is_file()]
     slow = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
     if not slow and not (folder / "tokenizer.json").is_file():
@@ -166,6 +173,20 @@ def _require_companions(folder: Path) -> None:
             "Copy them from the model this checkpoint was trained from."
         )
         raise CheckpointError(msg)
+
+
+def _refuse_foreign_links(folder: Path) -> None:
+    """Refuse links out of the checkpoint: what they lead to would be copied into an artifact.
+
+    The Hub's cache links files into the `blobs` beside its snapshots, and only there.
+    """
+    here = folder.resolve()
+    for name in (*CONFIGS, *TOKENIZER):
+        target = (folder / name).resolve()
+        cached = target.parent == here.parent.parent / "blobs"
+        if target.exists() and target.parent != here and not cached:
+            msg = f"{folder / name} is a link that leads out of the checkpoint: put the file there"
+            raise CheckpointError(msg)
 
 
 def _tensor_infos(folder: Path) -> dict[str, TensorInfo]:

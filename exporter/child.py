@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import signal
+import site
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,13 +55,15 @@ def run(
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment(threads),
+                start_new_session=True,  # a group of its own, to end compilers with it
             ) as process,
         ):
             try:
                 last = _follow(process.stdout, progress)
                 code = process.wait()
             finally:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         text = log.read_text(encoding="utf-8", errors="replace")
         _log.debug("%s wrote:\n%s", step, text)
         if code:
@@ -72,11 +76,11 @@ def environment(threads: int | None = None) -> dict[str, str]:
     """The child's environment: this one without secrets, offline, with fixed threads if given."""
     kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
     root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [kept.get("PYTHONPATH")])]
+    if root not in map(os.path.realpath, site.getsitepackages()):  # run from a checkout
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")]))
     return {
         **kept,
         **(dict.fromkeys(_THREADS, str(threads)) if threads else {}),
-        "PYTHONPATH": os.pathsep.join(paths),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

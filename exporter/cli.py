@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from exporter.artifact import Manifest
     from exporter.report import Report
 
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FORBIDDEN = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -155,7 +158,7 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
     from rich.table import Table
 
     columns = (
-        "size",
+        "size (of float32)",
         "original WER",
         "WER",
         "points, 95 %",

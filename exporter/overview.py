@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from exporter import artifact, report
-from exporter.errors import ExporterError
+from exporter.errors import CheckpointError, ExporterError
 from exporter.recipe import read
 
 
@@ -58,6 +58,9 @@ def _checkpoint_facts(path: Path) -> dict[str, Any]:
     from exporter.checkpoint import open_checkpoint
     from exporter.families import family_name
 
+    if not path.is_dir():
+        msg = f"there is no folder {path}: give an artifact's or a checkpoint's"
+        raise CheckpointError(msg)
     checkpoint = open_checkpoint(str(path))
     return {
         "checkpoint": str(path),

@@ -115,7 +115,11 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
     missing = [n for n in expected if n not in stored and tied.get(n) not in stored]
     unexpected = [n for n in stored if n not in expected]
     wrong = [n for n in stored if n in expected and stored[n] != expected[n]]
+    odd = [n for n, info in checkpoint.tensors.items() if info.dtype not in FLOATS]
     problems = []
+    if odd:
+        kind = checkpoint.tensors[odd[0]].dtype
+        problems.append(f"{len(odd)} of type {kind}, not {' or '.join(FLOATS)} (first: {odd[0]})")
     if missing:
         problems.append(f"{len(missing)} missing (first: {missing[0]})")
     if unexpected:

@@ -16,7 +16,7 @@ import torch
 from exporter import artifact, audio, recipe
 from exporter.artifact import Manifest
 from exporter.checkpoint import open_checkpoint
-from exporter.errors import MachineError
+from exporter.errors import IntegrityError, MachineError
 from exporter.families import FAMILIES, Family, family_name
 from exporter.machine import describe, require_features
 from exporter.recipe import Decoding
@@ -56,6 +56,8 @@ class Recogniser:
         """
         if isinstance(recordings, (str, Path, np.ndarray)):
             recordings = [recordings]
+        if decoding is not None and decoding != self.decoding:
+            self.family.check_decoding(self.model.generation_config.to_dict(), decoding)
         rate = self.sampling_rate
         sounds = [r if isinstance(r, np.ndarray) else audio.read(Path(r), rate) for r in recordings]
         return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
@@ -71,8 +73,12 @@ def load(path: Path | str, threads: int | None = None) -> Recogniser:
     manifest = artifact.verify(folder)
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)
+    if manifest.family not in FAMILIES or manifest.kind not in TARGETS:
+        msg = f"{folder}: a newer exporter built this {manifest.kind} of {manifest.family}: update"
+        raise IntegrityError(msg)
     family = FAMILIES[manifest.family]
-    model = TARGETS[manifest.kind].load(folder, manifest, family, _set_threads(threads))
+    threads = _set_threads(threads or manifest.options.get("threads"))
+    model = TARGETS[manifest.kind].load(folder, manifest, family, threads)
     sealed = recipe.read(folder / RECIPE)
     return Recogniser(model, family.processor(folder), family, sealed.decoding, manifest)
 
@@ -98,7 +104,7 @@ def _set_threads(threads: int | None) -> int:
 def _require_packages(manifest: Manifest) -> None:
     """Refuse where a needed package is missing, or where two wheels share one folder."""
     for package in manifest.needs.packages:
-        names = {dist.name.lower() for dist in distributions()}
+        names = {(dist.name or "").lower() for dist in distributions()}
         found = sorted(name for name in names if name == package or name == f"{package}-gpu")
         if not found:
             msg = f"this artifact needs {package}: pip install {package}"

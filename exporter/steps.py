@@ -18,7 +18,7 @@ from exporter.targets import TARGETS
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Build one target into a staged folder; answer with what loading it will need."""
-    checkpoint = open_checkpoint(request["checkpoint"], Path(request["base"]))
+    checkpoint = open_checkpoint(request["checkpoint"])
     target = TARGETS[request["kind"]]
     job = Job(
         checkpoint=checkpoint,

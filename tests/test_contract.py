@@ -15,11 +15,12 @@ import onnx
 import pytest
 import soundfile
 
-from exporter import artifact, recipe
+from exporter import artifact, recipe, report
 from exporter.build import BuiltArtifact, build
 from exporter.errors import BusyError, RecipeError
 from exporter.recipe import Recipe
 from exporter.runtime import load, load_original
+from validate import validate
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,7 @@ targets:
   - {{kind: aoti}}
 decoding: {decoding}
 data: {{clips: clips}}
+gate: {{min_clips: 1, max_wer_increase: 1, max_latency_ratio: 100}}
 """
 
 
@@ -43,9 +45,12 @@ def silent(_what: str, _done: float | None) -> None:
 def write_recipe(folder: Path, checkpoint: Path, decoding: str) -> Recipe:
     source = np.random.default_rng(0)
     (folder / "clips").mkdir()
+    rows = []
     for index, seconds in enumerate((0.7, 2.0, 3.1)):
         samples = source.normal(0, 0.1, int(16000 * seconds))
         soundfile.write(folder / "clips" / f"{index}.wav", samples, 16000)
+        rows.append(json.dumps({"audio": f"{index}.wav", "text": "red green blue"}))
+    (folder / "clips" / "manifest.jsonl").write_text("\n".join(rows) + "\n")
     path = folder / "tiny.yaml"
     path.write_text(RECIPE.format(checkpoint=checkpoint, decoding=decoding))
     return recipe.read(path)
@@ -106,6 +111,22 @@ def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kin
     beams = recogniser.transcribe(audio, recipe.Decoding(num_beams=5, batch_size=2))
     assert alone == together
     assert all(t.text for t in beams)
+
+
+def test_the_validator_judges_what_was_built(english: dict[str, Any]) -> None:
+    """Two fresh processes, one verdict, bound to the digest; the page stands on its own."""
+    folder = one(english, "onnx-int8").path
+    (told,) = validate([folder], threads=1)
+    assert told.verdict == "passed", told.sentence
+    assert report.read(folder) == told
+    assert told.artifact.digest == artifact.verify(folder).digest
+    assert told.candidate.wer == told.reference.wer
+    page = (folder / "report.html").read_text()
+    assert "passed" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["pred_text"] for row in rows] == [row["pred_text_reference"] for row in rows]
 
 
 def test_int8_products_have_a_constant_side(english: dict[str, Any]) -> None:

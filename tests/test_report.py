@@ -117,3 +117,9 @@ def test_predictions_can_be_scored_again(one: judge.Case) -> None:
     assert {"audio_filepath", "duration", "time", "text", "pred_text"} <= set(lines[0])
     rescored = judge.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
     assert rescored.scores.errors.sum() == one.candidate.scores.errors.sum()
+
+
+def test_the_schema_is_written_down(repository: Path) -> None:
+    """docs/report.schema.json; write it anew when the report changes, and raise its version."""
+    written = json.loads((repository / "docs" / "report.schema.json").read_text())
+    assert written == Report.model_json_schema()

@@ -122,9 +122,16 @@ def test_the_interval_agrees_with_the_normal_approximation() -> None:
     assert interval.value - interval.low == pytest.approx(reach, rel=0.08)
 
 
-def test_no_change_has_no_width() -> None:
-    same = rate_difference(np.array([1, 0]), np.array([1, 0]), np.array([3, 3]))
-    assert (same.low, same.value, same.high) == (0, 0, 0)
+@pytest.mark.parametrize(("new_errors", "exact"), [(0, 3.69), (1, 5.57), (2, 7.22), (3, 8.77)])
+def test_few_changes_are_not_taken_for_certainty(new_errors: int, exact: float) -> None:
+    """The upper end is near the exact Poisson bound for so few new errors, whatever the clips."""
+    ours = np.zeros(200, dtype=np.int64)
+    theirs = ours.copy()
+    theirs[:new_errors] = 1
+    interval = rate_difference(ours, theirs, np.full(200, 10))
+    assert interval.value == new_errors / 2000
+    assert 0.7 * exact <= interval.high * 2000 <= exact
+    assert interval.low < 0
 
 
 def test_clips_without_words_do_not_break_the_bootstrap() -> None:

@@ -168,7 +168,9 @@ def _clip(where: str, base: Path, row: Mapping[str, Any]) -> Clip:
     if not path.is_file():
         msg = f"{where}: audio file {path} does not exist or is not a regular file"
         raise DataError(msg)
-    return Clip(name, path, _field(where, row, TEXT_NAMES, "text"), language)
+    # An id may be published in a report: it names the file, never a folder of this machine.
+    known = name if not Path(name).is_absolute() else path.name
+    return Clip(known, path, _field(where, row, TEXT_NAMES, "text"), language)
 
 
 def _field(where: str, row: Mapping[str, Any], names: tuple[str, ...], what: str) -> str:

@@ -22,7 +22,7 @@ _SLICES = (
     ("15 to 30 s", 30.0),
     ("over 30 s", float("inf")),
 )
-_LEAST_LIKENESS = 0.5
+_LEAST_LIKENESS = 0.8
 
 
 @dataclass(frozen=True)

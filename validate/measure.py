@@ -25,7 +25,6 @@ from exporter.recipe import Decoding
 
 WARM_UPS = 3
 MAX_PASSES = 5
-_PROBE_S = 30.0
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "optimum", "numpy")
 
 
@@ -164,19 +163,18 @@ def _time_clips(
 def _probes(
     request: Request, read: Callable[[Path], audio.Samples], recogniser: Any, alone: Sequence[str]
 ) -> tuple[Probe, ...]:
-    """Batches of one, two and three clips of several lengths, and a snippet."""
+    """Batches of one, two and three clips of several lengths, each within the window."""
     order = sorted(range(len(alone)), key=lambda index: request.clips[index].stat().st_size)
     rate = recogniser.family.sampling_rate(recogniser.processor)
-    most = int(_PROBE_S * rate)
+    window = recogniser.family.window(recogniser.processor)
     places = [order[0], order[len(order) // 2], order[-1]]
-    shortest, middle, longest = (read(request.clips[place]) for place in places)
-    texts = [alone[place] for place in places]
+    sounds = [read(request.clips[place]) for place in places]
+    texts = [alone[p] if len(s) <= window else None for p, s in zip(places, sounds, strict=True)]
+    shortest, middle, longest = (sound[:window] for sound in sounds)
     snippet = middle[: max(rate // 5, len(middle) // 3)]
-    cut = longest[:most]
-    whole = texts[2] if len(cut) == len(longest) else None
     batches: list[tuple[list[audio.Samples], list[str | None]]] = [
         ([snippet], [None]),
-        ([shortest, cut], [texts[0], whole]),
+        ([shortest, longest], [texts[0], texts[2]]),
         ([middle, snippet, shortest], [texts[1], None, texts[0]]),
     ]
     return tuple(

@@ -13,7 +13,15 @@ from pathlib import Path
 from exporter import artifact, machine, report
 from exporter.artifact import Manifest, write_atomic
 from exporter.checkpoint import Checkpoint, open_checkpoint
-from exporter.errors import CheckpointError, DataError, IntegrityError
+from exporter.errors import (
+    BuildError,
+    CheckpointError,
+    DataError,
+    ExporterError,
+    IntegrityError,
+    MachineError,
+    ResourceError,
+)
 from exporter.progress import Progress
 from exporter.recipe import Data, Recipe, read
 from exporter.report import Report
@@ -22,6 +30,9 @@ from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
 from validate.measure import Measurement, Request, measure_fresh
 from validate.wer import Normaliser, normaliser
+
+# The original's size is told as its weights in float32, the type in which it runs here.
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Settings:
     data: str | None
     max_clips: int | None
     reference: str | None
-    threads: int
+    threads: int | None
 
 
 def validate(
@@ -71,7 +82,7 @@ def validate(
     reports, whatever their verdict. `progress` hears what is being done and how far, 0 to 1.
     Raises DataError, CheckpointError, IntegrityError, MachineError, ResourceError or BuildError.
     """
-    settings = Settings(data, clips, reference, threads or machine.describe().cores)
+    settings = Settings(data, clips, reference, threads)
     folders = [folder for path in paths for folder in artifact.find(Path(path))]
     if not folders:
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
@@ -80,13 +91,19 @@ def validate(
     opened: dict[str, Checkpoint] = {}
     originals = [_original(subject, settings, opened) for subject in subjects]
     measured: dict[str, Measurement] = {}
-    reports = []
+    reports: list[Report] = []
+    failures: list[ExporterError] = []
     for subject, checkpoint in zip(subjects, originals, strict=True):
-        key = f"{checkpoint.sha256} {subject.recipe.decoding!r} {subject.data_sha256}"
+        request = _request(subject, settings, checkpoint.folder, original=True)
+        key = f"{checkpoint.sha256} {request.decoding!r} {subject.data_sha256} {request.threads}"
         if key not in measured:
-            request = _request(subject, settings, checkpoint.folder, original=True)
             measured[key] = measure_fresh(request, "original", progress)
-        reports.append(_judge(subject, settings, checkpoint, measured[key], progress))
+        try:
+            reports.append(_judge(subject, settings, checkpoint, measured[key], progress))
+        except (BuildError, MachineError, ResourceError) as error:
+            failures.append(error)  # one that cannot run must not keep the others from a verdict
+    if failures:
+        raise failures[0]
     return reports
 
 
@@ -144,11 +161,17 @@ def _original(subject: Subject, settings: Settings, opened: dict[str, Checkpoint
     return checkpoint
 
 
+def _threads(subject: Subject, settings: Settings) -> int:
+    """The same for both sides: as asked, as compiled into the artifact, or all cores."""
+    baked: int | None = subject.manifest.options.get("threads")
+    return settings.threads or baked or machine.describe().cores
+
+
 def _request(subject: Subject, settings: Settings, model: Path, *, original: bool) -> Request:
     return Request(
         model=model.resolve(),
         original=original,
-        threads=settings.threads,
+        threads=_threads(subject, settings),
         decoding=subject.recipe.decoding,
         clips=tuple(clip.path.resolve() for clip in subject.clips),
     )
@@ -163,6 +186,7 @@ def _judge(
 ) -> Report:
     """Measure one artifact, judge it, and write its three files, the report last."""
     name = f"{subject.manifest.recipe.name}/{subject.name}"
+    (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
     request = _request(subject, settings, subject.folder, original=False)
     theirs = measure_fresh(request, name, progress)
     equal = normaliser(_language(subject), subject.folder)
@@ -170,11 +194,11 @@ def _judge(
     case = judge.Case(
         clips=subject.clips,
         truth=truth,
-        reference=judge.side(ours, truth, equal.apply, checkpoint.size_bytes),
+        reference=judge.side(ours, truth, equal.apply, _FLOAT32_BYTES * checkpoint.parameters),
         candidate=judge.side(theirs, truth, equal.apply, subject.manifest.size_bytes),
     )
     predictions = _predictions(case)
-    made = _report(subject, settings, checkpoint, case, equal, predictions)
+    made = _report(subject, checkpoint, case, equal, predictions)
     write_atomic(subject.folder / report.PREDICTIONS, predictions)
     write_atomic(subject.folder / report.PAGE, page.render(made, case).encode())
     report.write(subject.folder, made)
@@ -192,7 +216,6 @@ def _language(subject: Subject) -> str | None:
 
 def _report(
     subject: Subject,
-    settings: Settings,
     checkpoint: Checkpoint,
     case: judge.Case,
     equal: Normaliser,
@@ -235,7 +258,7 @@ def _report(
         decoding=recipe.decoding,
         normaliser=equal.stamp,
         environment=report.Environment(
-            machine=measured.machine, threads=settings.threads, versions=measured.versions
+            machine=measured.machine, threads=measured.threads, versions=measured.versions
         ),
         reference_figures=judge.figures(case.reference, case.clips),
         figures=judge.figures(case.candidate, case.clips),

@@ -23,6 +23,7 @@ Counts = NDArray[np.int64]
 _ENGLISH = re.compile(r"(<\|)?(en|eng|english)([-_][a-z]+)?(\|>)?", re.IGNORECASE)
 # Whisper's own threshold for text that repeats itself (its `compression_ratio_threshold`).
 _COMPRESSION_RATIO = 2.4
+_PIECE_BYTES = 500  # about what is said in one window of 30 s
 _LOOP_REPEATS, _LOOP_WORDS = 4, 8
 
 
@@ -170,10 +171,16 @@ def _along(truth: str, heard: str) -> tuple[list[str | None], list[list[str]]]:
 def loops(text: str) -> bool:
     """Whether a transcript repeats itself as decoders do that do not find the end."""
     data = text.encode()
-    if len(data) > 40 and len(data) / len(zlib.compress(data)) > _COMPRESSION_RATIO:
+    pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES // 2))
+    if any(_dense(piece) for piece in pieces):
         return True
     words = text.split()
     return any(_longest_run(words, size) >= _LOOP_WORDS for size in range(1, 9))
+
+
+def _dense(piece: bytes) -> bool:
+    """Whether a piece compresses as only repetition does; Whisper's own test, on its own length."""
+    return len(piece) > 40 and len(piece) / len(zlib.compress(piece)) > _COMPRESSION_RATIO
 
 
 def _longest_run(words: list[str], size: int) -> int:

@@ -5,6 +5,7 @@ no float graph to quantize afterwards; weights are then written once each, as ex
 they are read. Only products with a constant weight are int8: never attention's, never convolutions.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,11 @@ from exporter.errors import BuildError
 from exporter.families import Family
 from exporter.graphs import Graph, parameter_names
 from exporter.job import Job
+from exporter.machine import describe
 from exporter.onnx_graph import condition_cross_attention, name_axes, write
 from exporter.quantize import FLOATS, Int8, Plan, Weights, plan_linears, replace_module
 
+_log = logging.getLogger(__name__)
 _OPSET = 20
 # optimum's avx2 preset has unsigned weights: u8 x u8 does not saturate where VNNI is missing.
 _UNSIGNED_PRESETS = ("avx2",)
@@ -98,8 +101,14 @@ class _Embedding(nn.Embedding):
 
 
 def check(options: Options, model: nn.Module, family: Family) -> None:
-    """Refuse patterns that match no linear module."""
+    """Refuse patterns that match no linear module; warn where this CPU would lose precision."""
     _plan(options, model, family)
+    signed = options.preset not in _UNSIGNED_PRESETS and not options.reduce_range
+    if signed and describe().isa.startswith("x86-64") and not describe().vnni:
+        _log.warning(
+            "this CPU has no VNNI, so 8-bit products may saturate here and words may be lost: "
+            "to run on it, build with `reduce_range: true` or `preset: avx2`"
+        )
 
 
 def build(job: Job[Options]) -> Needs:

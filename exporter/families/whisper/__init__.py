@@ -13,6 +13,7 @@ from transformers import (
     WhisperProcessor,
 )
 
+from exporter.errors import CheckpointError
 from exporter.families.whisper import graphs as _graphs
 from exporter.families.whisper.decode import check_decoding, transcribe
 from exporter.families.whisper.model import GraphWhisper
@@ -25,6 +26,7 @@ __all__ = [  # the family's protocol
     "TIED",
     "assemble",
     "check_decoding",
+    "check_processor",
     "generation_config",
     "graphs",
     "open_original",
@@ -32,6 +34,7 @@ __all__ = [  # the family's protocol
     "sampling_rate",
     "skeleton",
     "transcribe",
+    "window",
 ]
 
 MODEL_TYPES: tuple[str, ...] = ("whisper",)
@@ -83,6 +86,28 @@ def open_original(folder: Path) -> Any:
 def processor(folder: Path) -> Any:
     """The feature extractor and tokenizer."""
     return WhisperProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def check_processor(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a feature extractor or tokenizer that belongs to another model."""
+    extractor, tokenizer = processor(folder).feature_extractor, processor(folder).tokenizer
+    frames = 2 * config["max_source_positions"]  # the second convolution halves them
+    wrong = []
+    if extractor.feature_size != config["num_mel_bins"]:
+        wrong.append(f"{extractor.feature_size} mel bins, the model {config['num_mel_bins']}")
+    if extractor.nb_max_frames != frames:
+        wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
+    if len(tokenizer) > config["vocab_size"]:
+        wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
+    if wrong:
+        msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
+        raise CheckpointError(msg)
+
+
+def window(processor: Any) -> int:
+    """Samples that are decoded at once; longer recordings take several steps."""
+    samples: int = processor.feature_extractor.n_samples
+    return samples
 
 
 def sampling_rate(processor: Any) -> int:

@@ -19,7 +19,10 @@ def check_decoding(generation_config: dict[str, Any], decoding: Decoding) -> Non
             msg = f"an English-only checkpoint takes no {' or '.join(given)}: leave it out"
             raise RecipeError(msg)
         return
-    known = [token[2:-2] for token in generation_config.get("lang_to_id", {})]
+    known = [token[2:-2] for token in generation_config.get("lang_to_id") or {}]
+    if decoding.language is not None and not known:
+        msg = "its generation_config.json has no `lang_to_id`: take one from the original model"
+        raise RecipeError(msg)
     if decoding.language is not None and decoding.language not in known:
         shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
         msg = f"the checkpoint has no language {decoding.language!r}: {shown}"

@@ -82,6 +82,7 @@ def check(options: Options, model: nn.Module, family: Family) -> None:
             msg = f"{field}: there is no graph {unknown[0]!r}; the graphs are {', '.join(names)}"
             raise RecipeError(msg)
     plan_linears(model, exclude=_kept(options, family))
+    require_features(_features(options), f"march {options.march}")
     require_compiler()
 
 
@@ -99,10 +100,7 @@ def build(job: Job[Options]) -> Needs:
     for done, name in enumerate(names):
         job.progress(f"compiling {name}", done / len(names))
         _build_graph(job, name, taken)
-    features = set(level_features(options.march))
-    if options.vnni and any(options.quantized(name) for name in names):
-        features.add(_VNNI)
-    return Needs(cpu_features=tuple(sorted(features)), packages=("torch",))
+    return Needs(cpu_features=tuple(sorted(_features(options))), packages=("torch",))
 
 
 def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
@@ -114,6 +112,10 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
             f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
             f"Install torch {built} or build the artifact again."
         )
+        raise MachineError(msg)
+    baked = manifest.options.get("threads")
+    if baked not in (None, threads):
+        msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
         raise MachineError(msg)
     specs = {path: read_spec(path) for path in sorted(folder.glob("*.pt2"))}
     functions = {path.stem: Package(path, spec) for path, spec in specs.items()}
@@ -173,6 +175,11 @@ def _graphs(job: Job[Options], dtype: torch.dtype) -> list[Graph]:
 
 def _kept(options: Options, family: Family) -> tuple[str, ...]:
     return (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
+
+
+def _features(options: Options) -> frozenset[str]:
+    """Everything that the packages may ask of a CPU."""
+    return level_features(options.march) | ({_VNNI} if options.vnni else set())
 
 
 def _this_level() -> Level:

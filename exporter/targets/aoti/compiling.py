@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import BuildError, MachineError
+from exporter.errors import BuildError, MachineError, exhausted
 from exporter.graphs import Graph
 from exporter.targets.aoti import package
 
@@ -44,10 +44,18 @@ def compile_graph(
                 inductor_configs=_settings(march, threads),
             )
         except RuntimeError as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if exhausted(error):
+                raise
+            reason = _reason(error)
             msg = f"AOTInductor could not compile {graph.name}: {reason}"
             raise BuildError(msg) from error
         package.write(folder / "graph.pt2", path, spec)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line that tells why: a compiler's own, or the first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "error:" in line), lines[0])
 
 
 def require_compiler() -> None:
