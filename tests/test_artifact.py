@@ -146,6 +146,22 @@ def test_publish_replaces_and_find_lists(sealed: Path) -> None:
     assert artifact.find(sealed) == [sealed]
 
 
+def test_a_replacement_that_was_cut_off_is_undone(sealed: Path) -> None:
+    """A process that dies between the two renames leaves the old artifact moved aside."""
+    before = artifact.verify(sealed)
+    sealed.rename(sealed.with_name(".onnx-int8.replaced"))
+    with artifact.stage(sealed):
+        assert artifact.verify(sealed) == before
+
+
+def test_a_report_being_written_is_no_damage(sealed: Path) -> None:
+    (sealed / f".report.json.partial-{'0' * 32}").write_text("{")
+    artifact.verify(sealed)
+    (sealed / ".report.json.partial-x").write_text("{")
+    with pytest.raises(IntegrityError, match="not in the manifest"):
+        artifact.verify(sealed)
+
+
 def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="is not an artifact"):
         artifact.verify(tmp_path)

@@ -102,6 +102,21 @@ BAD: dict[str, tuple[Break, int, str]] = {
     ),
     "no tokenizer": (remove("tokenizer.json", "vocab.json"), 3, "missing tokenizer.json"),
     "no preprocessor": (remove("preprocessor_config.json"), 3, "preprocessor_config.json"),
+    "another model's features": (
+        write("checkpoint/preprocessor_config.json", '"feature_size": 80', '"feature_size": 128'),
+        3,
+        "128 mel bins, the model 80",
+    ),
+    "clips that are not there": (
+        write("tiny.yaml", "clips: clips", "clips: clip"),
+        2,
+        "tiny.yaml:6",
+    ),
+    "something in the way": (
+        lambda place: (place / "artifacts" / "tiny" / "torch-int8").mkdir(parents=True),
+        2,
+        "is not an artifact",
+    ),
     "no generation config": (remove("generation_config.json"), 3, "generation_config.json"),
 }
 
@@ -115,7 +130,7 @@ def test_a_build_that_cannot_be(place: Path, capfd: pytest.CaptureFixture[str], 
     assert told in error
     assert 1 <= len(error.splitlines()) <= 3
     assert error.startswith(("error: ", "tiny.yaml:"))
-    assert not (place / "artifacts").exists()
+    assert [path for path in place.glob("artifacts/**/*") if path.is_file()] == []
 
 
 @pytest.fixture
@@ -134,6 +149,10 @@ def test_an_artifact_that_stands(built: Path, capfd: pytest.CaptureFixture[str])
     code, error = run(capfd, *other)
     assert (code, "--force" in error) == (2, True)
     assert artifact.verify(built) == before
+    code, error = run(capfd, "build", "tiny.yaml", "--set", "gate.max_wer_increase=0.5")
+    assert (code, "another recipe" in error) == (2, True)  # it would be judged by the old gate
+    code, error = run(capfd, "transcribe", str(built), "clips/a.flac", "--language", "klingon")
+    assert (code, "'klingon'" in error) == (2, True)
     with artifact.stage(built):
         code, error = run(capfd, *other, "--force")
     assert (code, "another build" in error) == (9, True)

@@ -119,6 +119,19 @@ def test_tensors_that_do_not_fit(
         fit(folder)
 
 
+def test_weights_of_a_type_that_no_target_reads(folder: Path) -> None:
+    rewrite(folder, {"model.encoder.conv1.bias": torch.zeros(64, dtype=torch.float64)})
+    with pytest.raises(CheckpointError, match=r"1 of type F64, not F32 or F16 or BF16"):
+        fit(folder)
+
+
+def test_links_out_of_the_folder_are_not_followed(folder: Path) -> None:
+    (folder.parent / "secret").write_text("{}")
+    (folder / "normalizer.json").symlink_to(folder.parent / "secret")
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+        open_checkpoint(str(folder))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": "lightglue"}', "{}"])
 def test_configs_of_no_known_family(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
