@@ -107,7 +107,9 @@ class Built:
 
     @property
     def manifest(self) -> Any:
-        return SimpleNamespace(needs=self.needs, versions={"torch": torch.__version__})
+        return SimpleNamespace(
+            needs=self.needs, versions={"torch": torch.__version__}, options={"threads": None}
+        )
 
     def load(self) -> Any:
         return aoti.load(self.folder, self.manifest, Family(), 1)
@@ -222,7 +224,8 @@ from exporter.artifact import Needs
 from exporter.targets import aoti
 from tests.test_aoti import Family, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
-manifest = SimpleNamespace(needs=Needs(cpu_features=needs), versions={"torch": torch.__version__})
+versions = {"torch": torch.__version__}
+manifest = SimpleNamespace(needs=Needs(cpu_features=needs), versions=versions, options={})
 run, _ = aoti.load(folder, manifest, Family(), 1)
 print(run(inputs_of(3))["logits"].double().sum().item())
 """

@@ -1,0 +1,148 @@
+"""The demo model as a Hugging Face checkpoint: tokenizer, configuration, weights, export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from torch import nn
+from transformers import (
+    AddedToken,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+    WhisperTokenizerFast,
+)
+
+from speech import RATE
+from windows import MAX_START, TIME_STEP, WINDOW_SECONDS, LogMel, Prompt, feature_extractor
+
+MERGES = 500
+# Only English is taught. `WhisperTokenizer` counts language ids in this order: none may be skipped.
+LANGUAGES = ("en", "zh", "de", "es", "ru", "ko", "fr")
+TASKS = ("translate", "transcribe")
+END = "<|endoftext|>"
+MAX_TOKENS = 160
+
+
+def build_tokenizer(folder: Path, texts: list[str]) -> None:
+    """Learn byte-pair merges from the texts and write all tokenizer files, slow and fast."""
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = ByteLevelBPETokenizer()
+    learner.train_from_iterator(
+        [" " + text for text in texts], vocab_size=256 + MERGES, show_progress=False
+    )
+    learner.save_model(str(folder))
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary[END] = len(vocabulary)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+
+    tokenizer = WhisperTokenizer(  # type: ignore[no-untyped-call]
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        **dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), END),
+        model_max_length=MAX_TOKENS,
+    )
+    later = ("startoflm", "startofprev", "nospeech", "notimestamps")
+    names = ["startoftranscript", *LANGUAGES, *TASKS, *later]
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
+    steps = round(WINDOW_SECONDS / TIME_STEP)
+    tokenizer.add_tokens(
+        [AddedToken(f"<|{step * TIME_STEP:.2f}|>", special=False) for step in range(steps + 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    WhisperTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+
+
+def model_config(tokenizer: WhisperTokenizer) -> WhisperConfig:
+    """Return the architecture: Whisper at a tenth of tiny's size."""
+    prompt = Prompt.of(tokenizer)
+    return WhisperConfig(  # type: ignore[no-untyped-call]
+        vocab_size=len(tokenizer),
+        d_model=192,
+        encoder_layers=4,
+        decoder_layers=3,
+        encoder_attention_heads=3,
+        decoder_attention_heads=3,
+        encoder_ffn_dim=768,
+        decoder_ffn_dim=768,
+        num_mel_bins=80,
+        max_source_positions=round(WINDOW_SECONDS / TIME_STEP),
+        max_target_positions=MAX_TOKENS,
+        dropout=0.0,
+        pad_token_id=prompt.end,
+        bos_token_id=prompt.end,
+        eos_token_id=prompt.end,
+        decoder_start_token_id=prompt.start,
+        # Both belong to the generation config, which saving would overwrite with these.
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+def generation_config(tokenizer: WhisperTokenizer) -> GenerationConfig:
+    """Return what `generate` needs, with English transcription as the default."""
+    prompt = Prompt.of(tokenizer)
+    identifier = tokenizer.convert_tokens_to_ids
+    never = ["startoftranscript", *TASKS, "startoflm", "startofprev", "nospeech"]
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        is_multilingual=True,
+        language="en",
+        task="transcribe",
+        lang_to_id={f"<|{code}|>": identifier(f"<|{code}|>") for code in LANGUAGES},
+        task_to_id={task: identifier(f"<|{task}|>") for task in TASKS},
+        return_timestamps=False,
+        no_timestamps_token_id=prompt.no_timestamps,
+        max_initial_timestamp_index=round(MAX_START / TIME_STEP),
+        prev_sot_token_id=prompt.previous,
+        begin_suppress_tokens=[*tokenizer(" ", add_special_tokens=False).input_ids, prompt.end],
+        suppress_tokens=sorted(identifier(f"<|{name}|>") for name in never),
+        alignment_heads=[[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2]],
+        max_length=MAX_TOKENS,
+        decoder_start_token_id=prompt.start,
+        bos_token_id=prompt.end,
+        eos_token_id=prompt.end,
+        pad_token_id=prompt.end,
+    )
+
+
+def initial_model(config: WhisperConfig, log_mel: LogMel) -> WhisperForConditionalGeneration:
+    """Return a model that learns from scratch.
+
+    With transformers' own initial weights (all of deviation 0.02) the spectrogram arrives far
+    weaker than the position sinusoids, and training does not take off.
+    """
+    model = WhisperForConditionalGeneration(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not model.proj_out:
+            nn.init.xavier_uniform_(module.weight)
+    encoder = model.model.encoder
+    noise = log_mel(torch.randn(4, 2 * RATE) * 0.1)
+    with torch.no_grad():
+        for convolution in (encoder.conv1, encoder.conv2):
+            target = 1.0 if convolution is encoder.conv1 else encoder.embed_positions.weight.std()
+            nn.init.kaiming_normal_(convolution.weight)
+            # GELU is not linear: a few rounds bring the output to the wanted amplitude.
+            for _ in range(4):
+                convolution.weight *= target / nn.functional.gelu(convolution(noise)).std()
+            noise = nn.functional.gelu(convolution(noise))
+    return model
+
+
+def export(model: WhisperForConditionalGeneration, tokenizer_folder: Path, folder: Path) -> None:
+    """Write the whole checkpoint in float16, and put it in place only when complete."""
+    tokenizer = WhisperTokenizer.from_pretrained(tokenizer_folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(tokenizer_folder, partial)
+    half = WhisperForConditionalGeneration(model.config)
+    half.load_state_dict(model.state_dict())
+    half.generation_config = generation_config(tokenizer)
+    half.to(torch.float16).save_pretrained(partial)  # type: ignore[arg-type]
+    feature_extractor().save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
