@@ -9,6 +9,8 @@ import click
 import pytest
 
 from exporter.cli import cli
+from exporter.recipe import read
+from exporter.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +64,20 @@ def test_the_readme_shows_both_commands_and_every_subcommand() -> None:
 )
 def test_a_linked_file_is_there(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+def test_the_recipe_shown_is_a_recipe(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.M | re.S)
+    (tmp_path / "recipe.yaml").write_text(shown)
+    assert [target.kind for target in read(tmp_path / "recipe.yaml").targets] == list(TARGETS)
+
+
+def test_every_option_of_every_target_is_told() -> None:
+    told = README.split("### Options of a target")[1].split("###")[0]
+    for kind, target in TARGETS.items():
+        assert kind in told
+        for name in target.Options.model_fields:
+            assert f"`{name}`" in told, f"{kind} has an option {name}"
 
 
 def test_every_command_has_help_for_every_option() -> None:
