@@ -120,7 +120,7 @@ def test_the_validator_judges_what_was_built(english: dict[str, Any]) -> None:
     assert told.verdict == "passed", told.sentence
     assert report.read(folder) == told
     assert told.artifact.digest == artifact.verify(folder).digest
-    assert told.candidate.wer == told.reference.wer
+    assert told.figures.wer == told.reference_figures.wer
     page = (folder / "report.html").read_text()
     assert "passed" in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
