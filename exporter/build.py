@@ -4,7 +4,6 @@ All mistakes are told before the first target is built; what stood in an artifac
 until its successor is sealed and has spoken.
 """
 
-import difflib
 import hashlib
 import json
 import shutil
@@ -25,6 +24,7 @@ from exporter.progress import Progress
 from exporter.quantize import check_fit
 from exporter.recipe import Recipe
 from exporter.runtime import RECIPE, installed_versions
+from exporter.source import nearest
 from exporter.targets import TARGETS
 
 _SPARE_BYTES = 64 << 20
@@ -143,7 +143,6 @@ def _build_one(
     recipe: Recipe, checkpoint: Checkpoint, planned: Planned, progress: Progress
 ) -> Manifest:
     """Build one target aside, seal it, let it speak, and put it in its place."""
-
     name = planned.path.name
 
     def told(what: str, done: float | None) -> None:
@@ -212,8 +211,8 @@ def _options(recipe: Recipe, index: int) -> BaseModel:
     """A target's options, checked by its own module."""
     kind = recipe.targets[index].kind
     if kind not in TARGETS:
-        near = difflib.get_close_matches(kind, TARGETS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TARGETS)}"
+        near = nearest(kind, TARGETS)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(TARGETS)}"
         raise recipe.error(("targets", index, "kind"), f"unknown target {kind!r}: {hint}")
     return recipe.options(index, TARGETS[kind].Options)
 

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
             f"This CPU is {describe().cpu} ({describe().isa}); build again with a lower `march`."
         )
         raise MachineError(msg)
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of `packages` that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def peak_rss_bytes() -> int:

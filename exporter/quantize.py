@@ -133,6 +133,11 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
         raise CheckpointError(msg)
 
 
+def absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    """A parameter on `meta`, whose data is read when its turn comes."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+
+
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` in the place of the submodule `name`."""
     parent, _, leaf = name.rpartition(".")

@@ -6,7 +6,7 @@ print(load("artifacts/whisper-demo-int8/onnx-int8").transcribe("speech.wav")[0].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from exporter.artifact import Manifest
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import IntegrityError, MachineError
 from exporter.families import FAMILIES, Family, family_name
-from exporter.machine import describe, require_features
+from exporter.machine import describe, require_features, versions_of
 from exporter.recipe import Decoding
 from exporter.targets import TARGETS
 from exporter.transcript import Audio, Transcript
@@ -67,7 +67,8 @@ def load(path: Path | str, threads: int | None = None) -> Recogniser:
     """Verify an artifact's bytes and bring it back to life.
 
     Raises IntegrityError where bytes are not what the manifest promises, MachineError where this
-    machine lacks what the artifact needs. `threads` (default: all cores) holds for this process.
+    machine lacks what the artifact needs. `threads` (default: those compiled in, else all cores)
+    holds for this process.
     """
     folder = Path(path)
     manifest = artifact.verify(folder)
@@ -103,8 +104,8 @@ def _set_threads(threads: int | None) -> int:
 
 def _require_packages(manifest: Manifest) -> None:
     """Refuse where a needed package is missing, or where two wheels share one folder."""
+    names = {(dist.name or "").lower() for dist in distributions()}
     for package in manifest.needs.packages:
-        names = {(dist.name or "").lower() for dist in distributions()}
         found = sorted(name for name in names if name == package or name == f"{package}-gpu")
         if not found:
             msg = f"this artifact needs {package}: pip install {package}"
@@ -119,19 +120,5 @@ def _require_packages(manifest: Manifest) -> None:
 
 def installed_versions() -> dict[str, str]:
     """The versions that decide what a build makes, by package."""
-    names = (
-        "exporter",
-        "torch",
-        "transformers",
-        "onnx",
-        "onnxscript",
-        "onnxruntime",
-        "onnxruntime-gpu",
-    )
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    names = ("exporter", "torch", "transformers", "onnx", "onnxscript")
+    return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from exporter import audio
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import BuildError
 from exporter.families import FAMILIES, family_name
@@ -37,11 +36,9 @@ def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     decoding = Decoding.model_validate(request["decoding"])
     if request["clip"] is None:  # without speech at hand only a crash would show
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
-        text = recogniser.transcribe(noise.astype(np.float32), decoding)[0].text
-    else:
-        sound = audio.read(Path(request["clip"]), recogniser.sampling_rate)
-        text = recogniser.transcribe(sound, decoding)[0].text
-        if not text:
-            msg = f"the artifact gives an empty transcript for {request['clip']}"
-            raise BuildError(msg)
+        return {"text": recogniser.transcribe(noise.astype(np.float32), decoding)[0].text}
+    text = recogniser.transcribe(Path(request["clip"]), decoding)[0].text
+    if not text:
+        msg = f"the artifact gives an empty transcript for {request['clip']}"
+        raise BuildError(msg)
     return {"text": text}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
         threads=request.threads,
         load_average=load_average,
         machine=machine.describe().as_dict(),
-        versions=_versions(),
+        versions={"python": sys.version.split()[0], **machine.versions_of(_PACKAGES)},
     )
     return {"measurement": measurement.model_dump(mode="json")}
 
@@ -233,13 +232,3 @@ def _watched(model: Any) -> Iterator[list[bool]]:
         yield seen
     finally:
         handle.remove()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -24,7 +24,15 @@ from exporter.graphs import Graph, parameter_names
 from exporter.job import Job
 from exporter.machine import describe
 from exporter.onnx_graph import condition_cross_attention, name_axes, write
-from exporter.quantize import FLOATS, Int8, Plan, Weights, plan_linears, replace_module
+from exporter.quantize import (
+    FLOATS,
+    Int8,
+    Plan,
+    Weights,
+    absent,
+    plan_linears,
+    replace_module,
+)
 
 _log = logging.getLogger(__name__)
 _OPSET = 20
@@ -67,8 +75,8 @@ class _Int8MatMul(nn.Module):
     def __init__(self, linear: nn.Linear, scheme: Int8, dtype: torch.dtype) -> None:
         super().__init__()
         scales = linear.out_features if scheme.per_channel else 1
-        self.weight = _absent((linear.in_features, linear.out_features), dtype)
-        self.scale = _absent((scales,), torch.float32)
+        self.weight = absent((linear.in_features, linear.out_features), dtype)
+        self.scale = absent((scales,), torch.float32)
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
@@ -81,7 +89,7 @@ class _FloatMatMul(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = _absent((linear.in_features, linear.out_features), torch.float32)
+        self.weight = absent((linear.in_features, linear.out_features), torch.float32)
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
@@ -94,7 +102,7 @@ class _Embedding(nn.Embedding):
 
     def __init__(self, embedding: nn.Embedding, dtype: torch.dtype) -> None:
         size = (embedding.num_embeddings, embedding.embedding_dim)
-        super().__init__(*size, _weight=_absent(size, dtype))
+        super().__init__(*size, _weight=absent(size, dtype))
 
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids).float()
@@ -187,11 +195,6 @@ def _prepare(model: nn.Module, plan: Plan, job: Job[Options]) -> set[str]:
             stored = FLOATS[job.checkpoint.tensors[f"{name}.weight"].dtype]
             replace_module(model, name, _Embedding(module, stored))
     return transposed
-
-
-def _absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    """A parameter whose data is read only when it is written."""
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
 
 def _trace(graph: Graph) -> ir.Model:

@@ -90,7 +90,8 @@ def processor(folder: Path) -> Any:
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a feature extractor or tokenizer that belongs to another model."""
-    extractor, tokenizer = processor(folder).feature_extractor, processor(folder).tokenizer
+    loaded = processor(folder)
+    extractor, tokenizer = loaded.feature_extractor, loaded.tokenizer
     frames = 2 * config["max_source_positions"]  # the second convolution halves them
     wrong = []
     if extractor.feature_size != config["num_mel_bins"]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from exporter.quantize import absent
+
 
 class Activations:
     """Quantizes activations to int8, a scale a row; once for modules that share them."""
@@ -33,8 +35,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, activations: Activations | None) -> None:
         super().__init__()
-        self.weight = _absent(tuple(linear.weight.shape), torch.int8)
-        self.scale = _absent((linear.out_features,), torch.float32)
+        self.weight = absent(tuple(linear.weight.shape), torch.int8)
+        self.scale = absent((linear.out_features,), torch.float32)
         self.bias = linear.bias
         self._activations = activations
         # The operator takes scales in bfloat16; ours are applied afterwards, in full.
@@ -74,7 +76,3 @@ class Converted(nn.Module):
         outputs = self.module(*inputs)
         pairs = zip(outputs, self._dtypes, strict=True)
         return tuple(tensor if dtype is None else tensor.to(dtype) for tensor, dtype in pairs)
-
-
-def _absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
