@@ -8,17 +8,16 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from exporter.artifact import Origin, sha256_file
 from exporter.errors import CheckpointError, HubError, exhausted
+from exporter.storage import TensorInfo, safetensors_infos
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,15 +28,6 @@ TOKENIZER = (
 )
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _MAX_CONFIG_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies and what it is, without its data."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """The number of stored weights, tied ones once."""
-        return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
+        return sum(info.elements for info in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:
@@ -90,15 +80,23 @@ class Checkpoint:
             parameters=self.parameters,
         )
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> Tensor:
         """Read one tensor in its stored type; only its bytes leave the disk."""
-        path = self.tensors[name].file
-        with _opened(path) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            msg = f"{path}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
-            raise CheckpointError(msg)
+        tensor = self.tensors[name].read()
+        self.require_finite(name, tensor)
         return tensor
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """Read a tensor's rows in order, some at a time; values are not checked."""
+        return self.tensors[name].blocks()
+
+    def require_finite(self, name: str, values: Tensor) -> None:
+        """Refuse a tensor of which `values` (its own, or their peaks) are not all numbers."""
+        # In pieces: the test makes copies.
+        if not all(piece.isfinite().all() for piece in values.flatten().split(1 << 19)):
+            file = self.tensors[name].file
+            msg = f"{file}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
+            raise CheckpointError(msg)
 
 
 def open_checkpoint(source: str, base: Path = Path()) -> Checkpoint:
@@ -193,10 +191,7 @@ def _tensor_infos(folder: Path) -> dict[str, TensorInfo]:
     """Read the headers of all shards."""
     infos: dict[str, TensorInfo] = {}
     for path in _weight_paths(folder):
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                view = file.get_slice(name)
-                infos[name] = TensorInfo(path, tuple(view.get_shape()), view.get_dtype())
+        infos |= safetensors_infos(path)
     return infos
 
 
@@ -220,16 +215,3 @@ def _weight_paths(folder: Path) -> list[Path]:
             msg = f"{folder / INDEX}: names the shard {name!r}, which is not in the folder"
             raise CheckpointError(msg)
     return [folder / name for name in shards]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; a damaged one is the checkpoint's error, told by file."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-        except (SafetensorError, OSError) as error:
-            size = path.stat().st_size
-            msg = f"{path}: damaged or truncated at {size} bytes ({error}): fetch it again"
-            raise CheckpointError(msg) from error
-        yield file

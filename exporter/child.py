@@ -81,6 +81,8 @@ def environment(threads: int | None = None) -> dict[str, str]:
     return {
         **kept,
         **(dict.fromkeys(_THREADS, str(threads)) if threads else {}),
+        # glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

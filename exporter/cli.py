@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from exporter.errors import ExporterError, GateError, exhausted
-from exporter.terminal import Terminal, shown, size
+from exporter.progress import shown_bytes
+from exporter.terminal import Terminal, shown
 
 if TYPE_CHECKING:
     from exporter.artifact import Manifest
@@ -106,9 +107,9 @@ def build(
 
 def _built(manifest: Manifest, *, reused: bool) -> str:
     if reused:
-        return f"{size(manifest.size_bytes)}, already built from this recipe and checkpoint"
-    cost = f"{manifest.build.seconds:.0f} s, {size(manifest.build.peak_rss_bytes)} of memory"
-    return f"{size(manifest.size_bytes)}, built in {cost}"
+        return f"{shown_bytes(manifest.size_bytes)}, already built from this recipe and checkpoint"
+    cost = f"{manifest.build.seconds:.0f} s, {shown_bytes(manifest.build.peak_rss_bytes)} of memory"
+    return f"{shown_bytes(manifest.size_bytes)}, built in {cost}"
 
 
 def _say_plan(terminal: Terminal, plan: list[dict[str, Any]], as_json: bool) -> None:
@@ -182,14 +183,14 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 def _figures(report: Report) -> Iterator[str]:
     """One row's cells, in the order of the columns."""
     original, ours, points = report.reference_figures, report.figures, report.wer_difference
-    yield f"{size(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
+    yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
     yield f"{original.wer:.2%}"
     yield f"{ours.wer:.2%}"
     yield f"{points.value * 100:+.2f} [{points.low * 100:+.2f}, {points.high * 100:+.2f}]"
     yield f"x {report.latency_ratio.value:.2f}"
     yield f"{ours.rtf:.3f}"
     yield f"{ours.load_s:.2f} s"
-    yield size(ours.peak_rss_bytes)
+    yield shown_bytes(ours.peak_rss_bytes)
     yield report.verdict
 
 
@@ -255,13 +256,13 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{prefix}{key}.")
         elif key == "files":
             for file in value:
-                yield f"{prefix}file", f"{file['path']} ({size(file['size_bytes'])})"
+                yield f"{prefix}file", f"{file['path']} ({shown_bytes(file['size_bytes'])})"
         elif isinstance(value, list):
             yield prefix + key, ", ".join(map(str, value)) or "none"
         elif value is None:
             yield prefix + key, "none"
         else:
-            yield prefix + key, size(value) if key.endswith("_bytes") else str(value)
+            yield prefix + key, shown_bytes(value) if key.endswith("_bytes") else str(value)
 
 
 @_command

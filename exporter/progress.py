@@ -4,3 +4,12 @@ from collections.abc import Callable
 
 Progress = Callable[[str, float | None], None]
 """Called with what is being done, and how far it is in [0, 1] where that is known."""
+
+
+def shown_bytes(count: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

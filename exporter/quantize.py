@@ -5,7 +5,7 @@ runtimes. A `Plan` names the linear modules that become int8; `Weights` gives th
 planned model one at a time, so that memory follows the largest tensor and not the model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from exporter.checkpoint import Checkpoint
 from exporter.errors import CheckpointError, RecipeError
-
-# safetensors' names of the types that a checkpoint's weights may have.
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from exporter.storage import FLOATS
 
 
 @dataclass(frozen=True)
@@ -60,16 +58,39 @@ def plan_linears(
     return Plan({name: scheme for name in names if name in chosen})
 
 
-def scales(weight: Tensor, scheme: Int8) -> Tensor:
-    """The float32 scales of a float weight [out, in]: [out], or [1] without `per_channel`."""
-    peak = weight.float().abs().amax(dim=1 if scheme.per_channel else (0, 1)).reshape(-1)
-    return (peak / scheme.limit).clamp_min(torch.finfo(torch.float32).tiny)
+def quantize(
+    blocks: Callable[[], Iterable[Tensor]], shape: tuple[int, ...], scheme: Int8
+) -> tuple[Tensor, Tensor]:
+    """Quantize a float weight [out, in], read as blocks of rows: symmetric, half to even.
+
+    Gives the int8 codes [out, in] and the float32 scales, [out] or, without `per_channel`, [1]. A
+    weight that holds NaN or infinity gives a scale that is not finite.
+    """
+    codes = torch.empty(shape, dtype=torch.int8)
+    scales = torch.empty(shape[0] if scheme.per_channel else 1)
+    if not scheme.per_channel:
+        scales[0] = _scales(torch.cat([_peaks(block) for block in blocks()]).amax(), scheme)
+    start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs as much as the work
+    for block in blocks():
+        if len(block) > len(buffer):
+            buffer = torch.empty(block.shape)
+        rows, end = buffer[: len(block)].copy_(block), start + len(block)
+        if scheme.per_channel:
+            scales[start:end] = _scales(_peaks(rows), scheme)
+        own = scales[start:end] if scheme.per_channel else scales
+        codes[start:end] = rows.div_(own[:, None]).round_()
+        start = end
+    return codes, scales
 
 
-def quantize(weight: Tensor, scheme: Int8) -> Tensor:
-    """Quantize a float weight [out, in] to int8: symmetric, rounded half to even."""
-    codes = weight.float() / scales(weight, scheme)[:, None]
-    return codes.round_().clamp_(-scheme.limit, scheme.limit).to(torch.int8)
+def _peaks(rows: Tensor) -> Tensor:
+    peaks: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1, dtype=torch.float32)
+    return peaks
+
+
+def _scales(peaks: Tensor, scheme: Int8) -> Tensor:
+    """A row of zeros has the smallest scale instead of none."""
+    return (peaks / scheme.limit).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class Weights:
@@ -84,15 +105,34 @@ class Weights:
         self._checkpoint = checkpoint
         self._plan = plan
         self._tied = tied
+        self._codes: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}
 
     def read(self, name: str) -> Tensor:
-        """The tensor `name` of the planned model."""
+        """The tensor `name` of the planned model.
+
+        Scales are kept, since they are small; of codes only those last read, until asked for.
+        """
         module, _, leaf = name.rpartition(".")
-        scheme = self._plan.modules.get(module)
-        if scheme is None or leaf == "bias":
+        if module not in self._plan.modules or leaf == "bias":
             return self._checkpoint.read(self._stored(name))
-        stored = self._checkpoint.read(self._stored(f"{module}.weight"))
-        return quantize(stored, scheme) if leaf == "weight" else scales(stored, scheme)
+        if leaf == "weight":
+            if module not in self._codes:
+                self._quantize(module)
+            return self._codes.pop(module)
+        if module not in self._scales:
+            self._quantize(module)
+        return self._scales[module]
+
+    def _quantize(self, module: str) -> None:
+        stored = self._stored(f"{module}.weight")
+        shape = self._checkpoint.tensors[stored].shape
+        codes, scales = quantize(
+            lambda: self._checkpoint.blocks(stored), shape, self._plan.modules[module]
+        )
+        self._checkpoint.require_finite(stored, scales)
+        self._codes = {module: codes}
+        self._scales[module] = scales
 
     def dtype(self, name: str) -> torch.dtype:
         """The type that `read` will give, without reading."""

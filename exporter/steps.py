@@ -14,6 +14,8 @@ from exporter.recipe import Decoding
 from exporter.runtime import load
 from exporter.targets import TARGETS
 
+_NOISE_TOKENS = 16
+
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Build one target into a staged folder; answer with what loading it will need."""
@@ -34,7 +36,8 @@ def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress("decoding one clip", None)
     recogniser = load(Path(request["folder"]))
     decoding = Decoding.model_validate(request["decoding"])
-    if request["clip"] is None:  # without speech at hand only a crash would show
+    if request["clip"] is None:  # without speech at hand only a crash would show, and soon
+        recogniser.model.generation_config.max_length = _NOISE_TOKENS
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
         return {"text": recogniser.transcribe(noise.astype(np.float32), decoding)[0].text}
     text = recogniser.transcribe(Path(request["clip"]), decoding)[0].text

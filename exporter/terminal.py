@@ -150,15 +150,6 @@ def _attach_log(terminal: Terminal) -> logging.Handler:
     return handler
 
 
-def size(count: float) -> str:
-    """Return bytes as people read them."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 def shown(path: Path) -> str:
     """Return a path relative to the working folder where that is shorter."""
     absolute, here = path.absolute(), Path.cwd()

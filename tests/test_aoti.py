@@ -21,10 +21,11 @@ from torch._inductor import config as inductor
 
 from exporter import machine
 from exporter.artifact import Needs
-from exporter.checkpoint import Checkpoint, TensorInfo
+from exporter.checkpoint import Checkpoint
 from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
 from exporter.graphs import Graph
 from exporter.job import Job
+from exporter.storage import safetensors_infos
 from exporter.targets import aoti
 
 pytestmark = pytest.mark.skipif(
@@ -122,8 +123,7 @@ def build(folder: Path, stored: torch.dtype, **options: Any) -> Built:
     state = {name: t.to(stored) for name, t in original.state_dict().items() if name not in TIED}
     weights = folder / "model.safetensors"
     save_file(state, weights)
-    codes = {torch.float16: "F16", torch.float32: "F32"}
-    infos = {n: TensorInfo(weights, tuple(t.shape), codes[t.dtype]) for n, t in state.items()}
+    infos = safetensors_infos(weights)
     artifact = folder / "artifact"
     artifact.mkdir()
     job: Any = Job(

@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
-from exporter.quantize import Int8, Plan, Weights, plan_linears, quantize, scales
+from exporter.quantize import Int8, Plan, Weights, plan_linears, quantize
 from exporter.tensors import write_safetensors
+
+
+def quantized(weight: Tensor, scheme: Int8) -> tuple[Tensor, Tensor]:
+    return quantize(lambda: weight.split(5), tuple(weight.shape), scheme)
 
 
 @pytest.mark.parametrize("bits", [7, 8])
@@ -19,7 +23,7 @@ from exporter.tensors import write_safetensors
 def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
     weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
     scheme = Int8(per_channel=per_channel, bits=bits)
-    codes, steps = quantize(weight, scheme), scales(weight, scheme)
+    codes, steps = quantized(weight, scheme)
     assert codes.dtype == torch.int8
     assert steps.shape == ((16,) if per_channel else (1,))
     assert codes.abs().amax() == scheme.limit == 2 ** (bits - 1) - 1
@@ -30,7 +34,7 @@ def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
 def test_a_channel_of_zeros_stays_zero() -> None:
     weight = torch.zeros(2, 4)
     weight[1, 0] = 1
-    assert quantize(weight, Int8()).tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
+    assert quantized(weight, Int8())[0].tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
 
 
 def test_patterns_choose_linear_modules() -> None:
@@ -46,8 +50,9 @@ def test_tied_weights_are_read_once_stored(tiny_whisper: Path) -> None:
     tied = FAMILIES["whisper"].TIED
     embedding = checkpoint.read("model.decoder.embed_tokens.weight")
     weights = Weights(checkpoint, Plan({"proj_out": Int8()}), tied)
-    assert torch.equal(weights.read("proj_out.weight"), quantize(embedding, Int8()))
-    assert torch.equal(weights.read("proj_out.scale"), scales(embedding, Int8()))
+    codes, scales = quantized(embedding, Int8())
+    assert torch.equal(weights.read("proj_out.scale"), scales)
+    assert torch.equal(weights.read("proj_out.weight"), codes)
     assert torch.equal(Weights(checkpoint, Plan(), tied).read("proj_out.weight"), embedding)
 
 

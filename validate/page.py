@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from exporter.progress import shown_bytes
 from exporter.report import Report
 from validate.judge import Case, points, span
 from validate.plots import interval_svg, latency_svg
@@ -93,13 +94,6 @@ def _duration(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
-def _bytes(size: float) -> str:
-    units = ["B", "kB", "MB", "GB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 100 else f"{size:.1f} {units[0]}"
-
-
 def _change(candidate: float, reference: float) -> str:
     """A relative change in words that need no sign convention."""
     return f"{candidate / reference:.2f} \u00d7" if reference else "-"
@@ -109,7 +103,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "percent": _percent,
     "seconds": _seconds,
     "duration": _duration,
-    "bytes": _bytes,
+    "bytes": shown_bytes,
     "points": points,
     "span": span,
     "kind": _kind,

@@ -25,7 +25,6 @@ from exporter.job import Job
 from exporter.machine import describe
 from exporter.onnx_graph import condition_cross_attention, name_axes, write
 from exporter.quantize import (
-    FLOATS,
     Int8,
     Plan,
     Weights,
@@ -33,6 +32,7 @@ from exporter.quantize import (
     plan_linears,
     replace_module,
 )
+from exporter.storage import FLOATS
 
 _log = logging.getLogger(__name__)
 _OPSET = 20
