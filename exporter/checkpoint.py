@@ -16,16 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from exporter.artifact import Origin, sha256_file
-from exporter.errors import CheckpointError, HubError, exhausted
+from exporter.errors import CheckpointError
+from exporter.fetch import CONFIGS, INDEX, TOKENIZER, WEIGHTS, fetch
 from exporter.storage import TensorInfo, safetensors_infos
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
-TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "normalizer.json"),
-)
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _MAX_CONFIG_BYTES = 16 << 20
 
@@ -111,7 +105,7 @@ def open_checkpoint(source: str, base: Path = Path()) -> Checkpoint:
         if match is None or source.startswith("."):
             msg = f"no checkpoint folder {folder}: give a folder, or a Hub id like ORG/NAME"
             raise CheckpointError(msg)
-        folder, revision = _fetch(match["repo"], match["revision"])
+        folder, revision = fetch(match["repo"], match["revision"])
     config = read_json(folder / "config.json")
     _require_companions(folder)
     return Checkpoint(source, revision, folder, config, _tensor_infos(folder))
@@ -134,28 +128,6 @@ def read_json(path: Path) -> dict[str, Any]:
         msg = f"{path}: a JSON object is expected"
         raise CheckpointError(msg)
     return value
-
-
-def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
-    """Bring a Hub repository's needed files into the local cache, at a commit that is recorded."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    patterns = [WEIGHTS, INDEX, "model-*-of-*.safetensors", *CONFIGS, *TOKENIZER]
-    try:
-        commit = HfApi().model_info(repo, revision=revision).sha or "main"
-        folder = snapshot_download(repo, revision=commit, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        if exhausted(error):
-            raise
-        reason = str(error).splitlines()[0]
-        msg = f"cannot fetch {repo} from the Hub: {reason}\nGive a local folder, or check the id."
-        raise HubError(msg) from error
-    return Path(folder), commit
 
 
 def _require_companions(folder: Path) -> None:

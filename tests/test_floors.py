@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A new module takes its place here; a folder stands for all that is in it.
 FLOORS = {
     0: "errors progress child source recipe machine audio artifact transcript report card",
-    1: "storage checkpoint graphs job quantize tensors onnx_graph families targets",
+    1: "fetch storage checkpoint graphs job quantize tensors onnx_graph families targets",
     2: "build hub overview runtime steps",
     3: "terminal cli __main__",
 }
