@@ -16,15 +16,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 import torch
 import transformers
 
+from benchmarks.greedy import decode, features, noise
 from exporter import machine, runtime
-from exporter.transcript import Audio
 
 
 @click.command()
@@ -46,7 +44,7 @@ def main(
     else:
         recogniser = runtime.load(path, threads)
     load_s = time.perf_counter() - started
-    sound = audio or noise(recogniser)
+    sound = audio or noise(recogniser.processor.feature_extractor)
     figures = {
         "path": str(path),
         "load_s": load_s,
@@ -62,44 +60,20 @@ def main(
     click.echo(json.dumps(figures, indent=2))
 
 
-def noise(recogniser: runtime.Recogniser) -> Audio:
-    """Return one full window of quiet noise, mono [samples]."""
-    samples = recogniser.processor.feature_extractor.n_samples
-    return np.random.default_rng(0).normal(0, 0.01, samples).astype(np.float32)
-
-
 def time_parts(recogniser: runtime.Recogniser, tokens: int, runs: int) -> dict[str, float]:
     """Time the encoder's window and the decoder's token, without `generate` and text."""
     model = recogniser.model
-    window = noise(recogniser)
-    extractor = recogniser.processor.feature_extractor
-    features = extractor(
-        window, sampling_rate=recogniser.sampling_rate, return_tensors="pt"
-    ).input_features
+    window = features(recogniser.processor.feature_extractor)
     with torch.inference_mode():
         encode = model.get_encoder()
-        encoded = encode(features)
+        encoded = encode(window)
         return {
-            "encoder_window_s": median_s(lambda: encode(features), runs),
+            "encoder_window_s": median_s(lambda: encode(window), runs),
             "first_token_s": median_s(lambda: decode(model, encoded, 1), runs),
-            "token_s": statistics.median(decode(model, encoded, tokens) for _ in range(runs + 1)),
+            "token_s": statistics.median(
+                decode(model, encoded, tokens).token_s for _ in range(runs + 1)
+            ),
         }
-
-
-def decode(model: Any, encoded: Any, tokens: int) -> float:
-    """Decode greedily from an encoded window; return the median seconds of a token."""
-    ids = torch.tensor([[model.config.decoder_start_token_id]])
-    cache = None
-    seconds = []
-    for _ in range(tokens):
-        started = time.perf_counter()
-        step = model(
-            decoder_input_ids=ids, encoder_outputs=encoded, past_key_values=cache, use_cache=True
-        )
-        seconds.append(time.perf_counter() - started)
-        cache = step.past_key_values
-        ids = step.logits[:, -1:].argmax(-1)
-    return statistics.median(seconds)
 
 
 def median_s(call: Callable[[], object], runs: int) -> float:

@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from exporter.errors import BusyError, IntegrityError
 
@@ -68,11 +74,27 @@ class Needs(_Frozen):
     packages: tuple[str, ...] = ()
 
 
+class Predicted(_Frozen):
+    """What the plan foretold: the artifact's size, the build step, and the first reload."""
+
+    size_bytes: int
+    peak_rss_bytes: int
+    reload_rss_bytes: int
+    seconds: float
+
+
 class BuildFigures(_Frozen):
-    """What the build cost on the machine it ran on."""
+    """What the build cost on the machine it ran on, and what had been foretold."""
 
     seconds: float
     peak_rss_bytes: int
+    predicted: Predicted | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `predicted` out where there is none: older manifests keep their bytes."""
+        told: dict[str, Any] = inner(self)
+        return told if self.predicted else {k: v for k, v in told.items() if k != "predicted"}
 
 
 class Manifest(_Frozen):

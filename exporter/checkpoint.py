@@ -1,23 +1,42 @@
 """A checkpoint: a Hugging Face folder whose tensors are read one at a time.
 
 Everything is checked before the first tensor is used, so that a build fails here and not half-way.
-Nothing is loaded as code: `config.json` is read as data and weights only from safetensors.
+Nothing is loaded as code: `config.json` is read as data, weights from safetensors or, where there
+are none, from torch's own files, of which only the places of tensors are taken.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
 
+from exporter.adapter import Lora, lora, merge
 from exporter.artifact import Origin, sha256_file
-from exporter.errors import CheckpointError
-from exporter.fetch import CONFIGS, INDEX, TOKENIZER, WEIGHTS, fetch
+from exporter.errors import CheckpointError, HubError
+from exporter.families import FAMILIES, family_name
+from exporter.fetch import (
+    ADAPTER,
+    CONFIGS,
+    INDEX,
+    PICKLE,
+    PICKLE_INDEX,
+    TOKENIZER,
+    WEIGHTS,
+    fetch,
+    missing_companions,
+    remote_infos,
+)
+from exporter.pickled import pickled_infos
+from exporter.progress import Progress, silent
 from exporter.storage import TensorInfo, safetensors_infos
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -26,42 +45,59 @@ _MAX_CONFIG_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; `tensors` come from the safetensors headers alone."""
+    """An opened checkpoint; `tensors` come from the headers of the weight files alone.
+
+    `companions` are the configuration and tokenizer files by name, which every artifact carries
+    along. An adapter has `settings`, and its tensors and companions come in part from its base.
+    `remote` are weight files that stayed on the Hub, with their sizes; while there are any, values
+    cannot be read and the checkpoint has no `sha256`.
+    """
 
     source: str
     revision: str | None
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    remote: dict[str, int] = field(default_factory=dict)
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    settings: tuple[Path, ...] = ()
 
     @property
     def parameters(self) -> int:
         """The number of stored weights, tied ones once."""
-        return sum(info.elements for info in self.tensors.values())
+        places = {(info.file, info.offset): info for info in self.tensors.values()}
+        return sum(info.elements for info in places.values())
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the weight files."""
-        return sum(path.stat().st_size for path in self.weight_files)
+        local = [path for path in self.weight_files if path.name not in self.remote]
+        return sum(path.stat().st_size for path in local) + sum(self.remote.values())
 
     @property
     def weight_files(self) -> list[Path]:
-        """The safetensors files, sorted."""
-        return sorted({info.file for info in self.tensors.values()})
+        """The files that hold tensors, sorted."""
+        return sorted({file for info in self.tensors.values() for file in info.files})
+
+    @property
+    def plain(self) -> bool:
+        """Whether all weights are safetensors that hold them as they are, for any loader.
+
+        Beside an adapter's settings they are not: transformers would follow those if peft is there.
+        """
+        safe = all(path.suffix == ".safetensors" for path in self.weight_files)
+        return safe and not (self.folder / ADAPTER).exists()
 
     @cached_property
     def sha256(self) -> str:
         """The identity of the weights and configs, whatever the folder is called."""
-        names = [path.name for path in self.weight_files]
+        if self.remote:
+            msg = f"{self.source}: its weights are still on the Hub: they have to be fetched first"
+            raise CheckpointError(msg)
         whole = hashlib.sha256()
-        for name in [*names, *self.companions]:
-            whole.update(f"{name}\0{sha256_file(self.folder / name)}\n".encode())
+        for path in [*self.weight_files, *self.settings, *self.companions.values()]:
+            whole.update(f"{path.name}\0{sha256_file(path)}\n".encode())
         return whole.hexdigest()
-
-    @property
-    def companions(self) -> list[str]:
-        """The configuration and tokenizer files present, which every artifact carries along."""
-        return [name for name in (*CONFIGS, *TOKENIZER) if (self.folder / name).is_file()]
 
     @property
     def origin(self) -> Origin:
@@ -73,6 +109,19 @@ class Checkpoint:
             size_bytes=self.size_bytes,
             parameters=self.parameters,
         )
+
+    @contextmanager
+    def gathered(self) -> Iterator[Path]:
+        """A folder with all companions, for loaders that want one: read it before it goes away."""
+        if all(path.parent == self.folder for path in self.companions.values()):
+            yield self.folder
+            return
+        with TemporaryDirectory() as place:
+            folder = Path(place) / self.folder.resolve().name  # errors name it
+            folder.mkdir()
+            for name, path in self.companions.items():
+                shutil.copyfile(path, folder / name)
+            yield folder
 
     def read(self, name: str) -> Tensor:
         """Read one tensor in its stored type; only its bytes leave the disk."""
@@ -88,27 +137,110 @@ class Checkpoint:
         """Refuse a tensor of which `values` (its own, or their peaks) are not all numbers."""
         # In pieces: the test makes copies.
         if not all(piece.isfinite().all() for piece in values.flatten().split(1 << 19)):
-            file = self.tensors[name].file
-            msg = f"{file}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
+            files = " with ".join(map(str, self.tensors[name].files))
+            msg = f"{files}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
             raise CheckpointError(msg)
 
 
-def open_checkpoint(source: str, base: Path = Path()) -> Checkpoint:
+def open_checkpoint(
+    source: str, base: Path = Path(), progress: Progress = silent, *, weights: bool = True
+) -> Checkpoint:
     """Open a folder (relative to `base`) or a Hub id, `ORG/NAME` or `ORG/NAME@REVISION`.
 
+    A folder with an adapter and no whole weights is opened together with the base that it names.
+    With `weights` False, weights that are not on this machine stay on the Hub: see `remote`.
     Raises CheckpointError when the folder is missing, incomplete or damaged, HubError when the
     Hub or the network does not give it.
     """
-    folder, revision = base / source, None
-    if not folder.is_dir():
-        match = _HUB_ID.fullmatch(source)
-        if match is None or source.startswith("."):
-            msg = f"no checkpoint folder {folder}: give a folder, or a Hub id like ORG/NAME"
-            raise CheckpointError(msg)
-        folder, revision = fetch(match["repo"], match["revision"])
+    if _is_adapter(base / source):
+        return _open_adapter(source, base / source, progress, weights=weights)
+    if (base / source).is_dir():
+        return _open(source, None, base / source)
+    match = _HUB_ID.fullmatch(source)
+    if match is None or source.startswith("."):
+        msg = f"no checkpoint folder {base / source}: give a folder, or a Hub id like ORG/NAME"
+        raise CheckpointError(msg)
+    fetched = fetch(match["repo"], match["revision"], progress, weights=weights)
+    if not fetched.left and _is_adapter(fetched.folder):
+        opened = _open_adapter(source, fetched.folder, progress, weights=weights)
+        return replace(opened, revision=fetched.commit)
+    tensors = remote_infos(match["repo"], fetched)
+    return _open(source, fetched.commit, fetched.folder, tensors, fetched.left)
+
+
+def _open(
+    source: str,
+    revision: str | None,
+    folder: Path,
+    tensors: dict[str, TensorInfo] | None = None,
+    remote: dict[str, int] | None = None,
+) -> Checkpoint:
     config = read_json(folder / "config.json")
     _require_companions(folder)
-    return Checkpoint(source, revision, folder, config, _tensor_infos(folder))
+    return Checkpoint(
+        source=source,
+        revision=revision,
+        folder=folder,
+        config=config,
+        tensors=tensors or _tensor_infos(folder),
+        remote=remote or {},
+        companions=_companions(folder),
+    )
+
+
+def _is_adapter(folder: Path) -> bool:
+    whole = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
+    present = any((folder / name).is_file() for name in whole)
+    return (folder / ADAPTER).is_file() and not present
+
+
+def _open_adapter(source: str, folder: Path, progress: Progress, *, weights: bool) -> Checkpoint:
+    """Open an adapter's base and put the adapter over it."""
+    _refuse_foreign_links(folder)
+    path = folder / ADAPTER
+    settings = lora(path, read_json(path))
+    base = _open_base(path, settings, progress, weights=weights)
+    tied = FAMILIES[family_name(base.config)].TIED
+    tensors = merge(folder, settings, base.tensors, {*tied, *tied.values()})
+    return replace(
+        base,
+        source=source,
+        revision=None,
+        folder=folder,
+        tensors=tensors,
+        companions=_over(_companions(folder), base.companions),
+        settings=(path,),
+    )
+
+
+def _over(own: Mapping[str, Path], base: Mapping[str, Path]) -> dict[str, Path]:
+    """An adapter's companions, and the base's where it has none.
+
+    A tokenizer's files belong together: all are the adapter's, if those are whole, or the base's.
+    """
+    tokenizer = base if missing_companions({*own, *CONFIGS}) else own
+    configs = {**base, **own, "config.json": base["config.json"]}
+    return {name: configs[name] for name in CONFIGS} | {
+        name: path for name, path in tokenizer.items() if name in TOKENIZER
+    }
+
+
+def _open_base(path: Path, settings: Lora, progress: Progress, *, weights: bool) -> Checkpoint:
+    """Open the checkpoint that the adapter settings at `path` name."""
+    name = settings.base_model_name_or_path
+    folder = path.parent / name
+    try:
+        if _is_adapter(folder):
+            msg = f"{folder} is an adapter too"
+            raise CheckpointError(msg)
+        source = name if folder.is_dir() else settings.base
+        return open_checkpoint(source, path.parent, progress, weights=weights)
+    except (CheckpointError, HubError) as error:
+        msg = (
+            f"{path}: its base {name!r} cannot be used: {str(error).splitlines()[0]}\n"
+            "Set base_model_name_or_path there to the base's folder, or to its Hub id."
+        )
+        raise type(error)(msg) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,16 +265,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def _require_companions(folder: Path) -> None:
     """Refuse a folder from which no loader could make a transcript."""
     _refuse_foreign_links(folder)
-    missing = [name for name in CONFIGS if not (folder / name).is_file()]
-    slow = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-    if not slow and not (folder / "tokenizer.json").is_file():
-        missing.append("tokenizer.json (or vocab.json and merges.txt)")
-    if missing:
+    if missing := missing_companions(_companions(folder)):
         msg = (
             f"{folder}: missing {', '.join(missing)}.\n"
             "Copy them from the model this checkpoint was trained from."
         )
         raise CheckpointError(msg)
+
+
+def _companions(folder: Path) -> dict[str, Path]:
+    paths = {name: folder / name for name in (*CONFIGS, *TOKENIZER)}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def _refuse_foreign_links(folder: Path) -> None:
@@ -163,27 +296,29 @@ def _tensor_infos(folder: Path) -> dict[str, TensorInfo]:
     """Read the headers of all shards."""
     infos: dict[str, TensorInfo] = {}
     for path in _weight_paths(folder):
-        infos |= safetensors_infos(path)
+        infos |= safetensors_infos(path) if path.suffix == ".safetensors" else pickled_infos(path)
     return infos
 
 
 def _weight_paths(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        other = [path.name for path in folder.glob("pytorch_model*.bin")]
-        found = (
-            f" (found {other[0]}, which is a pickle: convert it to safetensors)" if other else ""
-        )
-        msg = f"{folder}: no {WEIGHTS}{found}"
-        raise CheckpointError(msg)
-    names = read_json(folder / INDEX).get("weight_map")
+    """The files that hold the weights, of one kind: safetensors where there are any."""
+    for whole, index in ((WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)):
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            return _shards(folder / index)
+    msg = f"{folder}: no {WEIGHTS} and no {PICKLE}, whole or in shards with an index"
+    raise CheckpointError(msg)
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        msg = f"{folder / INDEX}: no `weight_map`"
+        msg = f"{index}: no `weight_map`"
         raise CheckpointError(msg)
     shards = sorted(set(names.values()))
     for name in shards:
-        if Path(name).name != name or not (folder / name).is_file():
-            msg = f"{folder / INDEX}: names the shard {name!r}, which is not in the folder"
+        if Path(name).name != name or not (index.parent / name).is_file():
+            msg = f"{index}: names the shard {name!r}, which is not in the folder"
             raise CheckpointError(msg)
-    return [folder / name for name in shards]
+    return [index.parent / name for name in shards]

@@ -4,6 +4,7 @@
 step prints goes to a log; a step runs compilers and native code, so it gets no key of its owner's.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from exporter.progress import Progress
 
 _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -122,6 +124,7 @@ def _death(code: int, answer: Path, where: str, log: str) -> Exception:
 
 def main(step: str, request: str, answer: str) -> int:
     """Run one step here; write its result, or the error that a user can mend, to `answer`."""
+    _die_with_parent()
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log, only progress to the parent
     started = time.monotonic()
@@ -145,6 +148,12 @@ def main(step: str, request: str, answer: str) -> int:
     }
     write_atomic(Path(answer), json.dumps({**figures, **result}).encode())
     return 0
+
+
+def _die_with_parent() -> None:
+    """Leave with a parent that is killed, instead of writing into a folder that is no more its."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _mendable(error: Exception) -> ExporterError:

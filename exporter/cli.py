@@ -10,18 +10,20 @@ import functools
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from exporter import tables
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
 
 if TYPE_CHECKING:
-    from exporter.artifact import Manifest
+    from exporter.build import BuiltArtifact
+    from exporter.plan import Room
     from exporter.report import Report
 
 _FORBIDDEN = {
@@ -67,8 +69,10 @@ def _command(function: Callable[..., None]) -> click.Command:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Like decoding.num_beams=5."
 )
-@click.option("--force", is_flag=True, help="Replace an artifact that differs.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be built, and build nothing.")
+@click.option("--force", is_flag=True, help="Build anew, and replace what differs.")
+@click.option(
+    "--dry-run", is_flag=True, help="Tell what would be built and what it takes; build nothing."
+)
 def build(
     terminal: Terminal,
     recipe: Path,
@@ -83,41 +87,50 @@ def build(
     wanted = read(recipe, overrides)  # before torch is loaded, so that a typo is told at once
     from exporter import build as builder
 
-    if dry_run:
-        _say_plan(terminal, builder.plan(wanted, **how), as_json)
-        return
     with terminal.progress() as progress:
-        built = builder.build(wanted, **how, progress=progress)
+        if dry_run:
+            rows, room = builder.dry_run(wanted, **how, progress=progress)
+        else:
+            built = builder.build(wanted, **how, progress=progress)
+    if dry_run:
+        _say_plan(terminal, rows, room, as_json)
+        return
     if as_json:
-        rows = [
-            {
-                "path": str(one.path),
-                "reused": one.reused,
-                "digest": one.manifest.digest,
-                "size_bytes": one.manifest.size_bytes,
-                "manifest": one.manifest.model_dump(mode="json"),
-            }
-            for one in built
-        ]
-        terminal.say_json(artifacts=rows)
+        terminal.say_json(artifacts=[_built_row(one) for one in built])
         return
     for one in built:
-        terminal.say(f"{shown(one.path)}: {_built(one.manifest, reused=one.reused)}")
+        terminal.say(f"{shown(one.path)}: {tables.built(one.manifest, reused=one.reused)}")
 
 
-def _built(manifest: Manifest, *, reused: bool) -> str:
-    if reused:
-        return f"{shown_bytes(manifest.size_bytes)}, already built from this recipe and checkpoint"
-    cost = f"{manifest.build.seconds:.0f} s, {shown_bytes(manifest.build.peak_rss_bytes)} of memory"
-    return f"{shown_bytes(manifest.size_bytes)}, built in {cost}"
+def _built_row(one: BuiltArtifact) -> dict[str, Any]:
+    """An artifact as data, with what was foretold beside what was measured."""
+    figures, reload = one.manifest.build, one.reload
+    measured = {
+        "size_bytes": one.manifest.size_bytes,
+        "peak_rss_bytes": figures.peak_rss_bytes,
+        "seconds": figures.seconds,
+        "reload_rss_bytes": reload and reload["peak_rss_bytes"],
+        "reload_seconds": reload and reload["seconds"],
+    }
+    return {
+        "path": str(one.path),
+        "reused": one.reused,
+        "digest": one.manifest.digest,
+        "size_bytes": one.manifest.size_bytes,
+        "predicted": {name: one.prediction.as_row()[name] for name in measured},
+        "measured": measured,
+        "manifest": one.manifest.model_dump(mode="json"),
+    }
 
 
-def _say_plan(terminal: Terminal, plan: list[dict[str, Any]], as_json: bool) -> None:
+def _say_plan(terminal: Terminal, rows: list[dict[str, Any]], room: Room, as_json: bool) -> None:
     if as_json:
-        terminal.say_json(plan=plan)
+        terminal.say_json(plan=rows, here=room.as_row())
         return
-    for step in plan:
-        terminal.say("\n".join(f"{key}: {value}" for key, value in _flat(step)) + "\n")
+    terminal.draw(tables.of_plan(rows))
+    for row in rows:
+        terminal.say(tables.contents(row))
+    terminal.say(tables.room(room.as_row()))
 
 
 @_command
@@ -155,43 +168,9 @@ def validate(terminal: Terminal, paths: Sequence[Path], as_json: bool, **how: An
 
 
 def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    columns = (
-        "size (of float32)",
-        "original WER",
-        "WER",
-        "points, 95 %",
-        "latency",
-        "RTF",
-        "load",
-        "memory",
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("artifact", no_wrap=True)
-    for title in columns:
-        table.add_column(title, justify="right")
-    table.add_column("verdict")
-    for folder, report in zip(folders, reports, strict=True):
-        table.add_row(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
-    terminal.draw(table)
+    terminal.draw(tables.of_reports(folders, reports))
     for folder, report in zip(folders, reports, strict=True):
         terminal.say(f"{folder.name}: {report.sentence}\n  {shown(folder / 'report.html')}")
-
-
-def _figures(report: Report) -> Iterator[str]:
-    """One row's cells, in the order of the columns."""
-    original, ours, points = report.reference_figures, report.figures, report.wer_difference
-    yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
-    yield f"{original.wer:.2%}"
-    yield f"{ours.wer:.2%}"
-    yield f"{points.value * 100:+.2f} [{points.low * 100:+.2f}, {points.high * 100:+.2f}]"
-    yield f"x {report.latency_ratio.value:.2f}"
-    yield f"{ours.rtf:.3f}"
-    yield f"{ours.load_s:.2f} s"
-    yield shown_bytes(ours.peak_rss_bytes)
-    yield report.verdict
 
 
 @_command
@@ -238,31 +217,39 @@ def transcribe(
 @_command
 @click.argument("path", type=click.Path(path_type=Path))
 def inspect(terminal: Terminal, path: Path, as_json: bool) -> None:
-    """Tell what an artifact or a checkpoint is."""
+    """Tell what an artifact is, or a checkpoint and what its builds would take."""
     from exporter import overview
 
     facts = overview.of_path(path)
     if as_json:
         terminal.say_json(**facts)
         return
-    for key, value in _flat(facts):
+    rows, room = facts.pop("plan", []), facts.pop("here", None)
+    for key, value in tables.flat(facts):
         terminal.say(f"{key}: {value}")
+    if rows:
+        terminal.draw(tables.of_plan(rows))
+        terminal.say(tables.room(room))
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Spread nested mappings into dotted keys, one line each."""
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif key == "files":
-            for file in value:
-                yield f"{prefix}file", f"{file['path']} ({shown_bytes(file['size_bytes'])})"
-        elif isinstance(value, list):
-            yield prefix + key, ", ".join(map(str, value)) or "none"
-        elif value is None:
-            yield prefix + key, "none"
-        else:
-            yield prefix + key, shown_bytes(value) if key.endswith("_bytes") else str(value)
+@_command
+@click.option("--clear", is_flag=True, help="Remove it all.")
+def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
+    """List what builds keep for the next one: traced and compiled graphs, without weights."""
+    from exporter import cache as kept
+
+    freed = kept.clear() if clear else 0
+    found = kept.entries()
+    if as_json:
+        rows = [{**vars(entry), "path": str(entry.path)} for entry in found]
+        terminal.say_json(place=str(kept.place()), freed_bytes=freed, entries=rows)
+        return
+    if clear:
+        terminal.say(f"{kept.place()}: {shown_bytes(freed)} removed")
+        return
+    terminal.say(f"{kept.place()}: {shown_bytes(sum(e.size_bytes for e in found))}")
+    for entry in found:
+        terminal.say(f"  {tables.kept(entry)}")
 
 
 @_command
@@ -277,13 +264,7 @@ def list_(terminal: Terminal, as_json: bool) -> None:
     for title, rows in found.items():
         terminal.say(f"{title}:")
         for row in rows or ["none here"]:
-            terminal.say("  " + (row if isinstance(row, str) else _line(row)))
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    """One row of a list; its first value is a path."""
-    path, *rest = (text for _, text in _flat(row))
-    return f"{path}: {', '.join(rest)}"
+            terminal.say("  " + (row if isinstance(row, str) else tables.line(row)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

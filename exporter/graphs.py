@@ -5,9 +5,10 @@ tensor, under the names of the transformers model that the graph's module was cu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 Shape = tuple[int | str, ...]
@@ -19,7 +20,9 @@ class Graph:
 
     `module.forward` takes the tensors of `inputs` in order and returns one per entry of `outputs`.
     `dynamic` names the axes that may change between calls; `outputs` gives every output's shape,
-    with the same names. Tensors listed in `mutated` are written in place.
+    with the same names. Tensors listed in `mutated` are written in place. Where all `depth` layers
+    are alike, `first` is the same graph through the first alone: what it does between its two
+    `layer_boundary` is what every layer does, with its own index in the names for 0.
     """
 
     name: str
@@ -28,6 +31,44 @@ class Graph:
     dynamic: Mapping[str, Mapping[int, str]]
     outputs: Mapping[str, Shape]
     mutated: tuple[str, ...] = ()
+    first: "Graph | None" = None
+    depth: int = 1
+
+
+@torch.library.custom_op("exporter::layer_boundary", mutates_args=())
+def layer_boundary(hidden: Tensor) -> Tensor:
+    """Mark where a layer begins, and where the last one ends; the values stay as they are."""
+    return hidden.clone()
+
+
+@layer_boundary.register_fake
+def _(hidden: Tensor) -> Tensor:
+    return torch.empty_like(hidden)
+
+
+def alike(layers: nn.ModuleList) -> bool:
+    """Whether all layers have the same modules, with weights of the same shapes and types."""
+    kinds = {
+        tuple((name, type(module)) for name, module in layer.named_modules())
+        + tuple((name, t.shape, t.dtype) for name, t in layer.state_dict().items())
+        for layer in layers
+    }
+    return len(kinds) == 1
+
+
+def first_layer(graph: Graph) -> Graph:
+    """The same graph with the inputs and outputs of its first layer only."""
+    return replace(
+        graph,
+        inputs={name: t for name, t in graph.inputs.items() if layer_of(name) < 1},
+        outputs={name: shape for name, shape in graph.outputs.items() if layer_of(name) < 1},
+    )
+
+
+def layer_of(name: str) -> int:
+    """The layer in the name of a cache tensor (past_key_values.3.decoder.key); -1 without."""
+    parts = name.split(".")
+    return int(parts[1]) if len(parts) > 1 else -1
 
 
 class GraphFunction(Protocol):

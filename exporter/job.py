@@ -15,10 +15,19 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Job(Generic[OptionsT]):
-    """Everything is resolved; `folder` is empty and is written into."""
+    """Everything is resolved; `folder` is empty and is written into.
+
+    `fresh` makes anew what an earlier build has left in the cache.
+    """
 
     checkpoint: Checkpoint
     family: Family
     options: OptionsT
     folder: Path
     progress: Progress
+    fresh: bool = False
+
+    @property
+    def size(self) -> str:
+        """The model's size, by which people know it."""
+        return f"{self.checkpoint.parameters / 1e6:.0f} M parameters"

@@ -5,7 +5,8 @@ Kept without torch so that an artifact's needs can be checked before any native 
 
 import os
 import platform
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -108,6 +109,12 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def installed_versions() -> dict[str, str]:
+    """The versions that decide what a build makes, by package."""
+    names = ("exporter", "torch", "transformers", "onnx", "onnxscript")
+    return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
+
+
 def peak_rss_bytes() -> int:
     """This program's peak; `ru_maxrss` would do, but it starts from the parent's at the fork."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -115,3 +122,53 @@ def peak_rss_bytes() -> int:
             return int(line.split()[1]) * 1024
     msg = "/proc/self/status tells no VmHWM: peak memory cannot be measured on this system"
     raise MachineError(msg)
+
+
+def memory_available_bytes(root: Path = Path("/")) -> int:
+    """Memory that programs can still take: what the kernel reckons, less where a cgroup limits it.
+
+    A container's limit is not in /proc/meminfo, and going past it kills without a word.
+    """
+    for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return max(0, min([int(line.split()[1]) * 1024, *_cgroup_rooms(root)]))
+    msg = "/proc/meminfo tells no MemAvailable: free memory cannot be known on this system"
+    raise MachineError(msg)
+
+
+def _cgroup_rooms(root: Path) -> Iterator[int]:
+    """What the limits of this process's control groups, of either version, leave to it."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        here = mount / path.lstrip("/")
+        # A limit holds for all below it. Inside a container the path may be the host's: the mount
+        # itself is then the container's group.
+        for folder in (here, *here.parents):
+            if folder.is_relative_to(mount) and (folder / files[0]).is_file():
+                yield from _group_room(folder, *files)
+
+
+def _group_room(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[int]:
+    """A group's limit less its use; cached files do not count, since they give way."""
+    told = (folder / limit).read_text(encoding="ascii").strip()
+    if told == "max":
+        return
+    stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+    values = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+    cached = sum(values.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
+    yield int(told) - int((folder / usage).read_text(encoding="ascii")) + cached
+
+
+def disk_free_bytes(place: Path) -> int:
+    """Bytes that can be written at a place, which need not exist yet."""
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

@@ -1,21 +1,98 @@
-"""What is done to a traced ONNX graph: axes named, the first step set apart, weights streamed in.
+"""What is done to a traced ONNX graph: its layer repeated, axes named, the first step set apart.
 
-Separate from the target because it knows nothing of int8, files' names or options.
+Separate from the target because it knows nothing of int8, files' names or options. Our custom
+operators are traced as placeholders, nodes of a domain of our own, of which nothing remains.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-import onnx
 import onnx_ir as ir
-from onnx_ir.tensor_adapters import to_torch_dtype
-from torch import Tensor
+from onnx.defs import OpSchema
+from onnxscript.values import Op, Opset
 
 from exporter.graphs import Graph
-from exporter.progress import Progress
 
-# Offsets at whole pages, so that a runtime can map large tensors instead of copying them.
-_PAGE = 4096
+CROSS_ATTENTION = "CrossAttention"
+LAYER_BOUNDARY = "LayerBoundary"
+_DOMAIN = "exporter"
+
+
+def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
+    """A node of our own domain, for a custom operator that a pass here will replace."""
+    parameter = OpSchema.FormalParameter
+    schema = OpSchema(
+        name,
+        _DOMAIN,
+        1,
+        inputs=[parameter(f"input{index}", "T") for index in range(inputs)],
+        outputs=[parameter(f"output{index}", "T") for index in range(outputs)],
+        type_constraints=[("T", ["tensor(float)", "tensor(bool)"], "")],
+    )
+    node = Op(Opset(_DOMAIN, 1), name, schema)
+    return lambda *values: node(*values)
+
+
+def repeat_layer(model: ir.Model, graph: Graph) -> None:
+    """Repeat the one layer that was traced, that of `graph.first`, for all layers of `graph`.
+
+    A layer is what the trace holds between its two LayerBoundary placeholders. Its weights, inputs
+    and outputs are those with its own index in the place of the first 0.
+    """
+    begin, end = (node for node in model.graph if node.op_type == LAYER_BOUNDARY)
+    nodes = list(model.graph)
+    layer = nodes[nodes.index(begin) + 1 : nodes.index(end)]
+    own = _own_values(model.graph, layer)
+    named = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
+    hidden = end.inputs[0]
+    for index in range(1, graph.depth):
+        copies: dict[ir.Value | None, ir.Value | None] = {begin.outputs[0]: hidden}
+        copies |= {value: _copied(value, index) for value in own}
+        for node in layer:
+            model.graph.insert_before(end, _copied_node(node, copies, index))
+        for value in filter(None, copies.values()):
+            if value.const_value is not None:
+                model.graph.register_initializer(value)
+            named[value.name] = value
+        hidden = copies[end.inputs[0]]
+    before = begin.inputs[0]
+    assert hidden is not None
+    assert before is not None
+    ir.convenience.replace_all_uses_with(end.outputs[0], hidden)
+    ir.convenience.replace_all_uses_with(begin.outputs[0], before)
+    model.graph.remove([end, begin], safe=True)
+    model.graph.inputs[:] = [named[name] for name in graph.inputs]
+    model.graph.outputs[:] = [named[name] for name in graph.outputs]
+
+
+def _own_values(graph: ir.Graph, layer: list[ir.Node]) -> list[ir.Value]:
+    """The weights and inputs that a layer shares with no other."""
+    outer = {*graph.inputs, *graph.initializers.values()}
+    used = dict.fromkeys(value for node in layer for value in node.inputs if value in outer)
+    return [value for value in used if value is not None and ".0." in str(value.name)]
+
+
+def _copied_node(
+    node: ir.Node, copies: dict[ir.Value | None, ir.Value | None], index: int
+) -> ir.Node:
+    """The node of another layer; its outputs join `copies`."""
+    outputs = [_copied(value, index) for value in node.outputs]
+    copies |= zip(node.outputs, outputs, strict=True)
+    return ir.Node(
+        node.domain,
+        node.op_type,
+        [copies.get(value, value) for value in node.inputs],
+        node.attributes.values(),
+        outputs=outputs,
+        name=f"{node.name}.{index}",
+    )
+
+
+def _copied(value: ir.Value, index: int) -> ir.Value:
+    """The same value of another layer, under its own name."""
+    name = str(value.name)
+    name = name.replace(".0.", f".{index}.", 1) if ".0." in name else f"{name}.{index}"
+    return ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
 
 
 def name_axes(model: ir.Model, graph: Graph) -> None:
@@ -34,7 +111,7 @@ def condition_cross_attention(model: ir.Model) -> None:
     gives the new cache. The projections move into their branch, so that no weight is stored twice
     and nothing is computed or copied that a step does not need.
     """
-    for node in [node for node in model.graph if node.op_type == "CrossAttention"]:
+    for node in [node for node in model.graph if node.op_type == CROSS_ATTENTION]:
         query, past_key, past_value, key, value, cached = filter(None, node.inputs)
         projections = _exclusive_ancestors(model.graph, node, {3, 4})
         model.graph.remove(projections)
@@ -48,61 +125,13 @@ def condition_cross_attention(model: ir.Model) -> None:
             num_outputs=3,
         )
         for old, new in zip(node.outputs, choice.outputs, strict=True):
-            new.name, new.type = old.name, old.type
+            new.name, new.type, new.shape = old.name, old.type, old.shape
         model.graph.insert_before(node, choice)
         ir.convenience.replace_all_uses_with(
             node.outputs, choice.outputs, replace_graph_outputs=True
         )
         model.graph.remove([node], safe=True)
-    model.graph.opset_imports.pop("exporter", None)
-
-
-def write(
-    model: ir.Model,
-    path: Path,
-    names: Mapping[str, str],
-    read: Callable[[str], Tensor],
-    progress: Progress,
-) -> None:
-    """Write a graph, reading each weight when its turn comes.
-
-    `names` maps the graph's initializers to the names that `read` understands. Every byte of weight
-    goes once from the checkpoint to its final place beside the graph.
-    """
-    _forget_source(model)
-    for name, initializer in model.graph.initializers.items():
-        absent = initializer.const_value
-        if name in names and absent is not None:
-            initializer.const_value = _lazy(names[name], absent, read)
-
-    def told(_: object, info: ir.external_data.CallbackInfo) -> None:
-        progress(f"writing {path.name}", (info.index + 1) / info.total)
-
-    ir.save(model, path, external_data=f"{path.name}_data", alignment=_PAGE, callback=told)
-    onnx.checker.check_model(path)
-
-
-def _forget_source(model: ir.Model) -> None:
-    """Drop the tracer's notes: stack traces of this machine, many times the graph's own size."""
-    nodes = list(model.graph.all_nodes())
-    values = [*model.graph.inputs, *model.graph.initializers.values()]
-    values += [output for node in nodes for output in node.outputs]
-    notes = [each.metadata_props for each in nodes] + [each.metadata_props for each in values]
-    for note in (model.metadata_props, model.graph.metadata_props, *notes):
-        note.clear()
-    for node in nodes:
-        node.doc_string = None
-
-
-def _lazy(name: str, absent: ir.TensorProtocol, read: Callable[[str], Tensor]) -> ir.LazyTensor:
-    """An initializer whose data is read when it is written, in the graph's type."""
-    shape = ir.Shape(absent.shape.numpy())
-    dtype = to_torch_dtype(absent.dtype)
-
-    def tensor() -> ir.TensorProtocol:
-        return ir.tensor(read(name).to(dtype))
-
-    return ir.LazyTensor(tensor, dtype=absent.dtype, shape=shape, name=name)
+    model.graph.opset_imports.pop(_DOMAIN, None)
 
 
 def _exclusive_ancestors(graph: ir.Graph, node: ir.Node, indices: set[int]) -> list[ir.Node]:

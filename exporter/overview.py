@@ -55,6 +55,7 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint_facts(path: Path) -> dict[str, Any]:
+    from exporter import plan
     from exporter.checkpoint import open_checkpoint
     from exporter.families import family_name
 
@@ -62,12 +63,15 @@ def _checkpoint_facts(path: Path) -> dict[str, Any]:
         msg = f"there is no folder {path}: give an artifact's or a checkpoint's"
         raise CheckpointError(msg)
     checkpoint = open_checkpoint(str(path))
+    room = plan.room_at(Path("artifacts"))
     return {
         "checkpoint": str(path),
         "family": family_name(checkpoint.config),
         "parameters": checkpoint.parameters,
         "dtypes": sorted({info.dtype for info in checkpoint.tensors.values()}),
         "size_bytes": checkpoint.size_bytes,
+        "plan": plan.of_checkpoint(checkpoint, room),
+        "here": room.as_row(),
     }
 
 

@@ -173,6 +173,20 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
         raise CheckpointError(msg)
 
 
+def keep_narrow(model: nn.Module, weights: Weights) -> None:
+    """Leave tables and convolution kernels in the 16 bits that the checkpoint stores.
+
+    Linear weights have a precision of their own; biases and norms are too small to matter.
+    """
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        stored = weights.dtype(name)
+        table = parameter.ndim > 1 and not isinstance(module, nn.Linear)
+        if table and stored.itemsize < parameter.itemsize:
+            setattr(module, leaf, absent(tuple(parameter.shape), stored))
+
+
 def absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     """A parameter on `meta`, whose data is read when its turn comes."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

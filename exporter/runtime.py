@@ -18,7 +18,7 @@ from exporter.artifact import Manifest
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import IntegrityError, MachineError
 from exporter.families import FAMILIES, Family, family_name
-from exporter.machine import describe, require_features, versions_of
+from exporter.machine import describe, require_features
 from exporter.recipe import Decoding
 from exporter.targets import TARGETS
 from exporter.transcript import Audio, Transcript
@@ -57,7 +57,8 @@ class Recogniser:
         if isinstance(recordings, (str, Path, np.ndarray)):
             recordings = [recordings]
         if decoding is not None and decoding != self.decoding:
-            self.family.check_decoding(self.model.generation_config.to_dict(), decoding)
+            config, generation = self.model.config.to_dict(), self.model.generation_config.to_dict()
+            self.family.check_decoding(config, generation, decoding)
         rate = self.sampling_rate
         sounds = [r if isinstance(r, np.ndarray) else audio.read(Path(r), rate) for r in recordings]
         return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
@@ -91,8 +92,12 @@ def load_original(
     checkpoint = open_checkpoint(source, base)
     family = FAMILIES[family_name(checkpoint.config)]
     _set_threads(threads)
-    model = family.open_original(checkpoint.folder)
-    processor = family.processor(checkpoint.folder)
+    # A plain folder takes transformers' own road: a mistake of ours in reading would show.
+    names = () if checkpoint.plain else checkpoint.tensors
+    state = {name: checkpoint.read(name) for name in names} or None
+    with checkpoint.gathered() as folder:
+        model = family.open_original(folder, state)
+        processor = family.processor(folder)
     return Recogniser(model, processor, family, decoding or Decoding())
 
 
@@ -116,9 +121,3 @@ def _require_packages(manifest: Manifest) -> None:
                 f"Mend it: pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
             )
             raise MachineError(msg)
-
-
-def installed_versions() -> dict[str, str]:
-    """The versions that decide what a build makes, by package."""
-    names = ("exporter", "torch", "transformers", "onnx", "onnxscript")
-    return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))

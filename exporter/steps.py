@@ -27,6 +27,7 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         options=target.Options.model_validate(request["options"]),
         folder=Path(request["folder"]),
         progress=progress,
+        fresh=request["fresh"],
     )
     return target.build(job).model_dump(mode="json")
 

@@ -34,6 +34,11 @@ class TensorInfo:
         """The number of values."""
         return torch.Size(self.shape).numel()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the values come from."""
+        return (self.file,)
+
     def read(self) -> Tensor:
         """Read all values."""
         flat = torch.empty(self.elements, dtype=FLOATS[self.dtype])

@@ -24,6 +24,9 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.int8: "I8",
 }
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Tensors by name: type and shape."""
+
 # A runtime's vector loads, and its cache lines, begin at such offsets.
 _ALIGNMENT = 64
 _SYNC_BYTES = 64 << 20
@@ -45,7 +48,7 @@ class Place:
 
 def write_safetensors(
     path: Path,
-    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    layout: Layout,
     read: Callable[[str], Tensor],
     progress: Progress,
 ) -> None:
@@ -54,6 +57,24 @@ def write_safetensors(
     Every tensor begins at a multiple of its type's size, and of 64 bytes where sizes allow: those
     that fill whole lines come first, then wide types before narrow ones.
     """
+    text, places = _laid_out(layout)
+    start = 8 + len(text)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+    moved = {n: Place(start + p.offset, p.dtype, p.shape) for n, p in places.items()}
+    write_tensors(path, moved, read, progress)
+
+
+def safetensors_bytes(layout: Layout) -> int:
+    """The size of the file that `write_safetensors` would write."""
+    text, places = _laid_out(layout)
+    return 8 + len(text) + sum(place.size_bytes for place in places.values())
+
+
+def _laid_out(
+    layout: Layout,
+) -> tuple[bytes, dict[str, Place]]:
+    """The header, and each tensor's place after it."""
     places: dict[str, Place] = {}
     offset = 0
     for name in sorted(layout, key=lambda name: _order(*layout[name], name)):
@@ -64,12 +85,7 @@ def write_safetensors(
         ends = [place.offset, place.offset + place.size_bytes]
         header[name] = {"dtype": _NAMES[place.dtype], "shape": place.shape, "data_offsets": ends}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    start = 8 + len(text)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-    moved = {n: Place(start + p.offset, p.dtype, p.shape) for n, p in places.items()}
-    write_tensors(path, moved, read, progress)
+    return text + b" " * (-(8 + len(text)) % _ALIGNMENT), places
 
 
 def write_tensors(

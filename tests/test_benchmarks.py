@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from benchmarks import checkpoints, time_artifact
+from benchmarks.build_results import ideal_bytes
 from exporter.checkpoint import open_checkpoint
 
 
@@ -48,9 +49,25 @@ def test_the_byte_pairs_are_recovered(toy: Path) -> None:
 
 
 def test_timing_tells_its_figures(toy: Path) -> None:
-    arguments = [str(toy), "--original", "--runs", "1", "--tokens", "2"]
+    arguments = [str(toy), "--original", "--runs", "1", "--tokens", "2", "--threads", "1"]
     done = CliRunner().invoke(time_artifact.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     figures = json.loads(done.stdout)
     for name in ("load_s", "encoder_window_s", "first_token_s", "token_s", "transcribe_s"):
         assert 0 < figures[name] < 60
+
+
+def test_the_ideal_size_counts_every_tensor_once(toy: Path) -> None:
+    """Counted by hand for two layers of width 64 on each side, in float16."""
+    opened = open_checkpoint(str(toy))
+    tokens = opened.config["vocab_size"]
+    square, wide = 64 * 64, 64 * 256
+    attentions = 2 * (1 + 2)  # the encoder's, and the decoder's to itself and to the encoder
+    weights = 4 * attentions * square + 4 * 2 * wide + 64 * tokens
+    scales = 4 * attentions * 64 + 4 * (256 + 64) + tokens
+    biases = 3 * attentions * 64 + 4 * (256 + 64)
+    norms = 2 * 64 * (2 * 2 + 2 * 3 + 2)
+    convolutions = 64 * 80 * 3 + 64 * 64 * 3 + 2 * 64
+    tables = 64 * (tokens + 1500 + 448)
+    rest = 2 * (biases + norms + convolutions + tables)
+    assert ideal_bytes(opened) == weights + 4 * scales + rest

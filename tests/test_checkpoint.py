@@ -2,16 +2,23 @@
 
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
 from exporter.quantize import check_fit
+from exporter.runtime import load_original
+
+HEAD, TABLE = "proj_out.weight", "model.decoder.embed_tokens.weight"
 
 
 @pytest.fixture
@@ -23,6 +30,27 @@ def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     path = folder / "model.safetensors"
     tensors: dict[str, torch.Tensor | None] = {**load_file(path), **change}
     save_file({name: t for name, t in tensors.items() if t is not None}, path)
+
+
+def pickled(
+    folder: Path, change: Callable[[dict[str, Any]], object] = dict, **options: Any
+) -> Path:
+    """Store the weights as torch does, the tied ones beside each other, after a change to them."""
+    tensors: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
+    tensors[HEAD] = tensors[TABLE]
+    change(tensors)
+    torch.save(tensors, folder / "pytorch_model.bin", **options)
+    (folder / "model.safetensors").unlink()
+    return folder / "pytorch_model.bin"
+
+
+def same_as_transformers(folder: Path) -> None:
+    opened = open_checkpoint(str(folder))
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype="auto")
+    for name, tensor in model.state_dict().items():
+        if name in opened.tensors:
+            assert opened.read(name).dtype == tensor.dtype
+            assert torch.equal(opened.read(name), tensor)
 
 
 def fit(folder: Path) -> None:
@@ -75,10 +103,161 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
         open_checkpoint(str(folder))
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, which is a pickle"):
+def test_no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors and no pytorch_model\.bin"):
         open_checkpoint(str(folder))
+
+
+def test_torchs_own_format_reads_like_safetensors(folder: Path, tiny_whisper: Path) -> None:
+    pickled(folder)
+    fit(folder)
+    whole, opened = open_checkpoint(str(tiny_whisper)), open_checkpoint(str(folder))
+    assert opened.tensors.keys() == {*whole.tensors, HEAD}
+    assert all(torch.equal(whole.read(name), opened.read(name)) for name in whole.tensors)
+    blocks = [block.clone() for block in opened.blocks(TABLE)]
+    assert torch.equal(torch.cat(blocks), whole.read(TABLE))
+    same_as_transformers(folder)
+
+
+def test_tied_weights_that_share_their_storage_count_once(folder: Path, tiny_whisper: Path) -> None:
+    pickled(folder)
+    opened = open_checkpoint(str(folder))
+    assert torch.equal(opened.read(HEAD), opened.read(TABLE))
+    assert opened.parameters == open_checkpoint(str(tiny_whisper)).parameters
+
+
+def test_tied_weights_may_both_be_in_safetensors(folder: Path) -> None:
+    rewrite(folder, {HEAD: load_file(folder / "model.safetensors")[TABLE].clone()})
+    fit(folder)
+    same_as_transformers(folder)
+
+
+def test_half_precision_in_torchs_own_format(tmp_path: Path, english_whisper: Path) -> None:
+    folder = Path(shutil.copytree(english_whisper, tmp_path / "half"))
+    path = pickled(folder)
+    fit(folder)
+    assert {info.dtype for info in open_checkpoint(str(folder)).tensors.values()} == {"F16"}
+    same_as_transformers(folder)
+    assert open_checkpoint(str(folder)).weight_files == [path]
+
+
+def test_torchs_own_shards_read_as_one(folder: Path, tiny_whisper: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    index = {}
+    for number, held in enumerate((names[::2], names[1::2]), start=1):
+        shard = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: tensors[name] for name in held}, folder / shard)
+        index |= dict.fromkeys(held, shard)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    fit(folder)
+    whole, sharded = open_checkpoint(str(tiny_whisper)), open_checkpoint(str(folder))
+    assert all(torch.equal(whole.read(name), sharded.read(name)) for name in names)
+
+
+def test_safetensors_are_preferred(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    assert [path.name for path in open_checkpoint(str(folder)).weight_files] == [
+        "model.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 5000, -1000])
+def test_torchs_own_format_truncated(folder: Path, keep: int) -> None:
+    path = pickled(folder)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: damaged or truncated"):
+        open_checkpoint(str(folder))
+
+
+def test_a_pickle_that_makes_no_sense(folder: Path) -> None:
+    path = pickled(folder)
+    begin = path.read_bytes().index(b"\x80\x02")  # the description of the tensors
+    with path.open("r+b") as file:
+        file.seek(begin + 40)
+        file.write(b"\x00" * 40)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: "):
+        open_checkpoint(str(folder))
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self._sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._sprung,)
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_malicious_pickle_is_not_executed(folder: Path, tmp_path: Path, modern: bool) -> None:
+    sprung = tmp_path / "sprung"
+    options = {"_use_new_zipfile_serialization": modern}
+    path = pickled(folder, lambda tensors: tensors.update(trap=Trap(sprung)), **options)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: .*\n(.*\n)?python -c "):
+        open_checkpoint(str(folder))
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        load_original(str(folder))
+    assert not sprung.exists()
+    torch.load(path, weights_only=False)
+    assert sprung.exists(), "the trap does not work, so the test shows nothing"
+
+
+def gapped(tensors: dict[str, Any]) -> None:
+    tensors[TABLE] = tensors[TABLE].t().contiguous().t()
+
+
+def with_an_object(tensors: dict[str, Any]) -> None:
+    tensors["note"] = Path("written by a trainer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "options", "told"),
+    [
+        (dict, {"_use_new_zipfile_serialization": False}, "the format that torch left"),
+        (gapped, {}, r"embed_tokens\.weight is a tensor with gaps"),
+        (with_an_object, {}, "holds more than tensors"),
+    ],
+)
+def test_what_is_refused_comes_with_the_command_that_converts_it(
+    folder: Path,
+    tiny_whisper: Path,
+    change: Callable[[dict[str, Any]], object],
+    options: dict[str, bool],
+    told: str,
+) -> None:
+    pickled(folder, change, **options)
+    with pytest.raises(CheckpointError, match=told) as refused:
+        open_checkpoint(str(folder))
+    lines = str(refused.value).splitlines()
+    assert len(lines) <= 3
+    subprocess.run(lines[-1], shell=True, check=True, capture_output=True)
+    fit(folder)
+    whole, converted = open_checkpoint(str(tiny_whisper)), open_checkpoint(str(folder))
+    assert converted.plain
+    assert all(torch.equal(whole.read(name), converted.read(name)) for name in whole.tensors)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.zeros(2)}}])
+def test_pickles_that_are_no_table_of_tensors(folder: Path, content: object) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: "):
+        open_checkpoint(str(folder))
+
+
+def test_the_original_of_torchs_own_format(folder: Path, tiny_whisper: Path) -> None:
+    pickled(folder)
+    ours, theirs = load_original(str(folder)).model, load_original(str(tiny_whisper)).model
+    assert ours.proj_out.weight is ours.model.decoder.embed_tokens.weight
+    expected = theirs.state_dict()
+    for name, tensor in ours.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected[name])
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000])

@@ -5,6 +5,7 @@ of different shape, vocabulary and window, through every target with the same sh
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,11 +225,67 @@ def test_a_place_that_is_held(english: dict[str, Any]) -> None:
 
 
 def test_the_same_recipe_gives_the_same_bytes(english: dict[str, Any]) -> None:
-    """ONNX and safetensors, bit for bit, wherever they are built."""
+    """ONNX and safetensors bit for bit, wherever they are built; whatever was kept, too."""
     output = english["folder"] / "elsewhere"
+    told: list[str] = []
+    where = {"progress": lambda what, _: told.append(what), "output": output}
     kinds = ["onnx-int8", "torch-int8"]
-    for again in build(english["recipe"], output=output, targets=kinds, progress=silent):
+    built = build(english["recipe"], **where, targets=kinds, force=True)
+    assert any("tracing" in what for what in told)
+    told.clear()
+    built += build(english["recipe"], **where, targets=["aoti"])
+    assert not any("compiling" in what for what in told)
+    for again in built:
         assert again.manifest.files == one(english, again.manifest.kind).manifest.files
+
+
+def test_new_terms_of_judging_need_no_build(
+    english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "artifacts"
+    shutil.copytree(english["folder"] / "artifacts", output)
+    monkeypatch.delattr("exporter.child.run")
+    before = {each.manifest.kind: each.manifest for each in english["built"]}
+    changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
+    for each in build(changed, output=output, progress=silent):
+        old = before[each.manifest.kind]
+        assert each.reused
+        assert artifact.verify(each.path) == each.manifest
+        assert each.manifest.digest != old.digest
+        assert each.manifest.build == old.build
+        differ = {file.path for file in set(each.manifest.files) ^ set(old.files)}
+        assert differ == {"recipe.yaml"}
+        assert recipe.read(each.path / "recipe.yaml").gate.min_clips == 2
+    (again,) = build(changed, output=output, targets=["aoti"], progress=silent)
+    assert again.manifest == artifact.read_manifest(output / "tiny" / "aoti")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from exporter import recipe
+from exporter.build import build
+wanted, output = recipe.read(Path(sys.argv[1])), Path(sys.argv[2])
+build(wanted, output=output, targets=["aoti"], progress=lambda what, _: print(what, flush=True))
+"""
+
+
+def test_a_build_that_was_killed_goes_on(
+    english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
+    command = [sys.executable, "-c", KILLED, str(english["recipe"].path), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        while "compiling decoder" not in first.stdout.readline():
+            assert first.poll() is None
+        first.kill()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "compiling encoder" not in done.stdout
+    assert "compiling decoder" in done.stdout
+    again = artifact.verify(tmp_path / "out" / "tiny" / "aoti")
+    assert again.files == one(english, "aoti").manifest.files
+    assert not list((tmp_path / "out" / "tiny").glob(".aoti.partial-*"))
 
 
 def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -> None:
@@ -250,3 +307,33 @@ def test_onnx_options(tiny_whisper: Path, tmp_path: Path, option: str) -> None:
     (built,) = build(wanted, output=tmp_path / "out", targets=["onnx-int8"], progress=silent)
     clips = sorted((tmp_path / "clips").glob("*.wav"))
     assert all(t.text for t in load(built.path, threads=1).transcribe(clips))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "encoder_bytes", "decoder_bytes"),
+    [
+        ("float32", 4, 4),
+        ("float16", 2, 2),
+        ("bfloat16", 2, 2),
+        ("{encoder: float32, decoder: int8}", 4, 1),
+        ("{encoder: float16}", 2, 1),
+    ],
+)
+def test_onnx_precisions(
+    english: dict[str, Any], tmp_path: Path, dtype: str, encoder_bytes: int, decoder_bytes: int
+) -> None:
+    """Weights are stored as asked, each once, and the float16 original's text comes out."""
+    wanted = recipe.read(english["recipe"].path, [f"targets.0.dtype={dtype}"])
+    (built,) = build(wanted, output=tmp_path, targets=["onnx-int8"], progress=silent)
+    clips = sorted((english["folder"] / "clips").glob("*.wav"))
+    original = load_original(str(english["checkpoint"]), threads=1)
+    expected = [t.text for t in original.transcribe(clips)]
+    assert [t.text for t in load(built.path, threads=1).transcribe(clips)] == expected
+    for name, width in (("encoder_model", encoder_bytes), ("decoder_model_merged", decoder_bytes)):
+        model = onnx.load(built.path / f"{name}.onnx")
+        stored = {
+            i.name: len(i.raw_data) // max(1, np.prod(i.dims)) for i in model.graph.initializer
+        }
+        linears = {n for n in stored if n.endswith(("proj.weight", "fc1.weight", "fc2.weight"))}
+        assert {stored[n] for n in linears} == {width}
+        assert ("proj_out.weight" in stored) == (name == "decoder_model_merged" and width == 1)

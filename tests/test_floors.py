@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A new module takes its place here; a folder stands for all that is in it.
 FLOORS = {
-    0: "errors progress child source recipe machine audio artifact transcript report card",
-    1: "fetch storage checkpoint graphs job quantize tensors onnx_graph families targets",
-    2: "build hub overview runtime steps",
-    3: "terminal cli __main__",
+    0: "errors hub_errors progress child source recipe machine audio artifact transcript report "
+    "card cost cache",
+    1: "transfer fetch storage pickled adapter checkpoint graphs job quantize tensors "
+    "onnx_graph onnx_file families targets",
+    2: "build hub overview plan runtime steps",
+    3: "terminal tables cli __main__",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR_OF |= {"exporter": 0, "validate": 2}

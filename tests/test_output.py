@@ -12,12 +12,15 @@ from exporter import build, runtime
 from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.build import BuiltArtifact
 from exporter.cli import main
+from exporter.plan import Prediction, Room
 from exporter.recipe import Decoding, Recipe
 from exporter.report import Report
 from exporter.transcript import Segment, Transcript
 from tests.test_judge import SENTENCE, case
 from tests.test_report import made
 
+FORETOLD = Prediction({"weights": 3_000_000}, 400_000_000, 500_000_000, 0, 120.0, 4.0)
+RELOAD = {"peak_rss_bytes": 480_000_000, "seconds": 3.5, "text": "so"}
 RECIPE = "name: speech\ncheckpoint: org/model\ntargets: [{kind: aoti}, {kind: torch-int8}]\n"
 
 
@@ -54,8 +57,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]
         how.pop("progress")("weights", 0.5)
         heard.append((recipe, how))
         return [
-            BuiltArtifact(Path("artifacts/speech") / spec.name, manifest(spec.kind), reused=reused)
-            for spec, reused in zip(recipe.targets, (False, True), strict=True)
+            BuiltArtifact(Path("artifacts/speech") / spec.name, manifest(spec.kind), FORETOLD, cost)
+            for spec, cost in zip(recipe.targets, (RELOAD, None), strict=True)
         ]
 
     monkeypatch.setattr(build, "build", build_nothing)
@@ -68,7 +71,7 @@ def test_build_tells_what_it_built_and_what_it_kept(
     assert main(["build", "recipe.yaml"]) == 0
     assert capfd.readouterr() == (
         "artifacts/speech/aoti: 0 B, built in 12 s, 456 MB of memory\n"
-        "artifacts/speech/torch-int8: 0 B, already built from this recipe and checkpoint\n",
+        "artifacts/speech/torch-int8: 0 B, already built, kept\n",
         "",
     )
     (_, how) = calls[0]
@@ -83,6 +86,20 @@ def test_build_passes_its_options_on(
     document = json.loads(capfd.readouterr().out)
     assert [row["reused"] for row in document["artifacts"]] == [False, True]
     assert document["artifacts"][0]["manifest"]["kind"] == "aoti"
+    assert document["artifacts"][0]["predicted"] == {
+        "size_bytes": 3_000_000,
+        "peak_rss_bytes": 400_000_000,
+        "seconds": 120.0,
+        "reload_rss_bytes": 500_000_000,
+        "reload_seconds": 4.0,
+    }
+    assert document["artifacts"][0]["measured"] == {
+        "size_bytes": 0,
+        "peak_rss_bytes": 456_000_000,
+        "seconds": 12.3,
+        "reload_rss_bytes": 480_000_000,
+        "reload_seconds": 3.5,
+    }
     recipe, how = calls[0]
     assert recipe.decoding.num_beams == 3
     assert how == {"output": Path("x"), "checkpoint": "y", "targets": ("aoti",), "force": True}
@@ -93,15 +110,21 @@ def test_a_dry_run_builds_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    plan = [{"artifact": "artifacts/speech/aoti", "options": {"int8": ["decoder"]}}]
-    monkeypatch.setattr(build, "plan", lambda _recipe, **_how: plan)
+    row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
+    plan = [{**row, "action": "build", **FORETOLD.as_row(), "fits": True, "why_not": None}]
+    room = Room(8_000_000_000, 9_000_000_000, Path("artifacts"))
+    monkeypatch.setattr(build, "dry_run", lambda _recipe, **_how: (plan, room))
     assert main(["build", "recipe.yaml", "--dry-run"]) == 0
-    assert capfd.readouterr().out.strip().splitlines() == [
-        "artifact: artifacts/speech/aoti",
-        "options.int8: decoder",
+    told = capfd.readouterr().out.splitlines()
+    assert told[2].split() == [
+        *("artifacts/speech/aoti", "3", "MB", "400", "MB", "500", "MB", "3", "MB"),
+        *("2.1", "min", "yes"),
     ]
+    assert told[3:5] == ["artifacts/speech/aoti: int8=[decoder]", "  weights 3 MB"]
+    assert told[5] == "Here: 8 GB of memory available, 9 GB of disk free at artifacts."
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["plan"] == plan
+    document = json.loads(capfd.readouterr().out)
+    assert (document["plan"], document["here"]) == (plan, room.as_row())
     assert not calls
 
 

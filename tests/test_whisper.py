@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporter.errors import RecipeError
 from exporter.families import whisper
 from exporter.graphs import Graph, parameter_names
 from exporter.recipe import Decoding
@@ -129,23 +128,3 @@ def test_a_skeleton_has_shapes_but_no_weights(tiny_whisper: Path) -> None:
     assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
     shapes = {name: tensor.shape for name, tensor in original.state_dict().items()}
     assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == shapes
-
-
-@pytest.mark.parametrize(
-    ("config", "decoding", "told"),
-    [
-        ({"is_multilingual": False}, {"language": "en"}, "takes no language"),
-        ({"is_multilingual": False}, {"task": "transcribe"}, "takes no task"),
-        ({"lang_to_id": {"<|en|>": 1, "<|de|>": 2}}, {"language": "xx"}, "'xx': de, en"),
-    ],
-)
-def test_decoding_that_does_not_fit(
-    config: dict[str, Any], decoding: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(RecipeError, match=told):
-        whisper.check_decoding(config, Decoding(**decoding))
-
-
-def test_decoding_that_fits() -> None:
-    whisper.check_decoding({"is_multilingual": False}, Decoding())
-    whisper.check_decoding({"lang_to_id": {"<|en|>": 1}}, Decoding(language="en"))

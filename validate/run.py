@@ -12,7 +12,7 @@ from pathlib import Path
 
 from exporter import artifact, machine, report
 from exporter.artifact import Manifest, write_atomic
-from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint import Checkpoint, open_checkpoint, read_json
 from exporter.errors import (
     BuildError,
     CheckpointError,
@@ -22,6 +22,7 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
+from exporter.families import FAMILIES
 from exporter.progress import Progress
 from exporter.recipe import Data, Recipe, read
 from exporter.report import Report
@@ -89,7 +90,7 @@ def validate(
         raise IntegrityError(msg)
     subjects = [_subject(folder, settings, progress) for folder in folders]
     opened: dict[str, Checkpoint] = {}
-    originals = [_original(subject, settings, opened) for subject in subjects]
+    originals = [_original(subject, settings, opened, progress) for subject in subjects]
     measured: dict[str, Measurement] = {}
     reports: list[Report] = []
     failures: list[ExporterError] = []
@@ -134,7 +135,9 @@ def _clips(data: Data, base: Path) -> list[Clip]:
     return read_clips(base / data.clips, max_clips=data.max_clips, seed=data.seed)
 
 
-def _original(subject: Subject, settings: Settings, opened: dict[str, Checkpoint]) -> Checkpoint:
+def _original(
+    subject: Subject, settings: Settings, opened: dict[str, Checkpoint], progress: Progress
+) -> Checkpoint:
     """The checkpoint to compare with: the artifact's own origin unless another one is given.
 
     `opened` keeps those opened already, because hashing gigabytes of weights takes a while.
@@ -142,15 +145,17 @@ def _original(subject: Subject, settings: Settings, opened: dict[str, Checkpoint
     origin = subject.manifest.checkpoint
     source, base = settings.reference or origin.source, Path()
     if not settings.reference:
-        if origin.revision and "@" not in source:
-            source = f"{source}@{origin.revision}"
+        if (
+            origin.revision
+        ):  # what a branch named when the artifact was built, not what it names now
+            source = f"{source.partition('@')[0]}@{origin.revision}"
         # A recipe names its checkpoint from its own folder, `build --checkpoint` from where it ran.
         base = subject.base if (subject.base / source).is_dir() else base
         if not origin.revision and not (base / source).is_dir():
             msg = f"{subject.folder}: its original is not at {source}: name it with --reference"
             raise CheckpointError(msg)
     if str(base / source) not in opened:
-        opened[str(base / source)] = open_checkpoint(source, base)
+        opened[str(base / source)] = open_checkpoint(source, base, progress)
     checkpoint = opened[str(base / source)]
     if not settings.reference and checkpoint.sha256 != origin.sha256:
         msg = (
@@ -206,12 +211,17 @@ def _judge(
 
 
 def _language(subject: Subject) -> str | None:
-    """The language of the texts: the recipe's, or the one that all clips share."""
+    """The language of the texts: the recipe's, the one that all clips share, or the model's."""
     decoding = subject.recipe.decoding
     if decoding.task == "translate":
         return "en"
     shared = {clip.language for clip in subject.clips}
-    return decoding.language or (shared.pop() if len(shared) == 1 else None)
+    said = decoding.language or (shared.pop() if len(shared) == 1 else None)
+    family = FAMILIES[subject.manifest.family]
+    config, generation = (
+        read_json(subject.folder / name) for name in ("config.json", "generation_config.json")
+    )
+    return said or family.only_language(config, generation)
 
 
 def _report(

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from exporter.artifact import Manifest, Needs
+from exporter.checkpoint import Checkpoint
 from exporter.families import Family
 from exporter.job import Job
 from exporter.targets import aoti, onnx_int8, torch_int8
@@ -26,6 +27,16 @@ class Target(Protocol):
 
     def check(self, options: Any, model: nn.Module, family: Family) -> None:
         """Refuse, before anything is written, options that do not fit the model or the machine."""
+        ...
+
+    def layout(
+        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+    ) -> dict[str, int]:
+        """Foretell the target's own files and their bytes, from shapes and types alone.
+
+        `model` is the family's skeleton, which `check` and other targets use too: not to be
+        changed. Nothing is read or traced, so the size of code and graphs is about right only.
+        """
         ...
 
     def build(self, job: Job[Any]) -> Needs:

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from exporter.artifact import Manifest, Needs
-from exporter.checkpoint import read_json
+from exporter.checkpoint import Checkpoint, read_json
 from exporter.families import Family
 from exporter.job import Job
 from exporter.machine import describe
 from exporter.quantize import Int8, Plan, Weights, plan_linears, replace_module
-from exporter.tensors import write_safetensors
+from exporter.tensors import Layout, safetensors_bytes, write_safetensors
 
 _WEIGHTS = "model.safetensors"
 _QUANTIZATION = "quantization.json"
@@ -72,27 +72,19 @@ def check(options: Options, model: nn.Module, family: Family) -> None:
 
 def build(job: Job[Options]) -> Needs:
     """Write `model.safetensors` and `quantization.json`."""
-    options = job.options
     model = job.family.skeleton(job.checkpoint.config)
-    plan = _plan(options, model)
-    weights = Weights(job.checkpoint, plan, job.family.TIED)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in plan.modules:
-        shapes[f"{name}.scale"] = (shapes[f"{name}.weight"][0] if options.per_channel else 1,)
-    for name in job.family.TIED:
-        if name.rpartition(".")[0] not in plan.modules and name not in job.checkpoint.tensors:
-            del shapes[name]
-    layout = {name: (weights.dtype(name), shape) for name, shape in shapes.items()}
-    write_safetensors(job.folder / _WEIGHTS, layout, weights.read, job.progress)
-    record = {
-        "schema_version": 1,
-        "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
-        "activations": "dynamic, per tensor",
-        "modules": {name: {"per_channel": options.per_channel} for name in plan.modules},
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    (job.folder / _QUANTIZATION).write_text(text, encoding="utf-8")
+    weights, tensors, record = _contents(job.options, model, job.checkpoint, job.family)
+    write_safetensors(job.folder / _WEIGHTS, tensors, weights.read, job.progress)
+    (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
     return Needs(packages=("torch",))
+
+
+def layout(
+    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+) -> dict[str, int]:
+    """Foretell the files' sizes, to the byte."""
+    _, tensors, record = _contents(options, model, checkpoint, family)
+    return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
 
 
 def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
@@ -120,3 +112,25 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
 def _plan(options: Options, model: nn.Module) -> Plan:
     scheme = Int8(per_channel=options.per_channel)
     return plan_linears(model, include=options.modules, exclude=options.exclude, scheme=scheme)
+
+
+def _contents(
+    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+) -> tuple[Weights, Layout, str]:
+    """Where tensors are read from, what each is, and what `quantization.json` says of them."""
+    plan = _plan(options, model)
+    weights = Weights(checkpoint, plan, family.TIED)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in plan.modules:
+        shapes[f"{name}.scale"] = (shapes[f"{name}.weight"][0] if options.per_channel else 1,)
+    for name in family.TIED:
+        if name.rpartition(".")[0] not in plan.modules and name not in checkpoint.tensors:
+            del shapes[name]
+    record = {
+        "schema_version": 1,
+        "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
+        "activations": "dynamic, per tensor",
+        "modules": {name: {"per_channel": options.per_channel} for name in plan.modules},
+    }
+    tensors = {name: (weights.dtype(name), shape) for name, shape in shapes.items()}
+    return weights, tensors, json.dumps(record, indent=1) + "\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -15,7 +15,7 @@ from transformers import (
 
 from exporter.errors import CheckpointError
 from exporter.families.whisper import graphs as _graphs
-from exporter.families.whisper.decode import check_decoding, transcribe
+from exporter.families.whisper.decode import check_decoding, only_language, transcribe
 from exporter.families.whisper.model import GraphWhisper
 from exporter.families.whisper.model import assemble as _assemble
 from exporter.graphs import Graph, GraphFunction
@@ -29,6 +29,7 @@ __all__ = [  # the family's protocol
     "check_processor",
     "generation_config",
     "graphs",
+    "only_language",
     "open_original",
     "processor",
     "sampling_rate",
@@ -74,11 +75,20 @@ def generation_config(folder: Path) -> GenerationConfig:
     return loaded
 
 
-def open_original(folder: Path) -> Any:
-    """The original in float32, as transformers runs it: the reference for every comparison."""
-    model = WhisperForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
+    """The original in float32, as transformers runs it: the reference for every comparison.
+
+    With `state`, its weights come from there and only the configs from the folder.
+    """
+    if state is None:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    else:
+        config = WhisperConfig.from_pretrained(folder, local_files_only=True)
+        model = WhisperForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32
+        )
     model.generation_config = generation_config(folder)
     return model.eval()
 
@@ -100,9 +110,30 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
         wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
     if len(tokenizer) > config["vocab_size"]:
         wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
+    wrong += _other_tokens(tokenizer, generation_config(folder).to_dict())
     if wrong:
         msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)
+
+
+def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
+    """The first token, if any, that tokenizer and model number differently.
+
+    An English-only tokenizer with a multilingual model, or the other way round, is one off.
+    """
+    tasks = generation.get("task_to_id") or {}
+    numbered = {
+        "<|startoftranscript|>": generation.get("decoder_start_token_id"),
+        "<|notimestamps|>": generation.get("no_timestamps_token_id"),
+        **{f"<|{task}|>": number for task, number in tasks.items()},
+        **(generation.get("lang_to_id") or {}),
+    }
+    vocabulary = tokenizer.get_vocab()
+    return [
+        f"its {token} is number {vocabulary[token]}, the model's {number}"
+        for token, number in numbered.items()
+        if number is not None and vocabulary.get(token, number) != number
+    ][:1]
 
 
 def window(processor: Any) -> int:

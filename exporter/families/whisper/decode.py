@@ -1,32 +1,90 @@
 """Audio in, text out: the one road that the original and every artifact take."""
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from exporter.errors import RecipeError
+from exporter.errors import CheckpointError, RecipeError
 from exporter.recipe import Decoding
 from exporter.transcript import Audio, Segment, Transcript
 
+_ENGLISH_VOCABULARY = 51864  # every multilingual one has more
 
-def check_decoding(generation_config: dict[str, Any], decoding: Decoding) -> None:
-    """Refuse a language or task that the checkpoint does not have."""
-    asked = {"language": decoding.language, "task": decoding.task}
-    if not generation_config.get("is_multilingual", True):
+_log = logging.getLogger(__name__)
+
+
+def check_decoding(
+    config: dict[str, Any], generation_config: dict[str, Any], decoding: Decoding
+) -> None:
+    """Refuse a language or task that the checkpoint does not have: its text would be wrong.
+
+    Raises RecipeError, and CheckpointError where the checkpoint leaves its prompt open.
+    """
+    if not is_multilingual(config, generation_config):
+        _require_keys(generation_config, "no_timestamps_token_id")
+        asked = {"language": decoding.language, "task": decoding.task}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             msg = f"an English-only checkpoint takes no {' or '.join(given)}: leave it out"
             raise RecipeError(msg)
         return
-    known = [token[2:-2] for token in generation_config.get("lang_to_id") or {}]
-    if decoding.language is not None and not known:
-        msg = "its generation_config.json has no `lang_to_id`: take one from the original model"
-        raise RecipeError(msg)
+    _require_keys(generation_config, "no_timestamps_token_id", "lang_to_id", "task_to_id")
+    known = [token[2:-2] for token in generation_config["lang_to_id"]]
     if decoding.language is not None and decoding.language not in known:
-        shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
-        msg = f"the checkpoint has no language {decoding.language!r}: {shown}"
+        raise _unknown_language(decoding.language, known)
+    tasks = generation_config["task_to_id"]
+    if decoding.task is not None and decoding.task not in tasks:
+        msg = f"the checkpoint has no task {decoding.task!r}: {', '.join(tasks)}"
         raise RecipeError(msg)
+    if decoding.task == "translate" and config.get("decoder_layers", 0) < config.get(
+        "encoder_layers", 0
+    ):
+        # Nothing in a checkpoint says so for certain, and some of these do translate.
+        _log.warning(
+            "its decoder has fewer layers than its encoder: distilled checkpoints like "
+            "large-v3-turbo and distil-whisper were not trained to translate"
+        )
+
+
+def is_multilingual(config: dict[str, Any], generation_config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's prompt names language and task.
+
+    Old ones do not say: then their languages tell, or a vocabulary of the English-only size.
+    """
+    said = generation_config.get("is_multilingual")
+    if said is not None:
+        return bool(said)
+    english = config.get("vocab_size") == _ENGLISH_VOCABULARY
+    return bool(generation_config.get("lang_to_id")) or not english
+
+
+def only_language(config: dict[str, Any], generation_config: dict[str, Any]) -> str | None:
+    """The language of a checkpoint that has no other; None where there are several."""
+    return None if is_multilingual(config, generation_config) else "en"
+
+
+def _require_keys(generation_config: dict[str, Any], *keys: str) -> None:
+    """Refuse a generation config of an old transformers, which would leave prompts incomplete."""
+    missing = [key for key in keys if generation_config.get(key) in (None, {})]
+    if missing:
+        msg = (
+            f"its generation_config.json has no {', '.join(missing)}.\n"
+            "Take the one of the model that this checkpoint was trained from, as it is today."
+        )
+        raise CheckpointError(msg)
+
+
+def _unknown_language(language: str, known: list[str]) -> RecipeError:
+    spoken = language.lower()
+    code = TO_LANGUAGE_CODE.get(spoken, re.split(r"\W|_", spoken.strip("<|>"))[0])
+    if code in known:
+        return RecipeError(f"the checkpoint has no language {language!r}: did you mean {code!r}?")
+    shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
+    return RecipeError(f"the checkpoint has no language {language!r}: {shown}")
 
 
 def transcribe(
@@ -64,7 +122,6 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
         return_attention_mask=True,
         return_tensors="pt",
     )
-    asked = {"language": decoding.language, "task": decoding.task}
     with torch.inference_mode():
         generated = model.generate(
             features.input_features,
@@ -72,9 +129,23 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
             return_timestamps=long or decoding.timestamps,
             return_segments=True,
             num_beams=decoding.num_beams,
-            **{name: value for name, value in asked.items() if value is not None},
+            **_prompt(model, decoding),
         )
     return [_transcript(processor, segments) for segments in generated["segments"]]
+
+
+def _prompt(model: Any, decoding: Decoding) -> dict[str, str]:
+    """Language and task for `generate`, which finds the language by itself where none is given.
+
+    A task is always named where there are several: with neither, old checkpoints' `config.json`
+    would have its own way, and force a language too.
+    """
+    generation_config = model.generation_config.to_dict()
+    if not is_multilingual(model.config.to_dict(), generation_config):
+        return {}
+    task = decoding.task or generation_config.get("task") or "transcribe"
+    language = {} if decoding.language is None else {"language": decoding.language}
+    return {"task": task, **language}
 
 
 def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:

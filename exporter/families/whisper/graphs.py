@@ -1,17 +1,22 @@
 """Whisper cut into graphs, on the transformers model's own submodules.
 
+Embedding tables and convolution kernels may be stored in fewer bits than the graph computes in:
+they are widened where they are used.
+
 Two cuts. With a growing ("dynamic") cache: an encoder and one merged decoder in the form that
 optimum and transformers.js load. With a static cache: the encoder goes on to the cross-attention
 keys and values of every decoder layer, computed once a window, and the decoder takes one token and
 writes its keys and values in place, so that one compiled graph serves every length.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exporter.graphs import Graph, Shape
+from exporter.graphs import Graph, Shape, alike, first_layer, layer_boundary, layer_of
 
 
 @torch.library.custom_op("exporter::cross_attention", mutates_args=())
@@ -39,28 +44,35 @@ def _(
 
 
 class Encoder(nn.Module):
-    """input_features [batch, mels, frames] -> last_hidden_state [batch, source, width]."""
+    """input_features [batch, mels, frames] -> last_hidden_state [batch, source, width].
 
-    def __init__(self, model: Any) -> None:
+    With `depth`, through so many layers only, their boundaries marked.
+    """
+
+    def __init__(self, model: Any, depth: int | None = None) -> None:
         super().__init__()
         self.encoder: Any = model.model.encoder
+        self.heads = model.config.encoder_attention_heads
+        self._depth = depth
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return (self.encoder(inputs[0]).last_hidden_state,)
+        return (_encode(self.encoder, inputs[0], self.heads, _attend, self._depth),)
 
 
 class MergedDecoder(nn.Module):
     """First step and every later one in one graph, the self-attention cache growing by `tokens`.
 
     Takes input_ids, encoder_hidden_states, the past (per layer: decoder key and value, encoder key
-    and value) and use_cache_branch; gives logits and the present in the same order.
+    and value) and use_cache_branch; gives logits and the present in the same order. With `depth`,
+    through so many layers only, their boundaries marked.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, depth: int | None = None) -> None:
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
         self.heads = model.config.decoder_attention_heads
+        self._depth = depth
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ids, encoded, *past, cached = inputs
@@ -68,9 +80,10 @@ class MergedDecoder(nn.Module):
         positions = torch.arange(past[0].shape[2], length, device=ids.device)
         seen = positions[:, None] >= torch.arange(length, device=ids.device)[None]
         mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
-        hidden = self.decoder.embed_tokens(ids) + self.decoder.embed_positions.weight[positions]
+        hidden = _embed(self.decoder, ids, positions)
         present: list[Tensor] = []
-        for index, layer in enumerate(self.decoder.layers):
+        for index, layer in enumerate(self.decoder.layers[: self._depth]):
+            hidden = _mark(hidden, self._depth)
             key, value, cross_key, cross_value = past[4 * index : 4 * index + 4]
             states = layer.self_attn_layer_norm(hidden)
             query, new_key, new_value = self._project(layer.self_attn, states, states)
@@ -83,6 +96,7 @@ class MergedDecoder(nn.Module):
             )
             hidden = _feed_forward(layer, hidden + _merge(layer.encoder_attn, attended))
             present += [key, value, cross_key, cross_value]
+        hidden = _mark(hidden, self._depth)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
     def _project(
@@ -107,11 +121,11 @@ class CrossEncoder(nn.Module):
         self.attentions: Any = nn.ModuleList(
             [layer.encoder_attn for layer in model.model.decoder.layers]
         )
+        self.encoder_heads = model.config.encoder_attention_heads
         self.heads = model.config.decoder_attention_heads
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        dtype = self.encoder.conv1.weight.dtype
-        hidden = self.encoder(inputs[0].to(dtype)).last_hidden_state
+        hidden = _encode(self.encoder, inputs[0], self.encoder_heads, _fused)
         projections = [
             _split(projection(hidden), self.heads)
             for attention in self.attentions
@@ -136,8 +150,7 @@ class StepDecoder(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ids, position, cross, *cache = inputs
-        table = self.decoder.embed_positions.weight
-        hidden = self.decoder.embed_tokens(ids) + table[position]
+        hidden = _embed(self.decoder, ids, position)
         seen = torch.arange(cache[0].shape[2], device=ids.device) <= position
         mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).to(hidden.dtype)
         for index, layer in enumerate(self.decoder.layers):
@@ -151,7 +164,7 @@ class StepDecoder(nn.Module):
             attention = layer.encoder_attn
             states = layer.encoder_attn_layer_norm(hidden)
             query = _split(attention.q_proj(states) * attention.scaling, self.heads)
-            attended = _fused(query, cross[:, 2 * index], cross[:, 2 * index + 1], None)
+            attended = _fused(query, cross[:, 2 * index], cross[:, 2 * index + 1])
             hidden = _feed_forward(layer, hidden + _merge(attention, attended))
         return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
 
@@ -159,7 +172,6 @@ class StepDecoder(nn.Module):
 def dynamic_graphs(model: Any) -> list[Graph]:
     """The encoder and the merged decoder, named as optimum's loader expects them."""
     config = model.config
-    config._attn_implementation = "eager"  # in separate steps, which all ONNX runtimes know
     features, hidden, cache = _shapes(model)
     past_length = 3
     inputs = {
@@ -179,24 +191,30 @@ def dynamic_graphs(model: Any) -> list[Graph]:
                 dynamic[f"past_key_values.{name}"] = {0: "batch", 2: axis}
                 outputs[f"present.{name}"] = ("batch", cache[1], grown, cache[3])
     # Loaders zip the cache to the inputs in the order of the graph: layer by layer.
-    order = [*sorted(inputs, key=_layer_of), "use_cache_branch"]
+    order = [*sorted(inputs, key=layer_of), "use_cache_branch"]
     inputs["use_cache_branch"] = _meta((1,), torch.bool)
-    return [
-        Graph(
-            "encoder_model",
-            Encoder(model),
-            {"input_features": _meta(features)},
-            {"input_features": {0: "batch"}},
-            {"last_hidden_state": ("batch", *hidden[1:])},
-        ),
-        Graph(
-            "decoder_model_merged",
-            MergedDecoder(model),
-            {name: inputs[name] for name in order},
-            dynamic,
-            dict(sorted(outputs.items(), key=lambda item: _layer_of(item[0]))),
-        ),
-    ]
+    ordered = dict(sorted(outputs.items(), key=lambda item: layer_of(item[0])))
+    encoder = Graph(
+        "encoder_model",
+        Encoder(model),
+        {"input_features": _meta(features)},
+        {"input_features": {0: "batch"}},
+        {"last_hidden_state": ("batch", *hidden[1:])},
+    )
+    decoder = Graph(
+        "decoder_model_merged",
+        MergedDecoder(model),
+        {name: inputs[name] for name in order},
+        dynamic,
+        ordered,
+    )
+    if alike(model.model.encoder.layers):
+        first = replace(encoder, module=Encoder(model, depth=1))
+        encoder = replace(encoder, first=first, depth=config.encoder_layers)
+    if alike(model.model.decoder.layers):
+        first = replace(first_layer(decoder), module=MergedDecoder(model, depth=1))
+        decoder = replace(decoder, first=first, depth=config.decoder_layers)
+    return [encoder, decoder]
 
 
 def static_graphs(model: Any) -> list[Graph]:
@@ -251,10 +269,44 @@ def _meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _layer_of(name: str) -> int:
-    """The layer a cache tensor belongs to; other tensors come first."""
-    parts = name.split(".")
-    return int(parts[1]) if len(parts) > 1 else -1
+def _encode(
+    encoder: Any,
+    features: Tensor,
+    heads: int,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    depth: int | None = None,
+) -> Tensor:
+    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it."""
+    dtype = encoder.layer_norm.weight.dtype
+    hidden = features.to(dtype)
+    for conv in (encoder.conv1, encoder.conv2):
+        kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
+        hidden = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
+        hidden = nn.functional.gelu(hidden)
+    hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
+    for layer in encoder.layers[:depth]:
+        hidden = _mark(hidden, depth)
+        attention = layer.self_attn
+        states = layer.self_attn_layer_norm(hidden)
+        query = _split(attention.q_proj(states) * attention.scaling, heads)
+        key, value = (_split(p(states), heads) for p in (attention.k_proj, attention.v_proj))
+        hidden = _feed_forward(layer, hidden + _merge(attention, attend(query, key, value)))
+    normed: Tensor = encoder.layer_norm(_mark(hidden, depth))
+    return normed
+
+
+def _mark(hidden: Tensor, depth: int | None) -> Tensor:
+    """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
+    marked: Tensor = hidden if depth is None else layer_boundary(hidden)
+    return marked
+
+
+def _embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
+    """Token and position embeddings [batch, tokens, width]."""
+    tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
+    tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
+    dtype = decoder.layer_norm.weight.dtype
+    return tokens.to(dtype) + places.to(dtype)
 
 
 def _split(states: Tensor, heads: int) -> Tensor:
@@ -276,7 +328,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     return weights @ value
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention as torch's own operator; queries are scaled already."""
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
 

@@ -1,5 +1,8 @@
 """aoti: torch.export graphs compiled ahead of time by AOTInductor, one `.pt2` package each.
 
+The packages hold code and no weights: those lie beside them in one safetensors file, which loading
+maps into memory. So weights are streamed like everybody else's, and compiling needs none of them.
+
 The packages hold native code, so this target is strict at both ends: what the compiler may emit is
 pinned to an x86-64 level that the manifest names, and nothing of a package is opened before the
 machine and the package's members have been checked. Loading needs no compiler.
@@ -11,25 +14,32 @@ from typing import Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
-from torch.nn.utils import parametrize
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from exporter.artifact import Manifest, Needs
+from exporter.cache import obtain
+from exporter.checkpoint import Checkpoint
 from exporter.errors import MachineError, RecipeError
 from exporter.families import Family
 from exporter.graphs import Graph, parameter_names
 from exporter.job import Job
-from exporter.machine import describe, level_features, require_features
-from exporter.quantize import Plan, Weights, plan_linears, replace_module
-from exporter.targets.aoti.compiling import compile_graph, require_compiler
-from exporter.targets.aoti.linear import Activations, Converted, Int8Linear, Widened
+from exporter.machine import describe, installed_versions, level_features, require_features
+from exporter.quantize import Plan, Weights, keep_narrow, plan_linears, replace_module
+from exporter.targets.aoti.compiling import compile_graph, compiler_version, require_compiler
+from exporter.targets.aoti.linear import ONES, Activations, Converted, Int8Linear
 from exporter.targets.aoti.package import Package, read_spec
+from exporter.tensors import Layout, safetensors_bytes, write_safetensors
 
-__all__ = ["Options", "build", "check", "load"]
+__all__ = ["Options", "build", "check", "layout", "load"]
 
 Precision = Literal["float32", "bfloat16"]
 Level = Literal["x86-64-v3", "x86-64-v4"]
 _VNNI = "avx512_vnni"
+# Native code in a package: what is there once, and about what one module with weights takes.
+_WEIGHTS = "weights.safetensors"
+_CODE_BYTES = 150_000
+_MODULE_BYTES = 3_000
 
 
 class Options(BaseModel):
@@ -86,8 +96,25 @@ def check(options: Options, model: nn.Module, family: Family) -> None:
     require_compiler()
 
 
+def layout(
+    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+) -> dict[str, int]:
+    """Foretell the files' sizes: weights to the byte or nearly, code about right."""
+    files: dict[str, int] = {}
+    tensors: Layout = {}
+    for name in [graph.name for graph in family.graphs(model, cache="static")]:
+        graph, own, _ = _prepared(options, checkpoint, family, name)
+        # What an earlier graph holds, like the cross-attention's keys, this one does not use.
+        names = parameter_names(graph, own)
+        kept = {names[n]: t for n, t in graph.module.named_parameters() if names[n] not in tensors}
+        modules = len({n.rpartition(".")[0] for n in kept})
+        files[f"{name}.pt2"] = _CODE_BYTES + _MODULE_BYTES * modules
+        tensors |= {n: (t.dtype, tuple(t.shape)) for n, t in kept.items()}
+    return {**files, _WEIGHTS: safetensors_bytes(tensors)}
+
+
 def build(job: Job[Options]) -> Needs:
-    """Compile one package per graph of the family's static cut."""
+    """Compile one package per graph of the family's static cut, then write all weights once."""
     options = job.options
     names = [graph.name for graph in _graphs(job, torch.float32)]
     check(options, job.family.skeleton(job.checkpoint.config), job.family)
@@ -97,9 +124,20 @@ def build(job: Job[Options]) -> Needs:
         for index, graph in enumerate(names)
         for name, tensor in cuts[options.precision(graph)][index].inputs.items()
     }
-    for done, name in enumerate(names):
-        job.progress(f"compiling {name}", done / len(names))
-        _build_graph(job, name, taken)
+    tensors: Layout = {}
+    readers: dict[str, Weights] = {}
+    for name in names:
+        used, weights = _build_graph(job, name, taken)
+        tensors |= used
+        readers |= dict.fromkeys(used, weights)
+
+    def read(name: str) -> Tensor:
+        dtype, shape = tensors[name]
+        if name.endswith(ONES):
+            return torch.ones(shape, dtype=dtype)
+        return readers[name].read(name).to(dtype)
+
+    write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
     return Needs(cpu_features=tuple(sorted(_features(options))), packages=("torch",))
 
 
@@ -118,55 +156,75 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
         msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
         raise MachineError(msg)
     specs = {path: read_spec(path) for path in sorted(folder.glob("*.pt2"))}
-    functions = {path.stem: Package(path, spec) for path, spec in specs.items()}
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # mapped, and shared by all graphs
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    functions = {path.stem: Package(path, spec, weights) for path, spec in specs.items()}
     caches = {t.dtype for spec in specs.values() for t in spec.inputs.values() if t.mutated}
     return family.assemble(folder, functions, getattr(torch, min(caches, default="float32")))
 
 
-def _build_graph(job: Job[Options], name: str, taken: Mapping[str, torch.dtype]) -> None:
-    """Compile one graph of a model of its own, so that its memory is free before the next."""
+def _build_graph(
+    job: Job[Options], name: str, taken: Mapping[str, torch.dtype]
+) -> tuple[Layout, Weights]:
+    """Compile one graph of a model of its own; tell the weights it uses, and what reads them."""
     options = job.options
-    model = job.family.skeleton(job.checkpoint.config, options.precision(name))
-    plan = plan_linears(model, exclude=_kept(options, job.family))
+    graph, model, weights = _prepared(options, job.checkpoint, job.family, name)
+    names = parameter_names(graph, model)
+    # A graph gives each output in the type in which the next graph takes it.
+    given = [taken.get(output) for output in graph.outputs]
+    path = job.folder / f"{name}.pt2"
+
+    def compiled() -> None:
+        job.progress(f"compiling {name}", None)
+        _make_room(graph)
+        module = Converted(graph.module, given)
+        inner = {f"module.{own}": stored for own, stored in names.items()}
+        compile_graph(graph, module, inner, path, march=options.march, threads=options.threads)
+
+    parts = {
+        "config": job.checkpoint.config,
+        "options": options.model_dump(mode="json"),
+        "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
+        "given": [str(dtype) for dtype in given],
+        "versions": installed_versions(),
+        "compiler": compiler_version(),
+        "machine": describe().as_dict(),
+    }
+    obtain(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
+    constants = read_spec(path).constants.values()
+    return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights
+
+
+def _prepared(
+    options: Options, checkpoint: Checkpoint, family: Family, name: str
+) -> tuple[Graph, nn.Module, Weights]:
+    """One graph of a model of its own, in the types in which its weights are stored."""
+    model = family.skeleton(checkpoint.config, options.precision(name))
+    plan = plan_linears(model, exclude=_kept(options, family))
     if not options.quantized(name):
         plan = Plan()
+    weights = Weights(checkpoint, plan, family.TIED)
+    keep_narrow(model, weights)
     activations = Activations() if options.vnni else None
     for module in plan.modules:
         linear = model.get_submodule(module)
         assert isinstance(linear, nn.Linear)
         replace_module(model, module, Int8Linear(linear, activations))
-    graph = next(g for g in job.family.graphs(model, cache="static") if g.name == name)
-    weights = Weights(job.checkpoint, plan, job.family.TIED)
-    _fill(graph, parameter_names(graph, model), weights, options.precision(name))
-    # A graph gives each output in the type in which the next graph takes it.
-    converted = Converted(graph.module, [taken.get(output) for output in graph.outputs])
-    path = job.folder / f"{name}.pt2"
-    compile_graph(graph, converted, path, march=options.march, threads=options.threads)
+    graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
+    return graph, model, weights
 
 
-def _fill(graph: Graph, names: Mapping[str, str], weights: Weights, dtype: torch.dtype) -> None:
-    """Read the graph's weights, tied ones once.
+def _make_room(graph: Graph) -> None:
+    """Give a graph's parameters memory that is never touched: the compiler asks for no values.
 
-    Tables and convolution kernels of a 16-bit checkpoint stay in 16 bits and are widened when used.
+    Tied parameters stay one.
     """
-    filled: dict[tuple[int, bool], nn.Parameter] = {}
-    for name, stored in names.items():
+    made: dict[int, nn.Parameter] = {}
+    for name, absent in list(graph.module.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
-        module = graph.module.get_submodule(owner)
-        absent = getattr(module, leaf)
-        if not absent.is_meta:  # a module that is reached by two paths
-            continue
-        table = absent.ndim > 1 and not isinstance(module, nn.Linear)
-        widened = table and dtype == torch.float32 and weights.dtype(stored).itemsize == 2
-        key = id(absent), widened
-        if key not in filled:
-            tensor = weights.read(stored)
-            if tensor.is_floating_point() and not widened:
-                tensor = tensor.to(absent.dtype)
-            filled[key] = nn.Parameter(tensor.contiguous(), requires_grad=False)
-        setattr(module, leaf, filled[key])
-        if widened:
-            parametrize.register_parametrization(module, leaf, Widened(), unsafe=True)
+        room = torch.empty(absent.shape, dtype=absent.dtype)
+        made.setdefault(id(absent), nn.Parameter(room, requires_grad=False))
+        setattr(graph.module.get_submodule(owner), leaf, made[id(absent)])
 
 
 def _graphs(job: Job[Options], dtype: torch.dtype) -> list[Graph]:

@@ -3,8 +3,9 @@
 import os
 import re
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,18 @@ _FLAGS = (
 
 
 def compile_graph(
-    graph: Graph, module: nn.Module, path: Path, *, march: str, threads: int | None
+    graph: Graph,
+    module: nn.Module,
+    names: Mapping[str, str],
+    path: Path,
+    *,
+    march: str,
+    threads: int | None,
 ) -> None:
-    """Trace `module`, the graph's own or one around it, with its weights, and write a package.
+    """Trace `module`, the graph's own or one around it, and write a package without weights.
 
+    `names` maps the parameters of `module` to the names under which they will be found; the
+    package's spec tells which of them it uses. No parameter's values are read.
     `march` is an x86-64 level; `threads` is baked in, or left open when None. Raises BuildError.
     """
     examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
@@ -37,7 +46,7 @@ def compile_graph(
             program = torch.export.export(
                 module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
             )
-            spec = _spec(graph, program)
+            spec = _spec(graph, program, names)
             torch._inductor.aoti_compile_and_package(
                 program,
                 package_path=str(folder / "graph.pt2"),
@@ -71,6 +80,15 @@ def require_compiler() -> None:
         raise MachineError(msg)
 
 
+def compiler_version() -> str:
+    """What the compiler says of itself, for those who keep what it makes."""
+    from torch._inductor import config
+
+    command = [config.cpp.cxx[1], "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    return told.stdout.partition("\n")[0]  # one that fails here will say so when it compiles
+
+
 def _settings(march: str, threads: int | None) -> dict[str, Any]:
     """Inductor's settings.
 
@@ -82,6 +100,7 @@ def _settings(march: str, threads: int | None) -> dict[str, Any]:
         "cpp.dynamic_threads": threads is None,
         "cpp.threads": threads or -1,
         "freezing": False,
+        "aot_inductor.package_constants_in_so": False,
         "compile_threads": 1,
         "aot_inductor.compile_wrapper_opt_level": "Os",
         "aot_inductor.precompile_headers": False,  # needs the openssl command
@@ -133,8 +152,8 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
     return tuple({axis: sizes[name] for axis, name in axes.items()} for axes in named)
 
 
-def _spec(graph: Graph, program: Any) -> package.Spec:
-    """What the package takes and gives, for the checks of the one who calls it."""
+def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> package.Spec:
+    """What the package takes, gives and needs, for the checks of the one who calls it."""
     inputs = {}
     for name, tensor in graph.inputs.items():
         axes = graph.dynamic.get(name, {})
@@ -143,7 +162,14 @@ def _spec(graph: Graph, program: Any) -> package.Spec:
     results = program.graph.output_node().args[0][-len(graph.outputs) :]
     given = zip(results, graph.outputs.items(), strict=True)
     outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in given}
-    return package.Spec(inputs, outputs)
+    parameters = program.graph_signature.inputs_to_parameters
+    constants = {}
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name in parameters and node.users:
+            own, tensor = parameters[node.name], node.meta["val"]
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            constants[own] = package.Constant(names[own], dtype, tuple(tensor.shape))
+    return package.Spec(inputs, outputs, constants)
 
 
 def _described(

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from exporter.quantize import absent
 
+ONES = ".ones"
+
 
 class Activations:
     """Quantizes activations to int8, a scale a row; once for modules that share them."""
@@ -39,8 +41,10 @@ class Int8Linear(nn.Module):
         self.scale = absent((linear.out_features,), torch.float32)
         self.bias = linear.bias
         self._activations = activations
-        # The operator takes scales in bfloat16; ours are applied afterwards, in full.
-        self._ones = torch.ones(linear.out_features, dtype=torch.bfloat16)
+        if activations is None:
+            # The operator takes scales in bfloat16; ours are applied afterwards, in full. It wants
+            # to see a weight there, so these are stored, and read as `ONES`.
+            self.ones = absent((linear.out_features,), torch.bfloat16)
 
     def forward(self, states: Tensor) -> Tensor:
         if self._activations is not None:
@@ -48,20 +52,13 @@ class Int8Linear(nn.Module):
             product = torch._int_mm(codes, self.weight.t()).float() * (step * self.scale)
         elif states.shape[-2] == 1:
             rows = states.reshape(-1, states.shape[-1]).bfloat16()
-            product = torch._weight_int8pack_mm(rows, self.weight, self._ones).float() * self.scale
+            product = torch._weight_int8pack_mm(rows, self.weight, self.ones).float() * self.scale
         else:
             widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
             return nn.functional.linear(states, widened, self.bias)
         if self.bias is not None:
             product = product + self.bias.float()
         return product.to(states.dtype).reshape(*states.shape[:-1], -1)
-
-
-class Widened(nn.Module):
-    """Reads a parameter stored in 16 bits as float32."""
-
-    def forward(self, stored: Tensor) -> Tensor:
-        return stored.float()
 
 
 class Converted(nn.Module):

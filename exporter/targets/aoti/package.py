@@ -33,18 +33,32 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A weight that a package uses: the name it is found under, and what it must be."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Spec:
-    """What a package takes and gives, in order, by name."""
+    """What a package takes and gives, in order, and the weights it uses, all by its own names."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    constants: Mapping[str, Constant]
 
 
 class Package:
-    """A compiled graph. Compiled code trusts its caller blindly, so inputs are checked here."""
+    """A compiled graph. Compiled code trusts its caller blindly, so what it gets is checked here.
 
-    def __init__(self, path: Path, spec: Spec) -> None:
+    It keeps `weights` (by the names of the spec's constants) and works on them where they lie.
+    """
+
+    def __init__(self, path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> None:
         self._name = path.name
+        self._weights = {own: _weight(path, weights, c) for own, c in spec.constants.items()}
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
         try:
@@ -53,6 +67,10 @@ class Package:
         except RuntimeError as error:
             msg = f"{path} cannot be loaded on this machine: {str(error).splitlines()[0]}"
             raise MachineError(msg) from error
+        if set(self._loader.get_constant_fqns()) != self._weights.keys():
+            msg = f"{path} was compiled for other weights than it names: build the artifact again"
+            raise IntegrityError(msg)
+        self._loader.load_constants(self._weights, False, True, True)
 
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
@@ -80,6 +98,20 @@ class Package:
             )
             raise ValueError(msg)
         return tensor if ready else tensor.to("cpu", dtype).contiguous()
+
+
+def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:
+    """A weight as the package was compiled for it; raise IntegrityError where it is another."""
+    found = weights.get(constant.name)
+    wanted = getattr(torch, constant.dtype), constant.shape
+    if found is None or (found.dtype, tuple(found.shape)) != wanted or not found.is_contiguous():
+        there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
+        msg = (
+            f"{path}: the weight {constant.name} must be {constant.dtype} {list(constant.shape)}; "
+            f"it is {there}.\nBuild or fetch the artifact again."
+        )
+        raise IntegrityError(msg)
+    return found
 
 
 def write(compiled: Path, target: Path, spec: Spec) -> None:
@@ -112,10 +144,14 @@ def read_spec(path: Path) -> Spec:
             }
             for side in ("inputs", "outputs")
         )
+        constants = {
+            own: Constant(c["name"], c["dtype"], tuple(c["shape"]))
+            for own, c in sides["constants"].items()
+        }
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is not a package of ours ({error}): build or fetch the artifact again"
         raise IntegrityError(msg) from error
-    return Spec(inputs, outputs)
+    return Spec(inputs, outputs, constants)
 
 
 def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

@@ -1,0 +1,99 @@
+"""Load a model in this process and decode some tokens greedily, with real calls of its decoder.
+
+What the other benchmarks share; as a command it tells, as JSON, what one fresh process gives. The
+model may be an artifact, or any folder that optimum's `ORTModelForSpeechSeq2Seq` loads.
+
+    python benchmarks/greedy.py artifacts/whisper-demo-int8/onnx-int8 --optimum
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from exporter import runtime
+from exporter.transcript import Audio
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Tokens as they came; `finite` tells whether all logits were numbers."""
+
+    tokens: list[int]
+    finite: bool
+    token_s: float
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option("--optimum", is_flag=True, help="Load FOLDER with optimum's own class.")
+@click.option("--tokens", default=32, show_default=True, help="Tokens to decode.")
+def main(folder: Path, optimum: bool, tokens: int) -> None:
+    """Load the model in FOLDER and decode quiet noise."""
+    transformers.utils.logging.set_verbosity_error()
+    started = time.perf_counter()
+    model = open_in_optimum(folder) if optimum else runtime.load(folder).model
+    load_s = time.perf_counter() - started
+    extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    with torch.inference_mode():
+        # optimum's encoder wants the mask to be named, though Whisper has none.
+        encoded = model.get_encoder()(features(extractor), attention_mask=None)
+        decoded = decode(model, encoded, tokens)
+    click.echo(json.dumps({"load_s": load_s, **vars(decoded)}))
+
+
+def open_in_optimum(folder: Path) -> Any:
+    """Load a folder of ONNX files as its users do, with optimum alone."""
+    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+
+    return ORTModelForSpeechSeq2Seq.from_pretrained(folder)
+
+
+def noise(extractor: WhisperFeatureExtractor) -> Audio:
+    """Return one full window of quiet noise, mono [samples]."""
+    samples: int = extractor.n_samples
+    return np.random.default_rng(0).normal(0, 0.01, samples).astype(np.float32)
+
+
+def features(extractor: WhisperFeatureExtractor) -> Tensor:
+    """Return what the encoder takes for that noise: [1, mels, frames]."""
+    rate = extractor.sampling_rate
+    found: Tensor = extractor(
+        noise(extractor), sampling_rate=rate, return_tensors="pt"
+    ).input_features
+    return found
+
+
+def decode(model: Any, encoded: Any, tokens: int) -> Decoded:
+    """Decode greedily from an encoded window; `token_s` is the median of the single calls."""
+    ids = torch.tensor([[model.config.decoder_start_token_id]])
+    cache = None
+    told: list[int] = []
+    seconds = []
+    finite = True
+    for _ in range(tokens):
+        started = time.perf_counter()
+        step = model(
+            decoder_input_ids=ids, encoder_outputs=encoded, past_key_values=cache, use_cache=True
+        )
+        seconds.append(time.perf_counter() - started)
+        finite = finite and bool(step.logits.isfinite().all())
+        cache = step.past_key_values
+        ids = step.logits[:, -1:].argmax(-1)
+        told.append(int(ids))
+    return Decoded(told, finite, statistics.median(seconds))
+
+
+if __name__ == "__main__":
+    main()

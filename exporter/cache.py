@@ -1,0 +1,125 @@
+"""What builds keep for the next: graphs, traced or compiled, without weights, so a few megabytes.
+
+An entry is named by a digest of everything it is made from, this package's own code included, and
+is believed only while its bytes are those that were written. Tracing and compiling are what takes
+time; an interrupted build, or one of a sister checkpoint, finds them done.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact import sha256_file, write_atomic
+
+_log = logging.getLogger(__name__)
+_PLACE = "EXPORTER_CACHE"
+_NOTE = ".json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kept file: what it is, its size, and when (seconds since 1970) it was made."""
+
+    path: Path
+    what: str
+    size_bytes: int
+    made: float
+
+
+def place() -> Path:
+    """The folder: $EXPORTER_CACHE, or `exporter` in the user's folder for caches."""
+    if chosen := os.environ.get(_PLACE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exporter"
+
+
+def obtain(
+    path: Path, what: str, parts: Mapping[str, Any], make: Callable[[], None], *, fresh: bool
+) -> None:
+    """Have at `path` what `make` writes there, or wrote there when `parts` were last the same.
+
+    `fresh` makes it in any case. A cache that cannot be read or written costs time, nothing else.
+    """
+    named = json.dumps({**parts, "code": _code()}, sort_keys=True)
+    kept = place() / hashlib.sha256(named.encode()).hexdigest()
+    if not fresh and _whole(kept):
+        shutil.copyfile(kept, path)
+        return
+    make()
+    try:
+        _keep(path, kept, what)
+    except OSError as error:
+        _log.warning("nothing was kept for the next build: %s", error)
+
+
+def entries() -> list[Entry]:
+    """Everything that is kept, oldest first."""
+    found = []
+    for path in _kept_files():
+        note = _read_note(path)
+        if note is not None:
+            found.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
+    return sorted(found, key=lambda entry: entry.made)
+
+
+def clear() -> int:
+    """Remove everything that is kept; return its bytes."""
+    freed = 0
+    for path in _kept_files():
+        freed += path.stat().st_size
+        path.unlink()
+        path.with_suffix(_NOTE).unlink(missing_ok=True)
+    return freed
+
+
+def _keep(path: Path, kept: Path, what: str) -> None:
+    """Copy a file into the cache; its note, written last, makes it valid."""
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(kept, path.read_bytes())
+    note = {"what": what, "sha256": sha256_file(path), "made": time.time()}
+    write_atomic(kept.with_suffix(_NOTE), json.dumps(note).encode())
+
+
+def _whole(kept: Path) -> bool:
+    """Whether an entry is there, ours, and as it was written: some hold native code."""
+    note = _read_note(kept)
+    if note is None or kept.stat().st_uid != os.geteuid() or kept.is_symlink():
+        return False
+    if sha256_file(kept) == note["sha256"]:
+        return True
+    _log.warning("%s is damaged and is made again", kept)
+    return False
+
+
+def _read_note(kept: Path) -> dict[str, Any] | None:
+    try:
+        note: dict[str, Any] = json.loads(kept.with_suffix(_NOTE).read_bytes())
+        return note if kept.is_file() and note.keys() == {"what", "sha256", "made"} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _kept_files() -> Iterator[Path]:
+    """The files that this module wrote, by their names."""
+    here = place()
+    for path in sorted(here.iterdir()) if here.is_dir() else ():
+        if len(path.name) == 64 and set(path.name) <= set("0123456789abcdef"):
+            yield path
+
+
+@cache
+def _code() -> str:
+    """A digest of this package's source: whatever of it changes, old entries are not meant."""
+    whole = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        whole.update(f"{path.relative_to(root)}\0{sha256_file(path)}\n".encode())
+    return whole.hexdigest()

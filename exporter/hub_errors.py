@@ -1,0 +1,117 @@
+"""What the Hub, or the way to it, refuses, in words that say what to do.
+
+Apart from fetching, because this is about sentences and that about files. The libraries' own texts
+are not passed on: they are long, and some hold signed addresses.
+"""
+
+from typing import Any
+
+from exporter.errors import HubError
+
+_OVERLOADED = 429
+_MAX_SAID = 200
+
+
+def explained(error: BaseException, repo: str, revision: str) -> HubError:
+    """Turn an error of huggingface_hub, about a model's revision, into one of ours."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    root = root_of(error)
+    status = status_of(root)
+    if isinstance(root, RevisionNotFoundError):
+        msg = f"{repo} has no revision {revision!r}.\nGive a commit, or one of: {_revisions(repo)}"
+        return HubError(msg)
+    said = _unreached(root, repo, revision) if status is None else _answered(root, status, repo)
+    return HubError(said)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What is behind the library's "not in the cache, and the Hub did not answer"."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    behind = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+    return behind or error
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of the Hub's answer; None where there was no answer."""
+    response: Any = getattr(error, "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether the Hub could not be asked, which says nothing about what was asked for."""
+    from huggingface_hub.errors import HFValidationError
+
+    root = root_of(error)
+    status = status_of(root)
+    if status is None:
+        return not isinstance(root, HFValidationError)
+    return status >= 500 or status == _OVERLOADED
+
+
+def _answered(error: BaseException, status: int, repo: str) -> str:
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repo} is gated: its authors want their terms accepted first.\n"
+            f"Accept them at {constants.ENDPOINT}/{repo}, then run `hf auth login` or set HF_TOKEN."
+        )
+    if status == 401 and get_token():
+        return (
+            f"the Hub refuses the token{_said(error)}: it is wrong or has expired.\n"
+            "Run `hf auth login` again, or set HF_TOKEN to a new one (or unset it)."
+        )
+    if status == 401 or isinstance(error, RepositoryNotFoundError):
+        return (
+            f"the Hub has no model {repo}, or it is private and not yours to read.\n"
+            "Check the id; for a private one run `hf auth login`, or set HF_TOKEN."
+        )
+    if status == 403:
+        return (
+            f"the Hub forbids reading {repo}{_said(error)}.\n"
+            "Use a token with read access to it: `hf auth login`, or HF_TOKEN."
+        )
+    if status == _OVERLOADED:
+        return (
+            "the Hub wants fewer requests (HTTP 429).\n"
+            "Wait some minutes; logged in (`hf auth login`, or HF_TOKEN) the limit is higher."
+        )
+    if status >= 500:
+        return f"the Hub fails (HTTP {status}) on {repo}.\nTry again later."
+    return f"the Hub refuses {repo} (HTTP {status}{_said(error)}).\nCheck the id and the token."
+
+
+def _unreached(error: BaseException, repo: str, revision: str) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    if isinstance(error, HFValidationError):
+        return f"{repo} is not a Hub id.\nGive one like ORG/NAME, or a local folder."
+    wanted = f"{repo} at {revision} is not wholly in the cache {constants.HF_HUB_CACHE}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, and {wanted}.\nUnset it, or give a local folder."
+    return (
+        f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}), and {wanted}."
+        "\nCheck the network (and proxy), or give a local folder."
+    )
+
+
+def _revisions(repo: str) -> str:
+    """The branches and tags there are; where even they cannot be had, the one that always is."""
+    from huggingface_hub import HfApi
+
+    try:
+        refs = HfApi().list_repo_refs(repo)
+    except OSError:
+        return "main"
+    names = [ref.name for ref in (*refs.branches, *refs.tags)]
+    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+
+
+def _said(error: BaseException) -> str:
+    """The Hub's own reason, if it gave one, as an addition to ours."""
+    lines = (getattr(error, "server_message", None) or "").splitlines()
+    return f" ({lines[0][:_MAX_SAID].rstrip('.')})" if lines else ""

@@ -1,0 +1,75 @@
+"""ONNX on disk: a graph, and in a file beside it the weights, each read when its turn comes."""
+
+from collections.abc import Callable, Container
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.tensor_adapters import to_torch_dtype
+from torch import Tensor
+
+from exporter.progress import Progress
+from exporter.tensors import Place, write_tensors
+
+# Large tensors begin at whole pages, so that a runtime can map them instead of copying them.
+_PAGE = 4096
+_LINE = 64
+_LARGE_BYTES = 64 << 10
+
+
+def save(model: ir.Model, path: Path, names: Container[str]) -> None:
+    """Write a graph whose initializers in `names` will lie in a file beside it."""
+    _forget_source(model)
+    for name, place in _places(model, names).items():
+        initializer = model.graph.initializers[name]
+        assert initializer.dtype is not None
+        initializer.const_value = ir.ExternalTensor(
+            f"{path.name}_data",
+            place.offset,
+            place.size_bytes,
+            initializer.dtype,
+            shape=ir.Shape(place.shape),
+            name=name,
+            base_dir=path.parent,
+        )
+    ir.save(model, path)
+
+
+def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
+    """Write the weights of a saved graph to their places, in its types, and check it as a whole."""
+    places = {}
+    for name, initializer in ir.load(path).graph.initializers.items():
+        tensor = initializer.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            dtype, shape = to_torch_dtype(tensor.dtype), tuple(tensor.shape.numpy())
+            places[name] = Place(tensor.offset or 0, dtype, shape)
+    data = path.with_name(f"{path.name}_data")
+    write_tensors(data, places, lambda name: read(name).to(places[name].dtype), progress)
+    onnx.checker.check_model(path)
+
+
+def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
+    """Lay the weights out in the graph's order."""
+    places, end = {}, 0
+    for name, initializer in model.graph.initializers.items():
+        absent = initializer.const_value
+        if name not in names or absent is None:
+            continue
+        place = Place(end, to_torch_dtype(absent.dtype), tuple(absent.shape.numpy()))
+        step = _PAGE if place.size_bytes >= _LARGE_BYTES else _LINE
+        places[name] = replace(place, offset=-(-end // step) * step)
+        end = places[name].offset + place.size_bytes
+    return places
+
+
+def _forget_source(model: ir.Model) -> None:
+    """Drop the tracer's notes: stack traces of this machine, many times the graph's own size."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [output for node in nodes for output in node.outputs]
+    notes = [each.metadata_props for each in nodes] + [each.metadata_props for each in values]
+    for note in (model.metadata_props, model.graph.metadata_props, *notes):
+        note.clear()
+    for node in nodes:
+        node.doc_string = None

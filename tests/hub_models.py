@@ -1,0 +1,85 @@
+"""Repositories as there are on the Hub, made of one checkpoint: what each holds, and lacks."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+
+def models(checkpoint: Path, root: Path) -> dict[str, Path]:
+    """A folder below `root` for every kind of repository, by name."""
+    return {
+        "whole": _whole(checkpoint, root / "whole"),
+        "shards": _sharded(checkpoint, root / "shards"),
+        "torn": _torn(checkpoint, root / "torn"),
+        "big": _big(checkpoint, root / "big"),
+        "pickle": _pickled(checkpoint, root / "pickle"),
+        "bare": _without("model.safetensors", checkpoint, root / "bare"),
+        "deaf": _without("preprocessor_config.json", checkpoint, root / "deaf"),
+        "adapter": _adapter(root / "adapter"),
+    }
+
+
+def _whole(checkpoint: Path, folder: Path) -> Path:
+    """Weights in one file, and beside them much that is not needed."""
+    shutil.copytree(checkpoint, folder)
+    for name in ("README.md", "flax_model.msgpack", "pytorch_model.bin", "training_args.bin"):
+        (folder / name).write_bytes(b"not needed")
+    (folder / "model.fp32-00001-of-00002.safetensors").write_bytes(b"not needed")
+    return folder
+
+
+def _without(name: str, checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    (folder / name).unlink()
+    (folder / "flax_model.msgpack").write_bytes(b"not usable")
+    return folder
+
+
+def _torn(checkpoint: Path, folder: Path) -> Path:
+    """Shards of which one is missing."""
+    _sharded(checkpoint, folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    return folder
+
+
+def _sharded(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    index = {}
+    for number, held in enumerate((names[::2], names[1::2]), start=1):
+        shard = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in held}, folder / shard)
+        index |= dict.fromkeys(held, shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    # A second copy in another type, as openai/whisper-large-v3 has it.
+    other = {name: shard.replace("model-", "model.fp32-") for name, shard in index.items()}
+    (folder / "model.safetensors.index.fp32.json").write_text(json.dumps({"weight_map": other}))
+    for shard in set(other.values()):
+        (folder / shard).write_bytes(b"not needed")
+    return folder
+
+
+def _big(checkpoint: Path, folder: Path) -> Path:
+    """Weights that take the library more than one of its chunks, which have 10 MiB."""
+    shutil.copytree(checkpoint, folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(48 << 20)
+    return folder
+
+
+def _adapter(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def _pickled(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "training_args.bin").write_bytes(b"not needed")
+    return folder

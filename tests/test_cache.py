@@ -1,0 +1,130 @@
+"""What is kept between builds: found again, never believed when damaged, never in the way."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from exporter import cache
+from exporter.cli import main
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Work:
+    """Something that takes long, counted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.times = 0
+
+    def make(self) -> None:
+        self.times += 1
+        self.path.write_bytes(b"made")
+
+    def obtain(self, fresh: bool = False, **parts: int) -> None:
+        self.path.unlink(missing_ok=True)
+        cache.obtain(self.path, "a graph", parts, self.make, fresh=fresh)
+        assert self.path.read_bytes() == b"made"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path / "graph.onnx")
+
+
+def test_the_same_parts_are_made_once(work: Work) -> None:
+    work.obtain(a=1)
+    work.obtain(a=1)
+    assert work.times == 1
+    work.obtain(a=2)
+    assert work.times == 2
+
+
+def test_fresh_is_made_again_and_kept(work: Work) -> None:
+    work.obtain(a=1)
+    work.obtain(a=1, fresh=True)
+    work.obtain(a=1)
+    assert work.times == 2
+
+
+def test_another_version_of_this_code_makes_its_own(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.obtain(a=1)
+    monkeypatch.setattr(cache, "_code", lambda: "another")
+    work.obtain(a=1)
+    assert work.times == 2
+
+
+@pytest.mark.parametrize("harm", ["bytes", "note", "half", "link"])
+def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> None:
+    work.obtain(a=1)
+    (kept,) = (entry.path for entry in cache.entries())
+    if harm == "bytes":
+        kept.write_bytes(b"mode")
+    elif harm == "note":
+        kept.with_suffix(".json").write_text("{")
+    elif harm == "half":
+        kept.with_suffix(".json").unlink()
+    else:
+        kept.rename(place / "elsewhere")
+        kept.symlink_to(place / "elsewhere")
+    work.obtain(a=1)
+    assert work.times == 2
+    work.obtain(a=1)
+    assert work.times == 2
+
+
+def test_what_is_kept_is_told_and_cleared(work: Work, place: Path) -> None:
+    assert cache.entries() == []
+    assert cache.clear() == 0
+    work.obtain(a=1)
+    work.obtain(a=2)
+    told = cache.entries()
+    assert [(entry.what, entry.size_bytes) for entry in told] == [("a graph", 4)] * 2
+    stranger = place / "notes.txt"
+    stranger.write_text("mine")
+    assert cache.clear() == 8
+    assert list(place.iterdir()) == [stranger]
+
+
+def test_a_place_that_cannot_be_written_costs_only_time(
+    work: Work, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write_text("a file, not a folder")
+    with caplog.at_level(logging.WARNING):
+        work.obtain(a=1)
+    work.obtain(a=1)
+    assert work.times == 2
+    assert "nothing was kept" in caplog.text
+
+
+def test_the_folder_is_the_owners_alone(work: Work, place: Path) -> None:
+    work.obtain(a=1)
+    assert place.stat().st_mode & 0o077 == 0
+
+
+def test_notes_name_no_folder(work: Work, place: Path) -> None:
+    work.obtain(a=1)
+    (note,) = place.glob("*.json")
+    assert json.loads(note.read_text()).keys() == {"what", "sha256", "made"}
+
+
+def test_the_command_lists_and_clears(work: Work, capfd: pytest.CaptureFixture[str]) -> None:
+    work.obtain(a=1)
+    assert main(["cache"]) == 0
+    place, entry = capfd.readouterr().out.splitlines()
+    assert place.endswith("cache: 4 B")
+    assert entry.endswith("4 B  a graph")
+    assert main(["cache", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [row["what"] for row in told["entries"]] == ["a graph"]
+    assert main(["cache", "--clear"]) == 0
+    assert capfd.readouterr().out.endswith("cache: 4 B removed\n")
+    assert cache.entries() == []

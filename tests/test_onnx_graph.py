@@ -1,0 +1,83 @@
+"""The passes over a traced ONNX graph change nothing that it computes."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from exporter.checkpoint import open_checkpoint
+from exporter.families import FAMILIES
+from exporter.graphs import Graph, alike
+from exporter.quantize import Int8, Plan, plan_linears
+from exporter.targets import onnx_int8
+
+
+def graphs(folder: Path, plan: Plan | None = None) -> list[Graph]:
+    family = FAMILIES["whisper"]
+    model = family.skeleton(open_checkpoint(str(folder)).config)
+    plan = plan_linears(model) if plan is None else plan
+    onnx_int8._swap_linears(model, plan, "int8", onnx_int8.Options())
+    return family.graphs(model, cache="dynamic")
+
+
+def operations(graph: ir.Graph, names: dict[str, Any]) -> list[Any]:
+    """Every node with what it takes and gives, values told by the order in which they are made.
+
+    Constants, which a trace shares where it can, are told where they are taken.
+    """
+    told = []
+    for node in graph:
+        if node.op_type == "Constant":
+            (constant,) = (attribute(a, names) for a in node.attributes.values())
+            names[str(node.outputs[0].name)] = constant
+            continue
+        taken = [names.get(str(v.name), v.name) if v is not None else None for v in node.inputs]
+        if node.op_type == "Shape":  # the length of the past is that of any layer's
+            taken = [re.sub(r"(past_key_values)\.\d+\.decoder\.\w+", r"\1", t) for t in taken]
+        for output in node.outputs:
+            names[str(output.name)] = f"value{len(made := names.setdefault('', []))}"
+            made.append(output)
+        attributes = [attribute(a, names) for a in node.attributes.values()]
+        told.append((node.domain, node.op_type, taken, len(node.outputs), attributes))
+    return told
+
+
+def attribute(given: ir.Attr, names: dict[str, Any]) -> Any:
+    if given.type == ir.AttributeType.GRAPH:
+        inner = given.as_graph()
+        told = operations(inner, names)
+        return given.name, told, [names.get(str(v.name), v.name) for v in inner.outputs]
+    value = given.value
+    return given.name, value.numpy().tolist() if given.type == ir.AttributeType.TENSOR else value
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["encoder", "decoder"])
+def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, index: int) -> None:
+    graph = graphs(tiny_whisper)[index]
+    assert graph.first is not None
+    assert graph.depth > 1
+    whole = onnx_int8._trace(replace(graph, first=None))
+    repeated = onnx_int8._trace(graph)
+    assert operations(repeated.graph, {}) == operations(whole.graph, {})
+    for side in ("inputs", "outputs"):
+        values = [[*getattr(model.graph, side)] for model in (repeated, whole)]
+        told = [[(v.name, v.type, str(v.shape)) for v in side] for side in values]
+        assert told[0] == told[1]
+    weights = [
+        {n: (v.dtype, str(v.shape)) for n, v in model.graph.initializers.items()}
+        for model in (repeated, whole)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_layers_that_differ_are_traced_one_by_one(tiny_whisper: Path) -> None:
+    plan = Plan({"model.decoder.layers.0.fc1": Int8()})
+    encoder, decoder = graphs(tiny_whisper, plan)
+    assert encoder.first is not None
+    assert decoder.first is None
+    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)])
+    assert not alike(layers)
