@@ -4,32 +4,27 @@ All mistakes are told before the first target is built; what stood in an artifac
 until its successor is sealed and has spoken.
 """
 
-import hashlib
-import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from torch import nn
-
 from exporter import artifact, child, plan
 from exporter.artifact import BuildFigures, Manifest, Needs, RecipeStamp
-from exporter.checkpoint import Checkpoint, open_checkpoint, read_json
-from exporter.errors import MachineError, RecipeError
-from exporter.families import FAMILIES, family_name
+from exporter.checkpoint import Checkpoint
+from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.machine import describe, installed_versions
-from exporter.plan import Prediction, Room, Step
+from exporter.plan import Prediction, Room
 from exporter.progress import Progress
-from exporter.quantize import check_fit
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
+from exporter.resolve import Planned, resolve
 from exporter.runtime import RECIPE
-from exporter.source import nearest
-from exporter.targets import TARGETS
 
+# glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
+_FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 _SOUNDS = (".flac", ".wav", ".ogg", ".mp3")
 
 
@@ -51,36 +46,6 @@ class BuiltArtifact:
         return self.reload is None
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One target with everything resolved, what it will take, and what this machine lacks."""
-
-    recipe: Recipe
-    checkpoint: Checkpoint
-    kind: str
-    path: Path
-    options: BaseModel
-    family: str
-    prediction: Prediction
-    obstacle: MachineError | None
-
-    def key(self, weights_sha256: str) -> str:
-        """Identify what it is made from: weights, options and versions."""
-        parts = {
-            "checkpoint": weights_sha256,
-            "kind": self.kind,
-            "options": self.options.model_dump(mode="json"),
-            "versions": installed_versions(),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def step(self) -> Step:
-        """What it asks of disk and memory; what stands in its place goes when it is published."""
-        standing = sum(file.stat().st_size for file in self.path.rglob("*"))
-        return Step(str(self.path), self.prediction, standing, self.obstacle)
-
-
 def build(
     recipe: Recipe,
     *,
@@ -96,12 +61,12 @@ def build(
     terms of judging it is sealed again); another one in its place is an error unless `force`.
     Nothing is begun that does not fit this machine.
     """
-    planned = _resolve(recipe, output, checkpoint, targets, progress, weights=False)
+    planned = _planned(recipe, output, checkpoint, targets, progress)
     kept = _kept(planned, force)
     wanted = [p for p in planned if p.path not in kept]
-    plan.require_room([p.step for p in wanted], plan.room_at(output))
+    plan.require_room([p.step for p in wanted], plan.room_at(output), _to_fetch(wanted))
     if any(p.checkpoint.remote for p in wanted):  # all is well: now gigabytes may be fetched
-        planned = _resolve(recipe, output, checkpoint, targets, progress)
+        planned = resolve(recipe, output, checkpoint, targets, progress)
     return [
         BuiltArtifact(p.path, _with_terms(p, kept[p.path]), p.prediction)
         if p.path in kept
@@ -123,10 +88,10 @@ def dry_run(
 
     Weights that are not on this machine stay on the Hub: their shapes are enough.
     """
-    planned = _resolve(recipe, output, checkpoint, targets, progress, weights=False)
+    planned = _planned(recipe, output, checkpoint, targets, progress)
     kept, room = _kept(planned, force), plan.room_at(output)
     wanted = [p for p in planned if p.path not in kept]
-    reasons = plan.shortages([p.step for p in wanted], room)
+    reasons = plan.shortages([p.step for p in wanted], room, _to_fetch(wanted))
     verdicts = {p.path: plan.verdict(reason) for p, reason in zip(wanted, reasons, strict=True)}
     rows = [
         {
@@ -146,64 +111,27 @@ def dry_run(
     return rows, room
 
 
-def _resolve(
+def _planned(
     recipe: Recipe,
     output: Path,
     checkpoint: str | None,
     targets: Sequence[str],
     progress: Progress,
-    *,
-    weights: bool = True,
 ) -> list[Planned]:
-    """Check a recipe against its checkpoint and this machine; nothing is written."""
-    chosen = _chosen(recipe, targets)
-    options = {index: _options(recipe, index) for index in chosen}
-    if recipe.data and recipe.data.clips:
-        clips = recipe.path.parent / recipe.data.clips
-        if not clips.exists():
-            raise recipe.error(("data", "clips"), f"there is nothing at {clips}")
-    base = Path() if checkpoint else recipe.path.parent
-    opened = open_checkpoint(checkpoint or recipe.checkpoint, base, progress, weights=weights)
-    name = family_name(opened.config)
-    family = FAMILIES[name]
-    skeleton = family.skeleton(opened.config)
-    check_fit(opened, skeleton, family.TIED)
-    with opened.gathered() as companions:
-        family.check_processor(companions, opened.config)
-        generation = read_json(companions / "generation_config.json")
-    try:
-        family.check_decoding(opened.config, generation, recipe.decoding)
-    except RecipeError as error:
-        raise recipe.error(("decoding",), str(error)) from None
-    return [
-        _planned(recipe, opened, index, options[index], skeleton, output / recipe.name)
-        for index in chosen
-    ]
+    """Resolve a recipe, its weights left on the Hub where the decision does not need them.
+
+    What stands in a place is known by the commit it was made from. An adapter's commit says nothing
+    of its base, so there the weights must be compared.
+    """
+    planned = resolve(recipe, output, checkpoint, targets, progress, weights=False)
+    if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
+        return resolve(recipe, output, checkpoint, targets, progress)
+    return planned
 
 
-def _planned(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    index: int,
-    options: BaseModel,
-    skeleton: nn.Module,
-    folder: Path,
-) -> Planned:
-    """One target of a recipe, checked against the model and its place."""
-    spec, name, obstacle = recipe.targets[index], family_name(checkpoint.config), None
-    try:
-        TARGETS[spec.kind].check(options, skeleton, FAMILIES[name])
-    except RecipeError as error:
-        raise recipe.error(("targets", index), str(error)) from None
-    except MachineError as error:
-        obstacle = error
-    path = folder / spec.name
-    if path.is_symlink() or (path.exists() and not (path / artifact.MANIFEST).is_file()):
-        msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
-        raise RecipeError(msg)
-    carried = {**plan.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}
-    prediction = plan.predict(spec.kind, options, skeleton, checkpoint, carried)
-    return Planned(recipe, checkpoint, spec.kind, path, options, name, prediction, obstacle)
+def _to_fetch(planned: Sequence[Planned]) -> int:
+    """Bytes that are still on the Hub; all targets are of one checkpoint."""
+    return max((sum(p.checkpoint.remote.values()) for p in planned), default=0)
 
 
 def _kept(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
@@ -218,9 +146,14 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
     `fresh` builds anew what an earlier build has left in the cache.
     """
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
+    identity = checkpoint.sha256  # before the weights are read, so that it cannot be of later ones
+    foretold = planned.prediction.seconds + planned.prediction.reload_seconds
+    end = time.monotonic() + foretold
 
     def told(what: str, done: float | None) -> None:
-        progress(f"{name}: {what}", done)
+        left = end - time.monotonic()
+        hint = f" (about {left:.0f} s left)" if done is None and left >= 1 else ""
+        progress(f"{name}: {what}{hint}", done)
 
     told("starting", None)
     with artifact.stage(planned.path) as folder:
@@ -231,11 +164,13 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "folder": str(folder.resolve()),
             "fresh": fresh,
         }
-        answer = child.run("exporter.steps:build_target", request, told, what=name)
+        answer = child.run(
+            "exporter.steps:build_target", request, told, what=name, environment=_FRUGAL
+        )
         for file, path in checkpoint.companions.items():
             shutil.copyfile(path, folder / file)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
-        manifest = artifact.seal(folder, _manifest(planned, answer))
+        manifest = artifact.seal(folder, _manifest(planned, planned.key(identity), answer))
         spoken = {
             "folder": str(folder.resolve()),
             "decoding": recipe.decoding.model_dump(mode="json"),
@@ -246,7 +181,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
 
 
-def _manifest(planned: Planned, answer: dict[str, Any]) -> Manifest:
+def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
     recipe = planned.recipe
     return Manifest(
         name=recipe.name,
@@ -263,7 +198,7 @@ def _manifest(planned: Planned, answer: dict[str, Any]) -> Manifest:
             peak_rss_bytes=answer["peak_rss_bytes"],
             predicted=planned.prediction.for_manifest(),
         ),
-        build_key=planned.key(planned.checkpoint.sha256),
+        build_key=key,
     )
 
 
@@ -278,41 +213,23 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
     if sealed.model_dump(include=terms) == recipe.model_dump(include=terms):
         return manifest
     with artifact.stage(planned.path) as folder:
+        if artifact.read_manifest(planned.path) != manifest:
+            msg = f"{planned.path} was built anew meanwhile: run this again"
+            raise BusyError(msg)
         for file in manifest.files:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(planned.path / file.path, folder / file.path)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         renewed = artifact.seal(folder, manifest.model_copy(update={"recipe": _stamp(recipe)}))
+        if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
+            msg = f"{planned.path} changed while it was copied: build it again with --force"
+            raise IntegrityError(msg)
         artifact.publish(folder, planned.path)
     return renewed
 
 
 def _stamp(recipe: Recipe) -> RecipeStamp:
     return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=str(recipe.path))
-
-
-def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
-    """The places of the targets to build: all, or those named by name or kind."""
-    known = {name for spec in recipe.targets for name in (spec.name, spec.kind)}
-    for name in names:
-        if name not in known:
-            msg = f"{recipe.path} has no target {name!r}: {', '.join(sorted(known))}"
-            raise RecipeError(msg)
-    return [
-        index
-        for index, spec in enumerate(recipe.targets)
-        if not names or spec.name in names or spec.kind in names
-    ]
-
-
-def _options(recipe: Recipe, index: int) -> BaseModel:
-    """A target's options, checked by its own module."""
-    kind = recipe.targets[index].kind
-    if kind not in TARGETS:
-        near = nearest(kind, TARGETS)
-        hint = f"did you mean {near}?" if near else f"known: {', '.join(TARGETS)}"
-        raise recipe.error(("targets", index, "kind"), f"unknown target {kind!r}: {hint}")
-    return recipe.options(index, TARGETS[kind].Options)
 
 
 def _standing(planned: Planned) -> Manifest | None:

@@ -9,7 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from exporter.artifact import sha256_file, write_atomic
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_CACHE"
 _NOTE = ".json"
+# An entry, its note, or either half-written.
+_NAME = re.compile(r"[0-9a-f]{64}(\.json)?|\.[0-9a-f]{64}(\.json)?\.partial-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def place() -> Path:
     """The folder: $EXPORTER_CACHE, or `exporter` in the user's folder for caches."""
     if chosen := os.environ.get(_PLACE):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exporter"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "exporter"
 
 
 def obtain(
@@ -50,8 +54,7 @@ def obtain(
     """
     named = json.dumps({**parts, "code": _code()}, sort_keys=True)
     kept = place() / hashlib.sha256(named.encode()).hexdigest()
-    if not fresh and _whole(kept):
-        shutil.copyfile(kept, path)
+    if not fresh and _copied(kept, path):
         return
     make()
     try:
@@ -63,20 +66,19 @@ def obtain(
 def entries() -> list[Entry]:
     """Everything that is kept, oldest first."""
     found = []
-    for path in _kept_files():
+    for path in _files():
         note = _read_note(path)
-        if note is not None:
+        if note is not None and not path.suffix:
             found.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
     return sorted(found, key=lambda entry: entry.made)
 
 
 def clear() -> int:
-    """Remove everything that is kept; return its bytes."""
+    """Remove everything that is kept, also what was left half-written; return its bytes."""
     freed = 0
-    for path in _kept_files():
-        freed += path.stat().st_size
-        path.unlink()
-        path.with_suffix(_NOTE).unlink(missing_ok=True)
+    for path in _files():
+        freed += path.lstat().st_size if path.suffix != _NOTE else 0
+        path.unlink(missing_ok=True)
     return freed
 
 
@@ -88,30 +90,45 @@ def _keep(path: Path, kept: Path, what: str) -> None:
     write_atomic(kept.with_suffix(_NOTE), json.dumps(note).encode())
 
 
-def _whole(kept: Path) -> bool:
-    """Whether an entry is there, ours, and as it was written: some hold native code."""
-    note = _read_note(kept)
-    if note is None or kept.stat().st_uid != os.geteuid() or kept.is_symlink():
-        return False
-    if sha256_file(kept) == note["sha256"]:
+def _copied(kept: Path, path: Path) -> bool:
+    """Copy an entry to `path`, if it is there, ours, and as it was written."""
+    try:
+        note = _read_note(kept)
+        if note is None or not _ours(kept.parent):
+            return False
+        shutil.copyfile(kept, path, follow_symlinks=False)
+        if not path.is_symlink() and sha256_file(path) == note["sha256"]:
+            return True
+        _log.warning("%s is damaged and is made again", kept)
+    except OSError as error:
+        _log.warning("%s cannot be used and is made again: %s", kept, error)
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _ours(folder: Path) -> bool:
+    """Whether nobody else can write here: some entries hold native code."""
+    state = folder.stat()
+    if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
-    _log.warning("%s is damaged and is made again", kept)
+    _log.warning("%s can be written by others, so nothing in it is used: chmod go-w", folder)
     return False
 
 
 def _read_note(kept: Path) -> dict[str, Any] | None:
     try:
-        note: dict[str, Any] = json.loads(kept.with_suffix(_NOTE).read_bytes())
-        return note if kept.is_file() and note.keys() == {"what", "sha256", "made"} else None
+        note = json.loads(kept.with_suffix(_NOTE).read_bytes())
     except (OSError, ValueError):
         return None
+    whole = isinstance(note, dict) and note.keys() == {"what", "sha256", "made"}
+    return note if whole and kept.is_file() else None
 
 
-def _kept_files() -> Iterator[Path]:
+def _files() -> Iterator[Path]:
     """The files that this module wrote, by their names."""
     here = place()
     for path in sorted(here.iterdir()) if here.is_dir() else ():
-        if len(path.name) == 64 and set(path.name) <= set("0123456789abcdef"):
+        if _NAME.fullmatch(path.name):
             yield path
 
 

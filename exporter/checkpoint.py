@@ -177,12 +177,16 @@ def _open(
 ) -> Checkpoint:
     config = read_json(folder / "config.json")
     _require_companions(folder)
+    tensors = tensors or _tensor_infos(folder)
+    if config.get("tie_word_embeddings", True):  # then transformers does not look at a copy either
+        tied = FAMILIES[family_name(config)].TIED
+        tensors = {n: i for n, i in tensors.items() if tied.get(n) not in tensors}
     return Checkpoint(
         source=source,
         revision=revision,
         folder=folder,
         config=config,
-        tensors=tensors or _tensor_infos(folder),
+        tensors=tensors,
         remote=remote or {},
         companions=_companions(folder),
     )

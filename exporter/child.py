@@ -14,10 +14,12 @@ import site
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import IO, Any
 
 from exporter import errors, machine
@@ -27,6 +29,8 @@ from exporter.progress import Progress
 
 _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+# What is built must not depend on switches that nothing of it tells.
+_TUNING = re.compile(r"^(TORCHINDUCTOR|TORCH_COMPILE|TORCHDYNAMO|AOT_INDUCTOR)_")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -38,6 +42,7 @@ def run(
     *,
     what: str,
     threads: int | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Call `step` ("module:function", given request and progress) in a fresh process.
 
@@ -56,7 +61,7 @@ def run(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=environment(threads),
+                env={**child_environment(threads), **environment},
                 start_new_session=True,  # a group of its own, to end compilers with it
             ) as process,
         ):
@@ -74,17 +79,16 @@ def run(
         return result
 
 
-def environment(threads: int | None = None) -> dict[str, str]:
-    """The child's environment: this one without secrets, offline, with fixed threads if given."""
-    kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+def child_environment(threads: int | None = None) -> dict[str, str]:
+    """This process's environment without secrets and tuning, offline, with threads if given."""
+    dropped = _SECRET, _TUNING
+    kept = {n: v for n, v in os.environ.items() if not any(d.search(n) for d in dropped)}
     root = str(Path(__file__).resolve().parent.parent)
     if root not in map(os.path.realpath, site.getsitepackages()):  # run from a checkout
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")]))
     return {
         **kept,
         **(dict.fromkeys(_THREADS, str(threads)) if threads else {}),
-        # glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

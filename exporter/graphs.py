@@ -49,7 +49,7 @@ def _(hidden: Tensor) -> Tensor:
 def alike(layers: nn.ModuleList) -> bool:
     """Whether all layers have the same modules, with weights of the same shapes and types."""
     kinds = {
-        tuple((name, type(module)) for name, module in layer.named_modules())
+        tuple((name, type(m), m.extra_repr()) for name, m in layer.named_modules())
         + tuple((name, t.shape, t.dtype) for name, t in layer.state_dict().items())
         for layer in layers
     }

@@ -5,6 +5,7 @@ are not passed on: they are long, and some hold signed addresses.
 """
 
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from exporter.errors import HubError
 
@@ -51,13 +52,13 @@ def unavailable(error: BaseException) -> bool:
 
 
 def _answered(error: BaseException, status: int, repo: str) -> str:
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
         return (
             f"{repo} is gated: its authors want their terms accepted first.\n"
-            f"Accept them at {constants.ENDPOINT}/{repo}, then run `hf auth login` or set HF_TOKEN."
+            f"Accept them at {_endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
         )
     if status == 401 and get_token():
         return (
@@ -84,6 +85,14 @@ def _answered(error: BaseException, status: int, repo: str) -> str:
     return f"the Hub refuses {repo} (HTTP {status}{_said(error)}).\nCheck the id and the token."
 
 
+def _endpoint() -> str:
+    """The Hub's address, without the name and password that it may hold."""
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
+
+
 def _unreached(error: BaseException, repo: str, revision: str) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -94,7 +103,7 @@ def _unreached(error: BaseException, repo: str, revision: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, and {wanted}.\nUnset it, or give a local folder."
     return (
-        f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}), and {wanted}."
+        f"the Hub at {_endpoint()} cannot be reached ({type(error).__name__}), and {wanted}."
         "\nCheck the network (and proxy), or give a local folder."
     )
 

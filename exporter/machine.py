@@ -111,7 +111,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 def installed_versions() -> dict[str, str]:
     """The versions that decide what a build makes, by package."""
-    names = ("exporter", "torch", "transformers", "onnx", "onnxscript")
+    names = ("exporter", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "optimum-onnx")
     return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
 
 
@@ -157,18 +157,29 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
 
 
 def _group_room(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[int]:
-    """A group's limit less its use; cached files do not count, since they give way."""
-    told = (folder / limit).read_text(encoding="ascii").strip()
-    if told == "max":
+    """A group's limit less its use; caches of files do not count, since they give way.
+
+    A group that tells no numbers, as in some sandboxes, tells no limit.
+    """
+    try:
+        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+        stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+        values = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+    except (OSError, ValueError):  # "max" is no number
         return
-    stat = (folder / "memory.stat").read_text(encoding="ascii").split()
-    values = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-    cached = sum(values.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
-    yield int(told) - int((folder / usage).read_text(encoding="ascii")) + cached
+    caches = ("active_file", "inactive_file", "slab_reclaimable")
+    yield most - used + sum(values.get(f"{prefix}{name}", 0) for name in caches)
 
 
 def disk_free_bytes(place: Path) -> int:
     """Bytes that can be written at a place, which need not exist yet."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_existing(place)).free
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two places, which need not exist yet, take their bytes from one file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(place: Path) -> Path:
+    return next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())

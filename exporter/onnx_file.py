@@ -6,9 +6,11 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import Tensor
 
+from exporter.errors import CheckpointError
 from exporter.progress import Progress
 from exporter.tensors import Place, write_tensors
 
@@ -45,8 +47,16 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
             dtype, shape = to_torch_dtype(tensor.dtype), tuple(tensor.shape.numpy())
             places[name] = Place(tensor.offset or 0, dtype, shape)
     data = path.with_name(f"{path.name}_data")
-    write_tensors(data, places, lambda name: read(name).to(places[name].dtype), progress)
-    onnx.checker.check_model(path)
+
+    def converted(name: str) -> Tensor:
+        tensor = read(name).to(places[name].dtype)
+        if tensor.dtype == torch.float16 and not tensor.isfinite().all():
+            msg = f"{name} has values beyond the range of float16: choose bfloat16 or float32"
+            raise CheckpointError(msg)
+        return tensor
+
+    write_tensors(data, places, converted, progress)
+    onnx.checker.check_model(path, full_check=True)
 
 
 def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:

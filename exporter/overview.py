@@ -8,12 +8,15 @@ from pkgutil import iter_modules
 from typing import Any
 
 from exporter import artifact, report
-from exporter.errors import CheckpointError, ExporterError
+from exporter.errors import ExporterError
 from exporter.recipe import read
 
 
 def of_path(path: Path) -> dict[str, Any]:
-    """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed."""
+    """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed.
+
+    A checkpoint may be a Hub id; its weights stay there.
+    """
     return _artifact_facts(path) if (path / artifact.MANIFEST).exists() else _checkpoint_facts(path)
 
 
@@ -59,10 +62,7 @@ def _checkpoint_facts(path: Path) -> dict[str, Any]:
     from exporter.checkpoint import open_checkpoint
     from exporter.families import family_name
 
-    if not path.is_dir():
-        msg = f"there is no folder {path}: give an artifact's or a checkpoint's"
-        raise CheckpointError(msg)
-    checkpoint = open_checkpoint(str(path))
+    checkpoint = open_checkpoint(str(path), weights=False)
     room = plan.room_at(Path("artifacts"))
     return {
         "checkpoint": str(path),

@@ -130,21 +130,27 @@ def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
     return {name: path.stat().st_size for name, path in checkpoint.companions.items()}
 
 
-def shortages(steps: Sequence[Step], room: Room) -> Iterator[ResourceError | MachineError | None]:
+def shortages(
+    steps: Sequence[Step], room: Room, fetch_bytes: int = 0
+) -> Iterator[ResourceError | MachineError | None]:
     """Why each artifact cannot be built here, one after the other; None where it can.
 
     An artifact that is replaced stays until its successor is published, so both lie there at once.
+    What is to be fetched needs its place too, often on the same disk.
     """
-    held = 0
+    cache = _hub_cache() if fetch_bytes else None
+    held = fetch_bytes if cache and machine.same_disk(cache, room.place) else 0
+    fetching = _fetch_shortage(fetch_bytes, cache) if cache else None
     for step in steps:
         disk = held + step.prediction.disk_bytes
-        yield step.obstacle or _memory_shortage(step, room) or _disk_shortage(step, disk, room)
+        here = _memory_shortage(step, room) or _disk_shortage(step, disk, room)
+        yield step.obstacle or fetching or here
         held += step.prediction.size_bytes - step.replaces_bytes
 
 
-def require_room(steps: Sequence[Step], room: Room) -> None:
+def require_room(steps: Sequence[Step], room: Room, fetch_bytes: int = 0) -> None:
     """Refuse to start what cannot end, with the first of the reasons."""
-    for shortage in shortages(steps, room):
+    for shortage in shortages(steps, room, fetch_bytes):
         if shortage is not None:
             raise shortage
 
@@ -198,6 +204,22 @@ def _memory_shortage(step: Step, room: Room) -> ResourceError | None:
         f"{step.name} needs about {shown_bytes(max(build, reload))} of memory to {what}; "
         f"{shown_bytes(room.memory_bytes)} is available.\n"
         "Stop other programs, raise the container's limit, or leave it out by --target."
+    )
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _fetch_shortage(needed: int, cache: Path) -> ResourceError | None:
+    free = machine.disk_free_bytes(cache)
+    if needed <= free:
+        return None
+    return ResourceError(
+        f"the checkpoint's weights are {shown_bytes(needed)}; {cache} has {shown_bytes(free)} "
+        "free.\nFree some, or set HF_HOME to a place with more."
     )
 
 

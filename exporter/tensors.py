@@ -126,6 +126,8 @@ def _synced(descriptor: int) -> Iterator[Callable[[int], None]]:
         def sync(written: int) -> None:
             nonlocal last, begun
             if written - begun >= _SYNC_BYTES and (last is None or last.done()):
+                if last is not None:
+                    last.result()  # the kernel tells of a failed write once, and only here
                 begun = written
                 last = pool.submit(os.fdatasync, descriptor)
 

@@ -76,6 +76,9 @@ class Family:
     TIED = TIED
     HEAD = "head"
 
+    def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
+        return config
+
     def skeleton(self, _: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
         with torch.device("meta"):
             return Model().to(dtype).eval().requires_grad_(False)

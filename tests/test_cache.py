@@ -62,7 +62,7 @@ def test_another_version_of_this_code_makes_its_own(
     assert work.times == 2
 
 
-@pytest.mark.parametrize("harm", ["bytes", "note", "half", "link"])
+@pytest.mark.parametrize("harm", ["bytes", "note", "list", "half", "link"])
 def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> None:
     work.obtain(a=1)
     (kept,) = (entry.path for entry in cache.entries())
@@ -70,6 +70,8 @@ def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> No
         kept.write_bytes(b"mode")
     elif harm == "note":
         kept.with_suffix(".json").write_text("{")
+    elif harm == "list":
+        kept.with_suffix(".json").write_text("[]")
     elif harm == "half":
         kept.with_suffix(".json").unlink()
     else:
@@ -88,6 +90,7 @@ def test_what_is_kept_is_told_and_cleared(work: Work, place: Path) -> None:
     work.obtain(a=2)
     told = cache.entries()
     assert [(entry.what, entry.size_bytes) for entry in told] == [("a graph", 4)] * 2
+    (place / f".{told[0].path.name}.partial-{'0' * 32}").write_text("")
     stranger = place / "notes.txt"
     stranger.write_text("mine")
     assert cache.clear() == 8
@@ -128,3 +131,13 @@ def test_the_command_lists_and_clears(work: Work, capfd: pytest.CaptureFixture[s
     assert main(["cache", "--clear"]) == 0
     assert capfd.readouterr().out.endswith("cache: 4 B removed\n")
     assert cache.entries() == []
+
+
+def test_a_folder_that_others_can_write_is_not_believed(
+    work: Work, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work.obtain(a=1)
+    place.chmod(0o770)
+    work.obtain(a=1)
+    assert work.times == 2
+    assert "chmod go-w" in caplog.text

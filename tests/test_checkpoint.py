@@ -82,6 +82,18 @@ def test_shards_read_as_one(folder: Path, tiny_whisper: Path) -> None:
     assert all(torch.equal(whole.read(name), sharded.read(name)) for name in names)
 
 
+def test_a_stored_copy_of_the_tied_head_is_not_another_weight(folder: Path) -> None:
+    alone = open_checkpoint(str(folder))
+    table = alone.read("model.decoder.embed_tokens.weight")
+    rewrite(folder, {"proj_out.weight": table + 1})
+    both = open_checkpoint(str(folder))
+    assert both.tensors.keys() == alone.tensors.keys()
+    assert both.parameters == alone.parameters
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    assert torch.equal(open_checkpoint(str(folder)).read("proj_out.weight"), table + 1)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         open_checkpoint("./absent", tmp_path)

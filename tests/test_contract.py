@@ -18,7 +18,7 @@ import soundfile
 
 from exporter import artifact, recipe, report
 from exporter.build import BuiltArtifact, build
-from exporter.errors import BusyError, RecipeError
+from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.recipe import Recipe
 from exporter.runtime import load, load_original
 from validate import validate
@@ -258,6 +258,26 @@ def test_new_terms_of_judging_need_no_build(
         assert recipe.read(each.path / "recipe.yaml").gate.min_clips == 2
     (again,) = build(changed, output=output, targets=["aoti"], progress=silent)
     assert again.manifest == artifact.read_manifest(output / "tiny" / "aoti")
+
+
+def test_a_kept_artifact_that_changes_meanwhile_is_not_sealed_again(
+    english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "artifacts"
+    shutil.copytree(english["folder"] / "artifacts", output)
+    place = output / "tiny" / "torch-int8"
+    changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
+    verify = artifact.verify
+
+    def verified(folder: Path) -> artifact.Manifest:
+        manifest = verify(folder)
+        (folder / "model.safetensors").write_bytes(b"other")
+        return manifest
+
+    monkeypatch.setattr(artifact, "verify", verified)
+    with pytest.raises(IntegrityError, match="changed while it was copied"):
+        build(changed, output=output, targets=["torch-int8"], progress=silent)
+    assert "min_clips: 1" in (place / "recipe.yaml").read_text()
 
 
 KILLED = """

@@ -18,7 +18,7 @@ FLOORS = {
     "card cost cache",
     1: "transfer fetch storage pickled adapter checkpoint graphs job quantize tensors "
     "onnx_graph onnx_file families targets",
-    2: "build hub overview plan runtime steps",
+    2: "build resolve hub overview plan runtime steps",
     3: "terminal tables cli __main__",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}

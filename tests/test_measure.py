@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter.child import environment
+from exporter.child import child_environment
 from exporter.errors import (
     BuildError,
     CheckpointError,
@@ -110,7 +110,7 @@ def test_the_child_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_API_KEY"):
         monkeypatch.setenv(name, "hidden")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    given = environment(3)
+    given = child_environment(3)
     assert "hidden" not in given.values()
     assert given["LANG"] == "C.UTF-8"
     assert given["OMP_NUM_THREADS"] == "3"

@@ -9,18 +9,22 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from exporter import onnx_file
 from exporter.checkpoint import open_checkpoint
+from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
-from exporter.graphs import Graph, alike
+from exporter.graphs import Graph, alike, parameter_names
 from exporter.quantize import Int8, Plan, plan_linears
 from exporter.targets import onnx_int8
 
 
-def graphs(folder: Path, plan: Plan | None = None) -> list[Graph]:
+def graphs(
+    folder: Path, plan: Plan | None = None, precision: onnx_int8.Precision = "int8"
+) -> list[Graph]:
     family = FAMILIES["whisper"]
     model = family.skeleton(open_checkpoint(str(folder)).config)
     plan = plan_linears(model) if plan is None else plan
-    onnx_int8._swap_linears(model, plan, "int8", onnx_int8.Options())
+    onnx_int8._swap_linears(model, plan, precision, onnx_int8.Options())
     return family.graphs(model, cache="dynamic")
 
 
@@ -81,3 +85,21 @@ def test_layers_that_differ_are_traced_one_by_one(tiny_whisper: Path) -> None:
     assert decoder.first is None
     layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)])
     assert not alike(layers)
+    norms = torch.nn.ModuleList([torch.nn.LayerNorm(2), torch.nn.LayerNorm(2, eps=1e-3)])
+    assert not alike(norms)
+
+
+def test_values_beyond_float16_are_refused(tiny_whisper: Path, tmp_path: Path) -> None:
+    """They would become infinite without a word."""
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    encoder = graphs(tiny_whisper, Plan(), "float16")[0]
+    path = tmp_path / "encoder_model.onnx"
+    names = parameter_names(encoder, encoder.module)
+    onnx_file.save(onnx_int8._trace(encoder), path, names)
+
+    def read(name: str) -> torch.Tensor:
+        tensor = checkpoint.read(f"model.{names[name]}")
+        return (tensor + 70000).t() if name.endswith("fc1.weight") else tensor
+
+    with pytest.raises(CheckpointError, match=r"fc1\.weight has values beyond the range"):
+        onnx_file.fill(path, read, lambda _what, _done: None)

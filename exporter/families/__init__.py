@@ -21,6 +21,7 @@ from exporter.transcript import Audio, Transcript
 class Family(Protocol):
     """What a family's module offers.
 
+    `architecture` is what of a config, beside the weights' shapes, decides what graphs compute.
     `TIED` maps a parameter of the model to the one that checkpoints store for it; `HEAD` is the
     module that gives the vocabulary's logits. Models and processors are opaque to everybody else.
     """
@@ -29,6 +30,7 @@ class Family(Protocol):
     TIED: dict[str, str]
     HEAD: str
 
+    def architecture(self, config: dict[str, Any]) -> dict[str, Any]: ...
     def skeleton(self, config: dict[str, Any], dtype: torch.dtype = ...) -> nn.Module: ...
     def graphs(self, model: nn.Module, cache: Literal["dynamic", "static"]) -> list[Graph]: ...
     def assemble(

@@ -221,8 +221,9 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
 
     path = job.folder / f"{graph.name}.onnx"
     parts = {
+        "graph": graph.name,
         "opset": _OPSET,
-        "config": job.checkpoint.config,
+        "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "versions": installed_versions(),
     }

@@ -24,6 +24,7 @@ __all__ = [  # the family's protocol
     "HEAD",
     "MODEL_TYPES",
     "TIED",
+    "architecture",
     "assemble",
     "check_decoding",
     "check_processor",
@@ -41,6 +42,14 @@ __all__ = [  # the family's protocol
 MODEL_TYPES: tuple[str, ...] = ("whisper",)
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of the graphs that the weights' shapes do not."""
+    whole = WhisperConfig.from_dict(config)
+    names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
+    heads = ("encoder_attention_heads", "decoder_attention_heads")
+    return {name: getattr(whole, name) for name in (*names, *heads)}
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:

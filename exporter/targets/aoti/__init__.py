@@ -182,13 +182,15 @@ def _build_graph(
         compile_graph(graph, module, inner, path, march=options.march, threads=options.threads)
 
     parts = {
-        "config": job.checkpoint.config,
+        "graph": graph.name,
+        "architecture": job.family.architecture(job.checkpoint.config),
         "options": options.model_dump(mode="json"),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "given": [str(dtype) for dtype in given],
         "versions": installed_versions(),
         "compiler": compiler_version(),
-        "machine": describe().as_dict(),
+        "machine": [describe().cpu, sorted(describe().features)],
+        "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
     obtain(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
     constants = read_spec(path).constants.values()
