@@ -95,7 +95,7 @@ COSTS: dict[str, Cost] = {
     ),
     "aoti": Cost(
         base_bytes=420 * _MB,
-        module_bytes=2_550_000,
+        module_bytes=2_300_000,
         largest=0.0,
         scratch_ratio=0.1,
         base_s=18.0,

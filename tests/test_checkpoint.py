@@ -125,7 +125,7 @@ def test_torchs_own_format_reads_like_safetensors(folder: Path, tiny_whisper: Pa
     pickled(folder)
     fit(folder)
     whole, opened = open_checkpoint(str(tiny_whisper)), open_checkpoint(str(folder))
-    assert opened.tensors.keys() == {*whole.tensors, HEAD}
+    assert opened.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(whole.read(name), opened.read(name)) for name in whole.tensors)
     blocks = [block.clone() for block in opened.blocks(TABLE)]
     assert torch.equal(torch.cat(blocks), whole.read(TABLE))
@@ -135,7 +135,7 @@ def test_torchs_own_format_reads_like_safetensors(folder: Path, tiny_whisper: Pa
 def test_tied_weights_that_share_their_storage_count_once(folder: Path, tiny_whisper: Path) -> None:
     pickled(folder)
     opened = open_checkpoint(str(folder))
-    assert torch.equal(opened.read(HEAD), opened.read(TABLE))
+    assert HEAD not in opened.tensors
     assert opened.parameters == open_checkpoint(str(tiny_whisper)).parameters
 
 
