@@ -176,6 +176,27 @@ def test_a_checkpoint_is_the_same_before_its_weights_come(machine: Machine) -> N
         assert far == near
 
 
+@pytest.mark.slow
+def test_inspecting_and_planning_leave_the_weights_on_the_hub(
+    machine: Machine, hub: Hub, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "planned.yaml"
+    recipe.write_text(
+        "name: planned\ncheckpoint: org/shards\ntargets: [{kind: torch-int8}]\n"
+        "decoding: {language: en, task: transcribe}\n"
+    )
+    told = [
+        machine.runs("-m", "exporter", *command, "--json")
+        for command in (("inspect", "org/shards"), ("build", str(recipe), "--dry-run"))
+    ]
+    assert [ran.returncode for ran in told] == [0, 0], told
+    inspected, planned = (json.loads(ran.stdout) for ran in told)
+    assert inspected["parameters"] == planned["plan"][0]["parameters"]
+    assert planned["plan"][0]["fetch_bytes"] == inspected["size_bytes"]
+    reads = [r for r in hub.requests if r.path.endswith(".safetensors") and r.method == "GET"]
+    assert {request.range for request in reads} == {"bytes=0-100000"}
+
+
 def test_an_adapter_needs_no_other_files(machine: Machine, hub: Hub) -> None:
     got = machine.fetches("org/adapter", weights=False)
     assert hub.fetched() == {"adapter_config.json", "adapter_model.safetensors"}
