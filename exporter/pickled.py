@@ -7,6 +7,7 @@ and no values are loaded; what it says of places is held against the archive's o
 
 import pickle
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -109,6 +110,10 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 
 
 def _conversion(path: Path, *, trusted: bool = False) -> str:
-    """The command that writes safetensors beside the file; those are then read instead."""
+    """The command that writes safetensors beside the file; those are then read instead.
+
+    In this very Python: another may be on the PATH that has no transformers.
+    """
     script = _CONVERT.format(options=", weights_only=False" if trusted else "")
-    return f'python -c "{script}" {shlex.quote(str(path.parent))}'
+    python, folder = (shlex.quote(str(each)) for each in (sys.executable, path.parent))
+    return f'{python} -c "{script}" {folder}'
