@@ -49,14 +49,17 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
     data = path.with_name(f"{path.name}_data")
 
     def converted(name: str) -> Tensor:
-        tensor = read(name).to(places[name].dtype)
-        if tensor.dtype == torch.float16 and not tensor.isfinite().all():
+        stored = read(name)
+        tensor = stored.to(places[name].dtype)
+        narrowed = tensor.dtype == torch.float16 != stored.dtype
+        # In pieces: the test makes copies.
+        if narrowed and not all(rows.isfinite().all() for rows in tensor.split(256)):
             msg = f"{name} has values beyond the range of float16: choose bfloat16 or float32"
             raise CheckpointError(msg)
         return tensor
 
     write_tensors(data, places, converted, progress)
-    onnx.checker.check_model(path, full_check=True)
+    onnx.checker.check_model(path)
 
 
 def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
