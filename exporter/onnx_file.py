@@ -59,7 +59,7 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
         return tensor
 
     write_tensors(data, places, converted, progress)
-    onnx.checker.check_model(path)
+    onnx.checker.check_model(path, full_check=True)
 
 
 def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
