@@ -37,7 +37,7 @@ from exporter.fetch import (
 )
 from exporter.pickled import pickled_infos
 from exporter.progress import Progress, silent
-from exporter.storage import TensorInfo, safetensors_infos
+from exporter.storage import BLOCK_ELEMENTS, TensorInfo, safetensors_infos
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _MAX_CONFIG_BYTES = 16 << 20
@@ -136,7 +136,7 @@ class Checkpoint:
     def require_finite(self, name: str, values: Tensor) -> None:
         """Refuse a tensor of which `values` (its own, or their peaks) are not all numbers."""
         # In pieces: the test makes copies.
-        if not all(piece.isfinite().all() for piece in values.flatten().split(1 << 19)):
+        if not all(piece.isfinite().all() for piece in values.flatten().split(BLOCK_ELEMENTS)):
             files = " with ".join(map(str, self.tensors[name].files))
             msg = f"{files}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
             raise CheckpointError(msg)

@@ -22,7 +22,7 @@ class Work:
     written_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """The constants of one kind of target.
 
@@ -32,11 +32,11 @@ class Cost:
     """
 
     base_bytes: int
-    module_bytes: int
-    largest: float
-    scratch_ratio: float
+    module_bytes: int = 0
+    largest: float = 0.0
+    scratch_ratio: float = 0.0
     base_s: float
-    module_s: float
+    module_s: float = 0.0
     rate_bytes_s: float
     reload_base_bytes: int
     reload_ratio: float
@@ -69,11 +69,8 @@ class Cost:
 COSTS: dict[str, Cost] = {
     "onnx-int8": Cost(
         base_bytes=515 * _MB,
-        module_bytes=0,
         largest=1.3,
-        scratch_ratio=0.0,
         base_s=7.5,
-        module_s=0.0,
         rate_bytes_s=205 * _MB,
         reload_base_bytes=520 * _MB,
         reload_ratio=1.5,
@@ -82,11 +79,8 @@ COSTS: dict[str, Cost] = {
     ),
     "torch-int8": Cost(
         base_bytes=445 * _MB,
-        module_bytes=0,
         largest=1.8,
-        scratch_ratio=0.0,
         base_s=3.0,
-        module_s=0.0,
         rate_bytes_s=450 * _MB,
         reload_base_bytes=490 * _MB,
         reload_ratio=2.1,
@@ -96,7 +90,6 @@ COSTS: dict[str, Cost] = {
     "aoti": Cost(
         base_bytes=420 * _MB,
         module_bytes=2_300_000,
-        largest=0.0,
         scratch_ratio=0.1,
         base_s=18.0,
         module_s=0.21,

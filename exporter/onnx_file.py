@@ -12,11 +12,10 @@ from torch import Tensor
 
 from exporter.errors import CheckpointError
 from exporter.progress import Progress
-from exporter.tensors import Place, write_tensors
+from exporter.tensors import ALIGNMENT, Place, write_tensors
 
 # Large tensors begin at whole pages, so that a runtime can map them instead of copying them.
 _PAGE = 4096
-_LINE = 64
 _LARGE_BYTES = 64 << 10
 
 
@@ -70,7 +69,7 @@ def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
         if name not in names or absent is None:
             continue
         place = Place(end, to_torch_dtype(absent.dtype), tuple(absent.shape.numpy()))
-        step = _PAGE if place.size_bytes >= _LARGE_BYTES else _LINE
+        step = _PAGE if place.size_bytes >= _LARGE_BYTES else ALIGNMENT
         places[name] = replace(place, offset=-(-end // step) * step)
         end = places[name].offset + place.size_bytes
     return places

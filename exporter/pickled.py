@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from exporter.errors import CheckpointError, exhausted
-from exporter.storage import FLOATS, TensorInfo
+from exporter.storage import NAMES, TensorInfo
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before version 1.6
-_NAMES = {dtype: name for name, dtype in FLOATS.items()}
 # What torch's restricted unpickler and its zip reader raise on bytes that make no sense.
 _DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
@@ -100,7 +99,7 @@ def _info(path: Path, name: str, value: Any, records: dict[int, int]) -> TensorI
     first = int(value.storage_offset()) * value.itemsize
     if first + value.numel() * value.itemsize > records.get(begin, -1):
         raise _damaged(path, f"no room for the values of {name}")
-    dtype = _NAMES.get(value.dtype, str(value.dtype).removeprefix("torch."))
+    dtype = NAMES.get(value.dtype, str(value.dtype).removeprefix("torch."))
     return TensorInfo(path, begin + first, tuple(value.shape), dtype)
 
 

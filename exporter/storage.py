@@ -17,7 +17,8 @@ from exporter.errors import CheckpointError
 
 # safetensors' names of the types that a checkpoint's weights may have.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCK_ELEMENTS = 1 << 19  # a block and its float32 copy stay in a core's cache
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
+BLOCK_ELEMENTS = 1 << 19  # a block and its float32 copy stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TensorInfo:
         They share their memory: one holds its values until the next is asked for.
         """
         rows, width = self.shape[0], self.elements // max(self.shape[0], 1)
-        step = min(max(_BLOCK_ELEMENTS // max(width, 1), 1), rows)
+        step = min(max(BLOCK_ELEMENTS // max(width, 1), 1), rows)
         buffer = torch.empty(step * width, dtype=FLOATS[self.dtype])
         for start in range(0, rows, step):
             count = min(step, rows - start)

@@ -17,18 +17,14 @@ import torch
 from torch import Tensor
 
 from exporter.progress import Progress, shown_bytes
+from exporter.storage import NAMES
 
-_NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-}
+_NAMES = {**NAMES, torch.int8: "I8"}
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensors by name: type and shape."""
 
 # A runtime's vector loads, and its cache lines, begin at such offsets.
-_ALIGNMENT = 64
+ALIGNMENT = 64
 _SYNC_BYTES = 64 << 20
 
 
@@ -85,7 +81,7 @@ def _laid_out(
         ends = [place.offset, place.offset + place.size_bytes]
         header[name] = {"dtype": _NAMES[place.dtype], "shape": place.shape, "data_offsets": ends}
     text = json.dumps(header, separators=(",", ":")).encode()
-    return text + b" " * (-(8 + len(text)) % _ALIGNMENT), places
+    return text + b" " * (-(8 + len(text)) % ALIGNMENT), places
 
 
 def write_tensors(
@@ -112,7 +108,7 @@ def write_tensors(
 
 
 def _order(dtype: torch.dtype, shape: tuple[int, ...], name: str) -> tuple[bool, int, str]:
-    ragged = dtype.itemsize * torch.Size(shape).numel() % _ALIGNMENT != 0
+    ragged = dtype.itemsize * torch.Size(shape).numel() % ALIGNMENT != 0
     return ragged, -dtype.itemsize, name
 
 
