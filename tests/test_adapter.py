@@ -69,7 +69,7 @@ def test_a_float16_base_stays_float16(tmp_path: Path, english_whisper: Path) -> 
 
 
 def test_blocks_join_to_the_merged_weight(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.storage._BLOCK_ELEMENTS", 7 * 64)
+    monkeypatch.setattr("exporter.storage.BLOCK_ELEMENTS", 7 * 64)
     write_adapter(base)
     opened = open_checkpoint("adapter", base.parent)
     name = f"{WIDE}.weight"
