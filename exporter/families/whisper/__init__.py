@@ -14,10 +14,11 @@ from transformers import (
 )
 
 from exporter.errors import CheckpointError
-from exporter.families.whisper import graphs as _graphs
 from exporter.families.whisper.decode import check_decoding, only_language, transcribe
+from exporter.families.whisper.graphs import dynamic_graphs
 from exporter.families.whisper.model import GraphWhisper
 from exporter.families.whisper.model import assemble as _assemble
+from exporter.families.whisper.static_graphs import static_graphs
 from exporter.graphs import Graph, GraphFunction
 
 __all__ = [  # the family's protocol
@@ -63,7 +64,7 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
 
 def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
     """Cut a model into graphs, with a cache that grows or one of fixed length."""
-    return _graphs.dynamic_graphs(model) if cache == "dynamic" else _graphs.static_graphs(model)
+    return dynamic_graphs(model) if cache == "dynamic" else static_graphs(model)
 
 
 def assemble(

@@ -1,12 +1,9 @@
 """Whisper cut into graphs, on the transformers model's own submodules.
 
-Embedding tables and convolution kernels may be stored in fewer bits than the graph computes in:
-they are widened where they are used.
-
-Two cuts. With a growing ("dynamic") cache: an encoder and one merged decoder in the form that
-optimum and transformers.js load. With a static cache: the encoder goes on to the cross-attention
-keys and values of every decoder layer, computed once a window, and the decoder takes one token and
-writes its keys and values in place, so that one compiled graph serves every length.
+Here: an encoder and one merged decoder with a growing cache, in the form that optimum and
+transformers.js load, and the pieces that every cut is made of. Embedding tables and convolution
+kernels may be stored in fewer bits than the graph computes in: they are widened where they are
+used.
 """
 
 from collections.abc import Callable
@@ -56,7 +53,7 @@ class Encoder(nn.Module):
         self._depth = depth
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return (_encode(self.encoder, inputs[0], self.heads, _attend, self._depth),)
+        return (encode(self.encoder, inputs[0], self.heads, _attend, self._depth),)
 
 
 class MergedDecoder(nn.Module):
@@ -80,7 +77,7 @@ class MergedDecoder(nn.Module):
         positions = torch.arange(past[0].shape[2], length, device=ids.device)
         seen = positions[:, None] >= torch.arange(length, device=ids.device)[None]
         mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
-        hidden = _embed(self.decoder, ids, positions)
+        hidden = embed(self.decoder, ids, positions)
         present: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers[: self._depth]):
             hidden = _mark(hidden, self._depth)
@@ -88,13 +85,13 @@ class MergedDecoder(nn.Module):
             states = layer.self_attn_layer_norm(hidden)
             query, new_key, new_value = self._project(layer.self_attn, states, states)
             key, value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
-            hidden = hidden + _merge(layer.self_attn, _attend(query, key, value, mask))
+            hidden = hidden + merge(layer.self_attn, _attend(query, key, value, mask))
             states = layer.encoder_attn_layer_norm(hidden)
             query, new_key, new_value = self._project(layer.encoder_attn, states, encoded)
             attended, cross_key, cross_value = cross_attention(
                 query, cross_key, cross_value, new_key, new_value, cached
             )
-            hidden = _feed_forward(layer, hidden + _merge(layer.encoder_attn, attended))
+            hidden = feed_forward(layer, hidden + merge(layer.encoder_attn, attended))
             present += [key, value, cross_key, cross_value]
         hidden = _mark(hidden, self._depth)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
@@ -103,80 +100,20 @@ class MergedDecoder(nn.Module):
         self, attention: Any, states: Tensor, source: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         return (
-            _split(attention.q_proj(states) * attention.scaling, self.heads),
-            _split(attention.k_proj(source), self.heads),
-            _split(attention.v_proj(source), self.heads),
+            split(attention.q_proj(states) * attention.scaling, self.heads),
+            split(attention.k_proj(source), self.heads),
+            split(attention.v_proj(source), self.heads),
         )
-
-
-class CrossEncoder(nn.Module):
-    """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim].
-
-    Batch comes first, so that a beam search can repeat and select it as any encoder output.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.encoder: Any = model.model.encoder
-        self.attentions: Any = nn.ModuleList(
-            [layer.encoder_attn for layer in model.model.decoder.layers]
-        )
-        self.encoder_heads = model.config.encoder_attention_heads
-        self.heads = model.config.decoder_attention_heads
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        hidden = _encode(self.encoder, inputs[0], self.encoder_heads, _fused)
-        projections = [
-            _split(projection(hidden), self.heads)
-            for attention in self.attentions
-            for projection in (attention.k_proj, attention.v_proj)
-        ]
-        return (torch.stack(projections, 1),)
-
-
-class StepDecoder(nn.Module):
-    """One token against a static cache.
-
-    Takes input_ids [batch, 1], position [1], cross_cache as above and per layer the key and value
-    caches [batch, heads, max_target_positions, head_dim], which it writes at `position`; gives
-    float32 logits [batch, 1, vocabulary].
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.decoder: Any = model.model.decoder
-        self.proj_out = model.proj_out
-        self.heads = model.config.decoder_attention_heads
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ids, position, cross, *cache = inputs
-        hidden = _embed(self.decoder, ids, position)
-        seen = torch.arange(cache[0].shape[2], device=ids.device) <= position
-        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).to(hidden.dtype)
-        for index, layer in enumerate(self.decoder.layers):
-            key, value = cache[2 * index : 2 * index + 2]
-            states = layer.self_attn_layer_norm(hidden)
-            attention = layer.self_attn
-            query = _split(attention.q_proj(states) * attention.scaling, self.heads)
-            key.index_copy_(2, position, _split(attention.k_proj(states), self.heads))
-            value.index_copy_(2, position, _split(attention.v_proj(states), self.heads))
-            hidden = hidden + _merge(attention, _fused(query, key, value, mask[None, None, None]))
-            attention = layer.encoder_attn
-            states = layer.encoder_attn_layer_norm(hidden)
-            query = _split(attention.q_proj(states) * attention.scaling, self.heads)
-            attended = _fused(query, cross[:, 2 * index], cross[:, 2 * index + 1])
-            hidden = _feed_forward(layer, hidden + _merge(attention, attended))
-        return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
 
 
 def dynamic_graphs(model: Any) -> list[Graph]:
     """The encoder and the merged decoder, named as optimum's loader expects them."""
     config = model.config
-    features, hidden, cache = _shapes(model)
+    features, hidden, cache = shapes(model)
     past_length = 3
     inputs = {
-        "input_ids": _meta((2, 2), torch.int64),
-        "encoder_hidden_states": _meta(hidden),
+        "input_ids": meta((2, 2), torch.int64),
+        "encoder_hidden_states": meta(hidden),
     }
     dynamic = {"input_ids": {0: "batch", 1: "tokens"}, "encoder_hidden_states": {0: "batch"}}
     outputs: dict[str, Shape] = {"logits": ("batch", "tokens", config.vocab_size)}
@@ -187,17 +124,17 @@ def dynamic_graphs(model: Any) -> list[Graph]:
         for index in range(config.decoder_layers):
             for leaf in ("key", "value"):
                 name = f"{index}.{side}.{leaf}"
-                inputs[f"past_key_values.{name}"] = _meta((2, cache[1], length, cache[3]))
+                inputs[f"past_key_values.{name}"] = meta((2, cache[1], length, cache[3]))
                 dynamic[f"past_key_values.{name}"] = {0: "batch", 2: axis}
                 outputs[f"present.{name}"] = ("batch", cache[1], grown, cache[3])
     # Loaders zip the cache to the inputs in the order of the graph: layer by layer.
     order = [*sorted(inputs, key=layer_of), "use_cache_branch"]
-    inputs["use_cache_branch"] = _meta((1,), torch.bool)
+    inputs["use_cache_branch"] = meta((1,), torch.bool)
     ordered = dict(sorted(outputs.items(), key=lambda item: layer_of(item[0])))
     encoder = Graph(
         "encoder_model",
         Encoder(model),
-        {"input_features": _meta(features)},
+        {"input_features": meta(features)},
         {"input_features": {0: "batch"}},
         {"last_hidden_state": ("batch", *hidden[1:])},
     )
@@ -217,40 +154,7 @@ def dynamic_graphs(model: Any) -> list[Graph]:
     return [encoder, decoder]
 
 
-def static_graphs(model: Any) -> list[Graph]:
-    """The encoder with its cross-attention cache, and the one-token decoder."""
-    features, hidden, cache = _shapes(model)
-    layers = model.config.decoder_layers
-    cross = (2, 2 * layers, cache[1], hidden[1], cache[3])
-    names = [f"cache.{index}.{leaf}" for index in range(layers) for leaf in ("key", "value")]
-    dtype = model.model.decoder.layer_norm.weight.dtype
-    caches = {name: _meta(cache, dtype) for name in names}
-    batched = {"input_ids", "cross_cache", *names}
-    return [
-        Graph(
-            "encoder",
-            CrossEncoder(model),
-            {"input_features": _meta(features)},
-            {"input_features": {0: "batch"}},
-            {"cross_cache": ("batch", *cross[1:])},
-        ),
-        Graph(
-            "decoder",
-            StepDecoder(model),
-            {
-                "input_ids": _meta((2, 1), torch.int64),
-                "position": _meta((1,), torch.int64),
-                "cross_cache": _meta(cross, dtype),
-                **caches,
-            },
-            {name: {0: "batch"} for name in batched},
-            {"logits": ("batch", 1, model.config.vocab_size)},
-            mutated=tuple(names),
-        ),
-    ]
-
-
-def _shapes(
+def shapes(
     model: Any,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Example shapes of the features, the encoder's output and a full self-attention cache."""
@@ -265,11 +169,11 @@ def _shapes(
     )
 
 
-def _meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _encode(
+def encode(
     encoder: Any,
     features: Tensor,
     heads: int,
@@ -288,9 +192,9 @@ def _encode(
         hidden = _mark(hidden, depth)
         attention = layer.self_attn
         states = layer.self_attn_layer_norm(hidden)
-        query = _split(attention.q_proj(states) * attention.scaling, heads)
-        key, value = (_split(p(states), heads) for p in (attention.k_proj, attention.v_proj))
-        hidden = _feed_forward(layer, hidden + _merge(attention, attend(query, key, value)))
+        query = split(attention.q_proj(states) * attention.scaling, heads)
+        key, value = (split(p(states), heads) for p in (attention.k_proj, attention.v_proj))
+        hidden = feed_forward(layer, hidden + merge(attention, attend(query, key, value)))
     normed: Tensor = encoder.layer_norm(_mark(hidden, depth))
     return normed
 
@@ -301,7 +205,7 @@ def _mark(hidden: Tensor, depth: int | None) -> Tensor:
     return marked
 
 
-def _embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
+def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
     """Token and position embeddings [batch, tokens, width]."""
     tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
     tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
@@ -309,13 +213,13 @@ def _embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
     return tokens.to(dtype) + places.to(dtype)
 
 
-def _split(states: Tensor, heads: int) -> Tensor:
+def split(states: Tensor, heads: int) -> Tensor:
     """[batch, length, width] -> [batch, heads, length, head_dim]."""
     split: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
     return split
 
 
-def _merge(attention: Any, attended: Tensor) -> Tensor:
+def merge(attention: Any, attended: Tensor) -> Tensor:
     """[batch, heads, length, head_dim] -> the output projection of [batch, length, width]."""
     merged: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
     return merged
@@ -328,12 +232,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     return weights @ value
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention as torch's own operator; queries are scaled already."""
-    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
-
-
-def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
     states = layer.fc1(layer.final_layer_norm(hidden))
     output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
     return output

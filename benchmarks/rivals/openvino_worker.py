@@ -1,0 +1,38 @@
+"""OpenVINO GenAI's WhisperPipeline on optimum-intel's export, windows one after another."""
+
+from __future__ import annotations
+
+import openvino_genai
+
+from benchmarks.rivals.worker import Opened, Request, serve
+
+
+def open_model(request: Request) -> Opened:
+    """Compile the model for this CPU, with the latency hint and the precision asked for."""
+    pipeline = openvino_genai.WhisperPipeline(
+        request.model,
+        "CPU",
+        PERFORMANCE_HINT="LATENCY",
+        INFERENCE_NUM_THREADS=request.threads,
+        INFERENCE_PRECISION_HINT=request.options["precision"],
+    )
+    config = pipeline.get_generation_config()
+    config.language, config.task = "<|en|>", "transcribe"
+    config.return_timestamps = False
+    config.num_beams = request.beams
+    config.max_new_tokens = config.min_new_tokens = request.tokens
+    config.suppress_tokens = [*config.suppress_tokens, config.eos_token_id]
+    windows = request.windows()
+    told: list[int] = []
+
+    def transcribe() -> list[str]:
+        answers = [pipeline.generate(window, config) for window in windows]
+        told[:] = [answer.perf_metrics.get_num_generated_tokens() for answer in answers]
+        return [answer.texts[0] for answer in answers]
+
+    packages = ("openvino", "openvino-genai", "optimum-intel", "nncf")
+    return Opened(transcribe, lambda: told, packages)
+
+
+if __name__ == "__main__":
+    serve(open_model)

@@ -1,0 +1,102 @@
+"""What every rival's process does: open one model, transcribe the same windows, answer in JSON.
+
+It runs in the rival's own environment, so this file needs the standard library and numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Windows = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to open and how to run it. `started` is the parent's monotonic clock at the start."""
+
+    model: str
+    checkpoint: str
+    audio: str
+    tokens: int
+    threads: int
+    beams: int
+    warmups: int
+    runs: int
+    started: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def windows(self) -> Windows:
+        """Return the audio: float32 mono at 16 kHz, one full window in each row."""
+        return list(np.load(self.audio))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready: `transcribe` gives each window's text, `count` its decoded tokens."""
+
+    transcribe: Callable[[], list[str]]
+    count: Callable[[], list[int]]
+    packages: tuple[str, ...]
+
+
+def serve(open_model: Callable[[Request], Opened]) -> None:
+    """Answer the request in the first argument with one line of JSON on standard output."""
+    # Should memory run out all the same, the kernel takes this process before its parent.
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    print(json.dumps(measure(open_model, Request(**json.loads(sys.argv[1])))), flush=True)
+    # Some runtimes crash while they are taken down; what was measured is told already.
+    os._exit(0)
+
+
+def measure(open_model: Callable[[Request], Opened], request: Request) -> dict[str, Any]:
+    """Open the model, warm it up, and time whole transcriptions: samples in, text out."""
+    called = time.monotonic()
+    opened = open_model(request)
+    ready = time.monotonic()
+    seconds = [timed(opened.transcribe) for _ in range(request.warmups + request.runs)]
+    return {
+        "load_s": ready - called,
+        "ready_s": ready - request.started,
+        "warmup_s": seconds[: request.warmups],
+        "seconds": seconds[request.warmups :],
+        "tokens": opened.count(),
+        "texts": opened.transcribe(),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "versions": versions_of(opened.packages),
+    }
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def peak_rss_bytes() -> int:
+    """Return this program's peak, without its parent's that `ru_maxrss` starts from."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of the packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
