@@ -1,7 +1,7 @@
 """Load a model in this process and decode some tokens greedily, with real calls of its decoder.
 
-What the other benchmarks share; as a command it tells, as JSON, what one fresh process gives. The
-model may be an artifact, or any folder that optimum's `ORTModelForSpeechSeq2Seq` loads.
+What `build_shapes.py` runs in a fresh process for each artifact; tells, as JSON, what it gave. The
+model may also be any folder that optimum's `ORTModelForSpeechSeq2Seq` loads.
 
     python benchmarks/greedy.py artifacts/whisper-demo-int8/onnx-int8 --optimum
 """

@@ -6,7 +6,6 @@ Each command imports what it calls inside its body, so that help and lists answe
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import signal
 import traceback
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from exporter import tables
+from exporter import cli_speed, tables
+from exporter.command import command
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
@@ -42,15 +42,10 @@ def cli(terminal: Terminal, debug: bool) -> None:
 
 
 def _command(function: Callable[..., None]) -> click.Command:
-    """Make a command of a function; libraries are kept quiet while it runs."""
-
-    def run(terminal: Terminal, /, **options: Any) -> None:
-        with terminal.quiet():
-            function(terminal, **options)
-
-    functools.update_wrapper(run, function)
-    json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-    return cli.command(name=function.__name__.rstrip("_"))(json_option(click.pass_obj(run)))
+    """Make a command of a function, and give it its place."""
+    made = command(function)
+    cli.add_command(made)
+    return made
 
 
 @_command
@@ -265,6 +260,10 @@ def list_(terminal: Terminal, as_json: bool) -> None:
         terminal.say(f"{title}:")
         for row in rows or ["none here"]:
             terminal.say("  " + (row if isinstance(row, str) else tables.line(row)))
+
+
+cli.add_command(cli_speed.machine)
+cli.add_command(cli_speed.bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What this machine offers: CPU features, cores, memory.
+"""What this machine is: CPU features, cores, caches, memory.
 
 Kept without torch so that an artifact's needs can be checked before any native code is opened.
 """
@@ -22,6 +22,13 @@ _LEVELS: dict[str, frozenset[str]] = {
     "x86-64-v3": frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}),
     "x86-64-v4": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
 }
+
+# What decides how fast, and how exactly, the kernels multiply.
+KERNEL_FEATURES = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
+    *("amx_int8", "amx_bf16"),
+)
+_KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,18 @@ class Machine:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the ISA and what matters to the kernels, not every flag."""
-        told = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
-        features = sorted(self.features & told)
+        features = sorted(self.features & set(KERNEL_FEATURES))
         return {**asdict(self), "features": features, "isa": self.isa}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One of the first core's caches, and how many of this process's cores share it."""
+
+    level: int
+    kind: str  # data, instruction or unified
+    size_bytes: int
+    cores: int
 
 
 def level_features(level: str) -> frozenset[str]:
@@ -87,6 +103,30 @@ def _cpuinfo() -> dict[str, str]:
     return fields
 
 
+def caches(root: Path = Path("/")) -> list[Cache]:
+    """The caches of the first core that this process may use; none where the kernel tells none."""
+    allowed = os.sched_getaffinity(0)
+    folders = root.glob(f"sys/devices/system/cpu/cpu{min(allowed)}/cache/index*")
+    found = []
+    for folder in folders:
+        try:
+            level, kind, size, shared = (
+                (folder / name).read_text(encoding="ascii").strip()
+                for name in ("level", "type", "size", "shared_cpu_list")
+            )
+        except OSError:  # some virtual machines tell a part of it
+            continue
+        cores = len(allowed & _listed(shared)) or 1
+        found.append(Cache(int(level), kind.lower(), int(size.rstrip("K")) * _KIB, cores))
+    return sorted(found, key=lambda cache: (cache.level, cache.kind))
+
+
+def _listed(ranges: str) -> set[int]:
+    """The numbers of a kernel's list, like 0-3,8."""
+    ends = [part.partition("-") for part in ranges.split(",") if part]
+    return {n for first, _, last in ends for n in range(int(first), int(last or first) + 1)}
+
+
 def require_features(names: Iterable[str], what: str = "this artifact") -> None:
     """Refuse to go on where the CPU lacks a feature that native code was compiled for."""
     missing = sorted(set(names) - describe().features)
@@ -95,6 +135,13 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
             f"{what} was compiled for CPU features that this machine lacks: {', '.join(missing)}.\n"
             f"This CPU is {describe().cpu} ({describe().isa}); build again with a lower `march`."
         )
+        raise MachineError(msg)
+
+
+def require_cores(threads: int) -> None:
+    """Refuse to time more threads than there are cores: they would wait for each other."""
+    if threads > describe().cores:
+        msg = f"--threads {threads}: this machine has {describe().cores} cores, and more only wait"
         raise MachineError(msg)
 
 

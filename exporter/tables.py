@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from exporter.artifact import Manifest
+    from exporter.bench import Load
     from exporter.cache import Entry
     from exporter.report import Report
 
@@ -114,6 +115,89 @@ def kept(entry: Entry) -> str:
     return f"{made:%Y-%m-%d %H:%M}  {shown_bytes(entry.size_bytes):>8}  {entry.what}"
 
 
+def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per artifact and number of threads; "-" where something cannot be told."""
+    latency = ("p50", "p90", "p99", "min", "max")
+    rates = ("tokens/s", "RTF (x real time)", "encoder", "token", "outside")
+    columns = ("threads", *latency, *rates, "load", "memory")
+    table = _table("artifact", columns, "size")
+    for row in rows:
+        cells = ["-"] * (len(columns) - 1) if row["error"] else _timed(row)
+        table.add_row(row["name"], str(row["threads"]), *cells, shown_bytes(row["size_bytes"]))
+    return table
+
+
+def _timed(row: Mapping[str, Any]) -> Iterator[str]:
+    """One measured row's cells, in the order of the columns, from the first latency on."""
+    yield from map(moment, row["latency_s"].values())
+    yield f"{row['tokens_per_s']:.0f}"
+    yield f"{row['rtf']:.4f} ({row['times_real_time']:.3g})"
+    for name in ("encoder_window_s", "decoder_token_s"):
+        yield "-" if row[name] is None else moment(row[name])
+    yield "-" if row["outside_share"] is None else f"{row['outside_share']:.0%}"
+    yield moment(row["load_s"])
+    yield shown_bytes(row["peak_rss_bytes"])
+
+
+def bench_load(load: Load, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was transcribed how often, under a table of timings."""
+    told = next(row for row in rows if not row["error"])
+    beams, batch = (
+        " or ".join(map(str, sorted({row["decoding"][name] for row in rows})))
+        for name in ("num_beams", "batch_size")
+    )
+    if load.audio:
+        what = ", ".join(path.name for path in load.audio)
+    else:
+        length = told["audio_s"] / told["decoding"]["batch_size"]
+        what = f"a window of {length:.0f} s of noise and {load.tokens} tokens"
+    rounds = len(told["rounds"])
+    how = f"beams {beams}, batch {batch}, {load.runs} runs, fresh processes in {rounds} rounds"
+    return f"Samples in, text out: {what}; {how}."
+
+
+def of_machine(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a machine is, and what follows from it for each kind of artifact, line by line."""
+    has = [name for name, there in facts["features"].items() if there]
+    lacks = [name for name, there in facts["features"].items() if not there]
+    memory, free = (shown_bytes(facts[f"memory_{which}bytes"]) for which in ("", "available_"))
+    yield f"cpu: {facts['cpu']}, {_cores(facts['cores'])}, {facts['isa']}"
+    yield f"has: {' '.join(has) or 'none of the below'}"
+    yield f"lacks: {' '.join(lacks) or 'nothing'}"
+    yield f"caches: {', '.join(map(_cache, facts['caches'])) or 'not told by this system'}"
+    yield f"memory: {memory}, {free} of it available"
+    for kind, target in facts["targets"].items():
+        options = (target["defaults"] or {}).items()
+        defaults = ", ".join(f"{key}={_value(value)}" for key, value in options)
+        yield f"{kind}: {defaults}{'; ' if defaults else ''}{target['says']}"
+
+
+def _cache(cache: Mapping[str, Any]) -> str:
+    kib = cache["size_bytes"] // 1024
+    size = f"{kib // 1024} MiB" if kib % 1024 == 0 else f"{kib} KiB"
+    kind = "" if cache["kind"] == "unified" else f" {cache['kind']}"
+    return f"L{cache['level']}{kind} {size} for {_cores(cache['cores'])}"
+
+
+def _cores(count: int) -> str:
+    return f"{count} core" if count == 1 else f"{count} cores"
+
+
+def of_rates(measured: Mapping[str, Any]) -> Iterator[str]:
+    """How fast memory is read and matrices are multiplied, line by line."""
+    memory = measured["memory"]
+    yield (
+        f"memory is read at {memory['read_bytes_per_s'] / 1e9:.1f} GB/s "
+        f"({shown_bytes(memory['buffer_bytes'])} in a row, threads {measured['threads']})"
+    )
+    for each in measured["products"]:
+        rates = ", ".join(
+            f"{dtype} {each[dtype] / 1e9:.0f}" for dtype in ("int8", "bfloat16", "float32")
+        )
+        shape = f"[{each['rows']}, {each['width']}] by [{each['width']}, {each['width']}]"
+        yield f"products {shape}, billion operations a second: {rates}"
+
+
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Spread nested mappings into dotted keys, one line each."""
     for key, value in facts.items():
@@ -139,6 +223,11 @@ def line(row: Mapping[str, Any]) -> str:
 def duration(seconds: float) -> str:
     """Seconds as people read them."""
     return f"{seconds:.0f} s" if seconds < _MINUTES_FROM_S else f"{seconds / 60:.1f} min"
+
+
+def moment(seconds: float) -> str:
+    """A short time, in three digits."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _value(value: object) -> str:

@@ -247,7 +247,9 @@ def _fresh(arguments: list[str]) -> tuple[int, list[str], str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["build", "--help"], ["list"], ["list", "--json"]], ids=" ".join
+    "arguments",
+    [["--help"], ["build", "--help"], ["list"], ["list", "--json"], ["machine"]],
+    ids=" ".join,
 )
 def test_starting_loads_nothing_heavy(arguments: list[str]) -> None:
     assert _fresh(arguments) == (0, [], "")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from exporter import artifact, machine, report
 from exporter.artifact import Manifest, write_atomic
-from exporter.checkpoint import Checkpoint, open_checkpoint, read_json
+from exporter.checkpoint import Checkpoint, read_json
 from exporter.errors import (
     BuildError,
-    CheckpointError,
     DataError,
     ExporterError,
     IntegrityError,
@@ -23,6 +22,7 @@ from exporter.errors import (
     ResourceError,
 )
 from exporter.families import FAMILIES
+from exporter.original import Originals
 from exporter.progress import Progress
 from exporter.recipe import Data, Recipe, read
 from exporter.report import Report
@@ -51,11 +51,6 @@ class Subject:
     def name(self) -> str:
         """The artifact's folder, which is called as its target is in the recipe."""
         return self.folder.resolve().name
-
-    @property
-    def base(self) -> Path:
-        """Where the recipe's relative paths start."""
-        return Path(self.manifest.recipe.source).parent
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,8 @@ def validate(
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
     subjects = [_subject(folder, settings, progress) for folder in folders]
-    opened: dict[str, Checkpoint] = {}
-    originals = [_original(subject, settings, opened, progress) for subject in subjects]
+    found = Originals("name it with --reference", progress)
+    originals = [_original(subject, settings, found) for subject in subjects]
     measured: dict[str, Measurement] = {}
     reports: list[Report] = []
     failures: list[ExporterError] = []
@@ -135,35 +130,11 @@ def _clips(data: Data, base: Path) -> list[Clip]:
     return read_clips(base / data.clips, max_clips=data.max_clips, seed=data.seed)
 
 
-def _original(
-    subject: Subject, settings: Settings, opened: dict[str, Checkpoint], progress: Progress
-) -> Checkpoint:
-    """The checkpoint to compare with: the artifact's own origin unless another one is given.
-
-    `opened` keeps those opened already, because hashing gigabytes of weights takes a while.
-    """
-    origin = subject.manifest.checkpoint
-    source, base = settings.reference or origin.source, Path()
-    if not settings.reference:
-        if (
-            origin.revision
-        ):  # what a branch named when the artifact was built, not what it names now
-            source = f"{source.partition('@')[0]}@{origin.revision}"
-        # A recipe names its checkpoint from its own folder, `build --checkpoint` from where it ran.
-        base = subject.base if (subject.base / source).is_dir() else base
-        if not origin.revision and not (base / source).is_dir():
-            msg = f"{subject.folder}: its original is not at {source}: name it with --reference"
-            raise CheckpointError(msg)
-    if str(base / source) not in opened:
-        opened[str(base / source)] = open_checkpoint(source, base, progress)
-    checkpoint = opened[str(base / source)]
-    if not settings.reference and checkpoint.sha256 != origin.sha256:
-        msg = (
-            f"{checkpoint.folder} is not the checkpoint that {subject.folder} was built from.\n"
-            "Build again, or name the original with --reference."
-        )
-        raise IntegrityError(msg)
-    return checkpoint
+def _original(subject: Subject, settings: Settings, originals: Originals) -> Checkpoint:
+    """The checkpoint to compare with: the artifact's own origin unless another one is given."""
+    if settings.reference:
+        return originals.open(settings.reference)
+    return originals.of_artifact(subject.folder, subject.manifest)
 
 
 def _threads(subject: Subject, settings: Settings) -> int:

@@ -1,0 +1,59 @@
+"""The checkpoint behind an artifact: found where the recipe named it, and held against its hash."""
+
+from pathlib import Path
+
+import pytest
+
+from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.checkpoint import open_checkpoint
+from exporter.errors import CheckpointError, IntegrityError
+from exporter.original import Originals
+from exporter.progress import silent
+
+
+def manifest(source: str, recipe: Path, sha256: str) -> Manifest:
+    return Manifest(
+        name="a",
+        kind="aoti",
+        family="whisper",
+        options={},
+        recipe=RecipeStamp(name="a", sha256="0" * 64, source=str(recipe)),
+        checkpoint=Origin(source=source, revision=None, sha256=sha256, size_bytes=4, parameters=1),
+        needs=Needs(),
+        versions={},
+        machine={},
+        build=BuildFigures(seconds=1.0, peak_rss_bytes=2),
+        build_key="2" * 64,
+    )
+
+
+def test_it_is_found_beside_its_recipe_and_opened_once(tiny_whisper: Path) -> None:
+    originals = Originals("look again", silent)
+    sha256 = open_checkpoint(str(tiny_whisper)).sha256
+    told = manifest(tiny_whisper.name, tiny_whisper.parent / "recipe.yaml", sha256)
+    found = originals.of_artifact(Path("a"), told)
+    assert found.folder == tiny_whisper
+    assert originals.of_artifact(Path("b"), told) is found
+
+
+def test_it_is_found_from_where_the_build_ran(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_whisper.parent)
+    sha256 = open_checkpoint(str(tiny_whisper)).sha256
+    told = manifest(tiny_whisper.name, tmp_path / "recipe.yaml", sha256)
+    assert Originals("look again", silent).of_artifact(Path("a"), told).sha256 == sha256
+
+
+def test_one_that_is_gone_is_told(tmp_path: Path) -> None:
+    told = manifest("org/model", tmp_path / "recipe.yaml", "1" * 64)
+    with pytest.raises(CheckpointError, match=r"^a: its original is not at org/model: look again$"):
+        Originals("look again", silent).of_artifact(Path("a"), told)
+
+
+def test_another_one_in_its_place_is_refused(tiny_whisper: Path) -> None:
+    told = manifest(str(tiny_whisper), Path("recipe.yaml"), "1" * 64)
+    with pytest.raises(
+        IntegrityError, match=r"is not the checkpoint that a was built from.\nBuild"
+    ):
+        Originals("look again", silent).of_artifact(Path("a"), told)
