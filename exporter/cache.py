@@ -137,6 +137,7 @@ def _code() -> str:
     """A digest of this package's source: whatever of it changes, old entries are not meant."""
     whole = hashlib.sha256()
     root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    sources = (path for path in root.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+    for path in sorted(sources):
         whole.update(f"{path.relative_to(root)}\0{sha256_file(path)}\n".encode())
     return whole.hexdigest()

@@ -16,21 +16,48 @@ from exporter.graphs import Graph
 CROSS_ATTENTION = "CrossAttention"
 LAYER_BOUNDARY = "LayerBoundary"
 _DOMAIN = "exporter"
+_MICROSOFT = "com.microsoft"
 
 
-def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
-    """A node of our own domain, for a custom operator that a pass here will replace."""
+def _operator(
+    domain: str, name: str, inputs: int, outputs: int, *attributes: OpSchema.Attribute
+) -> Op:
+    """An operator that onnx has no schema of, as far as making its nodes needs one."""
     parameter = OpSchema.FormalParameter
     schema = OpSchema(
         name,
-        _DOMAIN,
+        domain,
         1,
         inputs=[parameter(f"input{index}", "T") for index in range(inputs)],
         outputs=[parameter(f"output{index}", "T") for index in range(outputs)],
         type_constraints=[("T", ["tensor(float)", "tensor(bool)"], "")],
+        attributes=attributes,
     )
-    node = Op(Opset(_DOMAIN, 1), name, schema)
+    return Op(Opset(domain, 1), name, schema)
+
+
+_MULTI_HEAD = _operator(
+    _MICROSOFT,
+    "MultiHeadAttention",
+    3,
+    1,
+    OpSchema.Attribute("num_heads", OpSchema.AttrType.INT),
+    OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT),
+)
+
+
+def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
+    """A node of our own domain, for a custom operator that a pass here will replace."""
+    node = _operator(_DOMAIN, name, inputs, outputs)
     return lambda *values: node(*values)
+
+
+def attention(query: Any, key: Any, value: Any, heads: int) -> Any:
+    """The node of onnxruntime's own attention; queries are scaled already.
+
+    With a scale of 1 its product of one query with the keys takes MLAS' routine for one row.
+    """
+    return _MULTI_HEAD(query, key, value, num_heads=heads, scale=1.0)
 
 
 def repeat_layer(model: ir.Model, graph: Graph) -> None:
@@ -131,6 +158,7 @@ def condition_cross_attention(model: ir.Model) -> None:
             node.outputs, choice.outputs, replace_graph_outputs=True
         )
         model.graph.remove([node], safe=True)
+        model.graph.opset_imports[_MICROSOFT] = 1
     model.graph.opset_imports.pop(_DOMAIN, None)
 
 
@@ -152,8 +180,16 @@ def _cached_branch(name: str | None, query: ir.Value, key: ir.Value, value: ir.V
     two = ir.node("Constant", [], attributes={"value": ir.tensor([2])})
     bounds = (zero.outputs[0], zero.outputs[0], two.outputs[0])
     empty = [ir.node("Slice", [past, *bounds]) for past in (key, value)]
-    nodes = [*_attention(query, key, value), zero, two, *empty]
-    return _branch(f"{name}_cached", nodes, [nodes[3], *empty])
+    # The hypotheses of a window share its cache: they are queries of one attention.
+    rest = ir.node("Constant", [], attributes={"value": ir.tensor([-1, _width(key)])})
+    pasts = ir.node("Shape", [key], attributes={"end": 1})
+    grouped = ir.node("Concat", [pasts.outputs[0], rest.outputs[0]], attributes={"axis": 0})
+    queries = ir.node("Reshape", [query, grouped.outputs[0]])
+    attended = _attention(queries.outputs[0], key, value)
+    rows = ir.node("Shape", [query])
+    result = ir.node("Reshape", [attended.outputs[0], rows.outputs[0]])
+    nodes = [rest, pasts, grouped, queries, attended, rows, result, zero, two, *empty]
+    return _branch(f"{name}_cached", nodes, [result, *empty])
 
 
 def _first_branch(
@@ -164,17 +200,22 @@ def _first_branch(
     value: ir.Value,
 ) -> ir.Graph:
     """Project the encoder's output, attend to it, and hand it on as the cache."""
-    attention = _attention(query, key, value)
+    attended = _attention(query, key, value)
     producers = [made for cache in (key, value) if (made := cache.producer()) is not None]
-    return _branch(f"{name}_first", [*projections, *attention], [attention[3], *producers])
+    return _branch(f"{name}_first", [*projections, attended], [attended, *producers])
 
 
-def _attention(query: ir.Value, key: ir.Value, value: ir.Value) -> list[ir.Node]:
-    """softmax(query key^T) value; queries are scaled already."""
-    transposed = ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})
-    scores = ir.node("MatMul", [query, transposed.outputs[0]])
-    weights = ir.node("Softmax", [scores.outputs[0]], attributes={"axis": -1})
-    return [transposed, scores, weights, ir.node("MatMul", [weights.outputs[0], value])]
+def _attention(query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Node:
+    """The same node as `attention`, to keys and values [batch, heads, source, head_dim]."""
+    assert key.shape is not None
+    attributes = {"num_heads": int(key.shape[1]), "scale": 1.0}  # type: ignore[arg-type]
+    return ir.node("MultiHeadAttention", [query, key, value], attributes, domain=_MICROSOFT)
+
+
+def _width(key: ir.Value) -> int:
+    """The width of a model with keys [batch, heads, length, head_dim]."""
+    assert key.shape is not None
+    return int(key.shape[1]) * int(key.shape[3])  # type: ignore[arg-type]
 
 
 def _branch(name: str, nodes: list[ir.Node], last: list[ir.Node]) -> ir.Graph:

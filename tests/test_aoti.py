@@ -196,7 +196,7 @@ def test_bfloat16_for_a_lesser_machine_widens_its_int8_weights(tmp_path: Path) -
 
 def test_needs_are_the_level_and_what_int8_products_take(built: Built) -> None:
     here = machine.describe()
-    extra = {"avx512_vnni"} if here.isa == "x86-64-v4" else set()
+    extra = {"avx512_vnni", "avx512_bf16"} if here.isa == "x86-64-v4" else set()
     assert set(built.needs.cpu_features) == machine.level_features(here.isa) | (
         extra & here.features
     )
@@ -208,7 +208,10 @@ def test_only_instructions_of_the_level_are_compiled_in(built: Built) -> None:
     assert sum(".cpp" in command for command in commands) >= 2
     for flags in map(str.split, commands):
         assert {flag for flag in flags if flag.startswith("-march")} <= {f"-march={level}"}
-        assert not any(re.match("-m(amx|avx512(bf16|vnni|fp16))", flag) for flag in flags)
+        beyond = {flag for flag in flags if re.match("-m(amx|avx512(bf16|vnni|fp16))", flag)}
+        needed = {f"-m{name.replace('_', '')}" for name in built.needs.cpu_features}
+        # Our own kernels may use what the manifest names beyond the level; Inductor's code may not.
+        assert beyond <= (needed if any("aoti/kernels" in flag for flag in flags) else set())
 
 
 def test_a_package_is_lean_and_names_no_folder(built: Built) -> None:
@@ -369,6 +372,6 @@ def test_a_compiler_that_fails_is_a_failed_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.recording_compiler", lambda _: "false")
-    with pytest.raises(BuildError, match="step"):
+    with pytest.raises(BuildError, match="could not compile"):
         build(tmp_path, torch.float32)
     assert not list((tmp_path / "artifact").iterdir())

@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     0: "errors hub_errors progress child source recipe machine audio artifact transcript report "
     "card cost cache",
-    1: "transfer fetch storage pickled adapter checkpoint graphs job quantize tensors "
+    1: "transfer fetch storage pickled adapter checkpoint graphs attention job quantize tensors "
     "onnx_graph onnx_file families targets",
-    2: "build resolve hub overview plan runtime steps",
-    3: "terminal tables cli __main__",
+    2: "build resolve hub overview plan runtime steps original offers rates bench figures "
+    "stopwatch",
+    3: "terminal tables command cli cli_speed __main__",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR_OF |= {"exporter": 0, "validate": 2}

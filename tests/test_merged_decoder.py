@@ -235,6 +235,19 @@ def test_beams_that_change_their_rows(pair: Pair) -> None:
         theirs = {name: value[order] for name, value in theirs.items()}
 
 
+def test_hypotheses_share_the_cache_of_their_window(pair: Pair) -> None:
+    """Two rows of each window, with its keys and values given once, are what they are alone."""
+    _, past = pair.merged.step(pair.prompt, pair.encoded, None)
+    rows = np.repeat(np.arange(3), 2)
+    ids = np.arange(6)[:, None] + 20
+    own = {name: value[rows] for name, value in past.items() if ".decoder." in name}
+    cross = {name: value for name, value in past.items() if ".encoder." in name}
+    repeated = {name: value[rows] for name, value in cross.items()}
+    expected, _ = pair.merged.step(ids, pair.encoded[rows], own | repeated)
+    shared, _ = pair.merged.step(ids, pair.encoded, own | cross)
+    np.testing.assert_allclose(shared, expected, atol=1e-4)
+
+
 def test_several_tokens_after_a_past(pair: Pair) -> None:
     """As optimum's first decoder gives them for the whole text at once."""
     more = np.roll(pair.prompt, 1, axis=1)[:, 1:]

@@ -44,8 +44,10 @@ _OPSET = 20
 # optimum's avx2 preset has unsigned weights: u8 x u8 does not saturate where VNNI is missing.
 _UNSIGNED_PRESETS = ("avx2",)
 _UNSIGNED_ZERO = 128
-# About what a graph's nodes take, for each linear module and what lies around it.
-_LINEAR_BYTES = 2_150
+# onnxruntime 1.31 knows for how long; one that does not know would spin without end.
+_SPINNING = str(int([int(n) for n in onnxruntime.__version__.split(".")[:2]] >= [1, 31]))
+# About what a graph's nodes take, for each linear module and each input with what lies around it.
+_LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 _ORT_CONFIG_BYTES = 700
 
 Precision = Literal["int8", "float32", "float16", "bfloat16"]
@@ -155,11 +157,12 @@ def layout(
     """Foretell the files' sizes: weights from the modules that are traced, graphs about right."""
     files = {"ort_config.json": _ORT_CONFIG_BYTES}
     for name in (graph.name for graph in family.graphs(model, cache="dynamic")):
-        module = _prepared(options, checkpoint, family, name).graph.module
-        weights = dict(module.named_parameters())  # shared ones once, as they are written
+        graph = _prepared(options, checkpoint, family, name).graph
+        weights = dict(graph.module.named_parameters())  # shared ones once, as they are written
         files[f"{name}.onnx_data"] = sum(weight.nbytes for weight in weights.values())
-        linears = sum(isinstance(each, _Int8MatMul | _FloatMatMul) for each in module.modules())
-        files[f"{name}.onnx"] = _LINEAR_BYTES * linears
+        modules = graph.module.modules()
+        linears = sum(isinstance(each, _Int8MatMul | _FloatMatMul) for each in modules)
+        files[f"{name}.onnx"] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
     return files
 
 
@@ -243,9 +246,11 @@ class _Session:
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # `generate` runs torch between the calls: threads that wait by spinning take its cores
-        # (the demo on two cores: 87 ms a clip with spinning, 37 without).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that spin long take the cores of torch and of the other session, and those that
+        # sleep at once wake late. In ms, with no spinning, 50 us, and no end: a token of
+        # whisper-small 12.6, 9.1, 9.0; a greedy clip of the demo 15.9, 15.7, 32.5.
+        options.add_session_config_entry("session.intra_op.allow_spinning", _SPINNING)
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
@@ -303,6 +308,7 @@ def _trace(graph: Graph) -> ir.Model:
         output_names=list(traced.outputs),
         custom_translation_table={
             operators.int8_matmul.default: _int8_matmul_nodes,
+            operators.attention.default: onnx_graph.attention,
             operators.cross_attention.default: placeholder(onnx_graph.CROSS_ATTENTION, 6, 3),
             operators.layer_boundary.default: placeholder(onnx_graph.LAYER_BOUNDARY, 1, 1),
         },

@@ -106,6 +106,7 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
             floats[name] = floats[stored]
     model.load_state_dict(floats, assign=True)
     model.generation_config = family.generation_config(folder)
+    family.attach_engine(model)
     return model
 
 

@@ -15,6 +15,7 @@ from transformers import (
 
 from exporter.errors import CheckpointError
 from exporter.families.whisper.decode import check_decoding, only_language, transcribe
+from exporter.families.whisper.eager import attach_engine
 from exporter.families.whisper.graphs import dynamic_graphs
 from exporter.families.whisper.model import GraphWhisper
 from exporter.families.whisper.model import assemble as _assemble
@@ -27,6 +28,7 @@ __all__ = [  # the family's protocol
     "TIED",
     "architecture",
     "assemble",
+    "attach_engine",
     "check_decoding",
     "check_processor",
     "generation_config",

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from exporter.errors import CheckpointError, RecipeError
+from exporter.families.whisper import lean
+from exporter.families.whisper.log_mel import log_mel
+from exporter.families.whisper.text import speller
 from exporter.recipe import Decoding
 from exporter.transcript import Audio, Segment, Transcript
 
@@ -112,8 +116,39 @@ def transcribe(
 
 def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) -> list[Transcript]:
     """Decode recordings that go through the encoder together: several short ones, or one long."""
-    extractor = processor.feature_extractor
-    long = len(audio[0]) > extractor.n_samples
+    long = len(audio[0]) > processor.feature_extractor.n_samples
+    timestamps = long or decoding.timestamps
+    prompt = _prompt(model, decoding)
+    beams = decoding.num_beams
+    with torch.inference_mode():
+        features, mask = _features(model, processor.feature_extractor, audio, long)
+        found = None if timestamps else lean.decode(model, features, **prompt, beams=beams)
+        if found is not None:
+            return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in found]
+        generated = model.generate(
+            features,
+            attention_mask=mask,
+            return_timestamps=timestamps,
+            return_segments=True,
+            num_beams=beams,
+            **{name: value for name, value in prompt.items() if value is not None},
+        )
+    return [
+        _transcript(processor, [{**s, "tokens": s["tokens"].tolist()} for s in segments])
+        for segments in generated["segments"]
+    ]
+
+
+def _features(
+    model: Any, extractor: Any, audio: list[Audio], long: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-mel features [recordings, mels, frames], and the mask that long ones need.
+
+    A model without an `engine`, the original, takes transformers' own as well.
+    """
+    lean_mel = None if long or not hasattr(model, "engine") else log_mel(extractor)
+    if lean_mel is not None:
+        return lean_mel(audio), None
     features = extractor(
         audio,
         sampling_rate=extractor.sampling_rate,
@@ -122,42 +157,39 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
         return_attention_mask=True,
         return_tensors="pt",
     )
-    with torch.inference_mode():
-        generated = model.generate(
-            features.input_features,
-            attention_mask=features.attention_mask,
-            return_timestamps=long or decoding.timestamps,
-            return_segments=True,
-            num_beams=decoding.num_beams,
-            **_prompt(model, decoding),
-        )
-    return [_transcript(processor, segments) for segments in generated["segments"]]
+    return features.input_features, features.attention_mask
 
 
-def _prompt(model: Any, decoding: Decoding) -> dict[str, str]:
+def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
+    """A window without timestamps, as the one segment that `generate` makes of it."""
+    # Its own steps and precision, down to the rounding of a float32.
+    steps = int(torch.tensor(frames) * 0.01 / 0.02)
+    return {"start": 0.0, "end": steps * 0.02, "tokens": tokens}
+
+
+def _prompt(model: Any, decoding: Decoding) -> dict[str, str | None]:
     """Language and task for `generate`, which finds the language by itself where none is given.
 
     A task is always named where there are several: with neither, old checkpoints' `config.json`
     would have its own way, and force a language too.
     """
-    generation_config = model.generation_config.to_dict()
-    if not is_multilingual(model.config.to_dict(), generation_config):
-        return {}
+    generation_config = vars(model.generation_config)
+    if not is_multilingual({"vocab_size": model.config.vocab_size}, generation_config):
+        return {"language": None, "task": None}
     task = decoding.task or generation_config.get("task") or "transcribe"
-    language = {} if decoding.language is None else {"language": decoding.language}
-    return {"task": task, **language}
+    return {"language": decoding.language, "task": task}
 
 
 def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
-    """Join one recording's segments, as `generate` returns them."""
+    """Join one recording's segments, as `generate` returns them, their tokens listed."""
     tokenizer = processor.tokenizer
-    special = set(tokenizer.all_special_ids)
-    first_timestamp = tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
+    spelling = speller(tokenizer)
     tokens: list[int] = []
     timed = []
     for segment in segments:
-        ids = [i for i in segment["tokens"].tolist() if i not in special and i < first_timestamp]
+        ids = spelling.spoken(segment["tokens"])
         tokens += ids
         text = tokenizer.decode(ids).strip()
         timed.append(Segment(float(segment["start"]), float(segment["end"]), text))
-    return Transcript(tokenizer.decode(tokens).strip(), tuple(tokens), tuple(timed))
+    text = timed[0].text if len(timed) == 1 else tokenizer.decode(tokens).strip()
+    return Transcript(text, tuple(tokens), tuple(timed))

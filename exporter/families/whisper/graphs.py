@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exporter.attention import attention, split
 from exporter.graphs import Graph, Shape, alike, first_layer, layer_boundary, layer_of
 
 
@@ -22,15 +23,19 @@ def cross_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend to the past keys and values if `cached` [1], else to the new ones.
 
-    All but `cached` are [batch, heads, length, head_dim]. Gives the attention's output and the keys
-    and values to keep: the new ones, or empty ones when the past is used, so that a cache of
-    100 MB is not copied for every token. One operator, so that the ONNX target can put the new
-    projections inside an `If` (`torch.cond` refuses branches of different shapes).
+    Queries are [batch, length, width], keys and values [batch, heads, length, head_dim]. Gives the
+    attention's output and the keys and values to keep: the new ones, or empty ones when the past is
+    used, so that a cache of 100 MB is not copied for every token. The past may have fewer rows
+    than the queries: row r then belongs to past r // (rows / pasts), as a window's hypotheses do.
+    One operator, so that the ONNX target can put the new projections inside an `If` (`torch.cond`
+    refuses branches of different shapes).
     """
     if bool(cached):
         empty = key[:, :, :0]
-        return _attend(query, past_key, past_value), empty.clone(), empty.clone()
-    return _attend(query, key, value), key.clone(), value.clone()
+        grouped = query.reshape(past_key.shape[0], -1, query.shape[-1])
+        attended = attention(grouped, past_key, past_value, key.shape[1])
+        return attended.reshape(query.shape), empty.clone(), empty.clone()
+    return attention(query, key, value, key.shape[1]), key.clone(), value.clone()
 
 
 @cross_attention.register_fake
@@ -53,7 +58,13 @@ class Encoder(nn.Module):
         self._depth = depth
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return (encode(self.encoder, inputs[0], self.heads, _attend, self._depth),)
+        return (encode(self.encoder, inputs[0], self._attend, self._depth),)
+
+    def _attend(self, layer: Any, states: Tensor) -> Tensor:
+        query = layer.q_proj(states) * layer.scaling
+        attended = attention(query, layer.k_proj(states), layer.v_proj(states), self.heads)
+        projected: Tensor = layer.out_proj(attended)
+        return projected
 
 
 class MergedDecoder(nn.Module):
@@ -83,26 +94,28 @@ class MergedDecoder(nn.Module):
             hidden = _mark(hidden, self._depth)
             key, value, cross_key, cross_value = past[4 * index : 4 * index + 4]
             states = layer.self_attn_layer_norm(hidden)
-            query, new_key, new_value = self._project(layer.self_attn, states, states)
+            query, new_key, new_value = self._project(layer.self_attn, states)
             key, value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
             hidden = hidden + merge(layer.self_attn, _attend(query, key, value, mask))
             states = layer.encoder_attn_layer_norm(hidden)
-            query, new_key, new_value = self._project(layer.encoder_attn, states, encoded)
             attended, cross_key, cross_value = cross_attention(
-                query, cross_key, cross_value, new_key, new_value, cached
+                layer.encoder_attn.q_proj(states) * layer.encoder_attn.scaling,
+                cross_key,
+                cross_value,
+                split(layer.encoder_attn.k_proj(encoded), self.heads),
+                split(layer.encoder_attn.v_proj(encoded), self.heads),
+                cached,
             )
-            hidden = feed_forward(layer, hidden + merge(layer.encoder_attn, attended))
+            hidden = feed_forward(layer, hidden + layer.encoder_attn.out_proj(attended))
             present += [key, value, cross_key, cross_value]
         hidden = _mark(hidden, self._depth)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
-    def _project(
-        self, attention: Any, states: Tensor, source: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return (
             split(attention.q_proj(states) * attention.scaling, self.heads),
-            split(attention.k_proj(source), self.heads),
-            split(attention.v_proj(source), self.heads),
+            split(attention.k_proj(states), self.heads),
+            split(attention.v_proj(states), self.heads),
         )
 
 
@@ -176,11 +189,13 @@ def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
 def encode(
     encoder: Any,
     features: Tensor,
-    heads: int,
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    attend: Callable[[Any, Tensor], Tensor],
     depth: int | None = None,
 ) -> Tensor:
-    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it."""
+    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it.
+
+    `attend` is a layer's whole self-attention of [batch, source, width].
+    """
     dtype = encoder.layer_norm.weight.dtype
     hidden = features.to(dtype)
     for conv in (encoder.conv1, encoder.conv2):
@@ -190,11 +205,8 @@ def encode(
     hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
     for layer in encoder.layers[:depth]:
         hidden = _mark(hidden, depth)
-        attention = layer.self_attn
         states = layer.self_attn_layer_norm(hidden)
-        query = split(attention.q_proj(states) * attention.scaling, heads)
-        key, value = (split(p(states), heads) for p in (attention.k_proj, attention.v_proj))
-        hidden = feed_forward(layer, hidden + merge(attention, attend(query, key, value)))
+        hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
     normed: Tensor = encoder.layer_norm(_mark(hidden, depth))
     return normed
 
@@ -211,12 +223,6 @@ def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
     tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
     dtype = decoder.layer_norm.weight.dtype
     return tokens.to(dtype) + places.to(dtype)
-
-
-def split(states: Tensor, heads: int) -> Tensor:
-    """[batch, length, width] -> [batch, heads, length, head_dim]."""
-    split: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return split
 
 
 def merge(attention: Any, attended: Tensor) -> Tensor:

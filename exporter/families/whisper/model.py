@@ -1,52 +1,47 @@
-"""A Whisper whose encoder and decoder are built graphs, decoded by transformers' own `generate`.
+"""A Whisper whose encoder and decoder are built graphs, for `generate` and for the lean loops.
 
-Only the two forward calls and the cache are ours. Prompt, timestamps rules, beam search and long
-recordings are transformers' code, the same for the original and for every artifact.
+For `generate`, only the two forward calls and the cache are ours. Prompt, timestamps rules, beam
+search and long recordings are transformers' code then, the same for the original and for every
+artifact.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
+from exporter.families.whisper.cache import GraphCache
+from exporter.families.whisper.lean import Decoder, Engine
+from exporter.families.whisper.static_decoder import StaticDecoder
 from exporter.graphs import GraphFunction
 
 
-class GraphCache(Cache):  # type: ignore[misc]
-    """Past tokens of a batch of hypotheses, kept as named tensors with the batch first."""
+class _Repeating:
+    """What decoders have in common that take the audio's cache once per row."""
 
-    def __init__(self) -> None:
-        super().__init__(layers=[])
-        self.length = 0
-        self.tensors: dict[str, Tensor] = {}
-        self.shared: dict[str, Tensor] = {}
+    def start(self) -> GraphCache:
+        return GraphCache()
 
-    def get_seq_length(self, _layer: int = 0) -> int:
-        """The number of tokens already decoded."""
-        return self.length
+    def spread(self, encoded: Tensor, cache: GraphCache, beams: int) -> Tensor:
+        cache.tensors = {n: t.repeat_interleave(beams, 0) for n, t in cache.tensors.items()}
+        cache.shared = {n: self._repeat(t, beams) for n, t in cache.shared.items()}
+        return self._repeat(encoded, beams)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow a beam search's choice; `shared` is equal for all beams of a clip, so it stays."""
-        self.tensors = {name: t.index_select(0, beam_idx) for name, t in self.tensors.items()}
+    def _repeat(self, tensor: Tensor, beams: int) -> Tensor:
+        return tensor.repeat_interleave(beams, 0)
 
-
-class Decoder(Protocol):
-    """How tokens are decoded against one kind of cache."""
-
-    def step(self, ids: Tensor, encoded: Tensor, cache: GraphCache) -> Tensor:
-        """Logits [batch, 1 or tokens, vocabulary] of ids [batch, tokens]; `cache` moves on."""
-        ...
+    def finish(self, cache: GraphCache) -> None:
+        """Nothing is kept for the next window."""
 
 
-class DynamicDecoder:
+class DynamicDecoder(_Repeating):
     """The merged decoder: the self-attention cache comes out of every call one step longer."""
 
-    def __init__(self, run: GraphFunction, config: WhisperConfig) -> None:
-        self._run = run
+    def __init__(self, functions: Mapping[str, GraphFunction], config: WhisperConfig) -> None:
+        self._functions = functions
         heads = config.decoder_attention_heads
         self._empty_shape = (heads, 0, config.d_model // heads)
         parts = [(i, leaf) for i in range(config.decoder_layers) for leaf in ("key", "value")]
@@ -67,70 +62,42 @@ class DynamicDecoder:
             **{f"past_key_values.{name}": tensor for name, tensor in past.items()},
         }
         kept = self._own + self._cross if first else self._own
-        outputs = self._run(inputs, ["logits", *(f"present.{name}" for name in kept)])
+        wanted = ["logits", *(f"present.{name}" for name in kept)]
+        outputs = self._functions["decoder_model_merged"](inputs, wanted)
         cache.tensors = {name: outputs[f"present.{name}"] for name in self._own}
         if first:
             cache.shared = {name: outputs[f"present.{name}"] for name in self._cross}
         cache.length += ids.shape[1]
         return outputs["logits"]
 
-
-class StaticDecoder:
-    """The one-token decoder: it writes its cache in place, so a prompt goes in token by token."""
-
-    def __init__(self, run: GraphFunction, config: WhisperConfig, dtype: torch.dtype) -> None:
-        self._run = run
-        self._dtype = dtype
-        heads = config.decoder_attention_heads
-        self._shape = (heads, config.max_target_positions, config.d_model // heads)
-        self._names = [
-            f"cache.{i}.{leaf}" for i in range(config.decoder_layers) for leaf in ("key", "value")
-        ]
-
-    def step(self, ids: Tensor, encoded: Tensor, cache: GraphCache) -> Tensor:
-        if cache.length == 0:
-            shape = (ids.shape[0], *self._shape)
-            cache.tensors = {name: torch.zeros(shape, dtype=self._dtype) for name in self._names}
-        for token in ids.split(1, dim=1):
-            inputs = {
-                "input_ids": token.contiguous(),
-                "position": torch.tensor([cache.length]),
-                "cross_cache": encoded,
-                **cache.tensors,
-            }
-            logits = self._run(inputs)["logits"]
-            cache.length += 1
-        return logits
+    def _repeat(self, tensor: Tensor, beams: int) -> Tensor:
+        # The audio of one window alone broadcasts over its hypotheses, without a copy.
+        return tensor if len(tensor) == 1 else super()._repeat(tensor, beams)
 
 
 class _Encoder(nn.Module):
     """The encoder's graph in the place where transformers looks for an encoder."""
 
-    def __init__(self, run: GraphFunction, original: nn.Module) -> None:
+    def __init__(self, engine: Engine, original: nn.Module) -> None:
         super().__init__()
-        self._run = run
+        self._engine = engine
         self.conv1, self.conv2 = original.conv1, original.conv2  # `generate` reads their strides
 
     def forward(self, input_features: Tensor, **_: Any) -> BaseModelOutput:
-        outputs = self._run({"input_features": input_features.float().contiguous()})
-        return BaseModelOutput(last_hidden_state=next(iter(outputs.values())))
+        return BaseModelOutput(last_hidden_state=self._engine.encode(input_features))
 
 
 class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
-    """A `WhisperForConditionalGeneration` without weights of its own, for `generate`."""
+    """A `WhisperForConditionalGeneration` without weights of its own; its `engine` computes."""
 
     def __init__(
-        self,
-        config: WhisperConfig,
-        generation_config: GenerationConfig,
-        encoder: GraphFunction,
-        decoder: Decoder,
+        self, config: WhisperConfig, generation_config: GenerationConfig, engine: Engine
     ) -> None:
         with torch.device("meta"):
             super().__init__(config)
         self.generation_config = generation_config
-        self.model.encoder = _Encoder(encoder, self.model.encoder)
-        self._decoder = decoder
+        self.model.encoder = _Encoder(engine, self.model.encoder)
+        self.engine = engine
         self.eval()
 
     @property
@@ -159,9 +126,9 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
             raise NotImplementedError(msg)
         if encoder_outputs is None:
             encoder_outputs = self.model.encoder(input_features)
-        cache = GraphCache() if past_key_values is None else past_key_values
+        cache = self.engine.decoder.start() if past_key_values is None else past_key_values
         encoded = encoder_outputs[0]
-        logits = self._decoder.step(decoder_input_ids, encoded, cache)
+        logits = self.engine.decoder.step(decoder_input_ids, encoded, cache)
         return Seq2SeqLMOutput(
             logits=logits, past_key_values=cache, encoder_last_hidden_state=encoded
         )
@@ -170,7 +137,7 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         self, _config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any, **__: Any
     ) -> bool:
         """Give `generate` our cache instead of transformers' layers of tensors."""
-        return model_kwargs.setdefault("past_key_values", GraphCache()) is not None
+        return model_kwargs.setdefault("past_key_values", self.engine.decoder.start()) is not None
 
     def _reorder_cache(self, past_key_values: GraphCache, beam_idx: Tensor) -> GraphCache:
         past_key_values.reorder_cache(beam_idx)
@@ -184,11 +151,10 @@ def assemble(
     cache_dtype: torch.dtype,
 ) -> GraphWhisper:
     """Join built graphs into a model; their names tell which cut of Whisper they are."""
+    named = dict(functions)
     decoder: Decoder
-    if "decoder_model_merged" in functions:
-        encoder = functions["encoder_model"]
-        decoder = DynamicDecoder(functions["decoder_model_merged"], config)
+    if "decoder_model_merged" in named:
+        encoder, decoder = "encoder_model", DynamicDecoder(named, config)
     else:
-        encoder = functions["encoder"]
-        decoder = StaticDecoder(functions["decoder"], config, cache_dtype)
-    return GraphWhisper(config, generation_config, encoder, decoder)
+        encoder, decoder = "encoder", StaticDecoder(named, config, cache_dtype)
+    return GraphWhisper(config, generation_config, Engine(named, encoder, decoder))

@@ -1,8 +1,8 @@
-"""Whisper cut for a cache of fixed length: what is compiled ahead of time.
+"""Whisper cut for caches of fixed length: what is compiled ahead of time.
 
 The encoder goes on to the cross-attention keys and values of every decoder layer, computed once a
-window; the decoder takes one token and writes its keys and values in place, so that one compiled
-graph serves every length.
+window and shared by all beams; the decoder takes one token or several and writes their keys and
+values in place, so that one compiled graph serves every length.
 """
 
 from typing import Any
@@ -10,14 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.families.whisper.graphs import embed, encode, feed_forward, merge, meta, shapes, split
+from exporter.attention import (
+    CACHE_DTYPE,
+    SCALE_BYTES,
+    attend,
+    attention,
+    packed,
+    split,
+    step_attention,
+    window_attention,
+)
+from exporter.families.whisper.graphs import embed, encode, feed_forward, meta, shapes
 from exporter.graphs import Graph
 
 
 class CrossEncoder(nn.Module):
-    """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim].
+    """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim + 4], in int8.
 
-    Batch comes first, so that a beam search can repeat and select it as any encoder output.
+    Batch comes first, so that it can be selected as any encoder output.
     """
 
     def __init__(self, model: Any) -> None:
@@ -30,59 +40,64 @@ class CrossEncoder(nn.Module):
         self.heads = model.config.decoder_attention_heads
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        hidden = encode(self.encoder, inputs[0], self.encoder_heads, _fused)
+        hidden = encode(self.encoder, inputs[0], self._attend)
         projections = [
-            split(projection(hidden), self.heads)
+            packed(split(projection(hidden), self.heads).float())
             for attention in self.attentions
             for projection in (attention.k_proj, attention.v_proj)
         ]
         return (torch.stack(projections, 1),)
 
+    def _attend(self, layer: Any, states: Tensor) -> Tensor:
+        # In bfloat16 torch's own kernel is the better, since it knows AMX.
+        to_all = attention if states.dtype == torch.float32 else attend
+        query = layer.q_proj(states) * layer.scaling
+        attended = to_all(query, layer.k_proj(states), layer.v_proj(states), self.encoder_heads)
+        projected: Tensor = layer.out_proj(attended)
+        return projected
+
 
 class StepDecoder(nn.Module):
-    """One token against a static cache.
+    """One token or several against static caches; what attention does is told at its operators.
 
-    Takes input_ids [batch, 1], position [1], cross_cache as above and per layer the key and value
-    caches [batch, heads, max_target_positions, head_dim], which it writes at `position`; gives
-    float32 logits [batch, 1, vocabulary].
+    Takes input_ids [rows, tokens], the position [1] of the first, cross_cache as above, ancestors
+    [rows, max_target_positions] and per layer the key and value caches [rows, heads,
+    max_target_positions, head_dim], which it writes; gives float32 logits [rows, vocabulary] of the
+    last token. The rows of one window come one after the other.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
-        self.heads = model.config.decoder_attention_heads
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ids, position, cross, *cache = inputs
-        hidden = embed(self.decoder, ids, position)
-        seen = torch.arange(cache[0].shape[2], device=ids.device) <= position
-        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).to(hidden.dtype)
+        ids, position, cross, ancestors, *cache = inputs
+        hidden = embed(self.decoder, ids, position + torch.arange(ids.shape[1], device=ids.device))
         for index, layer in enumerate(self.decoder.layers):
-            key, value = cache[2 * index : 2 * index + 2]
-            states = layer.self_attn_layer_norm(hidden)
-            attention = layer.self_attn
-            query = split(attention.q_proj(states) * attention.scaling, self.heads)
-            key.index_copy_(2, position, split(attention.k_proj(states), self.heads))
-            value.index_copy_(2, position, split(attention.v_proj(states), self.heads))
-            hidden = hidden + merge(attention, _fused(query, key, value, mask[None, None, None]))
-            attention = layer.encoder_attn
-            states = layer.encoder_attn_layer_norm(hidden)
-            query = split(attention.q_proj(states) * attention.scaling, self.heads)
-            attended = _fused(query, cross[:, 2 * index], cross[:, 2 * index + 1])
-            hidden = feed_forward(layer, hidden + merge(attention, attended))
-        return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
+            attention, states = layer.self_attn, layer.self_attn_layer_norm(hidden)
+            query = (attention.q_proj(states) * attention.scaling).float()
+            key, value = attention.k_proj(states).float(), attention.v_proj(states).float()
+            own = cache[2 * index : 2 * index + 2]
+            attended = step_attention(query, key, value, *own, ancestors, position)
+            hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
+            attention, states = layer.encoder_attn, layer.encoder_attn_layer_norm(hidden)
+            query = (attention.q_proj(states) * attention.scaling).float()
+            attended = window_attention(query, cross, index)
+            hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
+            hidden = feed_forward(layer, hidden)
+        return (self.proj_out(self.decoder.layer_norm(hidden[:, -1])).float(),)
 
 
 def static_graphs(model: Any) -> list[Graph]:
-    """The encoder with its cross-attention cache, and the one-token decoder."""
+    """The encoder with its cross-attention cache, and the decoder of a step."""
     features, hidden, cache = shapes(model)
-    layers = model.config.decoder_layers
-    cross = (2, 2 * layers, cache[1], hidden[1], cache[3])
+    layers, positions = model.config.decoder_layers, cache[2]
+    cross = (2, 2 * layers, cache[1], hidden[1], cache[3] + SCALE_BYTES)
     names = [f"cache.{index}.{leaf}" for index in range(layers) for leaf in ("key", "value")]
-    dtype = model.model.decoder.layer_norm.weight.dtype
-    caches = {name: meta(cache, dtype) for name in names}
-    batched = {"input_ids", "cross_cache", *names}
+    rows = (4, *cache[1:])
+    caches = {name: meta(rows, CACHE_DTYPE) for name in names}
+    batched = {name: {0: "rows"} for name in ("ancestors", *names)}
     return [
         Graph(
             "encoder",
@@ -95,18 +110,14 @@ def static_graphs(model: Any) -> list[Graph]:
             "decoder",
             StepDecoder(model),
             {
-                "input_ids": meta((2, 1), torch.int64),
+                "input_ids": meta((4, 3), torch.int64),
                 "position": meta((1,), torch.int64),
-                "cross_cache": meta(cross, dtype),
+                "cross_cache": meta(cross, torch.uint8),
+                "ancestors": meta((4, positions), torch.int32),
                 **caches,
             },
-            {name: {0: "batch"} for name in batched},
-            {"logits": ("batch", 1, model.config.vocab_size)},
+            {**batched, "input_ids": {0: "rows", 1: "tokens"}, "cross_cache": {0: "batch"}},
+            {"logits": ("rows", model.config.vocab_size)},
             mutated=tuple(names),
         ),
     ]
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention as torch's own operator; queries are scaled already."""
-    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)

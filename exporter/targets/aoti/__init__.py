@@ -27,7 +27,7 @@ from exporter.job import Job
 from exporter.machine import describe, installed_versions, level_features, require_features
 from exporter.quantize import Plan, Weights, keep_narrow, plan_linears, replace_module
 from exporter.targets.aoti.compiling import compile_graph, compiler_version, require_compiler
-from exporter.targets.aoti.linear import ONES, Activations, Converted, Int8Linear
+from exporter.targets.aoti.linear import Activations, Converted, Int8Linear
 from exporter.targets.aoti.package import Package, read_spec
 from exporter.tensors import Layout, safetensors_bytes, write_safetensors
 
@@ -35,7 +35,7 @@ __all__ = ["Options", "build", "check", "layout", "load"]
 
 Precision = Literal["float32", "bfloat16"]
 Level = Literal["x86-64-v3", "x86-64-v4"]
-_VNNI = "avx512_vnni"
+_VNNI, _BF16 = "avx512_vnni", "avx512_bf16"
 # Native code in a package: what is there once, and about what one module with weights takes.
 _WEIGHTS = "weights.safetensors"
 _CODE_BYTES = 150_000
@@ -61,16 +61,31 @@ class Options(BaseModel):
             data.get("march") == "x86-64-v4" and _VNNI in describe().features
         )
     )
+    bf16: bool = Field(
+        default_factory=lambda data: (
+            data.get("march") == "x86-64-v4" and _BF16 in describe().features
+        )
+    )
+    onednn: bool = Field(
+        default_factory=lambda data: bool(data.get("vnni")) and "amx_int8" in describe().features
+    )
     threads: int | None = Field(default=None, ge=1)
     exclude: tuple[str, ...] = ()
     include_lm_head: bool = True
 
     @model_validator(mode="after")
     def _vnni_needs_avx512(self) -> "Options":
-        if self.vnni and self.march != "x86-64-v4":
-            msg = "`vnni` goes with `march: x86-64-v4` only"
-            raise ValueError(msg)
+        for name in ("vnni", "bf16"):
+            if getattr(self, name) and self.march != "x86-64-v4":
+                msg = f"`{name}` goes with `march: x86-64-v4` only"
+                raise ValueError(msg)
         return self
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """CPU features beyond the level that may be compiled in."""
+        asked = {_VNNI: self.vnni, _BF16: self.bf16}
+        return tuple(name for name, wanted in asked.items() if wanted)
 
     def precision(self, graph: str) -> torch.dtype:
         """What a graph computes in."""
@@ -132,10 +147,7 @@ def build(job: Job[Options]) -> Needs:
         readers |= dict.fromkeys(used, weights)
 
     def read(name: str) -> Tensor:
-        dtype, shape = tensors[name]
-        if name.endswith(ONES):
-            return torch.ones(shape, dtype=dtype)
-        return readers[name].read(name).to(dtype)
+        return readers[name].read(name).to(tensors[name][0])
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
     return Needs(cpu_features=tuple(sorted(_features(options))), packages=("torch",))
@@ -179,7 +191,15 @@ def _build_graph(
         _make_room(graph)
         module = Converted(graph.module, given)
         inner = {f"module.{own}": stored for own, stored in names.items()}
-        compile_graph(graph, module, inner, path, march=options.march, threads=options.threads)
+        compile_graph(
+            graph,
+            module,
+            inner,
+            path,
+            march=options.march,
+            extensions=options.extensions,
+            threads=options.threads,
+        )
 
     parts = {
         "graph": graph.name,
@@ -207,11 +227,12 @@ def _prepared(
         plan = Plan()
     weights = Weights(checkpoint, plan, family.TIED)
     keep_narrow(model, weights)
-    activations = Activations() if options.vnni else None
+    activations = Activations() if options.onednn else None
     for module in plan.modules:
         linear = model.get_submodule(module)
         assert isinstance(linear, nn.Linear)
-        replace_module(model, module, Int8Linear(linear, activations))
+        new = Int8Linear(linear, activations, widen=not options.vnni)
+        replace_module(model, module, new)
     graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
     return graph, model, weights
 
@@ -239,7 +260,7 @@ def _kept(options: Options, family: Family) -> tuple[str, ...]:
 
 def _features(options: Options) -> frozenset[str]:
     """Everything that the packages may ask of a CPU."""
-    return level_features(options.march) | ({_VNNI} if options.vnni else set())
+    return level_features(options.march) | set(options.extensions)
 
 
 def _this_level() -> Level:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.graphs import Graph
-from exporter.targets.aoti import package
+from exporter.targets.aoti import kernels, linear, package
 
 # Small libraries that name no folder of the machine they were compiled on.
 _FLAGS = (
@@ -32,26 +33,34 @@ def compile_graph(
     path: Path,
     *,
     march: str,
+    extensions: Sequence[str],
     threads: int | None,
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
 
     `names` maps the parameters of `module` to the names under which they will be found; the
     package's spec tells which of them it uses. No parameter's values are read.
-    `march` is an x86-64 level; `threads` is baked in, or left open when None. Raises BuildError.
+    `march` is an x86-64 level, to which `extensions` (like avx512_vnni) are added; `threads` is
+    baked in, or left open when None. Raises BuildError.
     """
     examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
-    with _workplace(path.parent) as folder, _target_isa(march, folder), torch.no_grad():
+    with _workplace(path.parent) as folder, torch.no_grad():
         try:
             program = torch.export.export(
                 module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
             )
+            linear.fuse_gelu(program.graph)
+            own = kernels.of_graph(program, march)
+            program = kernels.without_others(program, march)
             spec = _spec(graph, program, names)
-            torch._inductor.aoti_compile_and_package(
-                program,
-                package_path=str(folder / "graph.pt2"),
-                inductor_configs=_settings(march, threads),
-            )
+            flags = _kernel_flags(march, extensions, threads)
+            objects = kernels.compile_kernels(own.values(), folder, _compiler(), flags)
+            settings = _settings(march, threads)
+            settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(own)
+            with _target_isa(march, folder, objects):
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=str(folder / "graph.pt2"), inductor_configs=settings
+                )
         except RuntimeError as error:
             if exhausted(error):
                 raise
@@ -69,9 +78,7 @@ def _reason(error: RuntimeError) -> str:
 
 def require_compiler() -> None:
     """Refuse to start without the C++ compiler that Inductor will call."""
-    from torch._inductor import config
-
-    compiler = config.cpp.cxx[1]  # CXX, or g++
+    compiler = _compiler()
     if shutil.which(compiler) is None:
         msg = (
             f"aoti needs a C++ compiler, and {compiler!r} was not found.\n"
@@ -82,11 +89,29 @@ def require_compiler() -> None:
 
 def compiler_version() -> str:
     """What the compiler says of itself, for those who keep what it makes."""
-    from torch._inductor import config
-
-    command = [config.cpp.cxx[1], "--version"]
+    command = [_compiler(), "--version"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     return told.stdout.partition("\n")[0]  # one that fails here will say so when it compiles
+
+
+def _compiler() -> str:
+    """The C++ compiler that Inductor will call: CXX, or g++."""
+    from torch._inductor import config
+
+    name: str = config.cpp.cxx[1]
+    return name
+
+
+def _kernel_flags(march: str, extensions: Sequence[str], threads: int | None) -> list[str]:
+    """How our own kernels are compiled."""
+    capability = "AVX512" if march == "x86-64-v4" else "AVX2"
+    return [
+        *("-std=c++20", "-O3", "-fPIC", "-fopenmp", f"-march={march}"),
+        *(f"-m{name.replace('_', '')}" for name in extensions),
+        *(f"-DCPU_CAPABILITY_{capability}", f"-DCPU_CAPABILITY={capability}"),
+        *([f"-DEXPORTER_THREADS={threads}"] if threads else []),
+        *shlex.split(_FLAGS),
+    ]
 
 
 def _settings(march: str, threads: int | None) -> dict[str, Any]:
@@ -122,7 +147,7 @@ def _workplace(beside: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _target_isa(march: str, folder: Path) -> Iterator[None]:
+def _target_isa(march: str, folder: Path, objects: Sequence[Path]) -> Iterator[None]:
     """Make Inductor vectorize for `march` and not for the machine it runs on.
 
     It probes this CPU and adds -mavx512bf16, -mavx512vnni or -mamx-* where they exist: code that a
@@ -132,10 +157,11 @@ def _target_isa(march: str, folder: Path) -> Iterator[None]:
 
     exported = folder / "exported"
     exported.write_text("{ global: AOTInductor*; local: *; };\n", encoding="ascii")
+    linked = [f"-Wl,--version-script={exported}", *map(str, objects)]
     base: Any = cpu_vec_isa.VecAVX512 if march == "x86-64-v4" else cpu_vec_isa.VecAVX2
 
     class Isa(base):  # type: ignore[misc]
-        _arch_flags = f"{base._arch_flags} {_FLAGS} -Wl,--version-script={exported}"
+        _arch_flags = " ".join([base._arch_flags, _FLAGS, *linked])
         __hash__ = base.__hash__
 
         def __bool__(self) -> bool:

@@ -1,13 +1,48 @@
 """The modules that take the place of a model's own while its graphs are traced."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exporter.quantize import absent
 
-ONES = ".ones"
+
+@torch.library.custom_op("exporter::int8_linear", mutates_args=())
+def int8_linear(
+    states: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, gelu: bool
+) -> Tensor:
+    """A linear module on int8 weights, as a kernel of ours computes it.
+
+    `states` are float32 [..., in], become int8 with one scale a row, and are multiplied with
+    `weight` int8 [out, in], whose rows have `scale` float32 [out]; then bias, and GELU if asked.
+    """
+    codes, step = Activations().quantize(states)
+    product = (codes.double() @ weight.double().t()).float() * (step * scale)
+    product = product if bias is None else product + bias
+    product = nn.functional.gelu(product) if gelu else product
+    return product.reshape(*states.shape[:-1], -1)
+
+
+@int8_linear.register_fake
+def _(states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, _gelu: bool) -> Tensor:
+    return states.new_empty((*states.shape[:-1], weight.shape[0]))
+
+
+def fuse_gelu(graph: torch.fx.Graph) -> None:
+    """Let every `int8_linear` whose only use is an exact GELU apply that itself."""
+    operator: Any = int8_linear._opoverload
+    for node in graph.find_nodes(op="call_function", target=operator):
+        after = next(iter(node.users))
+        exact = after.target is torch.ops.aten.gelu.default and not after.kwargs
+        if len(node.users) == 1 and exact:
+            node.update_arg(4, True)
+            after.replace_all_uses_with(node)
+            graph.erase_node(after)
+
+
+_MANY = 64
 
 
 class Activations:
@@ -28,37 +63,38 @@ class Activations:
 class Int8Linear(nn.Module):
     """A linear module with weights int8 [out, in] and scales float32 [out].
 
-    With `activations`, int8 x int8 by `_int_mm`, left as it is: for one row it is oneDNN's GEMV and
-    needs no packing, so the stored bytes fit every CPU. Two traps are avoided. Inductor's own
-    pattern (product, convert, times scale, times scale) becomes `qlinear` with signed activations,
-    which is a reference loop on some CPUs; one product of both scales does not match it. And
-    without VNNI oneDNN's int8 sums saturate at 16 bits, so weights are widened instead.
+    A kernel of ours serves any number of rows. Where a graph has many, as an encoder does, two
+    others may be the better: with `activations`, oneDNN's product, which knows AMX and takes the
+    weights as they are stored; and with `widen`, for CPUs without VNNI, a float product.
     """
 
-    def __init__(self, linear: nn.Linear, activations: Activations | None) -> None:
+    def __init__(
+        self, linear: nn.Linear, activations: "Activations | None" = None, *, widen: bool = False
+    ) -> None:
         super().__init__()
         self.weight = absent(tuple(linear.weight.shape), torch.int8)
         self.scale = absent((linear.out_features,), torch.float32)
         self.bias = linear.bias
         self._activations = activations
-        if activations is None:
-            # The operator takes scales in bfloat16; ours are applied afterwards, in full. It wants
-            # to see a weight there, so these are stored, and read as `ONES`.
-            self.ones = absent((linear.out_features,), torch.bfloat16)
+        self._widen = widen
 
     def forward(self, states: Tensor) -> Tensor:
-        if self._activations is not None:
+        many = isinstance(states.shape[-2], int) and states.shape[-2] >= _MANY
+        bias = None if self.bias is None else self.bias.float()
+        if many and self._widen:
+            widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
+            floats: Tensor = nn.functional.linear(states, widened, self.bias)
+            return floats
+        if many and self._activations is not None:
+            # One product of both scales: two would match Inductor's pattern for `qlinear` with
+            # signed activations, which is a reference loop on some CPUs.
             codes, step = self._activations.quantize(states)
             product = torch._int_mm(codes, self.weight.t()).float() * (step * self.scale)
-        elif states.shape[-2] == 1:
-            rows = states.reshape(-1, states.shape[-1]).bfloat16()
-            product = torch._weight_int8pack_mm(rows, self.weight, self.ones).float() * self.scale
+            product = (product if bias is None else product + bias).unflatten(0, states.shape[:-1])
         else:
-            widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
-            return nn.functional.linear(states, widened, self.bias)
-        if self.bias is not None:
-            product = product + self.bias.float()
-        return product.to(states.dtype).reshape(*states.shape[:-1], -1)
+            product = int8_linear(states.float().contiguous(), self.weight, self.scale, bias, False)
+        result: Tensor = product.to(states.dtype)
+        return result
 
 
 class Converted(nn.Module):

@@ -1,0 +1,135 @@
+"""Attention as operators of our own, so that a target can bring a kernel for it.
+
+What stands here is their meaning, in torch's own operators: what runs where no kernel is brought,
+and what kernels are tested against. Queries are scaled already.
+"""
+
+import torch
+from torch import Tensor, nn
+
+CACHE_DTYPE = torch.float16  # half of float32's bytes at eight times bfloat16's precision
+SCALE_BYTES = 4
+
+
+@torch.library.custom_op("exporter::attention", mutates_args=())
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attend with queries [batch, length, width] to all keys and values.
+
+    Those are alike, or a cache [batch, heads, source, head_dim].
+    """
+    return attend(query, key, value, heads)
+
+
+@attention.register_fake
+def _(query: Tensor, _key: Tensor, _value: Tensor, _heads: int) -> Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op("exporter::step_attention", mutates_args={"key_cache", "value_cache"})
+def step_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    ancestors: Tensor,
+    position: Tensor,
+) -> Tensor:
+    """Write new keys and values into their caches, and attend to all up to each token's own.
+
+    `query`, `key` and `value` are float32 [rows, tokens, width], of tokens that begin at
+    `position` [1]; the caches [rows, heads, positions, head_dim]. `ancestors` int32 [rows,
+    positions] tells for each earlier position the row whose cache holds it, so that a beam search
+    moves no caches.
+    """
+    start, tokens = int(position), query.shape[1]
+    rows, heads, _, _ = key_cache.shape
+    end = start + tokens
+    places = torch.arange(end)
+    own = torch.arange(rows)[:, None].expand(-1, tokens)
+    owners = torch.cat([ancestors[:, :start], own], 1)
+
+    def extended(cache: Tensor, new: Tensor) -> Tensor:
+        cache[:, :, start:end] = narrowed(split(new, heads), cache.dtype)
+        if rows == 1:
+            return cache[:, :, :end].float()
+        return cache.transpose(1, 2)[owners, places].transpose(1, 2).float()
+
+    mask = None if tokens == 1 else places[None] <= places[start:, None]
+    keys, values = extended(key_cache, key), extended(value_cache, value)
+    return joined(_attended(split(query, heads), keys, values, mask))
+
+
+@step_attention.register_fake
+def _(
+    query: Tensor,
+    _key: Tensor,
+    _value: Tensor,
+    _key_cache: Tensor,
+    _value_cache: Tensor,
+    _ancestors: Tensor,
+    _position: Tensor,
+) -> Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op("exporter::window_attention", mutates_args=())
+def window_attention(query: Tensor, cross: Tensor, layer: int) -> Tensor:
+    """Attend to a window's keys and values, which all its rows share.
+
+    `query` is float32 [rows, tokens, width]; `cross` [windows, 2 * layers, heads, source,
+    head_dim + 4] as `packed` makes it, keys of a layer before its values. Rows of one window come
+    one after the other.
+    """
+    windows, heads = cross.shape[0], cross.shape[2]
+    queries = split(query.reshape(windows, -1, query.shape[-1]), heads)
+    keys, values = unpacked(cross[:, 2 * layer]), unpacked(cross[:, 2 * layer + 1])
+    return joined(_attended(queries, keys, values)).reshape(query.shape)
+
+
+@window_attention.register_fake
+def _(query: Tensor, _cross: Tensor, _layer: int) -> Tensor:
+    return torch.empty_like(query)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """`attention` in torch's own operators, which a tracer sees."""
+    if key.dim() == 3:
+        key, value = split(key, heads), split(value, heads)
+    return joined(_attended(split(query, heads), key, value))
+
+
+def split(states: Tensor, heads: int) -> Tensor:
+    """[batch, length, width] -> [batch, heads, length, head_dim]."""
+    parted: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return parted
+
+
+def joined(states: Tensor) -> Tensor:
+    """[batch, heads, length, head_dim] -> [batch, length, width]."""
+    return states.transpose(1, 2).flatten(2)
+
+
+def narrowed(states: Tensor, dtype: torch.dtype = CACHE_DTYPE) -> Tensor:
+    """The same as a cache holds it; what would be infinite there is its type's largest number."""
+    largest = torch.finfo(dtype).max
+    return states.clamp(-largest, largest).to(dtype)
+
+
+def packed(states: Tensor) -> Tensor:
+    """Float32 [..., n] as int8 codes and their scale: uint8 [..., n + SCALE_BYTES]."""
+    scale = (states.abs().amax(-1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (states / scale).round().to(torch.int8).view(torch.uint8)
+    bits = scale.view(torch.int32)
+    scale_bytes = [((bits >> shift) & 0xFF).to(torch.uint8) for shift in (0, 8, 16, 24)]
+    return torch.cat([codes, *scale_bytes], -1)
+
+
+def unpacked(rows: Tensor) -> Tensor:
+    """What `packed` was given, up to rounding."""
+    scale = rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
+    return rows[..., :-SCALE_BYTES].contiguous().view(torch.int8).float() * scale
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)

@@ -1,0 +1,22 @@
+"""What a decoder remembers of the tokens so far, in the form that `generate` carries along."""
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+
+class GraphCache(Cache):  # type: ignore[misc]
+    """Past tokens of a batch of hypotheses, kept as named tensors with the batch first."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.length = 0
+        self.tensors: dict[str, Tensor] = {}
+        self.shared: dict[str, Tensor] = {}
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        """The number of tokens already decoded."""
+        return self.length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow a beam search's choice; `shared` is equal for all beams of a clip, so it stays."""
+        self.tensors = {name: t.index_select(0, beam_idx) for name, t in self.tensors.items()}

@@ -1,0 +1,94 @@
+"""Our own kernels in compiled packages: which operators have one, and compiling them.
+
+AOTInductor calls them directly, through the C interface by which it calls torch's own. They are
+linked into the package's library, so loading needs nothing but that.
+"""
+
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.cpp_extension import include_paths
+
+from exporter import attention
+from exporter.errors import BuildError
+from exporter.targets.aoti import linear
+
+_FOLDER = Path(__file__).parent
+_T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operator's kernel: its files, and the types of what it takes and gives.
+
+    Below the x86-64 level `march` there is none: `otherwise`, in torch's operators, stands in.
+    """
+
+    files: tuple[str, ...]
+    types: tuple[str, ...]
+    march: str = "x86-64-v3"
+    otherwise: Callable[..., Any] | None = None
+
+
+_KERNELS: dict[Any, Kernel] = {
+    linear.int8_linear: Kernel(
+        ("linear.cpp", "few_rows.cpp", "many_rows.cpp"), (_T, _T, _T, _OUT, "int32_t", _OUT)
+    ),
+    attention.attention: Kernel(
+        ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend
+    ),
+    attention.step_attention: Kernel(("decoder_attention.cpp",), (*(_T,) * 7, _OUT)),
+    attention.window_attention: Kernel(("decoder_attention.cpp",), (_T, _T, "int64_t", _OUT)),
+}
+
+
+def of_graph(program: torch.export.ExportedProgram, march: str) -> dict[Any, Kernel]:
+    """The kernels that this level has for operators that a graph calls, by operator."""
+    return {o: kernel for o, kernel in _called(program).items() if kernel.march <= march}
+
+
+def without_others(
+    program: torch.export.ExportedProgram, march: str
+) -> torch.export.ExportedProgram:
+    """The same graph, where operators whose kernel this level has not are torch's own."""
+    others = {o: k.otherwise for o, k in _called(program).items() if k.march > march}
+    return program.run_decompositions(others) if others else program
+
+
+def _called(program: torch.export.ExportedProgram) -> dict[Any, Kernel]:
+    called = {node.target for node in program.graph.nodes}
+    kernels = {definition._opoverload: kernel for definition, kernel in _KERNELS.items()}
+    return {operator: kernel for operator, kernel in kernels.items() if operator in called}
+
+
+def declarations(kernels: Mapping[Any, Kernel]) -> dict[Any, list[str]]:
+    """Inductor's `custom_ops_to_c_shims`: each operator's function, declared in C."""
+    return {
+        operator: [
+            f"AOTITorchError aoti_torch_cpu_{operator._schema.name.partition('::')[2]}"
+            f"({', '.join(kernel.types)})"
+        ]
+        for operator, kernel in kernels.items()
+    }
+
+
+def compile_kernels(
+    kernels: Iterable[Kernel], folder: Path, compiler: str, flags: Sequence[str]
+) -> list[Path]:
+    """Compile kernels into objects in `folder`; raise BuildError."""
+    includes = [f"-I{path}" for path in (_FOLDER, *include_paths())]
+    objects = []
+    for name in sorted({name for kernel in kernels for name in kernel.files}):
+        made = folder / f"{name}.o"
+        command = [compiler, "-c", str(_FOLDER / name), "-o", str(made), *flags, *includes]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode:
+            reason = next((line for line in told.stderr.splitlines() if "error" in line), "")
+            msg = f"{compiler} could not compile {name}: {reason or told.stderr[-300:]}"
+            raise BuildError(msg)
+        objects.append(made)
+    return objects

@@ -1,0 +1,202 @@
+// Attention of a decoder's step: a few queries against its own keys and values in float16, and
+// against those of the audio in int8.
+//
+// Bound by memory: every key and value is read once, for all queries of a window together. Queries
+// are scaled already. What a beam has in common with others stays where it was written: `ancestors`
+// tells, for each earlier position, the row of the cache that holds it.
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "tensors.h"
+
+namespace exporter {
+namespace {
+
+using Vec = at::vec::Vectorized<float>;
+using c10::Half;
+
+// One position's numbers, a register at a time, and what they are to be multiplied with.
+struct HalfRow {
+  const Half* numbers;
+
+  Vec part(int index) const {
+    Vec found;
+    at::vec::load_fp32_from_fp16(numbers + index * Vec::size(), found);
+    return found;
+  }
+  float scale() const { return 1; }
+};
+
+struct Int8Row {  // the scale's four bytes follow the codes
+  const int8_t* codes;
+  int64_t width;
+
+  Vec part(int index) const {
+    return at::vec::convert<float>(at::vec::convert_to_int32<int8_t>(codes + index * Vec::size()));
+  }
+  float scale() const {
+    float found;
+    __builtin_memcpy(&found, codes + width, sizeof found);
+    return found;
+  }
+};
+
+void narrow(const float* from, int64_t width, Half* to) {
+  for (int64_t d = 0; d < width; d++) to[d] = std::clamp(from[d], -65504.0F, 65504.0F);
+}
+
+// Turns scores into weights that sum to one.
+void softmax(float* scores, int64_t length) {
+  const float peak = at::vec::reduce_all<float>(
+      [](Vec& x, Vec& y) { return at::vec::maximum(x, y); }, scores, length);
+  at::vec::map<float>([peak](Vec x) { return (x - Vec(peak)).fexp_u20(); }, scores, scores, length);
+  const float sum =
+      at::vec::reduce_all<float>([](Vec& x, Vec& y) { return x + y; }, scores, length);
+  at::vec::map<float>([sum](Vec x) { return x * Vec(1 / sum); }, scores, scores, length);
+}
+
+// `queries` rows of `parts` registers each, `stride` numbers apart, against the positions' keys and
+// values, `key(position)` and `value(position)`; `seen(i)` is how many positions query i sees, and never falls with i.
+template <int parts, class Place, class Seen>
+void attend(const float* query, int64_t queries, int64_t stride, Place key, Place value, Seen seen,
+            float* scores, float* out) {
+  const int64_t length = seen(queries - 1);
+  for (int64_t position = 0; position < length; position++) {
+    const auto row = key(position);
+    Vec k[parts];
+    for (int part = 0; part < parts; part++) k[part] = row.part(part);
+    for (int64_t i = 0; i < queries; i++) {
+      Vec sum = k[0] * Vec::loadu(query + i * stride);
+      for (int part = 1; part < parts; part++)
+        sum = at::vec::fmadd(k[part], Vec::loadu(query + i * stride + part * Vec::size()), sum);
+      scores[i * length + position] =
+          row.scale() * at::vec::vec_reduce_all<float>([](Vec& x, Vec& y) { return x + y; }, sum);
+    }
+  }
+  for (int64_t i = 0; i < queries; i++) {
+    softmax(scores + i * length, seen(i));
+    std::fill_n(scores + i * length + seen(i), length - seen(i), 0.0F);
+  }
+  constexpr int64_t kTogether = 4;  // queries whose sums stay in registers
+  for (int64_t first = 0; first < queries; first += kTogether) {
+    const int64_t count = std::min(kTogether, queries - first);
+    Vec sums[kTogether][parts];
+    for (auto& row : sums) std::fill_n(row, parts, Vec(0));
+    for (int64_t position = 0; position < length; position++) {
+      const auto row = value(position);
+      float weights[kTogether];
+      for (int64_t i = 0; i < kTogether; i++)
+        weights[i] = row.scale() * scores[std::min(first + i, queries - 1) * length + position];
+      for (int part = 0; part < parts; part++) {
+        const Vec v = row.part(part);
+        for (int64_t i = 0; i < kTogether; i++)
+          sums[i][part] = at::vec::fmadd(v, Vec(weights[i]), sums[i][part]);
+      }
+    }
+    for (int64_t i = 0; i < count; i++)
+      for (int part = 0; part < parts; part++)
+        sums[i][part].store(out + (first + i) * stride + part * Vec::size());
+  }
+}
+
+template <class... Arguments>
+void attend_head(int64_t width, Arguments... arguments) {
+  switch (width / Vec::size()) {
+    case 1: return attend<1>(arguments...);
+    case 2: return attend<2>(arguments...);
+    case 4: return attend<4>(arguments...);
+    case 8: return attend<8>(arguments...);
+    case 16: return attend<16>(arguments...);
+  }
+}
+
+bool supported(int64_t width) {
+  const int64_t parts = width / Vec::size();
+  return width % Vec::size() == 0 && parts > 0 && parts <= 16 && (parts & (parts - 1)) == 0;
+}
+
+}  // namespace
+}  // namespace exporter
+
+// query, key, value float32 [rows, tokens, heads * width] of the new tokens, which begin at
+// position[0]; caches float16 [rows, heads, positions, width], written there; ancestors int32
+// [rows, positions].
+extern "C" AOTITorchError aoti_torch_cpu_step_attention(
+    AtenTensorHandle query, AtenTensorHandle key, AtenTensorHandle value,
+    AtenTensorHandle key_cache, AtenTensorHandle value_cache, AtenTensorHandle ancestors,
+    AtenTensorHandle position, AtenTensorHandle* out) {
+  using namespace exporter;
+  const int64_t rows = size(query, 0), tokens = size(query, 1), all = size(query, 2);
+  const int64_t heads = size(key_cache, 1), positions = size(key_cache, 2);
+  const int64_t width = all / heads, start = *data<int64_t>(position);
+  const int32_t* table = data<int32_t>(ancestors);
+  bool known = supported(width) && start >= 0 && start + tokens <= positions;
+  for (int64_t row = 0; known && row < rows; row++)
+    for (int64_t p = 0; p < start; p++)
+      known = known && table[row * positions + p] >= 0 && table[row * positions + p] < rows;
+  if (!known) return AOTI_TORCH_FAILURE;
+  if (const auto error = make(query, all, out)) return error;
+  const float *q = data<float>(query), *k = data<float>(key), *v = data<float>(value);
+  Half *keys = data<Half>(key_cache), *values = data<Half>(value_cache);
+  float* result = data<float>(*out);
+  EXPORTER_PARALLEL {
+    std::vector<float> scores(tokens * (start + tokens));
+    const Share mine(rows * heads);
+    for (int64_t item = mine.begin; item < mine.end; item++) {
+      const int64_t row = item / heads, head = item % heads;
+      const int64_t input = row * tokens * all + head * width;
+      for (int64_t token = 0; token < tokens; token++) {
+        const int64_t place = (item * positions + start + token) * width;
+        narrow(k + input + token * all, width, keys + place);
+        narrow(v + input + token * all, width, values + place);
+      }
+      const auto found = [=](const Half* cache) {
+        return [=](int64_t p) {
+          const int64_t owner = p < start ? table[row * positions + p] : row;
+          return HalfRow{cache + ((owner * heads + head) * positions + p) * width};
+        };
+      };
+      const auto seen = [=](int64_t token) { return start + token + 1; };
+      attend_head(width, q + input, tokens, all, found(keys), found(values), seen, scores.data(),
+                  result + input);
+    }
+  }
+  return AOTI_TORCH_SUCCESS;
+}
+
+// query float32 [rows, tokens, heads * width]; cross uint8 [windows, 2 * layers, heads, source,
+// width + 4], int8 codes and their float32 scale, the keys of `layer` at 2 * layer and its values after them; rows / windows rows of one
+// window come one after the other.
+extern "C" AOTITorchError aoti_torch_cpu_window_attention(AtenTensorHandle query,
+                                                          AtenTensorHandle cross, int64_t layer,
+                                                          AtenTensorHandle* out) {
+  using namespace exporter;
+  const int64_t windows = size(cross, 0), heads = size(cross, 2), source = size(cross, 3);
+  const int64_t bytes = size(cross, 4), width = bytes - sizeof(float);
+  const int64_t all = heads * width, each = source * bytes;
+  const int64_t queries = size(query, 0) * size(query, 1) / windows;
+  if (!supported(width)) return AOTI_TORCH_FAILURE;
+  if (const auto error = make(query, all, out)) return error;
+  const float* q = data<float>(query);
+  const int8_t* caches = data<int8_t>(cross);
+  float* result = data<float>(*out);
+  const int64_t layers = size(cross, 1) / 2;
+  EXPORTER_PARALLEL {
+    std::vector<float> scores(queries * source);
+    const Share mine(windows * heads);
+    for (int64_t item = mine.begin; item < mine.end; item++) {
+      const int64_t window = item / heads, head = item % heads;
+      const int64_t input = window * queries * all + head * width;
+      const int8_t* keys = caches + ((window * layers + layer) * 2 * heads + head) * each;
+      const auto found = [=](const int8_t* cache) {
+        return [=](int64_t p) { return Int8Row{cache + p * bytes, width}; };
+      };
+      attend_head(width, q + input, queries, all, found(keys), found(keys + heads * each),
+                  [=](int64_t) { return source; }, scores.data(), result + input);
+    }
+  }
+  return AOTI_TORCH_SUCCESS;
+}

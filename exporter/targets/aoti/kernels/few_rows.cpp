@@ -1,0 +1,130 @@
+// For few rows, as in a decoder's step, memory is the bound: each weight is read once, in the order
+// it is stored, for all rows together.
+#include <immintrin.h>
+
+#include "gelu.h"
+#include "linear.h"
+
+namespace exporter {
+namespace {
+
+constexpr int kColumns = 4;     // rows of W at once
+constexpr int kRows = 5;        // rows of x at once, at most: with their sums all registers are full
+constexpr int64_t kBlock = 16;  // rows of W that stay in the nearest cache
+
+#ifdef __AVX512VNNI__
+constexpr int64_t kAhead = 4096;  // bytes to prefetch: what hides the memory's latency
+
+// Written out because GCC 12 copies sums to and fro around its own intrinsic, and spills them.
+void add_products(__m512i& sum, __m512i unsigned_codes, __m512i signed_codes) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_codes), "v"(signed_codes));
+}
+
+// One sum of 16 numbers for each of four registers.
+__m128i totals(const __m512i (&of)[kColumns]) {
+  const auto pairs = [](__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  };
+  const __m512i ab = pairs(of[0], of[1]), cd = pairs(of[2], of[3]);
+  const __m512i all =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+// sums[row][column] of the products of `rows` rows of codes, offset taken off, and rows of W.
+template <int rows>
+void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t length,
+              int32_t sums[][kColumns]) {
+  __m512i own[rows][kColumns], offsets[kColumns];
+#pragma GCC unroll 8
+  for (int column = 0; column < kColumns; column++) {
+    offsets[column] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) own[row][column] = _mm512_setzero_si512();
+  }
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
+  for (int64_t k = 0; k < length; k += Codes::kUnit) {
+    const __mmask64 inside = length - k < Codes::kUnit ? (1ULL << (length - k)) - 1 : ~0ULL;
+    __m512i w[kColumns];
+#pragma GCC unroll 8
+    for (int column = 0; column < kColumns; column++) {
+      const int8_t* place = weight + column * length + k;
+      _mm_prefetch(reinterpret_cast<const char*>(place) + kAhead, _MM_HINT_T0);
+      w[column] = _mm512_maskz_loadu_epi8(inside, place);
+      add_products(offsets[column], offset, w[column]);
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) {
+      const __m512i x = _mm512_loadu_si512(codes + row * width + k);
+#pragma GCC unroll 8
+      for (int column = 0; column < kColumns; column++)
+        add_products(own[row][column], x, w[column]);
+    }
+  }
+  const __m128i off = totals(offsets);
+#pragma GCC unroll 8
+  for (int row = 0; row < rows; row++)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums[row]), _mm_sub_epi32(totals(own[row]), off));
+}
+#else
+// The same in the compiler's hands: widened to 16 bits, where no sum can saturate.
+template <int rows>
+void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t length,
+              int32_t sums[][kColumns]) {
+  for (int column = 0; column < kColumns; column++) {
+    for (int row = 0; row < rows; row++) {
+      const uint8_t* x = codes + row * width;
+      const int8_t* w = weight + column * length;
+      int32_t total = 0;
+      for (int64_t k = 0; k < length; k++)
+        total += static_cast<int16_t>(x[k] - kOffset) * static_cast<int16_t>(w[k]);
+      sums[row][column] = total;
+    }
+  }
+}
+#endif
+
+using Products = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t[][kColumns]);
+constexpr Products kProducts[kRows + 1] = {nullptr,     products<1>, products<2>,
+                                           products<3>, products<4>, products<5>};
+
+// Fills y[row .. row + count][column .. column + kColumns].
+void tile(const Linear& l, const Codes& codes, int64_t row, int64_t count, int64_t column) {
+  int32_t sums[kRows][kColumns];
+  kProducts[count](codes.row(row), codes.width, l.weight + column * l.length, l.length, sums);
+  for (int64_t r = row; r < row + count; r++) {
+    for (int64_t c = column; c < column + kColumns; c++) {
+      const float product = static_cast<float>(sums[r - row][c - column]);
+      const float sum = product * (codes.scales[r] * l.scale[c]) + (l.bias ? l.bias[c] : 0);
+      l.y[r * l.columns + c] = l.gelu ? gelu(sum) : sum;
+    }
+  }
+}
+
+}  // namespace
+
+void few_rows(const Linear& l) {
+  const int64_t tiles = (l.rows + kRows - 1) / kRows, count = (l.rows + tiles - 1) / tiles;
+  const bool alone = tiles == 1;  // then every thread has its own codes, and nobody waits
+  Codes shared(alone ? 0 : l.rows, l.length);
+  EXPORTER_PARALLEL {
+    Codes own(alone ? l.rows : 0, l.length);
+    Codes& codes = alone ? own : shared;
+    const Share rows = alone ? Share(l.rows, 0, 1) : Share(l.rows);
+    for (int64_t row = rows.begin; row < rows.end; row++)
+      codes.quantize(l.x + row * l.length, l.length, row);
+    if (!alone) {
+#pragma omp barrier
+    }
+    const Share mine(l.columns, kBlock);
+    for (int64_t first = mine.begin; first < mine.end; first += kBlock)
+      for (int64_t row = 0; row < l.rows; row += count)
+        for (int64_t c = first; c < std::min(first + kBlock, mine.end); c += kColumns)
+          tile(l, codes, row, std::min(count, l.rows - row),
+               std::min(c, l.columns - kColumns));  // the last one may overlap
+  }
+}
+
+}  // namespace exporter

@@ -1,0 +1,63 @@
+// What the kernels see of a tensor, and how they make one: the C interface that AOTInductor's
+// packages call libtorch by. Callers pass contiguous tensors only.
+#pragma once
+
+#include <omp.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <cstdint>
+
+#ifdef EXPORTER_THREADS
+#define EXPORTER_PARALLEL _Pragma("omp parallel num_threads(EXPORTER_THREADS)")
+#else
+#define EXPORTER_PARALLEL _Pragma("omp parallel")
+#endif
+
+namespace exporter {
+
+template <typename T>
+T* data(AtenTensorHandle tensor) {
+  void* address = nullptr;
+  aoti_torch_get_data_ptr(tensor, &address);
+  return static_cast<T*>(address);
+}
+
+inline int64_t size(AtenTensorHandle tensor, int64_t axis) {
+  int64_t found = 0;
+  aoti_torch_get_size(tensor, axis, &found);
+  return found;
+}
+
+// A float32 tensor of the shape of `like`, but for the length of its last axis.
+inline AOTITorchError make(AtenTensorHandle like, int64_t last, AtenTensorHandle* made) {
+  int64_t sizes[8], strides[8], axes = 0;
+  aoti_torch_get_dim(like, &axes);
+  for (int64_t axis = axes, step = 1; axis-- > 0;) {
+    sizes[axis] = axis + 1 == axes ? last : size(like, axis);
+    strides[axis] = step;
+    step *= sizes[axis];
+  }
+  return aoti_torch_empty_strided(axes, sizes, strides, aoti_torch_dtype_float32(),
+                                  aoti_torch_device_type_cpu(), 0, made);
+}
+
+inline int64_t count(AtenTensorHandle tensor) {
+  int64_t found = 0;
+  aoti_torch_get_numel(tensor, &found);
+  return found;
+}
+
+// What of [0, count) belongs to the calling thread, in multiples of `unit`.
+struct Share {
+  int64_t begin, end;
+  explicit Share(int64_t count, int64_t unit = 1)
+      : Share(count, omp_get_thread_num(), omp_get_num_threads(), unit) {}
+  Share(int64_t count, int64_t thread, int64_t threads, int64_t unit = 1) {
+    const int64_t units = (count + unit - 1) / unit;
+    begin = units * thread / threads * unit;
+    end = units * (thread + 1) / threads * unit;
+    if (end > count) end = count;
+  }
+};
+
+}  // namespace exporter
