@@ -16,7 +16,7 @@ class Steps(LogitsProcessor):  # type: ignore[misc]
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores as they came."""
         self.count += 1
         return scores

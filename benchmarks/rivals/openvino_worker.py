@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openvino_genai
 
 from benchmarks.rivals.worker import Opened, Request, serve
@@ -27,11 +29,17 @@ def open_model(request: Request) -> Opened:
 
     def transcribe() -> list[str]:
         answers = [pipeline.generate(window, config) for window in windows]
-        told[:] = [answer.perf_metrics.get_num_generated_tokens() for answer in answers]
+        told[:] = [steps(answer, request.beams) for answer in answers]
         return [answer.texts[0] for answer in answers]
 
     packages = ("openvino", "openvino-genai", "optimum-intel", "nncf")
     return Opened(transcribe, lambda: told, packages)
+
+
+def steps(answer: Any, beams: int) -> int:
+    """Return the decoder's steps: its tokens are counted for each beam, the first one once."""
+    generated: int = answer.perf_metrics.get_num_generated_tokens()
+    return 1 + (generated - 1) // beams
 
 
 if __name__ == "__main__":

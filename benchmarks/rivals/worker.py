@@ -64,14 +64,20 @@ def measure(open_model: Callable[[Request], Opened], request: Request) -> dict[s
     called = time.monotonic()
     opened = open_model(request)
     ready = time.monotonic()
-    seconds = [timed(opened.transcribe) for _ in range(request.warmups + request.runs)]
+    warmup_s = [timed(opened.transcribe) for _ in range(request.warmups)]
+    before, started = foreign_cpu_s(), time.monotonic()
+    seconds = [timed(opened.transcribe) for _ in range(request.runs)]
+    capacity_s = (time.monotonic() - started) * len(os.sched_getaffinity(0))
+    foreign_s = foreign_cpu_s() - before
+    texts = opened.transcribe()
     return {
         "load_s": ready - called,
         "ready_s": ready - request.started,
-        "warmup_s": seconds[: request.warmups],
-        "seconds": seconds[request.warmups :],
+        "warmup_s": warmup_s,
+        "seconds": seconds,
+        "foreign_share": round(max(0.0, foreign_s / capacity_s), 3),
         "tokens": opened.count(),
-        "texts": opened.transcribe(),
+        "texts": texts,
         "peak_rss_bytes": peak_rss_bytes(),
         "versions": versions_of(opened.packages),
     }
@@ -82,6 +88,17 @@ def timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def foreign_cpu_s() -> float:
+    """Return the seconds of all cores that did not go to this process, nor to idling.
+
+    That is other processes, and what a virtual machine's host took away.
+    """
+    with Path("/proc/stat").open(encoding="ascii") as lines:
+        user, nice, system, _, _, hard, soft, stolen = map(int, lines.readline().split()[1:9])
+    busy = user + nice + system + hard + soft + stolen
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def peak_rss_bytes() -> int:

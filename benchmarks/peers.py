@@ -1,0 +1,171 @@
+"""Measure whole transcriptions of this project's artifacts beside every rival's, and tell them.
+
+For each checkpoint every rival gets an environment of its own, converts the checkpoint in a process
+of its own, and then, in interleaved rounds, opens it in fresh processes and transcribes the same
+windows of speech: samples in, text out, the same prompt, threads and number of tokens for all.
+Figures are kept by shape and setting in one file; without checkpoints that file is told and drawn.
+
+    python benchmarks/peers.py checkpoints/tiny checkpoints/small --work FOLDER
+    python benchmarks/peers.py
+
+It needs an idle machine: what others took of it while a rival was timed is recorded, and a
+measurement that was disturbed is taken again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.peers_picture import draw
+from benchmarks.peers_results import entry_for, figures, open_results, save_results, tables
+from benchmarks.peers_rivals import RIVALS
+from benchmarks.peers_rounds import (
+    Bench,
+    Failed,
+    Setting,
+    convert,
+    prepare,
+    run,
+    write_audio,
+)
+from exporter.checkpoint import open_checkpoint
+from exporter.machine import describe
+
+BENCHMARKS = Path(__file__).resolve().parent
+RESULTS = BENCHMARKS / "results" / "peers.json"
+PICTURE = BENCHMARKS.parent / "docs" / "speed.svg"
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--work", type=click.Path(path_type=Path), help="Environments and models are kept.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The figures.")
+@click.option("--picture", type=click.Path(path_type=Path), default=PICTURE, help="Drawn of them.")
+@click.option("--only", multiple=True, type=click.Choice(list(RIVALS)), help="Default: all.")
+@click.option("--rounds", default=5, show_default=True, help="Fresh processes of each rival.")
+@click.option("--runs", default=3, show_default=True, help="Timed transcriptions in each.")
+@click.option("--tokens", default=64, show_default=True, help="Decoded in every window.")
+@click.option("--threads", default=describe().cores, show_default="all cores")
+@click.option("--batch", default=1, show_default=True, help="Windows transcribed together.")
+@click.option("--beams", default=1, show_default=True)
+@click.option("--again", is_flag=True, help="Convert anew what an earlier run converted.")
+@click.option(
+    "--memory-limit",
+    type=float,
+    default=round(0.9 * describe().memory_bytes / 1e9, 1),
+    show_default="90 % of the machine's",
+    help="End a conversion that takes so many GB.",
+)
+@click.option("--time-limit", default=1800.0, show_default=True, help="Seconds for any process.")
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="A file to lock around every process."
+)
+def main(
+    checkpoints: Sequence[Path],
+    work: Path | None,
+    results: Path,
+    picture: Path,
+    only: Sequence[str],
+    rounds: int,
+    runs: int,
+    tokens: int,
+    threads: int,
+    batch: int,
+    beams: int,
+    again: bool,
+    memory_limit: float,
+    time_limit: float,
+    lock: Path | None,
+) -> None:
+    """Measure CHECKPOINTS, then tell and draw all that the file of figures holds."""
+    told = open_results(results)
+    if checkpoints:
+        if work is None:
+            msg = "--work FOLDER is where environments and converted models are kept"
+            raise click.UsageError(msg)
+        setting = Setting(tokens, threads, batch, beams)
+        limit = round(memory_limit * 1e9)
+        bench = Bench(work.resolve(), setting, runs, limit, time_limit, lock)
+        bench.work.mkdir(parents=True, exist_ok=True)
+        for checkpoint in checkpoints:
+            entry = entry_for(told, open_checkpoint(str(checkpoint)), checkpoint.name, setting)
+            # Rounds go on with all others when one rival fails; its row tells why.
+            entry["rivals"] |= measure(
+                bench, checkpoint.resolve(), only or list(RIVALS), rounds, again
+            )
+            save_results(results, told)
+    if not told["entries"]:
+        msg = f"{results} holds no figures: give a checkpoint"
+        raise click.UsageError(msg)
+    click.echo(tables(told))
+    picture.write_text(draw(told), encoding="utf-8")
+
+
+def measure(
+    bench: Bench, checkpoint: Path, names: Sequence[str], rounds: int, again: bool
+) -> dict[str, Any]:
+    """Convert for every rival, then measure them in turns; a failure is told in its row."""
+    run_id = datetime.now(UTC).isoformat(timespec="seconds")
+    failed: dict[str, str] = {}
+    made: dict[str, dict[str, Any]] = {}
+    converted: set[str | None] = set()
+    for name in names:
+        rival = RIVALS[name]
+        try:
+            prepare(bench, rival.environment)
+            fresh = again and rival.conversion not in converted
+            made[name] = convert(bench, checkpoint, rival, again=fresh)
+        except Failed as failure:
+            failed[name] = str(failure)
+            click.echo(f"{checkpoint.name} {name}: {failure}", err=True)
+        converted.add(rival.conversion)
+    answers = turns(bench, checkpoint, made, rounds, failed)
+    rows: dict[str, Any] = {}
+    for name in names:
+        head = {"label": RIVALS[name].label, "run": run_id}
+        if name in failed:
+            rows[name] = {**head, "failed": failed[name]}
+        else:
+            rows[name] = {**head, **figures(answers[name], made[name], RIVALS[name], bench.setting)}
+    return rows
+
+
+def turns(
+    bench: Bench,
+    checkpoint: Path,
+    made: dict[str, dict[str, Any]],
+    rounds: int,
+    failed: dict[str, str],
+) -> dict[str, list[dict[str, Any]]]:
+    """In every round a fresh process of each; who fails is left out from then on."""
+    sound = write_audio(bench)
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
+    for number in range(rounds):
+        for name, told in made.items():
+            if name in failed:
+                continue
+            load = os.getloadavg()[0]
+            try:
+                answer = run(bench, checkpoint, name, told["model"], sound)
+            except Failed as failure:
+                failed[name] = str(failure)
+                click.echo(f"{checkpoint.name} {name}: {failure}", err=True)
+                continue
+            answers[name].append({**answer, "load_average": round(load, 2)})
+            seconds = " ".join(f"{value:.3f}" for value in answer["seconds"])
+            click.echo(
+                f"{checkpoint.name} round {number + 1} {name}: {seconds} s, "
+                f"others {answer['foreign_share']:.0%}",
+                err=True,
+            )
+    return answers
+
+
+if __name__ == "__main__":
+    main()

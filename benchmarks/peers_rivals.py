@@ -1,0 +1,130 @@
+"""Who is measured by benchmarks/peers.py: environments, conversions, and settings, as plain data.
+
+Each rival runs at the setting that was its fastest for one window on the machines tried; what was
+tried and lost is told beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+OWN = "this one"  # the environment that the benchmark itself runs in
+TORCH = "torch==2.13.0"  # pinned exactly, and first: so pip can take a CPU build
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A command that makes one rival's model of a checkpoint, and what is needed beside it.
+
+    `command` is split into words, then filled: {python} and {bin} of the environment, {checkpoint},
+    {output}, {recipe}. `model` is the model's place in {output}, `copied` what the loader needs of
+    the checkpoint and the command leaves out.
+    """
+
+    environment: str
+    command: str
+    model: str = "."
+    copied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One row: a worker of benchmarks/rivals in an environment, on a conversion (or none)."""
+
+    label: str
+    environment: str
+    worker: str
+    conversion: str | None
+    options: dict[str, Any] = field(default_factory=dict)
+    warmups: int = 1
+
+
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "faster-whisper": ("faster-whisper==1.2.1", "ctranslate2==4.8.5", "transformers==4.57.6"),
+    "openvino": (
+        *("optimum-intel==2.2.0", "openvino==2026.4.1", "openvino-genai==2026.4.1.0"),
+        *("openvino-tokenizers==2026.4.1.0", "nncf==3.4.0", "transformers==5.5.4"),
+    ),
+    "optimum": (
+        *("optimum-onnx==0.1.0", "optimum==2.1.0", "onnxruntime==1.31.1", "onnx==1.23.2"),
+        *("transformers==4.57.6", "accelerate==1.15.0", "click"),
+    ),
+    "openai-whisper": ("openai-whisper==20250625", "safetensors"),
+}
+# optimum-intel asks for it, Whisper does not need it, and PyPI's build does not load beside a CPU
+# build of torch: everything that looks for it then fails.
+UNWANTED: dict[str, tuple[str, ...]] = {"openvino": ("torchvision",)}
+_BUILD = "{python} -m exporter build {recipe} --target %s --output {output} --force --json"
+_CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+CONVERSIONS: dict[str, Conversion] = {
+    **{
+        kind: Conversion(OWN, _BUILD % kind, model=f"peer/{kind}")
+        for kind in ("aoti", "onnx-int8", "torch-int8")
+    },
+    "ctranslate2-int8": Conversion(
+        "faster-whisper",
+        "{bin}/ct2-transformers-converter --model {checkpoint} --output_dir {output} "
+        "--quantization int8 --copy_files tokenizer.json preprocessor_config.json",
+    ),
+    "openvino-int8": Conversion(
+        "openvino",
+        "{bin}/optimum-cli export openvino --model {checkpoint} "
+        "--task automatic-speech-recognition-with-past --weight-format int8 {output}",
+    ),
+    "optimum-avx512_vnni": Conversion(
+        "optimum",
+        "{python} -m benchmarks.optimum_build {checkpoint} {output}",
+        copied=_CONFIGS,
+    ),
+    "openai": Conversion(
+        "openai-whisper", "{python} -m benchmarks.rivals.openai_convert {checkpoint} {output}"
+    ),
+}
+RIVALS: dict[str, Rival] = {
+    "aoti": Rival("aoti", OWN, "exporter_worker", "aoti"),
+    "onnx-int8": Rival("onnx-int8", OWN, "exporter_worker", "onnx-int8"),
+    "torch-int8": Rival("torch-int8", OWN, "exporter_worker", "torch-int8"),
+    # int8_float32 is the same on a CPU; int8_bfloat16 and bfloat16 want MKL, which CTranslate2
+    # takes on Intel alone (forced elsewhere, it is seven times slower).
+    "faster-whisper": Rival(
+        "faster-whisper int8",
+        *("faster-whisper", "faster_whisper_worker", "ctranslate2-int8"),
+        {"compute_type": "int8"},
+    ),
+    # The plugin's own group size for dynamic quantization is as fast as any, off is slower.
+    "openvino-bf16": Rival(
+        "OpenVINO GenAI int8, bf16",
+        *("openvino", "openvino_worker", "openvino-int8"),
+        {"precision": "bf16"},
+    ),
+    "openvino-f32": Rival(
+        "OpenVINO GenAI int8, f32",
+        *("openvino", "openvino_worker", "openvino-int8"),
+        {"precision": "f32"},
+    ),
+    # Slower for one window, but it takes batches and beams.
+    "optimum-intel": Rival(
+        "optimum-intel int8, bf16",
+        *("openvino", "optimum_intel_worker", "openvino-int8"),
+        {"precision": "bf16"},
+    ),
+    # I/O binding is slower on a CPU.
+    "optimum": Rival(
+        "optimum avx512_vnni",
+        *("optimum", "optimum_worker", "optimum-avx512_vnni"),
+    ),
+    "openai-whisper": Rival("openai-whisper float32", "openai-whisper", "openai_worker", "openai"),
+    "eager": Rival(
+        "transformers float32", "optimum", "transformers_worker", None, {"dtype": "float32"}
+    ),
+    "eager-bf16": Rival(
+        "transformers bfloat16", "optimum", "transformers_worker", None, {"dtype": "bfloat16"}
+    ),
+    "compiled": Rival(
+        "transformers torch.compile",
+        *("optimum", "transformers_worker", None),
+        {"dtype": "float32", "compile": True},
+        warmups=3,
+    ),
+}

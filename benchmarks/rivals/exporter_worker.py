@@ -1,0 +1,31 @@
+"""This project's artifacts in this project's runtime."""
+
+from __future__ import annotations
+
+from benchmarks.rivals.worker import Opened, Request, serve
+from exporter.recipe import Decoding
+from exporter.runtime import load
+from exporter.stopwatch import force_tokens
+
+
+def open_model(request: Request) -> Opened:
+    """Open an artifact; its generation config forces the number of tokens."""
+    recogniser = load(request.model, request.threads)
+    force_tokens(recogniser.model, request.tokens)
+    windows = request.windows()
+    decoding = Decoding(
+        language="en", task="transcribe", num_beams=request.beams, batch_size=len(windows)
+    )
+    told: list[int] = []
+
+    def transcribe() -> list[str]:
+        transcripts = recogniser.transcribe(windows, decoding)
+        told[:] = [len(transcript.tokens) for transcript in transcripts]
+        return [transcript.text for transcript in transcripts]
+
+    packages = ("exporter", "torch", "transformers", "onnxruntime-gpu", "onnxruntime")
+    return Opened(transcribe, lambda: told, packages)
+
+
+if __name__ == "__main__":
+    serve(open_model)
