@@ -21,23 +21,31 @@ LEVELS = {
 }
 
 
-class Linears(nn.Module):
-    """An odd number of columns after an odd width, with and without bias and GELU."""
+SHAPES = ((64, 101), (200, 64), (36, 13))  # odd widths and numbers of columns among them
 
-    def __init__(self, width: int, columns: int) -> None:
+
+class Linears(nn.Module):
+    """One linear module for each of SHAPES, with and without bias and GELU."""
+
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        codes = torch.randint(-127, 128, (columns, width), dtype=torch.int8)
-        self.weight = nn.Parameter(codes, requires_grad=False)
-        self.scale = nn.Parameter(torch.rand(columns) / 100, requires_grad=False)
-        self.bias = nn.Parameter(torch.randn(columns), requires_grad=False)
+        for index, (width, columns) in enumerate(SHAPES):
+            codes = torch.randint(-127, 128, (columns, width), dtype=torch.int8)
+            parts = {"weight": codes, "scale": torch.rand(columns) / 100}
+            for name, part in {**parts, "bias": torch.randn(columns)}.items():
+                parameter = nn.Parameter(part, requires_grad=False)
+                self.register_parameter(f"{name}{index}", parameter)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        plain = linear.int8_linear(inputs[0], self.weight, self.scale, None, False)
-        active = nn.functional.gelu(
-            linear.int8_linear(inputs[0], self.weight, self.scale, self.bias, False)
-        )
-        return plain, active
+        given = dict(self.named_parameters())
+        results = []
+        for index, states in enumerate(inputs):
+            weight, scale = given[f"weight{index}"], given[f"scale{index}"]
+            plain = linear.int8_linear(states, weight, scale, None, False)
+            biased = linear.int8_linear(states, weight, scale, given[f"bias{index}"], False)
+            results += [plain, nn.functional.gelu(biased)]
+        return tuple(results)
 
 
 class Attentions(nn.Module):
@@ -54,13 +62,22 @@ class Attentions(nn.Module):
         return everything, step, attention.window_attention(query, cross, 1)
 
 
+def lacking(name: str) -> set[str]:
+    """The features of a level that this CPU has not."""
+    march, extensions = LEVELS[name]
+    return set(machine.level_features(march) | set(extensions)) - machine.describe().features
+
+
+def settings(name: str) -> dict[str, Any]:
+    return dict(zip(("march", "extensions"), LEVELS[name], strict=True))
+
+
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> dict[str, Any]:
-    march, extensions = LEVELS[request.param]
-    missing = (machine.level_features(march) | set(extensions)) - machine.describe().features
-    if missing:
+    name = str(request.param)
+    if missing := lacking(name):
         pytest.skip(f"this CPU has no {', '.join(sorted(missing))}")
-    return {"march": march, "extensions": extensions}
+    return settings(name)
 
 
 def compiled(module: nn.Module, graph: Graph, folder: Path, level: dict[str, Any]) -> Package:
@@ -70,33 +87,45 @@ def compiled(module: nn.Module, graph: Graph, folder: Path, level: dict[str, Any
     return Package(path, read_spec(path), {n: p.data for n, p in module.named_parameters()})
 
 
-@pytest.mark.parametrize(("width", "columns"), [(64, 101), (200, 64), (36, 13)])
-def test_linear(level: dict[str, Any], tmp_path: Path, width: int, columns: int) -> None:
-    module = Linears(width, columns)
-    shape = ("rows", columns)
+def test_linear(level: dict[str, Any], tmp_path: Path) -> None:
+    module = Linears()
+    names = [f"states{index}" for index in range(len(SHAPES))]
+    widths = [width for width, _ in SHAPES]
     graph = Graph(
         "linears",
         module,
-        {"states": torch.empty((3, width), device="meta")},
-        {"states": {0: "rows"}},
-        {"plain": shape, "active": shape},
+        {n: torch.empty((3, width), device="meta") for n, width in zip(names, widths, strict=True)},
+        {name: {0: "rows"} for name in names},
+        {f"{n}{i}": ("rows", c) for i, (_, c) in enumerate(SHAPES) for n in ("plain", "active")},
     )
     run = compiled(module, graph, tmp_path, level)
+    scales = [dict(module.named_parameters())[f"scale{i // 2}"] for i in range(2 * len(SHAPES))]
     for rows in (1, 2, 3, 4, 5, 6, 11, 63, 64, 65, 133):
-        states = torch.randn(rows, width) * torch.logspace(-3, 3, rows)[:, None]
-        found, wanted = run({"states": states}), module(states)
-        for result, expected in zip(found.values(), wanted, strict=True):
-            # A code that rounds the other way moves a sum by a weight times a scale.
-            slack = (states.abs().amax(1, keepdim=True) / 127 * module.scale * 127).clamp_min(1e-6)
-            assert ((result - expected).abs() <= 1.01 * slack + 1e-5 * expected.abs()).all()
+        loudness = torch.logspace(-3, 3, rows)[:, None]
+        inputs = {n: torch.randn(rows, w) * loudness for n, w in zip(names, widths, strict=True)}
+        found, wanted = run(inputs).values(), module(*inputs.values())
+        peaks = [t.abs().amax(1, keepdim=True) for t in inputs.values() for _ in range(2)]
+        for result, expected, scale, peak in zip(found, wanted, scales, peaks, strict=True):
+            # A code that rounds the other way moves a sum by one weight times its scales.
+            slack = 1.01 * (peak / 127 * scale * 127).clamp_min(1e-6)
+            assert ((result - expected).abs() <= slack + 1e-5 * expected.abs()).all()
             close = (result - expected).abs() <= 1e-4 * expected.abs() + 1e-5
             assert close.float().mean() > 0.9
-    silent = run({"states": torch.zeros(2, width)})
-    torch.testing.assert_close(silent["plain"], torch.zeros(2, columns))
+    silent = run({n: torch.zeros(2, width) for n, width in zip(names, widths, strict=True)})
+    assert not silent["plain0"].any()
 
 
-@pytest.mark.parametrize("head_dim", [16, 32, 64, 128])
-def test_attention(level: dict[str, Any], tmp_path: Path, head_dim: int) -> None:
+def test_attention(level: dict[str, Any], tmp_path: Path) -> None:
+    check_attention(level, tmp_path, 64)
+
+
+@pytest.mark.parametrize("head_dim", [16, 32, 128])
+def test_attention_of_other_widths(tmp_path: Path, head_dim: int) -> None:
+    highest = [name for name in LEVELS if not lacking(name)][-1]
+    check_attention(settings(highest), tmp_path, head_dim)
+
+
+def check_attention(level: dict[str, Any], tmp_path: Path, head_dim: int) -> None:
     torch.manual_seed(0)
     module, heads, places, source, length = Attentions(), Attentions.heads, 24, 75, 131
     width = heads * head_dim
