@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.cpp_extension import include_paths
 
 from exporter import attention
 from exporter.errors import BuildError
@@ -80,7 +79,7 @@ def compile_kernels(
     kernels: Iterable[Kernel], folder: Path, compiler: str, flags: Sequence[str]
 ) -> list[Path]:
     """Compile kernels into objects in `folder`; raise BuildError."""
-    includes = [f"-I{path}" for path in (_FOLDER, *include_paths())]
+    includes = [f"-I{path}" for path in (_FOLDER, Path(torch.__file__).parent / "include")]
     objects = []
     for name in sorted({name for kernel in kernels for name in kernel.files}):
         made = folder / f"{name}.o"
