@@ -57,7 +57,7 @@ def step_attention(
 
     mask = None if tokens == 1 else places[None] <= places[start:, None]
     keys, values = extended(key_cache, key), extended(value_cache, value)
-    return joined(_attended(split(query, heads), keys, values, mask))
+    return joined(attended(split(query, heads), keys, values, mask))
 
 
 @step_attention.register_fake
@@ -84,7 +84,7 @@ def window_attention(query: Tensor, cross: Tensor, layer: int) -> Tensor:
     windows, heads = cross.shape[0], cross.shape[2]
     queries = split(query.reshape(windows, -1, query.shape[-1]), heads)
     keys, values = unpacked(cross[:, 2 * layer]), unpacked(cross[:, 2 * layer + 1])
-    return joined(_attended(queries, keys, values)).reshape(query.shape)
+    return joined(attended(queries, keys, values)).reshape(query.shape)
 
 
 @window_attention.register_fake
@@ -96,7 +96,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """`attention` in torch's own operators, which a tracer sees."""
     if key.dim() == 3:
         key, value = split(key, heads), split(value, heads)
-    return joined(_attended(split(query, heads), key, value))
+    return joined(attended(split(query, heads), key, value))
 
 
 def split(states: Tensor, heads: int) -> Tensor:
@@ -110,7 +110,7 @@ def joined(states: Tensor) -> Tensor:
     return states.transpose(1, 2).flatten(2)
 
 
-def narrowed(states: Tensor, dtype: torch.dtype = CACHE_DTYPE) -> Tensor:
+def narrowed(states: Tensor, dtype: torch.dtype) -> Tensor:
     """The same as a cache holds it; what would be infinite there is its type's largest number."""
     largest = torch.finfo(dtype).max
     return states.clamp(-largest, largest).to(dtype)
@@ -131,5 +131,6 @@ def unpacked(rows: Tensor) -> Tensor:
     return rows[..., :-SCALE_BYTES].contiguous().view(torch.int8).float() * scale
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch's own attention of [batch, heads, length, head_dim]; queries are scaled already."""
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from exporter.attention import split
+from exporter.attention import attended, split
 from exporter.families.whisper.graphs import embed, feed_forward, merge
 from exporter.families.whisper.lean import Engine
 from exporter.families.whisper.static_decoder import StaticDecoder
@@ -84,7 +84,7 @@ class EagerDecoder:
             for cache, part in zip(caches, new, strict=True):
                 cache[:, :, start:stop] = part
             key, value = (self._past(cache, stop, ancestors) for cache in caches)
-            hidden = hidden + merge(layer.self_attn, _attend(query, key, value, mask))
+            hidden = hidden + merge(layer.self_attn, attended(query, key, value, mask))
             attention = layer.encoder_attn
             query = attention.q_proj(layer.encoder_attn_layer_norm(hidden)) * attention.scaling
             key, value = cross[:, 2 * index], cross[:, 2 * index + 1]
@@ -121,13 +121,8 @@ class EagerDecoder:
         attention of `generate`, and int8 activations turn that into another token now and then.
         """
         queries = split(query, self._heads).chunk(len(key))
-        attended = [
-            _attend(rows, k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1), None)
+        heard = [
+            attended(rows, k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))
             for rows, k, v in zip(queries, key.split(1), value.split(1), strict=True)
         ]
-        return merge(attention, torch.cat(attended))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention as torch's own operator; queries are scaled already."""
-    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
+        return merge(attention, torch.cat(heard))

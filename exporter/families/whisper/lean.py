@@ -18,12 +18,6 @@ from exporter.families.whisper.search import beam_search, greedy
 from exporter.graphs import GraphFunction
 
 
-class Cache(Protocol):
-    """What a decoder remembers of the tokens so far; a kind of decoder has its own."""
-
-    length: int
-
-
 class Decoder(Protocol):
     """How tokens are decoded against one kind of cache.
 

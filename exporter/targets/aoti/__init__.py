@@ -45,9 +45,10 @@ _MODULE_BYTES = 3_000
 class Options(BaseModel):
     """`dtype` and `int8` hold for all graphs, or by graph name (one not named has the default).
 
-    `march` bounds the instructions that are compiled in. `vnni`, only with x86-64-v4, multiplies
-    int8 by int8; without it int8 weights are widened. Both default to what this machine has.
-    `threads` is baked in; without it the packages follow their process.
+    `march` bounds the instructions that are compiled in; `vnni` and `bf16`, only with x86-64-v4,
+    add those of int8 and bfloat16 to our own kernels. Without `vnni` an encoder's int8 weights are
+    widened. `onednn` leaves an encoder's int8 products to oneDNN, which knows AMX. All default to
+    what this machine has. `threads` is baked in; without it the packages follow their process.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +75,7 @@ class Options(BaseModel):
     include_lm_head: bool = True
 
     @model_validator(mode="after")
-    def _vnni_needs_avx512(self) -> "Options":
+    def _extensions_need_avx512(self) -> "Options":
         for name in ("vnni", "bf16"):
             if getattr(self, name) and self.march != "x86-64-v4":
                 msg = f"`{name}` goes with `march: x86-64-v4` only"
