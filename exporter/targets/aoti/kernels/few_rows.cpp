@@ -4,6 +4,9 @@
 
 #include "gelu.h"
 #include "linear.h"
+#ifdef __AVX512VNNI__
+#include "panels.h"
+#endif
 
 namespace exporter {
 namespace {
@@ -14,11 +17,6 @@ constexpr int64_t kBlock = 16;  // rows of W that stay in the nearest cache
 
 #ifdef __AVX512VNNI__
 constexpr int64_t kAhead = 4096;  // bytes to prefetch: what hides the memory's latency
-
-// Written out because GCC 12 copies sums to and fro around its own intrinsic, and spills them.
-void add_products(__m512i& sum, __m512i unsigned_codes, __m512i signed_codes) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_codes), "v"(signed_codes));
-}
 
 // One sum of 16 numbers for each of four registers.
 __m128i totals(const __m512i (&of)[kColumns]) {
@@ -53,14 +51,14 @@ void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t
       const int8_t* place = weight + column * length + k;
       _mm_prefetch(reinterpret_cast<const char*>(place) + kAhead, _MM_HINT_T0);
       w[column] = _mm512_maskz_loadu_epi8(inside, place);
-      add_products(offsets[column], offset, w[column]);
+      Int8::add(offsets[column], offset, w[column]);
     }
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++) {
       const __m512i x = _mm512_loadu_si512(codes + row * width + k);
 #pragma GCC unroll 8
       for (int column = 0; column < kColumns; column++)
-        add_products(own[row][column], x, w[column]);
+        Int8::add(own[row][column], x, w[column]);
     }
   }
   const __m128i off = totals(offsets);
