@@ -74,6 +74,27 @@ class Needs(_Frozen):
     packages: tuple[str, ...] = ()
 
 
+class Choice(_Frozen):
+    """What a build chose for one graph, and why: `seconds` of a call, by candidate.
+
+    They are measured on models of so many `layers` each, and reckoned for `depth` of them. There
+    are none where there was but one candidate.
+    """
+
+    chosen: str
+    seconds: dict[str, float] = {}
+    layers: tuple[int, ...] = ()
+    depth: int
+
+
+class Outcome(_Frozen):
+    """What a target's build tells: what loading needs, and the options with what it chose."""
+
+    needs: Needs
+    options: dict[str, Any]
+    choices: dict[str, Choice] = {}
+
+
 class Predicted(_Frozen):
     """What the plan foretold: the artifact's size, the build step, and the first reload."""
 
@@ -112,7 +133,14 @@ class Manifest(_Frozen):
     machine: dict[str, Any]
     build: BuildFigures
     build_key: str
+    choices: dict[str, Choice] = {}
     files: tuple[File, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `choices` out where there are none: older manifests keep their bytes."""
+        told: dict[str, Any] = inner(self)
+        return told if self.choices else {k: v for k, v in told.items() if k != "choices"}
 
     def canonical(self) -> bytes:
         """The manifest's bytes: sorted keys, UTF-8, one final newline."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter import artifact, child, plan
-from exporter.artifact import BuildFigures, Manifest, Needs, RecipeStamp
+from exporter.artifact import BuildFigures, Manifest, Outcome, RecipeStamp
 from exporter.checkpoint import Checkpoint
 from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.machine import describe, installed_versions
@@ -183,14 +183,15 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
 
 def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
     recipe = planned.recipe
+    outcome = Outcome.model_validate({name: answer[name] for name in Outcome.model_fields})
     return Manifest(
         name=recipe.name,
         kind=planned.kind,
         family=planned.family,
-        options=planned.options.model_dump(mode="json"),
+        options=outcome.options,
         recipe=_stamp(recipe),
         checkpoint=planned.checkpoint.origin,
-        needs=Needs(cpu_features=answer["cpu_features"], packages=answer["packages"]),
+        needs=outcome.needs,
         versions=installed_versions(),
         machine=describe().as_dict(),
         build=BuildFigures(
@@ -199,6 +200,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
             predicted=planned.prediction.for_manifest(),
         ),
         build_key=key,
+        choices=outcome.choices,
     )
 
 

@@ -95,6 +95,8 @@ def build(
         return
     for one in built:
         terminal.say(f"{shown(one.path)}: {tables.built(one.manifest, reused=one.reused)}")
+        for line in tables.choices(one.manifest):
+            terminal.say(f"  {line}")
 
 
 def _built_row(one: BuiltArtifact) -> dict[str, Any]:

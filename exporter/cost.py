@@ -14,29 +14,36 @@ MEASURED_ON = "AMD EPYC with AVX-512 VNNI, 2 cores, 21 November 2026"
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the cost: how much there is to trace, to hold at once, to read and to write."""
+    """What decides the cost: how much there is to trace, to hold at once, to read and to write.
+
+    `trials` are graphs that are compiled only to be timed.
+    """
 
     modules: int
     largest_bytes: int
     read_bytes: int
     written_bytes: int
+    trials: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """The constants of one kind of target.
 
-    `base` is a process with its libraries, `module` is one module that owns tensors, `largest` how
-    often the largest tensor is held; what is reloaded holds its files `reload_ratio` times. Bytes
-    are read and written at `rate_bytes_s`, and hashed and loaded at `reload_bytes_s`.
+    `base` is a process with its libraries, `module` is one module that owns tensors, `trial` a
+    graph that is compiled and timed, `largest` how often the largest tensor is held; what is
+    reloaded holds its files `reload_ratio` times. Bytes are read and written at `rate_bytes_s`, and
+    hashed and loaded at `reload_bytes_s`.
     """
 
     base_bytes: int
     module_bytes: int = 0
+    trial_bytes: int = 0
     largest: float = 0.0
     scratch_ratio: float = 0.0
     base_s: float
     module_s: float = 0.0
+    trial_s: float = 0.0
     rate_bytes_s: float
     reload_base_bytes: int
     reload_ratio: float
@@ -46,7 +53,7 @@ class Cost:
     def peak_rss_bytes(self, work: Work) -> int:
         """The most memory that the build step holds."""
         held = self.module_bytes * work.modules + self.largest * work.largest_bytes
-        return round(self.base_bytes + held)
+        return round(self.base_bytes + held + self.trial_bytes * work.trials)
 
     def reload_rss_bytes(self, work: Work) -> int:
         """The most memory that the fresh process holds in which the artifact first speaks."""
@@ -59,7 +66,8 @@ class Cost:
     def seconds(self, work: Work) -> float:
         """How long the build step takes."""
         moved = (work.read_bytes + work.written_bytes) / self.rate_bytes_s
-        return self.base_s + self.module_s * work.modules + moved
+        tried = self.trial_s * work.trials
+        return self.base_s + self.module_s * work.modules + moved + tried
 
     def reload_seconds(self, work: Work) -> float:
         """How long it takes to seal the artifact and let it speak."""
@@ -90,9 +98,11 @@ COSTS: dict[str, Cost] = {
     "aoti": Cost(
         base_bytes=420 * _MB,
         module_bytes=2_300_000,
+        trial_bytes=35 * _MB,
         scratch_ratio=0.1,
         base_s=18.0,
         module_s=0.21,
+        trial_s=17.0,
         rate_bytes_s=450 * _MB,
         reload_base_bytes=490 * _MB,
         reload_ratio=1.3,

@@ -114,7 +114,8 @@ def predict(
     """Foretell one artifact from shapes and types; `carried` are files that are only copied."""
     family = FAMILIES[family_name(checkpoint.config)]
     files = TARGETS[kind].layout(options, model, checkpoint, family)
-    work, cost = work_of(checkpoint, sum(files.values())), cost_of(kind)
+    trials = TARGETS[kind].trials(options, model, checkpoint, family)
+    work, cost = work_of(checkpoint, sum(files.values()), trials), cost_of(kind)
     return Prediction(
         files={**files, **carried},
         peak_rss_bytes=cost.peak_rss_bytes(work),
@@ -188,11 +189,11 @@ def _default_row(
     return {**told, **prediction.as_row(), **verdict(shortage)}
 
 
-def work_of(checkpoint: Checkpoint, written_bytes: int) -> Work:
+def work_of(checkpoint: Checkpoint, written_bytes: int, trials: int = 0) -> Work:
     """What a checkpoint gives a target to do."""
     sizes = [FLOATS[i.dtype].itemsize * i.elements for i in checkpoint.tensors.values()]
     modules = {name.rpartition(".")[0] for name in checkpoint.tensors}
-    return Work(len(modules), max(sizes, default=0), sum(sizes), written_bytes)
+    return Work(len(modules), max(sizes, default=0), sum(sizes), written_bytes, trials)
 
 
 def _memory_shortage(step: Step, room: Room) -> ResourceError | None:

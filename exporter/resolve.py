@@ -37,7 +37,10 @@ class Planned:
     obstacle: MachineError | None
 
     def key(self, weights_sha256: str) -> str:
-        """Identify what it is made from: weights, options and versions."""
+        """Identify what it is made from: weights, options and versions.
+
+        The options are those that were asked for: what a build chooses does not make it another.
+        """
         parts = {
             "checkpoint": weights_sha256,
             "kind": self.kind,

@@ -18,7 +18,7 @@ _NOISE_TOKENS = 16
 
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Build one target into a staged folder; answer with what loading it will need."""
+    """Build one target into a staged folder; answer with what it needs and what was chosen."""
     checkpoint = open_checkpoint(request["checkpoint"])
     target = TARGETS[request["kind"]]
     job = Job(

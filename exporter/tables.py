@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Smaller files of an artifact are told together.
 _SMALL = 0.01
 _MINUTES_FROM_S = 100
+_CHOSEN = "chosen by timing while it is built; sizes are of the largest candidate"
 
 
 def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
@@ -87,7 +88,15 @@ def contents(row: Mapping[str, Any]) -> str:
     told = [f"{f['path']} {shown_bytes(f['size_bytes'])}" for f in large]
     if small := [f["size_bytes"] for f in row["files"] if f not in large]:
         told.append(f"{len(small)} small files {shown_bytes(sum(small))}")
-    return f"{row['artifact']}: {options}\n  {', '.join(told)}"
+    lines = [f"{row['artifact']}: {options}", f"  {', '.join(told)}"]
+    if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
+        lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
+    return "\n".join(lines)
+
+
+def _is_open(value: object) -> bool:
+    """Whether an option leaves something to the build."""
+    return "auto" in value.values() if isinstance(value, dict) else value == "auto"
 
 
 def room(here: Mapping[str, Any]) -> str:
@@ -107,6 +116,21 @@ def built(manifest: Manifest, *, reused: bool) -> str:
         return f"{shown_bytes(manifest.size_bytes)}, already built, kept"
     cost = f"{manifest.build.seconds:.0f} s, {shown_bytes(manifest.build.peak_rss_bytes)} of memory"
     return f"{shown_bytes(manifest.size_bytes)}, built in {cost}"
+
+
+def choices(manifest: Manifest) -> Iterator[str]:
+    """What the build chose, a line for each graph: every candidate with its time."""
+    for graph, choice in manifest.choices.items():
+        if not choice.seconds:
+            yield f"{graph}: {choice.chosen}, the only candidate"
+            continue
+        chosen = moment(choice.seconds[choice.chosen])
+        ranked = sorted(choice.seconds.items(), key=lambda pair: pair[1])
+        others = ", ".join(f"{c} {moment(s)}" for c, s in ranked if c != choice.chosen)
+        cut = f"{' and '.join(map(str, choice.layers))} of {choice.depth} layers"
+        whole = choice.layers == (choice.depth,)
+        how = "" if whole else f"; reckoned from {cut}"
+        yield f"{graph}: {choice.chosen} ({chosen} a call; {others}{how})"
 
 
 def kept(entry: Entry) -> str:

@@ -139,7 +139,7 @@ def build(folder: Path, stored: torch.dtype, **options: Any) -> Built:
         progress=lambda _what, _done: None,
     )
     with inductor.patch({"cpp.cxx": (None, str(recording_compiler(folder)))}):
-        return Built(artifact, aoti.build(job), original)
+        return Built(artifact, aoti.build(job).needs, original)
 
 
 def recording_compiler(folder: Path) -> Path:

@@ -23,12 +23,14 @@ class Family(Protocol):
 
     `architecture` is what of a config, beside the weights' shapes, decides what graphs compute.
     `TIED` maps a parameter of the model to the one that checkpoints store for it; `HEAD` is the
-    module that gives the vocabulary's logits. Models and processors are opaque to everybody else.
+    module that gives the vocabulary's logits. `LAYERS` names, for each static graph, the config's
+    count of its layers. Models and processors are opaque to everybody else.
     """
 
     MODEL_TYPES: tuple[str, ...]
     TIED: dict[str, str]
     HEAD: str
+    LAYERS: dict[str, str]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]: ...
     def skeleton(self, config: dict[str, Any], dtype: torch.dtype = ...) -> nn.Module: ...

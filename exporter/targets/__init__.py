@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from torch import nn
 
-from exporter.artifact import Manifest, Needs
+from exporter.artifact import Manifest, Outcome
 from exporter.checkpoint import Checkpoint
 from exporter.families import Family
 from exporter.job import Job
@@ -39,8 +39,15 @@ class Target(Protocol):
         """
         ...
 
-    def build(self, job: Job[Any]) -> Needs:
-        """Write the target's own files into the job's folder; tell what loading will need."""
+    def trials(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+        """How many graphs a build compiles only to time them, where options leave it a choice."""
+        ...
+
+    def build(self, job: Job[Any]) -> Outcome:
+        """Write the target's own files into the job's folder.
+
+        Tell what loading will need, and what the options left to be chosen.
+        """
         ...
 
     def load(self, folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from exporter import onnx_file, onnx_graph
-from exporter.artifact import Manifest, Needs
+from exporter.artifact import Manifest, Needs, Outcome
 from exporter.cache import obtain
 from exporter.checkpoint import Checkpoint
 from exporter.errors import BuildError, RecipeError
@@ -166,13 +166,19 @@ def layout(
     return files
 
 
-def build(job: Job[Options]) -> Needs:
+def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family) -> int:
+    """Nothing is left to the build."""
+    return 0
+
+
+def build(job: Job[Options]) -> Outcome:
     """Write one ONNX file with external data per graph, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)
     for name in [graph.name for graph in job.family.graphs(skeleton, cache="dynamic")]:
         _build_graph(job, _prepared(job.options, job.checkpoint, job.family, name))
     _write_ort_config(job.folder, job.options)
-    return Needs(packages=("onnxruntime",))
+    needs = Needs(packages=("onnxruntime",))
+    return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

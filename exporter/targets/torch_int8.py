@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact import Manifest, Needs
+from exporter.artifact import Manifest, Needs, Outcome
 from exporter.checkpoint import Checkpoint, read_json
 from exporter.families import Family
 from exporter.job import Job
@@ -70,13 +70,19 @@ def check(options: Options, model: nn.Module, family: Family) -> None:
     _plan(options, model)
 
 
-def build(job: Job[Options]) -> Needs:
+def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family) -> int:
+    """Nothing is left to the build."""
+    return 0
+
+
+def build(job: Job[Options]) -> Outcome:
     """Write `model.safetensors` and `quantization.json`."""
     model = job.family.skeleton(job.checkpoint.config)
     weights, tensors, record = _contents(job.options, model, job.checkpoint, job.family)
     write_safetensors(job.folder / _WEIGHTS, tensors, weights.read, job.progress)
     (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
-    return Needs(packages=("torch",))
+    needs = Needs(packages=("torch",))
+    return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
 
 
 def layout(

@@ -24,6 +24,7 @@ from exporter.graphs import Graph, GraphFunction
 
 __all__ = [  # the family's protocol
     "HEAD",
+    "LAYERS",
     "MODEL_TYPES",
     "TIED",
     "architecture",
@@ -45,6 +46,7 @@ __all__ = [  # the family's protocol
 MODEL_TYPES: tuple[str, ...] = ("whisper",)
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
+LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,308 @@
+"""`dtype: auto` of aoti: what may be chosen, by which figures, and what is kept of the choice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from exporter import build as builder
+from exporter import child, machine, recipe, tables
+from exporter.artifact import Choice, read_manifest
+from exporter.checkpoint import open_checkpoint
+from exporter.cli import main
+from exporter.errors import RecipeError
+from exporter.families import FAMILIES
+from exporter.job import Job
+from exporter.progress import silent
+from exporter.runtime import load
+from exporter.targets import aoti
+from exporter.targets.aoti import choosing
+from exporter.targets.aoti.choosing import Run, candidates, choose, decide, measure, reckoned
+from exporter.targets.aoti.options import Form, Options
+
+HERE = machine.describe()
+pytestmark = pytest.mark.skipif(
+    not HERE.isa.startswith(("x86-64-v3", "x86-64-v4")), reason="aoti compiles for x86-64-v3 and up"
+)
+WHISPER = FAMILIES["whisper"]
+WIDE = {"march": "x86-64-v4", "vnni": True, "bf16": True}
+ALL = ["int8", "int8 by oneDNN", "int8 in bfloat16", "bfloat16"]
+RECIPE = """\
+name: tiny
+checkpoint: {checkpoint}
+targets: [{target}]
+decoding: {{language: en, task: transcribe}}
+"""
+
+
+class Clock:
+    """A clock that only work moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, name: str, *seconds: float) -> Callable[[], None]:
+        """Calls that take so long, in turn."""
+
+        def call() -> None:
+            self.now += seconds[self.calls.count(name) % len(seconds)]
+            self.calls.append(name)
+
+        return call
+
+
+def test_the_median_counts_and_each_call_follows_one_of_its_own() -> None:
+    clock = Clock()
+    runs = {
+        "steady": Run(clock.work("steady", 1.0)),
+        "at times slow": Run(clock.work("at times slow", 0.5, 0.5, 0.5, 9.0, 0.5), 1 << 12),
+    }
+    assert measure(runs, clock) == {"steady": 1.0, "at times slow": 0.5}
+    timed = clock.calls[2 * len(runs) :]
+    assert timed[::2] == timed[1::2]
+    assert timed[:4] == timed[6:8] + timed[4:6], "every other round goes backwards"
+    assert len(timed) >= 2 * 5 * len(runs)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"int8": 1.0, "bfloat16": 0.5}, "bfloat16"),
+        ({"int8": 1.0, "bfloat16": 0.91}, "int8"),
+        ({"int8": 1.0, "bfloat16": 0.89}, "bfloat16"),
+        ({"int8": 1.0, "int8 by oneDNN": 0.8, "bfloat16": 0.75}, "int8 by oneDNN"),
+        ({"int8": 1.0, "int8 by oneDNN": 0.95, "bfloat16": 0.85}, "bfloat16"),
+        ({"int8": 1.0, "int8 by oneDNN": 3.0, "bfloat16": 2.0}, "int8"),
+    ],
+)
+def test_a_larger_form_must_be_clearly_faster(seconds: dict[str, float], chosen: str) -> None:
+    assert decide(seconds) == chosen
+
+
+def test_layers_are_added_and_what_stands_once_is_not() -> None:
+    assert reckoned({4: 0.7}, 4) == 0.7
+    assert reckoned({1: 5.0, 3: 9.0}, 32) == pytest.approx(3.0 + 32 * 2.0)
+    assert reckoned({1: 5.0, 3: 4.9}, 32) == 4.9, "noise gives no layer a negative time"
+
+
+def graphs(**options: Any) -> dict[str, list[str]]:
+    """The candidates' names of each of Whisper's graphs."""
+    config = {"d_model": 48, "encoder_layers": 1, "decoder_layers": 1}
+    model = WHISPER.skeleton(config)
+    cut = WHISPER.graphs(model, cache="static")
+    return {graph.name: list(candidates(Options(**options), graph)) for graph in cut}
+
+
+def test_candidates_are_what_the_level_multiplies() -> None:
+    assert graphs(**WIDE) == {"encoder": ALL, "decoder": ["int8", "int8 in bfloat16", "bfloat16"]}
+    assert graphs(**{**WIDE, "bf16": False}) == {"encoder": ALL[:2], "decoder": ALL[:1]}
+    assert graphs(**{**WIDE, "vnni": False})["encoder"] == [ALL[0], *ALL[2:]]
+    assert graphs(march="x86-64-v3") == {"encoder": ALL[:1], "decoder": ALL[:1]}
+
+
+def test_auto_takes_all_three_options_of_a_graph() -> None:
+    whole, mixed = Options(dtype="auto"), Options(dtype={"encoder": "auto"})
+    assert (whole.int8, whole.onednn) == ("auto", "auto")
+    assert whole.form("encoder").open
+    assert mixed.form("encoder") == Form("auto", "auto", "auto")
+    assert mixed.form("decoder") == Options().form("decoder")
+    Options(dtype={"encoder": "auto"}, int8={"decoder": False}, onednn={"decoder": False})
+    for asked in (whole, mixed):
+        assert Options.model_validate(asked.model_dump(mode="json")) == asked
+    for wrong in ({"int8": True}, {"onednn": False}, {"int8": {"decoder": False}}):
+        with pytest.raises(ValidationError, match="dtype: auto` chooses"):
+            Options(dtype="auto", **wrong)
+    for wrong in ({"int8": "auto"}, {"onednn": {"encoder": "auto"}}):
+        with pytest.raises(ValidationError, match="goes with `dtype: auto`"):
+            Options(**wrong)
+
+
+def test_a_graph_that_is_not_there_is_refused(tiny_whisper: Path) -> None:
+    model = WHISPER.skeleton(open_checkpoint(str(tiny_whisper)).config)
+    for option in ("dtype", "onednn"):
+        value = "auto" if option == "dtype" else True
+        with pytest.raises(RecipeError, match=f"{option}: there is no graph 'enc'"):
+            aoti.check(Options(**{option: {"enc": value}}), model, WHISPER)
+
+
+def test_the_plan_has_room_for_whatever_is_chosen(tiny_whisper: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    model = WHISPER.skeleton(checkpoint.config)
+
+    def size(**options: Any) -> int:
+        return sum(aoti.layout(Options(**WIDE, **options), model, checkpoint, WHISPER).values())
+
+    forms = [
+        {"dtype": dtype, "int8": int8}
+        for dtype, int8 in (("float32", True), ("bfloat16", True), ("bfloat16", False))
+    ]
+    each = [
+        {name: {"encoder": one[name], "decoder": other[name]} for name in one}
+        for one in forms
+        for other in forms
+    ]
+    assert size(dtype="auto") == max(size(**options) for options in each)
+
+    def trials(**options: Any) -> int:
+        return aoti.trials(Options(**options), model, checkpoint, WHISPER)
+
+    assert trials(**WIDE, dtype="auto") == 4 + 3
+    assert trials(**WIDE, dtype={"decoder": "auto"}) == 3
+    assert trials(**WIDE) == trials(march="x86-64-v3", dtype="auto") == 0
+    deeper = replace(checkpoint, config={**checkpoint.config, "encoder_layers": 6})
+    assert aoti.trials(Options(**WIDE, dtype="auto"), model, deeper, WHISPER) == 2 * 4 + 3
+
+
+Timed = Callable[[dict[str, dict[str, float]]], None]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
+    """Let candidates take so long, by graph, without compiling or running them."""
+
+    def set_(seconds: dict[str, dict[str, float]]) -> None:
+        def runs(_job: Any, name: str, found: Any, depths: Any, _folder: Path) -> dict[Any, float]:
+            return {(one, n): seconds[name][one] for one in found for n in depths}
+
+        monkeypatch.setattr(choosing, "_runs", runs)
+        monkeypatch.setattr(choosing, "measure", lambda runs: runs)
+
+    return set_
+
+
+def job_of(checkpoint: Path, folder: Path, **options: Any) -> Job[Options]:
+    opened = open_checkpoint(str(checkpoint))
+    return Job(opened, WHISPER, Options(**WIDE, **options), folder, silent)
+
+
+def test_each_graph_gets_its_fastest_form(tiny_whisper: Path, tmp_path: Path, timed: Timed) -> None:
+    encoder = {"int8": 3.0, "int8 by oneDNN": 2.9, "int8 in bfloat16": 2.5, "bfloat16": 1.0}
+    decoder = {"int8": 1.0, "int8 in bfloat16": 0.95, "bfloat16": 2.0}
+    timed({"encoder": encoder, "decoder": decoder})
+    settled, choices = choose(job_of(tiny_whisper, tmp_path, dtype="auto"))
+    assert settled.form("encoder") == Form("bfloat16", int8=False, onednn=False)
+    assert settled.form("decoder") == Form("float32", int8=True, onednn=False)
+    assert choices["encoder"] == Choice(chosen="bfloat16", seconds=encoder, layers=(2,), depth=2)
+    assert choices["decoder"].chosen == "int8"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_is_not_open_stays_as_it_was_asked(
+    tiny_whisper: Path, tmp_path: Path, timed: Timed
+) -> None:
+    timed({"encoder": dict.fromkeys(ALL, 1.0) | {"int8 by oneDNN": 0.5}})
+    options = {"dtype": {"encoder": "auto", "decoder": "bfloat16"}, "int8": {"decoder": False}}
+    settled, choices = choose(job_of(tiny_whisper, tmp_path, **options))
+    assert list(choices) == ["encoder"]
+    assert settled.form("encoder") == Form("float32", int8=True, onednn=True)
+    assert settled.form("decoder").dtype == "bfloat16"
+    assert settled.form("decoder").int8 is False
+    asked = job_of(tiny_whisper, tmp_path)
+    assert choose(asked) == (asked.options, {}), "without auto nothing is spelt out"
+
+
+def test_one_candidate_needs_no_clock(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "measure", lambda _: pytest.fail("timed"))
+    opened = open_checkpoint(str(tiny_whisper))
+    options = Options(march="x86-64-v3", dtype="auto")
+    settled, choices = choose(Job(opened, WHISPER, options, tmp_path, silent))
+    assert {choice.chosen for choice in choices.values()} == {"int8"}
+    assert settled.int8 == {"encoder": True, "decoder": True}
+
+
+def test_a_cut_has_the_real_widths_and_forgets_patterns_of_layers_it_lacks(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    exclude = ("model.decoder.layers.1.*", "*.fc2")
+    job = job_of(tiny_whisper, tmp_path, exclude=exclude)
+    cut = choosing._cut(job, 1 / 2, tmp_path)
+    model = WHISPER.skeleton(cut.checkpoint.config)
+    assert cut.checkpoint.tensors.keys() == model.state_dict().keys() - WHISPER.TIED.keys()
+    assert all(
+        cut.checkpoint.tensors[n] == job.checkpoint.tensors[n] for n in cut.checkpoint.tensors
+    )
+    assert {name.split(".")[3] for name in cut.checkpoint.tensors if ".layers." in name} == {"0"}
+    assert cut.options.exclude == ("*.fc2",)
+
+
+CHOSEN = {
+    "encoder": {"chosen": "bfloat16", "seconds": {"int8": 2.0, "bfloat16": 1.0}, "layers": [1, 3]}
+    | {"depth": 6},
+    "decoder": {"chosen": "int8", "depth": 6},
+}
+
+
+@pytest.fixture
+def recorded(
+    tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, list[str]]:
+    """A recipe that asks for auto, and the steps that a build of it takes, which do nothing."""
+    path, steps = tmp_path / "tiny.yaml", list[str]()
+    path.write_text(RECIPE.format(checkpoint=tiny_whisper, target="{kind: aoti, dtype: auto}"))
+
+    def run(step: str, _request: Any, _progress: Any, **_: Any) -> dict[str, Any]:
+        steps.append(step)
+        settled = Options(dtype={"encoder": "bfloat16"}, int8={"encoder": False})
+        told = {"needs": {}, "options": settled.model_dump(mode="json"), "choices": CHOSEN}
+        return {**told, "seconds": 1.0, "peak_rss_bytes": 2}
+
+    monkeypatch.setattr(child, "run", run)
+    monkeypatch.chdir(tmp_path)
+    return path, steps
+
+
+def test_a_choice_is_told_and_recorded_and_the_artifact_recognised(
+    recorded: tuple[Path, list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, steps = recorded
+    lines = [
+        "  encoder: bfloat16 (1 s a call; int8 2 s; reckoned from 1 and 3 of 6 layers)",
+        "  decoder: int8, the only candidate",
+    ]
+    assert main(["build", str(path), "--dry-run"]) == 0
+    assert "dtype, int8, onednn: chosen by timing while it is built" in capfd.readouterr().out
+    assert main(["build", str(path)]) == 0
+    assert capfd.readouterr().out.splitlines()[1:] == lines
+    manifest = read_manifest(path.parent / "artifacts/tiny/aoti")
+    assert manifest.choices["encoder"].seconds == {"int8": 2.0, "bfloat16": 1.0}
+    assert manifest.options["dtype"] == {"encoder": "bfloat16"}
+    assert Options.model_validate(manifest.options).form("encoder").int8 is False
+    before = len(steps)
+    assert main(["build", str(path)]) == 0
+    assert "already built, kept" in capfd.readouterr().out
+    assert len(steps) == before
+    assert main(["inspect", "artifacts/tiny/aoti"]) == 0
+    assert "manifest.choices.encoder.seconds.bfloat16: 1.0" in capfd.readouterr().out
+    assert main(["build", str(path), "--set", "targets.0.dtype=float32"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("avx512_vnni" not in HERE.features, reason="there is nothing to choose")
+def test_a_real_choice_speaks_and_is_recognised(tiny_whisper: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    target = "{kind: aoti, bf16: false, dtype: {encoder: auto}}"
+    path.write_text(RECIPE.format(checkpoint=tiny_whisper, target=target))
+    wanted = recipe.read(path)
+    (one,) = builder.build(wanted, output=tmp_path, progress=silent)
+    choice = one.manifest.choices["encoder"]
+    assert choice.seconds.keys() == {"int8", "int8 by oneDNN"}
+    assert choice.chosen == decide(choice.seconds)
+    assert min(choice.seconds.values()) > 0
+    assert (choice.layers, choice.depth) == ((2,), 2)
+    by_onednn = choice.chosen == "int8 by oneDNN"
+    assert one.manifest.options["onednn"] == {"encoder": by_onednn, "decoder": False}
+    assert not list(one.path.glob(".choosing-*"))
+    assert next(tables.choices(one.manifest)).startswith(f"encoder: {choice.chosen} (")
+    assert load(one.path).manifest == one.manifest
+    (again,) = builder.build(wanted, output=tmp_path, progress=silent)
+    assert again.reused
+    assert again.manifest == one.manifest
