@@ -73,13 +73,26 @@ def _(
     return torch.empty_like(query)
 
 
+@torch.library.custom_op("exporter::keep_window", mutates_args={"cross"})
+def keep_window(states: Tensor, cross: Tensor, index: int) -> None:
+    """Write a window's keys or values, float32 [windows, source, width], to `cross[:, index]`.
+
+    `cross` is uint8 [windows, 2 * layers, heads, source, head_dim + 4]: what `packed` makes.
+    """
+    cross[:, index] = packed(split(states, cross.shape[2]))
+
+
+@keep_window.register_fake
+def _(_states: Tensor, _cross: Tensor, _index: int) -> None:
+    return None
+
+
 @torch.library.custom_op("exporter::window_attention", mutates_args=())
 def window_attention(query: Tensor, cross: Tensor, layer: int) -> Tensor:
     """Attend to a window's keys and values, which all its rows share.
 
-    `query` is float32 [rows, tokens, width]; `cross` [windows, 2 * layers, heads, source,
-    head_dim + 4] as `packed` makes it, keys of a layer before its values. Rows of one window come
-    one after the other.
+    `query` is float32 [rows, tokens, width]; `cross` as `keep_window` makes it, keys of a layer
+    before its values. Rows of one window come one after the other.
     """
     windows, heads = cross.shape[0], cross.shape[2]
     queries = split(query.reshape(windows, -1, query.shape[-1]), heads)

@@ -49,7 +49,7 @@ class Linears(nn.Module):
 
 
 class Attentions(nn.Module):
-    """The three kinds of attention side by side."""
+    """The three kinds of attention side by side, and what writes the cache of one of them."""
 
     heads = 2
 
@@ -59,7 +59,15 @@ class Attentions(nn.Module):
         step = attention.step_attention(
             query, query * 0.5, query + 1, key_cache, value_cache, ancestors, position
         )
-        return everything, step, attention.window_attention(query, cross, 1)
+        kept = window.new_empty(windows_cache(window, cross), dtype=torch.uint8)
+        for index in range(kept.shape[1]):
+            attention.keep_window(window * 3**index, kept, index)
+        return everything, step, attention.window_attention(query, cross, 1), kept
+
+
+def windows_cache(window: Tensor, cross: Tensor) -> tuple[int, ...]:
+    """The shape of a cache of `window` [windows, length, width] that is otherwise like `cross`."""
+    return (window.shape[0], *cross.shape[1:3], window.shape[1], cross.shape[4])
 
 
 def lacking(name: str) -> set[str]:
@@ -100,7 +108,7 @@ def test_linear(level: dict[str, Any], tmp_path: Path) -> None:
     )
     run = compiled(module, graph, tmp_path, level)
     scales = [dict(module.named_parameters())[f"scale{i // 2}"] for i in range(2 * len(SHAPES))]
-    for rows in (1, 2, 3, 4, 5, 6, 11, 63, 64, 65, 133):
+    for rows in (1, 2, 3, 4, 5, 6, 11, 63, 64, 65, 133, 395):
         loudness = torch.logspace(-3, 3, rows)[:, None]
         inputs = {n: torch.randn(rows, w) * loudness for n, w in zip(names, widths, strict=True)}
         found, wanted = run(inputs).values(), module(*inputs.values())
@@ -113,6 +121,14 @@ def test_linear(level: dict[str, Any], tmp_path: Path) -> None:
             assert close.float().mean() > 0.9
     silent = run({n: torch.zeros(2, width) for n, width in zip(names, widths, strict=True)})
     assert not silent["plain0"].any()
+
+
+def test_a_linear_module_applies_the_gelu_behind_it() -> None:
+    module = nn.Sequential(linear.Int8Linear(nn.Linear(8, 4)), nn.GELU()).to_empty(device="cpu")
+    program = torch.export.export(module, (torch.zeros(3, 8),), strict=False)
+    linear.fuse_gelu(program.graph)
+    operators = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    assert operators == [torch.ops.exporter.int8_linear.default]
 
 
 def test_attention(level: dict[str, Any], tmp_path: Path) -> None:
@@ -154,7 +170,12 @@ def check_attention(level: dict[str, Any], tmp_path: Path, head_dim: int) -> Non
         module,
         examples,
         dynamic,
-        {"all": ("windows", length, width), "step": step, "cross": step},
+        {
+            "all": ("windows", length, width),
+            "step": step,
+            "cross": step,
+            "kept": ("windows", 4, heads, length, head_dim + attention.SCALE_BYTES),
+        },
         mutated=("key_cache", "value_cache"),
     )
     run = compiled(module, graph, tmp_path, level)
@@ -162,7 +183,7 @@ def check_attention(level: dict[str, Any], tmp_path: Path, head_dim: int) -> Non
         inputs = inputs_of(*shape)
         own = {name: tensor.clone() for name, tensor in inputs.items()}
         found, wanted = run(inputs), module(*own.values())
-        for name, expected, error in zip(found, wanted, (2e-2, 2e-3, 2e-3), strict=True):
+        for name, expected, error in zip(found, wanted, (2e-2, 2e-3, 2e-3, 0), strict=True):
             torch.testing.assert_close(found[name], expected, rtol=error, atol=error)
         for name in ("key_cache", "value_cache"):
             assert torch.equal(inputs[name], own[name])
@@ -181,7 +202,7 @@ def test_positions_and_rows_that_do_not_exist_are_refused(tmp_path: Path) -> Non
         "value_cache": torch.zeros(1, 2, 6, 32).half(),
     }
     examples = {name: tensor.to("meta") for name, tensor in inputs.items()}
-    outputs = {"all": (1, 8, 64), "step": (1, 2, 64), "cross": (1, 2, 64)}
+    outputs = {"all": (1, 8, 64), "step": (1, 2, 64), "cross": (1, 2, 64), "kept": (1, 4, 2, 8, 36)}
     caches = ("key_cache", "value_cache")
     graph = Graph("attentions", module, examples, {}, outputs, mutated=caches)
     run = compiled(module, graph, tmp_path, {"march": "x86-64-v3", "extensions": ()})

@@ -15,8 +15,7 @@ from exporter.attention import (
     SCALE_BYTES,
     attend,
     attention,
-    packed,
-    split,
+    keep_window,
     step_attention,
     window_attention,
 )
@@ -41,12 +40,13 @@ class CrossEncoder(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         hidden = encode(self.encoder, inputs[0], self._attend)
-        projections = [
-            packed(split(projection(hidden), self.heads).float())
-            for attention in self.attentions
-            for projection in (attention.k_proj, attention.v_proj)
-        ]
-        return (torch.stack(projections, 1),)
+        projections = [p for a in self.attentions for p in (a.k_proj, a.v_proj)]
+        batch, source, width = hidden.shape
+        shape = (batch, len(projections), self.heads, source, width // self.heads + SCALE_BYTES)
+        cross = hidden.new_empty(shape, dtype=torch.uint8)
+        for index, projection in enumerate(projections):
+            keep_window(projection(hidden).float().contiguous(), cross, index)
+        return (cross,)
 
     def _attend(self, layer: Any, states: Tensor) -> Tensor:
         # In bfloat16 torch's own kernel is the better, since it knows AMX.

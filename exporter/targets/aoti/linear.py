@@ -80,11 +80,11 @@ class Int8Linear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         many = isinstance(states.shape[-2], int) and states.shape[-2] >= _MANY
-        bias = None if self.bias is None else self.bias.float()
+        bias = None if self.bias is None else _as(self.bias, torch.float32)
         if many and self._widen:
             widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
-            floats: Tensor = nn.functional.linear(states, widened, self.bias)
-            return floats
+            wide: Tensor = nn.functional.linear(states, widened, self.bias)
+            return wide
         if many and self._activations is not None:
             # One product of both scales: two would match Inductor's pattern for `qlinear` with
             # signed activations, which is a reference loop on some CPUs.
@@ -92,9 +92,14 @@ class Int8Linear(nn.Module):
             product = torch._int_mm(codes, self.weight.t()).float() * (step * self.scale)
             product = (product if bias is None else product + bias).unflatten(0, states.shape[:-1])
         else:
-            product = int8_linear(states.float().contiguous(), self.weight, self.scale, bias, False)
-        result: Tensor = product.to(states.dtype)
-        return result
+            floats = _as(states, torch.float32).contiguous()
+            product = int8_linear(floats, self.weight, self.scale, bias, False)
+        return _as(product, states.dtype)
+
+
+def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same in `dtype`; no conversion to the same type, which `fuse_gelu` would stumble over."""
+    return states if states.dtype == dtype else states.to(dtype)
 
 
 class Converted(nn.Module):

@@ -41,6 +41,7 @@ _KERNELS: dict[Any, Kernel] = {
         ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend
     ),
     attention.step_attention: Kernel(("decoder_attention.cpp",), (*(_T,) * 7, _OUT)),
+    attention.keep_window: Kernel(("window_cache.cpp",), (_T, _T, "int64_t", _OUT)),
     attention.window_attention: Kernel(("decoder_attention.cpp",), (_T, _T, "int64_t", _OUT)),
 }
 

@@ -184,10 +184,10 @@ extern "C" AOTITorchError aoti_torch_cpu_window_attention(AtenTensorHandle query
   const int8_t* caches = data<int8_t>(cross);
   float* result = data<float>(*out);
   const int64_t layers = size(cross, 1) / 2;
+  Work work(windows * heads);
   EXPORTER_PARALLEL {
     std::vector<float> scores(queries * source);
-    const Share mine(windows * heads);
-    for (int64_t item = mine.begin; item < mine.end; item++) {
+    work.each([&](int64_t item) {
       const int64_t window = item / heads, head = item % heads;
       const int64_t input = window * queries * all + head * width;
       const int8_t* keys = caches + ((window * layers + layer) * 2 * heads + head) * each;
@@ -196,7 +196,7 @@ extern "C" AOTITorchError aoti_torch_cpu_window_attention(AtenTensorHandle query
       };
       attend_head(width, q + input, queries, all, found(keys), found(keys + heads * each),
                   [=](int64_t) { return source; }, scores.data(), result + input);
-    }
+    });
   }
   return AOTI_TORCH_SUCCESS;
 }

@@ -16,6 +16,11 @@ namespace {
 
 using Vec = at::vec::Vectorized<float>;
 
+constexpr int64_t kPanel = 32;         // positions, or dimensions of values, of a panel
+constexpr int64_t kRows = 12;          // queries that go against it at once
+constexpr int64_t kBlock = 8 * kRows;  // queries that a thread takes at once
+constexpr float kPower[] = {5.51716688e-02F, 2.42611133e-01F, 6.93260986e-01F, 9.99928073e-01F};
+
 // Two rows of numbers as pairs; nothing where a row is null.
 __m512i paired(const float* even, const float* odd) {
   const auto wide = [](const float* row) {
@@ -24,36 +29,38 @@ __m512i paired(const float* even, const float* odd) {
   return _mm512_or_si512(wide(even), _mm512_slli_epi32(wide(odd), 16));
 }
 
-// out[kPanelRows][16 * parts] = left[kPanelRows][groups] panel[groups][16 * parts].
+// out[kRows][16 * parts] = left[kRows][groups] panel[groups][16 * parts].
 template <int parts>
 void product(const uint32_t* left, int64_t stride, const uint32_t* panel, int64_t groups,
              float* out, int64_t out_stride) {
-  __m512 sums[kPanelRows][parts];
-  multiply<Bf16, parts>(left, stride, panel, groups, sums);
-  for (int row = 0; row < kPanelRows; row++)
+  __m512 sums[kRows][parts];
+  multiply<Bf16, kRows, parts>(left, stride, panel, groups, sums);
+  for (int row = 0; row < kRows; row++)
     for (int part = 0; part < parts; part++)
       _mm512_storeu_ps(out + row * out_stride + part * kLanes, sums[row][part]);
 }
 
 // The largest of numbers that fill whole panels.
 float largest(const float* numbers, int64_t length) {
-  Vec peaks[kPanel / kLanes];  // several, so that no comparison waits for the one before
-  for (auto& peak : peaks) peak = Vec(-INFINITY);
+  static_assert(kPanel == 2 * kLanes);
+  __m512 peaks[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
   for (int64_t at = 0; at < length; at += kPanel)
-    for (int part = 0; part < kPanel / kLanes; part++)
-      peaks[part] = _mm512_max_ps(peaks[part], Vec::loadu(numbers + at + part * kLanes));
-  const auto both = [](const Vec& x, const Vec& y) { return Vec(_mm512_max_ps(x, y)); };
-  return _mm512_reduce_max_ps(both(both(peaks[0], peaks[1]), both(peaks[2], peaks[3])));
+    for (int part = 0; part < 2; part++)
+      peaks[part] = _mm512_max_ps(peaks[part], _mm512_loadu_ps(numbers + at + part * kLanes));
+  return _mm512_reduce_max_ps(_mm512_max_ps(peaks[0], peaks[1]));
 }
 
-// 2^x for x <= 0, to the precision of bfloat16.
+// 2^x for x <= 0, to the precision of bfloat16. Adding the large number leaves the whole part in a
+// number's lowest bits, which then are added to the exponent.
 Vec power(Vec x) {
-  x = at::vec::maximum(x, Vec(-126.0F));
-  const Vec whole = x.round(), rest = x - whole;
-  Vec sum(9.6181291e-3F);
-  for (const float term : {5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F})
-    sum = at::vec::fmadd(sum, rest, Vec(term));
-  return _mm512_scalef_ps(sum, whole);
+  const Vec large(12582912.0F);
+  x = _mm512_max_ps(x, Vec(-126.0F));
+  const Vec whole = x + large, rest = x - (whole - large);
+  Vec sum(kPower[0]);
+  for (size_t term = 1; term < std::size(kPower); term++)
+    sum = at::vec::fmadd(sum, rest, Vec(kPower[term]));
+  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(whole), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), exponent));
 }
 
 // Scores to weights, as bfloat16 and not yet divided by their sum, which is returned.
@@ -81,55 +88,66 @@ class Head {
         stride_(stride),
         keys_(padded_ * kWidth / 2),
         values_(padded_ * kWidth / 2),
-        queries_(kPanelRows * kWidth / 2),
-        weights_(kPanelRows * padded_ / 2),
-        scores_(kPanelRows * padded_) {}
+        queries_(kRows * kWidth / 2),
+        weights_(kRows * padded_ / 2),
+        scores_(kRows * padded_) {}
 
-  void run(const float* query, const float* key, const float* value, float* out) {
-    for (int64_t position = 0; position < padded_; position++) pack_key(key, position);
-    for (int64_t pair = 0; pair < padded_ / 2; pair++)
+  void pack(const float* key, const float* value) {
+    for (int64_t first = 0; first < padded_; first += kLanes) pack_keys(key, first);
+    for (int64_t d = 0; d < kWidth; d += kLanes) {
+      uint32_t* column = values_.data() + d / kColumns * kColumns * padded_ / 2 + d % kColumns;
+      for (int64_t pair = 0; pair < padded_ / 2; pair++)
+        _mm512_storeu_si512(column + pair * kColumns,
+                            paired(row(value, 2 * pair, d), row(value, 2 * pair + 1, d)));
+    }
+  }
+
+  // The results of kRows queries from `first` on.
+  void attend(const float* query, int64_t first, float* out) {
+    for (int64_t i = 0; i < kRows; i++)
       for (int64_t d = 0; d < kWidth; d += kLanes)
-        _mm512_storeu_si512(
-            values_.data() + pair * kWidth + d,
-            paired(row(value, 2 * pair, d), row(value, 2 * pair + 1, d)));
-    for (int64_t first = 0; first < length_; first += kPanelRows) attend(query, first, out);
+        _mm256_storeu_si256(
+            reinterpret_cast<__m256i*>(queries_.data() + (i * kWidth + d) / 2),
+            Bf16::rounded(_mm512_loadu_ps(row(query, std::min(first + i, length_ - 1), d))));
+    for (int64_t panel = 0; panel < padded_; panel += kPanel)
+      product<kPanel / kLanes>(queries_.data(), kWidth / 2, keys_.data() + panel * kWidth / 2,
+                               kWidth / 2, scores_.data() + panel, padded_);
+    float sums[kRows], heads[kRows * kWidth];
+    for (int64_t i = 0; i < kRows; i++)
+      sums[i] = weigh(scores_.data() + i * padded_, length_, padded_,
+                      reinterpret_cast<uint16_t*>(weights_.data() + i * padded_ / 2));
+    for (int64_t d = 0; d < kWidth; d += kColumns)
+      product<kColumns / kLanes>(weights_.data(), padded_ / 2, values_.data() + d * padded_ / 2,
+                                 padded_ / 2, heads + d, kWidth);
+    for (int64_t i = 0; i < std::min(kRows, length_ - first); i++)
+      for (int64_t d = 0; d < kWidth; d++)
+        out[(first + i) * stride_ + d] = heads[i * kWidth + d] / sums[i];
   }
 
  private:
   static constexpr int64_t kWidth = parts * kLanes;
+  static constexpr int64_t kColumns = std::min(kWidth, kPanel);  // of a panel of values
 
   const float* row(const float* numbers, int64_t position, int64_t d) const {
     return position < length_ ? numbers + position * stride_ + d : nullptr;
   }
 
-  // A position's pairs become a column of its panel.
-  void pack_key(const float* key, int64_t position) {
-    alignas(64) uint32_t pairs[kWidth / 2] = {};
-    if (position < length_) narrow(key + position * stride_, pairs);
-    uint32_t* column = keys_.data() + position / kPanel * kPanel * kWidth / 2 + position % kPanel;
-    for (int64_t pair = 0; pair < kWidth / 2; pair++) column[pair * kPanel] = pairs[pair];
-  }
-
-  static void narrow(const float* numbers, uint32_t* pairs) {
-    for (int64_t d = 0; d < kWidth; d += kLanes)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + d / 2),
-                          Bf16::rounded(_mm512_loadu_ps(numbers + d)));
-  }
-
-  void attend(const float* query, int64_t first, float* out) {
-    for (int64_t i = 0; i < kPanelRows; i++)
-      narrow(query + std::min(first + i, length_ - 1) * stride_, queries_.data() + i * kWidth / 2);
-    for (int64_t panel = 0; panel < padded_; panel += kPanel)
-      product<kPanel / kLanes>(queries_.data(), kWidth / 2, keys_.data() + panel * kWidth / 2,
-                               kWidth / 2, scores_.data() + panel, padded_);
-    float sums[kPanelRows], heads[kPanelRows * kWidth];
-    for (int64_t i = 0; i < kPanelRows; i++)
-      sums[i] = weigh(scores_.data() + i * padded_, length_, padded_,
-                      reinterpret_cast<uint16_t*>(weights_.data() + i * padded_ / 2));
-    product<parts>(weights_.data(), padded_ / 2, values_.data(), padded_ / 2, heads, kWidth);
-    for (int64_t i = 0; i < std::min(kPanelRows, length_ - first); i++)
-      for (int64_t d = 0; d < kWidth; d++)
-        out[(first + i) * stride_ + d] = heads[i * kWidth + d] / sums[i];
+  // Positions become columns of their panel, a register of them at a time.
+  void pack_keys(const float* key, int64_t first) {
+    uint32_t* column = keys_.data() + first / kPanel * kPanel * kWidth / 2 + first % kPanel;
+    for (int64_t d = 0; d < kWidth; d += 2 * kLanes) {
+      __m512i block[kLanes];
+      for (int64_t lane = 0; lane < kLanes; lane++) {
+        const auto half = [&](int64_t at) {
+          const float* numbers = at < kWidth ? row(key, first + lane, at) : nullptr;
+          return numbers ? Bf16::rounded(_mm512_loadu_ps(numbers)) : _mm256_setzero_si256();
+        };
+        block[lane] = _mm512_inserti64x4(_mm512_castsi256_si512(half(d)), half(d + kLanes), 1);
+      }
+      transpose(block);
+      for (int64_t pair = 0; pair < std::min(kLanes, (kWidth - d) / 2); pair++)
+        _mm512_storeu_si512(column + (d / 2 + pair) * kPanel, block[pair]);
+    }
   }
 
   int64_t length_, padded_, stride_;
@@ -144,13 +162,19 @@ struct Attention {
 
   template <int parts>
   void run() const {
+    const int64_t blocks = (length + kBlock - 1) / kBlock;
+    Work work(batch * heads * blocks);
     EXPORTER_PARALLEL {
-      Head<parts> head(length, all);
-      const Share mine(batch * heads);
-      for (int64_t item = mine.begin; item < mine.end; item++) {
-        const int64_t at = item / heads * length * all + item % heads * (all / heads);
-        head.run(query + at, key + at, value + at, out + at);
-      }
+      Head<parts> own(length, all);
+      int64_t packed = -1;
+      work.each([&](int64_t item) {
+        const int64_t head = item / blocks, end = std::min((item % blocks + 1) * kBlock, length);
+        const int64_t at = head / heads * length * all + head % heads * (all / heads);
+        if (packed != head) own.pack(key + at, value + at);
+        packed = head;
+        for (int64_t first = item % blocks * kBlock; first < end; first += kRows)
+          own.attend(query + at, first, out + at);
+      });
     }
   }
 };

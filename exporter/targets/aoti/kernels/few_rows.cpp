@@ -31,7 +31,18 @@ __m128i totals(const __m512i (&of)[kColumns]) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-// sums[row][column] of the products of `rows` rows of codes, offset taken off, and rows of W.
+__m512i codes_of(const int8_t* weight, int64_t left) {
+  const __mmask64 inside = left < Codes::kUnit ? (1ULL << left) - 1 : ~0ULL;
+  return _mm512_maskz_loadu_epi8(inside, weight);
+}
+
+void prefetch(const int8_t* place) {
+  _mm_prefetch(reinterpret_cast<const char*>(place) + kAhead, _MM_HINT_T0);
+}
+
+// sums[row][column] of the products of `rows` rows of codes, offset taken off, and rows of W. In
+// memory those lie one after the other, and so they come fastest: one row of codes takes them like
+// that, several take them together, from where they were fetched to in that order.
 template <int rows>
 void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t length,
               int32_t sums[][kColumns]) {
@@ -43,24 +54,25 @@ void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t
     for (int row = 0; row < rows; row++) own[row][column] = _mm512_setzero_si512();
   }
   const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
-  for (int64_t k = 0; k < length; k += Codes::kUnit) {
-    const __mmask64 inside = length - k < Codes::kUnit ? (1ULL << (length - k)) - 1 : ~0ULL;
-    __m512i w[kColumns];
+  constexpr int together = rows == 1 ? 1 : kColumns;
 #pragma GCC unroll 8
-    for (int column = 0; column < kColumns; column++) {
-      const int8_t* place = weight + column * length + k;
-      _mm_prefetch(reinterpret_cast<const char*>(place) + kAhead, _MM_HINT_T0);
-      w[column] = _mm512_maskz_loadu_epi8(inside, place);
-      Int8::add(offsets[column], offset, w[column]);
+  for (int first = 0; first < kColumns; first += together)
+    for (int64_t k = 0; k < length; k += Codes::kUnit) {
+      __m512i w[together];
+#pragma GCC unroll 8
+      for (int column = 0; column < together; column++) {
+        prefetch(weight + first * length + k * together + column * Codes::kUnit);
+        w[column] = codes_of(weight + (first + column) * length + k, length - k);
+        Int8::add(offsets[first + column], offset, w[column]);
+      }
+#pragma GCC unroll 8
+      for (int row = 0; row < rows; row++) {
+        const __m512i x = _mm512_loadu_si512(codes + row * width + k);
+#pragma GCC unroll 8
+        for (int column = 0; column < together; column++)
+          Int8::add(own[row][first + column], x, w[column]);
+      }
     }
-#pragma GCC unroll 8
-    for (int row = 0; row < rows; row++) {
-      const __m512i x = _mm512_loadu_si512(codes + row * width + k);
-#pragma GCC unroll 8
-      for (int column = 0; column < kColumns; column++)
-        Int8::add(own[row][column], x, w[column]);
-    }
-  }
   const __m128i off = totals(offsets);
 #pragma GCC unroll 8
   for (int row = 0; row < rows; row++)
@@ -107,6 +119,7 @@ void few_rows(const Linear& l) {
   const int64_t tiles = (l.rows + kRows - 1) / kRows, count = (l.rows + tiles - 1) / tiles;
   const bool alone = tiles == 1;  // then every thread has its own codes, and nobody waits
   Codes shared(alone ? 0 : l.rows, l.length);
+  Work columns((l.columns + kBlock - 1) / kBlock);
   EXPORTER_PARALLEL {
     Codes own(alone ? l.rows : 0, l.length);
     Codes& codes = alone ? own : shared;
@@ -116,12 +129,13 @@ void few_rows(const Linear& l) {
     if (!alone) {
 #pragma omp barrier
     }
-    const Share mine(l.columns, kBlock);
-    for (int64_t first = mine.begin; first < mine.end; first += kBlock)
+    columns.each([&](int64_t block) {
+      const int64_t end = std::min((block + 1) * kBlock, l.columns);
       for (int64_t row = 0; row < l.rows; row += count)
-        for (int64_t c = first; c < std::min(first + kBlock, mine.end); c += kColumns)
+        for (int64_t c = block * kBlock; c < end; c += kColumns)
           tile(l, codes, row, std::min(count, l.rows - row),
                std::min(c, l.columns - kColumns));  // the last one may overlap
+    });
   }
 }
 

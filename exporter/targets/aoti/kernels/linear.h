@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "tensors.h"
@@ -27,23 +28,23 @@ struct Codes {
   static constexpr int64_t kUnit = 64;  // bytes that rows are padded to, a register
 
   int64_t width;  // of a row, padded
-  std::vector<uint8_t> codes;
+  std::unique_ptr<uint8_t[]> codes;  // what pads them is anything: weights are padded with zeros
   std::vector<float> scales;
 
   // With room for `spare` rows more, which tiles may read.
   Codes(int64_t rows, int64_t length, int64_t spare = 0)
       : width((length + kUnit - 1) / kUnit * kUnit),
-        codes((rows + spare) * width),
+        codes(std::make_unique_for_overwrite<uint8_t[]>((rows + spare) * width)),
         scales(rows + spare) {}
 
-  const uint8_t* row(int64_t index) const { return codes.data() + index * width; }
+  const uint8_t* row(int64_t index) const { return codes.get() + index * width; }
 
   void quantize(const float* x, int64_t length, int64_t index) {
     float peak = 0;
 #pragma omp simd reduction(max : peak)
     for (int64_t k = 0; k < length; k++) peak = std::max(peak, std::fabs(x[k]));
     const float scale = std::max(peak, 1e-12F) / 127, inverse = 1 / scale;
-    uint8_t* place = codes.data() + index * width;
+    uint8_t* place = codes.get() + index * width;
 #pragma omp simd
     for (int64_t k = 0; k < length; k++)
       place[k] = static_cast<uint8_t>(static_cast<int>(std::nearbyint(x[k] * inverse)) + kOffset);

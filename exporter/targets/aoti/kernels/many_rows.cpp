@@ -13,7 +13,10 @@ namespace {
 
 using Vec = at::vec::Vectorized<float>;
 
-constexpr int64_t kGroup = 4;  // codes that one lane holds
+constexpr int64_t kGroup = 4;           // codes that one lane holds
+constexpr int64_t kPanel = 64;          // columns of a panel
+constexpr int64_t kRows = 6;            // rows that go against it at once
+constexpr int64_t kBlock = 32 * kRows;  // rows that a thread takes at once
 constexpr int kParts = kPanel / kLanes;
 
 Vec gelu(Vec x) {
@@ -30,37 +33,44 @@ struct Panel {
 
   explicit Panel(int64_t groups) : codes(groups * kPanel) {}
 
-  // Columns from `first` on; zeros where there are none, and where a column ends within a group.
+  // Columns from `first` on; zeros where there are none, and behind a column's end.
   void pack(const Linear& l, int64_t first) {
-    for (int64_t c = 0; c < kPanel; c++) {
-      const int64_t length = first + c < l.columns ? l.length : 0;
-      const int8_t* column = l.weight + (first + c) * l.length;
-      int32_t sum = 0;
-      for (int64_t k = 0; k < length; k++) sum += column[k];
-      offsets[c] = kOffset * sum;
-      const int64_t groups = static_cast<int64_t>(codes.size()) / kPanel;
-      for (int64_t group = 0; group < groups; group++) {
-        uint32_t four = 0;
-        const int64_t left = length - group * kGroup;
-        if (left >= kGroup) __builtin_memcpy(&four, column + group * kGroup, kGroup);
-        else if (left > 0) __builtin_memcpy(&four, column + group * kGroup, left);
-        codes[group * kPanel + c] = four;
+    const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
+    for (int64_t part = 0; part < kPanel; part += kLanes) {
+      __m512i sums = Int8::zero();
+      for (int64_t k = 0; k < l.length; k += Codes::kUnit) {
+        const __mmask64 inside = l.length - k < Codes::kUnit ? (1ULL << (l.length - k)) - 1 : ~0ULL;
+        __m512i block[kLanes];
+        for (int64_t lane = 0; lane < kLanes; lane++) {
+          const int64_t column = first + part + lane;
+          block[lane] = column < l.columns
+                            ? _mm512_maskz_loadu_epi8(inside, l.weight + column * l.length + k)
+                            : _mm512_setzero_si512();
+        }
+        transpose(block);
+        uint32_t* place = codes.data() + k / kGroup * kPanel + part;
+        for (int64_t group = 0; group < kLanes; group++) {
+          Int8::add(sums, offset, block[group]);
+          _mm512_storeu_si512(place + group * kPanel, block[group]);
+        }
       }
+      _mm512_storeu_si512(offsets + part, sums);
     }
   }
 };
 
 void tile(const Linear& l, const Codes& codes, int64_t row, int64_t first, const Panel& panel) {
-  __m512i sums[kPanelRows][kParts];
-  multiply<Int8, kParts>(reinterpret_cast<const uint32_t*>(codes.row(row)), codes.width / kGroup,
-                         panel.codes.data(), panel.codes.size() / kPanel, sums);
+  __m512i sums[kRows][kParts];
+  const int64_t groups = codes.width / kGroup;
+  multiply<Int8, kRows, kParts>(reinterpret_cast<const uint32_t*>(codes.row(row)), groups,
+                                panel.codes.data(), groups, sums);
   for (int part = 0; part < kParts && first + part * kLanes < l.columns; part++) {
     const int64_t column = first + part * kLanes;
     const __mmask16 mask = inside(l.columns, column);
     const __m512 scales = _mm512_maskz_loadu_ps(mask, l.scale + column);
     const __m512 bias = l.bias ? _mm512_maskz_loadu_ps(mask, l.bias + column) : _mm512_setzero_ps();
     const __m512i offsets = _mm512_loadu_si512(panel.offsets + part * kLanes);
-    for (int64_t r = 0; r < std::min(kPanelRows, l.rows - row); r++) {
+    for (int64_t r = 0; r < std::min(kRows, l.rows - row); r++) {
       const __m512 product = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][part], offsets));
       const __m512 both = _mm512_mul_ps(_mm512_set1_ps(codes.scales[row + r]), scales);
       const Vec sum = _mm512_fmadd_ps(product, both, bias);
@@ -72,18 +82,25 @@ void tile(const Linear& l, const Codes& codes, int64_t row, int64_t first, const
 }  // namespace
 
 void many_rows(const Linear& l) {
-  Codes codes(l.rows, l.length, kPanelRows - 1);
+  Codes codes(l.rows, l.length, kRows - 1);
+  const int64_t blocks = (l.rows + kBlock - 1) / kBlock;
+  Work quantizing(blocks), multiplying((l.columns + kPanel - 1) / kPanel * blocks);
+  const auto each_row = [&](int64_t block, int64_t step, auto run) {
+    const int64_t end = std::min((block + 1) * kBlock, l.rows);
+    for (int64_t row = block * kBlock; row < end; row += step) run(row);
+  };
   EXPORTER_PARALLEL {
-    const Share rows(l.rows);
-    for (int64_t row = rows.begin; row < rows.end; row++)
-      codes.quantize(l.x + row * l.length, l.length, row);
+    quantizing.each([&](int64_t block) {
+      each_row(block, 1, [&](int64_t row) { codes.quantize(l.x + row * l.length, l.length, row); });
+    });
 #pragma omp barrier
-    Panel panel((l.length + kGroup - 1) / kGroup);
-    const Share mine(l.columns, kPanel);
-    for (int64_t first = mine.begin; first < mine.end; first += kPanel) {
-      panel.pack(l, first);
-      for (int64_t row = 0; row < l.rows; row += kPanelRows) tile(l, codes, row, first, panel);
-    }
+    Panel panel(codes.width / kGroup);
+    int64_t packed = -1;
+    multiplying.each([&](int64_t item) {
+      const int64_t first = item / blocks * kPanel;
+      if (packed != first) panel.pack(l, packed = first);
+      each_row(item % blocks, kRows, [&](int64_t row) { tile(l, codes, row, first, panel); });
+    });
   }
 }
 #else

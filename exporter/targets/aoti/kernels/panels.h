@@ -10,9 +10,7 @@
 
 namespace exporter {
 
-constexpr int64_t kLanes = 16;     // groups in a register
-constexpr int64_t kPanel = 64;     // columns of a panel: four registers
-constexpr int64_t kPanelRows = 6;  // with four registers each, they fill the register file
+constexpr int64_t kLanes = 16;  // groups in a register
 
 // The instructions are written out: around its own intrinsics GCC 12 copies sums to and fro, and
 // spills them.
@@ -51,30 +49,59 @@ struct Bf16 {
 #endif
 };
 
-// sums[kPanelRows][parts] = left[kPanelRows][groups] panel[groups][16 * parts].
-template <class Kind, int parts>
+// Lane j of register i becomes lane i of register j.
+inline void transpose(__m512i (&block)[kLanes]) {
+  __m512i part[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2) {
+    part[i] = _mm512_unpacklo_epi32(block[i], block[i + 1]);
+    part[i + 1] = _mm512_unpackhi_epi32(block[i], block[i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 4)
+#pragma GCC unroll 16
+    for (int j = 0; j < 2; j++) {
+      block[i + 2 * j] = _mm512_unpacklo_epi64(part[i + j], part[i + 2 + j]);
+      block[i + 2 * j + 1] = _mm512_unpackhi_epi64(part[i + j], part[i + 2 + j]);
+    }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; i++) {  // what is left to transpose are quarters of registers
+    const __m512i even[] = {_mm512_shuffle_i32x4(block[i], block[4 + i], 0x88),
+                            _mm512_shuffle_i32x4(block[8 + i], block[12 + i], 0x88)};
+    const __m512i odd[] = {_mm512_shuffle_i32x4(block[i], block[4 + i], 0xdd),
+                           _mm512_shuffle_i32x4(block[8 + i], block[12 + i], 0xdd)};
+    block[i] = _mm512_shuffle_i32x4(even[0], even[1], 0x88);
+    block[4 + i] = _mm512_shuffle_i32x4(odd[0], odd[1], 0x88);
+    block[8 + i] = _mm512_shuffle_i32x4(even[0], even[1], 0xdd);
+    block[12 + i] = _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd);
+  }
+}
+
+// sums[rows][parts] = left[rows][groups] panel[groups][16 * parts]. With 24 sums, and what they are
+// made of, all registers are full.
+template <class Kind, int rows, int parts>
 void multiply(const uint32_t* left, int64_t stride, const uint32_t* panel, int64_t groups,
-              typename Kind::Sum (&sums)[kPanelRows][parts]) {
-  typename Kind::Sum own[kPanelRows][parts];
-#pragma GCC unroll 8
-  for (int row = 0; row < kPanelRows; row++)
-#pragma GCC unroll 8
+              typename Kind::Sum (&sums)[rows][parts]) {
+  typename Kind::Sum own[rows][parts];
+#pragma GCC unroll 16
+  for (int row = 0; row < rows; row++)
+#pragma GCC unroll 16
     for (int part = 0; part < parts; part++) own[row][part] = Kind::zero();
   for (int64_t group = 0; group < groups; group++) {
     __m512i right[parts];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int part = 0; part < parts; part++)
       right[part] = _mm512_loadu_si512(panel + (group * parts + part) * kLanes);
-#pragma GCC unroll 8
-    for (int row = 0; row < kPanelRows; row++) {
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; row++) {
       const __m512i numbers = _mm512_set1_epi32(static_cast<int>(left[row * stride + group]));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int part = 0; part < parts; part++) Kind::add(own[row][part], numbers, right[part]);
     }
   }
-#pragma GCC unroll 8
-  for (int row = 0; row < kPanelRows; row++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
+  for (int row = 0; row < rows; row++)
+#pragma GCC unroll 16
     for (int part = 0; part < parts; part++) sums[row][part] = own[row][part];
 }
 

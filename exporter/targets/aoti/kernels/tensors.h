@@ -5,12 +5,15 @@
 #include <omp.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include <atomic>
 #include <cstdint>
+#include <vector>
 
 #ifdef EXPORTER_THREADS
 #define EXPORTER_PARALLEL _Pragma("omp parallel num_threads(EXPORTER_THREADS)")
 #else
 #define EXPORTER_PARALLEL _Pragma("omp parallel")
+#define EXPORTER_THREADS omp_get_max_threads()
 #endif
 
 namespace exporter {
@@ -58,6 +61,39 @@ struct Share {
     end = units * (thread + 1) / threads * unit;
     if (end > count) end = count;
   }
+};
+
+// Items of work for a team of threads. Each takes those of its own share, one after the other, so
+// that what it prepared for one serves the next; then those left of others' shares, because cores
+// differ in speed.
+class Work {
+ public:
+  explicit Work(int64_t count) : shares_(EXPORTER_THREADS) {
+    const auto shares = static_cast<int64_t>(shares_.size());
+    for (int64_t share = 0; share < shares; share++) {
+      const Share own(count, share, shares);
+      shares_[share].next = own.begin;
+      shares_[share].end = own.end;
+    }
+  }
+
+  template <class Run>
+  void each(Run run) {
+    for (size_t turn = 0; turn < shares_.size(); turn++) {
+      Rest& rest = shares_[(omp_get_thread_num() + turn) % shares_.size()];
+      while (rest.next < rest.end) {
+        const int64_t item = rest.next++;
+        if (item < rest.end) run(item);
+      }
+    }
+  }
+
+ private:
+  struct alignas(64) Rest {  // a cache line of its own
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Rest> shares_;
 };
 
 }  // namespace exporter
