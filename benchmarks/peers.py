@@ -15,27 +15,33 @@ measurement that was disturbed is taken again.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.peers_options import Asked, measuring
 from benchmarks.peers_picture import draw
-from benchmarks.peers_results import entry_for, figures, open_results, save_results, tables
-from benchmarks.peers_rivals import RIVALS
+from benchmarks.peers_results import (
+    entry_for,
+    figures,
+    open_results,
+    require_entries,
+    save_results,
+    tables,
+)
+from benchmarks.peers_rivals import RIVALS, Rival
 from benchmarks.peers_rounds import (
     Bench,
     Failed,
-    Setting,
     convert,
     prepare,
     run,
     write_audio,
 )
 from exporter.checkpoint import open_checkpoint
-from exporter.machine import describe
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "peers.json"
@@ -43,80 +49,48 @@ PICTURE = BENCHMARKS.parent / "docs" / "speed.svg"
 
 
 @click.command()
-@click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path, exists=True))
-@click.option("--work", type=click.Path(path_type=Path), help="Environments and models are kept.")
+@measuring
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The figures.")
 @click.option("--picture", type=click.Path(path_type=Path), default=PICTURE, help="Drawn of them.")
 @click.option("--only", multiple=True, type=click.Choice(list(RIVALS)), help="Default: all.")
 @click.option("--rounds", default=5, show_default=True, help="Fresh processes of each rival.")
 @click.option("--runs", default=3, show_default=True, help="Timed transcriptions in each.")
-@click.option("--tokens", default=64, show_default=True, help="Decoded in every window.")
-@click.option("--threads", default=describe().cores, show_default="all cores")
 @click.option("--batch", default=1, show_default=True, help="Windows transcribed together.")
 @click.option("--beams", default=1, show_default=True)
-@click.option("--again", is_flag=True, help="Convert anew what an earlier run converted.")
-@click.option(
-    "--memory-limit",
-    type=float,
-    default=round(0.9 * describe().memory_bytes / 1e9, 1),
-    show_default="90 % of the machine's",
-    help="End a conversion that takes so many GB.",
-)
-@click.option("--time-limit", default=1800.0, show_default=True, help="Seconds for any process.")
-@click.option(
-    "--lock", type=click.Path(path_type=Path), help="A file to lock around every process."
-)
 def main(
-    checkpoints: Sequence[Path],
-    work: Path | None,
+    asked: Asked,
     results: Path,
     picture: Path,
     only: Sequence[str],
     rounds: int,
     runs: int,
-    tokens: int,
-    threads: int,
     batch: int,
     beams: int,
-    again: bool,
-    memory_limit: float,
-    time_limit: float,
-    lock: Path | None,
 ) -> None:
     """Measure CHECKPOINTS, then tell and draw all that the file of figures holds."""
     told = open_results(results)
-    if checkpoints:
-        if work is None:
-            msg = "--work FOLDER is where environments and converted models are kept"
-            raise click.UsageError(msg)
-        setting = Setting(tokens, threads, batch, beams)
-        limit = round(memory_limit * 1e9)
-        bench = Bench(work.resolve(), setting, runs, limit, time_limit, lock)
-        bench.work.mkdir(parents=True, exist_ok=True)
-        for checkpoint in checkpoints:
-            entry = entry_for(told, open_checkpoint(str(checkpoint)), checkpoint.name, setting)
-            # Rounds go on with all others when one rival fails; its row tells why.
-            entry["rivals"] |= measure(
-                bench, checkpoint.resolve(), only or list(RIVALS), rounds, again
-            )
-            save_results(results, told)
-    if not told["entries"]:
-        msg = f"{results} holds no figures: give a checkpoint"
-        raise click.UsageError(msg)
+    rivals = {name: RIVALS[name] for name in only or RIVALS}
+    for checkpoint in asked.checkpoints:
+        bench = asked.bench(runs, batch=batch, beams=beams)
+        opened = open_checkpoint(str(checkpoint))
+        entry = entry_for(told, opened, checkpoint.name, bench.setting)
+        # Rounds go on with all others when one rival fails; its row tells why.
+        entry["rivals"] |= measure(bench, checkpoint, rivals, rounds, asked.again)
+        save_results(results, told)
+    require_entries(told, results)
     click.echo(tables(told))
     picture.write_text(draw(told), encoding="utf-8")
 
 
 def measure(
-    bench: Bench, checkpoint: Path, names: Sequence[str], rounds: int, again: bool
+    bench: Bench, checkpoint: Path, rivals: Mapping[str, Rival], rounds: int, again: bool
 ) -> dict[str, Any]:
     """Convert for every rival, then measure them in turns; a failure is told in its row."""
     run_id = datetime.now(UTC).isoformat(timespec="seconds")
     failed: dict[str, str] = {}
     made: dict[str, dict[str, Any]] = {}
     converted: set[str | None] = set()
-    for name in names:
-        rival = RIVALS[name]
+    for name, rival in rivals.items():
         try:
             prepare(bench, rival.environment)
             fresh = again and rival.conversion not in converted
@@ -125,20 +99,21 @@ def measure(
             failed[name] = str(failure)
             click.echo(f"{checkpoint.name} {name}: {failure}", err=True)
         converted.add(rival.conversion)
-    answers = turns(bench, checkpoint, made, rounds, failed)
+    answers = turns(bench, checkpoint, rivals, made, rounds, failed)
     rows: dict[str, Any] = {}
-    for name in names:
-        head = {"label": RIVALS[name].label, "run": run_id}
+    for name, rival in rivals.items():
+        head = {"label": rival.label, "run": run_id}
         if name in failed:
             rows[name] = {**head, "failed": failed[name]}
         else:
-            rows[name] = {**head, **figures(answers[name], made[name], RIVALS[name], bench.setting)}
+            rows[name] = {**head, **figures(answers[name], made[name], rival, bench.setting)}
     return rows
 
 
 def turns(
     bench: Bench,
     checkpoint: Path,
+    rivals: Mapping[str, Rival],
     made: dict[str, dict[str, Any]],
     rounds: int,
     failed: dict[str, str],
@@ -152,7 +127,7 @@ def turns(
                 continue
             load = os.getloadavg()[0]
             try:
-                answer = run(bench, checkpoint, name, told["model"], sound)
+                answer = run(bench, checkpoint, rivals[name], told["model"], sound)
             except Failed as failure:
                 failed[name] = str(failure)
                 click.echo(f"{checkpoint.name} {name}: {failure}", err=True)

@@ -21,7 +21,17 @@ from benchmarks.peers_rounds import WINDOW_S, Setting
 from exporter.checkpoint import Checkpoint
 from exporter.machine import describe
 
-__all__ = ["entry_for", "figures", "open_results", "ratios", "save_results", "tables"]
+__all__ = [
+    "entry_for",
+    "figures",
+    "open_results",
+    "place",
+    "ratios",
+    "require_entries",
+    "save_results",
+    "tables",
+    "title",
+]
 
 LARGE = 600_000_000  # parameters from which the targets for large shapes hold
 OPENVINO = ("openvino-bf16", "openvino-f32", "optimum-intel")
@@ -70,10 +80,21 @@ def open_results(path: Path) -> dict[str, Any]:
     return known
 
 
+def require_entries(results: dict[str, Any], path: Path) -> None:
+    """Refuse to tell a file that holds nothing."""
+    if not results["entries"]:
+        msg = f"{path} holds no figures: give a checkpoint"
+        raise click.UsageError(msg)
+
+
 def entry_for(
-    results: dict[str, Any], checkpoint: Checkpoint, shape: str, setting: Setting
+    results: dict[str, Any],
+    checkpoint: Checkpoint,
+    shape: str,
+    setting: Setting,
+    kept: str = "rivals",
 ) -> dict[str, Any]:
-    """The place of a shape at a setting, to which rivals are added; one machine's alone."""
+    """The place of a shape at a setting, to which what is `kept` is added; one machine's alone."""
     if results["machine"] != describe().as_dict():
         msg = "the file of figures is of another machine: move it, or choose --results"
         raise click.ClickException(msg)
@@ -82,7 +103,7 @@ def entry_for(
         if all(entry[name] == value for name, value in key.items()):
             found: dict[str, Any] = entry
             return found
-    new = {**key, "parameters": checkpoint.parameters, "rivals": {}}
+    new = {**key, "parameters": checkpoint.parameters, kept: {}}
     results["entries"].append(new)
     results["entries"].sort(
         key=lambda e: (e["batch"], e["beams"], e["tokens"], e["threads"], e["parameters"])
@@ -98,6 +119,7 @@ def figures(
     median = statistics.median(seconds)
     told = {
         "options": rival.options,
+        **({"variables": rival.variables} if rival.variables else {}),
         "versions": answers[0]["versions"],
         "processes": len(answers),
         "seconds": spread(seconds),
@@ -151,12 +173,16 @@ def tables(results: dict[str, Any]) -> str:
     for entry in results["entries"]:
         parts.append(f"**{title(entry)}**\n\n{rivals_table(entry)}")
     parts.append(f"**Targets**\n\n{ratios_table(results)}")
+    return "\n\n".join([*parts, place(results)])
+
+
+def place(results: dict[str, Any]) -> str:
+    """Where it was measured, in words."""
     machine = results["machine"]
-    parts.append(
+    return (
         f"{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['features'])}), "
         f"{machine['memory_bytes'] / 1e9:.1f} GB of memory."
     )
-    return "\n\n".join(parts)
 
 
 def title(entry: dict[str, Any]) -> str:

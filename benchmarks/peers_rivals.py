@@ -30,7 +30,10 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Rival:
-    """One row: a worker of benchmarks/rivals in an environment, on a conversion (or none)."""
+    """One row: a worker of benchmarks/rivals in an environment, on a conversion (or none).
+
+    `variables` are added to what every worker finds in its process's environment.
+    """
 
     label: str
     environment: str
@@ -38,6 +41,7 @@ class Rival:
     conversion: str | None
     options: dict[str, Any] = field(default_factory=dict)
     warmups: int = 1
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
@@ -56,12 +60,18 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 # build of torch: everything that looks for it then fails.
 UNWANTED: dict[str, tuple[str, ...]] = {"openvino": ("torchvision",)}
 _BUILD = "{python} -m exporter build {recipe} --target %s --output {output} --force --json"
+# Below what this machine has, as a CPU without them would be given it; aoti is the first target.
+_AVX512 = " --set targets.0.march=x86-64-v4 --set targets.0.vnni=false --set targets.0.bf16=false"
+_AVX2 = " --set targets.0.march=x86-64-v3"
 _CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
 CONVERSIONS: dict[str, Conversion] = {
     **{
         kind: Conversion(OWN, _BUILD % kind, model=f"peer/{kind}")
         for kind in ("aoti", "onnx-int8", "torch-int8")
     },
+    "aoti-avx512": Conversion(OWN, _BUILD % "aoti" + _AVX512, model="peer/aoti"),
+    "aoti-avx2": Conversion(OWN, _BUILD % "aoti" + _AVX2, model="peer/aoti"),
+    "aoti-marked": Conversion(OWN, "{python} -m benchmarks.parts_build {checkpoint} {output}"),
     "ctranslate2-int8": Conversion(
         "faster-whisper",
         "{bin}/ct2-transformers-converter --model {checkpoint} --output_dir {output} "

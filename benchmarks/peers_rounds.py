@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -30,7 +31,6 @@ from benchmarks.peers_rivals import (
     CONVERSIONS,
     ENVIRONMENTS,
     OWN,
-    RIVALS,
     TORCH,
     UNWANTED,
     Conversion,
@@ -178,7 +178,7 @@ def _convert(
     bench: Bench, checkpoint: Path, conversion: Conversion, folder: Path
 ) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
-    scratch = folder.with_name("scratch")
+    scratch = folder.with_name(f"{folder.name}-scratch")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     python = bench.python(conversion.environment)
@@ -222,9 +222,9 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def run(bench: Bench, checkpoint: Path, name: str, model: str, sound: Path) -> dict[str, Any]:
+def run(bench: Bench, checkpoint: Path, rival: Rival, model: str, sound: Path) -> dict[str, Any]:
     """One fresh process of one rival; measured again where others took the machine meanwhile."""
-    rival, setting = RIVALS[name], bench.setting
+    setting = bench.setting
     answer: dict[str, Any] = {}
     for _ in range(ATTEMPTS):
         with bench.alone():
@@ -253,11 +253,19 @@ def run(bench: Bench, checkpoint: Path, name: str, model: str, sound: Path) -> d
 def ask(bench: Bench, rival: Rival, request: Request) -> dict[str, Any]:
     """Start a worker and return its answer; raise Failed where it gives none."""
     command = [str(bench.python(rival.environment)), "-m", f"benchmarks.rivals.{rival.worker}"]
+    return answered(bench, [*command, json.dumps(asdict(request))], rival.variables)
+
+
+def answered(
+    bench: Bench, command: list[str], variables: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Run a command whose last line of output is its answer in JSON; raise Failed without one."""
     inductor = {"TORCHINDUCTOR_CACHE_DIR": str(bench.work / "inductor")}
-    environment: Mapping[str, str] = {**os.environ, **fixed(request.threads), **inductor}
+    threads = fixed(bench.setting.threads)
+    environment: Mapping[str, str] = {**os.environ, **threads, **inductor, **variables}
     try:
         done = subprocess.run(
-            [*command, json.dumps(asdict(request))],
+            command,
             check=False,
             capture_output=True,
             text=True,

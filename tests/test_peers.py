@@ -132,11 +132,10 @@ def test_a_fresh_process_of_plain_transformers_decodes_as_many_tokens_as_asked(
 ) -> None:
     options = {"dtype": "float32"}
     rival = Rival("plain", OWN, "transformers_worker", None, options)
-    monkeypatch.setitem(RIVALS, "plain", rival)
     monkeypatch.setattr(peers_rounds, "DISTURBED", 1.0)
     sound = tmp_path / "audio.npy"
     np.save(sound, np.random.default_rng(0).normal(0, 0.1, (2, 16000)).astype(np.float32))
-    answer = run(bench(tmp_path), tiny_whisper, "plain", str(tiny_whisper), sound)
+    answer = run(bench(tmp_path), tiny_whisper, rival, str(tiny_whisper), sound)
     assert answer["tokens"] == [SETTING.tokens] * 2
     assert len(answer["seconds"]) == 2
     assert len(answer["texts"]) == 2
@@ -145,7 +144,7 @@ def test_a_fresh_process_of_plain_transformers_decodes_as_many_tokens_as_asked(
     assert told["seconds"]["min"] <= told["seconds"]["median"] <= told["seconds"]["max"]
     assert told["rtf"] == pytest.approx(told["seconds"]["median"] / 60, abs=2e-5)
     with pytest.raises(Failed, match="Error"):
-        run(bench(tmp_path), tiny_whisper, "plain", str(tmp_path / "nowhere"), sound)
+        run(bench(tmp_path), tiny_whisper, rival, str(tmp_path / "nowhere"), sound)
 
 
 def test_of_many_last_words_the_error_is_told() -> None:
@@ -166,7 +165,7 @@ def test_other_counts_of_tokens_are_a_failure(
 ) -> None:
     monkeypatch.setattr(peers_rounds, "ask", lambda *_: {"foreign_share": 0.0, **answers[0]})
     with pytest.raises(Failed, match=message):
-        run(bench(tmp_path), tmp_path, "eager", "", tmp_path)
+        run(bench(tmp_path), tmp_path, RIVALS["eager"], "", tmp_path)
 
 
 def test_a_disturbed_measurement_is_taken_again(
@@ -175,7 +174,7 @@ def test_a_disturbed_measurement_is_taken_again(
     shares = iter([0.4, 0.01, 0.0])
     answer = {"tokens": [8, 8]}
     monkeypatch.setattr(peers_rounds, "ask", lambda *_: {**answer, "foreign_share": next(shares)})
-    assert run(bench(tmp_path), tmp_path, "eager", "", tmp_path)["foreign_share"] == 0.01
+    assert run(bench(tmp_path), tmp_path, RIVALS["eager"], "", tmp_path)["foreign_share"] == 0.01
 
 
 def test_a_conversion_is_kept_with_its_cost_and_a_kill_is_told(
@@ -298,9 +297,9 @@ def test_rounds_are_interleaved_and_a_failure_is_a_row(
 ) -> None:
     asked: list[str] = []
 
-    def answer(_bench: object, _checkpoint: Path, name: str, *_: object) -> dict[str, Any]:
-        asked.append(name)
-        if name == "optimum":
+    def answer(_bench: object, _checkpoint: Path, rival: Rival, *_: object) -> dict[str, Any]:
+        asked.append(rival.label)
+        if rival is RIVALS["optimum"]:
             msg = "it cannot"
             raise Failed(msg)
         times = {"seconds": [2.0, 1.0], "load_s": 0.5, "ready_s": 1.0, "warmup_s": [3.0]}
@@ -310,9 +309,10 @@ def test_rounds_are_interleaved_and_a_failure_is_a_row(
     monkeypatch.setattr(peers, "run", answer)
     monkeypatch.setattr(peers, "prepare", lambda *_: None)
     monkeypatch.setattr(peers, "convert", lambda *_, **__: {"model": "there", "size_bytes": 1})
-    rivals = ["eager", "optimum", "aoti"]
+    rivals = {name: RIVALS[name] for name in ("eager", "optimum", "aoti")}
     rows = peers.measure(bench(tmp_path), tiny_whisper, rivals, 2, False)
-    assert asked == ["eager", "optimum", "aoti", "eager", "aoti"]
+    eager, optimum, aoti = (rival.label for rival in rivals.values())
+    assert asked == [eager, optimum, aoti, eager, aoti]
     assert rows["optimum"]["failed"] == "it cannot"
     assert rows["eager"]["seconds"]["all"] == [2.0, 1.0, 2.0, 1.0]
     assert rows["eager"]["tokens_per_s"] == pytest.approx(16 / 1.5, rel=0.01)

@@ -1,0 +1,51 @@
+"""Compile an aoti artifact's packages so that torch's profiler sees every kernel in them.
+
+What they compute is the same. The folder is no sealed artifact, and good for benchmarks/parts.py
+alone.
+
+    python -m benchmarks.parts_build CHECKPOINT FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from exporter.checkpoint import open_checkpoint
+from exporter.families import FAMILIES, family_name
+from exporter.job import Job
+from exporter.progress import silent
+from exporter.targets import TARGETS
+
+# AOTInductor then wraps each call, of our own kernels too, in a mark that torch's profiler records.
+MARKS = {"cpp.enable_kernel_profile": True}
+
+
+def build(source: Path, folder: Path) -> None:
+    """Build with the target's default options, past the cache that real builds share."""
+    checkpoint = open_checkpoint(str(source))
+    target = TARGETS["aoti"]
+    folder.mkdir(parents=True)
+    with TemporaryDirectory() as cache, torch._inductor.config.patch(MARKS):
+        os.environ["EXPORTER_CACHE"] = cache
+        target.build(
+            Job(
+                checkpoint=checkpoint,
+                family=FAMILIES[family_name(checkpoint.config)],
+                options=target.Options(),
+                folder=folder,
+                progress=silent,
+                fresh=True,
+            )
+        )
+    for name, path in checkpoint.companions.items():
+        shutil.copyfile(path, folder / name)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]), Path(sys.argv[2]))
