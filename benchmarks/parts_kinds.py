@@ -22,6 +22,7 @@ _OPERATORS = {
     r"attention": ATTENTION,
     r"convolution": CONVOLUTIONS,
     r"linear|mm(_|$)": PRODUCTS,
+    r"keep_window": PACKING,
 }
 _PACKED = {"rshift", "bitwise", "stack", "cat", "pack", "packed"}
 

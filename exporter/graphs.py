@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 Shape = tuple[int | str, ...]
 
+WRITTEN = ".written"  # ends the name of an output that is an input, written in place
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -22,7 +24,8 @@ class Graph:
     `dynamic` names the axes that may change between calls; `outputs` gives every output's shape,
     with the same names. Tensors listed in `mutated` are written in place. Where all `depth` layers
     are alike, `first` is the same graph through the first alone: what it does between its two
-    `layer_boundary` is what every layer does, with its own index in the names for 0.
+    `layer_boundary` is what every layer does, with its own index in the names for 0. A graph with a
+    `lender` has no weight that the graph of this name has not, under the same name.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Graph:
     mutated: tuple[str, ...] = ()
     first: "Graph | None" = None
     depth: int = 1
+    lender: str | None = None
 
 
 @torch.library.custom_op("exporter::layer_boundary", mutates_args=())

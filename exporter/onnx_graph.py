@@ -8,56 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
-from onnx.defs import OpSchema
-from onnxscript.values import Op, Opset
 
 from exporter.graphs import Graph
+from exporter.onnx_attention import MICROSOFT, operator
 
 CROSS_ATTENTION = "CrossAttention"
 LAYER_BOUNDARY = "LayerBoundary"
 _DOMAIN = "exporter"
-_MICROSOFT = "com.microsoft"
-
-
-def _operator(
-    domain: str, name: str, inputs: int, outputs: int, *attributes: OpSchema.Attribute
-) -> Op:
-    """An operator that onnx has no schema of, as far as making its nodes needs one."""
-    parameter = OpSchema.FormalParameter
-    schema = OpSchema(
-        name,
-        domain,
-        1,
-        inputs=[parameter(f"input{index}", "T") for index in range(inputs)],
-        outputs=[parameter(f"output{index}", "T") for index in range(outputs)],
-        type_constraints=[("T", ["tensor(float)", "tensor(bool)"], "")],
-        attributes=attributes,
-    )
-    return Op(Opset(domain, 1), name, schema)
-
-
-_MULTI_HEAD = _operator(
-    _MICROSOFT,
-    "MultiHeadAttention",
-    3,
-    1,
-    OpSchema.Attribute("num_heads", OpSchema.AttrType.INT),
-    OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT),
-)
 
 
 def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
     """A node of our own domain, for a custom operator that a pass here will replace."""
-    node = _operator(_DOMAIN, name, inputs, outputs)
+    node = operator(_DOMAIN, name, inputs, outputs)
     return lambda *values: node(*values)
-
-
-def attention(query: Any, key: Any, value: Any, heads: int) -> Any:
-    """The node of onnxruntime's own attention; queries are scaled already.
-
-    With a scale of 1 its product of one query with the keys takes MLAS' routine for one row.
-    """
-    return _MULTI_HEAD(query, key, value, num_heads=heads, scale=1.0)
 
 
 def repeat_layer(model: ir.Model, graph: Graph) -> None:
@@ -158,7 +121,7 @@ def condition_cross_attention(model: ir.Model) -> None:
             node.outputs, choice.outputs, replace_graph_outputs=True
         )
         model.graph.remove([node], safe=True)
-        model.graph.opset_imports[_MICROSOFT] = 1
+    model.graph.opset_imports[MICROSOFT] = 1
     model.graph.opset_imports.pop(_DOMAIN, None)
 
 
@@ -206,10 +169,10 @@ def _first_branch(
 
 
 def _attention(query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Node:
-    """The same node as `attention`, to keys and values [batch, heads, source, head_dim]."""
+    """The node of `onnx_attention.attention`, to keys and values [batch, heads, source, dim]."""
     assert key.shape is not None
     attributes = {"num_heads": int(key.shape[1]), "scale": 1.0}  # type: ignore[arg-type]
-    return ir.node("MultiHeadAttention", [query, key, value], attributes, domain=_MICROSOFT)
+    return ir.node("MultiHeadAttention", [query, key, value], attributes, domain=MICROSOFT)
 
 
 def _width(key: ir.Value) -> int:

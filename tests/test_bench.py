@@ -345,7 +345,8 @@ def test_artifacts_beside_their_original(
     graphs = rows[0]["rounds"][0]["profile"]["graphs"]
     assert {name: graph["calls"] for name, graph in graphs.items()} == {
         "encoder_model": 1,
-        "decoder_model_merged": 5,
+        "cross_cache": 1,
+        "step": 5,
     }
     assert 0 < rows[0]["outside_share"] < 1
     assert rows[2]["outside_share"] is None

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     0: "errors hub_errors progress child source recipe machine audio artifact transcript report "
     "card cost cache",
-    1: "transfer fetch storage pickled adapter checkpoint graphs attention job quantize tensors "
-    "onnx_graph onnx_file families targets",
+    1: "transfer fetch storage pickled adapter checkpoint graphs attention shared_attention job "
+    "quantize tensors onnx_attention onnx_graph onnx_file families targets",
     2: "build resolve hub overview plan runtime steps original offers rates bench figures "
     "stopwatch",
     3: "terminal tables command cli cli_speed __main__",

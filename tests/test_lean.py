@@ -257,9 +257,8 @@ def test_functions_may_be_put_in_anothers_place(tiny_whisper: Path, kind: str) -
     for name, function in model.engine.functions.items():
         model.engine.functions[name] = counted(name, function)
     whisper.transcribe(model, processor, sounds(1.0), multilingual())
-    first, second = model.engine.functions
-    assert calls.count(first) == 1
-    assert calls.count(second) > 5
+    assert calls.count(model.engine.encoder) == 1
+    assert calls.count("step" if "step" in calls else "decoder") > 5
 
 
 def test_hooks_see_every_step(tiny_whisper: Path) -> None:

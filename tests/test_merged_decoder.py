@@ -303,6 +303,7 @@ def test_no_weight_is_stored_twice(int8: Path) -> None:
             assert len(data) <= 1024 or digest not in seen, f"{initializer.name}, {seen[digest]}"
             seen[digest] = initializer.name
     assert len(seen) > 50
+    assert {path.name for path in int8.glob("*_data")} == {f"{ENCODER}_data", f"{DECODER}_data"}
 
 
 def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

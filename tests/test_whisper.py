@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.families import whisper
-from exporter.graphs import Graph, parameter_names
+from exporter.graphs import WRITTEN, Graph, parameter_names
 from exporter.recipe import Decoding
 from exporter.transcript import Audio
 
@@ -29,6 +29,8 @@ class Eager:
         assert inputs.keys() == self.graph.inputs.keys()
         outputs = self.graph.module(*(inputs[name] for name in self.graph.inputs))
         named = dict(zip(self.graph.outputs, outputs, strict=True))
+        for name in [name for name in named if name.endswith(WRITTEN)]:
+            inputs[name.removesuffix(WRITTEN)].copy_(named.pop(name))
         return named if wanted is None else {name: named[name] for name in wanted}
 
 

@@ -20,6 +20,7 @@ from exporter.families.whisper.graphs import dynamic_graphs
 from exporter.families.whisper.model import GraphWhisper
 from exporter.families.whisper.model import assemble as _assemble
 from exporter.families.whisper.static_graphs import static_graphs
+from exporter.families.whisper.step_graphs import step_graphs
 from exporter.graphs import Graph, GraphFunction
 
 __all__ = [  # the family's protocol
@@ -68,7 +69,9 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
 
 def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
     """Cut a model into graphs, with a cache that grows or one of fixed length."""
-    return dynamic_graphs(model) if cache == "dynamic" else static_graphs(model)
+    if cache == "static":
+        return static_graphs(model)
+    return [*dynamic_graphs(model), *step_graphs(model)]
 
 
 def assemble(

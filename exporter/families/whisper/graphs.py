@@ -91,7 +91,7 @@ class MergedDecoder(nn.Module):
         hidden = embed(self.decoder, ids, positions)
         present: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers[: self._depth]):
-            hidden = _mark(hidden, self._depth)
+            hidden = mark(hidden, self._depth)
             key, value, cross_key, cross_value = past[4 * index : 4 * index + 4]
             states = layer.self_attn_layer_norm(hidden)
             query, new_key, new_value = self._project(layer.self_attn, states)
@@ -108,7 +108,7 @@ class MergedDecoder(nn.Module):
             )
             hidden = feed_forward(layer, hidden + layer.encoder_attn.out_proj(attended))
             present += [key, value, cross_key, cross_value]
-        hidden = _mark(hidden, self._depth)
+        hidden = mark(hidden, self._depth)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
     def _project(self, attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,14 +204,14 @@ def encode(
         hidden = nn.functional.gelu(hidden)
     hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
     for layer in encoder.layers[:depth]:
-        hidden = _mark(hidden, depth)
+        hidden = mark(hidden, depth)
         states = layer.self_attn_layer_norm(hidden)
         hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
-    normed: Tensor = encoder.layer_norm(_mark(hidden, depth))
+    normed: Tensor = encoder.layer_norm(mark(hidden, depth))
     return normed
 
 
-def _mark(hidden: Tensor, depth: int | None) -> Tensor:
+def mark(hidden: Tensor, depth: int | None) -> Tensor:
     """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
     marked: Tensor = hidden if depth is None else layer_boundary(hidden)
     return marked

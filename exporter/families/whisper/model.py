@@ -16,63 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from exporter.families.whisper.cache import GraphCache
 from exporter.families.whisper.lean import Decoder, Engine
 from exporter.families.whisper.static_decoder import StaticDecoder
+from exporter.families.whisper.step_decoder import StepDecoder
 from exporter.graphs import GraphFunction
-
-
-class _Repeating:
-    """What decoders have in common that take the audio's cache once per row."""
-
-    def start(self) -> GraphCache:
-        return GraphCache()
-
-    def spread(self, encoded: Tensor, cache: GraphCache, beams: int) -> Tensor:
-        cache.tensors = {n: t.repeat_interleave(beams, 0) for n, t in cache.tensors.items()}
-        cache.shared = {n: self._repeat(t, beams) for n, t in cache.shared.items()}
-        return self._repeat(encoded, beams)
-
-    def _repeat(self, tensor: Tensor, beams: int) -> Tensor:
-        return tensor.repeat_interleave(beams, 0)
-
-    def finish(self, cache: GraphCache) -> None:
-        """Nothing is kept for the next window."""
-
-
-class DynamicDecoder(_Repeating):
-    """The merged decoder: the self-attention cache comes out of every call one step longer."""
-
-    def __init__(self, functions: Mapping[str, GraphFunction], config: WhisperConfig) -> None:
-        self._functions = functions
-        heads = config.decoder_attention_heads
-        self._empty_shape = (heads, 0, config.d_model // heads)
-        parts = [(i, leaf) for i in range(config.decoder_layers) for leaf in ("key", "value")]
-        self._own = [f"{i}.decoder.{leaf}" for i, leaf in parts]
-        self._cross = [f"{i}.encoder.{leaf}" for i, leaf in parts]
-
-    def step(self, ids: Tensor, encoded: Tensor, cache: GraphCache) -> Tensor:
-        first = cache.length == 0
-        if first:
-            empty = torch.zeros((ids.shape[0], *self._empty_shape))
-            cache.tensors = dict.fromkeys(self._own, empty)
-            cache.shared = dict.fromkeys(self._cross, empty)
-        past = {**cache.tensors, **cache.shared}
-        inputs = {
-            "input_ids": ids.contiguous(),
-            "encoder_hidden_states": encoded,
-            "use_cache_branch": torch.tensor([not first]),
-            **{f"past_key_values.{name}": tensor for name, tensor in past.items()},
-        }
-        kept = self._own + self._cross if first else self._own
-        wanted = ["logits", *(f"present.{name}" for name in kept)]
-        outputs = self._functions["decoder_model_merged"](inputs, wanted)
-        cache.tensors = {name: outputs[f"present.{name}"] for name in self._own}
-        if first:
-            cache.shared = {name: outputs[f"present.{name}"] for name in self._cross}
-        cache.length += ids.shape[1]
-        return outputs["logits"]
-
-    def _repeat(self, tensor: Tensor, beams: int) -> Tensor:
-        # The audio of one window alone broadcasts over its hypotheses, without a copy.
-        return tensor if len(tensor) == 1 else super()._repeat(tensor, beams)
 
 
 class _Encoder(nn.Module):
@@ -153,8 +98,8 @@ def assemble(
     """Join built graphs into a model; their names tell which cut of Whisper they are."""
     named = dict(functions)
     decoder: Decoder
-    if "decoder_model_merged" in named:
-        encoder, decoder = "encoder_model", DynamicDecoder(named, config)
+    if "step" in named:
+        encoder, decoder = "encoder_model", StepDecoder(named, config)
     else:
         encoder, decoder = "encoder", StaticDecoder(named, config, cache_dtype)
     return GraphWhisper(config, generation_config, Engine(named, encoder, decoder))

@@ -1,0 +1,119 @@
+"""onnxruntime's own attention as nodes of a traced ONNX graph, for our attention operators."""
+
+from typing import Any
+
+import onnx_ir as ir
+from onnx.defs import OpSchema
+from onnxscript import opset20 as op
+from onnxscript.values import Op, Opset
+
+MICROSOFT = "com.microsoft"
+_ANY = [f"tensor({name})" for name in ("float", "bool", "int8", "int32")]
+
+
+def operator(
+    domain: str,
+    name: str,
+    inputs: int,
+    outputs: int,
+    *attributes: OpSchema.Attribute,
+    required: int | None = None,
+) -> Op:
+    """An operator that onnx has no schema of, as far as making its nodes needs one.
+
+    Inputs beyond the `required` may be left out.
+    """
+    parameter, option = OpSchema.FormalParameter, OpSchema.FormalParameterOption
+    needed = inputs if required is None else required
+    types = [f"T{index}" for index in range(max(inputs, outputs))]
+    schema = OpSchema(
+        name,
+        domain,
+        1,
+        inputs=[
+            parameter(
+                f"input{index}",
+                types[index],
+                param_option=option.Single if index < needed else option.Optional,
+            )
+            for index in range(inputs)
+        ],
+        outputs=[parameter(f"output{index}", types[index]) for index in range(outputs)],
+        type_constraints=[(kind, _ANY, "") for kind in types],
+        attributes=attributes,
+    )
+    return Op(Opset(domain, 1), name, schema)
+
+
+def _named(kind: OpSchema.AttrType, *names: str) -> list[OpSchema.Attribute]:
+    return [OpSchema.Attribute(name, kind) for name in names]
+
+
+_MULTI_HEAD = operator(
+    MICROSOFT,
+    "MultiHeadAttention",
+    3,
+    1,
+    *_named(OpSchema.AttrType.INT, "num_heads"),
+    *_named(OpSchema.AttrType.FLOAT, "scale"),
+)
+_GROUP_QUERY = operator(
+    MICROSOFT,
+    "GroupQueryAttention",
+    14,
+    3,
+    *_named(OpSchema.AttrType.INT, "num_heads", "kv_num_heads", "causal", "kv_cache_bit_width"),
+    *_named(OpSchema.AttrType.FLOAT, "scale"),
+    *_named(OpSchema.AttrType.STRING, "k_quant_type", "v_quant_type"),
+    required=7,
+)
+
+
+def attention(query: Any, key: Any, value: Any, heads: int) -> Any:
+    """Queries are scaled already.
+
+    With a scale of 1 the product of one query with the keys takes MLAS' routine for one row.
+    """
+    return _MULTI_HEAD(query, key, value, num_heads=heads, scale=1.0)
+
+
+def quantized_channels(states: Any) -> Any:
+    """A square and one maximum: onnxruntime's `Abs` and its `ReduceMin` each cost more."""
+    peaks = op.ReduceMax(op.Mul(states, states), op.Constant(value_ints=[0, 1]), keepdims=0)
+    scale = op.Max(op.Mul(op.Sqrt(peaks), 1 / 127), op.Constant(value_float=2.0**-126))
+    one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(0, ir.DataType.INT8))
+    return op.QuantizeLinear(op.Mul(states, op.Reciprocal(scale)), one, zero), scale
+
+
+def shared_attention(
+    query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, last: Any
+) -> Any:
+    """Past and present are to be bound to one buffer, so that only new keys are written."""
+    first = op.Slice(last, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    seen = op.Add(first, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
+    heads = int(key_cache.shape[1])
+    past = (key_cache, value_cache, last, seen)
+    return _GROUP_QUERY(query, key, value, *past, num_heads=heads, kv_num_heads=heads, scale=1.0)
+
+
+def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: Any) -> Any:
+    """No new keys come, and its operator wants a present none the less.
+
+    The shapes are made of `last`, which all layers share, so onnxruntime makes them once.
+    """
+    _, heads, source, dim = (int(size) if axis else 0 for axis, size in enumerate(key.shape))
+    windows, rows = op.Shape(last), op.Shape(query)
+    queries, nothing = (
+        op.Concat(windows, op.Constant(value_ints=[length, heads * dim]), axis=0)
+        for length in (-1, 0)
+    )
+    none = op.ConstantOfShape(nothing)
+    total = op.Constant(value=ir.tensor([source], ir.DataType.INT32))
+    given = [op.Reshape(query, queries), none, none, key, value, last, total]
+    settings: dict[str, Any] = {"num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
+    if scales:
+        given += [*[None] * 5, *scales]
+        kinds = dict.fromkeys(("k_quant_type", "v_quant_type"), "PER_CHANNEL")
+        settings |= {"kv_cache_bit_width": 8, **kinds}
+    attended, *same = _GROUP_QUERY(*given, causal=0, **settings)
+    return op.Reshape(attended, rows), *same
