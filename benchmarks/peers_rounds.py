@@ -158,8 +158,7 @@ def convert(bench: Bench, checkpoint: Path, rival: Rival, *, again: bool) -> dic
     if rival.conversion is None:
         return {"model": str(checkpoint), "size_bytes": size_bytes(checkpoint)}
     conversion = CONVERSIONS[rival.conversion]
-    beams = f"-beams{bench.setting.beams}" if conversion.environment == OWN else ""
-    folder = bench.work / checkpoint.name / f"{rival.conversion}{beams}"
+    folder = bench.work / checkpoint.name / rival.conversion
     record = folder.with_name(f"{folder.name}.json")
     if again or not record.exists():
         told = _convert(bench, checkpoint, conversion, folder)
@@ -187,7 +186,7 @@ def _convert(
         "bin": python.parent,
         "checkpoint": checkpoint,
         "output": folder,
-        "recipe": write_recipe(scratch / "recipe.yaml", checkpoint, bench.setting),
+        "recipe": write_recipe(scratch / "recipe.yaml", checkpoint),
     }
     command = [word.format(**places) for word in conversion.command.split()]
     done = bench.watch(command, scratch)
@@ -204,13 +203,13 @@ def _convert(
     return {**told, "size_bytes": size_bytes(folder / conversion.model)}
 
 
-def write_recipe(path: Path, checkpoint: Path, setting: Setting) -> Path:
+def write_recipe(path: Path, checkpoint: Path) -> Path:
     """Write what `exporter build` is told: all of a target's options are its defaults."""
     wanted = {
         "name": "peer",
         "checkpoint": str(checkpoint),
         "targets": [{"kind": kind} for kind in ("aoti", "onnx-int8", "torch-int8")],
-        "decoding": {"language": "en", "task": "transcribe", "num_beams": setting.beams},
+        "decoding": {"language": "en", "task": "transcribe"},
     }
     with path.open("w", encoding="utf-8") as stream:
         YAML().dump(wanted, stream)

@@ -55,7 +55,7 @@ def test_artifacts_are_built_for_their_level(
 ) -> None:
     words = CONVERSIONS[LEVELS[level].conversion].command.split()
     overrides = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
-    path = write_recipe(tmp_path / "recipe.yaml", tiny_whisper, SETTING)
+    path = write_recipe(tmp_path / "recipe.yaml", tiny_whisper)
     options = recipe.read(path, overrides).options(0, aoti.Options)
     assert (options.march, options.vnni, options.bf16) == expected
     assert not options.onednn
