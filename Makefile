@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The exact pin lets pip take a CPU build of torch where one is at hand (a local folder, a mirror).
 TORCH := torch==2.13.0
+# A file's tests share what they build.
+WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint tools
@@ -20,10 +22,10 @@ demo: $(VENV)/.ready
 	$(BIN)/exporter validate artifacts/whisper-demo-int8
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 check: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

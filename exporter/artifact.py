@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
 )
 
-from exporter.errors import BusyError, IntegrityError
+from exporter.errors import BusyError, IntegrityError, listed
 
 MANIFEST = "manifest.json"
 # Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
@@ -168,20 +168,23 @@ def read_manifest(folder: Path) -> Manifest:
     """Read an artifact's manifest without looking at its files."""
     path = folder / MANIFEST
     try:
+        _require_plain(path)
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             msg = f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes: not a manifest of ours"
             raise IntegrityError(msg)
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        sealed = path.read_bytes()
+        manifest = Manifest.model_validate_json(sealed)
+        canonical = manifest.canonical()
     except FileNotFoundError:
         msg = (
             f"{folder} is not an artifact: it has no {MANIFEST}.\nBuild one: exporter build RECIPE"
         )
         raise IntegrityError(msg) from None
-    except (ValidationError, OSError) as error:
+    except (ValueError, OSError) as error:  # pydantic's are ValueErrors, a NaN is a plain one
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error
-    if manifest.canonical() != path.read_bytes():
+    if canonical != sealed:
         msg = f"{path} was edited after sealing: build it again with --force"
         raise IntegrityError(msg)
     return manifest
@@ -190,16 +193,14 @@ def read_manifest(folder: Path) -> Manifest:
 def verify(folder: Path) -> Manifest:
     """Check that the folder holds the sealed files, byte for byte, and nothing else."""
     manifest = read_manifest(folder)
-    listed = {file.path: file for file in manifest.files}
+    promised = {file.path for file in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
     present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
-    _refuse(folder, "missing", listed.keys() - present)
-    _refuse(folder, "not in the manifest", present - listed.keys() - ENVELOPE)
+    _refuse(folder, "missing", promised - present)
+    _refuse(folder, "not in the manifest", present - promised - ENVELOPE)
     for file in manifest.files:
         path = folder / _inside(file.path)
-        if path.is_symlink() or path.stat().st_nlink != 1:
-            msg = f"{path} is a link: an artifact holds plain files only"
-            raise IntegrityError(msg)
+        _require_plain(path)
         if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
             msg = f"{path} is not what the manifest promises: build it again with --force"
             raise IntegrityError(msg)
@@ -321,10 +322,20 @@ def _inside(path: str) -> PurePosixPath:
     return pure
 
 
+def _require_plain(path: Path) -> None:
+    """Refuse links, whose target is another's, and pipes, which are never read to an end."""
+    state = path.lstat()
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+        kind = "a link" if path.is_symlink() or state.st_nlink != 1 else "no file"
+        msg = f"{path} is {kind}: an artifact holds plain files only"
+        raise IntegrityError(msg)
+
+
 def _refuse(folder: Path, why: str, names: set[str]) -> None:
     if names:
-        shown = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
-        msg = f"{folder}: {len(names)} file(s) {why}: {shown}.\nBuild it again with --force."
+        msg = (
+            f"{folder}: {len(names)} file(s) {why}: {listed(names)}.\nBuild it again with --force."
+        )
         raise IntegrityError(msg)
 
 

@@ -17,6 +17,7 @@ from exporter.errors import ExporterError, IntegrityError
 from exporter.progress import Progress, silent
 from exporter.recipe import Decoding
 from exporter.stopwatch import Request, Round
+from exporter.trust import admit
 
 ROUNDS = 3
 _BUSY = 0.5  # processes that run or wait, on average over the last minute
@@ -49,6 +50,7 @@ class Row:
     threads: int
     size_bytes: int
     decoding: Decoding
+    trust: bool = False
     rounds: list[Round] = field(default_factory=list)
     error: ExporterError | None = None
 
@@ -73,25 +75,27 @@ def bench(
     *,
     threads: Sequence[int] = (),
     original: bool = False,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
     """Time the artifacts at `paths` (or in the folders there), with each number of threads.
 
     With `original`, also the checkpoints they were built from. `threads` are at most this
-    machine's cores; without, each artifact's own or all cores. A model that cannot be timed keeps
-    its error in its row; where none can be, the first error is raised. Raises MachineError,
-    DataError, IntegrityError or CheckpointError before anything is timed.
+    machine's cores; without, each artifact's own or all cores. With `trust`, also artifacts whose
+    code was not built here. A model that cannot be timed keeps its error in its row; where none can
+    be, the first error is raised. Raises MachineError, DataError, IntegrityError, TrustError or
+    CheckpointError before anything is timed.
     """
     _check(load, threads)
     folders = [folder for path in paths for folder in artifact.find(path)]
     if not folders:
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
-    manifests = [artifact.read_manifest(folder) for folder in folders]
+    manifests = [admit(folder, trust=trust) for folder in folders]
     rows = [
         row
         for folder, manifest in zip(folders, manifests, strict=True)
-        for row in _artifact_rows(folder, manifest, load, threads)
+        for row in _artifact_rows(folder, manifest, load, threads, trust=trust)
     ]
     if original:
         rows += _original_rows(folders, manifests, rows, progress)
@@ -110,13 +114,13 @@ def _check(load: Load, threads: Sequence[int]) -> None:
 
 
 def _artifact_rows(
-    folder: Path, manifest: Manifest, load: Load, threads: Sequence[int]
+    folder: Path, manifest: Manifest, load: Load, threads: Sequence[int], *, trust: bool
 ) -> list[Row]:
     """A row for each number of threads: as asked, as compiled in, or all cores."""
     own = manifest.options.get("threads") or machine.describe().cores
     decoding = _decoding(recipe.read(folder / "recipe.yaml").decoding, load)
     return [
-        Row(str(folder), folder, False, count, manifest.size_bytes, decoding)
+        Row(str(folder), folder, False, count, manifest.size_bytes, decoding, trust=trust)
         for count in threads or (own,)
     ]
 
@@ -140,7 +144,8 @@ def _original_rows(
     originals = Originals("run this where you ran `exporter build`", progress)
     made: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        checkpoint = originals.of_artifact(folder, manifest)
+        allowed = recipe.read(folder / "recipe.yaml").allow_pickle
+        checkpoint = originals.of_artifact(folder, manifest, allow_pickle=allowed)
         for row in [row for row in rows if row.model == folder]:
             found = Row(
                 name=f"{checkpoint.source} in float32",
@@ -149,6 +154,7 @@ def _original_rows(
                 threads=row.threads,
                 size_bytes=_FLOAT32_BYTES * checkpoint.parameters,
                 decoding=row.decoding,
+                trust=allowed,
             )
             made.setdefault((checkpoint.sha256, row.threads), found)
     return list(made.values())
@@ -182,6 +188,7 @@ def _time_row(
     request = Request(
         model=row.model.resolve(),
         original=row.original,
+        trust=row.trust,
         threads=row.threads,
         decoding=row.decoding,
         audio=tuple(path.resolve() for path in load.audio),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact, child, plan
+from exporter import artifact, child, plan, trust
 from exporter.artifact import BuildFigures, Manifest, Outcome, RecipeStamp
 from exporter.checkpoint import Checkpoint
 from exporter.errors import BusyError, IntegrityError, RecipeError
@@ -159,6 +159,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
     with artifact.stage(planned.path) as folder:
         request = {
             "checkpoint": str(checkpoint.folder.resolve()),
+            "allow_pickle": recipe.allow_pickle,
             "kind": planned.kind,
             "options": planned.options.model_dump(mode="json"),
             "folder": str(folder.resolve()),
@@ -177,6 +178,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "clip": _one_clip(recipe),
         }
         reload = child.run("exporter.steps:speak", spoken, told, what=name)
+        trust.record(manifest)
         artifact.publish(folder, planned.path)
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
 
@@ -226,6 +228,8 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
         if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
+        if trust.built_here(manifest):  # what came from elsewhere stays what it is
+            trust.record(renewed)
         artifact.publish(folder, planned.path)
     return renewed
 

@@ -82,6 +82,15 @@ def clear() -> int:
     return freed
 
 
+def owned(folder: Path) -> bool:
+    """Whether a folder is ours and nobody else can write there: what it holds decides what runs."""
+    state = folder.stat()
+    if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    _log.warning("%s can be written by others, so nothing in it is used: chmod go-w", folder)
+    return False
+
+
 def _keep(path: Path, kept: Path, what: str) -> None:
     """Copy a file into the cache; its note, written last, makes it valid."""
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,7 +103,7 @@ def _copied(kept: Path, path: Path) -> bool:
     """Copy an entry to `path`, if it is there, ours, and as it was written."""
     try:
         note = _read_note(kept)
-        if note is None or not _ours(kept.parent):
+        if note is None or not owned(kept.parent):
             return False
         shutil.copyfile(kept, path, follow_symlinks=False)
         if not path.is_symlink() and sha256_file(path) == note["sha256"]:
@@ -103,15 +112,6 @@ def _copied(kept: Path, path: Path) -> bool:
     except OSError as error:
         _log.warning("%s cannot be used and is made again: %s", kept, error)
     path.unlink(missing_ok=True)
-    return False
-
-
-def _ours(folder: Path) -> bool:
-    """Whether nobody else can write here: some entries hold native code."""
-    state = folder.stat()
-    if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return True
-    _log.warning("%s can be written by others, so nothing in it is used: chmod go-w", folder)
     return False
 
 

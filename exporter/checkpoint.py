@@ -6,7 +6,6 @@ are none, from torch's own files, of which only the places of tensors are taken.
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from exporter.adapter import Lora, lora, merge
 from exporter.artifact import Origin, sha256_file
+from exporter.configs import read_json, refuse_code
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES, family_name
 from exporter.fetch import (
@@ -33,6 +33,7 @@ from exporter.fetch import (
     WEIGHTS,
     fetch,
     missing_companions,
+    pickle_refused,
     remote_infos,
 )
 from exporter.pickled import pickled_infos
@@ -40,7 +41,6 @@ from exporter.progress import Progress, silent
 from exporter.storage import BLOCK_ELEMENTS, TensorInfo, safetensors_infos
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_MAX_CONFIG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -143,29 +143,43 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: str, base: Path = Path(), progress: Progress = silent, *, weights: bool = True
+    source: str,
+    base: Path = Path(),
+    progress: Progress = silent,
+    *,
+    weights: bool = True,
+    allow_pickle: bool = False,
 ) -> Checkpoint:
     """Open a folder (relative to `base`) or a Hub id, `ORG/NAME` or `ORG/NAME@REVISION`.
 
     A folder with an adapter and no whole weights is opened together with the base that it names.
-    With `weights` False, weights that are not on this machine stay on the Hub: see `remote`.
-    Raises CheckpointError when the folder is missing, incomplete or damaged, HubError when the
-    Hub or the network does not give it.
+    With `weights` False, weights that are not on this machine stay on the Hub: see `remote`. Files
+    of torch's own are read, as `pickled` tells, only with `allow_pickle`. Raises CheckpointError
+    when the folder is missing, incomplete or damaged, HubError when the Hub or the network does not
+    give it.
     """
+    how: dict[str, bool] = {"weights": weights, "allow_pickle": allow_pickle}
     if _is_adapter(base / source):
-        return _open_adapter(source, base / source, progress, weights=weights)
+        return _open_adapter(source, base / source, progress, **how)
     if (base / source).is_dir():
-        return _open(source, None, base / source)
+        return _open(source, None, base / source, allow_pickle=allow_pickle)
     match = _HUB_ID.fullmatch(source)
     if match is None or source.startswith("."):
         msg = f"no checkpoint folder {base / source}: give a folder, or a Hub id like ORG/NAME"
         raise CheckpointError(msg)
-    fetched = fetch(match["repo"], match["revision"], progress, weights=weights)
+    fetched = fetch(match["repo"], match["revision"], progress, **how)
     if not fetched.left and _is_adapter(fetched.folder):
-        opened = _open_adapter(source, fetched.folder, progress, weights=weights)
+        opened = _open_adapter(source, fetched.folder, progress, **how)
         return replace(opened, revision=fetched.commit)
     tensors = remote_infos(match["repo"], fetched)
-    return _open(source, fetched.commit, fetched.folder, tensors, fetched.left)
+    return _open(
+        source,
+        fetched.commit,
+        fetched.folder,
+        tensors,
+        fetched.left,
+        allow_pickle=allow_pickle,
+    )
 
 
 def _open(
@@ -174,12 +188,14 @@ def _open(
     folder: Path,
     tensors: dict[str, TensorInfo] | None = None,
     remote: dict[str, int] | None = None,
+    *,
+    allow_pickle: bool,
 ) -> Checkpoint:
     config = read_json(folder / "config.json")
+    tied = FAMILIES[family_name(config)].TIED  # an unknown family is told before all else
     _require_companions(folder)
-    tensors = tensors or _tensor_infos(folder)
+    tensors = tensors or _tensor_infos(folder, allow_pickle=allow_pickle)
     if config.get("tie_word_embeddings", True):  # then transformers does not look at a copy either
-        tied = FAMILIES[family_name(config)].TIED
         tensors = {n: i for n, i in tensors.items() if tied.get(n) not in tensors}
     return Checkpoint(
         source=source,
@@ -198,12 +214,12 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER).is_file() and not present
 
 
-def _open_adapter(source: str, folder: Path, progress: Progress, *, weights: bool) -> Checkpoint:
+def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:
     """Open an adapter's base and put the adapter over it."""
-    _refuse_foreign_links(folder)
+    _refuse_foreign(folder)
     path = folder / ADAPTER
     settings = lora(path, read_json(path))
-    base = _open_base(path, settings, progress, weights=weights)
+    base = _open_base(path, settings, progress, **how)
     tied = FAMILIES[family_name(base.config)].TIED
     tensors = merge(folder, settings, base.tensors, {*tied, *tied.values()})
     return replace(
@@ -229,7 +245,7 @@ def _over(own: Mapping[str, Path], base: Mapping[str, Path]) -> dict[str, Path]:
     }
 
 
-def _open_base(path: Path, settings: Lora, progress: Progress, *, weights: bool) -> Checkpoint:
+def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> Checkpoint:
     """Open the checkpoint that the adapter settings at `path` name."""
     name = settings.base_model_name_or_path
     folder = path.parent / name
@@ -238,7 +254,7 @@ def _open_base(path: Path, settings: Lora, progress: Progress, *, weights: bool)
             msg = f"{folder} is an adapter too"
             raise CheckpointError(msg)
         source = name if folder.is_dir() else settings.base
-        return open_checkpoint(source, path.parent, progress, weights=weights)
+        return open_checkpoint(source, path.parent, progress, **how)
     except (CheckpointError, HubError) as error:
         msg = (
             f"{path}: its base {name!r} cannot be used: {str(error).splitlines()[0]}\n"
@@ -247,28 +263,9 @@ def _open_base(path: Path, settings: Lora, progress: Progress, *, weights: bool)
         raise type(error)(msg) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, with the checkpoint's errors."""
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            msg = f"{path}: larger than {_MAX_CONFIG_BYTES} bytes: not a configuration"
-            raise CheckpointError(msg)
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
-        raise CheckpointError(msg) from None
-    except (ValueError, OSError, RecursionError) as error:
-        msg = f"{path}: not readable as JSON ({error})"
-        raise CheckpointError(msg) from error
-    if not isinstance(value, dict):
-        msg = f"{path}: a JSON object is expected"
-        raise CheckpointError(msg)
-    return value
-
-
 def _require_companions(folder: Path) -> None:
     """Refuse a folder from which no loader could make a transcript."""
-    _refuse_foreign_links(folder)
+    _refuse_foreign(folder)
     if missing := missing_companions(_companions(folder)):
         msg = (
             f"{folder}: missing {', '.join(missing)}.\n"
@@ -282,8 +279,8 @@ def _companions(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _refuse_foreign_links(folder: Path) -> None:
-    """Refuse links out of the checkpoint: what they lead to would be copied into an artifact.
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse code, and links out of the checkpoint: what they lead to would be in an artifact.
 
     The Hub's cache links files into the `blobs` beside its snapshots, and only there.
     """
@@ -294,12 +291,16 @@ def _refuse_foreign_links(folder: Path) -> None:
         if target.exists() and target.parent != here and not cached:
             msg = f"{folder / name} is a link that leads out of the checkpoint: put the file there"
             raise CheckpointError(msg)
+        if name.endswith("config.json") and target.is_file():
+            refuse_code(folder / name)
 
 
-def _tensor_infos(folder: Path) -> dict[str, TensorInfo]:
+def _tensor_infos(folder: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
     """Read the headers of all shards."""
     infos: dict[str, TensorInfo] = {}
     for path in _weight_paths(folder):
+        if path.suffix != ".safetensors" and not allow_pickle:
+            raise CheckpointError(pickle_refused(str(path)))
         infos |= safetensors_infos(path) if path.suffix == ".safetensors" else pickled_infos(path)
     return infos
 

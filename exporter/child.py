@@ -1,7 +1,8 @@
 """One heavy step in a process of its own: its memory is given back, its crash is contained.
 
-`run` starts `python -m exporter.child` and follows its progress; `main` is the other side. What the
-step prints goes to a log; a step runs compilers and native code, so it gets no key of its owner's.
+`run` starts `python -m exporter.child` and follows its progress; `main` is the other side. Our own
+warnings are passed on; what else the step prints goes to a log. A step runs compilers and native
+code, so it gets no key of its owner's.
 """
 
 import ctypes
@@ -97,13 +98,17 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
 
 
 def _follow(stream: IO[bytes] | None, progress: Progress) -> str:
-    """Pass the child's progress on; give the last thing it was doing."""
+    """Pass the child's progress and warnings on; give the last thing it was doing."""
     last = "starting"
     for line in stream or ():
         try:
-            last, done = json.loads(line)
+            told = json.loads(line)
         except ValueError:  # a line cut off by the child's death
             continue
+        if isinstance(told, str):
+            _log.warning("%s", told)
+            continue
+        last, done = told
         progress(last, done)
     return last
 
@@ -134,9 +139,9 @@ def main(step: str, request: str, answer: str) -> int:
     started = time.monotonic()
 
     def progress(what: str, done: float | None) -> None:
-        pipe.write(json.dumps([what, done]) + "\n")
-        pipe.flush()
+        _send(pipe, [what, done])
 
+    logging.getLogger().addHandler(_Warnings(pipe))
     module, _, function = step.partition(":")
     asked = json.loads(Path(request).read_bytes())
     try:
@@ -152,6 +157,23 @@ def main(step: str, request: str, answer: str) -> int:
     }
     write_atomic(Path(answer), json.dumps({**figures, **result}).encode())
     return 0
+
+
+def _send(pipe: IO[str], told: object) -> None:
+    pipe.write(json.dumps(told) + "\n")
+    pipe.flush()
+
+
+class _Warnings(logging.Handler):
+    """Sends our own warnings to the parent, which shows them."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] in ("exporter", "validate"):
+            _send(self._pipe, record.getMessage())
 
 
 def _die_with_parent() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from exporter import cli_speed, tables
-from exporter.command import command
+from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
@@ -138,6 +138,7 @@ def _say_plan(terminal: Terminal, rows: list[dict[str, Any]], room: Room, as_jso
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
 )
+@trust_option
 def validate(terminal: Terminal, paths: Sequence[Path], as_json: bool, **how: Any) -> None:
     """Judge artifacts (or folders of them) against their original on real audio."""
     from exporter import artifact
@@ -177,24 +178,26 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Also instead.")
 @click.option("--timestamps", is_flag=True, help="Show when each piece is said.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: all cores.")
+@trust_option
 def transcribe(
     terminal: Terminal,
     artifact: Path,
     audio: Sequence[Path],
     timestamps: bool,
     threads: int | None,
+    trust: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
     """Print the text of audio files, heard by an artifact."""
-    from exporter import runtime
+    from exporter.transcribing import Request, transcribe_fresh
 
-    recogniser = runtime.load(artifact, threads=threads)
-    given = {key: value for key, value in how.items() if value is not None}
+    changes = {key: value for key, value in how.items() if value is not None}
     if timestamps:
-        given["timestamps"] = True
-    decoding = recogniser.decoding.model_copy(update=given)
-    transcripts = recogniser.transcribe(list(audio), decoding)
+        changes["timestamps"] = True
+    request = Request(artifact=artifact, audio=audio, changes=changes, threads=threads, trust=trust)
+    with terminal.progress() as progress:
+        transcripts = transcribe_fresh(request, progress)
     if as_json:
         rows = [
             {"audio": str(path), "text": said.text, "segments": [vars(s) for s in said.segments]}
@@ -213,11 +216,12 @@ def transcribe(
 
 @_command
 @click.argument("path", type=click.Path(path_type=Path))
-def inspect(terminal: Terminal, path: Path, as_json: bool) -> None:
+@click.option("--allow-pickle", is_flag=True, help="Also weights in torch's own files.")
+def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -> None:
     """Tell what an artifact is, or a checkpoint and what its builds would take."""
     from exporter import overview
 
-    facts = overview.of_path(path)
+    facts = overview.of_path(path, allow_pickle=allow_pickle)
     if as_json:
         terminal.say_json(**facts)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter import tables
-from exporter.command import command
+from exporter.command import command, trust_option
 
 if TYPE_CHECKING:
     from exporter.bench import Load, Row
@@ -94,11 +94,13 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
     "--beams", type=click.IntRange(min=1, max=64), metavar="N", help="Instead of the recipe's."
 )
 @click.option("--original", is_flag=True, help="Also the checkpoint in float32, in transformers.")
+@trust_option
 def bench(
     terminal: Terminal,
     paths: Sequence[Path],
     threads: tuple[int, ...],
     original: bool,
+    trust: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -107,7 +109,9 @@ def bench(
 
     load = stand.Load(**given)
     with terminal.progress() as progress:
-        rows = stand.bench(paths, load, threads=threads, original=original, progress=progress)
+        rows = stand.bench(
+            paths, load, threads=threads, original=original, trust=trust, progress=progress
+        )
     if as_json:
         _say_json(terminal, load, rows)
     else:

@@ -1,4 +1,4 @@
-"""What every command has: `--json`, the terminal, and libraries that are kept quiet."""
+"""What commands share: `--json`, `--trust`, the terminal, and libraries that are kept quiet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import click
 
 if TYPE_CHECKING:
     from exporter.terminal import Terminal
+
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run an artifact's native code though it was not built here."
+)
 
 
 def command(function: Callable[..., None]) -> click.Command:

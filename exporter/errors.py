@@ -5,6 +5,7 @@ into text. A message has one to three lines: what is wrong, where, and what to d
 """
 
 import errno
+from collections.abc import Iterable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
 _FULL_TEXTS = ("No space left on device", "can't allocate memory", "not enough memory")
@@ -52,6 +53,12 @@ class IntegrityError(ExporterError):
     exit_code = 5
 
 
+class TrustError(ExporterError):
+    """Code of unknown origin would have to run."""
+
+    exit_code = 5
+
+
 class MachineError(ExporterError):
     """This machine lacks a CPU feature, a library or a tool."""
 
@@ -83,3 +90,10 @@ def exhausted(error: BaseException | None) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in _FULL:
         return True
     return any(text in str(error) for text in _FULL_TEXTS) or exhausted(error.__cause__)
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few of the names in one line, whatever characters somebody put into them."""
+    first, *others = sorted(names)
+    shown = [name[:80] if name.isprintable() else ascii(name)[:80] for name in (first, *others[:2])]
+    return ", ".join(shown) + (" ..." if len(others) > 2 else "")

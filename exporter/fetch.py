@@ -48,13 +48,19 @@ class Fetched:
 
 
 def fetch(
-    repo: str, revision: str | None, progress: Progress = silent, *, weights: bool = True
+    repo: str,
+    revision: str | None,
+    progress: Progress = silent,
+    *,
+    weights: bool = True,
+    allow_pickle: bool = False,
 ) -> Fetched:
     """Bring a Hub repository's needed files into the local cache, at a commit that is recorded.
 
     Where the Hub cannot be asked, what is cached of the revision is used, if it is whole. With
-    `weights` False, safetensors that are not cached stay where they are. Raises HubError, and
-    CheckpointError where the repository holds no usable checkpoint.
+    `weights` False, safetensors that are not cached stay where they are. Pickles come only with
+    `allow_pickle`. Raises HubError, and CheckpointError where the repository holds no usable
+    checkpoint.
     """
     from huggingface_hub.errors import HFValidationError
 
@@ -68,7 +74,7 @@ def fetch(
             return _cached(repo, asked, error)
         raise explained(error, repo, asked) from error
     try:
-        return _brought(transfer, asked, weights=weights)
+        return _brought(transfer, asked, weights=weights, allow_pickle=allow_pickle)
     except OSError as error:
         if exhausted(error) or local(error):
             raise
@@ -86,13 +92,13 @@ def _listed(repo: str, asked: str, progress: Progress) -> Transfer:
     return Transfer(repo, info.sha or asked, files, progress)
 
 
-def _brought(transfer: Transfer, asked: str, *, weights: bool) -> Fetched:
+def _brought(transfer: Transfer, asked: str, *, weights: bool, allow_pickle: bool) -> Fetched:
     """Bring the needed files, then note in the cache which commit the revision stands for."""
     from huggingface_hub import hf_hub_download
 
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
-    heavy = weight_names(names, where, transfer.bring)
+    heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
     if missing := missing_companions(names):
         msg = (
             f"{where} holds no {', '.join(missing)}.\n"
@@ -162,10 +168,17 @@ def _is_adapter(names: Collection[str]) -> bool:
     return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
 
 
-def weight_names(names: Collection[str], where: str, bring: Callable[[str], Path]) -> list[str]:
+def weight_names(
+    names: Collection[str],
+    where: str,
+    bring: Callable[[str], Path],
+    *,
+    allow_pickle: bool = False,
+) -> list[str]:
     """The weight files to take: safetensors if there are any, one copy, an index before its shards.
 
-    Raises CheckpointError, naming `where`, when there are none or some are missing.
+    Raises CheckpointError, naming `where`, when there are none, some are missing, or they are
+    pickles and nobody allowed those.
     """
     if _is_adapter(names):
         return [ADAPTER_WEIGHTS]
@@ -175,6 +188,8 @@ def weight_names(names: Collection[str], where: str, bring: Callable[[str], Path
         found = f" (found {', '.join(others)})" if others else ""
         msg = f"{where}: no {WEIGHTS}{found}.\nTake a repository of whole transformers weights."
         raise CheckpointError(msg)
+    if chosen in (PICKLE, PICKLE_INDEX) and not allow_pickle:
+        raise CheckpointError(pickle_refused(f"{where}: {chosen}"))
     if chosen not in (INDEX, PICKLE_INDEX):
         return [chosen]
     shards = _shards(bring(chosen))
@@ -185,6 +200,15 @@ def weight_names(names: Collection[str], where: str, bring: Callable[[str], Path
         )
         raise CheckpointError(msg)
     return [chosen, *shards]
+
+
+def pickle_refused(where: str) -> str:
+    """What to do where there are no safetensors."""
+    return (
+        f"{where} is a pickle, and those are read only if you allow it: say `allow_pickle: true` "
+        "in the recipe\n(build --set allow_pickle=true; inspect --allow-pickle), "
+        "or take safetensors. Nothing in it is run, even so."
+    )
 
 
 def _shards(index: Path) -> list[str]:
@@ -207,7 +231,7 @@ def _cached(repo: str, asked: str, error: BaseException) -> Fetched:
         raise explained(error, repo, asked) from error
     names = {path.name for path in folder.iterdir() if path.is_file()}
     try:
-        weight_names(names, str(folder), folder.joinpath)
+        weight_names(names, str(folder), folder.joinpath, allow_pickle=True)  # whole, or not
     except CheckpointError as partial:
         raise explained(error, repo, asked) from partial
     if missing_companions(names):

@@ -19,15 +19,19 @@ class Originals:
         self._progress = progress
         self._opened: dict[str, Checkpoint] = {}
 
-    def open(self, source: str, base: Path = Path()) -> Checkpoint:
+    def open(self, source: str, base: Path = Path(), *, allow_pickle: bool = False) -> Checkpoint:
         """A checkpoint by folder or Hub id, whatever it is; raises what `open_checkpoint` does."""
         key = str(base / source)
         if key not in self._opened:
-            self._opened[key] = open_checkpoint(source, base, self._progress)
+            self._opened[key] = open_checkpoint(
+                source, base, self._progress, allow_pickle=allow_pickle
+            )
         return self._opened[key]
 
-    def of_artifact(self, folder: Path, manifest: Manifest) -> Checkpoint:
-        """An artifact's own origin.
+    def of_artifact(
+        self, folder: Path, manifest: Manifest, *, allow_pickle: bool = False
+    ) -> Checkpoint:
+        """An artifact's own origin, read as its recipe allows.
 
         Raises CheckpointError where it is gone, IntegrityError where another one stands there.
         """
@@ -41,7 +45,7 @@ class Originals:
         if not origin.revision and not (base / source).is_dir():
             msg = f"{folder}: its original is not at {source}: {self._remedy}"
             raise CheckpointError(msg)
-        checkpoint = self.open(source, base)
+        checkpoint = self.open(source, base, allow_pickle=allow_pickle)
         if checkpoint.sha256 != origin.sha256:
             msg = (
                 f"{checkpoint.folder} is not the checkpoint that {folder} was built from.\n"

@@ -12,12 +12,14 @@ from exporter.errors import ExporterError
 from exporter.recipe import read
 
 
-def of_path(path: Path) -> dict[str, Any]:
+def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed.
 
     A checkpoint may be a Hub id; its weights stay there.
     """
-    return _artifact_facts(path) if (path / artifact.MANIFEST).exists() else _checkpoint_facts(path)
+    if (path / artifact.MANIFEST).exists():
+        return _artifact_facts(path)
+    return _checkpoint_facts(path, allow_pickle=allow_pickle)
 
 
 def of_folder(here: Path) -> dict[str, list[Any]]:
@@ -57,12 +59,12 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _checkpoint_facts(path: Path) -> dict[str, Any]:
+def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
     from exporter import plan
     from exporter.checkpoint import open_checkpoint
     from exporter.families import family_name
 
-    checkpoint = open_checkpoint(str(path), weights=False)
+    checkpoint = open_checkpoint(str(path), weights=False, allow_pickle=allow_pickle)
     room = plan.room_at(Path("artifacts"))
     return {
         "checkpoint": str(path),

@@ -1,11 +1,14 @@
 """Where tensors lie in torch's own weight files, `pytorch_model.bin`, without loading them.
 
 Such a file is a zip archive: a pickle that describes the tensors, and beside it one uncompressed
-record per storage. The pickle is read with `weights_only` onto `meta`, so nothing of it is executed
-and no values are loaded; what it says of places is held against the archive's own directory.
+record per storage. The pickle's opcodes are looked through for names first; then it is read with
+`weights_only` onto `meta`, so nothing of it is executed and no values are loaded; what it says of
+places is held against the archive's own directory.
 """
 
 import pickle
+import pickletools
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +28,13 @@ _DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(EOFError, OSError, BadZipFile),
 )
+# What a table of plain tensors names. Torch allows more: sparse tensors, whose indices it has read
+# out of bounds, and bytearray, which may ask for all the memory there is.
+_NAMED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
+)
+_OTHER_NAMES = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+_MAX_PICKLE_BYTES = 16 << 20
 _CONVERT = (
     "import sys, transformers as t; f = sys.argv[1]; "
     "m = getattr(t, t.AutoConfig.from_pretrained(f).architectures[0]); "
@@ -40,6 +50,7 @@ def pickled_infos(path: Path) -> dict[str, TensorInfo]:
     _require_zip(path)
     try:
         records = _records(path)
+        _require_plain(path)
         stored = torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = (
@@ -85,6 +96,21 @@ def _records(path: Path) -> dict[int, int]:
                 name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
                 found[record.header_offset + 30 + name + extra] = record.file_size
     return found
+
+
+def _require_plain(path: Path) -> None:
+    """Raise UnpicklingError where the pickle names anything that plain tensors do not need."""
+    with ZipFile(path) as archive:
+        described = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
+        if len(described) != 1 or described[0].file_size > _MAX_PICKLE_BYTES:
+            msg = "no description of the tensors, or a monstrous one"
+            raise ValueError(msg)
+        opcodes = archive.read(described[0])
+    for opcode, argument, _ in pickletools.genops(opcodes):
+        known = opcode.name != "GLOBAL" or _NAMED.fullmatch(str(argument))
+        if not known or opcode.name in _OTHER_NAMES:
+            msg = f"{opcode.name} {argument or ''}"
+            raise pickle.UnpicklingError(msg)
 
 
 def _info(path: Path, name: str, value: Any, records: dict[int, int]) -> TensorInfo:

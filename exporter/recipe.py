@@ -129,7 +129,10 @@ def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
 
 
 class Recipe(_Strict):
-    """One checkpoint, the artifacts to make of it, and what each must prove."""
+    """One checkpoint, the artifacts to make of it, and what each must prove.
+
+    `allow_pickle` lets weights be read from torch's own files where there are no safetensors.
+    """
 
     name: FolderName
     checkpoint: Text
@@ -137,6 +140,7 @@ class Recipe(_Strict):
     decoding: Decoding = Decoding()
     data: Data | None = None
     gate: Gate = Gate()
+    allow_pickle: bool = False
     hub: Hub | None = None
 
     _source: Source = PrivateAttr()

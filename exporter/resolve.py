@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from torch import nn
 
 from exporter import artifact, plan
-from exporter.checkpoint import Checkpoint, open_checkpoint, read_json
+from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.configs import read_json
 from exporter.errors import MachineError, RecipeError
 from exporter.families import FAMILIES, family_name
 from exporter.machine import installed_versions
@@ -76,7 +77,13 @@ def resolve(
         if not clips.exists():
             raise recipe.error(("data", "clips"), f"there is nothing at {clips}")
     base = Path() if checkpoint else recipe.path.parent
-    opened = open_checkpoint(checkpoint or recipe.checkpoint, base, progress, weights=weights)
+    opened = open_checkpoint(
+        checkpoint or recipe.checkpoint,
+        base,
+        progress,
+        weights=weights,
+        allow_pickle=recipe.allow_pickle,
+    )
     name = family_name(opened.config)
     family = FAMILIES[name]
     skeleton = family.skeleton(opened.config)

@@ -2,26 +2,30 @@
 
 from exporter.runtime import load
 print(load("artifacts/whisper-demo-int8/onnx-int8").transcribe("speech.wav")[0].text)
+
+Imports torch, and whatever else could run code, only after an artifact has been admitted.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from exporter import artifact, audio, recipe
+from exporter import audio, recipe
 from exporter.artifact import Manifest
-from exporter.checkpoint import open_checkpoint
 from exporter.errors import IntegrityError, MachineError
-from exporter.families import FAMILIES, Family, family_name
 from exporter.machine import describe, require_features
 from exporter.recipe import Decoding
-from exporter.targets import TARGETS
 from exporter.transcript import Audio, Transcript
+from exporter.trust import admit
+
+if TYPE_CHECKING:
+    from exporter.families import Family
 
 RECIPE = "recipe.yaml"
 
@@ -64,17 +68,21 @@ class Recogniser:
         return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
 
 
-def load(path: Path | str, threads: int | None = None) -> Recogniser:
+def load(path: Path | str, threads: int | None = None, *, trust: bool = False) -> Recogniser:
     """Verify an artifact's bytes and bring it back to life.
 
-    Raises IntegrityError where bytes are not what the manifest promises, MachineError where this
+    Raises IntegrityError where bytes are not what the manifest promises, TrustError where its code
+    was not built on this machine and the caller does not `trust` it, MachineError where this
     machine lacks what the artifact needs. `threads` (default: those compiled in, else all cores)
     holds for this process.
     """
     folder = Path(path)
-    manifest = artifact.verify(folder)
+    manifest = admit(folder, trust=trust)
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)
+    from exporter.families import FAMILIES
+    from exporter.targets import TARGETS
+
     if manifest.family not in FAMILIES or manifest.kind not in TARGETS:
         msg = f"{folder}: a newer exporter built this {manifest.kind} of {manifest.family}: update"
         raise IntegrityError(msg)
@@ -86,10 +94,18 @@ def load(path: Path | str, threads: int | None = None) -> Recogniser:
 
 
 def load_original(
-    source: str, base: Path = Path(), threads: int | None = None, decoding: Decoding | None = None
+    source: str,
+    base: Path = Path(),
+    threads: int | None = None,
+    decoding: Decoding | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> Recogniser:
     """Open a checkpoint in float32, as transformers runs it: the reference for every comparison."""
-    checkpoint = open_checkpoint(source, base)
+    from exporter.checkpoint import open_checkpoint
+    from exporter.families import FAMILIES, family_name
+
+    checkpoint = open_checkpoint(source, base, allow_pickle=allow_pickle)
     family = FAMILIES[family_name(checkpoint.config)]
     _set_threads(threads)
     # A plain folder takes transformers' own road: a mistake of ours in reading would show.
@@ -102,6 +118,8 @@ def load_original(
 
 
 def _set_threads(threads: int | None) -> int:
+    import torch
+
     chosen = threads or describe().cores
     torch.set_num_threads(chosen)
     return chosen
@@ -113,7 +131,8 @@ def _require_packages(manifest: Manifest) -> None:
     for package in manifest.needs.packages:
         found = sorted(name for name in names if name == package or name == f"{package}-gpu")
         if not found:
-            msg = f"this artifact needs {package}: pip install {package}"
+            # What to install is not left to a manifest.
+            msg = f"this artifact needs {package!r:.60}, which is not here: install exporter again"
             raise MachineError(msg)
         if len(found) > 1:
             msg = (

@@ -34,6 +34,9 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_COMPLAINTS = 3
+_MAX_NUMBER = 40
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DATE = "tag:yaml.org,2002:timestamp"
 
 _WORDS = {
     "Input should be": "expected",
@@ -76,7 +79,7 @@ class Source:
         """Return `data`, found at `prefix`, as a `model`; raise RecipeError with all mistakes."""
         try:
             # Strict JSON mode: no text becomes a number, yet a list may fill a tuple.
-            return model.model_validate_json(json.dumps(data, default=str), strict=True)
+            return model.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             details = error.errors(include_url=False)
         found = [_finding(detail, model, prefix) for detail in details if _is_cause(detail)]
@@ -110,7 +113,9 @@ def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Source:
     """Parse YAML 1.2 without tags, anchors, aliases or repeated keys; lay `a.b.0=value` over it."""
     root, data = _load(text, str(path))
     if not isinstance(root, MappingNode) or not isinstance(data, dict):
-        msg = f"{path}: a recipe is a mapping with `name`, `checkpoint` and `targets`"
+        line, column = (root.start_mark.line, root.start_mark.column) if root else (0, 0)
+        place = f"{path}:{line + 1}:{column + 1}"
+        msg = f"{place}: a recipe is a mapping with `name`, `checkpoint` and `targets`"
         raise RecipeError(msg)
     for given in overrides:
         _override(data, given)
@@ -124,19 +129,19 @@ def _yaml() -> YAML:
 def _load(text: str, name: str) -> tuple[Node | None, object]:
     try:
         _refuse_tricks(text, name)
-        root = _yaml().compose(text)
-        _refuse_odd_keys(root, name)
-        return root, _yaml().load(text)
+        yaml = _yaml()
+        root = yaml.compose(text)
+        _refuse_odd(root, name)
+        return root, yaml.constructor.construct_document(root) if root else None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         msg = f"{place}: {error.problem or error.context}"
         raise RecipeError(msg) from None
     except YAMLError as error:
-        msg = f"{name}: {str(error).splitlines()[0]}"
-        raise RecipeError(msg) from None
-    except ValueError as error:  # an impossible date, a number with too many digits
-        msg = f"{name}: {error}"
+        at = getattr(error, "position", 0)
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        msg = f"{name}:{line}:{column}: {str(error).splitlines()[0]}"
         raise RecipeError(msg) from None
 
 
@@ -156,15 +161,29 @@ def _refuse_tricks(text: str, name: str) -> None:
             _refuse(name, event, f"tags are not allowed: remove {tag}")
 
 
-def _refuse_odd_keys(node: Node | None, name: str) -> None:
+def _refuse_odd(node: Node | None, name: str) -> None:
+    """Refuse what is no plain data: keys and dates that are no text, endless numbers, half text."""
     if isinstance(node, MappingNode):
         for key, value in node.value:
             if not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 _refuse(name, key, "a key must be text: put it in quotes")
-            _refuse_odd_keys(value, name)
+            if not key.value.isprintable():
+                _refuse(name, key, "a key must be plain text, without control characters")
+            _refuse_odd(value, name)
     elif isinstance(node, SequenceNode):
         for item in node.value:
-            _refuse_odd_keys(item, name)
+            _refuse_odd(item, name)
+    elif isinstance(node, ScalarNode):
+        _refuse_odd_value(node, name)
+
+
+def _refuse_odd_value(node: ScalarNode, name: str) -> None:
+    if node.tag == _DATE:
+        _refuse(name, node, "a date must be text: put it in quotes")
+    if node.tag in _NUMBERS and len(node.value) > _MAX_NUMBER:
+        _refuse(name, node, f"a number has at most {_MAX_NUMBER} digits")
+    if any("\ud800" <= character <= "\udfff" for character in node.value):
+        _refuse(name, node, "half a character (a surrogate) is no text")
 
 
 def _refuse(name: str, marked: Any, message: str) -> NoReturn:
@@ -182,6 +201,9 @@ def _place(override: str) -> Loc:
 def _override(data: dict[str, Any], given: str) -> None:
     """Set one `a.b.0.c=value` in `data`, making missing mappings on the way."""
     dotted, equals, text = given.partition("=")
+    if dotted.count(".") >= MAX_DEPTH:
+        msg = f"--set {dotted[:60]}...: nested more than {MAX_DEPTH} levels deep"
+        raise RecipeError(msg)
     if not equals or not all(dotted.split(".")):
         msg = f"--set {given}: write KEY=VALUE, like --set decoding.num_beams=5"
         raise RecipeError(msg)

@@ -8,16 +8,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from exporter import audio, machine
+from exporter import audio, machine, runtime
 from exporter.errors import RecipeError
 from exporter.progress import Progress
 from exporter.recipe import Decoding
+from exporter.runtime import Recogniser
 from exporter.transcript import Audio
 
 _WARM_UPS = 2
@@ -33,11 +35,14 @@ class _Frozen(BaseModel):
 class Request(_Frozen):
     """What to time. `model` is an artifact, or an original checkpoint's folder.
 
+    `trust` is the user's word for an artifact's code, or for an original's pickle.
+
     Without `audio`, a batch of windows of noise and exactly `tokens` tokens for each.
     """
 
     model: Path
     original: bool
+    trust: bool = False
     threads: int
     decoding: Decoding
     audio: tuple[Path, ...] = ()
@@ -80,12 +85,9 @@ def time_model(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load, warm up, time every batch in every run, then one more pass with clocks inside."""
     request = Request.model_validate(asked)
     progress("loading", None)
-    from exporter import runtime
-
-    start = time.perf_counter()
-    opened = runtime.load_original if request.original else runtime.load
-    recogniser = opened(str(request.model), threads=request.threads)
-    load_s = time.perf_counter() - start
+    recogniser, load_s = opened(
+        request.model, original=request.original, threads=request.threads, trust=request.trust
+    )
     if not request.audio:
         force_tokens(recogniser.model, request.tokens)
     batches = _batches(request, recogniser)
@@ -111,6 +113,19 @@ def time_model(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
         profile=profile(recogniser.model, lambda: [transcribe(batch) for batch in batches]),
     )
     return {"round": measured.model_dump(mode="json")}
+
+
+def opened(
+    model: Path, *, original: bool, threads: int, trust: bool = False
+) -> tuple[Recogniser, float]:
+    """Open an artifact, or an original's folder, and tell the seconds beside those of imports."""
+    import_module("exporter.targets")
+    start = time.perf_counter()
+    if original:
+        recogniser = runtime.load_original(str(model), threads=threads, allow_pickle=trust)
+    else:
+        recogniser = runtime.load(model, threads=threads, trust=trust)
+    return recogniser, time.perf_counter() - start
 
 
 def force_tokens(model: Any, tokens: int) -> None:

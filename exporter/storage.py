@@ -18,6 +18,8 @@ from exporter.errors import CheckpointError
 # safetensors' names of the types that a checkpoint's weights may have.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
+# The library allows 100 MB, a gigabyte of objects here; whisper-large-v3 in two parts has 0.15 MB.
+_MAX_HEADER_BYTES = 16 << 20
 BLOCK_ELEMENTS = 1 << 19  # a block and its float32 copy stay in a core's cache
 
 
@@ -76,6 +78,10 @@ class TensorInfo:
 def safetensors_infos(path: Path) -> dict[str, TensorInfo]:
     """Read a safetensors file's header, checked by the library; raise CheckpointError."""
     try:
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > _MAX_HEADER_BYTES:
+                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged, or a trap"
+                raise CheckpointError(msg)
         with safe_open(path, framework="pt"):
             pass
         with path.open("rb") as file:

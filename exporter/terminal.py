@@ -46,8 +46,9 @@ class Terminal:
             raise SystemExit(0) from None
 
     def tell(self, text: str) -> None:
-        """Print a message about the work, which is no result."""
-        self._console.print(text)
+        """Print a message about the work, which is no result; it may cite what others wrote."""
+        lines = text.split("\n")
+        self._console.print("\n".join(map(_harmless, lines)))
 
     def say_json(self, **document: Any) -> None:
         """Print the result as one JSON document."""
@@ -148,6 +149,11 @@ def _attach_log(terminal: Terminal) -> logging.Handler:
         logger.setLevel(logging.DEBUG if terminal.debug else logging.WARNING)
         logger.addHandler(handler)
     return handler
+
+
+def _harmless(line: str) -> str:
+    """A line without what would move a terminal's cursor, or change what stands there."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
 
 
 def shown(path: Path) -> str:

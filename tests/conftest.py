@@ -1,10 +1,13 @@
 """Fixtures that more than one test file uses."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from exporter import cli
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
 settings.register_profile(
@@ -18,10 +21,11 @@ settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What these tests trace and compile is kept for these tests, and for nobody else."""
+def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What these tests compile and build is kept, and noted, for them and for nobody else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPORTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EXPORTER_STATE", str(tmp_path_factory.mktemp("state")))
         yield
 
 
@@ -55,3 +59,44 @@ def english_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_tokens=80,
         dtype="float16",
     )
+
+
+HARMLESS = "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: torch-int8\n"
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good checkpoint beside a good recipe, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(HARMLESS)
+    return Path(shutil.copytree(tiny_whisper, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Plan a build, which must fail with one error, and nothing run or written."""
+
+    def running(code: int, *options: str) -> str:
+        capfd.readouterr()
+        found = cli.main(["build", "recipe.yaml", "--dry-run", *options])
+        error = capfd.readouterr().err.strip()
+        assert found == code, error
+        assert 1 <= len(error.splitlines()) <= 3, error
+        assert all(line.isprintable() for line in error.splitlines()), repr(error)
+        assert "Traceback" not in error
+        assert not (tmp_path / "canary").exists()
+        assert not (tmp_path / "artifacts").exists()
+        return error
+
+    return running
+
+
+@pytest.fixture
+def no_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an artifact gets as far as what would run it."""
+    import onnxruntime
+    import torch
+
+    monkeypatch.setattr(torch._C, "_aoti", None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)

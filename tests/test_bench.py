@@ -12,7 +12,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter import bench, child, machine, stopwatch
+from exporter import artifact, bench, child, machine, stopwatch
 from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.build import build
 from exporter.cli import main
@@ -52,7 +52,7 @@ def test_clocks_are_taken_out_again() -> None:
 
 @pytest.fixture
 def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two folders with a manifest and a recipe: enough to be timed by a stand-in."""
+    """Two sealed folders with nothing but a recipe: enough to be timed by a stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     here = machine.describe()
@@ -77,7 +77,7 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             build=BuildFigures(seconds=1.0, peak_rss_bytes=2),
             build_key="2" * 64,
         )
-        (folder / "manifest.json").write_bytes(manifest.canonical())
+        artifact.seal(folder, manifest)
     return tmp_path / "built"
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_timed_says_why_beside_the_others(
     assert main(call) == 6
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert lines[2].split() == ["built/a", "1", *"-" * 12, "0", "B"]
+    assert lines[2].split() == ["built/a", "1", *"-" * 12, str(len(RECIPE)), "B"]
     assert lines[3].split()[:4] == ["built/a", "2", "100", "ms"]
     assert lines[4] == (
         "Samples in, text out: a window of 10 s of noise and 64 tokens; beams 2, batch 1, 3 runs, "
@@ -186,7 +186,10 @@ def test_a_busy_machine_and_unlike_recipes_are_warned_of(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (1.25, 0.0, 0.0))
+    manifest = artifact.read_manifest(artifacts / "b")
     (artifacts / "b" / "recipe.yaml").write_text(RECIPE.replace("num_beams: 2", "num_beams: 1"))
+    (artifacts / "b" / "manifest.json").unlink()
+    artifact.seal(artifacts / "b", manifest)
     assert main(["bench", "built", "--runs", "1"]) == 0
     out, err = capfd.readouterr()
     assert err == (

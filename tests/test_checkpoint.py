@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from exporter.checkpoint import open_checkpoint
+from exporter import checkpoint as product
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
 from exporter.quantize import check_fit
-from exporter.runtime import load_original
+from exporter.runtime import load_original as load_the_original
 
+# Half of these tests are about torch's own files.
+open_checkpoint = partial(product.open_checkpoint, allow_pickle=True)
+load_original = partial(load_the_original, allow_pickle=True)
 HEAD, TABLE = "proj_out.weight", "model.decoder.embed_tokens.weight"
 
 
@@ -119,6 +123,13 @@ def test_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no model\.safetensors and no pytorch_model\.bin"):
         open_checkpoint(str(folder))
+
+
+def test_a_pickle_is_read_only_if_it_is_allowed(folder: Path) -> None:
+    pickled(folder)
+    for opened in (product.open_checkpoint, load_the_original):
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle.*\n.*--set"):
+            opened(str(folder))
 
 
 def test_torchs_own_format_reads_like_safetensors(folder: Path, tiny_whisper: Path) -> None:

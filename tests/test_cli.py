@@ -53,7 +53,7 @@ def artifact(here: Path) -> Path:
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     return fail

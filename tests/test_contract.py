@@ -16,9 +16,9 @@ import onnx
 import pytest
 import soundfile
 
-from exporter import artifact, recipe, report
+from exporter import artifact, recipe, report, trust
 from exporter.build import BuiltArtifact, build
-from exporter.errors import BusyError, IntegrityError, RecipeError
+from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
 from exporter.recipe import Recipe
 from exporter.runtime import load, load_original
 from validate import validate
@@ -257,8 +257,22 @@ def test_new_terms_of_judging_need_no_build(
         differ = {file.path for file in set(each.manifest.files) ^ set(old.files)}
         assert differ == {"recipe.yaml"}
         assert recipe.read(each.path / "recipe.yaml").gate.min_clips == 2
+        assert trust.built_here(each.manifest)
     (again,) = build(changed, output=output, targets=["aoti"], progress=silent)
     assert again.manifest == artifact.read_manifest(output / "tiny" / "aoti")
+
+
+def test_what_came_from_elsewhere_is_not_vouched_for_by_new_terms(
+    english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(english["folder"] / "artifacts", tmp_path / "artifacts")
+    monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "another machine"))
+    changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
+    (each,) = build(changed, output=tmp_path / "artifacts", targets=["aoti"], progress=silent)
+    assert each.reused
+    with pytest.raises(TrustError, match=r"decoder\.pt2, encoder\.pt2"):
+        load(each.path, threads=1)
+    assert load(each.path, threads=1, trust=True).manifest == each.manifest
 
 
 def test_a_kept_artifact_that_changes_meanwhile_is_not_sealed_again(

@@ -29,7 +29,7 @@ from exporter.fetch import fetch, remote_infos
 logging.basicConfig(level="WARNING", format="%(name)s: %(message)s")
 arguments, told = json.loads(sys.argv[1]), []
 try:
-    got = fetch(*arguments["where"], lambda *step: told.append(step), weights=arguments["weights"])
+    got = fetch(*arguments["where"], lambda *step: told.append(step), **arguments["how"])
     infos = remote_infos(arguments["where"][0], got)
 except ExporterError as error:
     answer = {"error": type(error).__name__, "exit_code": error.exit_code, "text": str(error)}
@@ -76,9 +76,9 @@ class Machine:
         line = [sys.executable, *command]
         return subprocess.run(line, env=self.environment, capture_output=True, text=True)
 
-    def fetches(self, repo: str, revision: str | None = None, *, weights: bool = True) -> Any:
+    def fetches(self, repo: str, revision: str | None = None, **how: bool) -> Any:
         """What `fetch` answers; its log as `log`."""
-        arguments = json.dumps({"where": [repo, revision], "weights": weights})
+        arguments = json.dumps({"where": [repo, revision], "how": how})
         ran = self.runs("-c", FETCH, arguments)
         assert ran.returncode == 0, ran.stderr
         assert TOKEN not in ran.stdout + ran.stderr
@@ -133,8 +133,12 @@ def test_shards_are_those_that_the_index_names(machine: Machine, hub: Hub) -> No
     assert hub.fetched() == COMPANIONS | shards | {"model.safetensors.index.json"}
 
 
-def test_a_pickle_is_fetched_where_there_is_nothing_better(machine: Machine, hub: Hub) -> None:
-    machine.fetches("org/pickle")
+def test_a_pickle_is_fetched_only_if_it_is_allowed(machine: Machine, hub: Hub) -> None:
+    refused = machine.fetches("org/pickle")
+    assert refused["exit_code"] == 3
+    assert "allow_pickle: true" in refused["text"]
+    assert hub.fetched() == set()
+    machine.fetches("org/pickle", allow_pickle=True)
     assert hub.fetched() == COMPANIONS | {"pytorch_model.bin"}
 
 

@@ -1,13 +1,16 @@
 """Measuring in a fresh process: what comes back, and what its death is told as."""
 
+import logging
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from exporter import child
 from exporter.child import child_environment
 from exporter.errors import (
     BuildError,
@@ -15,6 +18,7 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
+from exporter.progress import Progress
 from exporter.recipe import Decoding
 from validate.measure import Request, measure_fresh
 
@@ -53,6 +57,19 @@ def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> Non
     assert measured.peak_rss_bytes > 50e6
     assert measured.threads == 1
     assert {0.0, 0.25, 0.5, 0.75} <= set(told)
+
+
+def warn(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that has something to say; what libraries say is not for the user."""
+    logging.getLogger("exporter.anywhere").warning("take %s", "care")
+    logging.getLogger("library").warning("deprecated")
+    return {}
+
+
+def test_the_childs_warnings_are_ours(caplog: pytest.LogCaptureFixture) -> None:
+    child.run(f"{__name__}:warn", {}, quiet, what="it")
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == ["take care"]
 
 
 @pytest.mark.slow

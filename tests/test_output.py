@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from exporter import build, runtime
+from exporter import build, child, runtime, transcribing
 from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.build import BuiltArtifact
 from exporter.cli import main
 from exporter.plan import Prediction, Room
+from exporter.progress import Progress
 from exporter.recipe import Decoding, Recipe
 from exporter.report import Report
 from exporter.transcript import Segment, Transcript
@@ -173,11 +174,16 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
         segments = (Segment(0.0, 1.25, " turn on"), Segment(1.25, 2.0, " the light"))
         return [Transcript(" turn on the light", (1, 2), segments) for _ in sounds]
 
-    def load(_path: Path, threads: int | None) -> SimpleNamespace:
-        assert threads == 2
+    def load(_path: Path, threads: int | None, trust: bool) -> SimpleNamespace:
+        assert (threads, trust) == (2, False)
         return SimpleNamespace(decoding=Decoding(language="en"), transcribe=transcribe)
 
+    def run(step: str, request: dict[str, Any], progress: Progress, what: str) -> dict[str, Any]:
+        assert (step, what) == ("exporter.transcribing:transcribe", "artifact")
+        return json.loads(json.dumps(transcribing.transcribe(request, progress)))  # type: ignore[no-any-return]
+
     monkeypatch.setattr(runtime, "load", load)
+    monkeypatch.setattr(child, "run", run)
     return asked
 
 

@@ -94,7 +94,7 @@ def test_a_missing_recipe(tmp_path: Path) -> None:
         (b"#" * (256 * 1024 + 1), "at most 256 KiB"),
         (b"[" * 100_000, "nested more than 20 levels deep"),
         (b"name: " + b"9" * 5000, "digits"),
-        (b"name: 2026-13-45", "month must be"),
+        (b"name: 2026-13-45", "put it in quotes"),
     ],
 )
 def test_hostile_bytes_are_refused_quickly(tmp_path: Path, raw: bytes, part: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from exporter.errors import IntegrityError
 from exporter.families import whisper
 from exporter.graphs import WRITTEN, Graph, parameter_names
 from exporter.recipe import Decoding
@@ -130,3 +131,9 @@ def test_a_skeleton_has_shapes_but_no_weights(tiny_whisper: Path) -> None:
     assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
     shapes = {name: tensor.shape for name, tensor in original.state_dict().items()}
     assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == shapes
+
+
+def test_graphs_of_an_earlier_exporter_are_told(tiny_whisper: Path) -> None:
+    earlier = dict.fromkeys(("encoder_model", "decoder_model_merged"), lambda _: {})
+    with pytest.raises(IntegrityError, match="earlier exporter: build it again"):
+        whisper.assemble(tiny_whisper, earlier)

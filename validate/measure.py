@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from exporter import audio, child, machine
 from exporter.progress import Progress
 from exporter.recipe import Decoding
+from exporter.stopwatch import opened
 
 WARM_UPS = 3
 MAX_PASSES = 5
@@ -32,10 +33,14 @@ class _Frozen(BaseModel):
 
 
 class Request(_Frozen):
-    """What to measure. `model` is a sealed artifact, or an original checkpoint's folder."""
+    """What to measure. `model` is a sealed artifact, or an original checkpoint's folder.
+
+    `trust` is the user's word for an artifact's code, or for an original's pickle.
+    """
 
     model: Path
     original: bool
+    trust: bool = False
     threads: int
     decoding: Decoding
     clips: tuple[Path, ...]
@@ -92,13 +97,10 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load, warm up, transcribe every clip one or more times, then try unusual batches."""
     request = Request.model_validate(asked)
     progress("loading", None)
-    from exporter import runtime
-
     load_average = os.getloadavg()[0]
-    start = time.perf_counter()
-    opened = runtime.load_original if request.original else runtime.load
-    recogniser = opened(str(request.model), threads=request.threads)
-    load_s = time.perf_counter() - start
+    recogniser, load_s = opened(
+        request.model, original=request.original, threads=request.threads, trust=request.trust
+    )
     rate = recogniser.family.sampling_rate(recogniser.processor)
     read = partial(audio.read, rate=rate)
     transcribe = partial(recogniser.transcribe, decoding=request.decoding)

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from exporter.artifact import Manifest, Needs, Outcome
-from exporter.checkpoint import Checkpoint, read_json
+from exporter.checkpoint import Checkpoint
+from exporter.configs import read_json
 from exporter.families import Family
 from exporter.job import Job
 from exporter.machine import describe

@@ -13,11 +13,13 @@ from transformers import (
     WhisperProcessor,
 )
 
-from exporter.errors import CheckpointError
+from exporter.configs import read_json
+from exporter.errors import CheckpointError, IntegrityError, exhausted
+from exporter.families.whisper.bounds import check_config, check_files
 from exporter.families.whisper.decode import check_decoding, only_language, transcribe
 from exporter.families.whisper.eager import attach_engine
 from exporter.families.whisper.graphs import dynamic_graphs
-from exporter.families.whisper.model import GraphWhisper
+from exporter.families.whisper.model import DECODERS, GraphWhisper
 from exporter.families.whisper.model import assemble as _assemble
 from exporter.families.whisper.static_graphs import static_graphs
 from exporter.families.whisper.step_graphs import step_graphs
@@ -52,7 +54,7 @@ LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
     """What a config says of the graphs that the weights' shapes do not."""
-    whole = WhisperConfig.from_dict(config)
+    whole = _config(config)
     names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
     heads = ("encoder_attention_heads", "decoder_attention_heads")
     return {name: getattr(whole, name) for name in (*names, *heads)}
@@ -62,9 +64,18 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
     """The transformers model of a config on the `meta` device: shapes without weights."""
     with torch.device("meta"):
         model: nn.Module = WhisperForConditionalGeneration._from_config(
-            WhisperConfig.from_dict(config), attn_implementation="sdpa", dtype=dtype
+            _config(config), attn_implementation="sdpa", dtype=dtype
         )
     return model.eval().requires_grad_(False)
+
+
+def _config(config: dict[str, Any]) -> WhisperConfig:
+    check_config(config)
+    try:
+        return WhisperConfig.from_dict(config)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
+        raise CheckpointError(msg) from error
 
 
 def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
@@ -78,6 +89,9 @@ def assemble(
     folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
 ) -> GraphWhisper:
     """Join built graphs, and the configs in `folder`, into a model that generates."""
+    if functions.keys().isdisjoint(DECODERS):
+        msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
+        raise IntegrityError(msg)
     return _assemble(
         WhisperConfig.from_pretrained(folder), generation_config(folder), functions, cache_dtype
     )
@@ -97,6 +111,7 @@ def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
 
     With `state`, its weights come from there and only the configs from the folder.
     """
+    check_config(read_json(folder / "config.json"))
     if state is None:
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
@@ -112,7 +127,15 @@ def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
 
 def processor(folder: Path) -> Any:
     """The feature extractor and tokenizer."""
-    return WhisperProcessor.from_pretrained(folder, local_files_only=True)
+    check_files(folder)
+    try:
+        return WhisperProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # for a file that makes no sense, tokenizers raises just that
+        if exhausted(error):
+            raise
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        msg = f"{folder}: the tokenizer or feature extractor cannot be read ({reason[:200]})"
+        raise CheckpointError(msg) from error
 
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from exporter.families.whisper.static_decoder import StaticDecoder
 from exporter.families.whisper.step_decoder import StepDecoder
 from exporter.graphs import GraphFunction
 
+DECODERS = {"step", "decoder"}  # graphs' names, one in each cut
+
 
 class _Encoder(nn.Module):
     """The encoder's graph in the place where transformers looks for an encoder."""

@@ -1,7 +1,7 @@
-"""Compiled packages on disk: written lean, checked before anything in them is opened, and called.
+"""Compiled packages on disk: written lean, described, and called.
 
-A `.pt2` is a zip with a native library; its loader unpacks whatever the zip names and runs what it
-finds. So the members are an exact list here, and the library's inputs are checked in Python.
+A `.pt2` is a zip with a native library. Its members are checked by `exporter.archive` before they
+are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.
 """
 
 import json
@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from exporter import archive
 from exporter.errors import IntegrityError, MachineError
 
-_SPEC = "extra/exporter.json"
-_FIXED = ("archive_format", "archive_version", "byteorder", ".data/version", _SPEC)
-_LIBRARY = "data/aotinductor/model/graph.wrapper.so"
-_DESCRIPTION = "data/aotinductor/model/graph.wrapper_metadata.json"
-_MEMBERS = frozenset({*_FIXED, _LIBRARY, _DESCRIPTION})
+# What a description raises that is not one.
+_NO_SPEC = (
+    *(zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError),
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def write(compiled: Path, target: Path, spec: Spec) -> None:
             if inner is not None:
                 with old.open(info) as data, new.open(_member(target, inner), "w") as out:
                     shutil.copyfileobj(data, out, 1 << 20)
-        new.writestr(_member(target, _SPEC), json.dumps(asdict(spec), indent=1))
+        new.writestr(_member(target, archive.SPEC), json.dumps(asdict(spec), indent=1))
 
 
 def read_spec(path: Path) -> Spec:
@@ -133,52 +134,42 @@ def read_spec(path: Path) -> Spec:
 
     Raises IntegrityError for anything that `write` does not write.
     """
+    archive.check(path)
     try:
         with zipfile.ZipFile(path) as package:
-            _check_members(path, package.infolist())
-            sides = json.loads(package.read(f"{path.stem}/{_SPEC}"))
+            sides = json.loads(package.read(f"{path.stem}/{archive.SPEC}"))
         inputs, outputs = (
             {
-                name: TensorSpec(t["dtype"], tuple(t["shape"]), t["mutated"])
+                name: TensorSpec(_dtype(t["dtype"]), tuple(t["shape"]), t["mutated"])
                 for name, t in sides[side].items()
             }
             for side in ("inputs", "outputs")
         )
         constants = {
-            own: Constant(c["name"], c["dtype"], tuple(c["shape"]))
+            own: Constant(c["name"], _dtype(c["dtype"]), tuple(c["shape"]))
             for own, c in sides["constants"].items()
         }
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
+    except _NO_SPEC as error:
         msg = f"{path} is not a package of ours ({error}): build or fetch the artifact again"
         raise IntegrityError(msg) from error
     return Spec(inputs, outputs, constants)
 
 
-def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse everything that torch's loader would unpack and we did not write."""
-    names = sorted(member.orig_filename for member in members)
-    problems = {
-        "other members than a package has": names != sorted(f"{path.stem}/{m}" for m in _MEMBERS),
-        "a compressed member": any(m.compress_type != zipfile.ZIP_STORED for m in members),
-        "an encrypted member": any(m.flag_bits & 1 for m in members),
-        "sizes that do not fit": sum(m.file_size for m in members) > path.stat().st_size,
-    }
-    for what, found in problems.items():
-        if found:
-            msg = (
-                f"{path} has {what}; nothing in it was opened.\n"
-                "Build the artifact again, or fetch it from a source you trust."
-            )
-            raise IntegrityError(msg)
+def _dtype(name: str) -> str:
+    """The name of one of torch's types, and of nothing else that torch has."""
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        msg = f"no type {name!r}"
+        raise ValueError(msg)
+    return name
 
 
 def _constant(inner: str) -> str | None:
     """The name under which a member of torch's package is kept."""
     if inner.endswith(".wrapper.so"):
-        return _LIBRARY
+        return archive.LIBRARY
     if inner.endswith(".wrapper_metadata.json"):
-        return _DESCRIPTION
-    return inner if inner in _FIXED else None
+        return archive.DESCRIPTION
+    return inner if inner in archive.FIXED else None
 
 
 def _member(package: Path, inner: str) -> zipfile.ZipInfo:

@@ -37,6 +37,7 @@ from exporter.targets.onnx_int8.linear import (
     int8_matmul_nodes,
     swap_linears,
 )
+from exporter.targets.onnx_int8.sealed import require_sealed
 from exporter.targets.onnx_int8.session import open_session
 
 _log = logging.getLogger(__name__)
@@ -192,9 +193,13 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
 def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
     """Open a session per graph and join them into a model that generates.
 
-    A graph that lends its weights is for other people's loaders: the borrowers are here to run.
+    Where each graph's weights lie is checked first. A graph that lends its weights is for other
+    people's loaders: the borrowers are here to run.
     """
+    sealed = {file.path: file.size_bytes for file in manifest.files}
     paths = sorted(folder.glob("*.onnx"))
+    for path in paths:
+        require_sealed(path, sealed)
     lent = {name for path in paths for name in onnx_file.lenders(path)}
     functions = {p.stem: open_session(p, threads) for p in paths if p.name not in lent}
     return family.assemble(folder, functions)

@@ -7,11 +7,17 @@ from typing import Any
 
 import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as raised
 from torch import Tensor
 
+from exporter.errors import IntegrityError
 from exporter.graphs import WRITTEN
 
 _CPU = ("cpu", 0)
+_NO_GRAPH = (
+    *(raised.Fail, raised.InvalidArgument, raised.InvalidGraph, raised.InvalidProtobuf),
+    *(raised.NoSuchFile, raised.NotImplemented),
+)
 
 
 def open_session(path: Path, threads: int) -> "Session":
@@ -24,7 +30,11 @@ def open_session(path: Path, threads: int) -> "Session":
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except _NO_GRAPH as error:
+        msg = f"{path} is no graph for onnxruntime {onnxruntime.__version__}: {error}"
+        raise IntegrityError(msg.splitlines()[0]) from error
     written = any(output.name.endswith(WRITTEN) for output in session.get_outputs())
     return InPlaceSession(session) if written else Session(session)
 

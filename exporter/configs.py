@@ -1,0 +1,64 @@
+"""Configuration files, read as data: bounded, and refused where they name code or foreign files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import CheckpointError
+
+_MAX_BYTES = 16 << 20
+_MAX_DEPTH = 32
+# Where transformers learns of code beside its own, at any depth: CVE-2026-5241 is a nested one.
+_CODE = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
+_KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may name a repository
+# Arguments of tokenizers that transformers opens as they stand, instead of the folder's own files.
+_PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, with the checkpoint's errors."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            msg = f"{path}: larger than {_MAX_BYTES} bytes: not a configuration"
+            raise CheckpointError(msg)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
+        raise CheckpointError(msg) from None
+    except (ValueError, OSError, RecursionError) as error:
+        msg = f"{path}: not readable as JSON ({error})"
+        raise CheckpointError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{path}: a JSON object is expected"
+        raise CheckpointError(msg)
+    if any(depth > _MAX_DEPTH for depth, _, _ in _entries(value)):
+        msg = f"{path}: nested more than {_MAX_DEPTH} levels deep: not a configuration"
+        raise CheckpointError(msg)
+    return value
+
+
+def refuse_code(path: Path) -> None:
+    """Refuse a config that names code, or files of this machine, for transformers to open."""
+    for _, key, value in _entries(read_json(path)):
+        if (key in _CODE and value) or (key in _KERNELS and "/" in str(value)):
+            msg = (
+                f"{path}: `{key}` asks for code beside transformers' own, and none is ever run.\n"
+                f"If the model is a plain one, remove `{key}` from the file."
+            )
+            raise CheckpointError(msg)
+        if key in _PATHS and value:
+            msg = f"{path}: `{key}` names a file by itself: remove it, the folder's own is used"
+            raise CheckpointError(msg)
+
+
+def _entries(value: object) -> Iterator[tuple[int, str | None, object]]:
+    """Every value with its depth and key, without recursion: depth may be what is wrong."""
+    left: list[tuple[int, str | None, object]] = [(0, None, value)]
+    while left:
+        depth, key, value = left.pop()
+        yield depth, key, value
+        if isinstance(value, dict):
+            left += [(depth + 1, inner, below) for inner, below in value.items()]
+        elif isinstance(value, list):
+            left += [(depth + 1, None, below) for below in value]

@@ -1,0 +1,50 @@
+"""Transcribe files in a fresh process: what `exporter transcribe` asks for, and what answers.
+
+An artifact may hold native code. It runs where there is no key of its user's, and where its crash
+is told as one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from exporter import child, runtime
+from exporter.progress import Progress
+from exporter.transcript import Segment, Transcript
+
+
+class Request(BaseModel):
+    """Which artifact hears what; `changes` to the recipe's decoding, and the user's word for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    artifact: Path
+    audio: tuple[Path, ...]
+    changes: dict[str, Any]
+    threads: int | None
+    trust: bool
+
+
+def transcribe_fresh(request: Request, progress: Progress) -> list[Transcript]:
+    """Transcribe in a process of its own; raises what `child.run` raises."""
+    asked = request.model_dump(mode="json")
+    answer = child.run(f"{__name__}:transcribe", asked, progress, what=str(request.artifact))
+    return [_transcript(**row) for row in answer["transcripts"]]
+
+
+def transcribe(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Load the artifact and transcribe every file, in order."""
+    request = Request.model_validate(asked)
+    progress("loading", None)
+    recogniser = runtime.load(request.artifact, threads=request.threads, trust=request.trust)
+    progress("transcribing", None)
+    decoding = recogniser.decoding.model_copy(update=request.changes)
+    heard = recogniser.transcribe(list(request.audio), decoding)
+    rows = [{**vars(each), "segments": [vars(s) for s in each.segments]} for each in heard]
+    return {"transcripts": rows}
+
+
+def _transcript(text: str, tokens: Sequence[int], segments: Sequence[dict[str, Any]]) -> Transcript:
+    return Transcript(text, tuple(tokens), tuple(Segment(**each) for each in segments))
