@@ -89,6 +89,22 @@ def both(model: Any, features: Tensor, beams: int, **prompt: str) -> tuple[Any, 
     return found, [segment["tokens"].tolist() for segment in segments]
 
 
+def test_the_encoder_hears_one_window_at_a_time(tiny_whisper: Path) -> None:
+    model = dice(tiny_whisper)
+    heard: list[int] = []
+
+    def listening(inputs: Mapping[str, Tensor], wanted: Any = None) -> dict[str, Tensor]:
+        heard.append(len(inputs["input_features"]))
+        return encoder(inputs, wanted)
+
+    model.engine.functions["encoder"] = listening
+    features = windows(model, 3, 1, 2)
+    assert torch.equal(
+        model.engine.encode(features), encoder({"input_features": features})["window"]
+    )
+    assert heard == [1, 1, 1]
+
+
 CHANGES: list[dict[str, Any]] = [
     {},
     {"max_new_tokens": 5},

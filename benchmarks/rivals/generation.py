@@ -11,14 +11,19 @@ from benchmarks.rivals.worker import Opened, Request
 
 
 class Steps(LogitsProcessor):  # type: ignore[misc]
-    """Counts the steps of `generate` and changes nothing."""
+    """Counts the steps of `generate`, and lets none tell a time.
 
-    def __init__(self) -> None:
+    Random weights would tell times, at which `generate` cuts a window in two and decodes again.
+    """
+
+    def __init__(self, first_time: int) -> None:
         self.count = 0
+        self._first_time = first_time
 
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores as they came."""
+        """Return the scores, those of times out of reach."""
         self.count += 1
+        scores[:, self._first_time :] = -torch.inf
         return scores
 
 
@@ -33,7 +38,7 @@ def opened(
     torch.set_num_threads(request.threads)
     windows = request.windows()
     rate = processor.feature_extractor.sampling_rate
-    steps = Steps()
+    steps = Steps(model.generation_config.no_timestamps_token_id + 1)
 
     def transcribe() -> list[str]:
         steps.count = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
@@ -57,9 +58,16 @@ class Engine:
     _rules_of: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Run the encoder on float32 features [windows, mels, frames]."""
-        outputs = self.functions[self.encoder]({"input_features": features.float().contiguous()})
-        return next(iter(outputs.values()))
+        """Run the encoder on float32 features [windows, mels, frames].
+
+        One window after the other: each is enough for all cores, and what several need between the
+        layers lies in no cache. So no window's rounding depends on those beside it, either.
+        """
+        encoded = [self._encode(window) for window in features.float().contiguous().split(1)]
+        return encoded[0] if len(encoded) == 1 else torch.cat(encoded)
+
+    def _encode(self, window: Tensor) -> Tensor:
+        return next(iter(self.functions[self.encoder]({"input_features": window}).values()))
 
     def rules(self, model: Any, language: str | None, task: str | None) -> Rules | None:
         """The rules of the model's generation config as it is now."""
