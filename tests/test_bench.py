@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import artifact, bench, child, machine, stopwatch
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.build import build
 from exporter.cli import main
 from exporter.errors import MachineError, RecipeError
@@ -21,6 +20,7 @@ from exporter.progress import silent
 from exporter.recipe import Decoding, read
 from exporter.runtime import Recogniser, load, load_original
 from exporter.stopwatch import Request
+from tests import sealed
 from tests.test_figures import round_
 from tests.tiny import make_whisper
 
@@ -62,22 +62,10 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "built" / name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(RECIPE)
-        manifest = Manifest(
-            name=name,
-            kind="aoti",
-            family="whisper",
-            options={"threads": threads},
-            recipe=RecipeStamp(name="speech", sha256="0" * 64, source="recipe.yaml"),
-            checkpoint=Origin(
-                source="org/model", revision=None, sha256="1" * 64, size_bytes=4, parameters=1
-            ),
-            needs=Needs(),
-            versions={},
-            machine={},
-            build=BuildFigures(seconds=1.0, peak_rss_bytes=2),
-            build_key="2" * 64,
-        )
-        artifact.seal(folder, manifest)
+        manifest = sealed.manifest("aoti")
+        origin = manifest.checkpoint.model_copy(update={"source": "org/model"})
+        told = {"name": name, "options": {"threads": threads}, "checkpoint": origin}
+        artifact.seal(folder, manifest.model_copy(update=told))
     return tmp_path / "built"
 
 

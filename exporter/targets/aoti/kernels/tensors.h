@@ -50,17 +50,12 @@ inline int64_t count(AtenTensorHandle tensor) {
   return found;
 }
 
-// What of [0, count) belongs to the calling thread, in multiples of `unit`.
+// What of [0, count) belongs to the calling thread.
 struct Share {
   int64_t begin, end;
-  explicit Share(int64_t count, int64_t unit = 1)
-      : Share(count, omp_get_thread_num(), omp_get_num_threads(), unit) {}
-  Share(int64_t count, int64_t thread, int64_t threads, int64_t unit = 1) {
-    const int64_t units = (count + unit - 1) / unit;
-    begin = units * thread / threads * unit;
-    end = units * (thread + 1) / threads * unit;
-    if (end > count) end = count;
-  }
+  explicit Share(int64_t count) : Share(count, omp_get_thread_num(), omp_get_num_threads()) {}
+  Share(int64_t count, int64_t thread, int64_t threads)
+      : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
 };
 
 // Items of work for a team of threads. Each takes those of its own share, one after the other, so
