@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.build_results import OPTIMUM, by_size
-from validate.plots import log_ticks, scale, text
+from exporter.drawing import scale, text
+from validate.plots import log_ticks
 
 _WIDTH, _HEIGHT = 960, 472
 _TOP, _BOTTOM = 74, 400

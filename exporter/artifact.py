@@ -18,21 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from exporter.errors import BusyError, IntegrityError, listed
 
 MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
 # Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
-ENVELOPE = frozenset({MANIFEST, "report.json", "report.html", "predictions.jsonl", "README.md"})
-# A report half way through `write_atomic`, or left there by a process that died.
+_BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json"
+ENVELOPE = frozenset({MANIFEST, *_BESIDE.split()})
+# One of these half way through `write_atomic`, or left there by a process that died.
 _BEING_WRITTEN = re.compile(
-    r"\.(report\.json|report\.html|predictions\.jsonl|README\.md)\.partial-[0-9a-f]{32}"
+    rf"\.({'|'.join(map(re.escape, sorted(ENVELOPE)))})\.partial-[0-9a-f]{{32}}"
 )
 _MAX_MANIFEST_BYTES = 4 << 20
 
@@ -50,7 +47,10 @@ class File(_Frozen):
 
 
 class Origin(_Frozen):
-    """The checkpoint an artifact was built from; `revision` is a commit of the Hub."""
+    """The checkpoint an artifact was built from; `revision` is a commit of the Hub.
+
+    `source` is a Hub id, or the name of a folder: manifests may be published, paths may not.
+    """
 
     source: str
     revision: str | None
@@ -60,7 +60,7 @@ class Origin(_Frozen):
 
 
 class RecipeStamp(_Frozen):
-    """The recipe an artifact was built by; `source` is the path it was read from."""
+    """The recipe an artifact was built by; `source` is the name of the file it was read from."""
 
     name: str
     sha256: str
@@ -199,7 +199,7 @@ def verify(folder: Path) -> Manifest:
     _refuse(folder, "missing", promised - present)
     _refuse(folder, "not in the manifest", present - promised - ENVELOPE)
     for file in manifest.files:
-        path = folder / _inside(file.path)
+        path = folder / inside(file.path)
         _require_plain(path)
         if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
             msg = f"{path} is not what the manifest promises: build it again with --force"
@@ -313,7 +313,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def _inside(path: str) -> PurePosixPath:
+def inside(path: str) -> PurePosixPath:
     """A manifest's path, refused unless it stays inside the artifact."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:

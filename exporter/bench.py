@@ -118,7 +118,7 @@ def _artifact_rows(
 ) -> list[Row]:
     """A row for each number of threads: as asked, as compiled in, or all cores."""
     own = manifest.options.get("threads") or machine.describe().cores
-    decoding = _decoding(recipe.read(folder / "recipe.yaml").decoding, load)
+    decoding = _decoding(recipe.read(folder / artifact.RECIPE).decoding, load)
     return [
         Row(str(folder), folder, False, count, manifest.size_bytes, decoding, trust=trust)
         for count in threads or (own,)
@@ -144,7 +144,7 @@ def _original_rows(
     originals = Originals("run this where you ran `exporter build`", progress)
     made: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        allowed = recipe.read(folder / "recipe.yaml").allow_pickle
+        allowed = recipe.read(folder / artifact.RECIPE).allow_pickle
         checkpoint = originals.of_artifact(folder, manifest, allow_pickle=allowed)
         for row in [row for row in rows if row.model == folder]:
             found = Row(

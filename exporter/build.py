@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact, child, plan, trust
-from exporter.artifact import BuildFigures, Manifest, Outcome, RecipeStamp
+from exporter import artifact, child, places, plan, trust
+from exporter.artifact import RECIPE, BuildFigures, Manifest, Outcome, RecipeStamp
 from exporter.checkpoint import Checkpoint
 from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.machine import describe, installed_versions
+from exporter.places import Places
 from exporter.plan import Prediction, Room
 from exporter.progress import Progress
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.resolve import Planned, resolve
-from exporter.runtime import RECIPE
 
 # glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -172,6 +172,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             shutil.copyfile(path, folder / file)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = artifact.seal(folder, _manifest(planned, planned.key(identity), answer))
+        places.write(folder, _places(planned))
         spoken = {
             "folder": str(folder.resolve()),
             "decoding": recipe.decoding.model_dump(mode="json"),
@@ -225,6 +226,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
             shutil.copyfile(planned.path / file.path, folder / file.path)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         renewed = artifact.seal(folder, manifest.model_copy(update={"recipe": _stamp(recipe)}))
+        places.write(folder, _places(planned))
         if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
@@ -235,7 +237,11 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
 
 
 def _stamp(recipe: Recipe) -> RecipeStamp:
-    return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=str(recipe.path))
+    return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name)
+
+
+def _places(planned: Planned) -> Places:
+    return Places(recipe=str(planned.recipe.path), checkpoint=planned.checkpoint.source)
 
 
 def _standing(planned: Planned) -> Manifest | None:

@@ -1,4 +1,4 @@
-"""What builds keep for the next: graphs, traced or compiled, without weights, so a few megabytes.
+"""What is kept for the next time: graphs without weights, traced or compiled, and what was pulled.
 
 An entry is named by a digest of everything it is made from, this package's own code included, and
 is believed only while its bytes are those that were written. Tracing and compiling are what takes
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import sha256_file, write_atomic
+from exporter.artifact import MANIFEST, sha256_file, write_atomic
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_CACHE"
@@ -70,6 +70,7 @@ def entries() -> list[Entry]:
         note = _read_note(path)
         if note is not None and not path.suffix:
             found.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
+    found += [_pulled(folder) for folder in _artifacts()]
     return sorted(found, key=lambda entry: entry.made)
 
 
@@ -79,7 +80,24 @@ def clear() -> int:
     for path in _files():
         freed += path.lstat().st_size if path.suffix != _NOTE else 0
         path.unlink(missing_ok=True)
+    freed += sum(_pulled(folder).size_bytes for folder in _artifacts())
+    shutil.rmtree(pulled(), ignore_errors=True)
     return freed
+
+
+def pulled() -> Path:
+    """Where artifacts are that were opened by their names on the Hub: ORG/NAME/REVISION."""
+    return place() / "pulled"
+
+
+def _artifacts() -> list[Path]:
+    return sorted(path.parent for path in pulled().glob(f"*/*/*/{MANIFEST}"))
+
+
+def _pulled(folder: Path) -> Entry:
+    what = f"{folder.parent.relative_to(pulled())} at {folder.name}, pulled"
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    return Entry(folder, what, size, (folder / MANIFEST).stat().st_mtime)
 
 
 def owned(folder: Path) -> bool:

@@ -6,7 +6,6 @@ are none, from torch's own files, of which only the places of tensors are taken.
 """
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,11 +35,10 @@ from exporter.fetch import (
     pickle_refused,
     remote_infos,
 )
+from exporter.hub_client import hub_id
 from exporter.pickled import pickled_infos
 from exporter.progress import Progress, silent
 from exporter.storage import BLOCK_ELEMENTS, TensorInfo, safetensors_infos
-
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,11 @@ class Checkpoint:
     remote: dict[str, int] = field(default_factory=dict)
     companions: Mapping[str, Path] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The Hub id, or the folder's name without its path: what may be published."""
+        return self.source if self.revision else self.folder.resolve().name
 
     @property
     def parameters(self) -> int:
@@ -103,7 +106,7 @@ class Checkpoint:
     def origin(self) -> Origin:
         """What a manifest says about this checkpoint."""
         return Origin(
-            source=self.source,
+            source=self.name,
             revision=self.revision,
             sha256=self.sha256,
             size_bytes=self.size_bytes,
@@ -163,15 +166,16 @@ def open_checkpoint(
         return _open_adapter(source, base / source, progress, **how)
     if (base / source).is_dir():
         return _open(source, None, base / source, allow_pickle=allow_pickle)
-    match = _HUB_ID.fullmatch(source)
-    if match is None or source.startswith("."):
+    named = hub_id(source)
+    if named is None:
         msg = f"no checkpoint folder {base / source}: give a folder, or a Hub id like ORG/NAME"
         raise CheckpointError(msg)
-    fetched = fetch(match["repo"], match["revision"], progress, **how)
+    repo, revision = named
+    fetched = fetch(repo, revision, progress, **how)
     if not fetched.left and _is_adapter(fetched.folder):
         opened = _open_adapter(source, fetched.folder, progress, **how)
         return replace(opened, revision=fetched.commit)
-    tensors = remote_infos(match["repo"], fetched)
+    tensors = remote_infos(repo, fetched)
     return _open(
         source,
         fetched.commit,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from exporter import cli_speed, tables
+from exporter import cli_hub, cli_speed, tables
 from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
@@ -172,7 +172,7 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 
 
 @_command
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact")
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--language", metavar="CODE", help="Like en; instead of the recipe's.")
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Also instead.")
@@ -181,7 +181,7 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 @trust_option
 def transcribe(
     terminal: Terminal,
-    artifact: Path,
+    artifact: str,
     audio: Sequence[Path],
     timestamps: bool,
     threads: int | None,
@@ -189,7 +189,7 @@ def transcribe(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Print the text of audio files, heard by an artifact."""
+    """Print the text of audio files, heard by an artifact: a folder, or ORG/NAME of the Hub."""
     from exporter.transcribing import Request, transcribe_fresh
 
     changes = {key: value for key, value in how.items() if value is not None}
@@ -236,7 +236,7 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
 @_command
 @click.option("--clear", is_flag=True, help="Remove it all.")
 def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
-    """List what builds keep for the next one: traced and compiled graphs, without weights."""
+    """List what is kept: graphs for the next build, and artifacts opened by a Hub's name."""
     from exporter import cache as kept
 
     freed = kept.clear() if clear else 0
@@ -270,6 +270,8 @@ def list_(terminal: Terminal, as_json: bool) -> None:
 
 cli.add_command(cli_speed.machine)
 cli.add_command(cli_speed.bench)
+cli.add_command(cli_hub.push)
+cli.add_command(cli_hub.pull)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,7 +66,7 @@ def fetch(
 
     asked = revision or "main"
     try:
-        transfer = _listed(repo, asked, progress)
+        transfer = listed(repo, asked, progress)
     except (OSError, HFValidationError) as error:
         if exhausted(error) or local(error):
             raise
@@ -81,7 +81,7 @@ def fetch(
         raise explained(error, repo, asked) from error
 
 
-def _listed(repo: str, asked: str, progress: Progress) -> Transfer:
+def listed(repo: str, asked: str, progress: Progress) -> Transfer:
     """Ask the Hub which commit a revision is, and what files it holds."""
     from huggingface_hub import HfApi, constants
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from exporter.errors import HubError
 
 _OVERLOADED = 429
+_MOVED = 412
 _MAX_SAID = 200
 
 
@@ -24,6 +25,27 @@ def explained(error: BaseException, repo: str, revision: str) -> HubError:
         return HubError(msg)
     said = _unreached(root, repo, revision) if status is None else _answered(root, status, repo)
     return HubError(said)
+
+
+def unpushed(error: BaseException, repo: str) -> HubError:
+    """Turn what went wrong with a push into one of ours; nothing half-made is ever visible."""
+    status = status_of(error)
+    if status is None:
+        told = f"the Hub at {endpoint()} cannot be reached, or breaks off ({type(error).__name__})"
+        return HubError(f"{told}.\nPush again: what has arrived is not sent twice.")
+    if status in (403, 404):
+        return HubError(
+            f"the Hub does not let this token write to {repo}{_said(error)}.\n"
+            "Check the name, and use a token with write access: `hf auth login`, or HF_TOKEN."
+        )
+    if status == _MOVED:
+        return HubError(f"somebody else keeps changing {repo}.\nPush again when that is over.")
+    return HubError(_answered(error, status, repo))
+
+
+def root_of_upload(error: BaseException) -> BaseException:
+    """What is behind the library's "Error while uploading"."""
+    return (error.__cause__ if isinstance(error, RuntimeError) else None) or error
 
 
 def root_of(error: BaseException) -> BaseException:
@@ -58,7 +80,7 @@ def _answered(error: BaseException, status: int, repo: str) -> str:
     if isinstance(error, GatedRepoError):
         return (
             f"{repo} is gated: its authors want their terms accepted first.\n"
-            f"Accept them at {_endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+            f"Accept them at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
         )
     if status == 401 and get_token():
         return (
@@ -85,7 +107,7 @@ def _answered(error: BaseException, status: int, repo: str) -> str:
     return f"the Hub refuses {repo} (HTTP {status}{_said(error)}).\nCheck the id and the token."
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     """The Hub's address, without the name and password that it may hold."""
     from huggingface_hub import constants
 
@@ -103,7 +125,7 @@ def _unreached(error: BaseException, repo: str, revision: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, and {wanted}.\nUnset it, or give a local folder."
     return (
-        f"the Hub at {_endpoint()} cannot be reached ({type(error).__name__}), and {wanted}."
+        f"the Hub at {endpoint()} cannot be reached ({type(error).__name__}), and {wanted}."
         "\nCheck the network (and proxy), or give a local folder."
     )
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from exporter import places
 from exporter.artifact import Manifest
 from exporter.checkpoint import Checkpoint, open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
@@ -35,12 +36,12 @@ class Originals:
 
         Raises CheckpointError where it is gone, IntegrityError where another one stands there.
         """
-        origin = manifest.checkpoint
-        source = origin.source
+        origin, noted = manifest.checkpoint, places.read(folder, manifest)
+        source = noted.checkpoint
         if origin.revision:  # what a branch named when the artifact was built, not what it does now
-            source = f"{source.partition('@')[0]}@{origin.revision}"
+            source = f"{origin.source.partition('@')[0]}@{origin.revision}"
         # A recipe names its checkpoint from its own folder, `build --checkpoint` from where it ran.
-        beside = Path(manifest.recipe.source).parent
+        beside = Path(noted.recipe).parent
         base = beside if (beside / source).is_dir() else Path()
         if not origin.revision and not (base / source).is_dir():
             msg = f"{folder}: its original is not at {source}: {self._remedy}"

@@ -99,6 +99,14 @@ class Data(_Strict):
                 raise _mistake(msg, (key,))
         return self
 
+    @property
+    def shown(self) -> str:
+        """Where the clips come from, for what may be published: no paths of this machine."""
+        if self.clips is not None:
+            return Path(self.clips).name if Path(self.clips).is_absolute() else self.clips
+        parts = (self.dataset, self.config, self.split or "test", self.revision)
+        return " ".join(filter(None, parts))
+
 
 class Gate(_Strict):
     """What an artifact must reach; a WER increase is a fraction: 0.005 is half a point."""
@@ -109,10 +117,11 @@ class Gate(_Strict):
 
 
 class Hub(_Strict):
-    """Where a passing artifact may be published."""
+    """Where a passing artifact may be published, and the licence that its card tells."""
 
     repo: RepoId
     private: bool = True
+    license: Text | None = None
 
 
 def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:

@@ -4,6 +4,7 @@ Kept without torch because `push` and `inspect` read it. It is bound to the arti
 verdict cannot be carried to other bytes. `Report.model_json_schema()` is the written-down schema.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,7 +160,10 @@ class Check(_Frozen):
 
 
 class Report(_Frozen):
-    """Everything that the verdict rests on; percentages appear only in `sentence`s and pages."""
+    """Everything that the verdict rests on; percentages appear only in `sentence`s and pages.
+
+    `sha256` covers all else, so that an edit by hand shows; `write` puts it in.
+    """
 
     schema_version: Literal[1] = 1
     created: str
@@ -182,6 +186,13 @@ class Report(_Frozen):
     slices: tuple[Slice, ...]
     worst: tuple[ClipErrors, ...]
     predictions_sha256: str
+    page_sha256: str = ""
+    sha256: str = ""
+
+    @property
+    def seal(self) -> str:
+        """What `sha256` has to be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
 
 
 def read(folder: Path) -> Report:
@@ -191,7 +202,7 @@ def read(folder: Path) -> Report:
         if path.stat().st_size > _MAX_BYTES:
             msg = f"{path}: larger than {_MAX_BYTES} bytes: not a report of ours"
             raise IntegrityError(msg)
-        return Report.model_validate_json(path.read_bytes())
+        report = Report.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         msg = f"{folder} has no {REPORT}: run `exporter validate {folder}` first"
         raise IntegrityError(msg) from None
@@ -199,8 +210,19 @@ def read(folder: Path) -> Report:
         reason = " ".join(str(error).split("\n")[:3])
         msg = f"{path} is not a report of this version ({reason}).\nRun `exporter validate` again."
         raise IntegrityError(msg) from error
+    if report.sha256 != report.seal:
+        msg = f"{path} is not as this validator writes it.\nRun `exporter validate` again."
+        raise IntegrityError(msg)
+    return report
 
 
-def write(folder: Path, report: Report) -> None:
-    """Write the report beside the manifest, whole or not at all."""
-    write_atomic(folder / REPORT, report.model_dump_json(indent=1).encode() + b"\n")
+def write(folder: Path, report: Report) -> Report:
+    """Write the report beside the manifest, whole or not at all; return it as written."""
+    sealed = report.model_copy(update={"sha256": report.seal})
+    write_atomic(folder / REPORT, text(sealed))
+    return sealed
+
+
+def text(report: Report) -> bytes:
+    """A report's bytes on disk."""
+    return report.model_dump_json(indent=1).encode() + b"\n"

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from exporter import artifact, plan
+from exporter.artifact import RECIPE
 from exporter.checkpoint import Checkpoint, open_checkpoint
 from exporter.configs import read_json
 from exporter.errors import MachineError, RecipeError
@@ -19,7 +20,6 @@ from exporter.plan import Prediction, Step
 from exporter.progress import Progress
 from exporter.quantize import check_fit
 from exporter.recipe import Recipe
-from exporter.runtime import RECIPE
 from exporter.source import nearest
 from exporter.targets import TARGETS
 

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import audio, recipe
-from exporter.artifact import Manifest
+from exporter import audio, pull, recipe
+from exporter.artifact import RECIPE, Manifest
 from exporter.errors import IntegrityError, MachineError
 from exporter.machine import describe, require_features
+from exporter.progress import Progress, silent
 from exporter.recipe import Decoding
 from exporter.transcript import Audio, Transcript
 from exporter.trust import admit
 
 if TYPE_CHECKING:
     from exporter.families import Family
-
-RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,22 @@ class Recogniser:
         return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
 
 
-def load(path: Path | str, threads: int | None = None, *, trust: bool = False) -> Recogniser:
+def load(
+    path: Path | str,
+    threads: int | None = None,
+    *,
+    trust: bool = False,
+    progress: Progress = silent,
+) -> Recogniser:
     """Verify an artifact's bytes and bring it back to life.
 
+    `path` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub, which is pulled first.
     Raises IntegrityError where bytes are not what the manifest promises, TrustError where its code
     was not built on this machine and the caller does not `trust` it, MachineError where this
     machine lacks what the artifact needs. `threads` (default: those compiled in, else all cores)
     holds for this process.
     """
-    folder = Path(path)
+    folder = pull.located(path, progress)
     manifest = admit(folder, trust=trust)
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)

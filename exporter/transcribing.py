@@ -1,7 +1,7 @@
 """Transcribe files in a fresh process: what `exporter transcribe` asks for, and what answers.
 
 An artifact may hold native code. It runs where there is no key of its user's, and where its crash
-is told as one.
+is told as one. So what the Hub has is pulled before that process starts.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from exporter import child, runtime
+from exporter import child, pull, runtime
 from exporter.progress import Progress
 from exporter.transcript import Segment, Transcript
 
 
 class Request(BaseModel):
-    """Which artifact hears what; `changes` to the recipe's decoding, and the user's word for it."""
+    """Which artifact hears what; `changes` to the recipe's decoding, and the user's word for it.
+
+    `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artifact: Path
+    artifact: str
     audio: tuple[Path, ...]
     changes: dict[str, Any]
     threads: int | None
@@ -28,9 +31,10 @@ class Request(BaseModel):
 
 
 def transcribe_fresh(request: Request, progress: Progress) -> list[Transcript]:
-    """Transcribe in a process of its own; raises what `child.run` raises."""
-    asked = request.model_dump(mode="json")
-    answer = child.run(f"{__name__}:transcribe", asked, progress, what=str(request.artifact))
+    """Transcribe in a process of its own; raises what `pull.located` and `child.run` raise."""
+    folder = pull.located(request.artifact, progress)
+    asked = {**request.model_dump(mode="json"), "artifact": str(folder)}
+    answer = child.run(f"{__name__}:transcribe", asked, progress, what=request.artifact)
     return [_transcript(**row) for row in answer["transcripts"]]
 
 

@@ -1,13 +1,19 @@
 """Fixtures that more than one test file uses."""
 
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from exporter import cli
+
+if TYPE_CHECKING:
+    from tests.hub_upload import Hub
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
 settings.register_profile(
@@ -100,3 +106,25 @@ def no_loader(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch._C, "_aoti", None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
+
+
+@pytest.fixture
+def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """A Hub that can be written to, an empty cache, the right token, and no waiting."""
+    from huggingface_hub import constants, file_download
+
+    from exporter import push
+    from tests.hub_upload import serving
+
+    token, sleep = "hf_abcdefghijklmnopqrstuvwxyz0123456789", time.sleep
+    with serving(token, part_size=65_536) as hub:
+        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        for module in (constants, file_download):  # below release 1 the latter has its own
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", files, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
+        monkeypatch.setattr(push, "PAUSES_S", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setenv("HF_TOKEN", token)
+        yield hub

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from exporter import places
 from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
 from exporter.original import Originals
+from exporter.places import Places
 from exporter.progress import silent
 
 
@@ -57,3 +59,21 @@ def test_another_one_in_its_place_is_refused(tiny_whisper: Path) -> None:
         IntegrityError, match=r"is not the checkpoint that a was built from.\nBuild"
     ):
         Originals("look again", silent).of_artifact(Path("a"), told)
+
+
+def test_it_is_found_where_the_note_beside_the_manifest_says(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    told = manifest(checkpoint.name, Path("recipe.yaml"), checkpoint.sha256)
+    noted = Places(recipe=str(tmp_path / "recipe.yaml"), checkpoint=str(tiny_whisper))
+    places.write(tmp_path, noted)
+    assert told.checkpoint.source == tiny_whisper.name
+    assert Originals("look again", silent).of_artifact(tmp_path, told).folder == tiny_whisper
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"recipe": 1}', "[" * 99])
+def test_a_note_of_no_use_leaves_the_manifests_names(tmp_path: Path, text: str) -> None:
+    (tmp_path / "places.json").write_text(text)
+    told = manifest("org/model", Path("recipe.yaml"), "1" * 64)
+    assert places.read(tmp_path, told) == Places(recipe="recipe.yaml", checkpoint="org/model")

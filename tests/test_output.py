@@ -174,7 +174,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
         segments = (Segment(0.0, 1.25, " turn on"), Segment(1.25, 2.0, " the light"))
         return [Transcript(" turn on the light", (1, 2), segments) for _ in sounds]
 
-    def load(_path: Path, threads: int | None, trust: bool) -> SimpleNamespace:
+    def load(_path: str, threads: int | None, trust: bool) -> SimpleNamespace:
         assert (threads, trust) == (2, False)
         return SimpleNamespace(decoding=Decoding(language="en"), transcribe=transcribe)
 

@@ -62,10 +62,18 @@ def one() -> judge.Case:
 
 
 def test_a_report_survives_its_file(tmp_path: Path, one: judge.Case) -> None:
-    written = made(one)
-    report.write(tmp_path, written)
+    written = report.write(tmp_path, made(one))
     assert report.read(tmp_path) == written
+    assert written.model_copy(update={"sha256": ""}) == made(one)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_an_edit_shows(tmp_path: Path, one: judge.Case) -> None:
+    report.write(tmp_path, made(one))
+    path = tmp_path / "report.json"
+    path.write_text(path.read_text().replace('"threads": 2', '"threads": 3'))
+    with pytest.raises(IntegrityError, match="is not as this validator writes it"):
+        report.read(tmp_path)
 
 
 def test_the_schema_is_closed_and_complete(one: judge.Case) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from exporter.drawing import interval_svg
 from exporter.progress import shown_bytes
 from exporter.report import Report
 from validate.judge import Case, points, span
-from validate.plots import interval_svg, latency_svg
+from validate.plots import latency_svg
 from validate.wer import Column, align
 
 MOST_CLIPS = 100

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import artifact, machine, report
+from exporter import artifact, machine, places, report
 from exporter.artifact import Manifest, write_atomic
 from exporter.configs import read_json
 from exporter.errors import (
@@ -118,7 +118,7 @@ def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
     """Check the bytes and read the clips, so that no model runs for nothing."""
     progress(f"{folder.name}: checking bytes", None)
     manifest = admit(folder, trust=settings.trust)
-    recipe = read(folder / "recipe.yaml")
+    recipe = read(folder / artifact.RECIPE)
     data = recipe.data
     if settings.data:
         data = Data(clips=settings.data, seed=data.seed if data else 0)
@@ -127,7 +127,7 @@ def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
         raise DataError(msg)
     if settings.max_clips:
         data = data.model_copy(update={"max_clips": settings.max_clips})
-    base = Path() if settings.data else Path(manifest.recipe.source).parent
+    base = Path() if settings.data else Path(places.read(folder, manifest).recipe).parent
     if data.clips and not settings.data and not (base / data.clips).exists():
         msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
         raise DataError(msg)
@@ -189,10 +189,11 @@ def _judge(
     )
     predictions = _predictions(case)
     made = _report(subject, checkpoint, case, equal, predictions)
+    shown = page.render(made, case).encode()
+    made = made.model_copy(update={"page_sha256": hashlib.sha256(shown).hexdigest()})
     write_atomic(subject.folder / report.PREDICTIONS, predictions)
-    write_atomic(subject.folder / report.PAGE, page.render(made, case).encode())
-    report.write(subject.folder, made)
-    return made
+    write_atomic(subject.folder / report.PAGE, shown)
+    return report.write(subject.folder, made)
 
 
 def _language(subject: Subject) -> str | None:
@@ -236,14 +237,14 @@ def _report(
             size_bytes=manifest.size_bytes,
         ),
         reference=report.ReferenceStamp(
-            source=checkpoint.source,
+            source=checkpoint.name,
             revision=checkpoint.revision,
             sha256=checkpoint.sha256,
             size_bytes=checkpoint.size_bytes,
             built_from=checkpoint.sha256 == manifest.checkpoint.sha256,
         ),
         data=report.DataStamp(
-            source=_shown(data),
+            source=data.shown,
             sha256=subject.data_sha256,
             clips=len(case.clips),
             audio_s=sum(clip.duration_s for clip in case.clips),
@@ -267,14 +268,6 @@ def _report(
         worst=judge.worst(case),
         predictions_sha256=hashlib.sha256(predictions).hexdigest(),
     )
-
-
-def _shown(data: Data) -> str:
-    """Where the clips come from, for a report that may be published: no paths of this machine."""
-    if data.clips is not None:
-        return Path(data.clips).name if Path(data.clips).is_absolute() else data.clips
-    parts = (data.dataset, data.config, data.split or "test", data.revision)
-    return " ".join(filter(None, parts))
 
 
 def _predictions(case: judge.Case) -> bytes:

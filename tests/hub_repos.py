@@ -1,0 +1,97 @@
+"""What a Hub for tests keeps: repositories with every commit's files, and the refs to them."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+LARGE = (".onnx", ".onnx_data", ".pt2", ".bin", ".safetensors")
+
+
+def git_sha1(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a commit; of a large one, git holds a pointer only."""
+
+    data: bytes
+    large: bool
+
+    @property
+    def oid(self) -> str:
+        return hashlib.sha256(self.data).hexdigest() if self.large else git_sha1(self.data)
+
+    def listed(self, path: str) -> dict[str, Any]:
+        """The file as tree and paths-info tell it."""
+        told = {"type": "file", "path": path, "size": len(self.data), "oid": self.oid}
+        if self.large:
+            told["oid"] = git_sha1(self.oid.encode())
+            told["lfs"] = {"oid": self.oid, "size": len(self.data), "pointerSize": 134}
+        return told
+
+    def sibling(self, path: str) -> dict[str, Any]:
+        """The file as the repository's own page tells it."""
+        told = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
+        lfs = {"sha256": self.oid, "size": len(self.data), "pointerSize": 134}
+        return {**told, "lfs": lfs} if self.large else told
+
+
+@dataclass(frozen=True)
+class Commit:
+    parent: str | None
+    title: str
+    files: dict[str, File]
+
+
+@dataclass
+class Repo:
+    """A model's commits, and the refs that name some of them."""
+
+    private: bool = False
+    commits: dict[str, Commit] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def add(self, ref: str, title: str, files: dict[str, File]) -> str:
+        parent = self.refs.get(ref)
+        told = [parent, title, len(self.commits), sorted((n, f.oid) for n, f in files.items())]
+        sha = hashlib.sha1(json.dumps(told).encode()).hexdigest()
+        self.commits[sha] = Commit(parent, title, files)
+        self.refs[ref] = sha
+        return sha
+
+    def find(self, revision: str) -> str | None:
+        for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
+            if ref in self.refs:
+                return self.refs[ref]
+        return revision if revision in self.commits else None
+
+    def names(self, kind: str) -> dict[str, str]:
+        start = f"refs/{kind}/"
+        return {
+            ref.removeprefix(start): sha for ref, sha in self.refs.items() if ref.startswith(start)
+        }
+
+    def listed_refs(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"converts": [], "pullRequests": []}
+        for title, kind in (("branches", "heads"), ("tags", "tags")):
+            told[title] = [
+                {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha}
+                for name, sha in self.names(kind).items()
+            ]
+        return told
+
+    @property
+    def files(self) -> dict[str, File]:
+        """What is on `main`."""
+        return self.commits[self.refs["refs/heads/main"]].files
+
+
+def mode(asked: dict[str, Any], files: dict[str, File]) -> dict[str, Any]:
+    """How a file is to be sent, and what is there now."""
+    path = asked["path"]
+    large = path.endswith(LARGE) or asked["size"] > 10_000_000
+    there = files[path].oid if path in files else None
+    mode = "lfs" if large else "regular"
+    return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": there}
