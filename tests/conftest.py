@@ -1,5 +1,6 @@
 """Fixtures that more than one test file uses."""
 
+import os
 import shutil
 import signal
 import time
@@ -26,11 +27,21 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the commands under test: what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What these tests compile and build is kept, and noted, for them and for nobody else."""
+    """What these tests compile and build is kept, and noted, for them and for nobody else.
+
+    What one worker has compiled serves the others too.
+    """
+    worker = tmp_path_factory.getbasetemp()
+    shared = worker.parent if "PYTEST_XDIST_WORKER" in os.environ else worker
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXPORTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EXPORTER_CACHE", str(shared / "cache"))
         patch.setenv("EXPORTER_STATE", str(tmp_path_factory.mktemp("state")))
         yield
 
