@@ -1,4 +1,5 @@
 # make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything.
+# make soak: every fault, thousands of them, for hours; needs strace, npm and the package registries.
 # VENV=folder keeps the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
 
 VENV ?= .venv
@@ -11,7 +12,7 @@ TORCH := torch==2.13.0
 WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint tools
+.PHONY: help demo test check soak lint tools
 
 help:
 	@grep -E '^# make' Makefile | sed -e 's/^# //' -e 's/\.   /\n/'
@@ -26,6 +27,12 @@ test: lint
 
 check: lint
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
+
+soak: lint
+	rm -rf .soak
+	$(BIN)/python -m pytest -q $(WORKERS) tests soak -m "not alone" --junitxml=.soak/together.xml
+	$(BIN)/python -m pytest -q soak -m alone --junitxml=.soak/alone.xml
+	$(BIN)/python -m soak.table .soak/*.xml
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
