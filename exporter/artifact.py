@@ -25,8 +25,9 @@ from exporter.errors import BusyError, IntegrityError, listed
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 # Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
-_BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json"
-ENVELOPE = frozenset({MANIFEST, *_BESIDE.split()})
+_BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
+_SIGNED = "provenance.intoto.json model.sig report.sig"
+ENVELOPE = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 # One of these half way through `write_atomic`, or left there by a process that died.
 _BEING_WRITTEN = re.compile(
     rf"\.({'|'.join(map(re.escape, sorted(ENVELOPE)))})\.partial-[0-9a-f]{{32}}"

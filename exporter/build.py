@@ -8,10 +8,11 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact, child, places, plan, trust
+from exporter import artifact, child, places, plan, provenance, trust
 from exporter.artifact import RECIPE, BuildFigures, Manifest, Outcome, RecipeStamp
 from exporter.checkpoint import Checkpoint
 from exporter.errors import BusyError, IntegrityError, RecipeError
@@ -148,7 +149,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
     identity = checkpoint.sha256  # before the weights are read, so that it cannot be of later ones
     foretold = planned.prediction.seconds + planned.prediction.reload_seconds
-    end = time.monotonic() + foretold
+    started, end = datetime.now(UTC), time.monotonic() + foretold
 
     def told(what: str, done: float | None) -> None:
         left = end - time.monotonic()
@@ -179,6 +180,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "clip": _one_clip(recipe),
         }
         reload = child.run("exporter.steps:speak", spoken, told, what=name)
+        provenance.write(folder, manifest, recipe, _asked(planned), started)
         trust.record(manifest)
         artifact.publish(folder, planned.path)
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
@@ -213,7 +215,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
     `validate` judges by the sealed recipe. The files are copied as they are; a report that was made
     under other terms is left behind.
     """
-    recipe, terms = planned.recipe, {"decoding", "data", "gate"}
+    started, recipe, terms = datetime.now(UTC), planned.recipe, {"decoding", "data", "gate"}
     sealed = read_recipe(planned.path / RECIPE)
     if sealed.model_dump(include=terms) == recipe.model_dump(include=terms):
         return manifest
@@ -230,6 +232,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
         if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
+        provenance.write(folder, renewed, recipe, _asked(planned), started, manifest)
         if trust.built_here(manifest):  # what came from elsewhere stays what it is
             trust.record(renewed)
         artifact.publish(folder, planned.path)
@@ -238,6 +241,12 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
 
 def _stamp(recipe: Recipe) -> RecipeStamp:
     return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name)
+
+
+def _asked(planned: Planned) -> dict[str, Any]:
+    """The target as the recipe has it, every option told."""
+    options = planned.options.model_dump(mode="json")
+    return {"kind": planned.kind, "name": planned.path.name, **options}
 
 
 def _places(planned: Planned) -> Places:

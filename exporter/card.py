@@ -13,6 +13,7 @@ from exporter.drawing import interval_svg, standalone
 from exporter.progress import shown_bytes
 from exporter.proof import Proof
 from exporter.report import Interval
+from exporter.signature import exists
 from exporter.trust import code
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _text(proof: Proof, repo: str) -> str:
         picture=PICTURE,
         optimum=_optimum_class(proof),
         native=bool(code(manifest)),
+        signed=exists(proof.folder),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from exporter import cli_hub, cli_speed, tables
+from exporter import cli_hub, cli_sign, cli_speed, tables
 from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
@@ -272,6 +272,8 @@ cli.add_command(cli_speed.machine)
 cli.add_command(cli_speed.bench)
 cli.add_command(cli_hub.push)
 cli.add_command(cli_hub.pull)
+cli.add_command(cli_sign.sign)
+cli.add_command(cli_sign.verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

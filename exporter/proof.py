@@ -6,9 +6,9 @@ Reads files only and asks nobody, so that what fails here is refused before the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter import artifact, report
-from exporter.artifact import Manifest, sha256_file
-from exporter.errors import GateError, IntegrityError
+from exporter import artifact, provenance, report, signature
+from exporter.artifact import Manifest
+from exporter.errors import GateError
 from exporter.recipe import Recipe, read
 from exporter.report import Report
 
@@ -26,23 +26,16 @@ class Proof:
 def proven(folder: Path) -> Proof:
     """Verify an artifact and its report.
 
-    Raises IntegrityError where bytes are not the sealed or the judged ones, GateError where there
-    is no verdict, it is not `passed`, or it was reached on other terms than the sealed recipe's.
+    Raises IntegrityError where bytes are not the sealed, the judged or the signed ones, GateError
+    where there is no verdict, it is not `passed`, or it was reached on other terms than the sealed
+    recipe's.
     """
     manifest = artifact.verify(folder)
     recipe = read(folder / artifact.RECIPE)
     if not (folder / report.REPORT).exists():
         msg = f"{folder} was never judged: run `exporter validate {folder}` first"
         raise GateError(msg)
-    judged = report.read(folder)
-    if judged.artifact.digest != manifest.digest:
-        msg = f"{folder}: its report judged another build: run `exporter validate {folder}` again"
-        raise IntegrityError(msg)
-    for name, promised in _written_with(judged).items():
-        path = folder / name
-        if not path.is_file() or sha256_file(path) != promised:
-            msg = f"{path} is not what the report was written with: run `exporter validate` again"
-            raise IntegrityError(msg)
+    judged = report.read_of(folder, manifest)
     if judged.verdict != "passed":
         msg = f"{folder} did not pass its gate ({judged.verdict}): {judged.sentence}"
         raise GateError(msg)
@@ -52,11 +45,10 @@ def proven(folder: Path) -> Proof:
             f"Run `exporter validate {folder}` without options."
         )
         raise GateError(msg)
+    provenance.require(folder, manifest)
+    if signature.exists(folder):
+        signature.require_current(folder, manifest)
     return Proof(folder, manifest, judged, recipe)
-
-
-def _written_with(judged: Report) -> dict[str, str]:
-    return {report.PREDICTIONS: judged.predictions_sha256, report.PAGE: judged.page_sha256}
 
 
 def _other_terms(judged: Report, recipe: Recipe, manifest: Manifest) -> str:

@@ -18,13 +18,16 @@ from exporter.fetch import listed
 from exporter.hub_client import git_sha1, hub_id
 from exporter.hub_errors import explained, unavailable
 from exporter.progress import Progress, silent
+from exporter.provenance import PROVENANCE
+from exporter.signature import SIGNATURE, VERDICT
 from exporter.transfer import Transfer, local
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 # What may come along, outside the digest.
-_COMPANY = (report.REPORT, report.PAGE, report.PREDICTIONS, card.CARD, card.PICTURE)
+_SIGNED = (PROVENANCE, SIGNATURE, VERDICT)
+_COMPANY = (report.REPORT, report.PAGE, report.PREDICTIONS, card.CARD, card.PICTURE, *_SIGNED)
 
 _log = logging.getLogger(__name__)
 
@@ -116,9 +119,12 @@ def _asked(repo: str, revision: str | None, progress: Progress) -> Transfer:
 
 
 def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
-    """The artifact that stands in place, if it is the Hub's; a damaged one may be replaced."""
-    path = final / MANIFEST
-    if not path.is_file() or git_sha1(path.read_bytes()) != files[MANIFEST].blob_id:
+    """The artifact that stands in place, if it is the Hub's; a damaged one may be replaced.
+
+    One that was signed anew is another: its signature must fit what it came with.
+    """
+    named = (MANIFEST, *(name for name in _SIGNED if name in files))
+    if not all(_same(final / name, files[name]) for name in named):
         return None
     try:
         return artifact.verify(final)
@@ -126,6 +132,10 @@ def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool)
         if not replace:
             raise
         return None
+
+
+def _same(path: Path, there: "RepoSibling") -> bool:
+    return path.is_file() and git_sha1(path.read_bytes()) == there.blob_id
 
 
 def _brought(transfer: Transfer, folder: Path) -> Manifest:

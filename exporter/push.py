@@ -155,6 +155,7 @@ class _Delivery:
     def _stale(self, info: "ModelInfo", files: dict[str, Any]) -> list[str]:
         """Files of an artifact that stood here before: beside ours they would be loaded, or lie.
 
+        Of the same artifact these are a signature, or a provenance, that ours has no more.
         Raises RecipeError where the repository holds something that is no artifact.
         """
         ours = {item.path: item for item in self._parcel.items}
@@ -162,7 +163,7 @@ class _Delivery:
             self._refuse_strangers(files.keys() - _HARMLESS)
             return []
         if ours[MANIFEST].equals(files[MANIFEST]):
-            return []
+            return sorted(ENVELOPE & files.keys() - ours.keys())
         if (files[MANIFEST].size or 0) > _MAX_MANIFEST_BYTES:
             self._refuse_strangers({MANIFEST})
         path = self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha)

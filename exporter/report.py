@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact import write_atomic
+from exporter.artifact import Manifest, sha256_file, write_atomic
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
 
@@ -202,7 +202,8 @@ def read(folder: Path) -> Report:
         if path.stat().st_size > _MAX_BYTES:
             msg = f"{path}: larger than {_MAX_BYTES} bytes: not a report of ours"
             raise IntegrityError(msg)
-        report = Report.model_validate_json(path.read_bytes())
+        written = path.read_bytes()
+        report = Report.model_validate_json(written)
     except FileNotFoundError:
         msg = f"{folder} has no {REPORT}: run `exporter validate {folder}` first"
         raise IntegrityError(msg) from None
@@ -210,10 +211,24 @@ def read(folder: Path) -> Report:
         reason = " ".join(str(error).split("\n")[:3])
         msg = f"{path} is not a report of this version ({reason}).\nRun `exporter validate` again."
         raise IntegrityError(msg) from error
-    if report.sha256 != report.seal:
+    if report.sha256 != report.seal or text(report) != written:
         msg = f"{path} is not as this validator writes it.\nRun `exporter validate` again."
         raise IntegrityError(msg)
     return report
+
+
+def read_of(folder: Path, manifest: Manifest) -> Report:
+    """Read the report on an artifact; raise IntegrityError unless it, and what lies with it, is."""
+    judged = read(folder)
+    if judged.artifact.digest != manifest.digest:
+        msg = f"{folder}: its report judged another build: run `exporter validate {folder}` again"
+        raise IntegrityError(msg)
+    for name, promised in ((PREDICTIONS, judged.predictions_sha256), (PAGE, judged.page_sha256)):
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != promised:
+            msg = f"{path} is not what the report was written with: run `exporter validate` again"
+            raise IntegrityError(msg)
+    return judged
 
 
 def write(folder: Path, report: Report) -> Report:

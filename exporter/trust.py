@@ -11,17 +11,18 @@ import os
 import time
 from pathlib import Path, PurePosixPath
 
-from exporter import archive, artifact
+from exporter import archive, artifact, signature
 from exporter.artifact import Manifest, write_atomic
 from exporter.cache import owned
 from exporter.configs import refuse_code
-from exporter.errors import CheckpointError, TrustError, listed
+from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_STATE"
 # What is only ever read as data. Of anything else nobody promises that.
 _DATA = frozenset({".json", ".txt", ".yaml", ".safetensors", ".onnx", ".onnx_data"})
 _PACKAGE = ".pt2"
+_OTHERWISE = "If you trust who built it, load it with --trust (in Python: trust=True)."
 
 
 def journal() -> Path:
@@ -61,10 +62,18 @@ def _require(folder: Path, manifest: Manifest, *, trust: bool) -> None:
     found = code(manifest)
     if not found or trust or built_here(manifest):
         return
+    foreign = f"{folder} holds code that was not built on this machine ({listed(found)}).\n"
+    if signature.exists(folder):
+        try:
+            signature.vouched(folder, manifest)
+        except (IntegrityError, MachineError) as error:
+            doubt = str(error).splitlines()[0]
+            msg = f"{foreign}{doubt}\nNothing of it was opened. {_OTHERWISE}"
+            raise TrustError(msg) from error
+        return
     msg = (
-        f"{folder} holds code that was not built on this machine ({listed(found)}).\n"
-        "Nothing of it was opened. Build it here (exporter build RECIPE --force), or, if you trust "
-        "who built it,\nload it with --trust (in Python: trust=True)."
+        f"{foreign}Nothing of it was opened. Build it here (exporter build RECIPE --force), or, "
+        "if you trust who built it,\nload it with --trust (in Python: trust=True)."
     )
     raise TrustError(msg)
 

@@ -43,7 +43,24 @@ def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPORTER_CACHE", str(shared / "cache"))
         patch.setenv("EXPORTER_STATE", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("EXPORTER_CONFIG", str(tmp_path_factory.mktemp("config")))
         yield
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for configuration without a keyring yet; nothing was built here either."""
+    monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("EXPORTER_CONFIG", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a key that signs, and of its public half."""
+    from tests.signed import make_keys
+
+    return make_keys(tmp_path, "maker")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the README tells people to type exists: commands, options, make targets, linked files."""
+"""What README and docs tell people to type exists: commands, options, make targets, linked files."""
 
 import re
 import shlex
@@ -14,24 +14,26 @@ from exporter.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def _typed() -> Iterator[str]:
-    """Every command line in the README: lines of code blocks, and code spans."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.M | re.S)
+def _typed(page: str) -> Iterator[str]:
+    """Every command line of a page: lines of code blocks, and code spans."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page, flags=re.M | re.S)
     for block in blocks:
         joined = block.replace("\\\n", " ")
         yield from (line.strip().removeprefix("$ ") for line in joined.splitlines())
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.M | re.S)
     yield from re.findall(r"`([^`\n]+)`", prose)
 
 
-def commands(program: str) -> list[str]:
-    return sorted({line for line in _typed() if re.match(rf"{program} [a-z-]", line)})
+def commands(program: str, *pages: str) -> list[str]:
+    lines = {line for page in pages for line in _typed(page)}
+    return sorted(line for line in lines if re.match(rf"{program} [a-z-]", line))
 
 
-@pytest.mark.parametrize("line", commands("exporter"))
+@pytest.mark.parametrize("line", commands("exporter", README, *DOCS))
 def test_an_exporter_command_exists_with_its_options(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     while words[0] == "--debug":
@@ -45,7 +47,7 @@ def test_an_exporter_command_exists_with_its_options(line: str) -> None:
     assert given <= known
 
 
-@pytest.mark.parametrize("line", commands("make"))
+@pytest.mark.parametrize("line", commands("make", README, *DOCS))
 def test_a_make_target_exists(line: str) -> None:
     words = [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]
     for word in words:
@@ -53,8 +55,8 @@ def test_a_make_target_exists(line: str) -> None:
 
 
 def test_the_readme_shows_both_commands_and_every_subcommand() -> None:
-    assert {"make demo", "make test"} <= set(commands("make"))
-    shown = {line.split()[1] for line in commands("exporter")}
+    assert {"make demo", "make test"} <= set(commands("make", README))
+    shown = {line.split()[1] for line in commands("exporter", README)}
     hidden = set(cli.commands) - shown
     assert not hidden, f"the README shows no call of {', '.join(sorted(hidden))}"
 
