@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from exporter import cli_hub, cli_sign, cli_speed, tables
+from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, tables
 from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, exhausted
 from exporter.progress import shown_bytes
@@ -274,6 +274,7 @@ cli.add_command(cli_hub.push)
 cli.add_command(cli_hub.pull)
 cli.add_command(cli_sign.sign)
 cli.add_command(cli_sign.verify)
+cli.add_command(cli_doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

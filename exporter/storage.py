@@ -4,22 +4,19 @@ The library checks a file's header; the bytes are then read from their place, so
 mapping nor a whole tensor stays in memory.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from exporter.errors import CheckpointError
+from exporter.headers import read_header
 
 # safetensors' names of the types that a checkpoint's weights may have.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
-# The library allows 100 MB, a gigabyte of objects here; whisper-large-v3 in two parts has 0.15 MB.
-_MAX_HEADER_BYTES = 16 << 20
 BLOCK_ELEMENTS = 1 << 19  # a block and its float32 copy stay in a core's cache
 
 
@@ -77,23 +74,7 @@ class TensorInfo:
 
 def safetensors_infos(path: Path) -> dict[str, TensorInfo]:
     """Read a safetensors file's header, checked by the library; raise CheckpointError."""
-    try:
-        with path.open("rb") as file:
-            if int.from_bytes(file.read(8), "little") > _MAX_HEADER_BYTES:
-                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged, or a trap"
-                raise CheckpointError(msg)
-        with safe_open(path, framework="pt"):
-            pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size
-        msg = f"{path}: damaged or truncated at {size} bytes ({error}): fetch it again"
-        raise CheckpointError(msg) from error
-    start = 8 + length
     return {
-        name: TensorInfo(path, start + of["data_offsets"][0], tuple(of["shape"]), of["dtype"])
-        for name, of in header.items()
-        if name != "__metadata__"
+        name: TensorInfo(path, entry.begin, entry.shape, entry.dtype)
+        for name, entry in read_header(path).items()
     }

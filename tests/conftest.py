@@ -28,7 +28,7 @@ settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the commands under test: what a shell starts in the background ignores it."""
+    """Let Ctrl-C reach the commands under test: a shell's background ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -93,6 +93,36 @@ def english_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_tokens=80,
         dtype="float16",
     )
+
+
+@pytest.fixture(scope="session")
+def windowed_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with Whisper's own window, which other tools take for granted; read-only."""
+    from tests.tiny import make_whisper
+
+    return make_whisper(tmp_path_factory.mktemp("checkpoints") / "windowed", window_s=30)
+
+
+@pytest.fixture(scope="session")
+def optimum_export(windowed_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optimum's export with all three decoders, as its command leaves it; read-only."""
+    from tests.test_merged_decoder import export_with_optimum
+
+    return export_with_optimum(windowed_whisper, tmp_path_factory.mktemp("exports") / "optimum")
+
+
+@pytest.fixture(scope="session")
+def merged_export(optimum_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the two decoders that the merged one is made of; read-only."""
+    ignored = shutil.ignore_patterns("decoder_model.onnx", "decoder_with_past_model.onnx")
+    merged = tmp_path_factory.mktemp("exports") / "merged"
+    return Path(shutil.copytree(optimum_export, merged, ignore=ignored))
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copy a folder, to be broken."""
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
 HARMLESS = "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: torch-int8\n"

@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # A new module takes its place here; a folder stands for all that is in it.
 FLOORS = {
     0: "errors hub_errors progress child source recipe machine audio artifact transcript report "
-    "card cost cache archive trust configs places proof parcel drawing hub_client keys signature "
-    "provenance",
+    "card cost cache archive trust configs places proof parcel drawing hub_client keys "
+    "signature provenance",
     1: "transfer fetch storage pickled adapter checkpoint graphs attention shared_attention job "
-    "quantize tensors onnx_attention onnx_graph onnx_file families targets",
+    "quantize tensors onnx_attention onnx_graph onnx_file families targets headers",
     2: "build resolve push pull overview plan runtime steps original offers rates bench figures "
-    "stopwatch transcribing",
-    3: "terminal tables command cli cli_speed cli_hub cli_sign __main__",
+    "stopwatch transcribing doctor",
+    3: "terminal tables command cli cli_speed cli_hub cli_sign __main__ cli_doctor",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR_OF |= {"exporter": 0, "validate": 2}

@@ -1,4 +1,4 @@
-"""What README and docs tell people to type exists: commands, options, make targets, linked files."""
+"""What README and docs tell people to type is there: commands, options, make targets, files."""
 
 import re
 import shlex

@@ -1,0 +1,167 @@
+"""A folder of somebody's, read as data: its files, configs, graphs and the headers of its weights.
+
+What cannot be read, or must not be opened, is a finding like any other. Only regular files are
+opened: a pipe would wait for ever, and a link may lead anywhere.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from exporter.configs import read_json
+from exporter.doctor.finding import Finding
+from exporter.doctor.graph import Model, Place, read_model
+from exporter.doctor.wire import Budget, DamagedError
+from exporter.errors import CheckpointError
+from exporter.fetch import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
+from exporter.headers import Entry, read_header
+
+_CONFIGS = frozenset(
+    (
+        *(*CONFIGS, *TOKENIZER, INDEX, PICKLE_INDEX, "processor_config.json"),
+        *("genai_config.json", "audio_processor_config.json", "ort_config.json", ADAPTER),
+    )
+)
+_MAX_FILES = 4096
+_MAX_TENSORS = 200_000
+_MAX_DEPTH = 4
+_AGAIN = "Fetch it again, or take it from where the model was exported."
+_TAKE_OUT = "Put the file itself there, or take it out."
+
+
+@dataclass
+class Folder:
+    """What a folder holds; `left` are files that stayed on the Hub, of which only sizes are known.
+
+    `unread` are the findings about what could not be read; reading adds to them.
+    """
+
+    path: Path
+    files: dict[str, int] = field(default_factory=dict)
+    left: frozenset[str] = frozenset()
+    unread: list[Finding] = field(default_factory=list)
+
+    @property
+    def here(self) -> list[str]:
+        """The files that can be looked into, sorted."""
+        return sorted(self.files.keys() - self.left)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    @cached_property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The JSON objects at the folder's top that somebody looks at, by the files' names."""
+        found = {}
+        for name in self.here:
+            if name in _CONFIGS and name.endswith(".json"):
+                try:
+                    found[name] = read_json(self.path / name)
+                except CheckpointError as error:
+                    self._unread(name, str(error))
+        return found
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """The ONNX graphs, by the files' names."""
+        found: dict[str, Model] = {}
+        budget = Budget()
+        for name in self.here:
+            if name.endswith(".onnx"):
+                try:
+                    found[name] = read_model(self.path / name, name, budget)
+                except (DamagedError, OSError) as error:
+                    size = self.files[name]
+                    self._unread(name, f"is no ONNX graph, or cut off at {size} bytes: {error}")
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, dict[str, Entry]]:
+        """The headers of safetensors files, by the files' names."""
+        found: dict[str, dict[str, Entry]] = {}
+        for name in self.here:
+            if name.endswith(".safetensors"):
+                try:
+                    if sum(len(tensors) for tensors in found.values()) > _MAX_TENSORS:
+                        msg = "more tensors than any model has: not looked at"
+                        raise CheckpointError(msg)
+                    found[name] = read_header(self.path / name)
+                except CheckpointError as error:
+                    self._unread(name, str(error))
+        return found
+
+    def holds(self, place: Place) -> bool:
+        """Whether the bytes of a place can be read: not left on the Hub, not beyond the end."""
+        here = place.file in self.files and place.file not in self.left
+        return here and place.offset + place.length <= self.files[place.file]
+
+    def config(self, name: str = "config.json") -> Mapping[str, Any]:
+        """A config at the top; empty where there is none, or none that can be read."""
+        return self.configs.get(name, {})
+
+    def number(self, config: str, key: str) -> int | None:
+        """A whole number of a config."""
+        value = self.config(config).get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def matching(self, *suffixes: str) -> list[str]:
+        """The files whose names end so, sorted."""
+        return sorted(name for name in self.files if name.endswith(suffixes))
+
+    def _unread(self, name: str, said: str) -> None:
+        what = said.removeprefix(f"{self.path / name}: ").splitlines()[0]
+        self.unread.append(Finding("problem", name, what, _AGAIN))
+
+
+def listed(path: Path) -> Folder:
+    """List a folder's files; what is no plain file of its own becomes a finding."""
+    folder = Folder(path)
+    for count, (name, entry) in enumerate(_entries(path)):
+        if count == _MAX_FILES:
+            what = f"more than {_MAX_FILES} files and folders: the others were not looked at"
+            folder.unread.append(Finding("warning", ".", what, "Give the model's own folder."))
+            break
+        if name.endswith("/"):
+            continue
+        try:
+            wrong = _foreign(path, entry)
+            size = entry.stat().st_size
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+            wrong, size = f"cannot be looked at ({error})", 0
+        if wrong:
+            folder.unread.append(Finding("problem", name, wrong, _TAKE_OUT))
+        else:
+            folder.files[name] = size
+    return folder
+
+
+def _entries(path: Path, above: str = "", depth: int = 0) -> Iterator[tuple[str, Path]]:
+    """Everything in a folder by its name relative to the top; folders' names end in a slash."""
+    with os.scandir(path) as found:
+        entries = sorted(islice(found, _MAX_FILES), key=lambda entry: entry.name)
+    for entry in entries:
+        name = above + entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            yield name, Path(entry.path)
+            continue
+        yield f"{name}/", Path(entry.path)
+        if depth < _MAX_DEPTH and not entry.name.startswith(".") and os.access(entry, os.R_OK):
+            yield from _entries(Path(entry.path), f"{name}/", depth + 1)
+
+
+def _foreign(folder: Path, entry: Path) -> str | None:
+    """Why an entry is not opened, if it is not: the Hub's cache links into its own `blobs`."""
+    here, target = folder.resolve(), entry.resolve()
+    cached = here.parent.parent / "blobs"
+    if entry.is_symlink() and not (target.is_relative_to(here) or target.parent == cached):
+        return "is a link that leads out of the folder"
+    if not target.exists():
+        return "is a link to nothing"
+    return None if stat.S_ISREG(target.stat().st_mode) else "is no regular file"

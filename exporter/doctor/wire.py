@@ -1,0 +1,105 @@
+"""Protobuf as bytes in a file: fields one by one, nothing copied, never more than is allowed.
+
+The library would read a whole graph into memory, weights and all, and messages in messages until
+its stack ends. Source: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+from typing import NamedTuple
+
+_MAX_TEXT_BYTES = 16 << 10
+_MAX_VARINT_BYTES = 10
+_FIXED = {1: 8, 5: 4}
+_VARINT, _LENGTH = 0, 2
+
+
+class DamagedError(ValueError):
+    """Bytes that are no message, or one that asks for too much."""
+
+
+class Field(NamedTuple):
+    """A field's number and kind, its bytes' place in the file, and its value if it is a number."""
+
+    number: int
+    kind: int
+    begin: int
+    end: int
+    value: int
+
+
+@dataclass
+class Budget:
+    """How many fields may still be read, of all files together: some seconds' worth."""
+
+    left: int = 3_000_000
+
+
+class Wire:
+    """A file's bytes, and how many fields may still be read of them."""
+
+    def __init__(self, data: mmap | bytes, budget: Budget) -> None:
+        self._data = data
+        self._budget = budget
+
+    def whole(self) -> Field:
+        """The file as one message."""
+        return Field(0, _LENGTH, 0, len(self._data), 0)
+
+    def fields(self, message: Field) -> Iterator[Field]:
+        """The fields of a message, in order."""
+        place, end = message.begin, message.end
+        while place < end:
+            self._budget.left -= 1
+            if self._budget.left < 0:
+                msg = "more parts than any model has: not looked at"
+                raise DamagedError(msg)
+            key, place = self._varint(place, end)
+            number, kind = key >> 3, key & 7
+            value = 0
+            if kind == _VARINT:
+                value, after = self._varint(place, end)
+            elif kind == _LENGTH:
+                length, place = self._varint(place, end)
+                after = place + length
+            elif kind in _FIXED:
+                after = place + _FIXED[kind]
+            else:  # groups, which ONNX has none of
+                msg = f"no message at byte {place}"
+                raise DamagedError(msg)
+            if after > end:
+                msg = f"a field at byte {place} needs {after - place} bytes, {end - place} are left"
+                raise DamagedError(msg)
+            yield Field(number, kind, place, after, value)
+            place = after
+
+    def numbers(self, field: Field) -> Iterator[int]:
+        """The value of a number's field, or the values packed into one."""
+        if field.kind == _VARINT:
+            yield field.value
+            return
+        place = field.begin
+        while place < field.end:
+            value, place = self._varint(place, field.end)
+            yield value
+
+    def text(self, field: Field) -> str:
+        """A field as text."""
+        if field.end - field.begin > _MAX_TEXT_BYTES:
+            msg = f"a name of {field.end - field.begin} bytes"
+            raise DamagedError(msg)
+        return bytes(self._data[field.begin : field.end]).decode("utf-8", "replace")
+
+    def _varint(self, place: int, end: int) -> tuple[int, int]:
+        value = 0
+        for count in range(_MAX_VARINT_BYTES):
+            if place >= end:
+                break
+            byte = self._data[place]
+            place += 1
+            value |= (byte & 127) << 7 * count
+            if byte < 128:
+                return value, place
+        msg = f"no number at byte {place}"
+        raise DamagedError(msg)
