@@ -42,7 +42,15 @@ def place() -> Path:
     """The folder: $EXPORTER_CACHE, or `exporter` in the user's folder for caches."""
     if chosen := os.environ.get(_PLACE):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "exporter"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "exporter"
+
+
+def home() -> Path:
+    """The user's folder; the root for a user who has none and no name, as containers take it."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def obtain(

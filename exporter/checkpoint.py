@@ -19,7 +19,7 @@ from torch import Tensor
 
 from exporter.adapter import Lora, lora, merge
 from exporter.artifact import Origin, sha256_file
-from exporter.configs import read_json, refuse_code
+from exporter.configs import read_json, refuse_code, stands
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES, family_name
 from exporter.fetch import (
@@ -32,13 +32,12 @@ from exporter.fetch import (
     WEIGHTS,
     fetch,
     missing_companions,
-    pickle_refused,
     remote_infos,
 )
 from exporter.hub_client import hub_id
-from exporter.pickled import pickled_infos
 from exporter.progress import Progress, silent
-from exporter.storage import BLOCK_ELEMENTS, TensorInfo, safetensors_infos
+from exporter.shards import tensor_infos
+from exporter.storage import BLOCK_ELEMENTS, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def _open(
     config = read_json(folder / "config.json")
     tied = FAMILIES[family_name(config)].TIED  # an unknown family is told before all else
     _require_companions(folder)
-    tensors = tensors or _tensor_infos(folder, allow_pickle=allow_pickle)
+    tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
     if config.get("tie_word_embeddings", True):  # then transformers does not look at a copy either
         tensors = {n: i for n, i in tensors.items() if tied.get(n) not in tensors}
     return Checkpoint(
@@ -289,45 +288,15 @@ def _refuse_foreign(folder: Path) -> None:
     The Hub's cache links files into the `blobs` beside its snapshots, and only there.
     """
     here = folder.resolve()
-    for name in (*CONFIGS, *TOKENIZER):
-        target = (folder / name).resolve()
+    for path in (folder / name for name in (*CONFIGS, *TOKENIZER)):
+        if not stands(path):
+            continue
+        target = path.resolve()
         cached = target.parent == here.parent.parent / "blobs"
-        if target.exists() and target.parent != here and not cached:
-            msg = f"{folder / name} is a link that leads out of the checkpoint: put the file there"
+        if target.parent != here and not cached:
+            msg = f"{path} is a link that leads out of the checkpoint: put the file there"
             raise CheckpointError(msg)
-        if name.endswith("config.json") and target.is_file():
-            refuse_code(folder / name)
-
-
-def _tensor_infos(folder: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
-    """Read the headers of all shards."""
-    infos: dict[str, TensorInfo] = {}
-    for path in _weight_paths(folder):
-        if path.suffix != ".safetensors" and not allow_pickle:
-            raise CheckpointError(pickle_refused(str(path)))
-        infos |= safetensors_infos(path) if path.suffix == ".safetensors" else pickled_infos(path)
-    return infos
-
-
-def _weight_paths(folder: Path) -> list[Path]:
-    """The files that hold the weights, of one kind: safetensors where there are any."""
-    for whole, index in ((WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)):
-        if (folder / whole).is_file():
-            return [folder / whole]
-        if (folder / index).is_file():
-            return _shards(folder / index)
-    msg = f"{folder}: no {WEIGHTS} and no {PICKLE}, whole or in shards with an index"
-    raise CheckpointError(msg)
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        msg = f"{index}: no `weight_map`"
-        raise CheckpointError(msg)
-    shards = sorted(set(names.values()))
-    for name in shards:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            msg = f"{index}: names the shard {name!r}, which is not in the folder"
-            raise CheckpointError(msg)
-    return [index.parent / name for name in shards]
+        if path.name.endswith("config.json"):
+            refuse_code(path)
+        elif path.suffix == ".json":
+            read_json(path)  # some are only carried along, for others' loaders

@@ -17,7 +17,7 @@ import click
 
 from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, tables
 from exporter.command import command, trust_option
-from exporter.errors import ExporterError, GateError, exhausted
+from exporter.errors import ExporterError, GateError, RecipeError, exhausted
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
 
@@ -39,6 +39,11 @@ _FORBIDDEN = {
 def cli(terminal: Terminal, debug: bool) -> None:
     """Turn a speech checkpoint into artifacts, and prove each as good as the original."""
     terminal.debug = debug
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # torch's libraries would end the process without a word
+        msg = "the folder that this was started in is gone: change to another one"
+        raise RecipeError(msg) from None
 
 
 def _command(function: Callable[..., None]) -> click.Command:

@@ -16,16 +16,29 @@ _KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may nam
 _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
 
 
+def stands(path: Path) -> bool:
+    """Whether a file is there; what is there and no file is refused, since a pipe never ends."""
+    if path.is_file():
+        return True
+    if path.is_symlink() and not path.exists():
+        msg = f"{path} is a link that leads nowhere: fetch the file again"
+        raise CheckpointError(msg)
+    if path.exists():
+        msg = f"{path} is no file, but something else of that name: fetch the file again"
+        raise CheckpointError(msg)
+    return False
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, with the checkpoint's errors."""
+    if not stands(path):
+        msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
+        raise CheckpointError(msg)
     try:
         if path.stat().st_size > _MAX_BYTES:
             msg = f"{path}: larger than {_MAX_BYTES} bytes: not a configuration"
             raise CheckpointError(msg)
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
-        raise CheckpointError(msg) from None
     except (ValueError, OSError, RecursionError) as error:
         msg = f"{path}: not readable as JSON ({error})"
         raise CheckpointError(msg) from error

@@ -169,8 +169,15 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
         shapes = f"{list(stored[first])}, config.json says {list(expected[first])}"
         problems.append(f"{len(wrong)} of another shape (first: {first} is {shapes})")
     if problems:
-        msg = f"{checkpoint.folder}: the tensors do not fit config.json: {'; '.join(problems)}"
+        where = _files_of(checkpoint, [*odd, *unexpected, *wrong])
+        msg = f"{where}: the tensors do not fit config.json: {'; '.join(problems)}"
         raise CheckpointError(msg)
+
+
+def _files_of(checkpoint: Checkpoint, names: list[str]) -> str:
+    """Where the first of the tensors lies; without any, the only file, or the folder of several."""
+    files = checkpoint.tensors[names[0]].files if names else checkpoint.weight_files
+    return " with ".join(map(str, files)) if names or len(files) == 1 else str(checkpoint.folder)
 
 
 def keep_narrow(model: nn.Module, weights: Weights) -> None:

@@ -26,6 +26,7 @@ class Terminal:
     """The streams that were there at the start, whatever libraries write to since."""
 
     def __init__(self) -> None:
+        _fill_gaps()
         self.debug = False
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
@@ -34,7 +35,13 @@ class Terminal:
     def _console(self) -> Console:
         from rich.console import Console
 
-        return Console(file=self.err, highlight=False, markup=False, soft_wrap=True)
+        class Patient(Console):
+            """Goes on where nobody reads its messages any more; rich would end the command."""
+
+            def on_broken_pipe(self) -> None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+        return Patient(file=self.err, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print one result."""
@@ -126,6 +133,17 @@ class Terminal:
                 bar.update(task, description=what, total=total, completed=reached)
 
             yield tell
+
+
+def _fill_gaps() -> None:
+    """Have all three streams, where the caller closed some: files would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(os.dup(1), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.dup(2), "w")
 
 
 _OUR_LOGS = ("exporter", "validate")

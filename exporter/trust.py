@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from exporter import archive, artifact, signature
 from exporter.artifact import Manifest, write_atomic
-from exporter.cache import owned
+from exporter.cache import home, owned
 from exporter.configs import refuse_code
 from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
 
@@ -32,7 +32,7 @@ def journal() -> Path:
     """
     if chosen := os.environ.get(_PLACE):
         return Path(chosen) / "built"
-    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    state = os.environ.get("XDG_STATE_HOME") or home() / ".local" / "state"
     return Path(state) / "exporter" / "built"
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from exporter import cli
+from tests.watched import connections, memory_meter
 
 if TYPE_CHECKING:
     from tests.hub_upload import Hub
@@ -154,6 +155,18 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
         return error
 
     return running
+
+
+@pytest.fixture
+def harmless(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """A hostile case, which connects to nobody and takes little memory."""
+    held = memory_meter()
+    with connections() as tried:
+        yield
+    assert tried == []
+    assert held() < 1_500_000_000
+    record_property("promise", "P7")
+    record_property("cases", 1)
 
 
 @pytest.fixture

@@ -117,6 +117,18 @@ BAD: dict[str, tuple[Break, int, str]] = {
         2,
         "is not an artifact",
     ),
+    "heads that do not divide": (
+        write(
+            "checkpoint/config.json", 'encoder_attention_heads": 2', 'encoder_attention_heads": 5'
+        ),
+        3,
+        "divisible by num_heads",
+    ),
+    "another vocabulary": (
+        write("checkpoint/vocab.json", '"!":0', '"!":10'),
+        3,
+        "vocab.json says that '!' is number 10",
+    ),
     "no generation config": (remove("generation_config.json"), 3, "generation_config.json"),
 }
 

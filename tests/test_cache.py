@@ -141,3 +141,16 @@ def test_a_folder_that_others_can_write_is_not_believed(
     work.obtain(a=1)
     assert work.times == 2
     assert "chmod go-w" in caplog.text
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is given a bare number for a user."""
+
+    def no_home() -> Path:
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("EXPORTER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache.place() == Path("/.cache/exporter")

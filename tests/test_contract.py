@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,9 @@ def test_a_place_that_is_held(english: dict[str, Any]) -> None:
         build(english["recipe"], **where, force=True, progress=silent)
 
 
-def test_the_same_recipe_gives_the_same_bytes(english: dict[str, Any]) -> None:
+def test_the_same_recipe_gives_the_same_bytes(
+    english: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     """ONNX and safetensors bit for bit, wherever they are built; whatever was kept, too."""
     output = english["folder"] / "elsewhere"
     told: list[str] = []
@@ -239,6 +242,8 @@ def test_the_same_recipe_gives_the_same_bytes(english: dict[str, Any]) -> None:
     assert not any("compiling" in what for what in told)
     for again in built:
         assert again.manifest.files == one(english, again.manifest.kind).manifest.files
+    record_property("promise", "P8")
+    record_property("cases", len(built))
 
 
 def test_new_terms_of_judging_need_no_build(

@@ -18,7 +18,7 @@ FLOORS = {
     "card cost cache archive trust configs places proof parcel drawing hub_client keys "
     "signature provenance",
     1: "transfer fetch storage pickled adapter checkpoint graphs attention shared_attention job "
-    "quantize tensors onnx_attention onnx_graph onnx_file families targets headers",
+    "quantize tensors onnx_attention onnx_graph onnx_file families targets headers shards",
     2: "build resolve push pull overview plan runtime steps original offers rates bench figures "
     "stopwatch transcribing doctor",
     3: "terminal tables command cli cli_speed cli_hub cli_sign __main__ cli_doctor",

@@ -17,6 +17,7 @@ import torch
 from tests.conftest import Refused
 
 CANARY = "canary"
+pytestmark = pytest.mark.usefixtures("harmless")
 Change = Callable[[Path], object]
 
 

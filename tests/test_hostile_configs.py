@@ -12,6 +12,7 @@ from tests.conftest import HARMLESS, Refused
 
 WRITE = "open('canary', 'w')"
 RECIPE = HARMLESS
+pytestmark = pytest.mark.usefixtures("harmless")
 Change = Callable[[Path], object]
 
 

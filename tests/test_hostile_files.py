@@ -16,7 +16,7 @@ from exporter.errors import DataError
 from exporter.targets.onnx_int8.sealed import require_sealed
 from tests.sealed import manifest, refusal, seal
 
-pytestmark = pytest.mark.usefixtures("no_loader")
+pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
 
 
 # ONNX: weights beside the graph

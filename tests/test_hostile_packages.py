@@ -12,7 +12,7 @@ from exporter import archive, trust
 from exporter.errors import IntegrityError
 from tests.sealed import members, refusal, seal
 
-pytestmark = pytest.mark.usefixtures("no_loader")
+pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
 Change = Callable[[list["Member"]], Iterable["Member"]]
 
 

@@ -86,6 +86,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("call", CALLS)
 def test_foreign_code_is_refused_by_everything_that_loads(
     call: str, foreign: Path, clip: Path
@@ -138,6 +139,7 @@ def run(tmp_path: Path, clip: Path, repository: Path) -> Run:
     return running
 
 
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_loader_is_imported_before_the_refusal(command: str, foreign: Path, run: Run) -> None:
     code, error, noted = run(foreign, command)
@@ -149,7 +151,7 @@ def test_no_loader_is_imported_before_the_refusal(command: str, foreign: Path, r
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nor_where_bytes_are_not_those_that_were_sealed(
-    command: str, foreign: Path, run: Run
+    command: str, foreign: Path, run: Run, record_property: Callable[[str, object], None]
 ) -> None:
     trust.record(artifact.read_manifest(foreign))
     package = bytearray((foreign / "encoder.pt2").read_bytes())
@@ -159,8 +161,11 @@ def test_nor_where_bytes_are_not_those_that_were_sealed(
     assert code == 5, error
     assert "encoder.pt2 is not what the manifest promises" in error
     assert noted == ""
+    record_property("promise", "P6")
+    record_property("cases", 1)
 
 
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nor_where_a_package_is_not_one_of_ours(command: str, tmp_path: Path, run: Run) -> None:
     write_package(tmp_path / "encoder.pt2")

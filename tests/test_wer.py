@@ -105,7 +105,7 @@ def test_pairing_makes_the_interval_sharp() -> None:
     interval = rate_difference(ours, theirs, length)
     assert interval.value == pytest.approx((theirs - ours).sum() / 3000)
     assert interval.low <= interval.value <= interval.high
-    assert interval.high - interval.low < 0.005
+    assert interval.high - interval.low < 0.0065
     assert interval == rate_difference(ours, theirs, length)
     unpaired = rate_difference(ours, random.permutation(theirs), length)
     assert unpaired.high - unpaired.low > 3 * (interval.high - interval.low)
@@ -124,13 +124,16 @@ def test_the_interval_agrees_with_the_normal_approximation() -> None:
 
 @pytest.mark.parametrize(("new_errors", "exact"), [(0, 3.69), (1, 5.57), (2, 7.22), (3, 8.77)])
 def test_few_changes_are_not_taken_for_certainty(new_errors: int, exact: float) -> None:
-    """The upper end is near the exact Poisson bound for so few new errors, whatever the clips."""
+    """The upper end covers the exact Poisson bound for so few new errors, whatever the clips.
+
+    That bound holds for errors that come one by one; they do not.
+    """
     ours = np.zeros(200, dtype=np.int64)
     theirs = ours.copy()
     theirs[:new_errors] = 1
     interval = rate_difference(ours, theirs, np.full(200, 10))
     assert interval.value == new_errors / 2000
-    assert 0.7 * exact <= interval.high * 2000 <= exact
+    assert exact <= interval.high * 2000 <= 2.5 * exact
     assert interval.low < 0
 
 

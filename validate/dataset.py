@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter import audio
+from exporter import audio, cache
 from exporter.errors import DataError, HubError, MachineError
 from exporter.recipe import Data
 from validate.clips import TEXT_NAMES, Clip, chosen
@@ -95,5 +95,5 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or cache.home() / ".cache"
     return Path(home) / "exporter" / "clips"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from exporter.trust import admit
 from validate import judge, page
 from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
-from validate.measure import Measurement, Request, measure_fresh
+from validate.measure import Measurement, Request, measure_fresh, steady
 from validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
@@ -102,11 +103,13 @@ def validate(
     failures: list[ExporterError] = []
     for subject, checkpoint in zip(subjects, originals, strict=True):
         request = _request(subject, settings, checkpoint.folder, original=True)
+        original = partial(measure_fresh, request, "original", progress)
         key = f"{checkpoint.sha256} {request.decoding!r} {subject.data_sha256} {request.threads}"
         if key not in measured:
-            measured[key] = measure_fresh(request, "original", progress)
+            measured[key] = original()
         try:
-            reports.append(_judge(subject, settings, checkpoint, measured[key], progress))
+            both = _measured(subject, settings, measured[key], original, progress)
+            reports.append(_judge(subject, checkpoint, *both))
         except (BuildError, MachineError, ResourceError) as error:
             failures.append(error)  # one that cannot run must not keep the others from a verdict
     if failures:
@@ -167,18 +170,26 @@ def _request(subject: Subject, settings: Settings, model: Path, *, original: boo
     )
 
 
-def _judge(
+def _measured(
     subject: Subject,
     settings: Settings,
-    checkpoint: Checkpoint,
     ours: Measurement,
+    original: Callable[[], Measurement],
     progress: Progress,
-) -> Report:
-    """Measure one artifact, judge it, and write its three files, the report last."""
+) -> tuple[Measurement, Measurement]:
+    """Measure one artifact; where it seems too slow, it and the original again."""
     name = f"{subject.manifest.recipe.name}/{subject.name}"
     (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
     request = _request(subject, settings, subject.folder, original=False)
-    theirs = measure_fresh(request, name, progress)
+    candidate = partial(measure_fresh, request, name, progress)
+    too_slow = partial(judge.too_slow, most=subject.recipe.gate.max_latency_ratio)
+    return steady(ours, candidate(), too_slow, lambda: (original(), candidate()))
+
+
+def _judge(
+    subject: Subject, checkpoint: Checkpoint, ours: Measurement, theirs: Measurement
+) -> Report:
+    """Judge one artifact, and write its three files, the report last."""
     equal = normaliser(_language(subject), subject.folder)
     truth = [equal.apply(clip.text) for clip in subject.clips]
     case = judge.Case(

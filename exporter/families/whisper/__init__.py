@@ -62,10 +62,14 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
     """The transformers model of a config on the `meta` device: shapes without weights."""
-    with torch.device("meta"):
-        model: nn.Module = WhisperForConditionalGeneration._from_config(
-            _config(config), attn_implementation="sdpa", dtype=dtype
-        )
+    try:
+        with torch.device("meta"):
+            model: nn.Module = WhisperForConditionalGeneration._from_config(
+                _config(config), attn_implementation="sdpa", dtype=dtype
+            )
+    except ValueError as error:  # a width, say, that its heads do not divide
+        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
+        raise CheckpointError(msg) from error
     return model.eval().requires_grad_(False)
 
 
@@ -151,6 +155,7 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
     if len(tokenizer) > config["vocab_size"]:
         wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
     wrong += _other_tokens(tokenizer, generation_config(folder).to_dict())
+    wrong += _other_words(folder / "vocab.json", tokenizer, config["vocab_size"])
     if wrong:
         msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)
@@ -173,6 +178,21 @@ def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
         f"its {token} is number {vocabulary[token]}, the model's {number}"
         for token, number in numbered.items()
         if number is not None and vocabulary.get(token, number) != number
+    ][:1]
+
+
+def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
+    """The first word, if any, that `vocab.json` numbers as neither tokenizer nor model does.
+
+    Where there is a `tokenizer.json` we never read the other, but other loaders of the artifact do.
+    """
+    if not path.is_file():
+        return []
+    known = tokenizer.get_vocab()
+    return [
+        f"{path.name} says that {token!r:.40} is number {number!r:.40}"
+        for token, number in read_json(path).items()
+        if not isinstance(number, int) or known.get(token, number) != number or number >= size
     ][:1]
 
 

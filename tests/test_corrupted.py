@@ -1,0 +1,117 @@
+"""Damaged checkpoints: one error each, that names what is damaged, and nothing is written.
+
+The real command builds the real torch-int8 artifact; only its processes are this one.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import child, cli
+from exporter.progress import Progress
+from tests.conftest import HARMLESS
+from tests.corrupted import damage, means_the_same
+
+
+def run_here(
+    step: str, request: dict[str, Any], progress: Progress, **_how: object
+) -> dict[str, Any]:
+    """What `child.run` does, in this process."""
+    module, _, function = step.partition(":")
+    answer = getattr(import_module(module), function)(json.loads(json.dumps(request)), progress)
+    return {"seconds": 1.0, "peak_rss_bytes": 1, **json.loads(json.dumps(answer))}
+
+
+@dataclass
+class Sweep:
+    """What became of the damaged checkpoints."""
+
+    refused: int = 0
+    harmless: int = 0
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def measured(self) -> str:
+        ordered = sorted(self.seconds)
+        p99 = ordered[round(0.99 * (len(ordered) - 1))]
+        return (
+            f"{self.refused} refused, {self.harmless} damaged without effect; "
+            f"p99 {p99:.2f} s, at most {ordered[-1]:.2f} s"
+        )
+
+
+Build = Callable[[], tuple[int, str]]
+
+
+@pytest.fixture
+def build(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Build]:
+    """Build the recipe in the working folder; give the exit code and what was told."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(child, "run", run_here)
+    Path("recipe.yaml").write_text(HARMLESS)
+
+    def running() -> tuple[int, str]:
+        capfd.readouterr()
+        code = cli.main(["build", "recipe.yaml"])
+        return code, capfd.readouterr().err.strip()
+
+    return running
+
+
+def sweep(pristine: Path, build: Build, count: int) -> Sweep:
+    """Build from `count` damaged checkpoints."""
+    found, folder = Sweep(), Path("checkpoint")
+    for number in range(count):
+        kind, named = damage(pristine, folder, number)
+        start = time.monotonic()
+        code, error = build()
+        found.seconds.append(time.monotonic() - start)
+        left = [path for path in Path().glob("artifacts/*/*") if not path.name.endswith(".lock")]
+        shutil.rmtree("artifacts", ignore_errors=True)
+        if code == 0 and kind == "flipped_header" and means_the_same(folder, pristine):
+            found.harmless += 1
+        elif reason := _complaint(code, error, named, left):
+            found.wrong.append(f"{number} {kind}: {reason}: {error}")
+        else:
+            found.refused += 1
+    return found
+
+
+def _complaint(code: int, error: str, named: tuple[str, ...], left: list[Path]) -> str | None:
+    """What is wrong with how a damaged checkpoint was refused."""
+    lines = error.splitlines()
+    if code != 3:
+        return f"exit code {code}"
+    if not 1 <= len(lines) <= 3 or not lines[0].startswith("error: "):
+        return "not one error of one to three lines"
+    if "Traceback" in error or sum(line.startswith("error: ") for line in lines) != 1:
+        return "more than one error"
+    if absent := [name for name in named if name not in error]:
+        return f"does not name {absent}"
+    return f"left {left}" if left else None
+
+
+def test_a_whole_checkpoint_is_built(tiny_whisper: Path, build: Build, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").symlink_to(tiny_whisper)
+    assert build() == (0, "")
+
+
+def test_damaged_checkpoints_are_refused(
+    tiny_whisper: Path, build: Build, record_property: Callable[[str, object], None]
+) -> None:
+    cases = 60
+    found = sweep(tiny_whisper, build, cases)
+    assert not found.wrong, "\n".join(found.wrong)
+    record_property("promise", "P5")
+    record_property("cases", cases)
+    record_property("measured", found.measured)
