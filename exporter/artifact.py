@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read an artifact's manifest without looking at its files."""
     path = folder / MANIFEST
     try:
-        _require_plain(path)
+        require_plain(path)
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             msg = f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes: not a manifest of ours"
             raise IntegrityError(msg)
@@ -201,7 +201,7 @@ def verify(folder: Path) -> Manifest:
     _refuse(folder, "not in the manifest", present - promised - ENVELOPE)
     for file in manifest.files:
         path = folder / inside(file.path)
-        _require_plain(path)
+        require_plain(path)
         if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
             msg = f"{path} is not what the manifest promises: build it again with --force"
             raise IntegrityError(msg)
@@ -323,7 +323,7 @@ def inside(path: str) -> PurePosixPath:
     return pure
 
 
-def _require_plain(path: Path) -> None:
+def require_plain(path: Path) -> None:
     """Refuse links, whose target is another's, and pipes, which are never read to an end."""
     state = path.lstat()
     if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:

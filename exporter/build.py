@@ -212,12 +212,13 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
 def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
     """A kept artifact under the recipe's decoding, data and gate: where they changed, sealed anew.
 
-    `validate` judges by the sealed recipe. The files are copied as they are; a report that was made
-    under other terms is left behind.
+    `validate` judges by the sealed recipe, and `push` publishes it, unless it names paths of this
+    machine. The files are copied as they are; a report that was made before is left behind.
     """
     started, recipe, terms = datetime.now(UTC), planned.recipe, {"decoding", "data", "gate"}
     sealed = read_recipe(planned.path / RECIPE)
-    if sealed.model_dump(include=terms) == recipe.model_dump(include=terms):
+    same = sealed.model_dump(include=terms) == recipe.model_dump(include=terms)
+    if same and not (sealed.absolute_paths and not recipe.absolute_paths):
         return manifest
     with artifact.stage(planned.path) as folder:
         if artifact.read_manifest(planned.path) != manifest:

@@ -18,6 +18,7 @@ import click
 from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, tables
 from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, RecipeError, exhausted
+from exporter.hub_errors import unsigned
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
 
@@ -316,7 +317,7 @@ def _failed(terminal: Terminal, error: Exception) -> int:
     """Tell an error in its own few lines and return its exit code."""
     code, message = _explained(error)
     if terminal.debug:
-        terminal.tell("".join(traceback.format_exception(error)).rstrip())
+        terminal.tell(unsigned("".join(traceback.format_exception(error)).rstrip()))
     terminal.tell(f"error: {message}")
     return code
 

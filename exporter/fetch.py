@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import CheckpointError, exhausted
 from exporter.hub_errors import explained, root_of, status_of, unavailable
+from exporter.patience import limited
 from exporter.progress import Progress, silent
 from exporter.transfer import Transfer, local
 
@@ -65,20 +66,21 @@ def fetch(
     from huggingface_hub.errors import HFValidationError
 
     asked = revision or "main"
-    try:
-        transfer = listed(repo, asked, progress)
-    except (OSError, HFValidationError) as error:
-        if exhausted(error) or local(error):
-            raise
-        if unavailable(error):
-            return _cached(repo, asked, error)
-        raise explained(error, repo, asked) from error
-    try:
-        return _brought(transfer, asked, weights=weights, allow_pickle=allow_pickle)
-    except OSError as error:
-        if exhausted(error) or local(error):
-            raise
-        raise explained(error, repo, asked) from error
+    with limited():
+        try:
+            transfer = listed(repo, asked, progress)
+        except (OSError, HFValidationError) as error:
+            if exhausted(error) or local(error):
+                raise
+            if unavailable(error):
+                return _cached(repo, asked, error)
+            raise explained(error, repo, asked) from error
+        try:
+            return _brought(transfer, asked, weights=weights, allow_pickle=allow_pickle)
+        except OSError as error:
+            if exhausted(error) or local(error):
+                raise
+            raise explained(error, repo, asked) from error
 
 
 def listed(repo: str, asked: str, progress: Progress) -> Transfer:
@@ -140,7 +142,10 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     infos: dict[str, TensorInfo] = {}
     for name in fetched.left:
         try:
-            header = HfApi().parse_safetensors_file_metadata(repo, name, revision=fetched.commit)
+            with limited():
+                header = HfApi().parse_safetensors_file_metadata(
+                    repo, name, revision=fetched.commit
+                )
         except SafetensorsParsingError as error:
             msg = f"{repo}: the header of {name} makes no sense: it is damaged"
             raise CheckpointError(msg) from error

@@ -4,6 +4,7 @@ Apart from fetching, because this is about sentences and that about files. The l
 are not passed on: they are long, and some hold signed addresses.
 """
 
+import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,6 +13,12 @@ from exporter.errors import HubError
 _OVERLOADED = 429
 _MOVED = 412
 _MAX_SAID = 200
+# What an address is signed with: whoever has it, may read or write there.
+_QUERY = re.compile(r"(?<=\?)[^\s'\"<>()]*=[^\s'\"<>()]*")
+
+
+class Silence(ConnectionError):
+    """The Hub left several requests without an answer."""
 
 
 def explained(error: BaseException, repo: str, revision: str) -> HubError:
@@ -30,6 +37,8 @@ def explained(error: BaseException, repo: str, revision: str) -> HubError:
 def unpushed(error: BaseException, repo: str) -> HubError:
     """Turn what went wrong with a push into one of ours; nothing half-made is ever visible."""
     status = status_of(error)
+    if isinstance(error, Silence):
+        return HubError(_silent(error))
     if status is None:
         told = f"the Hub at {endpoint()} cannot be reached, or breaks off ({type(error).__name__})"
         return HubError(f"{told}.\nPush again: what has arrived is not sent twice.")
@@ -107,6 +116,11 @@ def _answered(error: BaseException, status: int, repo: str) -> str:
     return f"the Hub refuses {repo} (HTTP {status}{_said(error)}).\nCheck the id and the token."
 
 
+def unsigned(text: str) -> str:
+    """A text without the queries of the addresses in it, which may be keys."""
+    return _QUERY.sub("...", text)
+
+
 def endpoint() -> str:
     """The Hub's address, without the name and password that it may hold."""
     from huggingface_hub import constants
@@ -115,10 +129,19 @@ def endpoint() -> str:
     return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
 
 
+def _silent(error: Silence) -> str:
+    return (
+        f"the Hub at {endpoint()} does not answer ({error}).\n"
+        "Run this again later, or wait longer with EXPORTER_HUB_TIMEOUT=SECONDS."
+    )
+
+
 def _unreached(error: BaseException, repo: str, revision: str) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+    if isinstance(error, Silence):
+        return _silent(error)
     if isinstance(error, HFValidationError):
         return f"{repo} is not a Hub id.\nGive one like ORG/NAME, or a local folder."
     wanted = f"{repo} at {revision} is not wholly in the cache {constants.HF_HUB_CACHE}"

@@ -5,7 +5,6 @@ looks, and where one card, one base model and one verdict belong.
 """
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from exporter.signature import SIGNATURE, VERDICT
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
 _SMALL = 10_000_000
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def packed(proofs: Sequence[Proof], repo: str | None, private: bool | None) -> l
         address = _address(proof, repo, alone=len(proofs) == 1)
         hub = proof.recipe.hub
         closed = private if private is not None else hub is None or hub.private
-        _warn_of_paths(proof)
+        _refuse_paths(proof)
         parcels.append(Parcel(address, closed, proof, tuple(_items(proof, address))))
     return parcels
 
@@ -126,13 +123,15 @@ def _address(proof: Proof, repo: str | None, *, alone: bool) -> str:
     return address
 
 
-def _warn_of_paths(proof: Proof) -> None:
-    """Tell of this machine's paths in the sealed recipe, which is published as it was read."""
-    data = proof.recipe.data
-    typed = (proof.recipe.checkpoint, data.clips if data else None)
-    for path in typed:
-        if path and Path(path).is_absolute():
-            _log.warning("%s: its recipe.yaml names %s, and is pushed", proof.folder, path)
+def _refuse_paths(proof: Proof) -> None:
+    """Refuse to publish this machine's paths: the sealed recipe goes out as it was read."""
+    paths = proof.recipe.absolute_paths
+    if paths:
+        msg = (
+            f"{proof.folder}: its recipe.yaml names {paths[0]}, and would be published with it.\n"
+            "Name it from the recipe's folder (../models/mine), build again, and validate."
+        )
+        raise RecipeError(msg)
 
 
 def _items(proof: Proof, repo: str) -> list[Item]:

@@ -6,21 +6,23 @@ against the manifest they came with, and only then renamed to where they can be 
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import artifact, cache, card, report
+from exporter import artifact, cache, card, patience, report
+from exporter import trust as trusted
 from exporter.artifact import MANIFEST, Manifest
-from exporter.errors import HubError, IntegrityError, RecipeError, exhausted
+from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
+from exporter.errors import listed as listed_names
 from exporter.fetch import listed
 from exporter.hub_client import git_sha1, hub_id
 from exporter.hub_errors import explained, unavailable
 from exporter.progress import Progress, silent
 from exporter.provenance import PROVENANCE
 from exporter.signature import SIGNATURE, VERDICT
-from exporter.transfer import Transfer, local
+from exporter.transfer import Transfer
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -53,69 +55,91 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     if named is None:
         msg = f"{name!r} is no Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
         raise RecipeError(msg)
-    return _pulled(*named, output / named[0], progress, replace=force)
+    wanted = _Wanted(*named, output / named[0], replace=force, admit=_warn_of_code)
+    return wanted.had(progress)
 
 
-def located(path: Path | str, progress: Progress = silent) -> Path:
+def located(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
     """The folder of an artifact that is given as a folder, or by a name of the Hub: see `opened`.
 
     A name is the Hub's if nothing lies there, nor in what would be its first folder.
     """
     place = Path(path)
     here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
-    return place if here or hub_id(str(path)) is None else opened(str(path), progress)
+    if here or hub_id(str(path)) is None:
+        return place
+    return opened(str(path), progress, trust=trust)
 
 
-def opened(name: str, progress: Progress = silent) -> Path:
+def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
     """The folder of a Hub's artifact in this machine's cache, fetched or renewed where needed.
 
-    Where the Hub cannot be asked, what was pulled before is used.
+    Where the Hub cannot be asked, what was pulled before is used. Raises TrustError, before more
+    than the manifest has come, for code that was not built here, unless the caller does `trust` it.
     """
     repo, revision = hub_id(name) or (name, None)
     place = cache.pulled() / repo / (revision or "main").replace("/", "--")
+    standing = (place / MANIFEST).exists()
+
+    def admit(folder: Path, manifest: Manifest) -> None:
+        trusted.foresee(name, folder, manifest, trust=trust)
+
+    wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
     try:
-        return _pulled(repo, revision, place, progress, replace=True).path
+        return wanted.had(progress, pauses=() if standing else None).path
     except HubError as error:
-        if not (place / MANIFEST).exists() or not unavailable(error.__cause__ or error):
+        if not standing or not unavailable(error.__cause__ or error):
             raise
         _log.warning("the Hub cannot be asked: using %s as it was pulled", name)
         return place
 
 
-def _pulled(
-    repo: str, revision: str | None, final: Path, progress: Progress, *, replace: bool
-) -> Pulled:
-    transfer = _asked(repo, revision, progress)
-    if MANIFEST not in transfer.files:
-        msg = f"{repo} holds no artifact: it has no {MANIFEST}"
-        raise IntegrityError(msg)
-    standing = _standing(final, transfer.files, replace=replace)
-    if standing is not None:
-        return Pulled(final, repo, transfer.commit, standing, fresh=False)
-    if final.exists() and not replace:
-        msg = f"{final} holds something else: replace it with --force, or choose another --output"
-        raise RecipeError(msg)
+@dataclass(frozen=True)
+class _Wanted:
+    """An artifact's revision that is to be in a place; `admit` may refuse it by its manifest."""
+
+    repo: str
+    revision: str | None
+    final: Path
+    replace: bool
+    admit: Callable[[Path, Manifest], None]
+
+    def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
+        """Have it there, trying again after what may pass."""
+        return patience.patiently(
+            lambda: self._tried(progress),
+            progress,
+            self.repo,
+            lambda root: explained(root, self.repo, self.revision or "main"),
+            pauses,
+        )
+
+    def _tried(self, progress: Progress) -> Pulled:
+        transfer = listed(self.repo, self.revision or "main", progress)
+        if MANIFEST not in transfer.files:
+            msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
+            raise IntegrityError(msg)
+        standing = _standing(self.final, transfer.files, replace=self.replace)
+        if standing is not None:
+            return Pulled(self.final, self.repo, transfer.commit, standing, fresh=False)
+        if self.final.exists() and not self.replace:
+            msg = f"{self.final} holds something else: replace it with --force, or choose another"
+            raise RecipeError(msg + " --output")
+        with artifact.stage(self.final) as folder:
+            manifest = _announced(transfer, folder)
+            self.admit(folder, manifest)
+            _bring(manifest, transfer, folder)
+            artifact.publish(folder, self.final)
+        return Pulled(self.final, self.repo, transfer.commit, manifest, fresh=True)
+
+
+def _warn_of_code(folder: Path, manifest: Manifest) -> None:
+    """Tell, before gigabytes move, what loading them will take."""
     try:
-        with artifact.stage(final) as folder:
-            manifest = _brought(transfer, folder)
-            artifact.publish(folder, final)
-    except OSError as error:
-        if exhausted(error) or local(error):
-            raise
-        raise explained(error, repo, transfer.commit) from error
-    return Pulled(final, repo, transfer.commit, manifest, fresh=True)
-
-
-def _asked(repo: str, revision: str | None, progress: Progress) -> Transfer:
-    """What a revision holds; a name that the Hub would not even look up is refused as such."""
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return listed(repo, revision or "main", progress)
-    except (OSError, HFValidationError) as error:
-        if exhausted(error) or local(error):
-            raise
-        raise explained(error, repo, revision or "main") from error
+        trusted.foresee(manifest.name, folder, manifest, trust=False)
+    except TrustError:
+        told = listed_names(trusted.code(manifest))
+        _log.warning("it holds code that was not built here (%s): loading takes --trust", told)
 
 
 def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
@@ -138,18 +162,29 @@ def _same(path: Path, there: "RepoSibling") -> bool:
     return path.is_file() and git_sha1(path.read_bytes()) == there.blob_id
 
 
-def _brought(transfer: Transfer, folder: Path) -> Manifest:
-    """Bring an artifact's files into a folder, and verify them there."""
-    shutil.copyfile(transfer.bring(MANIFEST), folder / MANIFEST)
+def _announced(transfer: Transfer, folder: Path) -> Manifest:
+    """Bring the manifest, held against the Hub's own list, and who is said to have signed it."""
+    for name in {MANIFEST, SIGNATURE} & transfer.files.keys():
+        _copy(transfer, name, folder)
     manifest = artifact.read_manifest(folder)
     _require_whole(manifest, transfer)
+    return manifest
+
+
+def _bring(manifest: Manifest, transfer: Transfer, folder: Path) -> None:
+    """Bring an artifact's files into a folder, and verify them there."""
     names = [file.path for file in manifest.files]
     names += [name for name in _COMPANY if name in transfer.files]
     transfer.announce(names)
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(transfer.bring(name), folder / name)
-    return artifact.verify(folder)
+        _copy(transfer, name, folder)
+    artifact.verify(folder)
+
+
+def _copy(transfer: Transfer, name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    transfer.forget_damaged(name)
+    shutil.copyfile(transfer.bring(name), folder / name)
 
 
 def _require_whole(manifest: Manifest, transfer: Transfer) -> None:

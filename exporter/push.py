@@ -7,17 +7,16 @@ anywhere is simply made again, and what has arrived is not sent twice.
 import io
 import json
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter import hub_client
-from exporter.artifact import ENVELOPE, MANIFEST, find
-from exporter.errors import HubError, IntegrityError, RecipeError, exhausted
-from exporter.hub_errors import endpoint, root_of, root_of_upload, status_of, unpushed
+from exporter import patience
+from exporter.artifact import ENVELOPE, MANIFEST, find, sha256_file
+from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
+from exporter.hub_errors import endpoint, unpushed
 from exporter.parcel import Item, Parcel, packed, write_cards
 from exporter.progress import Progress, shown_bytes
 from exporter.proof import proven
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-# Between the tries of a whole push, which are one more.
-PAUSES_S = (1.0, 4.0, 16.0)
-_WORTH_ANOTHER_TRY = {408, 409, 412, 429}
 _MAX_MANIFEST_BYTES = 4 << 20
 # What a repository may hold before an artifact comes, and keeps.
 _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
@@ -80,7 +76,6 @@ def push(parcels: Sequence[Parcel], way: Way, progress: Progress) -> Iterator[Pu
     if not get_token():
         msg = "pushing needs a token with write access: run `hf auth login`, or set HF_TOKEN"
         raise HubError(msg)
-    hub_client.limit_waiting()
     write_cards(parcels)
     for parcel in parcels:
         yield _Delivery(HfApi(), parcel, way, progress).made()
@@ -96,19 +91,14 @@ class _Delivery:
 
     def made(self) -> Pushed:
         """Try, and try again after what may pass."""
-        pauses = iter(PAUSES_S)
-        while True:
-            try:
-                return self._tried()
-            except hub_client.faults() as error:
-                root = root_of(root_of_upload(error))
-                if exhausted(root) or getattr(root, "filename", None):  # this machine's trouble
-                    raise
-                pause = next(pauses, None)
-                if pause is None or not _may_pass(root):
-                    raise unpushed(root, self._repo) from error
-            self._progress(f"{self._repo}: trying again in {pause:g} s", None)
-            time.sleep(pause)
+        return patience.patiently(self._tried, self._progress, self._repo, self._failed)
+
+    def _failed(self, root: BaseException) -> ExporterError:
+        """Why it cannot be done: the Hub's words, unless files changed on their way there."""
+        for item in self._parcel.items:
+            if isinstance(item.source, Path) and sha256_file(item.source) != item.sha256:
+                return IntegrityError(_changed(item.source))
+        return unpushed(root, self._repo)
 
     def _tried(self) -> Pushed:
         self._progress(f"{self._repo}: asking what is there", None)
@@ -224,8 +214,7 @@ class _Delivery:
 
         operation = CommitOperationAdd(item.path, stream)
         if operation.upload_info.sha256.hex() != item.sha256:
-            msg = f"{self._parcel.proof.folder / item.path} changed after it was verified"
-            raise IntegrityError(msg + ": nothing was pushed")
+            raise IntegrityError(_changed(self._parcel.proof.folder / item.path))
         return operation
 
     def _require_arrival(self, items: Sequence[Item], commit: str) -> None:
@@ -252,14 +241,12 @@ class _Delivery:
         return tag
 
 
+def _changed(path: Path) -> str:
+    return f"{path} changed after it was verified: nothing was pushed"
+
+
 def _files(info: "ModelInfo") -> dict[str, Any]:
     return {file.rfilename: file for file in info.siblings or ()}
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether trying again may help: not where the Hub has understood, and says no."""
-    status = status_of(error)
-    return status is None or status >= 500 or status in _WORTH_ANOTHER_TRY
 
 
 class _Meter:
@@ -298,9 +285,13 @@ class _Watched(io.BufferedReader):
         source = item.source
         raw: Any = io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source)
         super().__init__(raw)
-        self._meter = meter
+        self._item, self._meter = item, meter
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
+        if size and not data and self.tell() < self._item.size_bytes:
+            # Else the Hub waits for the rest, and we for the Hub.
+            raise IntegrityError(_changed(Path(str(self._item.source))))
         self._meter.add(len(data))
+        patience.moved()
         return data

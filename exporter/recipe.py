@@ -174,6 +174,12 @@ class Recipe(_Strict):
         """The `a.b.0=value` texts that `read` was given; `text` holds them already."""
         return self._source.overrides
 
+    @property
+    def absolute_paths(self) -> list[str]:
+        """The places that it names from the root of this machine, which nobody else has."""
+        typed = (self.checkpoint, self.data.clips if self.data else None)
+        return [path for path in typed if path and path.startswith(("/", "~"))]
+
     def error(self, loc: Loc, message: str) -> RecipeError:
         """Return an error about what stands at `loc`, like ("targets", 0), citing its line."""
         return RecipeError(self._source.cite(loc, message))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact import Manifest, sha256_file, write_atomic
+from exporter.artifact import Manifest, require_plain, sha256_file, write_atomic
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
 
@@ -199,10 +199,12 @@ def read(folder: Path) -> Report:
     """Read an artifact's report; raise IntegrityError when there is none or it is not ours."""
     path = folder / REPORT
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        require_plain(path)
+        with path.open("rb") as stream:
+            written = stream.read(_MAX_BYTES + 1)
+        if len(written) > _MAX_BYTES:
             msg = f"{path}: larger than {_MAX_BYTES} bytes: not a report of ours"
             raise IntegrityError(msg)
-        written = path.read_bytes()
         report = Report.model_validate_json(written)
     except FileNotFoundError:
         msg = f"{folder} has no {REPORT}: run `exporter validate {folder}` first"

@@ -82,7 +82,7 @@ def load(
     machine lacks what the artifact needs. `threads` (default: those compiled in, else all cores)
     holds for this process.
     """
-    folder = pull.located(path, progress)
+    folder = pull.located(path, progress, trust=trust)
     manifest = admit(folder, trust=trust)
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)

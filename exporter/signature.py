@@ -131,6 +131,16 @@ def vouched(folder: Path, manifest: Manifest) -> None:
     _verified(folder, manifest, SIGNATURE, _scopes(folder, manifest)[SIGNATURE], None)
 
 
+def promised(folder: Path, manifest: Manifest) -> None:
+    """Raise IntegrityError unless a trusted key is said to have signed; nothing is verified yet."""
+    path = folder / SIGNATURE
+    bundle, signed = _read(path)
+    _maker(path, bundle, None)
+    if signed.get(MANIFEST) != manifest.digest:
+        msg = f"{path} was made for another artifact"
+        raise IntegrityError(msg)
+
+
 def _scopes(folder: Path, manifest: Manifest) -> Mapping[str, frozenset[str]]:
     """Which files each signature is over; a verdict's is over the manifest too, to be of no other.
 
@@ -190,15 +200,8 @@ def _verified(
     folder: Path, manifest: Manifest, name: str, covered: Collection[str], key: Path | None
 ) -> Path:
     """The key that made a signature of these very files: `key`, or one of the keyring."""
-    path, bundle = folder / name, _require_of(folder, manifest, name, covered)
-    known = {keys.hint(key): key} if key else keys.hints()
-    maker = known.get(bundle.verification_material.public_key.hint)
-    if maker is None:
-        msg = f"{path} was not made with {key}"
-        if key is None:
-            ring = keys.keyring()
-            msg = f"{path} was made with no key in {ring}: put its maker's there if you trust them"
-        raise IntegrityError(msg)
+    path = folder / name
+    maker = _maker(path, _require_of(folder, manifest, name, covered), key)
     checking = keys.model_signing().verifying.Config().use_elliptic_key_verifier(public_key=maker)
     checking.set_hashing_config(_hashing(folder, covered))
     forged: type[Exception] = import_module("cryptography.exceptions").InvalidSignature
@@ -207,6 +210,19 @@ def _verified(
     except (ValueError, forged) as error:
         msg = f"{path} names {maker}, which did not make it: forged, or damaged"
         raise IntegrityError(msg) from error
+    return maker
+
+
+def _maker(path: Path, bundle: _Bundle, key: Path | None) -> Path:
+    """The key that is said to have made a signature: `key`, or one of the keyring."""
+    known = {keys.hint(key): key} if key else keys.hints()
+    maker = known.get(bundle.verification_material.public_key.hint)
+    if maker is None:
+        msg = f"{path} was not made with {key}"
+        if key is None:
+            ring = keys.keyring()
+            msg = f"{path} was made with no key in {ring}: put its maker's there if you trust them"
+        raise IntegrityError(msg)
     return maker
 
 

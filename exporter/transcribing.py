@@ -32,7 +32,7 @@ class Request(BaseModel):
 
 def transcribe_fresh(request: Request, progress: Progress) -> list[Transcript]:
     """Transcribe in a process of its own; raises what `pull.located` and `child.run` raise."""
-    folder = pull.located(request.artifact, progress)
+    folder = pull.located(request.artifact, progress, trust=request.trust)
     asked = {**request.model_dump(mode="json"), "artifact": str(folder)}
     answer = child.run(f"{__name__}:transcribe", asked, progress, what=request.artifact)
     return [_transcript(**row) for row in answer["transcripts"]]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact import sha256_file
 from exporter.errors import HubError, exhausted
-from exporter.hub_errors import root_of, status_of
+from exporter.hub_client import git_sha1
+from exporter.hub_errors import Silence, root_of, status_of
 from exporter.progress import Progress, shown_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _TRIES = 4
 _PAUSE_S = 1.0
 _TELL_EVERY_S = 0.25
-_SHA256_DIGITS = 64
+_LOOKS = 2
 
 
 class Transfer:
@@ -54,15 +55,31 @@ class Transfer:
         self._total = sum(self.size(name) for name in names if not self.here(name))
 
     def bring(self, name: str) -> Path:
-        """Have one file in the cache, whole, and return its place in the snapshot."""
+        """Have one file in the cache, whole, and return its place in the snapshot.
+
+        Bytes that arrive damaged are fetched once more.
+        """
         fresh = not self.here(name)
-        with self._watched(name):
-            path = self._downloaded(name)
+        for _ in range(_LOOKS):
+            with self._watched(name):
+                path = self._downloaded(name)
+            if not fresh or self._whole(path, name):
+                break
+            path.resolve().unlink()
+        else:
+            msg = (
+                f"{name} of {self.repo} arrived damaged twice (its hash differs).\nRun this again."
+            )
+            raise HubError(msg)
         if fresh:
-            self._require_whole(path, name)
             self._done += self.size(name)
             self._tell(0)
         return path
+
+    def forget_damaged(self, name: str) -> None:
+        """Remove a file from the cache unless it is whole there, so that it is fetched anew."""
+        if self.here(name) and not self._whole(self._blob(name), name):
+            self._blob(name).unlink()
 
     def _blob(self, name: str) -> Path:
         """Where the library keeps a file's bytes."""
@@ -129,18 +146,19 @@ class Transfer:
             stop.set()
             watcher.join()
 
-    def _require_whole(self, path: Path, name: str) -> None:
-        """Refuse bytes other than the Hub's: the library compares sizes only."""
-        blob = path.resolve()
-        if len(blob.name) == _SHA256_DIGITS and sha256_file(blob) != blob.name:
-            blob.unlink()
-            msg = f"{name} of {self.repo} arrived damaged (its sha256 differs).\nRun this again."
-            raise HubError(msg)
+    def _whole(self, path: Path, name: str) -> bool:
+        """Whether bytes are those that the Hub lists: the library compares sizes only."""
+        file = self.files[name]
+        if file.lfs:
+            return sha256_file(path) == file.lfs.sha256
+        return file.blob_id is None or git_sha1(path.read_bytes()) == file.blob_id
 
 
 def _broken_off(error: BaseException) -> bool:
     """Whether a transfer that had begun was cut, and trying again may go on."""
     root = root_of(error)
+    if isinstance(root, Silence):
+        return False
     return not exhausted(error) and root is error and not local(error) and not status_of(error)
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from exporter import archive, artifact, signature
@@ -22,7 +23,6 @@ _PLACE = "EXPORTER_STATE"
 # What is only ever read as data. Of anything else nobody promises that.
 _DATA = frozenset({".json", ".txt", ".yaml", ".safetensors", ".onnx", ".onnx_data"})
 _PACKAGE = ".pt2"
-_OTHERWISE = "If you trust who built it, load it with --trust (in Python: trust=True)."
 
 
 def journal() -> Path:
@@ -57,23 +57,38 @@ def code(manifest: Manifest) -> list[str]:
     return [f.path for f in manifest.files if PurePosixPath(f.path).suffix not in _DATA]
 
 
-def _require(folder: Path, manifest: Manifest, *, trust: bool) -> None:
+def foresee(name: str, folder: Path, manifest: Manifest, *, trust: bool) -> None:
+    """Raise TrustError for what `admit` would refuse, while only manifest and signature are there.
+
+    So what is on the Hub under this name is refused before it comes. No signature is checked yet.
+    """
+    _require(name, folder, manifest, signature.promised, trust=trust)
+
+
+def _require(
+    where: Path | str,
+    folder: Path,
+    manifest: Manifest,
+    vouched: Callable[[Path, Manifest], None],
+    *,
+    trust: bool,
+) -> None:
     """Raise TrustError for an artifact with code that nobody answers for; nothing is opened."""
     found = code(manifest)
     if not found or trust or built_here(manifest):
         return
-    foreign = f"{folder} holds code that was not built on this machine ({listed(found)}).\n"
+    doubt, build, gap = "", "Build it here (exporter build RECIPE --force), or, if", "\n"
     if signature.exists(folder):
         try:
-            signature.vouched(folder, manifest)
+            vouched(folder, manifest)
         except (IntegrityError, MachineError) as error:
-            doubt = str(error).splitlines()[0]
-            msg = f"{foreign}{doubt}\nNothing of it was opened. {_OTHERWISE}"
-            raise TrustError(msg) from error
-        return
+            doubt, build, gap = str(error).splitlines()[0] + "\n", "If", " "
+        else:
+            return
     msg = (
-        f"{foreign}Nothing of it was opened. Build it here (exporter build RECIPE --force), or, "
-        "if you trust who built it,\nload it with --trust (in Python: trust=True)."
+        f"{where} holds code that was not built on this machine ({listed(found)}).\n"
+        f"{doubt}Nothing of it was opened. {build} you trust who built it,{gap}"
+        "load it with --trust (in Python: trust=True)."
     )
     raise TrustError(msg)
 
@@ -85,7 +100,7 @@ def admit(folder: Path, *, trust: bool) -> Manifest:
     write, and configs without code, even if they are trusted: no build of ours makes others.
     """
     manifest = artifact.verify(folder)
-    _require(folder, manifest, trust=trust)
+    _require(folder, folder, manifest, signature.vouched, trust=trust)
     for path in (folder / file.path for file in manifest.files):
         if path.suffix == _PACKAGE:
             archive.check(path)

@@ -15,7 +15,7 @@ from exporter import cli
 from tests.watched import connections, memory_meter
 
 if TYPE_CHECKING:
-    from tests.hub_upload import Hub
+    from tests.hub import Hub
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
 settings.register_profile(
@@ -184,8 +184,8 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
     """A Hub that can be written to, an empty cache, the right token, and no waiting."""
     from huggingface_hub import constants, file_download
 
-    from exporter import push
-    from tests.hub_upload import serving
+    from exporter import patience
+    from tests.hub import serving
 
     token, sleep = "hf_abcdefghijklmnopqrstuvwxyz0123456789", time.sleep
     with serving(token, part_size=65_536) as hub:
@@ -195,7 +195,7 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
             monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", files, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
-        monkeypatch.setattr(push, "PAUSES_S", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0, 0.0))
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setenv("HF_TOKEN", token)
         yield hub

@@ -1,22 +1,15 @@
 """The model card: every figure from the report, and snippets that run against the artifact."""
 
-import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from huggingface_hub import ModelCard
 
-from exporter import card, push, report
+from exporter import card, report
 from exporter.artifact import Needs, Origin
 from exporter.proof import proven
-from tests import passing
-from tests.hub_upload import Hub
+from tests import passing, snippets
+from tests.hub import Hub
 
 LOCAL = Origin(
     source="my-whisper", revision=None, sha256="1" * 64, size_bytes=4000, parameters=1000
@@ -105,37 +98,4 @@ def test_its_snippets_run(
     loopback: Hub, tiny_whisper: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(
-        f"name: speech\ncheckpoint: {tiny_whisper}\ntargets: [{{kind: {kind}}}]\n"
-        "decoding: {language: en, task: transcribe}\nhub: {repo: org/speech}\n"
-    )
-    settings = {"HF_ENDPOINT": loopback.endpoint, "HF_HOME": str(tmp_path / "home")}
-    environment = {**os.environ, **settings, "HF_HUB_DISABLE_XET": "1"}
-
-    def python(*line: str) -> str:
-        command = [sys.executable, *line]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
-        assert loopback.token not in ran.stdout + ran.stderr
-        return ran.stdout
-
-    python("-m", "exporter", "build", "recipe.yaml")
-    folder = tmp_path / "artifacts" / "speech" / kind
-    passing.judged(folder)
-    (one,) = push.push(push.prepared(folder, None, None), push.Way(), lambda *_: None)
-    noise = np.random.default_rng(0).normal(0, 0.1, 32_000)
-    soundfile.write("speech.flac", noise, 16_000)
-    said = python("-m", "exporter", "transcribe", str(folder), "speech.flac", "--json")
-    (heard,) = json.loads(said)["transcripts"]
-    text = loopback.repos["org/speech"].files["README.md"].data.decode()
-    snippets = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
-    assert len(snippets) == 2
-    for snippet in snippets:
-        assert python("-c", snippet).strip() == heard["text"].strip()
-    again = python("-m", "exporter", "transcribe", f"org/speech@{one.tag}", "speech.flac", "--json")
-    assert json.loads(again)["transcripts"] == [heard]
-    pulled = folder.parents[1] / "org" / "speech"
-    python("-m", "exporter", "pull", "org/speech")
-    assert {path.name for path in pulled.iterdir()} == {
-        path.name for path in folder.iterdir() if path.name != "places.json"
-    }
+    snippets.run(loopback, tiny_whisper, kind)

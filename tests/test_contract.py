@@ -268,6 +268,26 @@ def test_new_terms_of_judging_need_no_build(
     assert again.manifest == artifact.read_manifest(output / "tiny" / "aoti")
 
 
+def test_a_recipe_without_paths_of_this_machine_takes_the_place_of_one_with_them(
+    english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what cannot be published is mended without a build."""
+    shutil.copytree(english["folder"] / "artifacts", tmp_path / "artifacts")
+    monkeypatch.delattr("exporter.child.run")
+    found = []
+    for name in ("/somewhere/else", "beside", "/somewhere/else"):
+        named = recipe.read(english["recipe"].path, [f"checkpoint={name}"])
+        (each,) = build(
+            named,
+            output=tmp_path / "artifacts",
+            checkpoint=str(english["checkpoint"]),
+            targets=["torch-int8"],
+            progress=silent,
+        )
+        found.append(recipe.read(each.path / "recipe.yaml").checkpoint)
+    assert found == [str(english["checkpoint"]), "beside", "beside"]
+
+
 def test_what_came_from_elsewhere_is_not_vouched_for_by_new_terms(
     english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

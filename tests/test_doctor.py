@@ -34,8 +34,7 @@ from tests.doctoring import (
     findings,
     without,
 )
-from tests.hub_repos import File
-from tests.hub_upload import Hub
+from tests.hub import File, Hub
 from tests.sealed import manifest
 
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")

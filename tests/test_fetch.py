@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from exporter.fetch import CONFIGS, TOKENIZER
-from tests.hub import Hub, Repo, serving
+from tests.hub import Hub, of_folder, reads_large, serving
 from tests.hub_models import models
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz0123456789"
@@ -86,14 +86,20 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
+def origins(tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path) -> dict[str, Path]:
+    """The folders that the Hub's repositories are made of."""
+    return models(tiny_whisper, tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="module")
+def hub(origins: dict[str, Path]) -> Iterator[Hub]:
     with serving(TOKEN) as hub:
-        repos = models(tiny_whisper, root)
-        hub.repos = {f"org/{name}": Repo(folder) for name, folder in repos.items()}
-        hub.repos["org/whole"].tags = ("v1",)
-        hub.repos["org/private"] = Repo(repos["whole"], tags=("v1",), private=True)
-        hub.repos["org/gated"] = Repo(repos["whole"], gated=True)
+        for name, folder in origins.items():
+            tags = ("v1",) if name == "whole" else ()
+            hub.api.create(f"org/{name}", files=of_folder(folder), tags=tags)
+        whole = hub.repos["org/whole"].files
+        hub.api.create("org/private", private=True, files=whole, tags=("v1",))
+        hub.api.create("org/gated", gated=True, files=whole)
         yield hub
 
 
@@ -117,11 +123,19 @@ COMPANIONS = {"config.json", "generation_config.json", "preprocessor_config.json
 }
 
 
-def test_only_the_needed_files_are_fetched(machine: Machine, hub: Hub) -> None:
+def ranges(hub: Hub, suffix: str) -> set[str | None]:
+    """Which parts of files with such names were read."""
+    reads = [one for one in hub.requests if one.method == "GET" and one.file]
+    return {one.range for one in reads if str(one.file).endswith(suffix)}
+
+
+def test_only_the_needed_files_are_fetched(
+    machine: Machine, hub: Hub, origins: dict[str, Path]
+) -> None:
     got = machine.fetches("org/whole", "v1")
     assert got["commit"] == hub.repos["org/whole"].commit
     assert hub.fetched() == COMPANIONS | {"model.safetensors"}
-    folder, origin = Path(got["folder"]), hub.repos["org/whole"].folder
+    folder, origin = Path(got["folder"]), origins["whole"]
     assert {path.name for path in folder.iterdir()} == hub.fetched()
     assert all((folder / n).read_bytes() == (origin / n).read_bytes() for n in hub.fetched())
 
@@ -150,7 +164,7 @@ def test_nothing_is_fetched_twice(cached: Machine, hub: Hub) -> None:
 
 
 def test_the_progress_tells_bytes(machine: Machine, hub: Hub) -> None:
-    with hub.failing(pause_s=0.7):
+    with hub.failing("slow", reads_large):
         told = machine.fetches("org/big")["told"]
     texts, fractions = zip(*told, strict=True)
     pattern = r"fetching org/big: [\d.]+ (|k|M)B of 50\.4 MB"
@@ -160,13 +174,14 @@ def test_the_progress_tells_bytes(machine: Machine, hub: Hub) -> None:
     assert any(0.4 < fraction < 0.9 for fraction in fractions)  # in the middle of the weights
 
 
-def test_the_weights_can_stay_on_the_hub(machine: Machine, hub: Hub) -> None:
+def test_the_weights_can_stay_on_the_hub(
+    machine: Machine, hub: Hub, origins: dict[str, Path]
+) -> None:
     got = machine.fetches("org/shards", weights=False)
-    held = load_file(next(hub.repos["org/shards"].folder.glob("model-00001*")))
+    held = load_file(next(origins["shards"].glob("model-00001*")))
     assert set(got["left"]) == {f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
     assert all(got["tensors"][name] == [list(t.shape), "F32"] for name, t in held.items())
-    ranged = [r for r in hub.requests if r.path.endswith(".safetensors") and r.method == "GET"]
-    assert {request.range for request in ranged} == {"bytes=0-100000"}
+    assert ranges(hub, ".safetensors") == {"bytes=0-100000"}
 
 
 @pytest.mark.slow
@@ -197,8 +212,7 @@ def test_inspecting_and_planning_leave_the_weights_on_the_hub(
     inspected, planned = (json.loads(ran.stdout) for ran in told)
     assert inspected["parameters"] == planned["plan"][0]["parameters"]
     assert planned["plan"][0]["fetch_bytes"] == inspected["size_bytes"]
-    reads = [r for r in hub.requests if r.path.endswith(".safetensors") and r.method == "GET"]
-    assert {request.range for request in reads} == {"bytes=0-100000"}
+    assert ranges(hub, ".safetensors") == {"bytes=0-100000"}
 
 
 def test_an_adapter_needs_no_other_files(machine: Machine, hub: Hub) -> None:
@@ -229,7 +243,7 @@ def test_without_a_network_the_cache_is_used_and_told(cached: Machine, hub: Hub)
 
 
 def test_a_hub_that_fails_leaves_the_cache(cached: Machine, hub: Hub) -> None:
-    with hub.failing(status=503):
+    with hub.failing(503):
         got = cached.fetches("org/whole")
     assert got["commit"] == hub.repos["org/whole"].commit
     assert "cannot be asked (HTTP 503)" in got["log"]
@@ -282,7 +296,7 @@ def test_what_the_hub_refuses_is_explained(
     [(429, "wants fewer requests (HTTP 429)"), (500, "fails (HTTP 500)"), (403, "forbids reading")],
 )
 def test_a_status_is_explained(machine: Machine, hub: Hub, status: int, told: str) -> None:
-    with hub.failing(status=status):
+    with hub.failing(status):
         got = machine.fetches("org/whole")
     assert (got["error"], got["exit_code"]) == ("HubError", 7)
     assert told in got["text"]
@@ -306,18 +320,19 @@ def test_a_repository_without_a_usable_checkpoint(
     assert not any(name.endswith(".safetensors") for name in hub.fetched())
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(machine: Machine, hub: Hub) -> None:
-    with hub.failing(cuts=2):
+def test_a_download_that_is_cut_goes_on_where_it_stopped(
+    machine: Machine, hub: Hub, origins: dict[str, Path]
+) -> None:
+    with hub.failing("cut", reads_large, times=2):
         got = machine.fetches("org/big")
     name = "model.safetensors"
-    origin = hub.repos["org/big"].folder / name
-    assert (Path(got["folder"]) / name).read_bytes() == origin.read_bytes()
-    parts = [r.range for r in hub.requests if r.path.endswith(name) and r.method == "GET"]
+    assert (Path(got["folder"]) / name).read_bytes() == (origins["big"] / name).read_bytes()
+    parts = [r.range for r in hub.requests if r.file == name and reads_large(r)]
     assert parts == [None, f"bytes={20 << 20}-", f"bytes={30 << 20}-"]  # whole chunks are kept
 
 
 def test_a_download_that_does_not_come_is_given_up(machine: Machine, hub: Hub) -> None:
-    with hub.failing(cuts=100, cut_at=0):
+    with hub.failing("head", reads_large):
         got = machine.fetches("org/whole")
     assert (got["error"], got["exit_code"]) == ("HubError", 7)
     assert "fetching model.safetensors of org/whole broke off" in got["text"]
@@ -327,7 +342,7 @@ def test_a_download_that_does_not_come_is_given_up(machine: Machine, hub: Hub) -
 
 
 def test_bytes_that_changed_on_the_way_are_not_kept(machine: Machine, hub: Hub) -> None:
-    with hub.failing(flip=True):
+    with hub.failing("flip", reads_large):
         got = machine.fetches("org/whole")
     assert (got["error"], got["exit_code"]) == ("HubError", 7)
     assert "model.safetensors of org/whole arrived damaged" in got["text"]

@@ -1,19 +1,22 @@
 """Pulling: what comes from the Hub is an artifact to the last byte, or it is not there at all."""
 
 import json
+import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from exporter import artifact, pull, push, runtime, trust
 from exporter.artifact import read_manifest
 from exporter.cli import main
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.progress import silent
-from tests import passing
-from tests.hub_repos import File, Repo
-from tests.hub_upload import Hub
+from tests import faulty, passing
+from tests.faulty import Pulling, Record
+from tests.hub import File, Hub, Repo
 from tests.sealed import write_package
 
 WEIGHTS = "decoder_model_merged.onnx_data"
@@ -94,7 +97,7 @@ def test_another_artifact_is_replaced_only_by_force(
 def test_what_is_not_there(
     repo: Repo, loopback: Hub, name: str, error: type[Exception], told: str
 ) -> None:
-    loopback.create("org/empty")
+    loopback.api.create("org/empty")
     with pytest.raises(error, match=told):
         pull.pull(name, Path("artifacts"))
     assert not list(Path().rglob("manifest.json"))
@@ -232,27 +235,107 @@ def program(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "org/program"
 
 
-def test_code_that_was_pulled_is_not_trusted_for_that(program: str) -> None:
-    with pytest.raises(TrustError, match=r"not built on this machine \(encoder\.pt2\)"):
+def weights_asked(hub: Hub) -> list[str | None]:
+    return [one.file for one in hub.requests if one.path.startswith("/storage/")]
+
+
+def test_code_that_was_pulled_is_not_trusted_for_that(
+    program: str, loopback: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    loopback.requests.clear()
+    with pytest.raises(TrustError, match=r"org/program holds code .* machine \(encoder\.pt2\)"):
         runtime.load(program)
+    assert weights_asked(loopback) == []
     got = pull.pull(program, Path("artifacts"))
+    assert "not built here (encoder.pt2): loading takes --trust" in caplog.text
     assert not trust.built_here(got.manifest)
     with pytest.raises(TrustError):
         runtime.load(got.path)
-    assert trust.admit(pull.opened(program), trust=True) == got.manifest
+    assert trust.admit(pull.opened(program, trust=True), trust=True) == got.manifest
+    with pytest.raises(TrustError):
+        runtime.load(program)
     trust.record(got.manifest)  # where the very same was built
-    assert trust.admit(got.path, trust=False) == got.manifest
+    assert trust.admit(pull.opened(program), trust=False) == got.manifest
+
+
+def test_transcribe_refuses_before_anything_is_fetched(
+    program: str, loopback: Hub, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loopback.requests.clear()
+    assert main(["transcribe", program, "a.flac"]) == 5
+    assert capfd.readouterr().err.startswith("error: org/program holds code that was not built")
+    assert weights_asked(loopback) == []
+    assert main(["transcribe", "org/none", "a.flac"]) == 7
+    assert main(["transcribe", "none", "a.flac"]) == 5
 
 
 def test_transcribe_pulls_before_its_child_starts(
-    program: str, loopback: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    repo: Repo, loopback: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The child has neither the token nor the Hub, and refuses what nobody answers for."""
+    """The child has neither the token nor the Hub; what it opens lies in the cache."""
+    recipe = passing.RECIPE.replace("org/speech", "org/odd")
+    push_all(passing.make(tmp_path / "odd", recipe=recipe, more={"encoder.pt2": b"no package"}))
     loopback.requests.clear()
-    assert main(["transcribe", program, "a.flac"]) == 5
-    place = tmp_path / "kept" / "pulled" / "org" / "program" / "main"
-    assert capfd.readouterr().err.startswith(f"error: {place} holds code that was not built")
+    assert main(["transcribe", "org/odd", "a.flac", "--trust"]) == 5
+    place = tmp_path / "kept" / "pulled" / "org" / "odd" / "main"
+    assert capfd.readouterr().err.startswith(f"error: {place / 'encoder.pt2'}")
     assert artifact.verify(place)
     assert {one.token for one in loopback.requests if one.host != "localhost"} == {loopback.token}
-    assert main(["transcribe", "org/none", "a.flac"]) == 7
-    assert main(["transcribe", "none", "a.flac"]) == 5
+
+
+def test_every_request_of_a_pull_may_break(
+    loopback: Hub, tmp_path: Path, record_property: Record
+) -> None:
+    pulling = Pulling(loopback, tmp_path)
+    count = faulty.pull_through_one(pulling, ["cut", "flip", "etag"])
+    faulty.prove(record_property, "P15", count, f"{count} first pulls arrived")
+
+
+def test_a_pull_that_broke_off_fetches_only_what_is_lacking(
+    loopback: Hub, tmp_path: Path, record_property: Record
+) -> None:
+    count = faulty.pull_again_after(Pulling(loopback, tmp_path), ["before"])
+    faulty.prove(record_property, "P15", count, "nothing whole was fetched twice")
+
+
+@pytest.mark.parametrize("name", ["config.json", "encoder_model.onnx", "manifest.json"])
+def test_what_was_damaged_in_the_cache_is_fetched_anew(
+    loopback: Hub, tmp_path: Path, name: str
+) -> None:
+    pulling = Pulling(loopback, tmp_path)
+    (blob,) = (tmp_path / "cache").glob(f"models--org--speech/blobs/{pulling.repo.files[name].oid}")
+    data = blob.read_bytes()
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    rmtree(tmp_path / "pulled")
+    loopback.requests.clear()
+    pulling.again()
+    assert pulling.bodies() == [name]
+
+
+def test_files_whose_bytes_changed_places_in_the_storage(repo: Repo, loopback: Hub) -> None:
+    first, second = (repo.files[name].oid for name in ("encoder_model.onnx", WEIGHTS))
+    whole = dict(loopback.large)
+    loopback.large |= {first: whole[second][: len(whole[first])], second: whole[second]}
+    refused(HubError, r"encoder_model\.onnx of org/speech arrived damaged twice")
+    loopback.large = whole
+    assert pull.pull("org/speech", Path("artifacts")).fresh
+
+
+@pytest.mark.parametrize("how", ["silence", "trickle"])
+@pytest.mark.parametrize("what", ["/api/models", "/resolve/", "/storage/"])
+def test_a_hub_that_says_nothing_is_given_up(
+    repo: Repo,
+    loopback: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    how: str,
+    record_property: Record,
+) -> None:
+    monkeypatch.setenv("EXPORTER_HUB_TIMEOUT", "0.1")
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 0.1)
+    started = time.monotonic()
+    with loopback.failing(how, lambda asked: what in asked.path):
+        refused(HubError, r"does not answer \(3 requests, ")
+    took = time.monotonic() - started
+    faulty.prove(record_property, "P11", 1, f"{took:.1f} s, at 3 times 0.1 s")

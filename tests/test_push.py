@@ -1,22 +1,24 @@
 """Pushing: one commit, whole or not at all, whatever breaks; and nothing that did not pass."""
 
 import json
-from copy import deepcopy
-from itertools import product
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import _http
 
-from exporter import hub_client, push
+from exporter import push
 from exporter.artifact import read_manifest
 from exporter.errors import HubError, IntegrityError, RecipeError
 from exporter.progress import silent
 from exporter.push import Pushed, Way, prepared
-from tests import passing
-from tests.hub_repos import File, Repo
-from tests.hub_upload import FAULTS, Hub, Request, refuse
+from tests import faulty, passing
+from tests.faulty import Pushing, Record
+from tests.hub import FAULTS, File, Hub, Repo, Request, refuse
+from tests.hub.api import Api
 
 ENVELOPE = {"manifest.json", "report.json", "report.html", "predictions.jsonl", "README.md"}
 
@@ -29,6 +31,33 @@ def folder(tmp_path: Path) -> Path:
 def pushed(path: Path, **way: Any) -> Pushed:
     (one,) = push.push(prepared(path, None, None), Way(**way), silent)
     return one
+
+
+@contextmanager
+def own_client(asked: list[str]) -> Iterator[Callable[[], bool]]:
+    """A client as a program may give one to the library, which notes what it is asked."""
+    library: Any = _http
+    newer = hasattr(library, "set_client_factory")
+    name = "_GLOBAL_CLIENT_FACTORY" if newer else "_GLOBAL_BACKEND_FACTORY"
+    configure = library.set_client_factory if newer else library.configure_http_backend
+    before = getattr(library, name)
+
+    def ours() -> Any:
+        client = before()
+        ask = client.request
+
+        def request(*what: Any, **how: Any) -> Any:
+            asked.append(str(how.get("url") or what[1]))
+            return ask(*what, **how)
+
+        client.request = request
+        return client
+
+    configure(ours)
+    try:
+        yield lambda: getattr(library, name) is ours
+    finally:
+        configure(before)
 
 
 def test_one_commit_brings_everything(loopback: Hub, folder: Path) -> None:
@@ -81,7 +110,7 @@ def test_files_of_the_artifact_before_go_and_others_stay(loopback: Hub, folder: 
 
 
 def test_a_repository_of_something_else_is_left_alone(loopback: Hub, folder: Path) -> None:
-    repo = loopback.create("org/speech", private=True)
+    repo = loopback.api.create("org/speech", private=True)
     repo.add("refs/heads/main", "weights", {"model.safetensors": File(b"theirs", True)})
     with pytest.raises(RecipeError, match=r"holds what is no artifact \(model\.safetensors\)"):
         pushed(folder)
@@ -92,7 +121,7 @@ def test_a_repository_of_something_else_is_left_alone(loopback: Hub, folder: Pat
 
 
 def test_what_is_to_be_private_does_not_go_public(loopback: Hub, folder: Path) -> None:
-    repo = loopback.create("org/speech")
+    repo = loopback.api.create("org/speech")
     with pytest.raises(RecipeError, match="org/speech is public"):
         pushed(folder)
     assert len(repo.commits) == 1
@@ -108,7 +137,7 @@ def test_a_branch_is_made_where_there_is_none(loopback: Hub, folder: Path) -> No
 
 
 def test_a_pull_request_is_opened_once(loopback: Hub, folder: Path) -> None:
-    repo = loopback.create("org/speech", private=True)
+    repo = loopback.api.create("org/speech", private=True)
     one = pushed(folder, pull_request=True)
     again = pushed(folder, pull_request=True)
     assert one.pull_request == again.pull_request == f"{loopback.endpoint}/org/speech/discussions/1"
@@ -119,7 +148,7 @@ def test_a_pull_request_is_opened_once(loopback: Hub, folder: Path) -> None:
 
 
 def test_somebody_else_writes_at_the_same_moment(loopback: Hub, folder: Path) -> None:
-    repo = loopback.create("org/speech", private=True)
+    repo = loopback.api.create("org/speech", private=True)
 
     def meddle(_number: int, asked: Request) -> None:
         if "/commit/" in asked.path and "LICENSE" not in repo.files:
@@ -136,7 +165,7 @@ def test_somebody_else_writes_at_the_same_moment(loopback: Hub, folder: Path) ->
 
 
 def test_somebody_who_never_stops_writing_is_told(loopback: Hub, folder: Path) -> None:
-    repo = loopback.create("org/speech", private=True)
+    repo = loopback.api.create("org/speech", private=True)
 
     def meddle(number: int, asked: Request) -> None:
         if "/commit/" in asked.path:
@@ -149,54 +178,64 @@ def test_somebody_who_never_stops_writing_is_told(loopback: Hub, folder: Path) -
 
 
 @pytest.mark.parametrize("standing", [False, True], ids=["new", "replacing"])
-@pytest.mark.parametrize("way", [{}, {"pull_request": True}], ids=["main", "request"])
+@pytest.mark.parametrize("way", faulty.WAYS)
 def test_every_request_may_break_in_every_way(
-    loopback: Hub, folder: Path, tmp_path: Path, standing: bool, way: dict[str, Any]
+    loopback: Hub, tmp_path: Path, standing: bool, way: str, record_property: Record
 ) -> None:
-    old = passing.make(tmp_path / "old" / "onnx-int8", seed=3, more={"old.onnx_data": b"o" * 99})
-    if standing:
-        list(push.push(prepared(old, None, None), Way(), silent))
-    before = deepcopy(loopback.repos), dict(loopback.large)
-    parcels = prepared(folder, None, None)
-
-    def push_anew() -> Pushed:
-        loopback.repos, loopback.large = deepcopy(before[0]), dict(before[1])
-        rmtree(tmp_path / "cache", ignore_errors=True)
-        loopback.requests.clear()
-        (one,) = push.push(parcels, Way(**way), silent)
-        return one
-
-    push_anew()
-    push_anew()  # newer releases ask some things once per process
-    requests, commits = len(loopback.requests), 3 if standing else 2
-    new = frozenset({item.path for item in parcels[0].items} | {".gitattributes"})
-    for fault, broken in product(FAULTS, range(requests)):
-        breaks = {broken: fault}
-        loopback.fault = lambda number, _, breaks=breaks: breaks.pop(number, None)  # type: ignore[misc]
-        one = push_anew()
-        assert not breaks, "it was never asked so often"
-        repo = loopback.repos["org/speech"]
-        assert one.changed, (fault, broken)
-        assert len(repo.commits) == commits, (fault, broken)  # no half ones, and none twice
-        assert frozenset(repo.commits[one.commit].files) == new, (fault, broken)
-        assert (repo.names("tags").get(str(one.tag)) == one.commit) != bool(way), (fault, broken)
+    count = faulty.survive_one(Pushing(loopback, tmp_path, way, standing=standing), FAULTS)
+    faulty.prove(record_property, "P10", count, f"{count} first pushes arrived")
 
 
+def test_a_hub_that_goes_away_has_the_old_files_or_the_new(
+    loopback: Hub, tmp_path: Path, record_property: Record
+) -> None:
+    pushing = Pushing(loopback, tmp_path, "main", standing=True)
+    count = faulty.cut_off_and_again(pushing, ["after"])
+    faulty.prove(record_property, "P9", count, "old or new, then one commit")
+
+
+@pytest.mark.parametrize("how", ["silence", "trickle"])
 @pytest.mark.parametrize("what", ["revision", "batch", "storage", "commit", "tag"])
 def test_a_hub_that_says_nothing_is_given_up(
-    loopback: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    loopback: Hub,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    how: str,
+    record_property: Record,
 ) -> None:
-    monkeypatch.setattr(hub_client, "TIMEOUT_S", (0.2, 0.05))
-    loopback.fault = lambda _, asked: "silence" if what in asked.path else None
-    with pytest.raises(HubError, match=r"cannot be reached, or breaks off \(\w*Timeout"):
+    monkeypatch.setenv("EXPORTER_HUB_TIMEOUT", "0.1")
+    loopback.fault = lambda _, asked: how if what in asked.path else None
+    started = time.monotonic()
+    with pytest.raises(HubError, match=r"does not answer \(3 requests, 0\.1 s each\)"):
         pushed(folder)
+    took = time.monotonic() - started
+    faulty.prove(record_property, "P11", 1, f"{took:.1f} s, at 3 times 0.1 s")
+
+
+@pytest.mark.parametrize("asked", ["never", "-1", "0", "nan", "1e9"])
+def test_a_time_limit_that_is_none(
+    loopback: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setenv("EXPORTER_HUB_TIMEOUT", asked)
+    with pytest.raises(RecipeError, match="EXPORTER_HUB_TIMEOUT is"):
+        pushed(folder)
+    assert not loopback.requests
+
+
+def test_a_client_of_the_callers_own_is_used_and_stays(loopback: Hub, folder: Path) -> None:
+    asked: list[str] = []
+    with own_client(asked) as unchanged:
+        pushed(folder)
+        assert unchanged()
+    assert any("/commit/" in url for url in asked)
 
 
 def test_a_hub_that_is_busy_for_ever_is_given_up(
     loopback: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = "Cannot create repo: another conflicting operation is in progress"
-    monkeypatch.setattr(Hub, "create", lambda *_: refuse(409, busy))
+    monkeypatch.setattr(Api, "create", lambda *_: refuse(409, busy))
     with pytest.raises(HubError, match="breaks off"):
         pushed(folder)
     assert sum(one.path == "/api/repos/create" for one in loopback.requests) == 4

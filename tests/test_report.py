@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,28 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(IntegrityError, match=r"report\.json") as caught:
         report.read(tmp_path)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_huge_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_huge_file, a_link])
+def test_what_would_be_read_for_ever_is_refused(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / "report.json")
+    with pytest.raises(IntegrityError, match=r"report\.json"):
+        report.read(tmp_path)
 
 
 def test_the_page_stands_alone_and_says_the_verdict_first(one: judge.Case) -> None:

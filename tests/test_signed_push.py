@@ -9,7 +9,7 @@ from exporter.cli import main
 from exporter.errors import RecipeError, TrustError
 from exporter.progress import silent
 from tests import passing
-from tests.hub_upload import Hub
+from tests.hub import Hub
 from tests.sealed import write_package
 from tests.signed import make_keys, trust_key
 from tests.test_provenance import written

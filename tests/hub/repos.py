@@ -3,9 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-LARGE = (".onnx", ".onnx_data", ".pt2", ".bin", ".safetensors")
+LARGE = (".onnx", ".onnx_data", ".pt2", ".bin", ".safetensors", ".msgpack")
+MAIN = "refs/heads/main"
 
 
 def git_sha1(data: bytes) -> str:
@@ -19,23 +22,39 @@ class File:
     data: bytes
     large: bool
 
-    @property
+    @cached_property
     def oid(self) -> str:
+        """The Hub's name for these bytes."""
         return hashlib.sha256(self.data).hexdigest() if self.large else git_sha1(self.data)
 
     def listed(self, path: str) -> dict[str, Any]:
         """The file as tree and paths-info tell it."""
-        told = {"type": "file", "path": path, "size": len(self.data), "oid": self.oid}
+        told: dict[str, Any] = {"type": "file", "path": path, "oid": self.oid}
+        told["size"] = len(self.data)
         if self.large:
-            told["oid"] = git_sha1(self.oid.encode())
+            told["oid"] = self._pointer
             told["lfs"] = {"oid": self.oid, "size": len(self.data), "pointerSize": 134}
         return told
 
     def sibling(self, path: str) -> dict[str, Any]:
         """The file as the repository's own page tells it."""
-        told = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
-        lfs = {"sha256": self.oid, "size": len(self.data), "pointerSize": 134}
-        return {**told, "lfs": lfs} if self.large else told
+        told: dict[str, Any] = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
+        if self.large:
+            told["blobId"] = self._pointer
+            told["lfs"] = {"sha256": self.oid, "size": len(self.data), "pointerSize": 134}
+        return told
+
+    @property
+    def _pointer(self) -> str:
+        """Git's name for the pointer."""
+        head = "version https://git-lfs.github.com/spec/v1"
+        return git_sha1(f"{head}\noid sha256:{self.oid}\nsize {len(self.data)}\n".encode())
+
+
+def of_folder(folder: Path) -> dict[str, File]:
+    """A folder's files as a commit has them."""
+    names = sorted(path.name for path in folder.iterdir())
+    return {name: File((folder / name).read_bytes(), name.endswith(LARGE)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -47,9 +66,10 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A model's commits, and the refs that name some of them."""
+    """A model's commits, the refs that name some of them, and who may read it."""
 
     private: bool = False
+    gated: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -83,9 +103,14 @@ class Repo:
         return told
 
     @property
+    def commit(self) -> str:
+        """Where `main` is."""
+        return self.refs[MAIN]
+
+    @property
     def files(self) -> dict[str, File]:
         """What is on `main`."""
-        return self.commits[self.refs["refs/heads/main"]].files
+        return self.commits[self.commit].files
 
 
 def mode(asked: dict[str, Any], files: dict[str, File]) -> dict[str, Any]:
