@@ -8,11 +8,9 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -20,7 +18,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from exporter import durable
+from exporter.durable import make_folder, partial_name, partial_of, remove, write_atomic
 from exporter.errors import BusyError, IntegrityError, listed
+from exporter.interrupts import undisturbed
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
@@ -29,9 +30,7 @@ _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.js
 _SIGNED = "provenance.intoto.json model.sig report.sig"
 ENVELOPE = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 # One of these half way through `write_atomic`, or left there by a process that died.
-_BEING_WRITTEN = re.compile(
-    rf"\.({'|'.join(map(re.escape, sorted(ENVELOPE)))})\.partial-[0-9a-f]{{32}}"
-)
+_BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(ENVELOPE)))})"))
 _MAX_MANIFEST_BYTES = 4 << 20
 
 
@@ -192,8 +191,29 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> Manifest:
-    """Check that the folder holds the sealed files, byte for byte, and nothing else."""
-    manifest = read_manifest(folder)
+    """Check that the folder holds the sealed files, byte for byte, and nothing else.
+
+    An artifact that is replaced in the middle of that is looked at again, as the one it is now.
+    """
+    while True:
+        manifest = read_manifest(folder)
+        try:
+            _require_whole(folder, manifest)
+        except IntegrityError:
+            if read_manifest(folder) == manifest:
+                raise
+        else:
+            return manifest
+
+
+def require_same(folder: Path, manifest: Manifest) -> None:
+    """Raise BusyError where another artifact has taken the place of the one that was verified."""
+    if read_manifest(folder) != manifest:
+        msg = f"{folder} was replaced in the middle of this: run it again"
+        raise BusyError(msg)
+
+
+def _require_whole(folder: Path, manifest: Manifest) -> None:
     promised = {file.path for file in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
     present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
@@ -201,11 +221,14 @@ def verify(folder: Path) -> Manifest:
     _refuse(folder, "not in the manifest", present - promised - ENVELOPE)
     for file in manifest.files:
         path = folder / inside(file.path)
-        require_plain(path)
-        if path.stat().st_size != file.size_bytes or sha256_file(path) != file.sha256:
+        try:
+            require_plain(path)
+            equal = path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
+        except FileNotFoundError:
+            equal = False
+        if not equal:
             msg = f"{path} is not what the manifest promises: build it again with --force"
             raise IntegrityError(msg)
-    return manifest
 
 
 def find(path: Path) -> list[Path]:
@@ -224,74 +247,38 @@ def stage(final: Path) -> Iterator[Path]:
     Holds a lock on the place, so that a second build of the same artifact fails at once. Folders
     that a killed build left behind are removed by the next one.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     with _lock(final):
-        _recover(final)
-        for stale in final.parent.glob(f".{final.name}.partial-*"):
-            shutil.rmtree(stale)
-        folder = final.parent / f".{final.name}.partial-{uuid.uuid4().hex}"
-        folder.mkdir()
+        durable.recover(final)
+        for stale in final.parent.iterdir():
+            if stale.name.startswith(f".{final.name}.partial-"):
+                remove(stale)
+        folder = partial_of(final)
         try:
+            folder.mkdir()
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with undisturbed():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Hash and sync every staged file and write the manifest last; nothing is visible yet."""
+    """Hash every staged file and write the manifest last; nothing is visible yet."""
     files = []
-    paths = sorted(_walk(folder))
-    for path in paths:
+    for path in sorted(_walk(folder)):
         relative = path.relative_to(folder).as_posix()
         files.append(File(path=relative, size_bytes=path.stat().st_size, sha256=sha256_file(path)))
-        _sync(path)
     sealed = manifest.model_copy(update={"files": tuple(files)})
-    for directory in {path.parent for path in paths} - {folder}:
-        _sync(directory)
     write_atomic(folder / MANIFEST, sealed.canonical())
     return sealed
 
 
 def publish(folder: Path, final: Path) -> None:
-    """Rename a sealed folder into place, under the lock of `stage`.
+    """Put a sealed folder into its place, under the lock of `stage`, instead of what stood there.
 
-    What stood there is moved aside first and comes back if this fails, or, should the process die
-    between the two renames, when the place is staged again.
+    Whoever looks finds the one or the other, whole.
     """
-    old = _aside(final)
-    if final.exists():
-        final.rename(old)
-    try:
-        folder.rename(final)
-    except BaseException:
-        _recover(final)
-        raise
-    _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(final: Path) -> Path:
-    return final.with_name(f".{final.name}.replaced")
-
-
-def _recover(final: Path) -> None:
-    """Undo, or finish, a replacement that was cut off."""
-    old = _aside(final)
-    if old.exists() and not final.exists():
-        old.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex}")
-    try:
-        partial.write_bytes(data)
-        _sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync(path.parent)
+    durable.put(folder, final)
 
 
 @contextmanager
@@ -338,11 +325,3 @@ def _refuse(folder: Path, why: str, names: set[str]) -> None:
             f"{folder}: {len(names)} file(s) {why}: {listed(names)}.\nBuild it again with --force."
         )
         raise IntegrityError(msg)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -158,6 +158,9 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
 
     told("starting", None)
     with artifact.stage(planned.path) as folder:
+        standing = None if fresh else _standing(planned)
+        if standing is not None:  # somebody else was faster
+            return BuiltArtifact(planned.path, standing, planned.prediction)
         request = {
             "checkpoint": str(checkpoint.folder.resolve()),
             "allow_pickle": recipe.allow_pickle,

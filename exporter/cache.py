@@ -19,13 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import MANIFEST, sha256_file, write_atomic
+from exporter.artifact import MANIFEST, sha256_file
+from exporter.durable import make_folder, partial_name, write_atomic
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_CACHE"
 _NOTE = ".json"
 # An entry, its note, or either half-written.
-_NAME = re.compile(r"[0-9a-f]{64}(\.json)?|\.[0-9a-f]{64}(\.json)?\.partial-[0-9a-f]{32}")
+_KEPT = r"[0-9a-f]{64}(\.json)?"
+_NAME = re.compile(f"{_KEPT}|{partial_name(_KEPT)}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def owned(folder: Path) -> bool:
 
 def _keep(path: Path, kept: Path, what: str) -> None:
     """Copy a file into the cache; its note, written last, makes it valid."""
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(kept.parent, 0o700)
     write_atomic(kept, path.read_bytes())
     note = {"what": what, "sha256": sha256_file(path), "made": time.time()}
     write_atomic(kept.with_suffix(_NOTE), json.dumps(note).encode())

@@ -1,8 +1,8 @@
 """One heavy step in a process of its own: its memory is given back, its crash is contained.
 
-`run` starts `python -m exporter.child` and follows its progress; `main` is the other side. Our own
-warnings are passed on; what else the step prints goes to a log. A step runs compilers and native
-code, so it gets no key of its owner's.
+`run` starts `python -m exporter.child` and follows what it tells, a line of JSON each: progress in
+a list, our own warnings as text, the answer as an object. `main` is the other side. What else the
+step prints goes to a log. A step runs compilers and native code: it gets no key of its owner's.
 """
 
 import ctypes
@@ -19,14 +19,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import IO, Any
 
 from exporter import errors, machine
-from exporter.artifact import write_atomic
-from exporter.errors import BuildError, ExporterError, MachineError, ResourceError, exhausted
+from exporter.errors import (
+    BuildError,
+    ExporterError,
+    MachineError,
+    ResourceError,
+    exhausted,
+    exhaustion,
+)
+from exporter.interrupts import undisturbed
 from exporter.progress import Progress
+from exporter.scratch import scratch
 
 _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
@@ -51,33 +58,30 @@ def run(
     they were; an illegal instruction becomes a MachineError, a kill a ResourceError, any other
     crash a BuildError, told with `what` and the last progress.
     """
-    with TemporaryDirectory(prefix="exporter-") as scratch:
-        asked, answer, log = (Path(scratch, name) for name in ("request", "answer", "log"))
+    with scratch() as place:
+        asked, log = place / "request", place / "log"
         asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "exporter.child", step, str(asked), str(answer)]
-        with (
-            log.open("wb") as stderr,
-            subprocess.Popen(
-                command,
+        command = [sys.executable, "-P", "-m", "exporter.child", step, str(asked)]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*command, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**child_environment(threads), **environment},
+                # What compilers leave when they are killed lies in our folder, and goes with it.
+                env={**child_environment(threads), **environment, "TMPDIR": str(place)},
                 start_new_session=True,  # a group of its own, to end compilers with it
-            ) as process,
-        ):
+            )
             try:
-                last = _follow(process.stdout, progress)
+                last, answer = _follow(process.stdout, progress)
                 code = process.wait()
             finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _end(process)
         text = log.read_text(encoding="utf-8", errors="replace")
         _log.debug("%s wrote:\n%s", step, text)
         if code:
             raise _death(code, answer, f"{what}: {last}", text)
-        result: dict[str, Any] = json.loads(answer.read_bytes())
-        return result
+        return answer
 
 
 def child_environment(threads: int | None = None) -> dict[str, str]:
@@ -97,9 +101,18 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
     }
 
 
-def _follow(stream: IO[bytes] | None, progress: Progress) -> str:
-    """Pass the child's progress and warnings on; give the last thing it was doing."""
-    last = "starting"
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a step and everything that it started."""
+    with undisturbed():
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with process:  # waits, and closes the pipe
+            pass
+
+
+def _follow(stream: IO[bytes] | None, progress: Progress) -> tuple[str, dict[str, Any]]:
+    """Pass the child's progress and warnings on; give what it did last, and its answer."""
+    last, answer = "starting", {}
     for line in stream or ():
         try:
             told = json.loads(line)
@@ -107,18 +120,19 @@ def _follow(stream: IO[bytes] | None, progress: Progress) -> str:
             continue
         if isinstance(told, str):
             _log.warning("%s", told)
-            continue
-        last, done = told
-        progress(last, done)
-    return last
+        elif isinstance(told, dict):
+            answer = told
+        else:
+            last, done = told
+            progress(last, done)
+    return last, answer
 
 
-def _death(code: int, answer: Path, where: str, log: str) -> Exception:
+def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception:
     """The error behind an exit code: told by the child, or guessed from the signal."""
-    if answer.exists():
-        told = json.loads(answer.read_bytes())
-        kind: type[ExporterError] = getattr(errors, told["error"])
-        return kind(told["message"])
+    if "error" in answer:
+        kind: type[ExporterError] = getattr(errors, answer["error"])
+        return kind(answer["message"])
     if code == -signal.SIGILL:
         msg = f"{where}: illegal instruction. It was compiled for a CPU with more features."
         return MachineError(msg)
@@ -131,9 +145,9 @@ def _death(code: int, answer: Path, where: str, log: str) -> Exception:
     return RuntimeError(f"{where}: {lines[-1][:300]}")
 
 
-def main(step: str, request: str, answer: str) -> int:
-    """Run one step here; write its result, or the error that a user can mend, to `answer`."""
-    _die_with_parent()
+def main(step: str, request: str, parent: str) -> int:
+    """Run one step here; tell its result, or the error that a user can mend."""
+    _die_with(int(parent))
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log, only progress to the parent
     started = time.monotonic()
@@ -148,14 +162,13 @@ def main(step: str, request: str, answer: str) -> int:
         result = getattr(import_module(module), function)(asked, progress)
     except Exception as caught:
         error = _mendable(caught)
-        told = {"error": type(error).__name__, "message": str(error)}
-        write_atomic(Path(answer), json.dumps(told).encode())
+        _send(pipe, {"error": type(error).__name__, "message": str(error)})
         return error.exit_code
     figures = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_rss_bytes": machine.peak_rss_bytes(),
     }
-    write_atomic(Path(answer), json.dumps({**figures, **result}).encode())
+    _send(pipe, {**figures, **result})
     return 0
 
 
@@ -176,10 +189,12 @@ class _Warnings(logging.Handler):
             _send(self._pipe, record.getMessage())
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Leave with a parent that is killed, instead of writing into a folder that is no more its."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(1)
 
 
 def _mendable(error: Exception) -> ExporterError:
@@ -187,7 +202,7 @@ def _mendable(error: Exception) -> ExporterError:
     if isinstance(error, ExporterError):
         return error
     if exhausted(error):
-        return ResourceError(f"out of disk or memory: {str(error) or 'memory'}")
+        return ResourceError(exhaustion(error))
     raise error
 
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, tables
+from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, interrupts, tables
 from exporter.command import command, trust_option
-from exporter.errors import ExporterError, GateError, RecipeError, exhausted
+from exporter.errors import ExporterError, GateError, RecipeError, exhausted, exhaustion
 from exporter.hub_errors import unsigned
 from exporter.progress import shown_bytes
 from exporter.terminal import Terminal, shown
@@ -287,13 +286,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     terminal = Terminal()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     try:
         cli.main(arguments, prog_name="exporter", standalone_mode=False, obj=terminal)
     except click.ClickException as error:
         terminal.tell(_usage(error))
         return 2
-    except click.Abort:
+    except interrupts.Terminated:
+        interrupts.leave()
+        return 143
+    except (click.Abort, KeyboardInterrupt):
+        interrupts.leave()
         terminal.tell("interrupted")
         return 130
     except Exception as error:
@@ -309,10 +312,6 @@ def _usage(error: click.ClickException) -> str:
     return f"error: {error.format_message()}\nSee `{command} --help`."
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise SystemExit(143)  # an exception, so that half-built folders are removed on the way out
-
-
 def _failed(terminal: Terminal, error: Exception) -> int:
     """Tell an error in its own few lines and return its exit code."""
     code, message = _explained(error)
@@ -326,7 +325,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, ExporterError):
         return error.exit_code, str(error)
     if exhausted(error):
-        return 8, f"out of disk or memory: {str(error) or 'memory'}"
+        return 8, exhaustion(error)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return 3, f"{error.filename}: {error.strerror}"
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

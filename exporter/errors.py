@@ -5,10 +5,15 @@ into text. A message has one to three lines: what is wrong, where, and what to d
 """
 
 import errno
+import os
 from collections.abc import Iterable
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG}
-_FULL_TEXTS = ("No space left on device", "can't allocate memory", "not enough memory")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
+# Of libraries that say it in their own words; the last is oneDNN's.
+_FULL_TEXTS = (
+    *map(os.strerror, sorted(_FULL)),
+    *("can't allocate memory", "not enough memory", "could not create a primitive"),
+)
 
 
 class ExporterError(Exception):
@@ -72,7 +77,7 @@ class HubError(ExporterError):
 
 
 class ResourceError(ExporterError):
-    """Out of disk or memory, also when foreseen."""
+    """Disk or memory ran out, also when foreseen, or failed."""
 
     exit_code = 8
 
@@ -84,12 +89,18 @@ class BusyError(ExporterError):
 
 
 def exhausted(error: BaseException | None) -> bool:
-    """Whether disk or memory ran out, at the root of whatever a library made of it."""
+    """Whether disk or memory ran out or failed, at the root of whatever a library made of it."""
     if error is None:
         return False
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in _FULL:
         return True
     return any(text in str(error) for text in _FULL_TEXTS) or exhausted(error.__cause__)
+
+
+def exhaustion(error: BaseException) -> str:
+    """What to say of an error that is `exhausted`."""
+    what = "the disk failed" if os.strerror(errno.EIO) in str(error) else "out of disk or memory"
+    return f"{what}: {str(error) or 'memory'}"
 
 
 def listed(names: Iterable[str]) -> str:

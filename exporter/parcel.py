@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter import card, report
-from exporter.artifact import MANIFEST, write_atomic
+from exporter.artifact import MANIFEST
+from exporter.durable import write_atomic
 from exporter.errors import IntegrityError, RecipeError
 from exporter.hub_client import git_sha1, hub_id
 from exporter.proof import Proof

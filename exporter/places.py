@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact import Manifest, write_atomic
+from exporter.artifact import Manifest
+from exporter.durable import write_atomic
 
 PLACES = "places.json"
 _MAX_BYTES = 64 << 10

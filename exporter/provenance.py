@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from exporter.artifact import MANIFEST, RECIPE, Manifest, Origin, write_atomic
+from exporter.artifact import MANIFEST, RECIPE, Manifest, Origin
+from exporter.durable import write_atomic
 from exporter.errors import IntegrityError
 from exporter.recipe import Recipe
 

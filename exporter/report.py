@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact import Manifest, require_plain, sha256_file, write_atomic
+from exporter.artifact import Manifest, require_plain, sha256_file
+from exporter.durable import write_atomic
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter import audio, pull, recipe
-from exporter.artifact import RECIPE, Manifest
+from exporter.artifact import RECIPE, Manifest, require_same
 from exporter.errors import IntegrityError, MachineError
 from exporter.machine import describe, require_features
 from exporter.progress import Progress, silent
@@ -95,8 +95,9 @@ def load(
     family = FAMILIES[manifest.family]
     threads = _set_threads(threads or manifest.options.get("threads"))
     model = TARGETS[manifest.kind].load(folder, manifest, family, threads)
-    sealed = recipe.read(folder / RECIPE)
-    return Recogniser(model, family.processor(folder), family, sealed.decoding, manifest)
+    processor, sealed = family.processor(folder), recipe.read(folder / RECIPE)
+    require_same(folder, manifest)  # else parts of two artifacts were put together
+    return Recogniser(model, processor, family, sealed.decoding, manifest)
 
 
 def load_original(

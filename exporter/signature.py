@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from exporter import artifact, keys, provenance, report
-from exporter.artifact import ENVELOPE, MANIFEST, Manifest, sha256_file, write_atomic
+from exporter.artifact import ENVELOPE, MANIFEST, Manifest, sha256_file
+from exporter.durable import write_atomic
 from exporter.errors import IntegrityError, listed
 from exporter.provenance import PROVENANCE
 

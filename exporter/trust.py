@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from exporter import archive, artifact, signature
-from exporter.artifact import Manifest, write_atomic
+from exporter.artifact import Manifest
 from exporter.cache import home, owned
 from exporter.configs import refuse_code
+from exporter.durable import make_folder, write_atomic
 from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def record(manifest: Manifest) -> None:
     """Note that this machine built an artifact. A note that cannot be written costs `--trust`."""
     note = {"name": manifest.name, "kind": manifest.kind, "built": time.time()}
     try:
-        journal().mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(journal(), 0o700)
         write_atomic(journal() / manifest.digest, json.dumps(note).encode() + b"\n")
     except OSError as error:
         _log.warning("not noted as built here, so loading it may take --trust: %s", error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from exporter.artifact import write_atomic
+from exporter.durable import write_atomic
 from exporter.machine import describe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/reliability.md"

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     0: "errors hub_errors progress child source recipe machine audio artifact transcript report "
     "card cost cache archive trust configs places proof parcel drawing hub_client keys "
-    "signature provenance patience",
+    "signature provenance patience durable interrupts scratch",
     1: "transfer fetch storage pickled adapter checkpoint graphs attention shared_attention job "
     "quantize tensors onnx_attention onnx_graph onnx_file families targets headers shards",
     2: "build resolve push pull overview plan runtime steps original offers rates bench figures "

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import artifact, machine, places, report
-from exporter.artifact import Manifest, write_atomic
+from exporter.artifact import Manifest
 from exporter.configs import read_json
+from exporter.durable import write_atomic
 from exporter.errors import (
     BuildError,
     DataError,
@@ -183,7 +184,9 @@ def _measured(
     request = _request(subject, settings, subject.folder, original=False)
     candidate = partial(measure_fresh, request, name, progress)
     too_slow = partial(judge.too_slow, most=subject.recipe.gate.max_latency_ratio)
-    return steady(ours, candidate(), too_slow, lambda: (original(), candidate()))
+    both = steady(ours, candidate(), too_slow, lambda: (original(), candidate()))
+    artifact.require_same(subject.folder, subject.manifest)
+    return both
 
 
 def _judge(

@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM: heard once, not by impatience, and not while something cleans up."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_BOTH = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE_S = 3.0
+
+
+class Terminated(SystemExit):
+    """SIGTERM, as an exception, so that half-built folders are removed on the way out."""
+
+
+def listen() -> None:
+    """Let SIGINT raise KeyboardInterrupt, and SIGTERM Terminated.
+
+    Whoever presses Ctrl-C twice gets no more than by pressing it once; only if the first had no
+    effect for seconds, another one is heard. What the caller's shell ignores stays ignored.
+    """
+    last = -_PATIENCE_S
+
+    def hear(number: int, _frame: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PATIENCE_S:
+            last = now
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(143)
+
+    for each in _BOTH:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, hear)
+
+
+def leave() -> None:
+    """Hear nothing more: the process ends, and is to end with the code that it has chosen."""
+    for each in _BOTH:
+        signal.signal(each, signal.SIG_IGN)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a block that cleans up come to its end; an interrupt that came meanwhile comes then.
+
+    Python hears signals in its main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {each: signal.getsignal(each) for each in _BOTH}
+    for each in _BOTH:
+        signal.signal(each, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
