@@ -1,4 +1,4 @@
-"""`python -m exporter`: the command line without the installed script."""
+"""Where the command line starts, as `exporter` and as `python -m exporter`."""
 
 import signal
 import sys
@@ -8,4 +8,5 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 from exporter.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

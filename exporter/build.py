@@ -173,7 +173,8 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "exporter.steps:build_target", request, told, what=name, environment=_FRUGAL
         )
         for file, path in checkpoint.companions.items():
-            shutil.copyfile(path, folder / file)
+            if not (folder / file).exists():  # a target may have something to add
+                shutil.copyfile(path, folder / file)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = artifact.seal(folder, _manifest(planned, planned.key(identity), answer))
         places.write(folder, _places(planned))

@@ -6,7 +6,7 @@ word (`hub.license`), since neither a manifest nor a report knows it.
 
 import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from exporter.drawing import interval_svg, standalone
@@ -60,6 +60,8 @@ def _text(proof: Proof, repo: str) -> str:
         its=judged.figures,
         picture=PICTURE,
         optimum=_optimum_class(proof),
+        javascript=_for_javascript(proof),
+        spoken=_spoken(proof),
         native=bool(code(manifest)),
         signed=exists(proof.folder),
     )
@@ -70,7 +72,7 @@ def _metadata(proof: Proof) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     manifest, hub = proof.manifest, proof.recipe.hub
-    onnx = _optimum_class(proof) is not None
+    onnx = ["onnx"] if _graphs(proof) else []
     derived: dict[str, Any] = {}
     if manifest.checkpoint.revision:
         base = manifest.checkpoint.source.partition("@")[0]
@@ -79,9 +81,9 @@ def _metadata(proof: Proof) -> "ModelCardData":
         **derived,
         language=proof.report.decoding.language or proof.report.normaliser.language,
         license=hub.license if hub else None,
-        library_name="optimum" if onnx else "exporter",
+        library_name=_library(proof),
         pipeline_tag=_TASK,
-        tags=["exporter", manifest.family, manifest.kind, *(["onnx"] if onnx else []), "cpu"],
+        tags=["exporter", manifest.family, manifest.kind, *onnx, "cpu"],
         model_name=f"{manifest.recipe.name} {manifest.kind}",
         eval_results=_results(proof),
     )
@@ -144,20 +146,42 @@ def _clips(proof: Proof) -> str:
 
 def _generate(proof: Proof) -> str:
     """What a pipeline has to be given to decode as it was judged."""
+    told, beams = _spoken(proof), proof.report.decoding.num_beams
+    if beams > 1:
+        told["num_beams"] = beams
+    return f", generate_kwargs={json.dumps(told)}" if told else ""
+
+
+def _spoken(proof: Proof) -> dict[str, Any]:
+    """What is to be written, and in which language, as far as that was said."""
     decoding = proof.report.decoding
     given = {"language": decoding.language, "task": decoding.task}
-    told: dict[str, Any] = {name: value for name, value in given.items() if value}
-    if decoding.num_beams > 1:
-        told["num_beams"] = decoding.num_beams
-    return f", generate_kwargs={json.dumps(told)}" if told else ""
+    return {name: value for name, value in given.items() if value}
 
 
 def _optimum_class(proof: Proof) -> str | None:
     """The class of optimum that loads the artifact as it is."""
-    names = {file.path for file in proof.manifest.files}
-    if "encoder_model.onnx" in names:
+    names = {path.stem.removesuffix("_quantized") for path in _graphs(proof)}
+    if "encoder_model" in names:
         return "ORTModelForSpeechSeq2Seq"
-    return "ORTModelForCTC" if "model.onnx" in names else None
+    return "ORTModelForCTC" if "model" in names else None
+
+
+def _for_javascript(proof: Proof) -> bool:
+    """Whether the graphs lie where transformers.js looks for them."""
+    return any(path.parent.name == "onnx" for path in _graphs(proof))
+
+
+def _library(proof: Proof) -> str:
+    """The library by whose snippet the Hub tells people to use it."""
+    if _for_javascript(proof):
+        return "transformers.js"
+    return "optimum" if _graphs(proof) else "exporter"
+
+
+def _graphs(proof: Proof) -> list[PurePosixPath]:
+    paths = [PurePosixPath(file.path) for file in proof.manifest.files]
+    return [path for path in paths if path.suffix == ".onnx"]
 
 
 def _code(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter import cli_doctor, cli_hub, cli_sign, cli_speed, interrupts, tables
+from exporter import cli_doctor, cli_hub, cli_init, cli_sign, cli_speed, interrupts, tables
 from exporter.command import command, trust_option
 from exporter.errors import ExporterError, GateError, RecipeError, exhausted, exhaustion
 from exporter.hub_errors import unsigned
@@ -143,8 +143,13 @@ def _say_plan(terminal: Terminal, rows: list[dict[str, Any]], room: Room, as_jso
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
 )
+@click.option(
+    "--summary", type=click.Path(path_type=Path), help="A file to add the verdicts to, in Markdown."
+)
 @trust_option
-def validate(terminal: Terminal, paths: Sequence[Path], as_json: bool, **how: Any) -> None:
+def validate(
+    terminal: Terminal, paths: Sequence[Path], summary: Path | None, as_json: bool, **how: Any
+) -> None:
     """Judge artifacts (or folders of them) against their original on real audio."""
     from exporter import artifact
     from validate import validate as judge
@@ -152,6 +157,9 @@ def validate(terminal: Terminal, paths: Sequence[Path], as_json: bool, **how: An
     with terminal.progress() as progress:
         reports = judge(paths, **how, progress=progress)
     folders = [folder for path in paths for folder in artifact.find(path)]
+    if summary:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(tables.summary(folders, reports))
     if as_json:
         rows = [
             {"path": str(folder), "report": report.model_dump(mode="json")}
@@ -273,6 +281,7 @@ def list_(terminal: Terminal, as_json: bool) -> None:
             terminal.say("  " + (row if isinstance(row, str) else tables.line(row)))
 
 
+cli.add_command(cli_init.init)
 cli.add_command(cli_speed.machine)
 cli.add_command(cli_speed.bench)
 cli.add_command(cli_hub.push)

@@ -111,13 +111,16 @@ def predict(
     checkpoint: Checkpoint,
     carried: Mapping[str, int],
 ) -> Prediction:
-    """Foretell one artifact from shapes and types; `carried` are files that are only copied."""
+    """Foretell one artifact from shapes and types.
+
+    `carried` are files that are copied, except where the target writes one of that name.
+    """
     family = FAMILIES[family_name(checkpoint.config)]
     files = TARGETS[kind].layout(options, model, checkpoint, family)
     trials = TARGETS[kind].trials(options, model, checkpoint, family)
     work, cost = work_of(checkpoint, sum(files.values()), trials), cost_of(kind)
     return Prediction(
-        files={**files, **carried},
+        files={**carried, **files},
         peak_rss_bytes=cost.peak_rss_bytes(work),
         reload_rss_bytes=cost.reload_rss_bytes(work),
         scratch_bytes=cost.scratch_bytes(work),
@@ -180,7 +183,7 @@ def _default_row(
         return {"kind": kind, **verdict(error)}
     prediction = predict(kind, options, model, checkpoint, carried_bytes(checkpoint))
     try:
-        target.check(options, model, family)
+        target.check(options, model, checkpoint, family)
         obstacle = None
     except MachineError as error:
         obstacle = error

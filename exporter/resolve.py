@@ -112,7 +112,7 @@ def _planned(
     """One target of a recipe, checked against the model and its place."""
     spec, name, obstacle = recipe.targets[index], family_name(checkpoint.config), None
     try:
-        TARGETS[spec.kind].check(options, skeleton, FAMILIES[name])
+        TARGETS[spec.kind].check(options, skeleton, checkpoint, FAMILIES[name])
     except RecipeError as error:
         raise recipe.error(("targets", index), str(error)) from None
     except MachineError as error:

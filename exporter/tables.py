@@ -24,25 +24,30 @@ if TYPE_CHECKING:
 # Smaller files of an artifact are told together.
 _SMALL = 0.01
 _MINUTES_FROM_S = 100
+_FIGURES = (
+    *("size (of float32)", "original WER", "WER", "points, 95 %"),
+    *("latency", "RTF", "load", "memory"),
+)
 _CHOSEN = "chosen by timing while it is built; sizes are of the largest candidate"
 
 
 def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
     """A row per artifact that was judged."""
-    columns = (
-        "size (of float32)",
-        "original WER",
-        "WER",
-        "points, 95 %",
-        "latency",
-        "RTF",
-        "load",
-        "memory",
-    )
-    table = _table("artifact", columns, "verdict")
+    table = _table("artifact", _FIGURES, "verdict")
     for folder, report in zip(folders, reports, strict=True):
         table.add_row(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
     return table
+
+
+def summary(folders: Sequence[Path], reports: Sequence[Report]) -> str:
+    """The same in Markdown, and what each verdict rests on."""
+    rows = [("artifact", *_FIGURES, "verdict"), ("---", *["---:"] * len(_FIGURES), "---")]
+    checks = []
+    for folder, report in zip(folders, reports, strict=True):
+        rows.append((f"{report.artifact.recipe}/{folder.name}", *_figures(report)))
+        checks += [f"- {folder.name}: {check.name}: {check.sentence}" for check in report.checks]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([table, "", *checks, ""])
 
 
 def _figures(report: Report) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pytest
 from exporter import artifact
 from tests import passing, sweeps
 from tests.faults import Place, Server, place, serving, start, wait_until
-from tests.hub_upload import serving as serving_hub
+from tests.hub import serving as serving_hub
 from tests.sweeps import Case
 
 Record = Callable[[str, object], None]

@@ -34,14 +34,18 @@ def make(
     *,
     recipe: str = RECIPE,
     seed: int = 0,
+    graphs: dict[str, bytes] | None = None,
     more: dict[str, bytes] | None = None,
     **changes: Any,
 ) -> Path:
-    """Seal an artifact at `folder` and write its report, with `changes` to the manifest."""
+    """Seal an artifact at `folder` and write its report, with `changes` to the manifest.
+
+    Its files are `graphs`, if not those of onnx-int8, and `more`.
+    """
     with artifact.stage(folder) as staged:
-        files = {"config.json": b"{}\n", "encoder_model.onnx": bytes([seed]) * 5_000}
-        files |= {"decoder_model_merged.onnx_data": bytes([seed, 1]) * 60_000, **(more or {})}
-        for name, data in files.items():
+        files = {"config.json": b"{}\n", **(_graphs(seed) if graphs is None else graphs)}
+        for name, data in {**files, **(more or {})}.items():
+            (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(data)
         (staged / "recipe.yaml").write_text(recipe)
         read_back = read(staged / "recipe.yaml")
@@ -49,6 +53,11 @@ def make(
         artifact.publish(staged, folder)
     judged(folder)
     return folder
+
+
+def _graphs(seed: int) -> dict[str, bytes]:
+    data = {"decoder_model_merged.onnx_data": bytes([seed, 1]) * 60_000}
+    return {"encoder_model.onnx": bytes([seed]) * 5_000, **data}
 
 
 def judged(folder: Path, **changes: Any) -> Report:

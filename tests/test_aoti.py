@@ -349,7 +349,8 @@ def test_what_is_no_package_is_refused(built: Built, tmp_path: Path) -> None:
 
 def check(**options: Any) -> None:
     family: Any = Family()
-    aoti.check(aoti.Options(**options), family.skeleton({}), family)
+    nothing: Any = None  # options are held against the model and this machine
+    aoti.check(aoti.Options(**options), family.skeleton({}), nothing, family)
 
 
 def test_options_that_fit_nothing_are_refused() -> None:

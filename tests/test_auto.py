@@ -125,11 +125,12 @@ def test_auto_takes_all_three_options_of_a_graph() -> None:
 
 
 def test_a_graph_that_is_not_there_is_refused(tiny_whisper: Path) -> None:
-    model = WHISPER.skeleton(open_checkpoint(str(tiny_whisper)).config)
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    model = WHISPER.skeleton(checkpoint.config)
     for option in ("dtype", "onednn"):
         value = "auto" if option == "dtype" else True
         with pytest.raises(RecipeError, match=f"{option}: there is no graph 'enc'"):
-            aoti.check(Options(**{option: {"enc": value}}), model, WHISPER)
+            aoti.check(Options(**{option: {"enc": value}}), model, checkpoint, WHISPER)
 
 
 def test_the_plan_has_room_for_whatever_is_chosen(tiny_whisper: Path) -> None:

@@ -20,8 +20,8 @@ FLOORS = {
     1: "transfer fetch storage pickled adapter checkpoint graphs attention shared_attention job "
     "quantize tensors onnx_attention onnx_graph onnx_file families targets headers shards",
     2: "build resolve push pull overview plan runtime steps original offers rates bench figures "
-    "stopwatch transcribing doctor",
-    3: "terminal tables command cli cli_speed cli_hub cli_sign __main__ cli_doctor",
+    "stopwatch transcribing doctor workflow",
+    3: "terminal tables command cli cli_speed cli_hub cli_sign __main__ cli_doctor cli_init",
 }
 FLOOR_OF = {f"exporter.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR_OF |= {"exporter": 0, "validate": 2}

@@ -25,8 +25,8 @@ class Target(Protocol):
         """The target's options in a recipe, as a frozen pydantic model."""
         ...
 
-    def check(self, options: Any, model: nn.Module, family: Family) -> None:
-        """Refuse, before anything is written, options that do not fit the model or the machine."""
+    def check(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+        """Refuse, before anything is written, options that fit neither model nor machine."""
         ...
 
     def layout(

@@ -66,7 +66,7 @@ class Int8Linear(nn.Module):
         return product
 
 
-def check(options: Options, model: nn.Module, family: Family) -> None:
+def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
     """Refuse patterns that match no linear module."""
     _plan(options, model)
 

@@ -39,7 +39,7 @@ _CODE_BYTES = 150_000
 _MODULE_BYTES = 3_000
 
 
-def check(options: Options, model: nn.Module, family: Family) -> None:
+def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
     """Refuse graph names and patterns that fit nothing, and a machine without a compiler."""
     names = [graph.name for graph in family.graphs(model, cache="static")]
     for name, option in sorted(options.named.items()):
@@ -74,7 +74,8 @@ def layout(
 
 def build(job: Job[Options]) -> Outcome:
     """Compile one package per graph of the family's static cut, then write all weights once."""
-    check(job.options, job.family.skeleton(job.checkpoint.config), job.family)
+    model = job.family.skeleton(job.checkpoint.config)
+    check(job.options, model, job.checkpoint, job.family)
     options, choices = choose(job)
     job = replace(job, options=options)
     given = taken(job)

@@ -8,6 +8,7 @@ the weights of those that other people's loaders want.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from exporter import onnx_attention, onnx_file, onnx_graph
 from exporter.artifact import Manifest, Needs, Outcome
 from exporter.cache import obtain
 from exporter.checkpoint import Checkpoint
+from exporter.configs import read_json
 from exporter.errors import BuildError, RecipeError
 from exporter.families import Family
 from exporter.graphs import Graph, parameter_names
@@ -37,6 +39,14 @@ from exporter.targets.onnx_int8.linear import (
     int8_matmul_nodes,
     swap_linears,
 )
+from exporter.targets.onnx_int8.naming import (
+    CONFIG,
+    Layout,
+    Named,
+    config_text,
+    graph_name,
+    named,
+)
 from exporter.targets.onnx_int8.sealed import require_sealed
 from exporter.targets.onnx_int8.session import open_session
 
@@ -49,6 +59,7 @@ _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same of a graph that borrows its weights, for each input and output.
 _BORROWER_BYTES = 1_450
 _ORT_CONFIG_BYTES = 700
+_TOKENIZER = "tokenizer.json"
 
 
 class Options(BaseModel):
@@ -56,6 +67,7 @@ class Options(BaseModel):
 
     `dtype` is how linear weights are stored, for all graphs or by graph (one not named has int8).
     Whatever is stored, graphs take, give and compute float32, so that any mix loads anywhere.
+    `layout` says whose names and places the files have; what they hold is the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,15 +79,29 @@ class Options(BaseModel):
     reduce_range: bool = False
     exclude: tuple[str, ...] = ()
     include_lm_head: bool = True
+    layout: Layout = "optimum"
 
     def precision(self, graph: str) -> Precision:
         """How a graph's linear weights are stored; the encoder is that of `encoder_model`."""
         part = graph.partition("_")[0]
         return self.dtype if isinstance(self.dtype, str) else self.dtype.get(part, "int8")
 
+    def named(self, graph: str, lender: str | None = None) -> Named:
+        """A graph, with weights of its own or of a lender, and its file."""
+        return named(self.layout, graph, int8=self.precision(lender or graph) == "int8")
 
-def check(options: Options, model: nn.Module, family: Family) -> None:
-    """Refuse graph names and patterns that fit nothing; warn where this CPU loses precision."""
+
+def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+    """Refuse what fits nothing in the model or the checkpoint; warn where this CPU loses precision.
+
+    Of a tokenizer's files, transformers.js knows only one.
+    """
+    if options.layout == "transformers.js" and _TOKENIZER not in checkpoint.companions:
+        msg = (
+            f"layout: transformers.js reads {_TOKENIZER}, which the checkpoint has not: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+        )
+        raise RecipeError(msg)
     graphs = family.graphs(model, cache="dynamic")
     parts = [graph.name.partition("_")[0] for graph in graphs if graph.lender is None]
     unknown = sorted(set(options.dtype) - set(parts)) if isinstance(options.dtype, dict) else []
@@ -97,17 +123,21 @@ def layout(
 ) -> dict[str, int]:
     """Foretell the files' sizes: weights from the modules that are traced, graphs about right."""
     files = {"ort_config.json": _ORT_CONFIG_BYTES}
-    for planned in family.graphs(model, cache="dynamic"):
-        name, graph = planned.name, _prepared(options, checkpoint, family, planned).graph
+    graphs = family.graphs(model, cache="dynamic")
+    if config := _config(options, checkpoint, graphs):
+        files[CONFIG] = len(config.encode())
+    for planned in graphs:
+        path = str(options.named(planned.name, planned.lender).path)
+        graph = _prepared(options, checkpoint, family, planned).graph
         if graph.lender is not None:
             values = len(graph.inputs) + len(graph.outputs)
-            files[f"{name}.onnx"] = _BORROWER_BYTES * values
+            files[path] = _BORROWER_BYTES * values
             continue
         weights = dict(graph.module.named_parameters())  # shared ones once, as they are written
-        files[f"{name}.onnx_data"] = sum(weight.nbytes for weight in weights.values())
+        files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
         modules = graph.module.modules()
         linears = sum(isinstance(each, Int8MatMul | FloatMatMul) for each in modules)
-        files[f"{name}.onnx"] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
+        files[path] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
     return files
 
 
@@ -119,9 +149,12 @@ def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _famil
 def build(job: Job[Options]) -> Outcome:
     """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)
-    for planned in job.family.graphs(skeleton, cache="dynamic"):
+    graphs = job.family.graphs(skeleton, cache="dynamic")
+    for planned in graphs:
         _build_graph(job, _prepared(job.options, job.checkpoint, job.family, planned))
     _write_ort_config(job.folder, job.options)
+    if config := _config(job.options, job.checkpoint, graphs):
+        (job.folder / CONFIG).write_text(config, encoding="utf-8")
     needs = Needs(packages=("onnxruntime",))
     return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
 
@@ -175,9 +208,11 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
             tensor = (tensor.short() + UNSIGNED_ZERO).to(torch.uint8)
         return tensor.t()
 
-    path = job.folder / f"{graph.name}.onnx"
+    path = job.folder / job.options.named(graph.name, graph.lender).path
+    path.parent.mkdir(exist_ok=True)
     parts = {
         "graph": graph.name,
+        "file": path.name,  # its weights' file is named after it, in the graph
         "opset": _OPSET,
         "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
@@ -187,7 +222,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
     if graph.lender is None:
         onnx_file.fill(path, read, job.progress)
     else:
-        onnx_file.borrow(path, job.folder / f"{graph.lender}.onnx")
+        onnx_file.borrow(path, path.with_name(job.options.named(graph.lender).path.name))
 
 
 def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
@@ -196,13 +231,22 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
     Where each graph's weights lie is checked first. A graph that lends its weights is for other
     people's loaders: the borrowers are here to run.
     """
-    sealed = {file.path: file.size_bytes for file in manifest.files}
-    paths = sorted(folder.glob("*.onnx"))
+    sealed = {folder / file.path: file.size_bytes for file in manifest.files}
+    paths = sorted(path for path in sealed if path.suffix == ".onnx")
     for path in paths:
-        require_sealed(path, sealed)
+        beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
+        require_sealed(path, beside)
     lent = {name for path in paths for name in onnx_file.lenders(path)}
-    functions = {p.stem: open_session(p, threads) for p in paths if p.name not in lent}
+    functions = {graph_name(p): open_session(p, threads) for p in paths if p.name not in lent}
     return family.assemble(folder, functions)
+
+
+def _config(options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph]) -> str | None:
+    """The artifact's own config, in a layout that needs one."""
+    if options.layout == "optimum":
+        return None
+    lenders = [options.named(graph.name) for graph in graphs if graph.lender is None]
+    return config_text(read_json(checkpoint.companions[CONFIG]), lenders)
 
 
 def _plan(options: Options, model: nn.Module, family: Family) -> Plan:

@@ -1,0 +1,52 @@
+"""Where graphs lie and how they are called: for optimum's loader, or for transformers.js.
+
+transformers.js takes graphs from `onnx/`, their precision from their names (`_quantized` is its q8,
+no ending its fp32), and fetches weights beside a graph only where `config.json` tells that there
+are some: `utils/dtypes.js`, `utils/model-loader.js` and `models/session.js` of its release 4.3.1.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath, PurePosixPath
+from typing import Any, Literal
+
+Layout = Literal["optimum", "transformers.js"]
+
+CONFIG = "config.json"
+_FOLDER = "onnx"
+_QUANTIZED = "_quantized"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A graph: its name, its file inside the artifact, and its dtype as transformers.js has it."""
+
+    graph: str
+    path: PurePosixPath
+    dtype: Literal["q8", "fp32"]
+
+
+def named(layout: Layout, graph: str, *, int8: bool) -> Named:
+    """Name a graph; weights in 16 bits are fp32 here: what such graphs take, give and compute."""
+    if layout == "optimum":
+        path = PurePosixPath(f"{graph}.onnx")
+    else:
+        path = PurePosixPath(_FOLDER, f"{graph}{_QUANTIZED if int8 else ''}.onnx")
+    return Named(graph, path, "q8" if int8 else "fp32")
+
+
+def graph_name(path: PurePath) -> str:
+    """The name of the graph in a file, in either layout."""
+    return path.stem.removesuffix(_QUANTIZED)
+
+
+def config_text(config: Mapping[str, Any], graphs: Iterable[Named]) -> str:
+    """A checkpoint's config with what transformers.js has to be told of the graphs."""
+    dtypes = {each.graph: each.dtype for each in graphs}
+    alike = len(set(dtypes.values())) == 1
+    entry = {
+        "dtype": next(iter(dtypes.values())) if alike else dtypes,
+        "use_external_data_format": {each.path.name: 1 for each in graphs},
+    }
+    return json.dumps({**config, "transformers.js_config": entry}, indent=2) + "\n"
