@@ -39,6 +39,8 @@ PROMISES = {
     "P20": "Memory stays within what is promised",
     "P21": "Ctrl-C and SIGTERM end everything that was started, with their exit codes",
     "P22": "Odd environments change nothing",
+    "transformers.js": "What is laid out for it speaks in Node as it does here",
+    "init --github": "The workflow's own lines build, judge and push, or do not",
 }
 
 
@@ -62,6 +64,9 @@ def gather(files: Iterable[Path]) -> dict[str, Evidence]:
         told = [(p.get("name"), p.get("value", "")) for p in case.iter("property")]
         hub = dict(told).get("hub", "")
         for promise in (value for name, value in told if name == "promise"):
+            if promise not in PROMISES:
+                msg = f"error: {case.get('name')} speaks of {promise}, which nobody promised"
+                raise SystemExit(msg)
             evidence = found[promise]
             evidence.cases[hub] += sum(int(v) for n, v in told if n == "cases")
             evidence.tests.add(_place(case))

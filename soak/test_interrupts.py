@@ -72,7 +72,7 @@ def test_a_push(tmp_path: Path, number: str, code: int, record_property: Record)
 def _pushed(folder: Path, place: Path, at: int | None, number: str) -> tuple[int, int]:
     """Push to a fresh Hub, with a signal at one request; then, if it was cut off, again."""
     with serving_hub(TOKEN, part_size=65_536) as hub:
-        repo = hub.create("org/speech", private=True)
+        repo = hub.api.create("org/speech", private=True)
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HOME": str(place / "hf")}
         command = [sys.executable, "-m", "exporter", "push", str(folder)]
 

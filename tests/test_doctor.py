@@ -257,7 +257,7 @@ def test_a_repository_of_the_hub(
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     told = {name: File(data, ".onnx" in name) for name, data in files.items()}
     loopback.large |= {file.oid: file.data for file in told.values()}
-    repo = loopback.create("org/speech")
+    repo = loopback.api.create("org/speech")
     repo.add("refs/heads/main", "export", told)
     diagnosis = doctor.examine("org/speech")
     assert (diagnosis.found, diagnosis.layout) == ((), "optimum")

@@ -298,7 +298,7 @@ def test_speech(
     built_demo: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, kind: str, beams: int
 ) -> None:
     """Every embedded clip, with the weights that understand it."""
-    recogniser = load(built_demo / kind)
+    recogniser = load(built_demo / kind, threads=1)
     clips = sorted((repository / "recipes/demo/clips").glob("*.flac"))
     decoding = recogniser.decoding.model_copy(update={"num_beams": beams})
     found = recogniser.transcribe(clips, decoding)

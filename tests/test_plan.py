@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import predict
-from exporter import artifact, child, cost, machine, places, plan, recipe, tables
+from exporter import artifact, child, cost, machine, places, plan, provenance, recipe, tables
 from exporter import build as builder
 from exporter.artifact import BuildFigures
 from exporter.build import BuiltArtifact
@@ -259,7 +259,7 @@ def test_what_was_foretold_is_what_was_built(
     found = {file.path: file.size_bytes for file in one.manifest.files}
     assert told.keys() == found.keys()
     on_disk = {path.name for path in one.path.iterdir()}
-    assert on_disk == {*told, artifact.MANIFEST, places.PLACES}
+    assert on_disk == {*told, artifact.MANIFEST, places.PLACES, provenance.PROVENANCE}
     for name in told:
         assert near(told[name], found[name], 0.3), name
     assert near(row["size_bytes"], one.manifest.size_bytes, 0.02)

@@ -40,7 +40,6 @@ def test_nothing_is_told_unless_everything_passed(tmp_path: Path, outcome: str) 
 
 
 def test_the_page_tells_each_promise_and_that_each_was_tested() -> None:
-    rows = re.findall(r"^\| (P\d+) \|.*?\| (.*?) \|", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S[^|]*?) \| [^|]+ \| (\d[^|]*) \|", page, flags=re.M)
     assert [promise for promise, _ in rows] == list(PROMISES)
-    cases = re.findall(r"^\| P\d+ \| [^|]+ \| ([^|]+) \|", PAGE.read_text(encoding="utf-8"), re.M)
-    assert all(re.match(r"\d", told) for told in cases)

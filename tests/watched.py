@@ -17,8 +17,7 @@ def _listening() -> None:
     """Hear of every connection from now on; Python has no way back from this."""
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        family = getattr(arguments[0], "family", None) if arguments else None
-        if event in _CALLS and family != socket.AF_UNIX:
+        if event in _CALLS and getattr(arguments[0], "family", None) != socket.AF_UNIX:
             _called.append(f"{event} {arguments[1:]}")
 
     sys.addaudithook(hear)
