@@ -70,7 +70,7 @@ def gather(files: Iterable[Path]) -> dict[str, Evidence]:
             evidence = found[promise]
             evidence.cases[hub] += sum(int(v) for n, v in told if n == "cases")
             evidence.tests.add(_place(case))
-            evidence.measured += [_of(hub, v) for n, v in told if n == "measured"]
+            evidence.measured += [v for n, v in told if n == "measured"]
             evidence.seconds += float(case.get("time", 0))
     return found
 
