@@ -30,7 +30,7 @@ check: lint
 
 soak: lint
 	rm -rf .soak
-	$(BIN)/python -m pytest -q $(WORKERS) tests soak -m "not alone" --junitxml=.soak/together.xml
+	$(BIN)/python -m pytest -q $(WORKERS) tests soak --ignore tests/test_reliability.py -m "not alone" --junitxml=.soak/together.xml
 	$(BIN)/python -m pytest -q soak -m alone --junitxml=.soak/alone.xml
 	$(BIN)/python -m soak.table .soak/*.xml
 

@@ -93,7 +93,7 @@ def table(found: dict[str, Evidence]) -> str:
         evidence = found.get(promise, Evidence())
         cases = "; ".join(_of(hub, f"{n:,}") for hub, n in sorted(evidence.cases.items()))
         measured = "; ".join(dict.fromkeys(evidence.measured))
-        tests = ", ".join(f"`{Path(test).name}`" for test in sorted(evidence.tests))
+        tests = ", ".join(f"`{test}`" for test in sorted(evidence.tests))
         cells = (promise, wording, cases or "none", measured, tests, f"{evidence.seconds:.0f} s")
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"

@@ -47,7 +47,7 @@ def test_a_build(over: Case, number: str, code: int, record_property: Record) ->
 def test_validation(over: Case, number: str, code: int, record_property: Record) -> None:
     over.where.restore()
     assert over.server.run(over.where, over.arguments).code == 0
-    cases = sweeps.interrupt_validation(over.server, over.where, 15, number, code)
+    cases = sweeps.interrupt_validation(over.server, over.where, 30, number, code)
     record_property("promise", "P21")
     record_property("cases", cases)
 

@@ -29,7 +29,7 @@ def test_cases_are_summed_by_promise_and_by_release_of_the_hub_library(tmp_path:
     )
     two = _results(tmp_path / "two.xml", _case(promise="P9", cases="469", hub="2.4.0"))
     (row,) = [row for row in table(gather([one, two])).splitlines() if row.startswith("| P9 ")]
-    assert "| 462; 469 (hub 2.4.0) | 12 requests | `test_push.py` |" in row.replace("  ", " ")
+    assert "| 462; 469 (hub 2.4.0) | 12 requests | `tests/test_push.py` |" in row.replace("  ", " ")
 
 
 @pytest.mark.parametrize("outcome", ["<failure/>", "<error/>", "<skipped/>"])
