@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from exporter.cache import owned
+from exporter.cache import home, owned
 from exporter.errors import MachineError, RecipeError
 
 _PLACE = "EXPORTER_CONFIG"
@@ -27,7 +27,7 @@ def keyring() -> Path:
     """
     if chosen := os.environ.get(_PLACE):
         return Path(chosen) / "trusted_keys"
-    config = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME") or home() / ".config"
     return Path(config) / "exporter" / "trusted_keys"
 
 
