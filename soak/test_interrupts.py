@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,19 +16,13 @@ import pytest
 
 from exporter import artifact
 from tests import passing, sweeps
-from tests.faults import Place, Server, place, serving, start, wait_until
+from tests.faults import Place, Server, place, start, wait_until
 from tests.hub import serving as serving_hub
 from tests.sweeps import Case
 
 Record = Callable[[str, object], None]
 INTERRUPTS = pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz0123456789"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

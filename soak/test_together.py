@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,16 +10,10 @@ import pytest
 from exporter import artifact
 from exporter.report import read as read_report
 from tests import sweeps
-from tests.faults import Server, place, serving, start
+from tests.faults import Server, place, start
 from tests.sweeps import Case
 
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", ["torch-int8", "onnx-int8"])

@@ -15,6 +15,7 @@ from exporter import cli
 from tests.watched import connections, memory_meter
 
 if TYPE_CHECKING:
+    from tests.faults import Server
     from tests.hub import Hub
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
@@ -54,6 +55,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("EXPORTER_CONFIG", str(tmp_path / "config"))
     return tmp_path / "config"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["Server"]:
+    """A process that runs our commands, each in a fork of its own."""
+    from tests.faults import serving
+
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture

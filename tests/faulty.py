@@ -3,13 +3,14 @@
 Shared by the tests, which take a sample, and the long sweeps, which take everything.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import combinations, product
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from exporter import artifact, pull, push
 from exporter.errors import HubError
@@ -48,7 +49,50 @@ def gone_from(first: int, how: Fault) -> Callable[[int, Request], Fault]:
     return fault
 
 
-class Pushing:
+Done = TypeVar("Done")
+
+
+class Repeated(ABC, Generic[Done]):
+    """One command against the Hub, made again and again from its first state."""
+
+    hub: Hub
+    requests: int
+
+    @abstractmethod
+    def again(self) -> Done:
+        """The command, from whatever state there is."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """The first state, with an empty cache and no request yet."""
+
+    @abstractmethod
+    def require_nothing_half(self, note: object) -> None:
+        """After the command failed, there is nothing half-done."""
+
+    def anew(self, breaks: Breaks) -> Done:
+        """From the first state; each of the `breaks` has to be met."""
+        self.reset()
+        left = dict(breaks)
+        self.hub.fault = lambda number, _asked: left.pop(number, None)
+        done = self.again()
+        assert not left, f"it never asked so often: {left}"
+        return done
+
+    def cut_off(self, first: int, how: Fault) -> None:
+        """From the first state, with a Hub that breaks at a request, and is gone from then on."""
+        self.reset()
+        self.hub.fault = gone_from(first, how)
+        try:
+            self.again()
+        except HubError:
+            self.require_nothing_half((how, first))
+        else:
+            assert first == self.requests - 1, "it did without the Hub"
+        self.hub.fault = lambda _number, _asked: None
+
+
+class Pushing(Repeated[Pushed]):
     """A push of one artifact, to a repository that is new or holds another one."""
 
     def __init__(self, hub: Hub, root: Path, way: str, *, standing: bool) -> None:
@@ -63,27 +107,7 @@ class Pushing:
             self.require_whole(self.anew({}), "unbroken")
         self.requests = len(hub.requests)
 
-    def anew(self, breaks: Breaks) -> Pushed:
-        """Push from the first state; each of the `breaks` has to be met."""
-        self.reset()
-        left = dict(breaks)
-        self.hub.fault = lambda number, _asked: left.pop(number, None)
-        pushed = self.again()
-        assert not left, f"it never asked so often: {left}"
-        return pushed
-
-    def cut_off(self, first: int, how: Fault) -> None:
-        """Push from the first state to a Hub that breaks at a request, and is gone from then on."""
-        self.reset()
-        self.hub.fault = gone_from(first, how)
-        try:
-            self.again()
-        except HubError:
-            return
-        assert first == self.requests - 1, "it did without the Hub"
-
     def reset(self) -> None:
-        """The first state of the Hub, and an empty cache."""
         self.hub.repos, self.hub.large = deepcopy(self._before[0]), dict(self._before[1])
         rmtree(self._root / "cache", ignore_errors=True)
         self.hub.requests.clear()
@@ -92,7 +116,7 @@ class Pushing:
         (one,) = push.push(self.parcels, self.way, silent)
         return one
 
-    def require_old_or_new(self, note: object) -> None:
+    def require_nothing_half(self, note: object) -> None:
         """What others see is wholly the old state or wholly the new one, and so are all tags."""
         for repo in self.hub.repos.values():
             old = self._before[0].get("org/speech")
@@ -151,13 +175,11 @@ def cut_off_and_again(pushing: Pushing, faults: Iterable[Fault]) -> int:
     cases = list(product(faults, range(pushing.requests)))
     for fault, first in cases:
         pushing.cut_off(first, fault)
-        pushing.require_old_or_new((fault, first))
-        pushing.hub.fault = lambda _number, _asked: None
         pushing.require_whole(pushing.again(), (fault, first))
     return len(cases)
 
 
-class Pulling:
+class Pulling(Repeated[Pulled]):
     """A pull of one artifact into an empty folder, with an empty cache."""
 
     def __init__(self, hub: Hub, root: Path) -> None:
@@ -178,31 +200,14 @@ class Pulling:
             rmtree(self._root / name, ignore_errors=True)
         self.hub.requests.clear()
 
-    def anew(self, breaks: Breaks) -> Pulled:
-        """Pull from nothing; each of the `breaks` has to be met."""
-        self.reset()
-        left = dict(breaks)
-        self.hub.fault = lambda number, _asked: left.pop(number, None)
-        got = self.again()
-        assert not left, f"it never asked so often: {left}"
-        return got
-
     def again(self) -> Pulled:
         got = pull.pull("org/speech", self._root / "pulled")
         assert artifact.verify(self.place) == artifact.verify(self.origin)
         return got
 
-    def cut_off(self, first: int, how: Fault) -> None:
-        """Pull from nothing, from a Hub that breaks at a request, and is gone from then on."""
-        self.reset()
-        self.hub.fault = gone_from(first, how)
-        try:
-            self.again()
-        except HubError:
-            assert not self.place.exists()
-            assert not list(self._root.joinpath("pulled").rglob("*.partial-*"))
-            return
-        assert first == self.requests - 1, "it did without the Hub"
+    def require_nothing_half(self, note: object) -> None:
+        assert not self.place.exists(), note
+        assert not list(self._root.joinpath("pulled").rglob("*.partial-*")), note
 
     def bodies(self) -> list[str]:
         """The files whose bytes were asked for, in order."""
@@ -224,7 +229,6 @@ def pull_again_after(pulling: Pulling, faults: Iterable[Fault]) -> int:
         pulling.cut_off(first, fault)
         whole = {path.resolve().name for path in _snapshots(pulling)}
         pulling.hub.requests.clear()
-        pulling.hub.fault = lambda _number, _asked: None
         pulling.again()
         names = {pulling.repo.files[name].oid for name in pulling.bodies()}
         assert not names & whole, (fault, first)

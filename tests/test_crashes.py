@@ -1,21 +1,15 @@
 """A build that is killed, fails or is interrupted, at a few of the points that `soak` tries all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests import sweeps
-from tests.faults import Server, place, serving
+from tests.faults import Server, place
 from tests.sweeps import Case
 from tests.traced import Order
 
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
