@@ -17,8 +17,10 @@ COMMANDS = {
     "push": ["push", "artifacts/onnx-int8"],
     "request": ["push", "artifacts/onnx-int8", "--create-pr", "--json"],
     "pull": ["pull", "org/there", "--force"],
-    "transcribe": ["transcribe", "org/there", "speech.flac"],
 }
+MODELS = importlib.util.find_spec("torch") is not None  # not beside the newest huggingface_hub
+if MODELS:
+    COMMANDS["transcribe"] = ["transcribe", "org/there", "speech.flac"]
 BUILDING = {
     "inspect": ["inspect", "org/model"],
     "build": ["build", "recipe.yaml"],
@@ -91,7 +93,7 @@ def test_the_token_is_nowhere(
     faulty.prove(record_property, "P12", count, found)
 
 
-if importlib.util.find_spec("torch"):
+if MODELS:
 
     @pytest.mark.parametrize("what", BUILDING)
     def test_the_token_is_nowhere_in_what_builds(
