@@ -20,6 +20,7 @@ import soundfile
 from exporter import artifact, places, recipe, report, trust
 from exporter.build import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
+from exporter.progress import silent
 from exporter.recipe import Recipe
 from exporter.runtime import load, load_original
 from validate import validate
@@ -38,10 +39,6 @@ decoding: {decoding}
 data: {{clips: clips}}
 gate: {{min_clips: 1, max_wer_increase: 1, max_latency_ratio: 100}}
 """
-
-
-def silent(_what: str, _done: float | None) -> None:
-    pass
 
 
 def write_recipe(folder: Path, checkpoint: Path, decoding: str) -> Recipe:
@@ -359,6 +356,7 @@ def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -
         assert [t.text for t in load(each.path, threads=1).transcribe(clips)] == expected
 
 
+@pytest.mark.usefixtures("steps_here")
 @pytest.mark.parametrize(
     "option", ["preset=avx2", "per_channel=false", "reduce_range=true", "include_lm_head=false"]
 )
@@ -370,6 +368,7 @@ def test_onnx_options(tiny_whisper: Path, tmp_path: Path, option: str) -> None:
     assert all(t.text for t in load(built.path, threads=1).transcribe(clips))
 
 
+@pytest.mark.usefixtures("steps_here")
 @pytest.mark.parametrize(
     ("dtype", "encoder_bytes", "decoder_bytes"),
     [

@@ -3,30 +3,17 @@
 The real command builds the real torch-int8 artifact; only its processes are this one.
 """
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from exporter import child, cli
-from exporter.progress import Progress
+from exporter import cli
 from tests.conftest import HARMLESS
 from tests.corrupted import damage, means_the_same
-
-
-def run_here(
-    step: str, request: dict[str, Any], progress: Progress, **_how: object
-) -> dict[str, Any]:
-    """What `child.run` does, in this process."""
-    module, _, function = step.partition(":")
-    answer = getattr(import_module(module), function)(json.loads(json.dumps(request)), progress)
-    return {"seconds": 1.0, "peak_rss_bytes": 1, **json.loads(json.dumps(answer))}
 
 
 @dataclass
@@ -53,11 +40,13 @@ Build = Callable[[], tuple[int, str]]
 
 @pytest.fixture
 def build(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Build]:
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    steps_here: None,
+) -> Build:
     """Build the recipe in the working folder; give the exit code and what was told."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(child, "run", run_here)
     Path("recipe.yaml").write_text(HARMLESS)
 
     def running() -> tuple[int, str]:
