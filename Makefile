@@ -28,12 +28,12 @@ test: lint
 check: lint
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
 
-# The sweeps come first: their files are few and long.
+# First what measures time, then the other sweeps, whose files are few and long.
 soak: lint
 	rm -rf .soak
+	$(BIN)/python -m pytest -v soak -m alone --junitxml=.soak/alone.xml
 	$(BIN)/python -m pytest -v $(WORKERS) --no-loadscope-reorder soak tests --ignore tests/test_reliability.py -m "not alone" \
 	  --junitxml=.soak/together.xml
-	$(BIN)/python -m pytest -v soak -m alone --junitxml=.soak/alone.xml
 	$(BIN)/python -m soak.table .soak/*.xml
 
 lint: $(VENV)/.ready-dev

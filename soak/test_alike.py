@@ -22,6 +22,7 @@ from validate import judge
 from validate.clips import Clip
 from validate.measure import Measurement, Request, measure, steady
 
+pytestmark = pytest.mark.alone
 CASES = 100
 # Works and rests by turns, as other people's programs do.
 HOG = """
