@@ -45,7 +45,7 @@ def test_killed_at_every_file_system_event(
     tried = sweeps.kill_at_events(case, None)
     record_property("promise", "P1")
     record_property("cases", tried)
-    record_property("measured", f"every one of {tried} events of Python")
+    record_property("measured", f"each of {tried} events of Python's")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +57,7 @@ def test_killed_at_every_system_call_that_counts(
     assert tried > 3
     record_property("promise", "P1")
     record_property("cases", tried)
+    record_property("measured", f"{kind}: each of {tried} calls of {calls.replace(',', ' or ')}")
 
 
 @pytest.mark.parametrize(("kind", "times"), [("torch-int8", 34), ("onnx-int8", 12), ("aoti", 4)])
@@ -76,7 +77,9 @@ def test_killed_at_any_time(cases: Cases, kind: str, times: int, record_property
         assert wait_until(lambda: not case.where.running())
     record_property("promise", "P1")
     record_property("cases", times)
-    record_property("measured", f"{times - late} before the end")
+    record_property(
+        "measured", f"{kind}: {times} at random times, {times - late} of them before the end"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,4 +88,6 @@ def test_the_order_of_writes(cases: Cases, kind: str, record_property: Record) -
     assert told.violations == []
     record_property("promise", "P2")
     record_property("cases", told.renames)
-    record_property("measured", f"{told.syncs} syncs, {told.renames} renames, 0 out of order")
+    record_property(
+        "measured", f"{kind}: {told.syncs} syncs, {told.renames} renames, 0 out of order"
+    )
