@@ -1,6 +1,6 @@
 """An artifact against itself, two hundred times, half of them beside other work.
 
-The gate's own measuring and judging, but that all measurements share this process.
+The gate's own measuring and judging, but that all that are measured alone share this process.
 """
 
 import shutil
@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from exporter.progress import silent
 from exporter.recipe import Decoding, Gate
 from exporter.report import Check
 from tests.test_golden import GOLDEN
 from validate import judge
 from validate.clips import Clip
-from validate.measure import Measurement, Request, measure, steady
+from validate.measure import Measurement, Request, Seconds, measure, time_in_turns, undoubted
 
 pytestmark = pytest.mark.alone
 CASES = 100
@@ -43,15 +44,20 @@ def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[
     )
     asked = request.model_dump(mode="json")
 
-    def pair() -> tuple[Measurement, Measurement]:
-        return _measured(asked), _measured(asked)
-
     too_slow = partial(judge.too_slow, most=1.0)
-    return [_judged(*steady(*pair(), too_slow, pair)) for _ in range(count)]
+
+    def in_turns() -> list[Seconds]:
+        return time_in_turns([request, request], "artifact", silent)
+
+    def pair() -> Check:
+        alone = _measured(asked), _measured(asked)
+        return _judged(*undoubted(*alone, too_slow, in_turns))
+
+    return [pair() for _ in range(count)]
 
 
 def _measured(asked: dict[str, object]) -> Measurement:
-    answer = measure(asked, lambda _what, _done: None)
+    answer = measure(asked, silent)
     return Measurement.model_validate(answer["measurement"])
 
 

@@ -77,9 +77,7 @@ def test_killed_at_any_time(cases: Cases, kind: str, times: int, record_property
         assert wait_until(lambda: not case.where.running())
     record_property("promise", "P1")
     record_property("cases", times)
-    record_property(
-        "measured", f"{kind}: {times} at random times, {times - late} of them before the end"
-    )
+    record_property("measured", f"{kind}: {times - late} of {times} before the end")
 
 
 @pytest.mark.parametrize("kind", KINDS)

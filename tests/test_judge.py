@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
+from exporter.errors import ResourceError
 from exporter.recipe import Gate
 from exporter.report import Check
 from validate import judge
 from validate.clips import Clip
-from validate.measure import Heard, Measurement, Probe, steady
+from validate.measure import Heard, Measurement, Probe, undoubted
 
 GATE = Gate(max_wer_increase=0.01, max_latency_ratio=1.0, min_clips=50)
 PROBES = tuple(Probe(lengths_s=(1.0,) * size, finite=True, likeness=1.0) for size in (1, 2, 3))
@@ -138,14 +140,31 @@ def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:
 
 
 def test_slowness_counts_only_if_it_stays() -> None:
-    """Another program may have run beside the candidate, once; the least times are its own."""
+    """Another program may have run beside the candidate; then what both take in turns counts."""
     fast, slow = measurement([SENTENCE] * 60, 0.1), measurement([SENTENCE] * 60, 0.2)
     too_slow = partial(judge.too_slow, most=1.0)
-    tries = [(slow, fast), (fast, fast)]
-    ours, theirs = steady(fast, slow, too_slow, lambda: tries.pop(0))
-    assert (ours, theirs, len(tries)) == (fast, fast, 1)
-    assert steady(fast, slow, too_slow, lambda: (fast, slow)) == (fast, slow)
-    assert steady(slow, fast, too_slow, tries.clear) == (slow, fast)  # type: ignore[arg-type]
+
+    def settled(*seconds: float) -> list[float]:
+        both = undoubted(fast, slow, too_slow, lambda: [[each] * 60 for each in seconds])
+        assert [clip.text for side in both for clip in side.heard] == [SENTENCE] * 120
+        return [side.heard[59].seconds for side in both]
+
+    assert settled(0.2, 0.1) == [0.2, 0.1]
+    assert settled(0.1, 0.3) == [0.1, 0.3]
+    assert undoubted(slow, fast, too_slow, list) == (slow, fast)
+
+
+def test_without_memory_for_both_each_ones_own_times_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fast, slow = measurement([SENTENCE] * 60, 0.1), measurement([SENTENCE] * 60, 0.2)
+
+    def in_turns() -> NoReturn:
+        msg = "ended for want of memory"
+        raise ResourceError(msg)
+
+    assert undoubted(fast, slow, lambda *_: True, in_turns) == (fast, slow)
+    assert "not by turns: ended for want of memory" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["", "on the light " * 9])

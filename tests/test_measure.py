@@ -20,7 +20,8 @@ from exporter.errors import (
 )
 from exporter.progress import Progress
 from exporter.recipe import Decoding
-from validate.measure import Request, measure_fresh
+from exporter.runtime import Recogniser
+from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_in_turns
 
 
 @pytest.fixture
@@ -57,6 +58,29 @@ def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> Non
     assert measured.peak_rss_bytes > 50e6
     assert measured.threads == 1
     assert {0.0, 0.25, 0.5, 0.75} <= set(told)
+
+
+@pytest.mark.slow
+def test_two_take_turns(
+    request_: Request, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, steps_here: None
+) -> None:
+    request = request_.model_copy(update={"model": tiny_whisper, "repeat_s": 60})
+    heard: list[tuple[object, str]] = []
+    transcribe = Recogniser.transcribe
+
+    def noted(self: Recogniser, sounds: Any, decoding: Decoding) -> Any:
+        heard.append((self, str(len(sounds[0]))))
+        return transcribe(self, sounds, decoding=decoding)
+
+    monkeypatch.setattr(Recogniser, "transcribe", noted)
+    seconds = time_in_turns([request, request], "it", quiet)
+    assert [len(each) for each in seconds] == [4, 4]
+    assert min(map(min, seconds)) > 0
+    turns = heard[2 * WARM_UPS :]
+    assert len(turns) == 2 * 4 * MAX_PASSES
+    pairs = list(zip(turns[::2], turns[1::2], strict=True))
+    assert all(one[0] is not other[0] and one[1] == other[1] for one, other in pairs)
+    assert len({id(one[0]) for one, _ in pairs}) == 2  # either is first at times
 
 
 def warn(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Measure one model in one fresh process: what `exporter.child` runs for the validator.
+"""Measure a model, or time two in turns, in a fresh process: what `exporter.child` runs for us.
 
-Separate from the parent so that load time and peak memory are this model's alone, and so that a
-crash costs one measurement and not the whole run.
+One model in one process, so that load time and peak memory are its own, and so that a crash costs
+one measurement and not the whole run. Two, where their times leave doubt: what slows a machine for
+seconds, as neighbours do on a shared one, then meets both alike.
 """
 
+import logging
 import os
 import statistics
 import sys
@@ -19,14 +21,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from exporter import audio, child, machine
+from exporter.errors import ResourceError
 from exporter.progress import Progress
 from exporter.recipe import Decoding
 from exporter.stopwatch import opened
+from exporter.transcript import Transcript
 
+_log = logging.getLogger(__name__)
 WARM_UPS = 3
 MAX_PASSES = 5
-_MORE_TRIES = 2
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "optimum", "numpy")
+
+
+Seconds = list[float]
 
 
 class _Frozen(BaseModel):
@@ -94,56 +101,79 @@ def measure_fresh(request: Request, what: str, progress: Progress) -> Measuremen
     return Measurement.model_validate(answer["measurement"])
 
 
-def steady(
+def time_in_turns(requests: Sequence[Request], what: str, progress: Progress) -> list[Seconds]:
+    """Each model's seconds for each clip, in a process that holds all; same threads, same clips."""
+
+    def told(doing: str, done: float | None) -> None:
+        progress(f"{what} and the original by turns: {doing}", done)
+
+    asked = {"requests": [request.model_dump(mode="json") for request in requests]}
+    step, threads = f"{__name__}:take_turns", requests[0].threads
+    seconds: list[Seconds] = child.run(step, asked, told, what=what, threads=threads)["seconds"]
+    return seconds
+
+
+def undoubted(
     reference: Measurement,
     candidate: Measurement,
     too_slow: Callable[[Measurement, Measurement], bool],
-    again: Callable[[], tuple[Measurement, Measurement]],
+    in_turns: Callable[[], Sequence[Seconds]],
 ) -> tuple[Measurement, Measurement]:
-    """Both sides, measured again while the candidate seems too slow: it counts if it stays so.
+    """Both sides; where the candidate seems too slow, with the seconds that both take in turns.
 
-    Other programs only ever make a model slower, and not for long: the least times of all tries
-    are its own.
+    Where there is no memory for both, the seconds of each alone count.
     """
-    for _ in range(_MORE_TRIES):
-        if not too_slow(reference, candidate):
-            break
-        ours, theirs = again()
-        reference, candidate = _calmer(reference, ours), _calmer(candidate, theirs)
-    return reference, candidate
+    if not too_slow(reference, candidate):
+        return reference, candidate
+    try:
+        ours, theirs = in_turns()
+    except ResourceError as error:
+        _log.warning("timed one after the other, not by turns: %s", error)
+        return reference, candidate
+    return _with(reference, ours), _with(candidate, theirs)
 
 
-def _calmer(one: Measurement, other: Measurement) -> Measurement:
-    """The first measurement with the lesser time of each clip."""
-    heard = tuple(
-        first.model_copy(update={"seconds": min(first.seconds, second.seconds)})
-        for first, second in zip(one.heard, other.heard, strict=True)
-    )
-    load_average = max(one.load_average, other.load_average)
-    return one.model_copy(update={"heard": heard, "load_average": load_average})
+def _with(measurement: Measurement, seconds: Seconds) -> Measurement:
+    pairs = zip(measurement.heard, seconds, strict=True)
+    heard = tuple(clip.model_copy(update={"seconds": each}) for clip, each in pairs)
+    return measurement.model_copy(update={"heard": heard})
+
+
+class _Model:
+    """An open model that has warmed up: batches of recordings in, texts and seconds out."""
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        progress("loading", None)
+        self.recogniser, self.load_s = opened(
+            request.model, original=request.original, threads=request.threads, trust=request.trust
+        )
+        self._decoding = request.decoding
+        rate = self.recogniser.family.sampling_rate(self.recogniser.processor)
+        self.read = partial(audio.read, rate=rate)
+        for path in request.clips[:WARM_UPS]:
+            self.hear([path])
+
+    def hear(self, batch: Sequence[Path]) -> tuple[Sequence[Transcript], float]:
+        samples = [self.read(path) for path in batch]
+        start = time.perf_counter()
+        said = self.recogniser.transcribe(samples, decoding=self._decoding)
+        return said, time.perf_counter() - start
 
 
 def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load, warm up, transcribe every clip one or more times, then try unusual batches."""
     request = Request.model_validate(asked)
-    progress("loading", None)
     load_average = os.getloadavg()[0]
-    recogniser, load_s = opened(
-        request.model, original=request.original, threads=request.threads, trust=request.trust
-    )
-    rate = recogniser.family.sampling_rate(recogniser.processor)
-    read = partial(audio.read, rate=rate)
-    transcribe = partial(recogniser.transcribe, decoding=request.decoding)
-    for path in request.clips[:WARM_UPS]:
-        transcribe([read(path)])
-    heard, passes = _time_clips(request, read, transcribe, progress)
+    model = _Model(request, progress)
+    (said,), (seconds,), passes = _time_clips(request, [model], progress)
     peak_rss_bytes = machine.peak_rss_bytes()  # before the probes: their batches need more
     progress("trying other batches and lengths", None)
-    probes = _probes(request, read, recogniser, [clip.text for clip in heard])
+    probes = _probes(request, model, [clip.text for clip in said])
+    pairs = zip(said, seconds, strict=True)
     measurement = Measurement(
-        heard=heard,
+        heard=tuple(Heard(text=t.text, tokens=len(t.tokens), seconds=each) for t, each in pairs),
         probes=probes,
-        load_s=load_s,
+        load_s=model.load_s,
         peak_rss_bytes=peak_rss_bytes,
         passes=passes,
         threads=request.threads,
@@ -154,52 +184,58 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"measurement": measurement.model_dump(mode="json")}
 
 
+def take_turns(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Load and warm up several models, then let each transcribe a batch before the next batch."""
+    requests = [Request.model_validate(request) for request in asked["requests"]]
+    models = [_Model(request, progress) for request in requests]
+    return {"seconds": _time_clips(requests[0], models, progress)[1]}
+
+
 def _time_clips(
-    request: Request,
-    read: Callable[[Path], audio.Samples],
-    transcribe: Callable[..., Any],
-    progress: Progress,
-) -> tuple[tuple[Heard, ...], int]:
-    """One pass for the text, more for steadier times while they are cheap."""
+    request: Request, models: Sequence[_Model], progress: Progress
+) -> tuple[list[list[Transcript]], list[Seconds], int]:
+    """One pass for the texts, more for steadier times while they are cheap.
+
+    Gives each model's transcripts, its median seconds for each clip, and the number of passes.
+    """
     size = request.decoding.batch_size
     batches = [request.clips[at : at + size] for at in range(0, len(request.clips), size)]
-    said: list[Any] = []
-    seconds: list[list[float]] = [[] for _ in batches]
-    passes = 1
-    done = 0
+    texts: list[list[Transcript]] = [[] for _ in models]
+    seconds: list[list[list[float]]] = [[[] for _ in batches] for _ in models]
+    order = list(range(len(models)))
+    passes, done = 1, 0
     while done < passes:
         for index, batch in enumerate(batches):
             clip = f"clip {index * size + 1} of {len(request.clips)} ({batch[0].name})"
             progress(clip, (done + index / len(batches)) / passes)
-            samples = [read(path) for path in batch]
-            start = time.perf_counter()
-            transcripts = transcribe(samples)
-            seconds[index].append(time.perf_counter() - start)
-            if done == 0:
-                said += transcripts
+            for one in order:
+                said, took = models[one].hear(batch)
+                seconds[one][index].append(took)
+                texts[one] += said if done == 0 else ()
+            order.reverse()  # nobody always comes after the same one
         done += 1
         if done == 1:
-            spent = sum(times[0] for times in seconds)
+            spent = sum(times[0] for each in seconds for times in each) / len(models)
             passes += min(MAX_PASSES - 1, int(request.repeat_s / spent))
     medians = [
-        statistics.median(times) / len(batch)
-        for times, batch in zip(seconds, batches, strict=True)
-        for _ in batch
+        [
+            statistics.median(times) / len(batch)
+            for times, batch in zip(each, batches, strict=True)
+            for _ in batch
+        ]
+        for each in seconds
     ]
-    pairs = zip(said, medians, strict=True)
-    heard = (Heard(text=t.text, tokens=len(t.tokens), seconds=each) for t, each in pairs)
-    return tuple(heard), passes
+    return texts, medians, passes
 
 
-def _probes(
-    request: Request, read: Callable[[Path], audio.Samples], recogniser: Any, alone: Sequence[str]
-) -> tuple[Probe, ...]:
+def _probes(request: Request, model: _Model, alone: Sequence[str]) -> tuple[Probe, ...]:
     """Batches of one, two and three clips of several lengths, each within the window."""
+    recogniser = model.recogniser
     order = sorted(range(len(alone)), key=lambda index: request.clips[index].stat().st_size)
     rate = recogniser.family.sampling_rate(recogniser.processor)
     window = recogniser.family.window(recogniser.processor)
     places = [order[0], order[len(order) // 2], order[-1]]
-    sounds = [read(request.clips[place]) for place in places]
+    sounds = [model.read(request.clips[place]) for place in places]
     texts = [alone[p] if len(s) <= window else None for p, s in zip(places, sounds, strict=True)]
     shortest, middle, longest = (sound[:window] for sound in sounds)
     snippet = middle[: max(rate // 5, len(middle) // 3)]

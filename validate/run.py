@@ -1,13 +1,14 @@
 """Validate sealed artifacts: bytes first, then data, then one measurement after the other.
 
-Measurements never overlap, because two models on the same cores would time each other.
+Measurements never overlap, because two models on the same cores would time each other; where it
+hangs by little, both take turns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -33,7 +34,7 @@ from exporter.trust import admit
 from validate import judge, page
 from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
-from validate.measure import Measurement, Request, measure_fresh, steady
+from validate.measure import Measurement, Request, measure_fresh, time_in_turns, undoubted
 from validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
@@ -104,12 +105,11 @@ def validate(
     failures: list[ExporterError] = []
     for subject, checkpoint in zip(subjects, originals, strict=True):
         request = _request(subject, settings, checkpoint.folder, original=True)
-        original = partial(measure_fresh, request, "original", progress)
         key = f"{checkpoint.sha256} {request.decoding!r} {subject.data_sha256} {request.threads}"
         if key not in measured:
-            measured[key] = original()
+            measured[key] = measure_fresh(request, "original", progress)
         try:
-            both = _measured(subject, settings, measured[key], original, progress)
+            both = _measured(subject, settings, measured[key], request, progress)
             reports.append(_judge(subject, checkpoint, *both))
         except (BuildError, MachineError, ResourceError) as error:
             failures.append(error)  # one that cannot run must not keep the others from a verdict
@@ -175,16 +175,17 @@ def _measured(
     subject: Subject,
     settings: Settings,
     ours: Measurement,
-    original: Callable[[], Measurement],
+    original: Request,
     progress: Progress,
 ) -> tuple[Measurement, Measurement]:
-    """Measure one artifact; where it seems too slow, it and the original again."""
+    """Measure one artifact; where it seems too slow, time it and the original by turns."""
     name = f"{subject.manifest.recipe.name}/{subject.name}"
     (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
     request = _request(subject, settings, subject.folder, original=False)
-    candidate = partial(measure_fresh, request, name, progress)
+    theirs = measure_fresh(request, name, progress)
     too_slow = partial(judge.too_slow, most=subject.recipe.gate.max_latency_ratio)
-    both = steady(ours, candidate(), too_slow, lambda: (original(), candidate()))
+    in_turns = partial(time_in_turns, [original, request], name, progress)
+    both = undoubted(ours, theirs, too_slow, in_turns)
     artifact.require_same(subject.folder, subject.manifest)
     return both
 
