@@ -10,6 +10,7 @@ from typing import Any
 from exporter import artifact, report
 from exporter.errors import ExporterError
 from exporter.recipe import read
+from exporter.signature import SIGNATURES
 
 
 def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
         "digest": manifest.digest,
         "size_bytes": manifest.size_bytes,
         "manifest": manifest.model_dump(mode="json"),
+        "signatures": [name for name in SIGNATURES if (path / name).exists()],
         "report": None,
     }
     if (path / report.REPORT).exists():

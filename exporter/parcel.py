@@ -17,7 +17,7 @@ from exporter.errors import IntegrityError, RecipeError
 from exporter.hub_client import git_sha1, hub_id
 from exporter.proof import Proof
 from exporter.provenance import PROVENANCE
-from exporter.signature import SIGNATURE, VERDICT
+from exporter.signature import SIGNATURES
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
 _SMALL = 10_000_000
@@ -142,7 +142,7 @@ def _items(proof: Proof, repo: str) -> list[Item]:
     promised[report.PREDICTIONS] = judged.predictions_sha256
     promised[report.PAGE] = judged.page_sha256
     files = [_item(proof.folder, name, sha256) for name, sha256 in promised.items()]
-    beside = (proof.folder / name for name in (PROVENANCE, SIGNATURE, VERDICT))
+    beside = (proof.folder / name for name in (PROVENANCE, *SIGNATURES))
     files += [_small(path.name, path.read_bytes()) for path in beside if path.is_file()]
     ours = {report.REPORT: report.text(judged), **card.written(proof, repo)}
     return sorted([*files, *(_small(*one) for one in ours.items())], key=lambda item: item.path)

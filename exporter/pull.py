@@ -21,14 +21,14 @@ from exporter.hub_client import git_sha1, hub_id
 from exporter.hub_errors import explained, unavailable
 from exporter.progress import Progress, silent
 from exporter.provenance import PROVENANCE
-from exporter.signature import SIGNATURE, VERDICT
+from exporter.signature import SIGNATURE, SIGNATURES
 from exporter.transfer import Transfer
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 # What may come along, outside the digest.
-_SIGNED = (PROVENANCE, SIGNATURE, VERDICT)
+_SIGNED = (PROVENANCE, *SIGNATURES)
 _COMPANY = (report.REPORT, report.PAGE, report.PREDICTIONS, card.CARD, card.PICTURE, *_SIGNED)
 
 _log = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from exporter.provenance import PROVENANCE
 
 SIGNATURE = "model.sig"
 VERDICT = "report.sig"
+SIGNATURES = (SIGNATURE, VERDICT)
 _JUDGED = (report.REPORT, report.PAGE, report.PREDICTIONS)
 _MAX_BYTES = 4 << 20
 
@@ -106,7 +107,7 @@ def sign(folder: Path, key: Path) -> Manifest:
 
 def exists(folder: Path) -> bool:
     """Whether an artifact has a signature, good or bad."""
-    return bool(_present(folder, (SIGNATURE, VERDICT)))
+    return bool(_present(folder, SIGNATURES))
 
 
 def require_current(folder: Path, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import model_signing
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from exporter import artifact, signature
+from exporter import artifact, overview, signature
 from exporter.cli import main
 from exporter.errors import IntegrityError
 from tests import passing
@@ -34,6 +34,11 @@ def signed(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
 
 def verified(folder: Path, key: Path | None = None) -> dict[str, Path]:
     return signature.verify(folder, artifact.verify(folder), key)
+
+
+def test_what_is_signed_is_told(signed: Path, tmp_path: Path) -> None:
+    assert overview.of_path(signed)["signatures"] == ["model.sig", "report.sig"]
+    assert overview.of_path(passing.make(tmp_path / "other"))["signatures"] == []
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
