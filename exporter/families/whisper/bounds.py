@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from exporter.configs import read_json
 from exporter.errors import CheckpointError
 
-_Layers = Annotated[int, Field(ge=1, le=1024)]
+_Layers = Annotated[int, Field(ge=1, le=128)]
 _Width = Annotated[int, Field(ge=1, le=1 << 17)]
 _Heads = Annotated[int, Field(ge=1, le=1024)]
 _Positions = Annotated[int, Field(ge=1, le=1 << 17)]
