@@ -1,5 +1,5 @@
 # make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything.
-# make soak: every fault, thousands of them, for hours; needs strace, npm and the package registries.
+# make soak: every fault, thousands of them, for more than an hour; needs strace, npm and the package registries.
 # VENV=folder keeps the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
 
 VENV ?= .venv
