@@ -1,4 +1,4 @@
-# make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything.
+# make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything but the long sweeps.
 # make soak: every fault, thousands of them, for more than an hour; needs strace, npm and the package registries.
 # VENV=folder keeps the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
 
@@ -23,10 +23,10 @@ demo: $(VENV)/.ready
 	$(BIN)/exporter validate artifacts/whisper-demo-int8
 
 test: lint
-	$(BIN)/python -m pytest -q $(WORKERS)
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not sweep"
 
 check: lint
-	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not sweep"
 
 # First what measures time, then the other sweeps, whose files are few and long.
 soak: lint

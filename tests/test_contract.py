@@ -328,6 +328,7 @@ build(wanted, output=output, targets=["aoti"], progress=lambda what, _: print(wh
 """
 
 
+@pytest.mark.sweep
 def test_a_build_that_was_killed_goes_on(
     english: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

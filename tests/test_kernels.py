@@ -135,6 +135,7 @@ def test_attention(level: dict[str, Any], tmp_path: Path) -> None:
     check_attention(level, tmp_path, 64)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("head_dim", [16, 32, 128])
 def test_attention_of_other_widths(tmp_path: Path, head_dim: int) -> None:
     highest = [name for name in LEVELS if not lacking(name)][-1]

@@ -74,6 +74,7 @@ def profile(
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.skipif(not describe().isa.startswith(("x86-64-v3", "x86-64-v4")), reason="aoti")
 def test_every_kernel_of_a_real_artifact_is_seen(profile: tuple[dict[str, Any], str]) -> None:
     entry, printed = profile
@@ -100,6 +101,7 @@ def test_every_kernel_of_a_real_artifact_is_seen(profile: tuple[dict[str, Any], 
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.skipif(not describe().isa.startswith(("x86-64-v3", "x86-64-v4")), reason="aoti")
 def test_the_bytes_of_a_token_are_counted(
     profile: tuple[dict[str, Any], str], tiny_whisper: Path
