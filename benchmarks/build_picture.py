@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.build_results import OPTIMUM, by_size
-from exporter.drawing import scale, text
+from exporter.hub.drawing import scale, text
 from validate.plots import log_ticks
 
 _WIDTH, _HEIGHT = 960, 472

@@ -14,11 +14,11 @@ import click
 import torch
 from torch import nn
 
-from exporter.artifact import write_atomic
-from exporter.checkpoint import Checkpoint
+from exporter.artifact.store import write_atomic
+from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families import FAMILIES, family_name
-from exporter.machine import describe, installed_versions, versions_of
-from exporter.storage import FLOATS
+from exporter.formats.storage import FLOATS
+from exporter.system.hardware import describe, installed_versions, versions_of
 
 OPTIMUM = "optimum"
 _START, _END = "<!-- build_shapes -->", "<!-- /build_shapes -->"

@@ -35,8 +35,8 @@ from benchmarks.build_results import (
 )
 from benchmarks.checkpoints import SHAPES
 from benchmarks.peak_memory import Watched, watch
-from exporter.checkpoint import open_checkpoint
-from exporter.machine import describe
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.system.hardware import describe
 from exporter.targets import TARGETS
 
 TOKENS = 32

@@ -22,8 +22,8 @@ import transformers
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from exporter import runtime
-from exporter.transcript import Audio
+from exporter.families.transcript import Audio
+from exporter.runtime import load
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main(folder: Path, optimum: bool, tokens: int) -> None:
     """Load the model in FOLDER and decode quiet noise."""
     transformers.utils.logging.set_verbosity_error()
     started = time.perf_counter()
-    model = open_in_optimum(folder) if optimum else runtime.load(folder).model
+    model = open_in_optimum(folder) if optimum else load.load(folder).model
     load_s = time.perf_counter() - started
     extractor = WhisperFeatureExtractor.from_pretrained(folder)
     with torch.inference_mode():

@@ -30,8 +30,8 @@ from benchmarks.peers_results import (
     title,
 )
 from benchmarks.peers_rivals import RIVALS, Rival
-from exporter.checkpoint import open_checkpoint
-from exporter.machine import describe
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.system.hardware import describe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "lesser_machines.json"
 NO_SWITCH = "no switch"

@@ -32,7 +32,7 @@ from benchmarks.peers_rounds import (
     convert,
     write_audio,
 )
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 
 RESULTS = Path(__file__).resolve().parent / "results" / "parts.json"
 MARKED = Rival("aoti, marked", OWN, "parts_worker", "aoti-marked")

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES, family_name
-from exporter.job import Job
-from exporter.progress import silent
+from exporter.system.progress import silent
 from exporter.targets import TARGETS
+from exporter.targets.base import Job
 
 # AOTInductor then wraps each call, of our own kernels too, in a mark that torch's profiler records.
 MARKS = {"cpp.enable_kernel_profile": True}

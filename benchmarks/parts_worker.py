@@ -23,11 +23,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.parts_kinds import kinds
 from benchmarks.rivals.worker import foreign_cpu_s, versions_of
-from exporter.artifact import read_manifest
-from exporter.rates import memory_read
+from exporter.artifact.store import read_manifest
+from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding
-from exporter.runtime import load
-from exporter.stopwatch import force_tokens
+from exporter.runtime.load import load
+from exporter.system.microbench import memory_read
 from exporter.targets import TARGETS
 from exporter.targets.aoti.package import TensorSpec, read_spec
 

@@ -41,7 +41,7 @@ from benchmarks.peers_rounds import (
     run,
     write_audio,
 )
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "peers.json"

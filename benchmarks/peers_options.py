@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from benchmarks.peers_rounds import Bench, Setting
-from exporter.machine import describe
+from exporter.system.hardware import describe
 
 _OPTIONS = (
     click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path, exists=True)),

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.peers_rivals import RIVALS
-from exporter.drawing import scale, text
+from exporter.hub.drawing import scale, text
 
 _WIDTH, _COLUMNS = 960, 2
 _ROW, _BAR = 22, 14

@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.build_results import save_results
 from benchmarks.peers_rivals import RIVALS, Rival
 from benchmarks.peers_rounds import WINDOW_S, Setting
-from exporter.checkpoint import Checkpoint
-from exporter.machine import describe
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.system.hardware import describe
 
 __all__ = [
     "entry_for",

@@ -37,7 +37,7 @@ from benchmarks.peers_rivals import (
     Rival,
 )
 from benchmarks.rivals.worker import Request
-from exporter import audio
+from exporter.formats import audio
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 16000

@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 from exporter import recipe
-from exporter.build import BuiltArtifact, build
-from exporter.checkpoint import open_checkpoint
-from exporter.plan import work_of
-from exporter.progress import silent
+from exporter.build.estimate import work_of
+from exporter.build.pipeline import BuiltArtifact, build
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.system.progress import silent
 from exporter.targets import TARGETS
 
 FIGURES = ("size_bytes", "peak_rss_bytes", "reload_rss_bytes", "seconds", "reload_seconds")

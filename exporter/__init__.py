@@ -1,6 +1,6 @@
 """Turn a speech checkpoint into artifacts, and prove that each is as good as the original.
 
-Nothing heavy is imported here, so that the command line answers at once; see `exporter.runtime` for
+Nothing heavy is imported here, so that the command line answers at once; see `exporter.runtime.load` for
 the Python API.
 """
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_core import PydanticCustomError
 
 from exporter.errors import RecipeError
-from exporter.source import MAX_BYTES, Loc, Source, parse
+from exporter.formats.yaml_source import MAX_BYTES, Loc, Source, parse
 
 Options = TypeVar("Options", bound=BaseModel)
 

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 from ruamel.yaml import YAML
 
-from exporter.durable import write_atomic
-from exporter.machine import describe
+from exporter.system.files import write_atomic
+from exporter.system.hardware import describe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/reliability.md"
 _WORDING = Path(__file__).with_name("promises.yaml")

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter.progress import silent
+from exporter.artifact.report import Check
 from exporter.recipe import Decoding, Gate
-from exporter.report import Check
+from exporter.system.progress import silent
 from tests.test_golden import GOLDEN
-from validate import judge
+from validate import gate as judging
 from validate.clips import Clip
 from validate.measure import Measurement, Request, Seconds, measure, time_in_turns, undoubted
 
@@ -44,7 +44,7 @@ def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[
     )
     asked = request.model_dump(mode="json")
 
-    too_slow = partial(judge.too_slow, most=1.0)
+    too_slow = partial(judging.too_slow, most=1.0)
 
     def in_turns() -> list[Seconds]:
         return time_in_turns([request, request], "artifact", silent)
@@ -64,9 +64,9 @@ def _measured(asked: dict[str, object]) -> Measurement:
 def _judged(one: Measurement, other: Measurement) -> Check:
     truth = [heard.text or "one" for heard in one.heard]
     clips = [Clip(str(n), Path(), text, None, 1.0) for n, text in enumerate(truth)]
-    ours, theirs = (judge.side(each, truth, str.strip, 1) for each in (one, other))
+    ours, theirs = (judging.side(each, truth, str.strip, 1) for each in (one, other))
     gate = Gate(max_wer_increase=1, max_latency_ratio=1.0, min_clips=1)
-    checks = judge.judge(judge.Case(clips, truth, ours, theirs), gate, files=1).checks
+    checks = judging.judge(judging.Case(clips, truth, ours, theirs), gate, files=1).checks
     return next(check for check in checks if check.name == "latency")
 
 

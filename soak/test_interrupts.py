@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import artifact
+from exporter.artifact import store
 from tests import passing, sweeps
 from tests.faults import Place, Server, place, start, wait_until
 from tests.hub import serving as serving_hub
@@ -50,13 +50,13 @@ def test_validation(over: Case, number: str, code: int, record_property: Record)
 def test_a_push(tmp_path: Path, number: str, code: int, record_property: Record) -> None:
     """Interrupted at each of its requests; a push after that arrives, in one commit."""
     folder = passing.make(tmp_path / "artifacts" / "speech" / "onnx-int8")
-    before, cases = artifact.verify(folder), 0
+    before, cases = store.verify(folder), 0
     requests = _pushed(folder, tmp_path, None, number)[1]
     for at in range(requests):
         ended, _ = _pushed(folder, tmp_path, at, number)
         assert ended in (code, 0), at
         assert ended == code or at == requests - 1
-        assert artifact.verify(folder) == before
+        assert store.verify(folder) == before
         assert not [path for path in tmp_path.rglob("*") if ".partial-" in path.name]
         cases += 1
     record_property("promise", "P21")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.progress import shown_bytes
+from exporter.system.progress import shown_bytes
 from tests.surroundings import Surroundings, furnished
 from tests.tiny import make_whisper
 

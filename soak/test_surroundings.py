@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.report import Report
+from exporter.artifact.report import Report
 from tests.surroundings import (
     TEXTS,
     Surroundings,

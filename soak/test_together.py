@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import artifact
-from exporter.report import read as read_report
+from exporter.artifact import store
+from exporter.artifact.report import read as read_report
 from tests import sweeps
 from tests.faults import Server, place, start
 from tests.sweeps import Case
@@ -65,7 +65,7 @@ def test_replaced_while_it_is_judged(
         codes.append(judging.returncode)
         assert judging.returncode in (0, 4, 9), said
         assert judging.returncode != 9 or re.search("was replaced|is gone", said), said
-        manifest = artifact.verify(case.where.final)
+        manifest = store.verify(case.where.final)
         report = case.where.final / "report.json"
         assert (
             not report.exists() or read_report(case.where.final).artifact.digest == manifest.digest

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter.runtime import Recogniser, load
-from exporter.transcript import Audio
+from exporter.families.transcript import Audio
+from exporter.runtime.load import Recogniser, load
 from tests import passing
 from tests.hub import serving
 from tests.tiny import make_whisper

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from exporter import cli
-from exporter.progress import Progress
+from exporter.system.progress import Progress
 from tests.watched import connections, memory_meter
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def server() -> Iterator["Server"]:
 @pytest.fixture
 def steps_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a command run in this process, which spares ten seconds of importing each."""
-    from exporter import child
+    from exporter.system import worker
 
     def run(step: str, request: Mapping[str, Any], progress: Progress, **_how: object) -> object:
         module, _, function = step.partition(":")
@@ -80,7 +80,7 @@ def steps_here(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = getattr(import_module(module), function)(asked, progress)
         return {"seconds": 1.0, "peak_rss_bytes": 1, **json.loads(json.dumps(answer))}
 
-    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(worker, "run", run)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
     """A Hub that can be written to, an empty cache, the right token, and no waiting."""
     from huggingface_hub import constants, file_download
 
-    from exporter import patience
+    from exporter.hub import client
     from tests.hub import serving
 
     token, sleep = "hf_abcdefghijklmnopqrstuvwxyz0123456789", time.sleep
@@ -222,7 +222,7 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
             monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", files, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
-        monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(client, "PAUSES_S", (0.0, 0.0, 0.0))
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setenv("HF_TOKEN", token)
         yield hub

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact
-from exporter.artifact import Manifest
+from exporter.artifact import store
+from exporter.artifact.store import Manifest
 from tests.traced import tracing
 
 RECIPE = """\
@@ -87,7 +87,7 @@ class Place:
     def listed(self, output: str = "artifacts") -> list[Manifest]:
         """Every artifact that is to be found, each of them verified."""
         folder = self.base / output / "tiny"
-        return [artifact.verify(path) for path in artifact.find(folder)] if folder.exists() else []
+        return [store.verify(path) for path in store.find(folder)] if folder.exists() else []
 
     def left(self) -> list[str]:
         """What a run that has ended must not leave anywhere."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Generic, TypeVar
 
-from exporter import artifact, pull, push
+from exporter.artifact import store
 from exporter.errors import HubError
-from exporter.progress import silent
-from exporter.pull import Pulled
-from exporter.push import Pushed, Way, prepared
+from exporter.hub import pull, push
+from exporter.hub.pull import Pulled
+from exporter.hub.push import Pushed, Way, prepared
+from exporter.system.progress import silent
 from tests import passing
 from tests.hub import Fault, Hub, Repo, Request
 
@@ -202,7 +203,7 @@ class Pulling(Repeated[Pulled]):
 
     def again(self) -> Pulled:
         got = pull.pull("org/speech", self._root / "pulled")
-        assert artifact.verify(self.place) == artifact.verify(self.origin)
+        assert store.verify(self.place) == store.verify(self.origin)
         return got
 
     def require_nothing_half(self, note: object) -> None:

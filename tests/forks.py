@@ -22,10 +22,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, NoReturn
 
-from exporter import child, cli, machine
+from exporter import cli
+from exporter.system import hardware, worker
 
 _LOADED = (
-    *("exporter.build", "exporter.steps", "validate.run", "exporter.push", "exporter.original"),
+    *(
+        "exporter.build.pipeline",
+        "exporter.build.worker_steps",
+        "validate.pipeline",
+        "exporter.hub.push",
+        "exporter.runtime.reference",
+    ),
     *("optimum.onnxruntime", "onnxruntime", "torch.export", "torch._inductor.compile_fx"),
     *("transformers.models.whisper.modeling_whisper", "transformers.pipelines", "onnxscript"),
 )
@@ -110,7 +117,7 @@ def _step(command: list[str], pipe: int, how: dict[str, Any]) -> int:
     os.dup2(pipe, 1)
     os.dup2(how["stderr"].fileno(), 2)
     _placed(how["env"])
-    return child.main(*command[command.index("exporter.child") + 1 :])
+    return worker.main(*command[command.index("exporter.system.worker") + 1 :])
 
 
 def _become(work: Callable[[], int]) -> NoReturn:
@@ -145,7 +152,7 @@ def _run(request: dict[str, Any], copy: int) -> int:
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), write_through=True)
     _placed({**os.environ, **request["environment"]})
     known = {"DEVNULL": subprocess.DEVNULL, "PIPE": subprocess.PIPE}
-    child.subprocess = SimpleNamespace(**known, Popen=Fork)  # type: ignore[assignment]
+    worker.subprocess = SimpleNamespace(**known, Popen=Fork)  # type: ignore[assignment]
     if gate := request["gate"]:  # until a tracer listens, which counts for itself
         Path(gate).read_bytes()
     else:
@@ -157,8 +164,8 @@ def serve() -> None:
     """Answer each line of JSON on standard input: the forks' numbers, then how they ended."""
     for name in _LOADED:
         import_module(name)
-    machine.describe()
-    machine.installed_versions()
+    hardware.describe()
+    hardware.installed_versions()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps("ready"), file=answers, flush=True)

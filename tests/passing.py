@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact, report
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact import report, store
+from exporter.artifact.report import Figures, Interval, Report
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.recipe import Recipe, read
-from exporter.report import Figures, Interval, Report
 
 RECIPE = """\
 name: speech
@@ -42,15 +42,15 @@ def make(
 
     Its files are `graphs`, if not those of onnx-int8, and `more`.
     """
-    with artifact.stage(folder) as staged:
+    with store.stage(folder) as staged:
         files = {"config.json": b"{}\n", **(_graphs(seed) if graphs is None else graphs)}
         for name, data in {**files, **(more or {})}.items():
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(data)
         (staged / "recipe.yaml").write_text(recipe)
         read_back = read(staged / "recipe.yaml")
-        artifact.seal(staged, _manifest(read_back, **changes))
-        artifact.publish(staged, folder)
+        store.seal(staged, _manifest(read_back, **changes))
+        store.publish(staged, folder)
     judged(folder)
     return folder
 
@@ -62,7 +62,7 @@ def _graphs(seed: int) -> dict[str, bytes]:
 
 def judged(folder: Path, **changes: Any) -> Report:
     """Write a report of the artifact as it is, passed unless `changes` say otherwise."""
-    manifest, recipe = artifact.read_manifest(folder), read(folder / "recipe.yaml")
+    manifest, recipe = store.read_manifest(folder), read(folder / "recipe.yaml")
     (folder / report.PAGE).write_bytes(PAGE)
     (folder / report.PREDICTIONS).write_bytes(PREDICTIONS)
     return report.write(folder, _report(folder, manifest, recipe).model_copy(update=changes))

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from exporter import archive, artifact, runtime
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact import store
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.errors import ExporterError
+from exporter.formats import pt2
+from exporter.runtime import load
 
 RECIPE = "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: aoti\ndata: {clips: .}\n"
 SPEC = {"inputs": {}, "outputs": {}, "constants": {}}
@@ -36,10 +38,10 @@ def manifest(kind: str) -> Manifest:
 
 def members(stem: str, library: bytes = b"no library") -> dict[str, bytes]:
     """What a package holds, by its full names."""
-    known = {archive.SPEC: json.dumps(SPEC).encode(), archive.LIBRARY: library}
-    known[archive.DESCRIPTION] = b'{"AOTI_DEVICE_KEY": "cpu"}'
+    known = {pt2.SPEC: json.dumps(SPEC).encode(), pt2.LIBRARY: library}
+    known[pt2.DESCRIPTION] = b'{"AOTI_DEVICE_KEY": "cpu"}'
     fixed = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
-    return {f"{stem}/{name}": known.get(name, fixed.get(name, b"1\n")) for name in archive.MEMBERS}
+    return {f"{stem}/{name}": known.get(name, fixed.get(name, b"1\n")) for name in pt2.MEMBERS}
 
 
 def write_package(path: Path, library: bytes = b"no library") -> None:
@@ -59,7 +61,7 @@ def write_safetensors(path: Path, values: bytes = bytes(range(8))) -> None:
 
 def seal(final: Path, kind: str = "aoti", files: Mapping[str, bytes] | None = None) -> Path:
     """Write an artifact of a kind, with other `files` where some are given; return its folder."""
-    with artifact.stage(final) as folder:
+    with store.stage(final) as folder:
         (folder / "recipe.yaml").write_text(RECIPE)
         (folder / "config.json").write_text('{"model_type": "whisper"}')
         for name, data in (files or {}).items():
@@ -68,15 +70,15 @@ def seal(final: Path, kind: str = "aoti", files: Mapping[str, bytes] | None = No
         if files is None:
             write_safetensors(folder / "weights.safetensors")
             write_package(folder / "encoder.pt2")
-        artifact.seal(folder, manifest(kind))
-        artifact.publish(folder, final)
+        store.seal(folder, manifest(kind))
+        store.publish(folder, final)
     return final
 
 
 def refusal(folder: Path) -> str:
     """What an artifact is refused with, though its user trusts it."""
     try:
-        runtime.load(folder, trust=True)
+        load.load(folder, trust=True)
     except ExporterError as error:
         code, told = error.exit_code, str(error)
     assert code == 5

@@ -15,7 +15,8 @@ import pytest
 
 from exporter.recipe import Gate
 from tests.test_judge import measurement
-from validate import intervals, judge
+from validate import gate as judging
+from validate import statistics
 from validate.clips import Clip
 from validate.wer import Scores
 
@@ -56,10 +57,10 @@ def passes(kind: Kind, difference: float, count: int, seed: int = 0) -> int:
     with _drawn_once():
         for _ in range(count):
             sides = (
-                judge.Side(said, [""] * kind.clips, scores, 1)
+                judging.Side(said, [""] * kind.clips, scores, 1)
                 for scores in _scores(kind, difference, random)
             )
-            judged = judge.judge(judge.Case(clips, [""] * kind.clips, *sides), gate, files=1)
+            judged = judging.judge(judging.Case(clips, [""] * kind.clips, *sides), gate, files=1)
             through += next(check for check in judged.checks if check.name == "wer").passed is True
     return through
 
@@ -96,16 +97,16 @@ def _drawn_once() -> Iterator[None]:
 
     As float64 they multiply much faster, and as exactly.
     """
-    real, some = intervals._resampled, np.ones(2)
-    no_time = intervals.median_ratio(some, some)
+    real, some = statistics._resampled, np.ones(2)
+    no_time = statistics.median_ratio(some, some)
 
     @cache
     def drawn(clips: int) -> Sequence[Any]:
         return [weights.astype(np.float64) for weights in real(clips)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "_resampled", drawn)
-        patch.setattr(judge, "median_ratio", lambda *_: no_time)
+        patch.setattr(statistics, "_resampled", drawn)
+        patch.setattr(judging, "median_ratio", lambda *_: no_time)
         yield
 
 

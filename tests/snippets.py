@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from exporter import push
+from exporter.hub import push
 from tests import passing
 from tests.hub import Hub
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from exporter import artifact
+from exporter.artifact import store
 
 RECIPE = """\
 name: tiny
@@ -72,8 +72,8 @@ def sealed(output: Path) -> dict[str, dict[str, str]]:
     return {
         folder.name: {"build_key": manifest.build_key}
         | {file.path: file.sha256 for file in manifest.files}
-        for folder in artifact.find(output / "tiny")
-        for manifest in [artifact.verify(folder)]
+        for folder in store.find(output / "tiny")
+        for manifest in [store.verify(folder)]
     }
 
 

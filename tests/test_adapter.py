@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from exporter.adapter import Merged
-from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES
-from exporter.quantize import Int8, check_fit, quantize
-from exporter.runtime import load, load_original
+from exporter.quantization.plan import Int8, check_fit, quantize
+from exporter.runtime.load import load, load_original
 from tests.tiny_adapter import PREFIX, QUERY, VALUE, WIDE, change, write_adapter
 
 NORM = "model.encoder.layer_norm"
@@ -69,7 +69,7 @@ def test_a_float16_base_stays_float16(tmp_path: Path, english_whisper: Path) -> 
 
 
 def test_blocks_join_to_the_merged_weight(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.storage.BLOCK_ELEMENTS", 7 * 64)
+    monkeypatch.setattr("exporter.formats.storage.BLOCK_ELEMENTS", 7 * 64)
     write_adapter(base)
     opened = open_checkpoint("adapter", base.parent)
     name = f"{WIDE}.weight"
@@ -234,7 +234,7 @@ def test_a_base_from_the_hub_comes_at_the_adapters_revision(
         msg = f"{repo} is not there"
         raise HubError(msg)
 
-    monkeypatch.setattr("exporter.checkpoint.fetch", fetch)
+    monkeypatch.setattr("exporter.checkpoint.checkpoint.fetch", fetch)
     named = {"base_model_name_or_path": "org/whisper", "revision": "v2"}
     adapter = write_adapter(base, **named)
     with pytest.raises(HubError, match="its base 'org/whisper' cannot be used: org/whisper is not"):
@@ -319,8 +319,8 @@ def test_the_original_is_the_merged_model_in_float32(tmp_path: Path, english_whi
 
 @pytest.mark.slow
 def test_an_adapter_becomes_an_artifact_that_speaks_as_the_merged_model(base: Path) -> None:
-    from exporter.build import build
-    from exporter.progress import silent
+    from exporter.build.pipeline import build
+    from exporter.system.progress import silent
     from tests.test_contract import write_recipe
 
     write_adapter(base)

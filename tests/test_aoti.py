@@ -19,17 +19,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from exporter import machine
-from exporter.artifact import Needs
-from exporter.checkpoint import Checkpoint
+from exporter.artifact.store import Needs
+from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
-from exporter.graphs import Graph
-from exporter.job import Job
-from exporter.storage import safetensors_infos
-from exporter.targets import aoti
+from exporter.families.graph import Graph
+from exporter.formats.storage import safetensors_infos
+from exporter.system import hardware
+from exporter.targets.aoti import target as aoti
+from exporter.targets.base import Job
 
 pytestmark = pytest.mark.skipif(
-    not machine.describe().isa.startswith(("x86-64-v3", "x86-64-v4")),
+    not hardware.describe().isa.startswith(("x86-64-v3", "x86-64-v4")),
     reason="aoti compiles for x86-64-v3 and up",
 )
 TIED = {"head.weight": "table.weight"}
@@ -190,20 +190,20 @@ def test_the_compiled_graph_is_the_original_within_int8(built: Built) -> None:
 
 def test_bfloat16_for_a_lesser_machine_widens_its_int8_weights(tmp_path: Path) -> None:
     lesser = build(tmp_path, torch.float32, march="x86-64-v3", dtype={"step": "bfloat16"})
-    assert set(lesser.needs.cpu_features) == machine.level_features("x86-64-v3")
+    assert set(lesser.needs.cpu_features) == hardware.level_features("x86-64-v3")
     agree(lesser, torch.bfloat16, 0.05)
 
 
 def test_needs_are_the_level_and_what_int8_products_take(built: Built) -> None:
-    here = machine.describe()
+    here = hardware.describe()
     extra = {"avx512_vnni", "avx512_bf16"} if here.isa == "x86-64-v4" else set()
-    assert set(built.needs.cpu_features) == machine.level_features(here.isa) | (
+    assert set(built.needs.cpu_features) == hardware.level_features(here.isa) | (
         extra & here.features
     )
 
 
 def test_only_instructions_of_the_level_are_compiled_in(built: Built) -> None:
-    level = machine.describe().isa
+    level = hardware.describe().isa
     commands = (built.folder.parent / "commands").read_text(encoding="utf-8").splitlines()
     assert sum(".cpp" in command for command in commands) >= 2
     for flags in map(str.split, commands):
@@ -237,7 +237,7 @@ import json, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
 from exporter.artifact import Needs
-from exporter.targets import aoti
+from exporter.targets.aoti import target as aoti
 from tests.test_aoti import Family, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
 versions = {"torch": torch.__version__}
@@ -278,8 +278,8 @@ def test_inputs_that_do_not_fit_are_refused(built: Built) -> None:
     assert run({**good, "input_features": good["input_features"].double()}, ["logits"])
 
 
-def without(feature: str) -> machine.Machine:
-    here = machine.describe()
+def without(feature: str) -> hardware.Machine:
+    here = hardware.describe()
     return replace(here, features=here.features - {feature})
 
 
@@ -288,7 +288,7 @@ def test_a_machine_without_a_feature_is_told_so(
 ) -> None:
     for feature in built.needs.cpu_features:
         lesser = without(feature)
-        monkeypatch.setattr(machine, "describe", lambda lesser=lesser: lesser)
+        monkeypatch.setattr(hardware, "describe", lambda lesser=lesser: lesser)
         with pytest.raises(MachineError, match=feature):
             built.load()
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter import artifact, durable
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact import store
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.errors import BusyError, IntegrityError
+from exporter.system import files
 
 
 def manifest() -> Manifest:
@@ -30,26 +31,26 @@ def manifest() -> Manifest:
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
     final = tmp_path / "demo" / "onnx-int8"
-    with artifact.stage(final) as folder:
+    with store.stage(final) as folder:
         (folder / "weights.bin").write_bytes(bytes(range(256)))
         (folder / "deep").mkdir()
         (folder / "deep" / "config.json").write_text("{}")
-        artifact.seal(folder, manifest())
-        artifact.publish(folder, final)
+        store.seal(folder, manifest())
+        store.publish(folder, final)
     return final
 
 
 def test_a_sealed_artifact_verifies_and_has_a_stable_digest(sealed: Path) -> None:
-    told = artifact.verify(sealed)
+    told = store.verify(sealed)
     assert [file.path for file in told.files] == ["deep/config.json", "weights.bin"]
     assert told.size_bytes == 258
-    assert told.digest == artifact.sha256_file(sealed / "manifest.json")
+    assert told.digest == store.sha256_file(sealed / "manifest.json")
 
 
 def test_the_envelope_is_outside_the_digest(sealed: Path) -> None:
-    digest = artifact.verify(sealed).digest
-    durable.write_atomic(sealed / "report.json", b"{}")
-    assert artifact.verify(sealed).digest == digest
+    digest = store.verify(sealed).digest
+    files.write_atomic(sealed / "report.json", b"{}")
+    assert store.verify(sealed).digest == digest
 
 
 @pytest.mark.parametrize("place", [0, 100, 255])
@@ -58,16 +59,16 @@ def test_one_changed_bit_is_found(sealed: Path, place: int) -> None:
     data[place] ^= 1
     (sealed / "weights.bin").write_bytes(data)
     with pytest.raises(IntegrityError, match=r"weights\.bin is not what the manifest promises"):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 def test_missing_and_extra_files_are_named(sealed: Path) -> None:
     (sealed / "weights.bin").rename(sealed / "other.bin")
     with pytest.raises(IntegrityError, match=r"1 file\(s\) missing: weights\.bin"):
-        artifact.verify(sealed)
+        store.verify(sealed)
     (sealed / "weights.bin").write_bytes((sealed / "other.bin").read_bytes())
     with pytest.raises(IntegrityError, match=r"not in the manifest: other\.bin"):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -76,7 +77,7 @@ def test_links_are_refused(sealed: Path, tmp_path: Path, link: object) -> None:
     (sealed / "weights.bin").rename(outside)
     link(outside, sealed / "weights.bin")  # type: ignore[operator]
     with pytest.raises(IntegrityError, match="is a link"):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 @pytest.mark.parametrize(
@@ -92,28 +93,28 @@ def test_an_edited_manifest_is_refused(sealed: Path, change: dict[str, object]) 
     path = sealed / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(IntegrityError):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 def test_paths_out_of_the_folder_are_refused(sealed: Path) -> None:
     path = sealed / "manifest.json"
-    told = artifact.read_manifest(sealed)
+    told = store.read_manifest(sealed)
     file = told.files[0].model_copy(update={"path": "../outside"})
     path.write_bytes(told.model_copy(update={"files": (file,)}).canonical())
     with pytest.raises(IntegrityError):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 def test_a_build_that_fails_leaves_what_was_there(sealed: Path) -> None:
     def fail_half_way() -> None:
-        with artifact.stage(sealed) as folder:
+        with store.stage(sealed) as folder:
             (folder / "half").write_text("written")
             raise ZeroDivisionError
 
-    before = artifact.verify(sealed).digest
+    before = store.verify(sealed).digest
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
-    assert artifact.verify(sealed).digest == before
+    assert store.verify(sealed).digest == before
     assert sorted(path.name for path in sealed.parent.iterdir()) == [
         ".onnx-int8.lock",
         "onnx-int8",
@@ -123,45 +124,45 @@ def test_a_build_that_fails_leaves_what_was_there(sealed: Path) -> None:
 def test_a_killed_build_is_cleared_by_the_next(sealed: Path) -> None:
     stale = sealed.parent / ".onnx-int8.partial-0123"
     stale.mkdir()
-    with artifact.stage(sealed):
+    with store.stage(sealed):
         assert not stale.exists()
 
 
 def test_two_builds_of_one_place(sealed: Path) -> None:
     with (
-        artifact.stage(sealed),
+        store.stage(sealed),
         pytest.raises(BusyError, match="another build"),
-        artifact.stage(sealed),
+        store.stage(sealed),
     ):
         pass
 
 
 def test_publish_replaces_and_find_lists(sealed: Path) -> None:
-    with artifact.stage(sealed) as folder:
+    with store.stage(sealed) as folder:
         (folder / "new").write_text("new")
-        artifact.seal(folder, manifest())
-        artifact.publish(folder, sealed)
-    assert [file.path for file in artifact.verify(sealed).files] == ["new"]
-    assert artifact.find(sealed.parent) == [sealed]
-    assert artifact.find(sealed) == [sealed]
+        store.seal(folder, manifest())
+        store.publish(folder, sealed)
+    assert [file.path for file in store.verify(sealed).files] == ["new"]
+    assert store.find(sealed.parent) == [sealed]
+    assert store.find(sealed) == [sealed]
 
 
 def test_a_replacement_that_was_cut_off_is_undone(sealed: Path) -> None:
     """A process that dies between the two renames leaves the old artifact moved aside."""
-    before = artifact.verify(sealed)
+    before = store.verify(sealed)
     sealed.rename(sealed.with_name(".onnx-int8.replaced"))
-    with artifact.stage(sealed):
-        assert artifact.verify(sealed) == before
+    with store.stage(sealed):
+        assert store.verify(sealed) == before
 
 
 def test_a_report_being_written_is_no_damage(sealed: Path) -> None:
     (sealed / f".report.json.partial-{'0' * 32}").write_text("{")
-    artifact.verify(sealed)
+    store.verify(sealed)
     (sealed / ".report.json.partial-x").write_text("{")
     with pytest.raises(IntegrityError, match="not in the manifest"):
-        artifact.verify(sealed)
+        store.verify(sealed)
 
 
 def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="is not an artifact"):
-        artifact.verify(tmp_path)
+        store.verify(tmp_path)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter import audio
 from exporter.errors import DataError
+from exporter.formats import audio
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:

@@ -8,22 +8,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from exporter import build as builder
-from exporter import child, machine, recipe, tables
-from exporter.artifact import Choice, read_manifest
-from exporter.checkpoint import open_checkpoint
+from exporter import recipe
+from exporter.artifact.store import Choice, read_manifest
+from exporter.build import pipeline as builder
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main
+from exporter.cli.output import formatting
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
-from exporter.job import Job
-from exporter.progress import silent
-from exporter.runtime import load
-from exporter.targets import aoti
-from exporter.targets.aoti import choosing
-from exporter.targets.aoti.choosing import Run, candidates, choose, decide, measure, reckoned
+from exporter.runtime.load import load
+from exporter.system import hardware, worker
+from exporter.system.progress import silent
+from exporter.targets.aoti import target as aoti
+from exporter.targets.aoti import autotune
+from exporter.targets.aoti.autotune import Run, candidates, choose, decide, measure, reckoned
 from exporter.targets.aoti.options import Form, Options
+from exporter.targets.base import Job
 
-HERE = machine.describe()
+HERE = hardware.describe()
 pytestmark = pytest.mark.skipif(
     not HERE.isa.startswith(("x86-64-v3", "x86-64-v4")), reason="aoti compiles for x86-64-v3 and up"
 )
@@ -172,8 +174,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
         def runs(_job: Any, name: str, found: Any, depths: Any, _folder: Path) -> dict[Any, float]:
             return {(one, n): seconds[name][one] for one in found for n in depths}
 
-        monkeypatch.setattr(choosing, "_runs", runs)
-        monkeypatch.setattr(choosing, "measure", lambda runs: runs)
+        monkeypatch.setattr(autotune, "_runs", runs)
+        monkeypatch.setattr(autotune, "measure", lambda runs: runs)
 
     return set_
 
@@ -212,7 +214,7 @@ def test_a_graph_that_is_not_open_stays_as_it_was_asked(
 def test_one_candidate_needs_no_clock(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "measure", lambda _: pytest.fail("timed"))
+    monkeypatch.setattr(autotune, "measure", lambda _: pytest.fail("timed"))
     opened = open_checkpoint(str(tiny_whisper))
     options = Options(march="x86-64-v3", dtype="auto")
     settled, choices = choose(Job(opened, WHISPER, options, tmp_path, silent))
@@ -225,7 +227,7 @@ def test_a_cut_has_the_real_widths_and_forgets_patterns_of_layers_it_lacks(
 ) -> None:
     exclude = ("model.decoder.layers.1.*", "*.fc2")
     job = job_of(tiny_whisper, tmp_path, exclude=exclude)
-    cut = choosing._cut(job, 1 / 2, tmp_path)
+    cut = autotune._cut(job, 1 / 2, tmp_path)
     model = WHISPER.skeleton(cut.checkpoint.config)
     assert cut.checkpoint.tensors.keys() == model.state_dict().keys() - WHISPER.TIED.keys()
     assert all(
@@ -256,7 +258,7 @@ def recorded(
         told = {"needs": {}, "options": settled.model_dump(mode="json"), "choices": CHOSEN}
         return {**told, "seconds": 1.0, "peak_rss_bytes": 2}
 
-    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(worker, "run", run)
     monkeypatch.chdir(tmp_path)
     return path, steps
 
@@ -302,7 +304,7 @@ def test_a_real_choice_speaks_and_is_recognised(tiny_whisper: Path, tmp_path: Pa
     by_onednn = choice.chosen == "int8 by oneDNN"
     assert one.manifest.options["onednn"] == {"encoder": by_onednn, "decoder": False}
     assert not list(one.path.glob(".choosing-*"))
-    assert next(tables.choices(one.manifest)).startswith(f"encoder: {choice.chosen} (")
+    assert next(formatting.choices(one.manifest)).startswith(f"encoder: {choice.chosen} (")
     assert load(one.path).manifest == one.manifest
     (again,) = builder.build(wanted, output=tmp_path, progress=silent)
     assert again.reused

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter import artifact, cli
+from exporter import cli
+from exporter.artifact import store
 
 RECIPE = """\
 name: tiny
@@ -155,21 +156,21 @@ def built(place: Path, capfd: pytest.CaptureFixture[str]) -> Path:
 @pytest.mark.slow
 def test_an_artifact_that_stands(built: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Kept as it is by the same recipe, by another only with --force; never served damaged."""
-    before = artifact.verify(built)
+    before = store.verify(built)
     assert run(capfd, "build", "tiny.yaml")[0] == 0
     other = ("build", "tiny.yaml", "--set", "targets.0.per_channel=false")
     code, error = run(capfd, *other)
     assert (code, "--force" in error) == (2, True)
-    assert artifact.verify(built) == before
+    assert store.verify(built) == before
     assert run(capfd, "build", "tiny.yaml", "--set", "gate.max_wer_increase=0.5")[0] == 0
-    assert artifact.verify(built).build == before.build  # sealed again, under the new gate
+    assert store.verify(built).build == before.build  # sealed again, under the new gate
     code, error = run(capfd, "transcribe", str(built), "clips/a.flac", "--language", "klingon")
     assert (code, "'klingon'" in error) == (2, True)
-    with artifact.stage(built):
+    with store.stage(built):
         code, error = run(capfd, *other, "--force")
     assert (code, "another build" in error) == (9, True)
     assert run(capfd, *other, "--force")[0] == 0
-    assert artifact.verify(built).options["per_channel"] is False
+    assert store.verify(built).options["per_channel"] is False
 
     weights = bytearray((built / "model.safetensors").read_bytes())
     weights[-1] ^= 1

@@ -12,14 +12,17 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter import artifact, bench, child, machine, stopwatch
-from exporter.build import build
+from exporter.artifact import store
+from exporter.bench import run as benching
+from exporter.bench import timing
+from exporter.bench.timing import Request
+from exporter.build.pipeline import build
 from exporter.cli import main
 from exporter.errors import MachineError, RecipeError
-from exporter.progress import silent
 from exporter.recipe import Decoding, read
-from exporter.runtime import Recogniser, load, load_original
-from exporter.stopwatch import Request
+from exporter.runtime.load import Recogniser, load, load_original
+from exporter.system import hardware, worker
+from exporter.system.progress import silent
 from tests import sealed
 from tests.test_figures import round_
 from tests.tiny import make_whisper
@@ -39,7 +42,7 @@ def test_clocks_are_taken_out_again() -> None:
         assert functions["encoder"].__name__ == "twice"
         assert [functions["decoder"](n, wanted=n) for n in range(5)] == [0, 2, 4, 6, 8]
 
-    found = stopwatch.profile(model, call)
+    found = timing.profile(model, call)
     assert found is not None
     assert {name: graph.calls for name, graph in found.graphs.items()} == {
         "encoder": 1,
@@ -47,7 +50,7 @@ def test_clocks_are_taken_out_again() -> None:
     }
     assert sum(graph.seconds for graph in found.graphs.values()) < found.seconds
     assert set(functions.values()) == {twice}
-    assert stopwatch.profile(object(), call) is None
+    assert timing.profile(object(), call) is None
 
 
 @pytest.fixture
@@ -55,9 +58,9 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two sealed folders with nothing but a recipe: enough to be timed by a stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    here = machine.describe()
-    four = machine.Machine(here.cpu, 4, here.memory_bytes, here.features)
-    monkeypatch.setattr(machine, "describe", lambda: four)
+    here = hardware.describe()
+    four = hardware.Machine(here.cpu, 4, here.memory_bytes, here.features)
+    monkeypatch.setattr(hardware, "describe", lambda: four)
     for name, threads in (("a", None), ("b", 3)):
         folder = tmp_path / "built" / name
         folder.mkdir(parents=True)
@@ -65,7 +68,7 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         manifest = sealed.manifest("aoti")
         origin = manifest.checkpoint.model_copy(update={"source": "org/model"})
         told = {"name": name, "options": {"threads": threads}, "checkpoint": origin}
-        artifact.seal(folder, manifest.model_copy(update=told))
+        store.seal(folder, manifest.model_copy(update=told))
     return tmp_path / "built"
 
 
@@ -79,7 +82,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Request], list[Refusal]
     refusals: list[Refusal] = []
 
     def run(step: str, request: dict[str, Any], progress: Any, **how: Any) -> dict[str, Any]:
-        assert step == "exporter.stopwatch:time_model"
+        assert step == "exporter.bench.timing:time_model"
         wanted = Request.model_validate(request)
         assert how["threads"] == wanted.threads
         requests.append(wanted)
@@ -90,7 +93,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Request], list[Refusal]
         measured = round_(*[(0.1 * (n + 1),) for n in range(wanted.runs)])
         return {"round": measured.model_dump(mode="json")}
 
-    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(worker, "run", run)
     return requests, refusals
 
 
@@ -98,9 +101,9 @@ def test_rounds_go_through_all_models_to_and_fro(
     artifacts: Path, asked: tuple[list[Request], list[Refusal]]
 ) -> None:
     told: list[float] = []
-    rows = bench.bench(
+    rows = benching.bench(
         [artifacts],
-        bench.Load(runs=7, tokens=5),
+        benching.Load(runs=7, tokens=5),
         threads=(1, 2),
         progress=lambda _what, done: told.append(done or 0),
     )
@@ -117,10 +120,10 @@ def test_rounds_go_through_all_models_to_and_fro(
 def test_each_artifact_has_its_own_threads_and_decoding(
     artifacts: Path, asked: tuple[list[Request], list[Refusal]]
 ) -> None:
-    rows = bench.bench([artifacts], bench.Load(runs=1))
+    rows = benching.bench([artifacts], benching.Load(runs=1))
     assert [row.threads for row in rows] == [4, 3]  # all cores; those compiled in
     assert {row.decoding for row in rows} == {Decoding(num_beams=2)}
-    bench.bench([artifacts / "a"], bench.Load(runs=1, beams=5, batch=8))
+    benching.bench([artifacts / "a"], benching.Load(runs=1, beams=5, batch=8))
     assert asked[0][-1].decoding == Decoding(num_beams=5, batch_size=8)
     assert len(asked[0]) == 3
 
@@ -154,7 +157,7 @@ def test_what_cannot_be_timed_says_why_beside_the_others(
     assert timed["latency_s"]["p50"] == 0.1
     assert [each["seconds"] for each in timed["rounds"]] == [[[0.1]]] * 3
     assert document["load"] == {"audio": [], "tokens": 64, "runs": 3}
-    assert document["machine"]["isa"] == machine.describe().isa
+    assert document["machine"]["isa"] == hardware.describe().isa
 
 
 def test_where_nothing_can_be_timed_there_is_no_table(
@@ -174,10 +177,10 @@ def test_a_busy_machine_and_unlike_recipes_are_warned_of(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (1.25, 0.0, 0.0))
-    manifest = artifact.read_manifest(artifacts / "b")
+    manifest = store.read_manifest(artifacts / "b")
     (artifacts / "b" / "recipe.yaml").write_text(RECIPE.replace("num_beams: 2", "num_beams: 1"))
     (artifacts / "b" / "manifest.json").unlink()
-    artifact.seal(artifacts / "b", manifest)
+    store.seal(artifacts / "b", manifest)
     assert main(["bench", "built", "--runs", "1"]) == 0
     out, err = capfd.readouterr()
     assert err == (
@@ -229,9 +232,7 @@ def test_recordings_fill_their_batches(tmp_path: Path, tiny_whisper: Path) -> No
 
     def lengths(**how: Any) -> list[list[int]]:
         request = Request(model=tiny_whisper, original=True, threads=1, **how)
-        return [
-            [len(sound) for sound in batch] for batch in stopwatch._batches(request, recogniser)
-        ]
+        return [[len(sound) for sound in batch] for batch in timing._batches(request, recogniser)]
 
     two = Decoding(batch_size=2)
     assert lengths(audio=paths, decoding=two) == [[1600, 3200], [4800, 1600]]
@@ -242,8 +243,8 @@ def test_recordings_fill_their_batches(tmp_path: Path, tiny_whisper: Path) -> No
 def test_noise_is_the_same_for_everybody(tiny_whisper: Path) -> None:
     recogniser = load_original(str(tiny_whisper), threads=1)
     request = Request(model=tiny_whisper, original=True, threads=1, decoding=Decoding(batch_size=2))
-    ((one, other),) = stopwatch._batches(request, recogniser)
-    ((again, _),) = stopwatch._batches(request, recogniser)
+    ((one, other),) = timing._batches(request, recogniser)
+    ((again, _),) = timing._batches(request, recogniser)
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     assert 0.005 < one.std() < 0.02
@@ -276,7 +277,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, chatty: Path) -> dict[str, P
 
 def steps(recogniser: Recogniser, tokens: int, decoding: Decoding) -> list[int]:
     """Force tokens; the rows of every step that follows a prompt."""
-    stopwatch.force_tokens(recogniser.model, tokens)
+    timing.force_tokens(recogniser.model, tokens)
     seen: list[int] = []
 
     def look(_module: Any, _inputs: Any, output: Any) -> None:
@@ -284,7 +285,7 @@ def steps(recogniser: Recogniser, tokens: int, decoding: Decoding) -> list[int]:
 
     handle = recogniser.model.register_forward_hook(look)
     request = Request(model=Path(), original=False, threads=1, decoding=decoding)
-    (batch,) = stopwatch._batches(request, recogniser)
+    (batch,) = timing._batches(request, recogniser)
     recogniser.transcribe(batch, decoding)
     handle.remove()
     return seen
@@ -314,7 +315,7 @@ def test_artifacts_decode_exactly_so_many_too(
 def test_more_tokens_than_places_are_refused(chatty: Path) -> None:
     model = load_original(str(chatty), threads=1).model
     with pytest.raises(RecipeError, match="--tokens 61: this model decodes at most 60 at a time"):
-        stopwatch.force_tokens(model, 61)
+        timing.force_tokens(model, 61)
 
 
 @pytest.mark.slow

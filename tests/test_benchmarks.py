@@ -10,7 +10,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from benchmarks import checkpoints
 from benchmarks.build_results import ideal_bytes
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from transformers import WhisperConfig
 
 from benchmarks.checkpoints import SHAPES, Shape
-from exporter.cost import COSTS, Work, cost_of
-from exporter.families import whisper
+from exporter.build.cost_model import COSTS, Work, cost_of
+from exporter.families.whisper import family as whisper
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "build_shapes.json"
 MEASURED: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["shapes"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import cache
 from exporter.cli import main
+from exporter.system import build_cache
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ class Work:
 
     def obtain(self, fresh: bool = False, **parts: int) -> None:
         self.path.unlink(missing_ok=True)
-        cache.obtain(self.path, "a graph", parts, self.make, fresh=fresh)
+        build_cache.obtain(self.path, "a graph", parts, self.make, fresh=fresh)
         assert self.path.read_bytes() == b"made"
 
 
@@ -57,7 +57,7 @@ def test_another_version_of_this_code_makes_its_own(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.obtain(a=1)
-    monkeypatch.setattr(cache, "_code", lambda: "another")
+    monkeypatch.setattr(build_cache, "_code", lambda: "another")
     work.obtain(a=1)
     assert work.times == 2
 
@@ -65,7 +65,7 @@ def test_another_version_of_this_code_makes_its_own(
 @pytest.mark.parametrize("harm", ["bytes", "note", "list", "half", "link"])
 def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> None:
     work.obtain(a=1)
-    (kept,) = (entry.path for entry in cache.entries())
+    (kept,) = (entry.path for entry in build_cache.entries())
     if harm == "bytes":
         kept.write_bytes(b"mode")
     elif harm == "note":
@@ -84,16 +84,16 @@ def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> No
 
 
 def test_what_is_kept_is_told_and_cleared(work: Work, place: Path) -> None:
-    assert cache.entries() == []
-    assert cache.clear() == 0
+    assert build_cache.entries() == []
+    assert build_cache.clear() == 0
     work.obtain(a=1)
     work.obtain(a=2)
-    told = cache.entries()
+    told = build_cache.entries()
     assert [(entry.what, entry.size_bytes) for entry in told] == [("a graph", 4)] * 2
     (place / f".{told[0].path.name}.partial-{'0' * 32}").write_text("")
     stranger = place / "notes.txt"
     stranger.write_text("mine")
-    assert cache.clear() == 8
+    assert build_cache.clear() == 8
     assert list(place.iterdir()) == [stranger]
 
 
@@ -130,7 +130,7 @@ def test_the_command_lists_and_clears(work: Work, capfd: pytest.CaptureFixture[s
     assert [row["what"] for row in told["entries"]] == ["a graph"]
     assert main(["cache", "--clear"]) == 0
     assert capfd.readouterr().out.endswith("cache: 4 B removed\n")
-    assert cache.entries() == []
+    assert build_cache.entries() == []
 
 
 def test_a_folder_that_others_can_write_is_not_believed(
@@ -153,4 +153,4 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", no_home)
     for name in ("EXPORTER_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache.place() == Path("/.cache/exporter")
+    assert build_cache.place() == Path("/.cache/exporter")

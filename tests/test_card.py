@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from exporter import card, report
-from exporter.artifact import Needs, Origin
-from exporter.proof import proven
+from exporter.artifact import report
+from exporter.artifact.store import Needs, Origin
+from exporter.hub import model_card
+from exporter.hub.eligibility import proven
 from tests import passing, snippets
 from tests.hub import Hub
 
@@ -21,7 +22,7 @@ CLIPS = passing.RECIPE.replace(
 
 
 def text_of(folder: Path, repo: str = "org/speech") -> str:
-    return card.written(proven(folder), repo)[card.CARD].decode()
+    return model_card.written(proven(folder), repo)[model_card.CARD].decode()
 
 
 def test_its_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -70,12 +71,12 @@ def test_every_figure_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_its_picture_stands_alone(tmp_path: Path) -> None:
-    written = card.written(proven(passing.make(tmp_path / "onnx-int8")), "org/speech")
-    picture = written[card.PICTURE].decode()
+    written = model_card.written(proven(passing.make(tmp_path / "onnx-int8")), "org/speech")
+    picture = written[model_card.PICTURE].decode()
     assert picture.startswith('<svg viewBox="0 0 480 128"')
     assert 'xmlns="http://www.w3.org/2000/svg"' in picture
     assert "href" not in picture
-    assert f"]({card.PICTURE})" in written[card.CARD].decode()
+    assert f"]({model_card.PICTURE})" in written[model_card.CARD].decode()
 
 
 def test_native_code_is_told(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from exporter import checkpoint as product
+from exporter.checkpoint import checkpoint as product
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
-from exporter.quantize import check_fit
-from exporter.runtime import load_original as load_the_original
+from exporter.quantization.plan import check_fit
+from exporter.runtime.load import load_original as load_the_original
 
 # Half of these tests are about torch's own files.
 open_checkpoint = partial(product.open_checkpoint, allow_pickle=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from exporter import child
 from exporter.errors import ResourceError, exhausted, exhaustion
-from exporter.progress import Progress, silent
+from exporter.system import worker
+from exporter.system.progress import Progress, silent
 from tests.faults import wait_until
 
 
@@ -31,9 +31,9 @@ def test_what_a_step_leaves_goes_with_it(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if code:
         with pytest.raises(RuntimeError, match="exit code 7"):
-            child.run(f"{__name__}:litter", {"code": code}, silent, what="it")
+            worker.run(f"{__name__}:litter", {"code": code}, silent, what="it")
     else:
-        told = child.run(f"{__name__}:litter", {"code": code}, silent, what="it")
+        told = worker.run(f"{__name__}:litter", {"code": code}, silent, what="it")
         assert Path(told["place"]).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
 
@@ -43,8 +43,8 @@ def test_a_step_whose_parent_has_died_before_it_began_does_nothing(tmp_path: Pat
     request, done = tmp_path / "request", tmp_path / "done"
     request.write_text("{}")
     other = str(os.getppid())
-    command = [sys.executable, "-P", "-m", "exporter.child", "tests.test_child:touch"]
-    environment = {**child.child_environment(), "DONE": str(done)}
+    command = [sys.executable, "-P", "-m", "exporter.system.worker", "tests.test_child:touch"]
+    environment = {**worker.child_environment(), "DONE": str(done)}
     ended = subprocess.run([*command, str(request), other], env=environment, check=False)
     assert ended.returncode == 1
     assert not done.exists()
@@ -60,7 +60,7 @@ def touch(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import tests.test_child; from exporter import child; from exporter.progress import silent;"
+        "import tests.test_child; from exporter.system import worker as child; from exporter.system.progress import silent;"
         "child.run('tests.test_child:linger', {}, silent, what='it')"
     )
     environment = {**os.environ, "DONE": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from exporter import errors, overview
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
-from exporter.cli import cli, main
+from exporter import errors
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.cli import cli, inspect, main
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "optimum", "safetensors", "matplotlib")
 
@@ -117,7 +117,7 @@ def test_each_error_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(overview, "of_path", raising(kind("what: where\nwhat to do")))
+    monkeypatch.setattr(inspect, "of_path", raising(kind("what: where\nwhat to do")))
     assert main(["inspect", "x"]) == kind.exit_code
     assert capfd.readouterr() == ("", "error: what: where\nwhat to do\n")
 
@@ -142,7 +142,7 @@ def test_other_errors(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(overview, "of_path", raising(error))
+    monkeypatch.setattr(inspect, "of_path", raising(error))
     assert main(["inspect", "x"]) == code
     out, err = capfd.readouterr()
     assert out == ""
@@ -154,7 +154,7 @@ def test_other_errors(
 def test_debug_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(overview, "of_path", raising(ValueError("odd")))
+    monkeypatch.setattr(inspect, "of_path", raising(ValueError("odd")))
     assert main(["--debug", "inspect", "x"]) == 1
     assert "Traceback" in capfd.readouterr().err
 
@@ -169,7 +169,7 @@ def test_json_stays_pure_whatever_libraries_print(
         subprocess.run([sys.executable, "-c", "print('noise of a child')"], check=True)
         return {"recipes": []}
 
-    monkeypatch.setattr(overview, "of_folder", noisy)
+    monkeypatch.setattr(inspect, "of_folder", noisy)
     assert main([*["--debug"][: int(debug)], "list", "--json"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out) == {"schema_version": 1, "recipes": []}
@@ -186,7 +186,7 @@ def test_our_own_warnings_are_shown(
         logging.getLogger("somebody.else").warning("chatter")
         return {}
 
-    monkeypatch.setattr(overview, "of_folder", warning)
+    monkeypatch.setattr(inspect, "of_folder", warning)
     assert main(["list"]) == 0
     assert capfd.readouterr().err == "warning: two cores only\n"
 
@@ -274,7 +274,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 )
 def test_a_signal_cleans_up(here: Path, number: signal.Signals, code: int) -> None:
     script = (
-        "import sys, time, pathlib; from exporter import overview; from exporter.cli import main\n"
+        "import sys, time, pathlib; from exporter.cli import inspect as overview; from exporter.cli import main\n"
         "def slow(_):\n"
         "    try:\n"
         "        pathlib.Path('started').touch(); time.sleep(60)\n"

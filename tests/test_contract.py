@@ -17,12 +17,13 @@ import onnx
 import pytest
 import soundfile
 
-from exporter import artifact, places, recipe, report, trust
-from exporter.build import BuiltArtifact, build
+from exporter import recipe
+from exporter.artifact import local_paths, report, store, trust
+from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
-from exporter.progress import silent
 from exporter.recipe import Recipe
-from exporter.runtime import load, load_original
+from exporter.runtime.load import load, load_original
+from exporter.system.progress import silent
 from validate import validate
 
 pytestmark = pytest.mark.slow
@@ -88,10 +89,10 @@ def test_a_fresh_process_gives_the_originals_text(english: dict[str, Any], kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_manifest_tells_what_was_built(english: dict[str, Any], kind: str) -> None:
-    told = artifact.verify(one(english, kind).path)
+    told = store.verify(one(english, kind).path)
     assert told == one(english, kind).manifest
     assert told.checkpoint.source == Path(english["checkpoint"]).name
-    assert places.read(one(english, kind).path, told).checkpoint == str(english["checkpoint"])
+    assert local_paths.read(one(english, kind).path, told).checkpoint == str(english["checkpoint"])
     assert {"torch", "transformers", "onnx"} <= told.versions.keys()
     assert told.build.peak_rss_bytes > 1 << 20
     assert told.build.seconds > 0
@@ -119,7 +120,7 @@ def test_the_validator_judges_what_was_built(english: dict[str, Any]) -> None:
     (told,) = validate([folder], threads=1)
     assert told.verdict == "passed", told.sentence
     assert report.read(folder) == told
-    assert told.artifact.digest == artifact.verify(folder).digest
+    assert told.artifact.digest == store.verify(folder).digest
     assert told.figures.wer == told.reference_figures.wer
     page = (folder / "report.html").read_text()
     assert "passed" in page
@@ -212,13 +213,13 @@ def test_other_options_need_force(english: dict[str, Any]) -> None:
     where = {"output": english["folder"] / "artifacts", "targets": ["torch-int8"]}
     with pytest.raises(RecipeError, match="--force"):
         build(changed, **where, progress=silent)
-    assert artifact.verify(one(english, "torch-int8").path) == one(english, "torch-int8").manifest
+    assert store.verify(one(english, "torch-int8").path) == one(english, "torch-int8").manifest
 
 
 def test_a_place_that_is_held(english: dict[str, Any]) -> None:
     where = {"output": english["folder"] / "artifacts", "targets": ["torch-int8"]}
     with (
-        artifact.stage(one(english, "torch-int8").path),
+        store.stage(one(english, "torch-int8").path),
         pytest.raises(BusyError, match="another build"),
     ):
         build(english["recipe"], **where, force=True, progress=silent)
@@ -248,13 +249,13 @@ def test_new_terms_of_judging_need_no_build(
 ) -> None:
     output = tmp_path / "artifacts"
     shutil.copytree(english["folder"] / "artifacts", output)
-    monkeypatch.delattr("exporter.child.run")
+    monkeypatch.delattr("exporter.system.worker.run")
     before = {each.manifest.kind: each.manifest for each in english["built"]}
     changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
     for each in build(changed, output=output, progress=silent):
         old = before[each.manifest.kind]
         assert each.reused
-        assert artifact.verify(each.path) == each.manifest
+        assert store.verify(each.path) == each.manifest
         assert each.manifest.digest != old.digest
         assert each.manifest.build == old.build
         differ = {file.path for file in set(each.manifest.files) ^ set(old.files)}
@@ -262,7 +263,7 @@ def test_new_terms_of_judging_need_no_build(
         assert recipe.read(each.path / "recipe.yaml").gate.min_clips == 2
         assert trust.built_here(each.manifest)
     (again,) = build(changed, output=output, targets=["aoti"], progress=silent)
-    assert again.manifest == artifact.read_manifest(output / "tiny" / "aoti")
+    assert again.manifest == store.read_manifest(output / "tiny" / "aoti")
 
 
 def test_a_recipe_without_paths_of_this_machine_takes_the_place_of_one_with_them(
@@ -270,7 +271,7 @@ def test_a_recipe_without_paths_of_this_machine_takes_the_place_of_one_with_them
 ) -> None:
     """So that what cannot be published is mended without a build."""
     shutil.copytree(english["folder"] / "artifacts", tmp_path / "artifacts")
-    monkeypatch.delattr("exporter.child.run")
+    monkeypatch.delattr("exporter.system.worker.run")
     found = []
     for name in ("/somewhere/else", "beside", "/somewhere/else"):
         named = recipe.read(english["recipe"].path, [f"checkpoint={name}"])
@@ -305,14 +306,14 @@ def test_a_kept_artifact_that_changes_meanwhile_is_not_sealed_again(
     shutil.copytree(english["folder"] / "artifacts", output)
     place = output / "tiny" / "torch-int8"
     changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
-    verify = artifact.verify
+    verify = store.verify
 
-    def verified(folder: Path) -> artifact.Manifest:
+    def verified(folder: Path) -> store.Manifest:
         manifest = verify(folder)
         (folder / "model.safetensors").write_bytes(b"other")
         return manifest
 
-    monkeypatch.setattr(artifact, "verify", verified)
+    monkeypatch.setattr(store, "verify", verified)
     with pytest.raises(IntegrityError, match="changed while it was copied"):
         build(changed, output=output, targets=["torch-int8"], progress=silent)
     assert "min_clips: 1" in (place / "recipe.yaml").read_text()
@@ -342,7 +343,7 @@ def test_a_build_that_was_killed_goes_on(
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "compiling encoder" not in done.stdout
     assert "compiling decoder" in done.stdout
-    again = artifact.verify(tmp_path / "out" / "tiny" / "aoti")
+    again = store.verify(tmp_path / "out" / "tiny" / "aoti")
     assert again.files == one(english, "aoti").manifest.files
     assert not list((tmp_path / "out" / "tiny").glob(".aoti.partial-*"))
 

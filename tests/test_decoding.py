@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import CheckpointError, RecipeError
-from exporter.families import whisper
+from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
 
 ENGLISH = {"is_multilingual": False, "no_timestamps_token_id": 7}

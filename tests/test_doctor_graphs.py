@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from exporter import doctor
-from exporter.doctor import graphs, runtimes
+from exporter.doctor.checks import onnx_files, runtimes
 from tests.doctoring import (
     CONFIG,
     ENCODER,
@@ -149,10 +149,10 @@ def test_graphs(case: str, merged_export: Path, copied: Copy) -> None:
 
 
 def test_what_the_runtime_says_of_itself_is_so() -> None:
-    ir, opset, version = graphs._newest()
+    ir, opset, version = onnx_files._newest()
     assert version == onnxruntime.__version__
-    opens(graphs._smallest(ir, opset))
-    for newer_one in (graphs._smallest(ir + 1, opset), graphs._smallest(ir, opset + 1)):
+    opens(onnx_files._smallest(ir, opset))
+    for newer_one in (onnx_files._smallest(ir + 1, opset), onnx_files._smallest(ir, opset + 1)):
         with pytest.raises(Fail):
             opens(newer_one)
 

@@ -123,7 +123,7 @@ LOST = ("no place", "the folder above", "the root", "a NUL", "missing", "too lon
 def test_weights_elsewhere(
     case: str, tiny_whisper: Path, somewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.doctor.graphs._newest", lambda: (99, 99, "any"))
+    monkeypatch.setattr("exporter.doctor.checks.onnx_files._newest", lambda: (99, 99, "any"))
     with copy_of(tiny_whisper, somewhere / "model") as folder:
         (folder / "model.onnx_data").write_bytes(bytes(8))
         told = stored(test_hostile_files.ELSEWHERE[case])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter import artifact, durable, interrupts, scratch
+from exporter.artifact import store
 from exporter.errors import BusyError
-from exporter.interrupts import undisturbed
+from exporter.system import files, signals, tempdirs
+from exporter.system.signals import undisturbed
 from tests import sealed
 
 # Leaves what it holds as a process does that is killed: nothing is closed or cleaned up.
@@ -30,14 +31,14 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> Non
     half.write_bytes(b"hal")
     stranger = tmp_path / ".note.partial-mine"
     stranger.write_bytes(b"")
-    durable.write_atomic(tmp_path / "other", b"whole")
+    files.write_atomic(tmp_path / "other", b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([stranger, tmp_path / "other"])
 
 
 def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / f".note.partial-{'0' * 32}"
-    with durable._made(path) as stream:
-        durable.write_atomic(tmp_path / "other", b"whole")
+    with files._made(path) as stream:
+        files.write_atomic(tmp_path / "other", b"whole")
         stream.write(b"part")
         assert path.exists()
 
@@ -45,7 +46,7 @@ def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_cleared_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, lock, times = tmp_path / "note", durable.fcntl.flock, []
+    path, lock, times = tmp_path / "note", files.fcntl.flock, []
 
     def late(stream: object, how: int) -> None:
         if not times:
@@ -53,8 +54,8 @@ def test_a_file_cleared_before_it_was_locked_is_made_again(
         times.append(how)
         lock(stream, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(durable.fcntl, "flock", late)
-    with durable._made(path) as stream:
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with files._made(path) as stream:
         stream.write(b"whole")
     assert (path.read_bytes(), len(times)) == (b"whole", 2)
 
@@ -64,12 +65,12 @@ def test_a_folder_takes_the_place_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: str
 ) -> None:
     if steps == "two":  # as on file systems that know no exchange
-        monkeypatch.setattr(durable, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     old, new = tmp_path / "place", tmp_path / "new"
     for folder in (old, new):
         (folder / "inner").mkdir(parents=True)
         (folder / "inner" / "file").write_text(folder.name)
-    durable.put(new, old)
+    files.put(new, old)
     assert (old / "inner" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
 
@@ -77,39 +78,39 @@ def test_a_folder_takes_the_place_of_another(
 def test_what_stood_there_comes_back_if_the_new_one_cannot_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durable, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     (tmp_path / "place").mkdir()
     with pytest.raises(FileNotFoundError):
-        durable._replace(tmp_path / "absent", tmp_path / "place")
+        files._replace(tmp_path / "absent", tmp_path / "place")
     assert list(tmp_path.iterdir()) == [tmp_path / "place"]
 
 
 def test_an_exchange_that_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
-        durable._exchanged(tmp_path / "absent", tmp_path)
+        files._exchanged(tmp_path / "absent", tmp_path)
 
 
 def test_new_folders_are_synced_into_those_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(durable, "sync", synced.append)
-    durable.make_folder(tmp_path / "a" / "b")
+    monkeypatch.setattr(files, "sync", synced.append)
+    files.make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
-    durable.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
     assert len(synced) == 2
 
 
 def test_the_scratch_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path: Path) -> None:
-    die_after("from exporter.scratch import scratch; held = scratch(); held.__enter__()", tmp_path)
+    die_after("from exporter.system.tempdirs import scratch; held = scratch(); held.__enter__()", tmp_path)
     (dead,) = tmp_path.iterdir()
     stranger = tmp_path / "exporter-step-by-step"
     stranger.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
-        with scratch.scratch() as mine:
+        patch.setattr(tempdirs.tempfile, "tempdir", str(tmp_path))
+        with tempdirs.scratch() as mine:
             assert not dead.exists()
-            with scratch.scratch():
+            with tempdirs.scratch():
                 assert mine.exists()
     assert list(tmp_path.iterdir()) == [stranger]
 
@@ -120,9 +121,9 @@ def test_a_scratch_that_cannot_be_locked_is_not_left(
     def full(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch.fcntl, "flock", full)
-    with pytest.raises(OSError, match="No locks"), scratch.scratch():
+    monkeypatch.setattr(tempdirs.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempdirs.fcntl, "flock", full)
+    with pytest.raises(OSError, match="No locks"), tempdirs.scratch():
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -147,18 +148,18 @@ def test_interrupts_wait_for_the_end_of_a_cleanup() -> None:
 def test_impatience_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupts.listen()
+    signals.listen()
     try:
-        with pytest.raises(interrupts.Terminated):
+        with pytest.raises(signals.Terminated):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
-        monkeypatch.setattr(interrupts.time, "monotonic", lambda: float("inf"))
+        monkeypatch.setattr(signals.time, "monotonic", lambda: float("inf"))
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        interrupts.leave()
+        signals.leave()
         signal.raise_signal(signal.SIGINT)
-        interrupts.listen()  # what is ignored stays ignored
+        signals.listen()  # what is ignored stays ignored
         signal.raise_signal(signal.SIGINT)
     finally:
         for number, handler in before.items():
@@ -179,15 +180,15 @@ def test_an_artifact_that_is_replaced_is_read_whole(tmp_path: Path) -> None:
     thread.start()
     seen = set()
     while not ended.is_set():
-        seen.add(artifact.verify(place).digest)
+        seen.add(store.verify(place).digest)
     thread.join()
     assert len(seen) > 3
 
 
 def test_an_artifact_that_was_replaced_is_told(tmp_path: Path) -> None:
     place = sealed.seal(tmp_path / "aoti")
-    manifest = artifact.verify(place)
-    artifact.require_same(place, manifest)
+    manifest = store.verify(place)
+    store.require_same(place, manifest)
     sealed.seal(place, files={"another": b""})
     with pytest.raises(BusyError, match="was replaced"):
-        artifact.require_same(place, manifest)
+        store.require_same(place, manifest)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from exporter.fetch import CONFIGS, TOKENIZER
+from exporter.checkpoint.fetch import CONFIGS, TOKENIZER
 from tests.hub import Hub, of_folder, reads_large, serving
 from tests.hub_models import models
 
@@ -239,7 +239,7 @@ def test_without_a_network_the_cache_is_used_and_told(cached: Machine, hub: Hub)
     got = Machine(cached.home, NOWHERE).fetches("org/whole")
     assert got["commit"] == commit
     told = f"the Hub cannot be asked (no network): using org/whole at {commit}, as cached"
-    assert got["log"].strip() == f"exporter.fetch: {told}"
+    assert got["log"].strip() == f"exporter.checkpoint.fetch: {told}"
 
 
 def test_a_hub_that_fails_leaves_the_cache(cached: Machine, hub: Hub) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import report, trust
-from exporter.runtime import load
+from exporter.artifact import report, trust
+from exporter.runtime.load import load
 
 Record = Callable[[str, object], None]
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper
 
-from exporter import artifact, audio
+from exporter.artifact import store
 from exporter.errors import DataError
-from exporter.targets.onnx_int8.sealed import require_sealed
+from exporter.formats import audio
+from exporter.targets.onnx.external_data_check import require_sealed
 from tests.sealed import manifest, refusal, seal
 
 pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
@@ -96,7 +97,7 @@ def test_weights_where_they_belong(
 ) -> None:
     graph = where(stored(GOOD.items())).SerializeToString()
     folder = sealed_onnx(tmp_path, graph)
-    files = artifact.verify(folder).files
+    files = store.verify(folder).files
     require_sealed(folder / "model.onnx", {file.path: file.size_bytes for file in files})
 
 
@@ -169,7 +170,7 @@ PATHS = [
 def test_paths_of_a_manifest(path: str, tmp_path: Path) -> None:
     folder = seal(tmp_path / "data", "onnx-int8", {"merges.txt": b"x"})
     (tmp_path / "outside").write_bytes(b"x")
-    told = artifact.read_manifest(folder)
+    told = store.read_manifest(folder)
     file = told.files[0].model_copy(update={"path": path})
     (folder / "manifest.json").write_bytes(
         told.model_copy(update={"files": (*told.files, file)}).canonical()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import archive, trust
+from exporter.artifact import trust
 from exporter.errors import IntegrityError
+from exporter.formats import pt2
 from tests.sealed import members, refusal, seal
 
 pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
@@ -155,11 +156,11 @@ def test_bytes_that_are_no_package(case: str, tmp_path: Path) -> None:
 def test_what_the_target_writes_is_let_through(tmp_path: Path) -> None:
     """Or all of the above would show nothing."""
     (tmp_path / "encoder.pt2").write_bytes(zipped(ours()))
-    archive.check(tmp_path / "encoder.pt2")
+    pt2.check(tmp_path / "encoder.pt2")
     trust.admit(seal(tmp_path / "aoti"), trust=True)
 
 
 def test_a_package_of_an_unsealed_folder_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "encoder.pt2").write_bytes(zipped(ours())[:-1])
     with pytest.raises(IntegrityError, match="nothing in it was opened"):
-        archive.check(tmp_path / "encoder.pt2")
+        pt2.check(tmp_path / "encoder.pt2")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter import attention, machine
-from exporter.graphs import Graph
+from exporter.families import attention
+from exporter.families.graph import Graph
+from exporter.system import hardware
 from exporter.targets.aoti import linear
-from exporter.targets.aoti.compiling import compile_graph
+from exporter.targets.aoti.compiler import compile_graph
 from exporter.targets.aoti.package import Package, read_spec
 
 LEVELS = {
@@ -73,7 +74,7 @@ def windows_cache(window: Tensor, cross: Tensor) -> tuple[int, ...]:
 def lacking(name: str) -> set[str]:
     """The features of a level that this CPU has not."""
     march, extensions = LEVELS[name]
-    return set(machine.level_features(march) | set(extensions)) - machine.describe().features
+    return set(hardware.level_features(march) | set(extensions)) - hardware.describe().features
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import model_signing
 import pytest
 
-from exporter import artifact, keys, runtime, signature, trust
+from exporter.artifact import keyring, signing, store, trust
 from exporter.errors import IntegrityError, MachineError, TrustError
+from exporter.runtime import load
 from tests.sealed import seal
 from tests.signed import make_keys, trust_key
 
@@ -39,7 +40,7 @@ print(code, *sorted(heavy))
 def program(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
     """Native code that came from elsewhere, signed there."""
     folder = seal(tmp_path / "artifacts" / "aoti")
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     return folder
 
 
@@ -72,7 +73,7 @@ def test_a_trusted_key_lets_code_be_loaded(
     assert f"model.sig was made with no key in {config}" in refused(program)
     trust_key(config, pair[1])
     with pytest.raises(MachineError, match="cannot be loaded"):  # the stub of a library is none
-        runtime.load(program)
+        load.load(program)
 
 
 def test_judging_code_again_does_not_take_its_signature(
@@ -83,7 +84,7 @@ def test_judging_code_again_does_not_take_its_signature(
         (program / name).write_text("judged here")
     assert trust.admit(program, trust=False)
     with pytest.raises(IntegrityError, match=r"the report of .* is not signed"):
-        signature.verify(program, artifact.read_manifest(program), pair[1])
+        signing.verify(program, store.read_manifest(program), pair[1])
 
 
 @pytest.mark.parametrize("what", ["folder", "key", "link"])
@@ -114,13 +115,13 @@ def test_a_file_that_is_no_key_spoils_no_other(
 
 
 def test_the_keyrings_place(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert keys.keyring() == config / "trusted_keys"
+    assert keyring.keyring() == config / "trusted_keys"
     monkeypatch.delenv("EXPORTER_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    assert keys.keyring() == tmp_path / "xdg" / "exporter" / "trusted_keys"
+    assert keyring.keyring() == tmp_path / "xdg" / "exporter" / "trusted_keys"
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert keys.keyring() == tmp_path / ".config" / "exporter" / "trusted_keys"
+    assert keyring.keyring() == tmp_path / ".config" / "exporter" / "trusted_keys"
 
 
 def fresh(repository: Path, *words: str, missing: bool = False) -> tuple[list[str], str]:
@@ -162,7 +163,7 @@ def test_without_the_library(
         assert (code, heavy) == ("6", []), error
         assert "pip install 'exporter[sign]'" in error
     blocked = "import sys; sys.modules['model_signing'] = None; "
-    blocked += "from pathlib import Path; from exporter import trust; "
+    blocked += "from pathlib import Path; from exporter.artifact import trust; "
     blocked += "trust.admit(Path(sys.argv[1]), trust=False)"
     done = subprocess.run(
         [sys.executable, "-c", blocked, str(program)],

@@ -11,13 +11,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from exporter import recipe
-from exporter.build import BuiltArtifact, build
-from exporter.checkpoint import open_checkpoint
+from exporter.build.pipeline import BuiltArtifact, build
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
-from exporter.progress import silent
 from exporter.recipe import Decoding
-from exporter.runtime import load, load_original
+from exporter.runtime.load import load, load_original
+from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from tests import passing
 from tests.test_card import text_of
@@ -119,7 +119,7 @@ def test_precisions_are_in_the_names(tiny_whisper: Path) -> None:
 
 
 def test_only_where_precisions_differ_each_graph_has_its_own(tmp_path: Path) -> None:
-    from exporter.targets.onnx_int8.naming import config_text
+    from exporter.targets.onnx.layouts import config_text
 
     def told(**options: Any) -> Any:
         chosen = TARGET.Options.model_validate({"layout": "transformers.js", **options})

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from exporter import recipe
-from exporter.build import build
-from exporter.families import whisper
-from exporter.families.whisper import lean
-from exporter.families.whisper.cache import GraphCache
-from exporter.families.whisper.model import GraphWhisper
+from exporter.build.pipeline import build
+from exporter.families.whisper import family as whisper
+from exporter.families.whisper.decoding import loop
+from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.model import GraphWhisper
 from exporter.recipe import Decoding
-from exporter.runtime import load
+from exporter.runtime.load import load
 from tests.test_whisper import multilingual, recut, sounds
 from tests.tiny import make_whisper
 
@@ -71,7 +71,7 @@ def dice(folder: Path, eagerness: float = 5.0) -> Any:
     config, generation = original.config, original.generation_config
     times = generation.no_timestamps_token_id + 1
     decoder = Dice(config.vocab_size, generation.eos_token_id, times, eagerness)
-    return GraphWhisper(config, generation, lean.Engine({"encoder": encoder}, "encoder", decoder))
+    return GraphWhisper(config, generation, loop.Engine({"encoder": encoder}, "encoder", decoder))
 
 
 def windows(model: Any, *numbers: int) -> Tensor:
@@ -83,7 +83,7 @@ def both(model: Any, features: Tensor, beams: int, **prompt: str) -> tuple[Any, 
     """What the lean loops give, and what `generate` gives."""
     asked = {"language": None, "task": None} | prompt
     with torch.inference_mode():
-        found = lean.decode(model, features, **asked, beams=beams)
+        found = loop.decode(model, features, **asked, beams=beams)
         generated = model.generate(features, return_segments=True, num_beams=beams, **prompt)
     segments = [one for (one,) in generated["segments"]]
     return found, [segment["tokens"].tolist() for segment in segments]
@@ -192,10 +192,10 @@ def test_what_the_loops_do_not_know_is_left_to_generate(
 ) -> None:
     model = dice(tiny_whisper)
     asked = {"language": None, "task": None, "beams": 1}
-    assert lean.decode(model, windows(model, 1), **asked) is not None
+    assert loop.decode(model, windows(model, 1), **asked) is not None
     for name, value in changes.items():
         setattr(model.generation_config, name, value)
-    assert lean.decode(model, windows(model, 1), **asked) is None
+    assert loop.decode(model, windows(model, 1), **asked) is None
 
 
 def test_tokens_that_stand_for_times_are_left_to_generate(tiny_whisper: Path) -> None:
@@ -206,7 +206,7 @@ def test_tokens_that_stand_for_times_are_left_to_generate(tiny_whisper: Path) ->
     model.generation_config.max_new_tokens = 3
     with torch.inference_mode():
         asked = {"language": "en", "task": None, "beams": 1}
-        assert lean.decode(model, windows(model, 1), **asked) is None
+        assert loop.decode(model, windows(model, 1), **asked) is None
 
 
 def opened(folder: Path, kind: str) -> Any:
@@ -252,7 +252,7 @@ def test_transcripts(
             again = whisper.transcribe(model, processor, audio, decoding)
         assert again == found
         with monkeypatch.context() as patch:
-            patch.setattr(lean, "decode", lambda *_, **__: None)
+            patch.setattr(loop, "decode", lambda *_, **__: None)
             assert whisper.transcribe(model, processor, audio, decoding) == found
         original = whisper.open_original(folder)
         assert whisper.transcribe(original, processor, audio, decoding) == found
@@ -288,7 +288,7 @@ def test_hooks_see_every_step(tiny_whisper: Path) -> None:
 def test_the_original_stays_on_transformers_road(tiny_whisper: Path) -> None:
     model = whisper.open_original(tiny_whisper)
     features = windows(model, 1)
-    assert lean.decode(model, features, language="en", task=None, beams=1) is None
+    assert loop.decode(model, features, language="en", task=None, beams=1) is None
 
 
 @pytest.mark.slow
@@ -302,7 +302,7 @@ def test_speech(
     clips = sorted((repository / "recipes/demo/clips").glob("*.flac"))
     decoding = recogniser.decoding.model_copy(update={"num_beams": beams})
     found = recogniser.transcribe(clips, decoding)
-    monkeypatch.setattr(lean, "decode", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "decode", lambda *_, **__: None)
     assert recogniser.transcribe(clips, decoding) == found
 
 

@@ -16,7 +16,7 @@ from benchmarks.lesser_machines import LEVELS, key, table, tables, variants
 from benchmarks.peers_rivals import CONVERSIONS, RIVALS
 from benchmarks.peers_rounds import Bench, Setting, answered, write_recipe
 from exporter import recipe
-from exporter.targets import aoti
+from exporter.targets.aoti import target as aoti
 
 SETTING = Setting(tokens=8, threads=1, batch=1, beams=1)
 

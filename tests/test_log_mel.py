@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from exporter import audio
-from exporter.families.whisper.log_mel import log_mel
-from exporter.transcript import Audio
+from exporter.families.transcript import Audio
+from exporter.families.whisper.decoding.log_mel import log_mel
+from exporter.formats import audio
 
 WINDOW_S = 2
 SAMPLES = 16000 * WINDOW_S

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from exporter import machine, offers, rates, tables
 from exporter.cli import main
-from exporter.machine import Cache, Machine
-from exporter.targets import TARGETS
+from exporter.cli.output import formatting
+from exporter.system import hardware, microbench
+from exporter.system.hardware import Cache, Machine
+from exporter.targets import TARGETS, capabilities
 
 
 def machine_with(root: Path, groups: str, files: dict[str, str]) -> int:
@@ -19,7 +20,7 @@ def machine_with(root: Path, groups: str, files: dict[str, str]) -> int:
     for name, text in {**known, "proc/self/cgroup": groups, **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    return machine.memory_available_bytes(root)
+    return hardware.memory_available_bytes(root)
 
 
 V1 = "sys/fs/cgroup/memory"
@@ -69,8 +70,10 @@ def test_memory_is_what_the_kernel_and_the_control_group_leave(tmp_path: Path, c
 
 
 def test_this_machine_has_memory_and_disk(tmp_path: Path) -> None:
-    assert 0 < machine.memory_available_bytes() <= machine.describe().memory_bytes
-    assert machine.disk_free_bytes(tmp_path / "not" / "there") == machine.disk_free_bytes(tmp_path)
+    assert 0 < hardware.memory_available_bytes() <= hardware.describe().memory_bytes
+    assert hardware.disk_free_bytes(tmp_path / "not" / "there") == hardware.disk_free_bytes(
+        tmp_path
+    )
 
 
 def test_caches_are_the_first_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,16 +89,16 @@ def test_caches_are_the_first_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for name, value in zip(("level", "type", "size", "shared_cpu_list"), values, strict=True):
             (folder / name).write_text(f"{value}\n")
     (tmp_path / "sys/devices/system/cpu/cpu4/cache/index4").mkdir()  # tells nothing
-    assert machine.caches(tmp_path) == [
+    assert hardware.caches(tmp_path) == [
         Cache(1, "data", 48 << 10, 1),
         Cache(1, "instruction", 32 << 10, 1),
         Cache(3, "unified", 32 << 20, 3),
     ]
-    assert machine.caches(tmp_path / "nowhere") == []
+    assert hardware.caches(tmp_path / "nowhere") == []
 
 
-V3 = machine.level_features("x86-64-v3")
-V4 = machine.level_features("x86-64-v4")
+V3 = hardware.level_features("x86-64-v3")
+V4 = hardware.level_features("x86-64-v4")
 
 
 @pytest.fixture
@@ -105,8 +108,8 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def offered(monkeypatch: pytest.MonkeyPatch, features: frozenset[str]) -> dict[str, Any]:
     """What a machine with these CPU features is told to offer to each kind."""
-    monkeypatch.setattr(machine, "describe", lambda: Machine("a CPU", 8, 1 << 30, features))
-    told: dict[str, Any] = offers.of_machine()["targets"]
+    monkeypatch.setattr(hardware, "describe", lambda: Machine("a CPU", 8, 1 << 30, features))
+    told: dict[str, Any] = capabilities.of_machine()["targets"]
     return told
 
 
@@ -139,7 +142,7 @@ def test_what_follows_from_a_cpu(
     assert ("reduce_range: true" in told["onnx-int8"]["says"]) == (bits == 7)
 
 
-@pytest.mark.parametrize("features", [frozenset({"asimddp"}), machine.level_features("x86-64-v2")])
+@pytest.mark.parametrize("features", [frozenset({"asimddp"}), hardware.level_features("x86-64-v2")])
 def test_a_cpu_without_avx2_compiles_nothing(
     features: frozenset[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +152,7 @@ def test_a_cpu_without_avx2_compiles_nothing(
 
 
 def test_the_defaults_told_are_those_of_the_targets() -> None:
-    told = offers.of_machine()["targets"]
+    told = capabilities.of_machine()["targets"]
     assert told.keys() <= TARGETS.keys()
     for kind, offer in told.items():
         options = TARGETS[kind].Options().model_dump()
@@ -160,7 +163,7 @@ def test_machine_tells_facts_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     offered(monkeypatch, V4 | {"avx512_vnni"})
-    monkeypatch.setattr(machine, "caches", lambda: [Cache(1, "data", 48 << 10, 1)])
+    monkeypatch.setattr(hardware, "caches", lambda: [Cache(1, "data", 48 << 10, 1)])
     assert main(["machine"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[:4] == [
@@ -189,7 +192,7 @@ MEASURED = {
 def test_rates_are_told_when_asked_for(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rates, "measure_fresh", lambda threads, _progress: MEASURED)
+    monkeypatch.setattr(microbench, "measure_fresh", lambda threads, _progress: MEASURED)
     assert main(["machine", "--measure"]) == 0
     assert capfd.readouterr().out.splitlines()[-2:] == [
         "memory is read at 77.0 GB/s (1.07 GB in a row, threads 2)",
@@ -223,14 +226,14 @@ def test_threads_that_cannot_be(
 
 def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small and short here: what counts is that every rate is there."""
-    monkeypatch.setattr(rates, "_BUFFER_BYTES", 1 << 20)
-    monkeypatch.setattr(rates, "_MEMORY_BUDGET_S", 0.001)
-    monkeypatch.setattr(rates, "_BUDGET_S", 0.001)
-    monkeypatch.setattr(rates, "_ROWS", 32)
-    told = rates.measure({"threads": 1}, lambda _what, _done: None)
+    monkeypatch.setattr(microbench, "_BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(microbench, "_MEMORY_BUDGET_S", 0.001)
+    monkeypatch.setattr(microbench, "_BUDGET_S", 0.001)
+    monkeypatch.setattr(microbench, "_ROWS", 32)
+    told = microbench.measure({"threads": 1}, lambda _what, _done: None)
     assert told["threads"] == 1
     assert told["memory"]["buffer_bytes"] == 1 << 20
     assert told["memory"]["read_bytes_per_s"] > 0
     assert [each["width"] for each in told["products"]] == [768, 1280]
     assert all(each[t] > 0 for each in told["products"] for t in ("int8", "bfloat16", "float32"))
-    assert list(tables.of_rates(told))
+    assert list(formatting.of_rates(told))

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter import child
-from exporter.child import child_environment
 from exporter.errors import (
     BuildError,
     CheckpointError,
     MachineError,
     ResourceError,
 )
-from exporter.progress import Progress
 from exporter.recipe import Decoding
-from exporter.runtime import Recogniser
+from exporter.runtime.load import Recogniser
+from exporter.system import worker
+from exporter.system.progress import Progress
+from exporter.system.worker import child_environment
 from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_in_turns
 
 
@@ -91,7 +91,7 @@ def warn(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 def test_the_childs_warnings_are_ours(caplog: pytest.LogCaptureFixture) -> None:
-    child.run(f"{__name__}:warn", {}, quiet, what="it")
+    worker.run(f"{__name__}:warn", {}, quiet, what="it")
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told == ["take care"]
 
@@ -122,7 +122,7 @@ def test_a_death_is_explained(
     child = tmp_path / "child"
     child.write_text(f"#!/bin/sh\necho '[\"clip 3 of 4 (2.wav)\", 0.5]'\n{ending}\n")
     child.chmod(0o755)
-    monkeypatch.setattr("exporter.child.sys.executable", str(child))
+    monkeypatch.setattr("exporter.system.worker.sys.executable", str(child))
     with pytest.raises(expected, match=words) as caught:
         measure_fresh(request_, "onnx-int8", quiet)
     assert "onnx-int8: clip 3 of 4 (2.wav)" in str(caught.value)
@@ -135,7 +135,7 @@ def test_an_interrupt_ends_the_child(
     line = '["clip 1 of 4 (0.wav)", 0.0]'
     child.write_text(f"#!/bin/sh\necho $$ > {seen}\necho '{line}'\nexec sleep 60\n")
     child.chmod(0o755)
-    monkeypatch.setattr("exporter.child.sys.executable", str(child))
+    monkeypatch.setattr("exporter.system.worker.sys.executable", str(child))
 
     def interrupt(_what: str, fraction: float | None) -> None:
         if fraction is not None:

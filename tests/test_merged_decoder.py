@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from transformers import WhisperForConditionalGeneration
 
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
-from exporter.job import Job
 from exporter.targets import TARGETS
+from exporter.targets.base import Job
 from tests.tiny import make_whisper
 
 pytestmark = pytest.mark.slow

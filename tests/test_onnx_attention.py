@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.attention import attention
-from exporter.graphs import WRITTEN, Graph
-from exporter.shared_attention import quantized_channels, shared_attention, shared_cross_attention
-from exporter.targets import onnx_int8
-from exporter.targets.onnx_int8.session import Session, open_session
+from exporter.families.attention import attention
+from exporter.families.graph import WRITTEN, Graph
+from exporter.families.shared_attention import (
+    quantized_channels,
+    shared_attention,
+    shared_cross_attention,
+)
+from exporter.targets.onnx import target as onnx
+from exporter.targets.onnx.session import Session, open_session
 
 HEADS, DIM, SOURCE, POSITIONS = 3, 8, 11, 9
 WIDTH = HEADS * DIM
@@ -45,7 +49,7 @@ def opened(
         name: tuple(t.shape) for name, t in zip(outputs, module(*inputs.values()), strict=True)
     }
     free = {name: tuple(f"{name}_{i}" for i in range(len(s))) for name, s in shapes.items()}
-    model = onnx_int8._trace(Graph("attention", module, given, axes, free))
+    model = onnx._trace(Graph("attention", module, given, axes, free))
     ir.save(model, folder / "attention.onnx")
     return open_session(folder / "attention.onnx", 1)
 

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from exporter import onnx_file
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
-from exporter.graphs import Graph, alike, parameter_names
-from exporter.quantize import Int8, Plan, plan_linears
-from exporter.targets import onnx_int8
-from exporter.targets.onnx_int8.linear import Precision, swap_linears
+from exporter.families.graph import Graph, alike, parameter_names
+from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.targets.onnx import target as onnx
+from exporter.targets.onnx import external_data
+from exporter.targets.onnx.linear import Precision, swap_linears
 
 
 def graphs(folder: Path, plan: Plan | None = None, precision: Precision = "int8") -> list[Graph]:
@@ -63,8 +63,8 @@ def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, 
     (graph,) = (graph for graph in graphs(tiny_whisper) if graph.name == name)
     assert graph.first is not None
     assert graph.depth > 1
-    whole = onnx_int8._trace(replace(graph, first=None))
-    repeated = onnx_int8._trace(graph)
+    whole = onnx._trace(replace(graph, first=None))
+    repeated = onnx._trace(graph)
     assert operations(repeated.graph, {}) == operations(whole.graph, {})
     for side in ("inputs", "outputs"):
         values = [[*getattr(model.graph, side)] for model in (repeated, whole)]
@@ -94,11 +94,11 @@ def test_values_beyond_float16_are_refused(tiny_whisper: Path, tmp_path: Path) -
     encoder = graphs(tiny_whisper, Plan(), "float16")[0]
     path = tmp_path / "encoder_model.onnx"
     names = parameter_names(encoder, encoder.module)
-    onnx_file.save(onnx_int8._trace(encoder), path, names)
+    external_data.save(onnx._trace(encoder), path, names)
 
     def read(name: str) -> torch.Tensor:
         tensor = checkpoint.read(f"model.{names[name]}")
         return (tensor + 70000).t() if name.endswith("fc1.weight") else tensor
 
     with pytest.raises(CheckpointError, match=r"fc1\.weight has values beyond the range"):
-        onnx_file.fill(path, read, lambda _what, _done: None)
+        external_data.fill(path, read, lambda _what, _done: None)

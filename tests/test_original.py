@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter import places
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
-from exporter.checkpoint import open_checkpoint
+from exporter.artifact import local_paths
+from exporter.artifact.local_paths import Places
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
-from exporter.original import Originals
-from exporter.places import Places
-from exporter.progress import silent
+from exporter.runtime.reference import Originals
+from exporter.system.progress import silent
 
 
 def manifest(source: str, recipe: Path, sha256: str) -> Manifest:
@@ -67,7 +67,7 @@ def test_it_is_found_where_the_note_beside_the_manifest_says(
     checkpoint = open_checkpoint(str(tiny_whisper))
     told = manifest(checkpoint.name, Path("recipe.yaml"), checkpoint.sha256)
     noted = Places(recipe=str(tmp_path / "recipe.yaml"), checkpoint=str(tiny_whisper))
-    places.write(tmp_path, noted)
+    local_paths.write(tmp_path, noted)
     assert told.checkpoint.source == tiny_whisper.name
     assert Originals("look again", silent).of_artifact(tmp_path, told).folder == tiny_whisper
 
@@ -76,4 +76,4 @@ def test_it_is_found_where_the_note_beside_the_manifest_says(
 def test_a_note_of_no_use_leaves_the_manifests_names(tmp_path: Path, text: str) -> None:
     (tmp_path / "places.json").write_text(text)
     told = manifest("org/model", Path("recipe.yaml"), "1" * 64)
-    assert places.read(tmp_path, told) == Places(recipe="recipe.yaml", checkpoint="org/model")
+    assert local_paths.read(tmp_path, told) == Places(recipe="recipe.yaml", checkpoint="org/model")

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
-from exporter import build, child, runtime, transcribing
-from exporter.artifact import BuildFigures, Manifest, Needs, Origin, RecipeStamp
-from exporter.build import BuiltArtifact
+from exporter.artifact.report import Report
+from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.build import pipeline
+from exporter.build.estimate import Prediction, Room
+from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
-from exporter.plan import Prediction, Room
-from exporter.progress import Progress
+from exporter.families.transcript import Segment, Transcript
 from exporter.recipe import Decoding, Recipe
-from exporter.report import Report
-from exporter.transcript import Segment, Transcript
+from exporter.runtime import load as loading
+from exporter.runtime import transcribe as transcribing
+from exporter.system import worker
+from exporter.system.progress import Progress
 from tests.test_judge import SENTENCE, case
 from tests.test_report import made
 
@@ -62,7 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]
             for spec, cost in zip(recipe.targets, (RELOAD, None), strict=True)
         ]
 
-    monkeypatch.setattr(build, "build", build_nothing)
+    monkeypatch.setattr(pipeline, "build", build_nothing)
     return heard
 
 
@@ -114,7 +117,7 @@ def test_a_dry_run_builds_nothing(
     row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
     plan = [{**row, "action": "build", **FORETOLD.as_row(), "fits": True, "why_not": None}]
     room = Room(8_000_000_000, 9_000_000_000, Path("artifacts"))
-    monkeypatch.setattr(build, "dry_run", lambda _recipe, **_how: (plan, room))
+    monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: (plan, room))
     assert main(["build", "recipe.yaml", "--dry-run"]) == 0
     told = capfd.readouterr().out.splitlines()
     assert told[2].split() == [
@@ -137,7 +140,7 @@ def reports(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Report]:
         (here / "artifacts" / name / "manifest.json").touch()
     bad = case(hear=lambda index: SENTENCE if index % 3 else "nothing at all")
     given = [made(case()), made(bad)]
-    monkeypatch.setattr("validate.run.validate", lambda _paths, **_how: given)
+    monkeypatch.setattr("validate.pipeline.validate", lambda _paths, **_how: given)
     return given
 
 
@@ -179,11 +182,11 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
         return SimpleNamespace(decoding=Decoding(language="en"), transcribe=transcribe)
 
     def run(step: str, request: dict[str, Any], progress: Progress, what: str) -> dict[str, Any]:
-        assert (step, what) == ("exporter.transcribing:transcribe", "artifact")
+        assert (step, what) == ("exporter.runtime.transcribe:transcribe", "artifact")
         return json.loads(json.dumps(transcribing.transcribe(request, progress)))  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(runtime, "load", load)
-    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(worker, "run", run)
     return asked
 
 

@@ -23,8 +23,8 @@ from benchmarks.parts_kinds import (
     kinds,
 )
 from benchmarks.parts_results import table, tables
-from exporter.checkpoint import open_checkpoint
-from exporter.machine import describe
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.system.hardware import describe
 
 TOKENS = 8
 

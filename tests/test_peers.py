@@ -23,7 +23,7 @@ from benchmarks.peers_rivals import CONVERSIONS, ENVIRONMENTS, OWN, RIVALS, Conv
 from benchmarks.peers_rounds import Bench, Failed, Setting, convert, last_words, prepare, run
 from benchmarks.rivals.openai_convert import renamed
 from benchmarks.rivals.worker import Opened, Request, measure
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 
 SETTING = Setting(tokens=8, threads=1, batch=2, beams=1)
 

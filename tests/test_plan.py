@@ -11,17 +11,22 @@ import pytest
 import torch
 
 from benchmarks import predict
-from exporter import artifact, child, cost, machine, places, plan, provenance, recipe, tables
-from exporter import build as builder
-from exporter.artifact import BuildFigures
-from exporter.build import BuiltArtifact
-from exporter.checkpoint import open_checkpoint
+from exporter import recipe
+from exporter.artifact import local_paths, provenance, store
+from exporter.artifact.store import BuildFigures
+from exporter.build import cost_model, estimate
+from exporter.build import pipeline as builder
+from exporter.build.estimate import Prediction, Room, Step
+from exporter.build.pipeline import BuiltArtifact
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main
+from exporter.cli.output import formatting
 from exporter.errors import MachineError, ResourceError
-from exporter.plan import Prediction, Room, Step
-from exporter.progress import silent
-from exporter.targets import TARGETS, aoti
-from exporter.tensors import safetensors_bytes, write_safetensors
+from exporter.formats.tensor_io import safetensors_bytes, write_safetensors
+from exporter.system import hardware, worker
+from exporter.system.progress import silent
+from exporter.targets import TARGETS
+from exporter.targets.aoti import target as aoti
 
 RECIPE = """\
 name: tiny
@@ -60,13 +65,13 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object, **__: object) -> dict[str, Any]:
         pytest.fail("a child was started")
 
-    monkeypatch.setattr(child, "run", start)
+    monkeypatch.setattr(worker, "run", start)
 
 
 @pytest.fixture(scope="module")
 def built(
     tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path
-) -> tuple[Path, list[plan.Row], list[BuiltArtifact]]:
+) -> tuple[Path, list[estimate.Row], list[BuiltArtifact]]:
     """A recipe, its plan, and then its artifacts, really built."""
     folder = tmp_path_factory.mktemp("planned")
     (folder / "tiny.yaml").write_text(RECIPE.format(checkpoint=tiny_whisper))
@@ -108,13 +113,13 @@ def test_a_dry_run_is_a_table_on_a_terminal(run: Run, no_child: None) -> None:
     assert contents == ("artifacts/tiny/torch-int8: modules=[*], exclude=[], per_channel=true")
     assert "model.safetensors " in files
     assert "small files" in files
-    assert cost.MEASURED_ON in here[-1]
+    assert cost_model.MEASURED_ON in here[-1]
 
 
 def test_too_little_memory_is_told_before_anything_starts(
     run: Run, tmp_path: Path, no_child: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "memory_available_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(hardware, "memory_available_bytes", lambda: 100_000_000)
     code, out, err = run("build", "tiny.yaml")
     assert (code, out) == (8, "")
     assert len(err.strip().splitlines()) == 2
@@ -135,7 +140,7 @@ def test_too_little_disk_is_told_before_anything_starts(
     """Enough for one of the two artifacts, so that the second is the one that does not fit."""
     rows = json.loads(run("build", "tiny.yaml", "--dry-run", "--json")[1])["plan"]
     enough = sum(row["disk_bytes"] for row in rows)
-    monkeypatch.setattr(machine, "disk_free_bytes", lambda _place: enough - 1)
+    monkeypatch.setattr(hardware, "disk_free_bytes", lambda _place: enough - 1)
     code, _, err = run("build", "tiny.yaml")
     assert code == 8
     assert "artifacts/tiny/torch-int8 needs" in err
@@ -201,7 +206,7 @@ def test_disk_counts_what_was_built_before_and_frees_what_is_replaced() -> None:
         Step("second", predicted(50, scratch_bytes=30)),
     ]
     for disk, expected in ((100, [True, True]), (89, [False, False]), (99, [False, True])):
-        reasons = list(plan.shortages(steps, Room(10, disk, Path())))
+        reasons = list(estimate.shortages(steps, Room(10, disk, Path())))
         assert [reason is None for reason in reasons] == expected, disk
 
 
@@ -210,23 +215,23 @@ def test_disk_counts_what_was_built_before_and_frees_what_is_replaced() -> None:
 )
 def test_the_greater_of_building_and_reloading_decides(build: int, reload: int, told: str) -> None:
     step = Step("it", predicted(1, peak_rss_bytes=build, reload_rss_bytes=reload))
-    plan.require_room([step], Room(20, 10, Path()))
+    estimate.require_room([step], Room(20, 10, Path()))
     with pytest.raises(ResourceError, match=f"it needs about 20 B of memory {told}.*19 B is"):
-        plan.require_room([step], Room(19, 10, Path()))
+        estimate.require_room([step], Room(19, 10, Path()))
 
 
 def test_a_kind_that_nobody_measured_is_taken_for_the_dearest() -> None:
-    work = cost.Work(modules=100, largest_bytes=10**8, read_bytes=10**9, written_bytes=10**9)
-    seconds = cost.cost_of("of tomorrow").seconds(work)
-    assert seconds == max(known.seconds(work) for known in cost.COSTS.values())
-    assert cost.COSTS.keys() == TARGETS.keys()
+    work = cost_model.Work(modules=100, largest_bytes=10**8, read_bytes=10**9, written_bytes=10**9)
+    seconds = cost_model.cost_of("of tomorrow").seconds(work)
+    assert seconds == max(known.seconds(work) for known in cost_model.COSTS.values())
+    assert cost_model.COSTS.keys() == TARGETS.keys()
 
 
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.4, "0 s"), (99.4, "99 s"), (100, "1.7 min"), (3600, "60.0 min")]
 )
 def test_durations(seconds: float, told: str) -> None:
-    assert tables.duration(seconds) == told
+    assert formatting.duration(seconds) == told
 
 
 def test_a_safetensors_file_is_as_long_as_was_told(tmp_path: Path) -> None:
@@ -251,7 +256,7 @@ def test_a_manifest_without_a_prediction_keeps_its_bytes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1], ids=["onnx-int8", "torch-int8"])
 def test_what_was_foretold_is_what_was_built(
-    built: tuple[Path, list[plan.Row], list[BuiltArtifact]], index: int
+    built: tuple[Path, list[estimate.Row], list[BuiltArtifact]], index: int
 ) -> None:
     _, rows, artifacts = built
     row, one = rows[index], artifacts[index]
@@ -259,7 +264,7 @@ def test_what_was_foretold_is_what_was_built(
     found = {file.path: file.size_bytes for file in one.manifest.files}
     assert told.keys() == found.keys()
     on_disk = {path.name for path in one.path.iterdir()}
-    assert on_disk == {*told, artifact.MANIFEST, places.PLACES, provenance.PROVENANCE}
+    assert on_disk == {*told, store.MANIFEST, local_paths.PLACES, provenance.PROVENANCE}
     for name in told:
         assert near(told[name], found[name], 0.3), name
     assert near(row["size_bytes"], one.manifest.size_bytes, 0.02)
@@ -273,7 +278,7 @@ def test_what_was_foretold_is_what_was_built(
 
 @pytest.mark.slow
 def test_the_benchmark_puts_both_figures_side_by_side(
-    built: tuple[Path, list[plan.Row], list[BuiltArtifact]],
+    built: tuple[Path, list[estimate.Row], list[BuiltArtifact]],
 ) -> None:
     size, *others = predict.compared(built[2][1])
     assert re.fullmatch(r"size_bytes (\d\.\d) / \1 = 1\.00", size)
@@ -282,7 +287,7 @@ def test_the_benchmark_puts_both_figures_side_by_side(
 
 @pytest.mark.slow
 def test_what_stands_already_is_told_as_kept(
-    built: tuple[Path, list[plan.Row], list[BuiltArtifact]], run: Run, no_child: None
+    built: tuple[Path, list[estimate.Row], list[BuiltArtifact]], run: Run, no_child: None
 ) -> None:
     folder, _, artifacts = built
     where = ("build", folder / "tiny.yaml", "--output", folder / "artifacts")
@@ -300,7 +305,7 @@ def test_what_stands_already_is_told_as_kept(
 
 @pytest.mark.slow
 def test_a_damaged_artifact_is_replaced_as_foretold(
-    built: tuple[Path, list[plan.Row], list[BuiltArtifact]], run: Run, tmp_path: Path
+    built: tuple[Path, list[estimate.Row], list[BuiltArtifact]], run: Run, tmp_path: Path
 ) -> None:
     """Its manifest cannot be read, but the room that it takes is known."""
     folder, _, _ = built
@@ -332,7 +337,7 @@ def test_the_demo_is_built_as_foretold(repository: Path, tmp_path: Path) -> None
 
 def test_the_work_is_read_from_the_headers_alone(tiny_whisper: Path) -> None:
     opened = open_checkpoint(str(tiny_whisper))
-    work = plan.work_of(opened, 7)
+    work = estimate.work_of(opened, 7)
     assert work.read_bytes == 4 * opened.parameters
     assert 0 < work.largest_bytes < work.read_bytes
     assert 20 < work.modules < len(opened.tensors)

@@ -12,9 +12,10 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from exporter import artifact, provenance, recipe
-from exporter.artifact import Manifest
-from exporter.build import build
+from exporter import recipe
+from exporter.artifact import provenance, store
+from exporter.artifact.store import Manifest
+from exporter.build.pipeline import build
 from exporter.errors import IntegrityError
 from tests import passing
 from tests.test_contract import silent, write_recipe
@@ -31,7 +32,7 @@ def read(folder: Path) -> dict[str, Any]:
     json_format.ParseDict(told["predicate"], provenance_pb2.Provenance())
     assert told["_type"] == "https://in-toto.io/Statement/v1"
     assert told["predicateType"] == "https://slsa.dev/provenance/v1"
-    manifest = artifact.verify(folder)
+    manifest = store.verify(folder)
     subjects = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
     assert subjects.pop("manifest.json") == manifest.digest
     assert subjects == {file.path: file.sha256 for file in manifest.files}
@@ -40,7 +41,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def written(folder: Path, **changes: Any) -> dict[str, Any]:
-    manifest = artifact.read_manifest(folder).model_copy(update=changes)
+    manifest = store.read_manifest(folder).model_copy(update=changes)
     asked = {"kind": "onnx-int8", "name": "onnx-int8", "preset": "avx512_vnni"}
     provenance.write(folder, manifest, recipe.read(folder / "recipe.yaml"), asked, STARTED)
     return read(folder)
@@ -84,7 +85,7 @@ def test_one_of_another_artifact_is_refused(tmp_path: Path) -> None:
     for data in (kept, *hostile):
         (other / provenance.PROVENANCE).write_bytes(data)
         with pytest.raises(IntegrityError, match=r"provenance\.intoto\.json") as refused:
-            provenance.require(other, artifact.read_manifest(other))
+            provenance.require(other, store.read_manifest(other))
         assert len(str(refused.value).splitlines()) <= 3
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from exporter import artifact, pull, push, runtime, trust
-from exporter.artifact import read_manifest
+from exporter.artifact import store, trust
+from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
-from exporter.progress import silent
+from exporter.hub import pull, push
+from exporter.runtime import load
+from exporter.system.progress import silent
 from tests import faulty, passing
 from tests.faulty import Pulling, Record
 from tests.hub import File, Hub, Repo
@@ -52,7 +54,7 @@ def test_it_is_what_was_pushed(repo: Repo, loopback: Hub, tmp_path: Path) -> Non
     assert got.path == Path("artifacts/org/speech")
     assert (got.fresh, got.commit) == (True, repo.refs["refs/heads/main"])
     origin = tmp_path / "origin" / "onnx-int8"
-    assert artifact.verify(got.path) == artifact.verify(origin)
+    assert store.verify(got.path) == store.verify(origin)
     names = {path.name for path in got.path.iterdir()}
     assert names == {path.name for path in origin.iterdir()}
     assert all((got.path / name).read_bytes() == (origin / name).read_bytes() for name in names)
@@ -185,7 +187,7 @@ def test_a_missing_folder_is_no_name_of_the_hub(repo: Repo, loopback: Hub) -> No
     Path("artifacts").mkdir()
     for path in ("artifacts/speech", "./org/speech", "/org/speech", "org/speech/onnx-int8"):
         with pytest.raises(IntegrityError, match="is not an artifact"):
-            runtime.load(path)
+            load.load(path)
     assert not loopback.requests
 
 
@@ -196,11 +198,11 @@ def test_a_damaged_one_is_pulled_again_and_never_loaded(repo: Repo, loopback: Hu
 
     place = pull.opened("org/speech")
     damage(place)
-    assert artifact.verify(pull.opened("org/speech"))
+    assert store.verify(pull.opened("org/speech"))
     damage(place)
     loopback.fault = lambda _number, _asked: 503
     with pytest.raises(IntegrityError, match=r"encoder_model\.onnx is not what the manifest"):
-        runtime.load("org/speech")
+        load.load("org/speech")
     loopback.fault = lambda _number, _asked: None
     damage(pull.pull("org/speech", Path("artifacts")).path)
     with pytest.raises(IntegrityError, match=r"encoder_model\.onnx is not what"):
@@ -245,16 +247,16 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
 ) -> None:
     loopback.requests.clear()
     with pytest.raises(TrustError, match=r"org/program holds code .* machine \(encoder\.pt2\)"):
-        runtime.load(program)
+        load.load(program)
     assert weights_asked(loopback) == []
     got = pull.pull(program, Path("artifacts"))
     assert "not built here (encoder.pt2): loading takes --trust" in caplog.text
     assert not trust.built_here(got.manifest)
     with pytest.raises(TrustError):
-        runtime.load(got.path)
+        load.load(got.path)
     assert trust.admit(pull.opened(program, trust=True), trust=True) == got.manifest
     with pytest.raises(TrustError):
-        runtime.load(program)
+        load.load(program)
     trust.record(got.manifest)  # where the very same was built
     assert trust.admit(pull.opened(program), trust=False) == got.manifest
 
@@ -280,7 +282,7 @@ def test_transcribe_pulls_before_its_child_starts(
     assert main(["transcribe", "org/odd", "a.flac", "--trust"]) == 5
     place = tmp_path / "kept" / "pulled" / "org" / "odd" / "main"
     assert capfd.readouterr().err.startswith(f"error: {place / 'encoder.pt2'}")
-    assert artifact.verify(place)
+    assert store.verify(place)
     assert {one.token for one in loopback.requests if one.host != "localhost"} == {loopback.token}
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from huggingface_hub.utils import _http
 
-from exporter import push
-from exporter.artifact import read_manifest
+from exporter.artifact.store import read_manifest
 from exporter.errors import HubError, IntegrityError, RecipeError
-from exporter.progress import silent
-from exporter.push import Pushed, Way, prepared
+from exporter.hub import push
+from exporter.hub.push import Pushed, Way, prepared
+from exporter.system.progress import silent
 from tests import faulty, passing
 from tests.faulty import Pushing, Record
 from tests.hub import FAULTS, File, Hub, Repo, Request, refuse

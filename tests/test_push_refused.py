@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact
-from exporter.artifact import read_manifest
+from exporter.artifact import store
+from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.recipe import Decoding, Gate
 from tests import faulty, passing
@@ -244,7 +244,7 @@ def test_what_was_pushed_is_told(
     assert main(["push", str(folder), "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["pushed"]
     assert (row["changed"], row["commit"]) == (False, commit)
-    assert row["digest"] == artifact.verify(folder).digest
+    assert row["digest"] == store.verify(folder).digest
 
 
 def test_the_token_is_nowhere(

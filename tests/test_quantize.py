@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
-from exporter.quantize import Int8, Plan, Weights, plan_linears, quantize
-from exporter.tensors import write_safetensors
+from exporter.formats.tensor_io import write_safetensors
+from exporter.quantization.plan import Int8, Plan, Weights, plan_linears, quantize
 
 
 def quantized(weight: Tensor, scheme: Int8) -> tuple[Tensor, Tensor]:

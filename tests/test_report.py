@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from exporter import report
+from exporter.artifact import report
+from exporter.artifact.report import Report
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding
-from exporter.report import Report
 from tests.test_judge import GATE, SENTENCE, case
-from validate import judge, page
-from validate.run import _predictions
+from validate import gate, html_report
+from validate.pipeline import _predictions
 from validate.wer import normaliser
 
 DIGEST = "ab" * 32
 
 
-def made(one: judge.Case) -> Report:
-    judged = judge.judge(one, GATE, files=9)
+def made(one: gate.Case) -> Report:
+    judged = gate.judge(one, GATE, files=9)
     return Report(
         created="2030-01-01T00:00:00+00:00",
         verdict=judged.verdict,
@@ -46,31 +46,31 @@ def made(one: judge.Case) -> Report:
         environment=report.Environment(
             machine=one.candidate.measurement.machine, threads=2, versions={"torch": "2"}
         ),
-        reference_figures=judge.figures(one.reference, one.clips),
-        figures=judge.figures(one.candidate, one.clips),
+        reference_figures=gate.figures(one.reference, one.clips),
+        figures=gate.figures(one.candidate, one.clips),
         wer_difference=judged.wer_difference,
         cer_difference=judged.cer_difference,
         latency_ratio=judged.latency_ratio,
         clips_changed=len(one.changed),
-        slices=judge.slices(one),
-        worst=judge.worst(one),
+        slices=gate.slices(one),
+        worst=gate.worst(one),
         predictions_sha256=hashlib.sha256(_predictions(one)).hexdigest(),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def one() -> judge.Case:
+def one() -> gate.Case:
     return case(hear=lambda index: SENTENCE if index % 3 else "turn <b>off</b>" + SENTENCE[7:])
 
 
-def test_a_report_survives_its_file(tmp_path: Path, one: judge.Case) -> None:
+def test_a_report_survives_its_file(tmp_path: Path, one: gate.Case) -> None:
     written = report.write(tmp_path, made(one))
     assert report.read(tmp_path) == written
     assert written.model_copy(update={"sha256": ""}) == made(one)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_an_edit_shows(tmp_path: Path, one: judge.Case) -> None:
+def test_an_edit_shows(tmp_path: Path, one: gate.Case) -> None:
     report.write(tmp_path, made(one))
     path = tmp_path / "report.json"
     path.write_text(path.read_text().replace('"threads": 2', '"threads": 3'))
@@ -78,7 +78,7 @@ def test_an_edit_shows(tmp_path: Path, one: judge.Case) -> None:
         report.read(tmp_path)
 
 
-def test_the_schema_is_closed_and_complete(one: judge.Case) -> None:
+def test_the_schema_is_closed_and_complete(one: gate.Case) -> None:
     schema = Report.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["properties"]["schema_version"]["const"] == 1
@@ -123,8 +123,8 @@ def test_what_would_be_read_for_ever_is_refused(
         report.read(tmp_path)
 
 
-def test_the_page_stands_alone_and_says_the_verdict_first(one: judge.Case) -> None:
-    html = page.render(made(one), one)
+def test_the_page_stands_alone_and_says_the_verdict_first(one: gate.Case) -> None:
+    html = html_report.render(made(one), one)
     assert not re.search(r"""(src|href)=|url\(|@import|<script""", html)
     assert html.count("<svg") == 2
     body = html[html.index("<body>") :]
@@ -133,21 +133,21 @@ def test_the_page_stands_alone_and_says_the_verdict_first(one: judge.Case) -> No
     assert "org/&lt;name&gt;" in html
     assert "<b>off" not in html
     assert "substitution" in html
-    assert html == page.render(made(one), one)
+    assert html == html_report.render(made(one), one)
 
 
 def test_the_page_without_a_change() -> None:
     same = case()
-    html = page.render(made(same), same)
+    html = html_report.render(made(same), same)
     assert "Every transcript is the same on both sides." in html
     assert "Passed" in html
 
 
-def test_predictions_can_be_scored_again(one: judge.Case) -> None:
+def test_predictions_can_be_scored_again(one: gate.Case) -> None:
     lines = [json.loads(line) for line in _predictions(one).decode().splitlines()]
     assert len(lines) == len(one.clips)
     assert {"audio_filepath", "duration", "time", "text", "pred_text"} <= set(lines[0])
-    rescored = judge.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
+    rescored = gate.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
     assert rescored.scores.errors.sum() == one.candidate.scores.errors.sum()
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from exporter.configs import read_json, stands
+from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError
-from exporter.shards import tensor_infos
+from exporter.formats.config_json import read_json, stands
 
 ONE, OTHER = "model-1.safetensors", "model-2.safetensors"
 

@@ -12,8 +12,8 @@ import model_signing
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from exporter import artifact, overview, signature
-from exporter.cli import main
+from exporter.artifact import signing, store
+from exporter.cli import inspect, main
 from exporter.errors import IntegrityError
 from tests import passing
 from tests.sealed import seal
@@ -28,27 +28,27 @@ BESIDE = {"README.md", "wer.svg", "places.json"}
 def signed(tmp_path: Path, pair: tuple[Path, Path]) -> Path:
     """An artifact that passed, and was signed then."""
     folder = passing.make(tmp_path / "artifacts" / "speech")
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     return folder
 
 
 def verified(folder: Path, key: Path | None = None) -> dict[str, Path]:
-    return signature.verify(folder, artifact.verify(folder), key)
+    return signing.verify(folder, store.verify(folder), key)
 
 
 def test_what_is_signed_is_told(signed: Path, tmp_path: Path) -> None:
-    assert overview.of_path(signed)["signatures"] == ["model.sig", "report.sig"]
-    assert overview.of_path(passing.make(tmp_path / "other"))["signatures"] == []
+    assert inspect.of_path(signed)["signatures"] == ["model.sig", "report.sig"]
+    assert inspect.of_path(passing.make(tmp_path / "other"))["signatures"] == []
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
 def test_every_kind_of_key_signs(curve: type[ec.EllipticCurve], tmp_path: Path) -> None:
     private, public = make_keys(tmp_path, "key", curve)
     folder = passing.make(tmp_path / "speech")
-    digest = artifact.verify(folder).digest
-    assert signature.sign(folder, private).digest == digest
+    digest = store.verify(folder).digest
+    assert signing.sign(folder, private).digest == digest
     assert verified(folder, public) == dict.fromkeys(("model.sig", "report.sig"), public)
-    assert artifact.verify(folder).digest == digest
+    assert store.verify(folder).digest == digest
 
 
 def test_the_library_finds_both_signatures_good(signed: Path, pair: tuple[Path, Path]) -> None:
@@ -81,10 +81,10 @@ def test_what_earlier_versions_signed_is_good(tmp_path: Path) -> None:
 
 def sealed_anew(folder: Path) -> None:
     """Other bytes under another manifest, which is as whole as the first."""
-    told = artifact.read_manifest(folder)
+    told = store.read_manifest(folder)
     (folder / "config.json").write_text("[]\n")
     files = [
-        file.model_copy(update={"sha256": artifact.sha256_file(folder / file.path)})
+        file.model_copy(update={"sha256": store.sha256_file(folder / file.path)})
         for file in told.files
     ]
     changed = told.model_copy(update={"files": tuple(files)})
@@ -114,7 +114,7 @@ def bundle_edited(change: Callable[[dict[str, Any]], object]) -> Edit:
 
 
 def resigned_by_another(folder: Path) -> None:
-    signature.sign(folder, make_keys(folder.parent, "other")[0])
+    signing.sign(folder, make_keys(folder.parent, "other")[0])
 
 
 def link(folder: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_report_of_another_build_is_not_signed(signed: Path, pair: tuple[Path,
     passing.make(signed, seed=3)
     (signed / "report.json").write_bytes(kept)
     with pytest.raises(IntegrityError, match="judged another build"):
-        signature.sign(signed, pair[0])
+        signing.sign(signed, pair[0])
     passing.judged(signed)
     (signed / "provenance.intoto.json").write_text('{"predicateType": "x", "subject": []}')
     with pytest.raises(IntegrityError, match="tells of another artifact"):
-        signature.sign(signed, pair[0])
+        signing.sign(signed, pair[0])
 
 
 def test_keys_that_cannot_sign(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +250,7 @@ def test_the_commands(
     """A folder of artifacts, or one; as text and as data."""
     folder = passing.make(tmp_path / "artifacts" / "speech")
     passing.make(folder.parent / "other")
-    digest = artifact.verify(folder).digest
+    digest = store.verify(folder).digest
     assert main(["sign", str(folder.parent), "--key", str(pair[0])]) == 0
     assert "its report too" in capfd.readouterr().out
     if call == "sign":

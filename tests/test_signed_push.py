@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from exporter import artifact, provenance, pull, push, runtime, signature, trust
+from exporter.artifact import provenance, signing, store, trust
 from exporter.cli import main
 from exporter.errors import RecipeError, TrustError
-from exporter.progress import silent
+from exporter.hub import pull, push
+from exporter.runtime import load
+from exporter.system.progress import silent
 from tests import passing
 from tests.hub import Hub
 from tests.sealed import write_package
@@ -36,19 +38,19 @@ def pushed(folder: Path) -> None:
 def test_what_is_signed_opens_at_the_other_end(
     folder: Path, pair: tuple[Path, Path], config: Path, loopback: Hub
 ) -> None:
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     pushed(folder)
     repo = loopback.repos["org/speech"]
     assert repo.files.keys() >= SIGNED
     assert b"It is signed, and so is its report" in repo.files["README.md"].data
     got = pull.pull("org/speech", Path("artifacts"))
-    assert signature.verify(got.path, got.manifest, pair[1]).keys() == SIGNED - {
+    assert signing.verify(got.path, got.manifest, pair[1]).keys() == SIGNED - {
         provenance.PROVENANCE
     }
     provenance.require(got.path, got.manifest)
     trust_key(config, make_keys(folder.parent, "other")[1])
     with pytest.raises(TrustError, match="was made with no key in"):
-        runtime.load(got.path)
+        load.load(got.path)
     trust_key(config, pair[1])
     assert trust.admit(pull.opened("org/speech"), trust=False) == got.manifest
     pushed(folder)
@@ -63,7 +65,7 @@ def test_a_stale_signature_is_not_pushed(
     loopback: Hub,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     if what == "judged again":
         passing.judged(folder, created="2026-02-02T00:00:00+00:00")
     elif what == "a provenance":
@@ -75,7 +77,7 @@ def test_a_stale_signature_is_not_pushed(
     assert f"exporter sign {folder} --key PRIVATE.pem" in error
     assert len(error.splitlines()) <= 3
     assert not loopback.requests
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     assert main(["push", str(folder)]) == 0
 
 
@@ -89,7 +91,7 @@ def test_a_provenance_of_another_artifact_is_not_pushed(folder: Path, loopback: 
 def test_a_signature_that_is_no_more_goes_from_the_hub(
     folder: Path, pair: tuple[Path, Path], loopback: Hub
 ) -> None:
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     pushed(folder)
     for name in SIGNED:
         (folder / name).unlink()
@@ -107,13 +109,13 @@ def test_one_that_is_signed_later_is_pulled_again(
     first = pull.pull("org/speech", Path("artifacts"))
     with pytest.raises(TrustError, match=r"not built on this machine \(encoder\.pt2\)"):
         trust.admit(pull.opened("org/speech"), trust=False)
-    signature.sign(folder, pair[0])
+    signing.sign(folder, pair[0])
     pushed(folder)
     with pytest.raises(RecipeError, match="holds something else"):
         pull.pull("org/speech", Path("artifacts"))
     loopback.requests.clear()
     assert pull.pull("org/speech", Path("artifacts"), force=True).fresh
     assert not [one for one in loopback.requests if one.path.startswith("/storage")]
-    assert artifact.verify(first.path) == trust.admit(first.path, trust=False)
+    assert store.verify(first.path) == trust.admit(first.path, trust=False)
     assert trust.admit(pull.opened("org/speech"), trust=False)
     assert not pull.pull("org/speech", Path("artifacts")).fresh

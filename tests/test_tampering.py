@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact, trust
+from exporter.artifact import store, trust
 from exporter.errors import IntegrityError, TrustError
 from tests.sealed import seal
 
@@ -110,7 +110,7 @@ def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact with code, noted as built here."""
     monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
     folder = seal(tmp_path / "artifacts" / "aoti")
-    trust.record(artifact.read_manifest(folder))
+    trust.record(store.read_manifest(folder))
     assert not refused(folder)
     return folder
 
@@ -207,14 +207,14 @@ def test_a_changed_folder_is_refused(case: str, sealed: Path, record_property: R
 def test_data_alone_tells_every_change_of_its_files(tmp_path: Path) -> None:
     """An edited manifest, which nothing else knows, is another artifact: its digest says so."""
     folder = seal(tmp_path / "data", "onnx-int8", {"model.onnx": b"graph", "merges.txt": b"a b"})
-    digest, source = artifact.verify(folder).digest, random.Random(1)
+    digest, source = store.verify(folder).digest, random.Random(1)
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         for place in source.sample(range(len(whole) * 8), min(200, len(whole) * 8)):
             flipped = bytearray(whole)
             flipped[place // 8] ^= 1 << place % 8
             path.write_bytes(flipped)
-            same = not refused(folder) and artifact.verify(folder).digest == digest
+            same = not refused(folder) and store.verify(folder).digest == digest
             assert not same, f"bit {place} of {path.name}"
         path.write_bytes(whole)
-    assert artifact.verify(folder).digest == digest
+    assert store.verify(folder).digest == digest

@@ -15,11 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exporter import artifact, bench, recipe, runtime, stopwatch, trust
-from exporter.artifact import Manifest
-from exporter.build import build
+from exporter import recipe
+from exporter.artifact import store, trust
+from exporter.artifact.store import Manifest
+from exporter.bench import run as benching
+from exporter.bench import timing
+from exporter.build.pipeline import build
 from exporter.errors import CheckpointError, ExporterError, MachineError, TrustError
 from exporter.recipe import Decoding
+from exporter.runtime import load
 from tests.sealed import manifest, seal, write_package, write_safetensors
 from tests.test_contract import silent, write_recipe
 from validate import validate
@@ -76,11 +80,11 @@ def measured(folder: Path, trusted: bool) -> object:
 
 
 CALLS: dict[str, Call] = {
-    "runtime.load": lambda folder, trusted: runtime.load(folder, trust=trusted),
+    "runtime.load": lambda folder, trusted: load.load(folder, trust=trusted),
     "validate": lambda folder, trusted: validate([folder], trust=trusted),
     "measure": measured,
-    "bench": lambda folder, trusted: bench.bench([folder], bench.Load(runs=1), trust=trusted),
-    "stopwatch": lambda folder, trusted: stopwatch.opened(
+    "bench": lambda folder, trusted: benching.bench([folder], benching.Load(runs=1), trust=trusted),
+    "stopwatch": lambda folder, trusted: timing.opened(
         folder, original=False, threads=1, trust=trusted
     ),
 }
@@ -102,7 +106,7 @@ def test_foreign_code_is_refused_by_everything_that_loads(
 def test_what_somebody_answers_for_reaches_its_loader(call: str, way: str, foreign: Path) -> None:
     """There the stub of a library is no library."""
     if way == "the journal":
-        trust.record(artifact.read_manifest(foreign))
+        trust.record(store.read_manifest(foreign))
     with pytest.raises(MachineError, match="cannot be loaded"):
         CALLS[call](foreign, way == "the user's word")
 
@@ -153,7 +157,7 @@ def test_no_loader_is_imported_before_the_refusal(command: str, foreign: Path, r
 def test_nor_where_bytes_are_not_those_that_were_sealed(
     command: str, foreign: Path, run: Run, record_property: Callable[[str, object], None]
 ) -> None:
-    trust.record(artifact.read_manifest(foreign))
+    trust.record(store.read_manifest(foreign))
     package = bytearray((foreign / "encoder.pt2").read_bytes())
     package[60] ^= 1
     (foreign / "encoder.pt2").write_bytes(package)
@@ -201,14 +205,14 @@ def test_native_code_runs_where_no_key_is(tmp_path: Path, run: Run) -> None:
 def test_what_is_data_needs_no_trust(tmp_path: Path) -> None:
     names = ("model.onnx", "model.onnx_data", "model.safetensors", "merges.txt", "a/tokenizer.json")
     folder = seal(tmp_path / "data", "onnx-int8", dict.fromkeys(names, b"x"))
-    assert trust.admit(folder, trust=False) == artifact.read_manifest(folder)
+    assert trust.admit(folder, trust=False) == store.read_manifest(folder)
 
 
 def test_what_is_written_beside_the_sealed_files_is_not_code(tmp_path: Path) -> None:
     folder = seal(tmp_path / "data", "onnx-int8", {"model.onnx": b"x"})
-    for name in artifact.ENVELOPE - {artifact.MANIFEST}:
+    for name in store.ENVELOPE - {store.MANIFEST}:
         (folder / name).write_bytes(b"x")
-    assert trust.admit(folder, trust=False) == artifact.read_manifest(folder)
+    assert trust.admit(folder, trust=False) == store.read_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -271,12 +275,12 @@ def test_the_journals_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_edited_manifest_is_another_artifact(foreign: Path) -> None:
-    trust.record(artifact.read_manifest(foreign))
-    told = artifact.read_manifest(foreign)
+    trust.record(store.read_manifest(foreign))
+    told = store.read_manifest(foreign)
     edited: dict[str, Any] = {"name": "other"}
     (foreign / "manifest.json").write_bytes(told.model_copy(update=edited).canonical())
     with pytest.raises(ExporterError) as refused:
-        runtime.load(foreign)
+        load.load(foreign)
     assert isinstance(refused.value, TrustError)
 
 

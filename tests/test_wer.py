@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import DataError, IntegrityError
-from validate.intervals import clips_needed, median_ratio, rate_difference
+from validate.statistics import clips_needed, median_ratio, rate_difference
 from validate.wer import align, loops, normaliser, score
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from exporter.errors import IntegrityError
-from exporter.families import whisper
-from exporter.graphs import WRITTEN, Graph, parameter_names
+from exporter.families.whisper import family as whisper
+from exporter.families.graph import WRITTEN, Graph, parameter_names
+from exporter.families.transcript import Audio
 from exporter.recipe import Decoding
-from exporter.transcript import Audio
 
 Cut = Literal["dynamic", "static"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporter import audio
 from exporter.errors import DataError
+from exporter.formats import audio
 
 # In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
 AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")

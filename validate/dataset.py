@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter import audio, cache
 from exporter.errors import DataError, HubError, MachineError
+from exporter.formats import audio
 from exporter.recipe import Data
+from exporter.system import build_cache
 from validate.clips import TEXT_NAMES, Clip, chosen
 
 
@@ -95,5 +96,5 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or cache.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or build_cache.home() / ".cache"
     return Path(home) / "exporter" / "clips"

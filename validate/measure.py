@@ -1,4 +1,4 @@
-"""Measure a model, or time two in turns, in a fresh process: what `exporter.child` runs for us.
+"""Measure a model, or time two in turns, in a fresh process: as `exporter.system.worker` runs it.
 
 One model in one process, so that load time and peak memory are its own, and so that a crash costs
 one measurement and not the whole run. Two, where their times leave doubt: what slows a machine for
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from exporter import audio, child, machine
+from exporter.bench.timing import opened
 from exporter.errors import ResourceError
-from exporter.progress import Progress
+from exporter.families.transcript import Transcript
+from exporter.formats import audio
 from exporter.recipe import Decoding
-from exporter.stopwatch import opened
-from exporter.transcript import Transcript
+from exporter.system import hardware, worker
+from exporter.system.progress import Progress
 
 _log = logging.getLogger(__name__)
 WARM_UPS = 3
@@ -97,7 +98,7 @@ def measure_fresh(request: Request, what: str, progress: Progress) -> Measuremen
 
     asked = request.model_dump(mode="json")
     step = f"{__name__}:measure"
-    answer = child.run(step, asked, told, what=what, threads=request.threads)
+    answer = worker.run(step, asked, told, what=what, threads=request.threads)
     return Measurement.model_validate(answer["measurement"])
 
 
@@ -109,7 +110,7 @@ def time_in_turns(requests: Sequence[Request], what: str, progress: Progress) ->
 
     asked = {"requests": [request.model_dump(mode="json") for request in requests]}
     step, threads = f"{__name__}:take_turns", requests[0].threads
-    seconds: list[Seconds] = child.run(step, asked, told, what=what, threads=threads)["seconds"]
+    seconds: list[Seconds] = worker.run(step, asked, told, what=what, threads=threads)["seconds"]
     return seconds
 
 
@@ -166,7 +167,7 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     load_average = os.getloadavg()[0]
     model = _Model(request, progress)
     (said,), (seconds,), passes = _time_clips(request, [model], progress)
-    peak_rss_bytes = machine.peak_rss_bytes()  # before the probes: their batches need more
+    peak_rss_bytes = hardware.peak_rss_bytes()  # before the probes: their batches need more
     progress("trying other batches and lengths", None)
     probes = _probes(request, model, [clip.text for clip in said])
     pairs = zip(said, seconds, strict=True)
@@ -178,8 +179,8 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
         passes=passes,
         threads=request.threads,
         load_average=load_average,
-        machine=machine.describe().as_dict(),
-        versions={"python": sys.version.split()[0], **machine.versions_of(_PACKAGES)},
+        machine=hardware.describe().as_dict(),
+        versions={"python": sys.version.split()[0], **hardware.versions_of(_PACKAGES)},
     )
     return {"measurement": measurement.model_dump(mode="json")}
 

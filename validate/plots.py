@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from exporter.drawing import WIDTH, scale, svg, text
+from exporter.hub.drawing import WIDTH, scale, svg, text
 
 _MOST_POINTS = 2000
 

@@ -16,8 +16,8 @@ import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.artifact.report import NormaliserStamp
 from exporter.errors import DataError, IntegrityError
-from exporter.report import NormaliserStamp
 
 Counts = NDArray[np.int64]
 _ENGLISH = re.compile(r"(<\|)?(en|eng|english)([-_][a-z]+)?(\|>)?", re.IGNORECASE)

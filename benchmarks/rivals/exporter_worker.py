@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.rivals.worker import Opened, Request, serve
+from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding
-from exporter.runtime import load
-from exporter.stopwatch import force_tokens
+from exporter.runtime.load import load
 
 
 def open_model(request: Request) -> Opened:

@@ -10,21 +10,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporter.doctor import companions, decoders, graphs, hub, products, runtimes, speech, weights
+from exporter.doctor import fetch
+from exporter.doctor.checks import (
+    decoder_graphs,
+    files,
+    onnx_files,
+    quantized_ops,
+    runtimes,
+    weights,
+    whisper,
+)
+from exporter.doctor.detect import described, layout
 from exporter.doctor.finding import LEVELS, Finding, Level, printable
 from exporter.doctor.folder import Folder, listed
-from exporter.doctor.layout import described, layout
 from exporter.errors import RecipeError
-from exporter.hub_client import hub_id
-from exporter.progress import Progress, silent
+from exporter.hub.hub_client import hub_id
+from exporter.system.progress import Progress, silent
 
 Check = Callable[[Folder], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
-    *companions.CHECKS,
-    *speech.CHECKS,
-    *graphs.CHECKS,
-    *products.CHECKS,
-    *decoders.CHECKS,
+    *files.CHECKS,
+    *whisper.CHECKS,
+    *onnx_files.CHECKS,
+    *quantized_ops.CHECKS,
+    *decoder_graphs.CHECKS,
     *runtimes.CHECKS,
     *weights.CHECKS,
 )
@@ -74,7 +83,7 @@ def _opened(source: str, progress: Progress) -> Folder:
     if place.exists() or named is None or any(Path(first).exists() for first in place.parts[:1]):
         msg = f"{source}: no folder: give a model's folder, or a Hub id like ORG/NAME"
         raise RecipeError(msg)
-    return hub.brought(*named, progress)
+    return fetch.brought(*named, progress)
 
 
 def _found(folder: Folder, progress: Progress) -> Iterator[tuple[str, Finding]]:

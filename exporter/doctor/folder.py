@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from exporter.configs import read_json
+from exporter.checkpoint.fetch import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
 from exporter.doctor.finding import Finding
-from exporter.doctor.graph import Model, Place, read_model
-from exporter.doctor.wire import Budget, DamagedError
 from exporter.errors import CheckpointError
-from exporter.fetch import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
-from exporter.headers import Entry, read_header
+from exporter.formats.config_json import read_json
+from exporter.formats.onnx_reader import Model, Place, read_model
+from exporter.formats.protobuf import Budget, DamagedError
+from exporter.formats.safetensors_header import Entry, read_header
 
 _CONFIGS = frozenset(
     (

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from exporter.errors import MachineError
-from exporter.machine import describe, level_features
+from exporter.system.hardware import describe, level_features
 
 Auto = Literal["auto"]
 Precision = Literal["float32", "bfloat16", "auto"]

@@ -1,6 +1,6 @@
 """Compiled packages on disk: written lean, described, and called.
 
-A `.pt2` is a zip with a native library. Its members are checked by `exporter.archive` before they
+A `.pt2` is a zip with a native library. Its members are checked by `exporter.formats.pt2` before they
 are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter import archive
 from exporter.errors import IntegrityError, MachineError
+from exporter.formats import pt2
 
 # What a description raises that is not one.
 _NO_SPEC = (
@@ -126,7 +126,7 @@ def write(compiled: Path, target: Path, spec: Spec) -> None:
             if inner is not None:
                 with old.open(info) as data, new.open(_member(target, inner), "w") as out:
                     shutil.copyfileobj(data, out, 1 << 20)
-        new.writestr(_member(target, archive.SPEC), json.dumps(asdict(spec), indent=1))
+        new.writestr(_member(target, pt2.SPEC), json.dumps(asdict(spec), indent=1))
 
 
 def read_spec(path: Path) -> Spec:
@@ -134,10 +134,10 @@ def read_spec(path: Path) -> Spec:
 
     Raises IntegrityError for anything that `write` does not write.
     """
-    archive.check(path)
+    pt2.check(path)
     try:
         with zipfile.ZipFile(path) as package:
-            sides = json.loads(package.read(f"{path.stem}/{archive.SPEC}"))
+            sides = json.loads(package.read(f"{path.stem}/{pt2.SPEC}"))
         inputs, outputs = (
             {
                 name: TensorSpec(_dtype(t["dtype"]), tuple(t["shape"]), t["mutated"])
@@ -166,10 +166,10 @@ def _dtype(name: str) -> str:
 def _constant(inner: str) -> str | None:
     """The name under which a member of torch's package is kept."""
     if inner.endswith(".wrapper.so"):
-        return archive.LIBRARY
+        return pt2.LIBRARY
     if inner.endswith(".wrapper_metadata.json"):
-        return archive.DESCRIPTION
-    return inner if inner in archive.FIXED else None
+        return pt2.DESCRIPTION
+    return inner if inner in pt2.FIXED else None
 
 
 def _member(package: Path, inner: str) -> zipfile.ZipInfo:

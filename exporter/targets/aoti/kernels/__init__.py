@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from exporter import attention
 from exporter.errors import BuildError
+from exporter.families import attention
 from exporter.targets.aoti import linear
 
 _FOLDER = Path(__file__).parent

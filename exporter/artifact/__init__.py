@@ -1,0 +1,1 @@
+"""What is built, and what is known of it: manifest, report, provenance, signatures, trust."""

@@ -1,0 +1,1 @@
+"""Whole transcriptions timed side by side."""

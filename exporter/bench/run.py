@@ -1,0 +1,214 @@
+"""Time artifacts side by side, as their users would: samples in, text out.
+
+Every model is timed in fresh processes, in several rounds that each go through all models, so that
+a slow phase of the machine hits everybody alike. Nothing else is measured meanwhile.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter import recipe
+from exporter.artifact import store
+from exporter.artifact.store import Manifest
+from exporter.artifact.trust import admit
+from exporter.bench import stats
+from exporter.bench.timing import Request, Round
+from exporter.errors import ExporterError, IntegrityError
+from exporter.formats import audio
+from exporter.recipe import Decoding
+from exporter.system import hardware, worker
+from exporter.system.progress import Progress, silent
+
+ROUNDS = 3
+_BUSY = 0.5  # processes that run or wait, on average over the last minute
+_FLOAT32_BYTES = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every model is given to do; `batch` and `beams` are the recipe's own where None.
+
+    Without `audio`: one window of noise (or a batch of them), and exactly `tokens` tokens for each.
+    """
+
+    audio: tuple[Path, ...] = ()
+    tokens: int = 64
+    runs: int = 12
+    batch: int | None = None
+    beams: int | None = None
+
+
+@dataclass
+class Row:
+    """One model with so many threads: what was measured of it, or why it could not be."""
+
+    name: str
+    model: Path
+    original: bool
+    threads: int
+    size_bytes: int
+    decoding: Decoding
+    trust: bool = False
+    rounds: list[Round] = field(default_factory=list)
+    error: ExporterError | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Plain data for JSON, with every round's samples."""
+        error = self.error and {"kind": type(self.error).__name__, "message": str(self.error)}
+        return {
+            "name": self.name,
+            "original": self.original,
+            "threads": self.threads,
+            "size_bytes": self.size_bytes,
+            "decoding": self.decoding.model_dump(mode="json"),
+            "error": error,
+            **({} if error else stats.of_rounds(self.rounds)),
+            "rounds": [each.model_dump(mode="json") for each in self.rounds],
+        }
+
+
+def bench(
+    paths: Sequence[Path],
+    load: Load,
+    *,
+    threads: Sequence[int] = (),
+    original: bool = False,
+    trust: bool = False,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Time the artifacts at `paths` (or in the folders there), with each number of threads.
+
+    With `original`, also the checkpoints they were built from. `threads` are at most this
+    machine's cores; without, each artifact's own or all cores. With `trust`, also artifacts whose
+    code was not built here. A model that cannot be timed keeps its error in its row; where none can
+    be, the first error is raised. Raises MachineError, DataError, IntegrityError, TrustError or
+    CheckpointError before anything is timed.
+    """
+    _check(load, threads)
+    folders = [folder for path in paths for folder in store.find(path)]
+    if not folders:
+        msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
+        raise IntegrityError(msg)
+    manifests = [admit(folder, trust=trust) for folder in folders]
+    rows = [
+        row
+        for folder, manifest in zip(folders, manifests, strict=True)
+        for row in _artifact_rows(folder, manifest, load, threads, trust=trust)
+    ]
+    if original:
+        rows += _original_rows(folders, manifests, rows, progress)
+    _warn(rows)
+    _time_rounds(rows, load, progress)
+    errors = [row.error for row in rows if row.error]
+    if len(errors) == len(rows):
+        raise errors[0]
+    return rows
+
+
+def _check(load: Load, threads: Sequence[int]) -> None:
+    hardware.require_cores(max(threads, default=1))
+    for path in load.audio:
+        audio.duration_s(path)
+
+
+def _artifact_rows(
+    folder: Path, manifest: Manifest, load: Load, threads: Sequence[int], *, trust: bool
+) -> list[Row]:
+    """A row for each number of threads: as asked, as compiled in, or all cores."""
+    own = manifest.options.get("threads") or hardware.describe().cores
+    decoding = _decoding(recipe.read(folder / store.RECIPE).decoding, load)
+    return [
+        Row(str(folder), folder, False, count, manifest.size_bytes, decoding, trust=trust)
+        for count in threads or (own,)
+    ]
+
+
+def _decoding(wanted: Decoding, load: Load) -> Decoding:
+    """The recipe's, with what the command line says; noise has no times."""
+    changes: dict[str, Any] = {} if load.audio else {"timestamps": False}
+    if load.batch:
+        changes["batch_size"] = load.batch
+    if load.beams:
+        changes["num_beams"] = load.beams
+    return wanted.model_copy(update=changes)
+
+
+def _original_rows(
+    folders: Sequence[Path], manifests: Sequence[Manifest], rows: Sequence[Row], progress: Progress
+) -> list[Row]:
+    """The checkpoints in float32, once each, decoded like the first artifact made of them."""
+    from exporter.runtime.reference import Originals
+
+    originals = Originals("run this where you ran `exporter build`", progress)
+    made: dict[tuple[str, int], Row] = {}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        allowed = recipe.read(folder / store.RECIPE).allow_pickle
+        checkpoint = originals.of_artifact(folder, manifest, allow_pickle=allowed)
+        for row in [row for row in rows if row.model == folder]:
+            found = Row(
+                name=f"{checkpoint.source} in float32",
+                model=checkpoint.folder,
+                original=True,
+                threads=row.threads,
+                size_bytes=_FLOAT32_BYTES * checkpoint.parameters,
+                decoding=row.decoding,
+                trust=allowed,
+            )
+            made.setdefault((checkpoint.sha256, row.threads), found)
+    return list(made.values())
+
+
+def _warn(rows: Sequence[Row]) -> None:
+    """Say what would make figures misleading."""
+    busy = os.getloadavg()[0]
+    if busy > _BUSY:
+        _log.warning("this machine is not idle (load average %.1f): times will be too long", busy)
+    if len({(row.decoding.num_beams, row.decoding.batch_size) for row in rows}) > 1:
+        _log.warning("recipes differ in beams or batch: give --beams and --batch to compare")
+
+
+def _time_rounds(rows: Sequence[Row], load: Load, progress: Progress) -> None:
+    """Fill the rows, round by round, every other round in the opposite order."""
+    rounds = min(ROUNDS, load.runs)
+    for number in range(rounds):
+        runs = load.runs // rounds + (number < load.runs % rounds)
+        order = rows if number % 2 == 0 else list(reversed(rows))
+        for place, row in enumerate(order):
+            if row.error is None:
+                done = (number + place / len(rows)) / rounds
+                _time_row(row, load, runs, progress, (done, 1 / len(rows) / rounds))
+
+
+def _time_row(
+    row: Row, load: Load, runs: int, progress: Progress, stretch: tuple[float, float]
+) -> None:
+    """Time a model once more in a fresh process; `stretch`: where that begins, and its share."""
+    request = Request(
+        model=row.model.resolve(),
+        original=row.original,
+        trust=row.trust,
+        threads=row.threads,
+        decoding=row.decoding,
+        audio=tuple(path.resolve() for path in load.audio),
+        tokens=load.tokens,
+        runs=runs,
+    )
+    what = f"{row.name}, threads {row.threads}"
+
+    def told(doing: str, done: float | None) -> None:
+        progress(f"{what}: {doing}", stretch[0] + stretch[1] * (done or 0))
+
+    asked = request.model_dump(mode="json")
+    step = "exporter.bench.timing:time_model"
+    try:
+        answer = worker.run(step, asked, told, what=what, threads=row.threads)
+    except ExporterError as error:
+        row.error = error
+        return
+    row.rounds.append(Round.model_validate(answer["round"]))

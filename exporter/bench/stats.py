@@ -1,0 +1,66 @@
+"""From measured seconds to what people compare: percentiles, tokens a second, real-time factor."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.bench.timing import Profile, Round
+
+_PERCENTILES = (50, 90, 99)
+
+
+def of_rounds(rounds: Sequence[Round]) -> dict[str, Any]:
+    """All rounds of one model together, as plain data; times in seconds.
+
+    Latencies are those of single calls. Throughput is reckoned from each batch's median call, so
+    that one disturbance does not move it. What only models of graphs tell is None for others.
+    """
+    first = rounds[0]
+    runs = [times for each in rounds for times in each.seconds]
+    typical = sum(statistics.median(times) for times in zip(*runs, strict=True))
+    audio_s, tokens = sum(first.audio_s), sum(first.tokens)
+    return {
+        "latency_s": latencies([seconds for times in runs for seconds in times]),
+        "audio_s": audio_s,
+        "tokens": tokens,
+        "tokens_per_s": tokens / typical,
+        "rtf": typical / audio_s,
+        "times_real_time": audio_s / typical,
+        **_inside([each.profile for each in rounds if each.profile], sum(first.windows)),
+        "load_s": statistics.median(each.load_s for each in rounds),
+        "peak_rss_bytes": max(each.peak_rss_bytes for each in rounds),
+    }
+
+
+def latencies(seconds: Sequence[float]) -> dict[str, float]:
+    """Percentiles, interpolated between the two nearest samples, and both ends."""
+    values = np.percentile(seconds, _PERCENTILES).tolist()
+    named = {f"p{percent}": value for percent, value in zip(_PERCENTILES, values, strict=True)}
+    return {**named, "min": min(seconds), "max": max(seconds)}
+
+
+def _inside(profiles: Sequence[Profile], windows: int) -> dict[str, float | None]:
+    """Where the time goes, by the medians over the rounds; `windows` are those of one pass.
+
+    The encoder's are the graphs so named. A token is one call of the graph that is called most.
+    """
+    if not profiles:
+        return {"encoder_window_s": None, "decoder_token_s": None, "outside_share": None}
+    return {
+        "encoder_window_s": statistics.median(_encoder_s(p.graphs) for p in profiles) / windows,
+        "decoder_token_s": statistics.median(_token_s(p.graphs) for p in profiles),
+        "outside_share": statistics.median(
+            1 - sum(graph.seconds for graph in p.graphs.values()) / p.seconds for p in profiles
+        ),
+    }
+
+
+def _encoder_s(graphs: Mapping[str, Any]) -> float:
+    return float(sum(g.seconds for name, g in graphs.items() if name.startswith("encoder")))
+
+
+def _token_s(graphs: Mapping[str, Any]) -> float:
+    decoders = [graph for name, graph in graphs.items() if not name.startswith("encoder")]
+    return float(max(decoders, key=lambda graph: graph.calls).median_s)

@@ -1,0 +1,237 @@
+"""What a build will write and take, known before it starts, and whether this machine has it.
+
+Sizes come from the targets, which lay their files out without reading a weight; memory, time and
+scratch space come from the measured constants of `cost`. A build that cannot fit is refused here,
+where it can still be told why, instead of being killed half-way.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from torch import nn
+
+from exporter.artifact.store import Predicted
+from exporter.build.cost_model import MEASURED_ON, Work, cost_of
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import MachineError, ResourceError
+from exporter.families import FAMILIES, Family, family_name
+from exporter.formats.storage import FLOATS
+from exporter.quantization.plan import check_fit
+from exporter.system import hardware
+from exporter.system.progress import shown_bytes
+from exporter.targets import TARGETS
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one artifact will hold, file by file, and what building and reloading it will take."""
+
+    files: Mapping[str, int]
+    peak_rss_bytes: int
+    reload_rss_bytes: int
+    scratch_bytes: int
+    seconds: float
+    reload_seconds: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files that the manifest will name."""
+        return sum(self.files.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on disk at the worst moment of the build."""
+        return self.size_bytes + self.scratch_bytes
+
+    def for_manifest(self) -> Predicted:
+        """What an artifact keeps of this, beside what was then measured."""
+        return Predicted(
+            size_bytes=self.size_bytes,
+            peak_rss_bytes=self.peak_rss_bytes,
+            reload_rss_bytes=self.reload_rss_bytes,
+            seconds=round(self.seconds, 1),
+        )
+
+    def as_row(self) -> Row:
+        """Plain data for JSON."""
+        files = sorted(self.files.items())
+        return {
+            "size_bytes": self.size_bytes,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "reload_rss_bytes": self.reload_rss_bytes,
+            "disk_bytes": self.disk_bytes,
+            "seconds": round(self.seconds, 1),
+            "reload_seconds": round(self.reload_seconds, 1),
+            "files": [{"path": path, "size_bytes": size} for path, size in files],
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to build, what it frees by replacing, and what this machine lacks for it."""
+
+    name: str
+    prediction: Prediction
+    replaces_bytes: int = 0
+    obstacle: MachineError | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is: memory for programs, and disk at a place."""
+
+    memory_bytes: int
+    disk_bytes: int
+    place: Path
+
+    def as_row(self) -> Row:
+        """Plain data for JSON, with the machine that the figures of time come from."""
+        return {
+            "memory_available_bytes": self.memory_bytes,
+            "disk_free_bytes": self.disk_bytes,
+            "place": str(self.place),
+            "figures_measured_on": MEASURED_ON,
+        }
+
+
+def room_at(place: Path) -> Room:
+    """Look at what this machine has free now."""
+    return Room(hardware.memory_available_bytes(), hardware.disk_free_bytes(place), place)
+
+
+def predict(
+    kind: str,
+    options: BaseModel,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    carried: Mapping[str, int],
+) -> Prediction:
+    """Foretell one artifact from shapes and types.
+
+    `carried` are files that are copied, except where the target writes one of that name.
+    """
+    family = FAMILIES[family_name(checkpoint.config)]
+    files = TARGETS[kind].layout(options, model, checkpoint, family)
+    trials = TARGETS[kind].trials(options, model, checkpoint, family)
+    work, cost = work_of(checkpoint, sum(files.values()), trials), cost_of(kind)
+    return Prediction(
+        files={**carried, **files},
+        peak_rss_bytes=cost.peak_rss_bytes(work),
+        reload_rss_bytes=cost.reload_rss_bytes(work),
+        scratch_bytes=cost.scratch_bytes(work),
+        seconds=cost.seconds(work),
+        reload_seconds=cost.reload_seconds(work),
+    )
+
+
+def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
+    """The files of a checkpoint that every artifact carries along, and their sizes."""
+    return {name: path.stat().st_size for name, path in checkpoint.companions.items()}
+
+
+def shortages(
+    steps: Sequence[Step], room: Room, fetch_bytes: int = 0
+) -> Iterator[ResourceError | MachineError | None]:
+    """Why each artifact cannot be built here, one after the other; None where it can.
+
+    An artifact that is replaced stays until its successor is published, so both lie there at once.
+    What is to be fetched needs its place too, often on the same disk.
+    """
+    cache = _hub_cache() if fetch_bytes else None
+    held = fetch_bytes if cache and hardware.same_disk(cache, room.place) else 0
+    fetching = _fetch_shortage(fetch_bytes, cache) if cache else None
+    for step in steps:
+        disk = held + step.prediction.disk_bytes
+        here = _memory_shortage(step, room) or _disk_shortage(step, disk, room)
+        yield step.obstacle or fetching or here
+        held += step.prediction.size_bytes - step.replaces_bytes
+
+
+def require_room(steps: Sequence[Step], room: Room, fetch_bytes: int = 0) -> None:
+    """Refuse to start what cannot end, with the first of the reasons."""
+    for shortage in shortages(steps, room, fetch_bytes):
+        if shortage is not None:
+            raise shortage
+
+
+def verdict(shortage: ResourceError | MachineError | None) -> Row:
+    """The last columns of a plan's row: whether this machine can do it, and what is in the way."""
+    reason = str(shortage).splitlines()[0] if shortage else None
+    return {"fits": shortage is None, "why_not": reason}
+
+
+def of_checkpoint(checkpoint: Checkpoint, room: Room) -> list[Row]:
+    """What each kind of target with its default options would take, every one for itself."""
+    family = FAMILIES[family_name(checkpoint.config)]
+    model = family.skeleton(checkpoint.config)
+    check_fit(checkpoint, model, family.TIED)
+    return [_default_row(kind, model, checkpoint, family, room) for kind in TARGETS]
+
+
+def _default_row(
+    kind: str, model: nn.Module, checkpoint: Checkpoint, family: Family, room: Room
+) -> Row:
+    target = TARGETS[kind]
+    try:
+        options = target.Options()
+    except MachineError as error:  # a default that follows the machine, which offers none
+        return {"kind": kind, **verdict(error)}
+    prediction = predict(kind, options, model, checkpoint, carried_bytes(checkpoint))
+    try:
+        target.check(options, model, checkpoint, family)
+        obstacle = None
+    except MachineError as error:
+        obstacle = error
+    (shortage,) = shortages([Step(kind, prediction, obstacle=obstacle)], room)
+    told = {"kind": kind, "options": options.model_dump(mode="json")}
+    return {**told, **prediction.as_row(), **verdict(shortage)}
+
+
+def work_of(checkpoint: Checkpoint, written_bytes: int, trials: int = 0) -> Work:
+    """What a checkpoint gives a target to do."""
+    sizes = [FLOATS[i.dtype].itemsize * i.elements for i in checkpoint.tensors.values()]
+    modules = {name.rpartition(".")[0] for name in checkpoint.tensors}
+    return Work(len(modules), max(sizes, default=0), sum(sizes), written_bytes, trials)
+
+
+def _memory_shortage(step: Step, room: Room) -> ResourceError | None:
+    build, reload = step.prediction.peak_rss_bytes, step.prediction.reload_rss_bytes
+    if max(build, reload) <= room.memory_bytes:
+        return None
+    what = "be built" if build >= reload else "be loaded once, which ends its build"
+    return ResourceError(
+        f"{step.name} needs about {shown_bytes(max(build, reload))} of memory to {what}; "
+        f"{shown_bytes(room.memory_bytes)} is available.\n"
+        "Stop other programs, raise the container's limit, or leave it out by --target."
+    )
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _fetch_shortage(needed: int, cache: Path) -> ResourceError | None:
+    free = hardware.disk_free_bytes(cache)
+    if needed <= free:
+        return None
+    return ResourceError(
+        f"the checkpoint's weights are {shown_bytes(needed)}; {cache} has {shown_bytes(free)} "
+        "free.\nFree some, or set HF_HOME to a place with more."
+    )
+
+
+def _disk_shortage(step: Step, needed: int, room: Room) -> ResourceError | None:
+    if needed <= room.disk_bytes:
+        return None
+    return ResourceError(
+        f"{step.name} needs {shown_bytes(needed)} of disk, with what is built before it; "
+        f"{room.place} has {shown_bytes(room.disk_bytes)} free.\n"
+        "Free some, or choose another --output."
+    )

@@ -1,0 +1,48 @@
+"""The heavy steps of a build, each run in a process of its own by `child`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.errors import BuildError
+from exporter.families import FAMILIES, family_name
+from exporter.recipe import Decoding
+from exporter.runtime.load import load
+from exporter.system.progress import Progress
+from exporter.targets import TARGETS
+from exporter.targets.base import Job
+
+_NOISE_TOKENS = 16
+
+
+def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Build one target into a staged folder; answer with what it needs and what was chosen."""
+    checkpoint = open_checkpoint(request["checkpoint"], allow_pickle=request["allow_pickle"])
+    target = TARGETS[request["kind"]]
+    job = Job(
+        checkpoint=checkpoint,
+        family=FAMILIES[family_name(checkpoint.config)],
+        options=target.Options.model_validate(request["options"]),
+        folder=Path(request["folder"]),
+        progress=progress,
+        fresh=request["fresh"],
+    )
+    return target.build(job).model_dump(mode="json")
+
+
+def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Reload a sealed artifact and decode one recording: one that stays silent is not built."""
+    progress("decoding one clip", None)
+    recogniser = load(Path(request["folder"]), trust=True)  # built here, a moment ago
+    decoding = Decoding.model_validate(request["decoding"])
+    if request["clip"] is None:  # without speech at hand only a crash would show, and soon
+        recogniser.model.generation_config.max_length = _NOISE_TOKENS
+        noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
+        return {"text": recogniser.transcribe(noise.astype(np.float32), decoding)[0].text}
+    text = recogniser.transcribe(Path(request["clip"]), decoding)[0].text
+    if not text:
+        msg = f"the artifact gives an empty transcript for {request['clip']}"
+        raise BuildError(msg)
+    return {"text": text}

@@ -1,0 +1,1 @@
+"""Checkpoints opened, checked and read tensor by tensor."""

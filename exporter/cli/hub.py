@@ -1,0 +1,153 @@
+"""The commands about the Hub: push what passed, pull what others pushed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.options import command
+from exporter.cli.output.terminal import shown
+from exporter.system.progress import shown_bytes
+
+if TYPE_CHECKING:
+    from exporter.cli.output.terminal import Terminal
+    from exporter.hub.push import Pushed
+    from exporter.hub.upload_plan import Parcel
+
+
+@command
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--repo", metavar="ORG/NAME", help="Instead of the recipe's `hub: {repo: ...}`.")
+@click.option("--private/--public", default=None, help="Instead of the recipe's `hub.private`.")
+@click.option("--revision", metavar="BRANCH", default="main", show_default=True, help="To push to.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead of changing `main`.")
+@click.option("--dry-run", is_flag=True, help="Tell files and card; ask the Hub nothing.")
+def push(
+    terminal: Terminal,
+    path: Path,
+    repo: str | None,
+    private: bool | None,
+    revision: str,
+    create_pr: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Push an artifact, or a folder of them, that passed its gate."""
+    if create_pr and revision != "main":
+        msg = "--create-pr is a request to `main`: leave out --revision"
+        raise click.UsageError(msg)
+    from exporter.hub import push as pushing
+
+    with terminal.progress() as progress:
+        progress("verifying", None)
+        parcels = pushing.prepared(path, repo, private)
+    if dry_run:
+        _say_parcels(terminal, parcels, as_json)
+        return
+    done: list[Pushed] = []
+    try:
+        with terminal.progress() as progress:
+            for one in pushing.push(parcels, pushing.Way(revision, create_pr), progress):
+                done.append(one)
+    finally:  # what has arrived is told, also when the next one fails
+        _say_pushed(terminal, done, as_json)
+
+
+def _say_parcels(terminal: Terminal, parcels: list[Parcel], as_json: bool) -> None:
+    from exporter.hub.model_card import CARD
+
+    cards = [
+        item.source.decode()
+        for parcel in parcels
+        for item in parcel.items
+        if item.path == CARD and isinstance(item.source, bytes)
+    ]
+    if as_json:
+        rows = [
+            {**_row(parcel), "private": parcel.private, "card": card}
+            for parcel, card in zip(parcels, cards, strict=True)
+        ]
+        terminal.say_json(plan=rows)
+        return
+    for parcel, card in zip(parcels, cards, strict=True):
+        closed = "private" if parcel.private else "public"
+        terminal.say(
+            f"{shown(parcel.proof.folder)} to {parcel.repo}, {closed}, as {parcel.tag}: "
+            f"{shown_bytes(parcel.size_bytes)}"
+        )
+        for item in parcel.items:
+            terminal.say(f"  {item.path} {shown_bytes(item.size_bytes)}")
+        terminal.say(card)
+
+
+def _row(parcel: Parcel) -> dict[str, Any]:
+    return {
+        "path": str(parcel.proof.folder),
+        "repo": parcel.repo,
+        "digest": parcel.proof.manifest.digest,
+        "files": [
+            {"path": item.path, "size_bytes": item.size_bytes, "sha256": item.sha256}
+            for item in parcel.items
+        ],
+    }
+
+
+def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                **_row(one.parcel),
+                "changed": one.changed,
+                "commit": one.commit,
+                "tag": one.tag,
+                "pull_request": one.pull_request,
+                "url": one.url,
+            }
+            for one in done
+        ]
+        terminal.say_json(pushed=rows)
+        return
+    for one in done:
+        parcel, commit = one.parcel, one.commit[:12]
+        what = f"{len(parcel.items)} files, {shown_bytes(parcel.size_bytes)}"
+        did = f"pushed {what}" if one.changed else f"all is there already, {what}"
+        tagged = f", tag {one.tag}" if one.tag else ""
+        terminal.say(
+            f"{shown(parcel.proof.folder)} to {parcel.repo}: {did}; commit {commit}{tagged}\n"
+            f"  {one.url}"
+        )
+
+
+@command
+@click.argument("name", metavar="ORG/NAME[@REVISION]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="artifacts",
+    show_default=True,
+    help="The folder that gets ORG/NAME.",
+)
+@click.option("--force", is_flag=True, help="Replace another artifact that stands there.")
+def pull(terminal: Terminal, name: str, output: Path, force: bool, as_json: bool) -> None:
+    """Fetch an artifact from the Hub and verify every byte of it."""
+    from exporter.hub import pull as pulling
+
+    with terminal.progress() as progress:
+        got = pulling.pull(name, output, progress, force=force)
+    if as_json:
+        terminal.say_json(
+            path=str(got.path),
+            repo=got.repo,
+            commit=got.commit,
+            digest=got.manifest.digest,
+            fresh=got.fresh,
+            manifest=got.manifest.model_dump(mode="json"),
+        )
+        return
+    did = "pulled and verified" if got.fresh else "stands there already, verified"
+    terminal.say(
+        f"{shown(got.path)}: {shown_bytes(got.manifest.size_bytes)}, {did}; "
+        f"{got.repo} at {got.commit[:12]}, digest {got.manifest.digest[:12]}"
+    )

@@ -1,0 +1,43 @@
+"""The command that sets up a repository: a workflow for the machines of its host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.cli.options import command
+from exporter.cli.output.terminal import shown
+
+if TYPE_CHECKING:
+    from exporter.cli.output.terminal import Terminal
+
+
+@command
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--github", is_flag=True, help="A workflow for GitHub Actions.")
+@click.option(
+    "--package", metavar="SPEC", help="What pip installs there; default: what is installed here."
+)
+@click.option("--force", is_flag=True, help="Replace another workflow that stands there.")
+def init(
+    terminal: Terminal, recipe: Path, github: bool, package: str | None, force: bool, as_json: bool
+) -> None:
+    """Write a workflow that builds a recipe, judges, and pushes from main what passed."""
+    if not github:
+        msg = "say for whom the workflow is: --github"
+        raise click.UsageError(msg)
+    from exporter.cli import workflow
+    from exporter.recipe import read
+
+    path = workflow.write(read(recipe), package, force=force)
+    if as_json:
+        terminal.say_json(path=str(path))
+        return
+    terminal.say(
+        f"{shown(path)}: builds and validates every push and pull request, pushes from main\n"
+        "  Needs an environment `huggingface` (Settings, Environments), for the main branch alone, "
+        "with the secret HF_TOKEN:\n  a fine-grained token that may write to the recipe's "
+        "repository."
+    )

@@ -1,0 +1,180 @@
+"""The terminal: results to standard output, messages to standard error, libraries to nowhere.
+
+Separate from `cli.py` because it is about file descriptors and drawing, not about commands.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.system.progress import Progress
+
+if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
+    from rich.console import Console, RenderableType
+
+
+class Terminal:
+    """The streams that were there at the start, whatever libraries write to since."""
+
+    def __init__(self) -> None:
+        _fill_gaps()
+        self.debug = False
+        self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+        self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        class Patient(Console):
+            """Goes on where nobody reads its messages any more; rich would end the command."""
+
+            def on_broken_pipe(self) -> None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+        return Patient(file=self.err, highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print one result."""
+        try:
+            self.out.write(text + "\n")
+            self.out.flush()
+        except BrokenPipeError:  # the reader, `head` for one, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+            raise SystemExit(0) from None
+
+    def tell(self, text: str) -> None:
+        """Print a message about the work, which is no result; it may cite what others wrote."""
+        lines = text.split("\n")
+        self._console.print("\n".join(map(_harmless, lines)))
+
+    def say_json(self, **document: Any) -> None:
+        """Print the result as one JSON document."""
+        self.say(json.dumps({"schema_version": 1, **document}, indent=2, ensure_ascii=False))
+
+    def draw(self, thing: RenderableType) -> None:
+        """Print a table or the like as a result, never cut where no terminal sets the width."""
+        from rich.console import Console
+
+        width = None if self.out.isatty() else 400
+        console = Console(file=self.out, width=width, highlight=False)
+        with console.capture() as drawn:
+            console.print(thing)
+        self.say("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keep what libraries, compilers and child processes write off the terminal.
+
+        By file descriptor, because much of it comes from native code. With `debug` it goes to
+        standard error instead, so that standard output holds results only.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(self.err.fileno() if self.debug else nowhere, 1)
+        os.dup2(self.err.fileno() if self.debug else nowhere, 2)
+        faulthandler.enable(file=self.err)
+        handler = _attach_log(self)
+        try:
+            yield
+        finally:
+            for name in _OUR_LOGS:
+                logging.getLogger(name).removeHandler(handler)
+            faulthandler.disable()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in enumerate(saved, start=1):
+                os.dup2(original, descriptor)
+                os.close(original)
+            os.close(nowhere)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give a function that shows what is being done, how far it is and the time left."""
+        if not self.err.isatty():
+            yield lambda _what, _fraction: None
+            return
+        from rich import progress
+
+        columns = (
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.TaskProgressColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left:"),
+            progress.TimeRemainingColumn(),
+        )
+        # Few refreshes: the drawing thread must not disturb what is being timed.
+        bar = progress.Progress(
+            *columns, console=self._console, transient=True, refresh_per_second=4
+        )
+        with bar:
+            task = bar.add_task("starting", total=None)
+            reached = 0.0
+
+            def tell(what: str, fraction: float | None) -> None:
+                nonlocal reached
+                if fraction is not None and fraction < reached:
+                    bar.reset(task)  # a new stretch of work: its speed says nothing of the last one
+                reached = fraction or 0.0
+                total = None if fraction is None else 1.0
+                bar.update(task, description=what, total=total, completed=reached)
+
+            yield tell
+
+
+def _fill_gaps() -> None:
+    """Have all three streams, where the caller closed some: files would take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(os.dup(1), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.dup(2), "w")
+
+
+_OUR_LOGS = ("exporter", "validate")
+
+
+class _Messages(logging.Handler):
+    """Shows our own log records as messages."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._terminal.tell(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _attach_log(terminal: Terminal) -> logging.Handler:
+    handler = _Messages(terminal)
+    for name in _OUR_LOGS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if terminal.debug else logging.WARNING)
+        logger.addHandler(handler)
+    return handler
+
+
+def _harmless(line: str) -> str:
+    """A line without what would move a terminal's cursor, or change what stands there."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+
+
+def shown(path: Path) -> str:
+    """Return a path relative to the working folder where that is shorter."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)

@@ -1,0 +1,125 @@
+"""A workflow for GitHub: builds a recipe, judges, and pushes from the main branch what passed."""
+
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path, PurePosixPath
+
+from exporter.errors import RecipeError
+from exporter.recipe import Recipe
+from exporter.system.files import write_atomic
+
+PLACE = PurePosixPath(".github/workflows/export.yml")
+_TEMPLATE = "workflow.yml.j2"
+# By commit: a tag can be moved. `git ls-remote --tags https://github.com/actions/checkout` tells.
+_ACTIONS = {
+    "checkout": "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1",
+    "setup_python": "actions/setup-python@5fda3b95a4ea91299a34e894583c3862153e4b97 # v7.0.0",
+    "cache": "actions/cache@27d5ce7f107fe9357f9df03efb73ab90386fccae # v5.0.5",
+    "upload_artifact": "actions/upload-artifact@bbbca2ddaa5d8feaa63e36b76fdaad77386f024f # v7.0.0",
+    "download_artifact": (
+        "actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c # v8.0.1"
+    ),
+}
+_EXPRESSION = "${{"  # GitHub computes what follows, wherever it stands
+
+_log = logging.getLogger(__name__)
+
+
+def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
+    """Write the workflow of a recipe into its repository, and return where it is.
+
+    `package` is what pip is to install, if not what is installed here. Raises RecipeError where
+    the runner could not build, would not know where to push, or another workflow stands there.
+    """
+    root = _root(recipe.path)
+    text = written(recipe, root, package or _installed(root, recipe))
+    path = root / PLACE
+    if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+        msg = f"{path} is there already: --force replaces it"
+        raise RecipeError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.encode())
+    return path
+
+
+def written(recipe: Recipe, root: Path, package: str) -> str:
+    """The workflow's text for a recipe in a repository."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    if recipe.hub is None:
+        msg = f"{recipe.path} names no place to push to: add `hub: {{repo: ORG/NAME}}`"
+        raise RecipeError(msg)
+    _warn_of_absent(recipe, root)
+    values = {
+        "name": f"export {recipe.name}",
+        "recipe": _argument(_within(root, recipe.path)),
+        "artifacts": f"artifacts/{recipe.name}",
+        "package": package,
+    }
+    for value in values.values():
+        if _EXPRESSION in value or not value.isprintable():
+            msg = f"{value!r} cannot stand in a workflow: give it another name"
+            raise RecipeError(msg)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # YAML; every value goes through `tojson`, which is YAML too
+        undefined=StrictUndefined,
+        variable_start_string="[[",  # GitHub has the braces
+        variable_end_string="]]",
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(_TEMPLATE).render(values, actions=_ACTIONS, place=PLACE)
+
+
+def _root(path: Path) -> Path:
+    """The repository that a recipe lies in."""
+    for folder in path.resolve().parents:
+        if (folder / ".git").exists():
+            return folder
+    msg = f"{path} lies in no git repository: run `git init` where the workflow is to be"
+    raise RecipeError(msg)
+
+
+def _within(root: Path, path: Path) -> str:
+    return path.resolve().relative_to(root).as_posix()
+
+
+def _argument(path: str) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _warn_of_absent(recipe: Recipe, root: Path) -> None:
+    """Tell of folders that a runner, which has the repository alone, will not have."""
+    for name in (recipe.checkpoint, recipe.data.clips if recipe.data else None):
+        path = (recipe.path.parent / (name or "")).resolve()
+        if path.exists() and not path.is_relative_to(root):
+            _log.warning("%s lies outside the repository: the workflow will not find it", name)
+
+
+def _installed(root: Path, recipe: Recipe) -> str:
+    """What pip has to be told to install this very package (PEP 610 has where it came from).
+
+    Never the bare name: a package index may have somebody else's package of that name.
+    """
+    extra = "[datasets]" if recipe.data and recipe.data.dataset else ""
+    try:
+        found = distribution("exporter")
+    except PackageNotFoundError:
+        raise _unknown_origin() from None
+    told = json.loads(found.read_text("direct_url.json") or "{}")
+    if control := told.get("vcs_info"):
+        return f"exporter{extra} @ {control['vcs']}+{told['url']}@{control['commit_id']}"
+    if told.get("url") == root.as_uri():
+        return f".{extra}"
+    if not told:
+        return f"exporter{extra}=={found.version}"
+    raise _unknown_origin()
+
+
+def _unknown_origin() -> RecipeError:
+    return RecipeError(
+        "what a runner is to install cannot be told from here, since exporter was installed from "
+        "a folder: give --package, like 'exporter @ git+https://HOST/ORG/exporter@COMMIT'"
+    )

@@ -1,0 +1,189 @@
+"""The graphs of one model side by side: parts missing, weights held twice, shapes that differ."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from exporter.doctor.checks.onnx_files import located
+from exporter.doctor.detect import decoders, encoders, layout, sets
+from exporter.doctor.finding import Finding
+from exporter.doctor.folder import Folder
+from exporter.doctor.values import digest
+from exporter.formats.onnx_reader import Model, Place, Shape
+from exporter.system.progress import shown_bytes
+
+_MERGED, _PAST, _FIRST, _ENCODER = (
+    *("decoder_model_merged", "decoder_with_past", "decoder", "encoder"),
+)
+_LARGE_BYTES = 16 << 10
+_TWICE_FROM = 0.05
+_MOST_HASHED = 4096
+_CACHE = re.compile(r"(?:past_key_values|present)\.(\d{1,6})\.(decoder|encoder)\.(key|value)")
+_EXPORT = "optimum-cli export onnx --task automatic-speech-recognition-with-past -m ORG/NAME FOLDER"
+
+
+def missing_parts(folder: Folder) -> Iterator[Finding]:
+    """Encoders without decoders, and decoders without what their cache needs."""
+    if layout(folder).name not in ("optimum", "transformers.js"):
+        return
+    for roles in sets(folder).values():
+        one = next(iter(roles.values())).name
+        writes = roles.keys() & {_MERGED, _PAST, _FIRST}
+        if writes and _ENCODER not in roles:
+            yield Finding("problem", one, "has no encoder beside it of the same name", _EXPORT)
+        if _ENCODER in roles and not writes:
+            yield Finding("problem", one, "has no decoder beside it of the same name", _EXPORT)
+        elif _MERGED not in roles and writes == {_PAST}:
+            what = "continues what no graph begins: decoder_model.onnx is missing"
+            yield Finding("problem", one, what, _EXPORT)
+        elif _MERGED not in roles and writes == {_FIRST}:
+            what = (
+                "has no decoder_with_past_model.onnx or decoder_model_merged.onnx beside it: "
+                "loaders refuse it, or compute all words again for each"
+            )
+            yield Finding("problem", roles[_FIRST].name, what, _EXPORT)
+        elif _MERGED not in roles and writes and layout(folder).name == "transformers.js":
+            what = "transformers.js opens decoder_model_merged alone, which is missing"
+            yield Finding("problem", roles[_FIRST].name, what, _EXPORT)
+
+
+def several_variants(folder: Folder) -> Iterator[Finding]:
+    """Two sets side by side, of which a loader takes the first without a word."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for (place, variant), roles in sets(folder).items():
+        if _ENCODER in roles or "model" in roles:
+            places[place].append(variant or "plain")
+    for place, variants in places.items():
+        if len(variants) > 1 and layout(folder).name == "optimum":
+            what = f"{len(variants)} variants in one folder ({', '.join(variants[:4])})"
+            mend = "Put each into a folder of its own, or name the files to the loader."
+            yield Finding("warning", place, f"{what}: optimum opens the plain one", mend)
+
+
+def weights_twice(folder: Folder) -> Iterator[Finding]:
+    """The same weights stored again in another graph that works with the first, or in itself."""
+    for roles in sets(folder).values():
+        kept = sorted(roles, key=lambda role: role != _MERGED)  # what is to stay comes first
+        held = [each for role in kept for each in _large(folder, roles[role])]
+        total = sum(place.length for _, place in held)
+        twice = _again(folder, held)
+        wasted = sum(place.length for _, place in twice)
+        if wasted > _TWICE_FROM * total:
+            where = sorted({model for model, _ in twice})
+            what = (
+                f"{len(twice)} weights that are stored elsewhere already: {shown_bytes(wasted)} "
+                f"of {shown_bytes(total)}"
+            )
+            yield Finding("warning", ", ".join(where), what, _once(roles))
+
+
+def _large(folder: Folder, model: Model) -> Iterator[tuple[str, Place]]:
+    for tensor in model.tensors():
+        place = located(model, tensor)
+        if place and place.length >= _LARGE_BYTES and folder.holds(place):
+            yield model.name, place
+
+
+def _again(folder: Folder, held: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
+    """Those whose bytes another place has too; only what has the same size is read."""
+    sizes: dict[int, dict[Place, str]] = defaultdict(dict)
+    for name, place in held:
+        sizes[place.length].setdefault(place, name)
+    alike = [(name, p) for same in sizes.values() if len(same) > 1 for p, name in same.items()]
+    seen: set[tuple[int, str]] = set()
+    twice = []
+    for name, place in alike[:_MOST_HASHED]:
+        key = place.length, digest(folder.path / place.file, place.offset, place.length)
+        if key in seen:
+            twice.append((name, place))
+        seen.add(key)
+    return twice
+
+
+def _once(roles: dict[str, Model]) -> str:
+    """How to have them once."""
+    if _MERGED in roles and roles.keys() & {_FIRST, _PAST}:
+        others = ", ".join(roles[role].name for role in (_FIRST, _PAST) if role in roles)
+        return f"Delete {others}: loaders take the merged decoder."
+    if _PAST in roles:
+        return "Merge the two decoders (optimum.onnx.merge_decoders), or exporter build: onnx-int8."
+    return "Export again with weights that are shared, or exporter build: onnx-int8."
+
+
+def cache_switch(folder: Folder) -> Iterator[Finding]:
+    """A merged decoder that cannot be told whether there is a cache."""
+    for roles in sets(folder).values():
+        merged = roles.get(_MERGED)
+        if merged and "use_cache_branch" not in merged.graph.inputs:
+            what = (
+                "is called merged and has no input use_cache_branch: optimum takes it for another"
+            )
+            yield Finding("warning", merged.name, what, f"Merge it again: {_EXPORT}")
+
+
+def cache_order(folder: Folder) -> Iterator[Finding]:
+    """Caches in another order than layer by layer: optimum hands them over by place, not name."""
+    for model in decoders(folder):
+        found = [match for name in model.graph.inputs if (match := _CACHE.fullmatch(name))]
+        keys = [(int(m[1]), m[2], m[3]) for m in found]
+        if keys != sorted(keys):
+            what = "its caches are not in the order of layers, decoder before encoder, key first"
+            yield Finding("problem", model.name, what, f"Export again: {_EXPORT}")
+
+
+def cache_shapes(folder: Folder) -> Iterator[Finding]:
+    """Layers, heads and widths of a decoder that are not those of config.json."""
+    layers, heads, width = (
+        folder.number("config.json", key)
+        for key in ("decoder_layers", "decoder_attention_heads", "d_model")
+    )
+    for model in decoders(folder):
+        values: dict[str, Shape] = {**model.graph.inputs, **model.graph.outputs}
+        caches = [(m, values[name]) for name in values if (m := _CACHE.fullmatch(name))]
+        if not caches:
+            continue
+        deep = 1 + max(int(match[1]) for match, _ in caches)
+        shape = caches[0][1]
+        wrong = []
+        if layers is not None and deep != layers:
+            wrong.append(f"{deep} layers, config.json {layers}")
+        if len(shape) == 4 and isinstance(shape[1], int) and heads is not None:
+            size = shape[3] if isinstance(shape[3], int) else None
+            if shape[1] != heads:
+                wrong.append(f"{shape[1]} heads, config.json {heads}")
+            elif size and width and size * heads != width:
+                wrong.append(f"heads {size} wide, config.json {width} for {heads}")
+        if wrong:
+            mend = "Take the config.json of the checkpoint that was exported, or export again."
+            yield Finding("problem", model.name, "; ".join(wrong), mend)
+
+
+def hidden_width(folder: Folder) -> Iterator[Finding]:
+    """An encoder that gives another width than its decoders take."""
+    for roles in sets(folder).values():
+        heard = roles[_ENCODER].graph.outputs if _ENCODER in roles else {}
+        given = next((s[-1] for s in heard.values() if len(s) == 3 and type(s[-1]) is int), None)
+        for role in (_MERGED, _FIRST, _PAST):
+            taken = roles[role].graph.inputs.get("encoder_hidden_states") if role in roles else None
+            if given and taken and isinstance(taken[-1], int) and taken[-1] != given:
+                what = f"takes states {taken[-1]} wide, the encoder gives {given}"
+                mend = "The two are of different models: export both from one checkpoint."
+                yield Finding("problem", roles[role].name, what, mend)
+
+
+def fixed_batch(folder: Folder) -> Iterator[Finding]:
+    """Graphs that take the batch, or the count of tokens, of their tracing only."""
+    for model in {m.name: m for m in (*encoders(folder), *decoders(folder))}.values():
+        ids = model.graph.inputs.get("input_ids", ())
+        features = next((s for n, s in model.graph.inputs.items() if "features" in n), ())
+        fixed = [size for size in (*ids[:2], *features[:1]) if isinstance(size, int) and size != 1]
+        if fixed:
+            what = f"takes batches or texts of exactly {fixed[0]}, as it was traced with"
+            mend = f"Export again, with dynamic axes: {_EXPORT}"
+            yield Finding("problem", model.name, what, mend)
+
+
+CHECKS = (
+    *(missing_parts, several_variants, weights_twice, cache_switch, cache_order, cache_shapes),
+    *(hidden_width, fixed_batch),
+)

@@ -1,0 +1,39 @@
+"""A repository of the Hub for the doctor: configs, tokenizer and graphs; weights stay there.
+
+Beside a graph its weights are not fetched: that a file is there, and long enough, the Hub's own
+list tells.
+"""
+
+from exporter.checkpoint.fetch import listed as listed_on_hub
+from exporter.doctor.folder import Folder, listed
+from exporter.errors import CheckpointError, exhausted
+from exporter.hub.download import local
+from exporter.hub.errors import explained
+from exporter.system.progress import Progress
+
+_BROUGHT = (".json", ".txt", ".onnx", ".yaml")
+
+
+def brought(repo: str, revision: str | None, progress: Progress) -> Folder:
+    """Bring what is looked into, into the library's cache; raise HubError."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        transfer = listed_on_hub(repo, revision or "main", progress)
+        names = [name for name in transfer.files if name.endswith(_BROUGHT)]
+        if not names:
+            msg = f"{repo} holds no configs and no ONNX graphs: nothing can be said of it"
+            raise CheckpointError(msg)
+        transfer.announce(names)
+        paths = [transfer.bring(name) for name in names]
+    except (OSError, HFValidationError) as error:
+        if exhausted(error) or local(error):
+            raise
+        raise explained(error, repo, revision or "main") from error
+    top = paths[0]
+    for _ in names[0].split("/"):
+        top = top.parent
+    folder = listed(top)
+    folder.left = frozenset(transfer.files.keys() - folder.files)
+    folder.files |= {name: transfer.size(name) for name in folder.left}
+    return folder

@@ -1,0 +1,1 @@
+"""From audio to text: features, decoding loops, generation rules."""

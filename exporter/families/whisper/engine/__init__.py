@@ -1,0 +1,1 @@
+"""Built graphs joined into a model that generates."""

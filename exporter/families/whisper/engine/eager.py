@@ -1,0 +1,128 @@
+"""The lean road of a model that runs as torch modules: its own submodules, called one by one.
+
+transformers' forward spends more of a token's time on arguments, masks and cache objects than on
+small products. Here each layer is its dozen operators, on views of caches that are written in
+place. The model itself stays what it is, for `generate` and pipelines.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.families.attention import attended, split
+from exporter.families.graph import GraphFunction
+from exporter.families.whisper.decoding.loop import Engine
+from exporter.families.whisper.engine.static_decoder import StaticDecoder
+from exporter.families.whisper.graphs.merged import embed, feed_forward, merge
+
+
+def attach_engine(model: Any) -> None:
+    """Give a transformers Whisper on the CPU the lean road, as `model.engine`."""
+    functions: dict[str, GraphFunction] = {
+        "encoder": EagerEncoder(model),
+        "decoder": EagerDecoder(model),
+    }
+    dtype = model.model.decoder.layer_norm.weight.dtype
+    decoder = StaticDecoder(functions, model.config, dtype)
+    model.engine = Engine(functions, "encoder", decoder)
+
+
+class EagerEncoder:
+    """input_features [windows, mels, frames] -> cross_cache [windows, 2 * layers, heads, source,
+    head_dim], in float32.
+
+    The encoder is transformers' own, call and all: next to its products that costs nothing, and no
+    sum is rounded in another order than by `generate`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._encoder = model.model.encoder
+        self._attentions = [layer.encoder_attn for layer in model.model.decoder.layers]
+        self._heads = model.config.decoder_attention_heads
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Sequence[str] | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        hidden = self._encoder(inputs["input_features"]).last_hidden_state
+        projections = [
+            split(projection(hidden), self._heads)
+            for attention in self._attentions
+            for projection in (attention.k_proj, attention.v_proj)
+        ]
+        return {"cross_cache": torch.stack(projections, 1)}
+
+
+class EagerDecoder:
+    """The static decoder's inputs -> float32 logits [rows, vocabulary] of the last token."""
+
+    def __init__(self, model: Any) -> None:
+        self._decoder = model.model.decoder
+        self._proj_out = model.proj_out
+        self._heads = model.config.decoder_attention_heads
+        self._positions = torch.arange(model.config.max_target_positions)
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Sequence[str] | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        ids, cross = inputs["input_ids"], inputs["cross_cache"]
+        start = int(inputs["position"])
+        stop = start + ids.shape[1]
+        own = len(ids) == len(cross)  # one hypothesis a window: every row is its own ancestor
+        ancestors = None if own else inputs["ancestors"][:, :stop]
+        mask = self._mask(start, stop)
+        hidden = embed(self._decoder, ids, self._positions[start:stop])
+        for index, layer in enumerate(self._decoder.layers):
+            caches = [inputs[f"cache.{index}.{leaf}"] for leaf in ("key", "value")]
+            states = layer.self_attn_layer_norm(hidden)
+            query, *new = self._project(layer.self_attn, states)
+            for cache, part in zip(caches, new, strict=True):
+                cache[:, :, start:stop] = part
+            key, value = (self._past(cache, stop, ancestors) for cache in caches)
+            hidden = hidden + merge(layer.self_attn, attended(query, key, value, mask))
+            attention = layer.encoder_attn
+            query = attention.q_proj(layer.encoder_attn_layer_norm(hidden)) * attention.scaling
+            key, value = cross[:, 2 * index], cross[:, 2 * index + 1]
+            hidden = hidden + self._listen(attention, query, key, value)
+            hidden = feed_forward(layer, hidden)
+        # All tokens, though only the last one counts: int8 activations share one scale.
+        logits = self._proj_out(self._decoder.layer_norm(hidden))[:, -1]
+        return {"logits": logits.float()}
+
+    def _mask(self, start: int, stop: int) -> Tensor | None:
+        """Let each of several tokens see those up to itself; a single one sees all."""
+        if stop - start == 1:
+            return None
+        return self._positions[start:stop, None] >= self._positions[:stop]
+
+    def _project(self, attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            split(attention.q_proj(states) * attention.scaling, self._heads),
+            split(attention.k_proj(states), self._heads),
+            split(attention.v_proj(states), self._heads),
+        )
+
+    def _past(self, cache: Tensor, stop: int, ancestors: Tensor | None) -> Tensor:
+        """Keys or values [rows, heads, stop, head_dim] of each row's ancestors."""
+        if ancestors is None:
+            return cache[:, :, :stop]
+        heads = self._positions[: self._heads, None]
+        return cache[ancestors[:, None], heads, self._positions[:stop]]
+
+    def _listen(self, attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to the audio, window by window, its keys and values seen by all its hypotheses.
+
+        Those as further queries of one call would be faster, but round otherwise than the
+        attention of `generate`, and int8 activations turn that into another token now and then.
+        """
+        queries = split(query, self._heads).chunk(len(key))
+        heard = [
+            attended(rows, k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))
+            for rows, k, v in zip(queries, key.split(1), value.split(1), strict=True)
+        ]
+        return merge(attention, torch.cat(heard))

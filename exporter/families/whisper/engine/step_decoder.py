@@ -1,0 +1,90 @@
+"""The decoder of ONNX Runtime: caches of fixed length, which its graph writes in place."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import WhisperConfig
+
+from exporter.families.graph import GraphFunction
+from exporter.families.whisper.engine.cache import GraphCache
+
+
+class StepCache(GraphCache):
+    """`tensors` are the tokens' caches [rows, heads, positions, head_dim], `shared` the audio's."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow a beam search's choice: what is written so far changes its rows."""
+        for tensor in self.tensors.values():
+            written = tensor[:, :, : self.length]
+            written.copy_(written.index_select(0, beam_idx))
+
+
+class StepDecoder:
+    """Calls the graph `cross_cache` once a window, and `step` for every token.
+
+    `encoded` is what the encoder gives. onnxruntime's attention takes several queries only of one
+    row: a prompt goes in row by row, and where several windows have hypotheses, each has a copy of
+    its window's cache. The hypotheses of one window alone are so many queries of one row.
+    """
+
+    def __init__(self, functions: Mapping[str, GraphFunction], config: WhisperConfig) -> None:
+        self._functions = functions
+        heads = config.decoder_attention_heads
+        self._shape = (heads, config.max_target_positions, config.d_model // heads)
+        self._source = config.max_source_positions
+        layers = range(config.decoder_layers)
+        self._own = [f"own.{index}.{leaf}" for index in layers for leaf in ("key", "value")]
+
+    def start(self) -> StepCache:
+        return StepCache()
+
+    def step(self, ids: Tensor, encoded: Tensor, cache: StepCache) -> Tensor:
+        if cache.length == 0:
+            cache.tensors = self._allocate(len(ids))
+            cache.shared = self._functions["cross_cache"]({"encoder_hidden_states": encoded})
+        if len(ids) == 1 or ids.shape[1] == 1:
+            logits = self._run(ids, {**cache.tensors, **cache.shared}, cache.length)
+        else:
+            logits = torch.cat([self._run_row(ids, cache, row) for row in range(len(ids))])
+        cache.length += ids.shape[1]
+        return logits
+
+    def spread(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
+        """Take caches for all rows; of those before, only what the prompt has written is copied."""
+        rows = torch.arange(len(encoded)).repeat_interleave(beams)
+        grown = self._allocate(len(rows))
+        for name, tensor in cache.tensors.items():
+            grown[name][:, :, : cache.length] = tensor[rows, :, : cache.length]
+        cache.tensors = grown
+        if len(encoded) > 1:
+            cache.shared = {n: t if _is_scale(n) else t[rows] for n, t in cache.shared.items()}
+        return encoded
+
+    def _allocate(self, rows: int) -> dict[str, Tensor]:
+        """Whatever is in them: what is not written is not read, and takes no memory."""
+        return {name: torch.empty((rows, *self._shape)) for name in self._own}
+
+    def _run_row(self, ids: Tensor, cache: StepCache, row: int) -> Tensor:
+        caches = {**cache.tensors, **cache.shared}
+        one = {n: t if _is_scale(n) else t[row : row + 1] for n, t in caches.items()}
+        return self._run(ids[row : row + 1], one, cache.length)
+
+    def _run(self, ids: Tensor, caches: Mapping[str, Tensor], length: int) -> Tensor:
+        rows, windows = len(ids), len(caches["cross.0.key"])
+        last = length + ids.shape[1] - 1
+        inputs = {
+            "input_ids": ids.contiguous(),
+            "own_last": torch.full((rows,), last, dtype=torch.int32),
+            "cross_last": torch.full((windows,), self._source - 1, dtype=torch.int32),
+            **caches,
+        }
+        return self._functions["step"](inputs)["logits"]
+
+    def finish(self, cache: StepCache) -> None:
+        """Nothing is kept for the next window."""
+
+
+def _is_scale(name: str) -> bool:
+    """Whether a part of the audio's cache serves all windows."""
+    return name.endswith("_scale")

@@ -1,0 +1,206 @@
+"""Whisper as a family: graphs, assembly, processor and transcription."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+
+from exporter.errors import CheckpointError, IntegrityError, exhausted
+from exporter.families.graph import Graph, GraphFunction
+from exporter.families.whisper.config_limits import check_config, check_files
+from exporter.families.whisper.decoding.transcribe import check_decoding, only_language, transcribe
+from exporter.families.whisper.engine.eager import attach_engine
+from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
+from exporter.families.whisper.engine.model import assemble as _assemble
+from exporter.families.whisper.graphs.merged import dynamic_graphs
+from exporter.families.whisper.graphs.static import static_graphs
+from exporter.families.whisper.graphs.step import step_graphs
+from exporter.formats.config_json import read_json
+
+__all__ = [  # the family's protocol
+    "HEAD",
+    "LAYERS",
+    "TIED",
+    "architecture",
+    "assemble",
+    "attach_engine",
+    "check_decoding",
+    "check_processor",
+    "generation_config",
+    "graphs",
+    "only_language",
+    "open_original",
+    "processor",
+    "sampling_rate",
+    "skeleton",
+    "transcribe",
+    "window",
+]
+
+TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+HEAD = "proj_out"
+LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of the graphs that the weights' shapes do not."""
+    whole = _config(config)
+    names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
+    heads = ("encoder_attention_heads", "decoder_attention_heads")
+    return {name: getattr(whole, name) for name in (*names, *heads)}
+
+
+def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The transformers model of a config on the `meta` device: shapes without weights."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = WhisperForConditionalGeneration._from_config(
+                _config(config), attn_implementation="sdpa", dtype=dtype
+            )
+    except ValueError as error:  # a width, say, that its heads do not divide
+        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
+        raise CheckpointError(msg) from error
+    return model.eval().requires_grad_(False)
+
+
+def _config(config: dict[str, Any]) -> WhisperConfig:
+    check_config(config)
+    try:
+        return WhisperConfig.from_dict(config)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
+        raise CheckpointError(msg) from error
+
+
+def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+    """Cut a model into graphs, with a cache that grows or one of fixed length."""
+    if cache == "static":
+        return static_graphs(model)
+    return [*dynamic_graphs(model), *step_graphs(model)]
+
+
+def assemble(
+    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+) -> GraphWhisper:
+    """Join built graphs, and the configs in `folder`, into a model that generates."""
+    if functions.keys().isdisjoint(DECODERS):
+        msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
+        raise IntegrityError(msg)
+    return _assemble(
+        WhisperConfig.from_pretrained(folder), generation_config(folder), functions, cache_dtype
+    )
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """The folder's generation config, without the prompt of old checkpoints.
+
+    `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
+    """
+    loaded: GenerationConfig = GenerationConfig.from_pretrained(folder, forced_decoder_ids=None)
+    return loaded
+
+
+def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
+    """The original in float32, as transformers runs it: the reference for every comparison.
+
+    With `state`, its weights come from there and only the configs from the folder.
+    """
+    check_config(read_json(folder / "config.json"))
+    if state is None:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    else:
+        config = WhisperConfig.from_pretrained(folder, local_files_only=True)
+        model = WhisperForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32
+        )
+    model.generation_config = generation_config(folder)
+    return model.eval()
+
+
+def processor(folder: Path) -> Any:
+    """The feature extractor and tokenizer."""
+    check_files(folder)
+    try:
+        return WhisperProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # for a file that makes no sense, tokenizers raises just that
+        if exhausted(error):
+            raise
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        msg = f"{folder}: the tokenizer or feature extractor cannot be read ({reason[:200]})"
+        raise CheckpointError(msg) from error
+
+
+def check_processor(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a feature extractor or tokenizer that belongs to another model."""
+    loaded = processor(folder)
+    extractor, tokenizer = loaded.feature_extractor, loaded.tokenizer
+    frames = 2 * config["max_source_positions"]  # the second convolution halves them
+    wrong = []
+    if extractor.feature_size != config["num_mel_bins"]:
+        wrong.append(f"{extractor.feature_size} mel bins, the model {config['num_mel_bins']}")
+    if extractor.nb_max_frames != frames:
+        wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
+    if len(tokenizer) > config["vocab_size"]:
+        wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
+    wrong += _other_tokens(tokenizer, generation_config(folder).to_dict())
+    wrong += _other_words(folder / "vocab.json", tokenizer, config["vocab_size"])
+    if wrong:
+        msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
+        raise CheckpointError(msg)
+
+
+def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
+    """The first token, if any, that tokenizer and model number differently.
+
+    An English-only tokenizer with a multilingual model, or the other way round, is one off.
+    """
+    tasks = generation.get("task_to_id") or {}
+    numbered = {
+        "<|startoftranscript|>": generation.get("decoder_start_token_id"),
+        "<|notimestamps|>": generation.get("no_timestamps_token_id"),
+        **{f"<|{task}|>": number for task, number in tasks.items()},
+        **(generation.get("lang_to_id") or {}),
+    }
+    vocabulary = tokenizer.get_vocab()
+    return [
+        f"its {token} is number {vocabulary[token]}, the model's {number}"
+        for token, number in numbered.items()
+        if number is not None and vocabulary.get(token, number) != number
+    ][:1]
+
+
+def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
+    """The first word, if any, that `vocab.json` numbers as neither tokenizer nor model does.
+
+    Where there is a `tokenizer.json` we never read the other, but other loaders of the artifact do.
+    """
+    if not path.is_file():
+        return []
+    known = tokenizer.get_vocab()
+    return [
+        f"{path.name} says that {token!r:.40} is number {number!r:.40}"
+        for token, number in read_json(path).items()
+        if not isinstance(number, int) or known.get(token, number) != number or number >= size
+    ][:1]
+
+
+def window(processor: Any) -> int:
+    """Samples that are decoded at once; longer recordings take several steps."""
+    samples: int = processor.feature_extractor.n_samples
+    return samples
+
+
+def sampling_rate(processor: Any) -> int:
+    """Samples a second that `transcribe` expects."""
+    rate: int = processor.feature_extractor.sampling_rate
+    return rate

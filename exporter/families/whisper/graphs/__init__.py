@@ -1,0 +1,1 @@
+"""Whisper cut into graphs that targets trace."""

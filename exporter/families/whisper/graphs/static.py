@@ -1,0 +1,123 @@
+"""Whisper cut for caches of fixed length: what is compiled ahead of time.
+
+The encoder goes on to the cross-attention keys and values of every decoder layer, computed once a
+window and shared by all beams; the decoder takes one token or several and writes their keys and
+values in place, so that one compiled graph serves every length.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.families.attention import (
+    CACHE_DTYPE,
+    SCALE_BYTES,
+    attend,
+    attention,
+    keep_window,
+    step_attention,
+    window_attention,
+)
+from exporter.families.graph import Graph
+from exporter.families.whisper.graphs.merged import embed, encode, feed_forward, meta, shapes
+
+
+class CrossEncoder(nn.Module):
+    """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim + 4], in int8.
+
+    Batch comes first, so that it can be selected as any encoder output.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder: Any = model.model.encoder
+        self.attentions: Any = nn.ModuleList(
+            [layer.encoder_attn for layer in model.model.decoder.layers]
+        )
+        self.encoder_heads = model.config.encoder_attention_heads
+        self.heads = model.config.decoder_attention_heads
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        hidden = encode(self.encoder, inputs[0], self._attend)
+        projections = [p for a in self.attentions for p in (a.k_proj, a.v_proj)]
+        batch, source, width = hidden.shape
+        shape = (batch, len(projections), self.heads, source, width // self.heads + SCALE_BYTES)
+        cross = hidden.new_empty(shape, dtype=torch.uint8)
+        for index, projection in enumerate(projections):
+            keep_window(projection(hidden).float().contiguous(), cross, index)
+        return (cross,)
+
+    def _attend(self, layer: Any, states: Tensor) -> Tensor:
+        # In bfloat16 torch's own kernel is the better, since it knows AMX.
+        to_all = attention if states.dtype == torch.float32 else attend
+        query = layer.q_proj(states) * layer.scaling
+        attended = to_all(query, layer.k_proj(states), layer.v_proj(states), self.encoder_heads)
+        projected: Tensor = layer.out_proj(attended)
+        return projected
+
+
+class StepDecoder(nn.Module):
+    """One token or several against static caches; what attention does is told at its operators.
+
+    Takes input_ids [rows, tokens], the position [1] of the first, cross_cache as above, ancestors
+    [rows, max_target_positions] and per layer the key and value caches [rows, heads,
+    max_target_positions, head_dim], which it writes; gives float32 logits [rows, vocabulary] of the
+    last token. The rows of one window come one after the other.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder: Any = model.model.decoder
+        self.proj_out = model.proj_out
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ids, position, cross, ancestors, *cache = inputs
+        hidden = embed(self.decoder, ids, position + torch.arange(ids.shape[1], device=ids.device))
+        for index, layer in enumerate(self.decoder.layers):
+            attention, states = layer.self_attn, layer.self_attn_layer_norm(hidden)
+            query = (attention.q_proj(states) * attention.scaling).float()
+            key, value = attention.k_proj(states).float(), attention.v_proj(states).float()
+            own = cache[2 * index : 2 * index + 2]
+            attended = step_attention(query, key, value, *own, ancestors, position)
+            hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
+            attention, states = layer.encoder_attn, layer.encoder_attn_layer_norm(hidden)
+            query = (attention.q_proj(states) * attention.scaling).float()
+            attended = window_attention(query, cross, index)
+            hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
+            hidden = feed_forward(layer, hidden)
+        return (self.proj_out(self.decoder.layer_norm(hidden[:, -1])).float(),)
+
+
+def static_graphs(model: Any) -> list[Graph]:
+    """The encoder with its cross-attention cache, and the decoder of a step."""
+    features, hidden, cache = shapes(model)
+    layers, positions = model.config.decoder_layers, cache[2]
+    cross = (2, 2 * layers, cache[1], hidden[1], cache[3] + SCALE_BYTES)
+    names = [f"cache.{index}.{leaf}" for index in range(layers) for leaf in ("key", "value")]
+    rows = (4, *cache[1:])
+    caches = {name: meta(rows, CACHE_DTYPE) for name in names}
+    batched = {name: {0: "rows"} for name in ("ancestors", *names)}
+    return [
+        Graph(
+            "encoder",
+            CrossEncoder(model),
+            {"input_features": meta(features)},
+            {"input_features": {0: "batch"}},
+            {"cross_cache": ("batch", *cross[1:])},
+        ),
+        Graph(
+            "decoder",
+            StepDecoder(model),
+            {
+                "input_ids": meta((4, 3), torch.int64),
+                "position": meta((1,), torch.int64),
+                "cross_cache": meta(cross, torch.uint8),
+                "ancestors": meta((4, positions), torch.int32),
+                **caches,
+            },
+            {**batched, "input_ids": {0: "rows", 1: "tokens"}, "cross_cache": {0: "batch"}},
+            {"logits": ("rows", model.config.vocab_size)},
+            mutated=tuple(names),
+        ),
+    ]

@@ -1,0 +1,138 @@
+"""Whisper's decoder for a runtime that writes its caches in place: what our ONNX sessions run.
+
+Two graphs that borrow the merged decoder's weights. One makes a window's cross-attention cache, in
+int8 where the weights are; the other takes a step and writes the tokens' keys and values into
+caches of fixed length.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.families.attention import split
+from exporter.families.graph import WRITTEN, Graph, Shape, alike, first_layer
+from exporter.families.shared_attention import (
+    quantized_channels,
+    shared_attention,
+    shared_cross_attention,
+)
+from exporter.families.whisper.graphs.merged import embed, feed_forward, mark, meta, shapes
+
+_LENDER = "decoder_model_merged"
+
+
+class CrossCache(nn.Module):
+    """encoder_hidden_states -> per layer the key and the value [windows, heads, source, head_dim].
+
+    They are float32, or int8 with their scales [heads, 1, head_dim] after them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder: Any = model.model.decoder
+        self.heads = model.config.decoder_attention_heads
+        self.narrow = _narrow(model)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        made: list[Tensor] = []
+        for layer in self.decoder.layers:
+            attention = layer.encoder_attn
+            states = [attention.k_proj(inputs[0]), attention.v_proj(inputs[0])]
+            scales: list[Tensor] = []
+            if self.narrow:
+                pairs = [quantized_channels(each) for each in states]
+                states = [codes for codes, _ in pairs]
+                scales = [scale.unflatten(0, (self.heads, 1, -1)) for _, scale in pairs]
+            made += [*(split(each, self.heads) for each in states), *scales]
+        return tuple(made)
+
+
+class Step(nn.Module):
+    """Logits [rows, 1, vocabulary] of each row's last token, and the caches as they are then.
+
+    Takes input_ids [rows, tokens], own_last int32 [rows], the last token's position, cross_last
+    int32 [windows], the audio's last; and per layer the tokens' caches and those of the audio. With
+    `depth`, through so many layers only, their boundaries marked.
+    """
+
+    def __init__(self, model: Any, depth: int | None = None) -> None:
+        super().__init__()
+        self.decoder: Any = model.model.decoder
+        self.proj_out = model.proj_out
+        self._depth = depth
+        self._caches = 6 if _narrow(model) else 4
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ids, own_last, cross_last, *caches = inputs
+        tokens = ids.shape[1]
+        positions = own_last[:1] + torch.arange(1 - tokens, 1, device=ids.device)
+        hidden = embed(self.decoder, ids, positions)
+        present: list[Tensor] = []
+        for index, layer in enumerate(self.decoder.layers[: self._depth]):
+            hidden = mark(hidden, self._depth)
+            start = self._caches * index
+            key, value, *cross = caches[start : start + self._caches]
+            attention = layer.self_attn
+            states = layer.self_attn_layer_norm(hidden)
+            query = attention.q_proj(states) * attention.scaling
+            new = attention.k_proj(states), attention.v_proj(states)
+            attended, *own = shared_attention(query, *new, key, value, own_last)
+            hidden = hidden + attention.out_proj(attended)
+            attention = layer.encoder_attn
+            query = attention.q_proj(layer.encoder_attn_layer_norm(hidden)) * attention.scaling
+            attended, *same = shared_cross_attention(query, *cross[:2], cross[2:], cross_last)
+            hidden = feed_forward(layer, hidden + attention.out_proj(attended))
+            present += [*own, *same]
+        hidden = mark(hidden, self._depth)
+        return self.proj_out(self.decoder.layer_norm(hidden[:, -1:])), *present
+
+
+def step_graphs(model: Any) -> list[Graph]:
+    """The graphs `cross_cache` and `step`.
+
+    Their names keep clear of optimum's search, which takes any other file for a decoder that has
+    the word in its name.
+    """
+    depth, narrow = model.config.decoder_layers, _narrow(model)
+    _, hidden, (_, heads, length, dim) = shapes(model)
+    inputs = {
+        "input_ids": meta((2, 2), torch.int64),
+        "own_last": meta((2,), torch.int32),
+        "cross_last": meta((2,), torch.int32),
+    }
+    dynamic = {
+        "input_ids": {0: "rows", 1: "tokens"},
+        "own_last": {0: "rows"},
+        "cross_last": {0: "windows"},
+    }
+    made: dict[str, Shape] = {}
+    outputs: dict[str, Shape] = {"logits": ("rows", 1, model.config.vocab_size)}
+    for index in range(depth):
+        for leaf in ("key", "value"):
+            name = f"own.{index}.{leaf}"
+            inputs[name], dynamic[name] = meta((2, heads, length, dim)), {0: "rows"}
+            outputs[f"{name}{WRITTEN}"] = ("rows", heads, length, dim)
+        for leaf in ("key", "value"):
+            name = f"cross.{index}.{leaf}"
+            made[name] = outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
+            inputs[name] = meta((2, heads, hidden[1], dim), torch.int8 if narrow else torch.float32)
+            dynamic[name] = {0: "windows"}
+        for name in (f"cross.{index}.{leaf}_scale" for leaf in ("key", "value") if narrow):
+            made[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
+    encoded = {"encoder_hidden_states": meta(hidden)}
+    windows = {"encoder_hidden_states": {0: "windows"}}
+    cross = Graph("cross_cache", CrossCache(model), encoded, windows, made, lender=_LENDER)
+    step = Graph("step", Step(model), inputs, dynamic, outputs, lender=_LENDER)
+    if alike(model.model.decoder.layers):
+        step = replace(
+            step, first=replace(first_layer(step), module=Step(model, depth=1)), depth=depth
+        )
+    return [cross, step]
+
+
+def _narrow(model: Any) -> bool:
+    """Whether the audio's keys and values are made by int8 weights, and so may be int8 too."""
+    weight: Tensor = model.model.decoder.layers[0].encoder_attn.k_proj.weight
+    return not weight.dtype.is_floating_point

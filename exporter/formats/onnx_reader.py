@@ -1,0 +1,261 @@
+"""An ONNX graph as data: nodes, shapes, and where weights lie, of which none is read.
+
+The numbers of fields are those of onnx.proto3; what is not named here is passed over.
+Source: https://github.com/onnx/onnx/blob/v1.21.0/onnx/onnx.proto3
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import prod
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from exporter.formats.protobuf import Budget, DamagedError, Field, Wire
+
+_MAX_DEPTH = 12
+_MAX_RANK = 16
+_EXTERNAL = 1
+# Bits of a value, by the number of its type; small ones share a byte.
+_BITS = {
+    **{1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64},
+    **{14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4},
+}
+FLOAT32, INT8, FLOAT16, FLOAT64, BFLOAT16 = 1, 3, 10, 11, 16
+Shape = tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where values lie: a file beside the graph or the graph itself, and the bytes of it."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A weight: type and shape, `told` of its external place, and its own place if inside."""
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    inside: Place | None
+    told: tuple[tuple[str, str], ...]
+    external: bool
+
+    @property
+    def elements(self) -> int:
+        """The number of values."""
+        return prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """What its type and shape take; None for texts and unknown types."""
+        bits = _BITS.get(self.dtype)
+        return None if bits is None else -(-self.elements * bits // 8)
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation; `branches` are the graphs inside it."""
+
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    branches: tuple["Graph", ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order, weights by name, and the shapes of inputs and outputs in order."""
+
+    nodes: tuple[Node, ...]
+    tensors: dict[str, Tensor]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file's graph and versions; `functions` are the domains that it brings itself."""
+
+    name: str
+    ir_version: int
+    opsets: dict[str, int]
+    graph: Graph
+    functions: frozenset[str]
+    metadata: frozenset[str]
+
+    def graphs(self) -> Iterator[tuple[Graph, tuple[Graph, ...]]]:
+        """Every graph, each with those around it, the outermost first."""
+        yield from _nested(self.graph, ())
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node at any depth."""
+        for graph, _ in self.graphs():
+            yield from graph.nodes
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every weight at any depth."""
+        for graph, _ in self.graphs():
+            yield from graph.tensors.values()
+
+
+def _nested(graph: Graph, around: tuple[Graph, ...]) -> Iterator[tuple[Graph, tuple[Graph, ...]]]:
+    yield graph, around
+    for node in graph.nodes:
+        for branch in node.branches:
+            yield from _nested(branch, (*around, graph))
+
+
+def read_model(path: Path, name: str, budget: Budget) -> Model:
+    """Read a graph's structure; `name` is the file's in its folder. Raises DamagedError."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            msg = "an empty file"
+            raise DamagedError(msg)
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            return _Reader(Wire(data, budget), name).model()
+
+
+@dataclass
+class _Parts:
+    """A graph while it is read."""
+
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Shape] = field(default_factory=dict)
+    outputs: dict[str, Shape] = field(default_factory=dict)
+
+
+class _Reader:
+    """The messages of onnx.proto3, each a method."""
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self._wire, self._name = wire, name
+
+    def model(self) -> Model:
+        version, graph = 0, None
+        opsets: dict[str, int] = {}
+        functions, metadata = set(), set()
+        for each in self._wire.fields(self._wire.whole()):
+            if each.number == 1:
+                version = each.value
+            elif each.number == 7:
+                graph = self._graph(each, 0)
+            elif each.number == 8:
+                opsets |= self._opset(each)
+            elif each.number == 14:
+                metadata.add(self._texts(each).get(1, ""))
+            elif each.number == 25:
+                functions.add(self._texts(each, only=(10,)).get(10, ""))
+        if graph is None or not version:
+            msg = "no graph in it"
+            raise DamagedError(msg)
+        return Model(self._name, version, opsets, graph, frozenset(functions), frozenset(metadata))
+
+    def _texts(self, message: Field, only: tuple[int, ...] = (1, 2)) -> dict[int, str]:
+        fields = self._wire.fields(message)
+        return {each.number: self._wire.text(each) for each in fields if each.number in only}
+
+    def _opset(self, message: Field) -> dict[str, int]:
+        domain, version = "", 0
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                domain = self._wire.text(each)
+            elif each.number == 2:
+                version = each.value
+        return {"" if domain == "ai.onnx" else domain: version}
+
+    def _graph(self, message: Field, depth: int) -> Graph:
+        if depth > _MAX_DEPTH:
+            msg = f"branches more than {_MAX_DEPTH} deep"
+            raise DamagedError(msg)
+        parts = _Parts()
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                self._node(each, depth, parts)
+            elif each.number == 5:
+                tensor = self._tensor(each)
+                parts.tensors[tensor.name] = tensor
+            elif each.number == 11:
+                parts.inputs |= self._value(each)
+            elif each.number == 12:
+                parts.outputs |= self._value(each)
+        inputs = {k: v for k, v in parts.inputs.items() if k not in parts.tensors}
+        return Graph(tuple(parts.nodes), parts.tensors, inputs, parts.outputs)
+
+    def _node(self, message: Field, depth: int, parts: _Parts) -> None:
+        inputs, outputs, branches = [], [], []
+        texts = {4: "", 7: ""}
+        constants: list[Tensor] = []
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                inputs.append(self._wire.text(each))
+            elif each.number == 2:
+                outputs.append(self._wire.text(each))
+            elif each.number in texts:
+                texts[each.number] = self._wire.text(each)
+            elif each.number == 5:
+                for inner in self._wire.fields(each):
+                    if inner.number in (6, 11):
+                        branches.append(self._graph(inner, depth + 1))
+                    elif inner.number == 5:
+                        constants.append(self._tensor(inner))
+        domain = "" if texts[7] == "ai.onnx" else texts[7]
+        node = Node(texts[4], domain, tuple(inputs), tuple(outputs), tuple(branches))
+        parts.nodes.append(node)
+        # A constant's value is a weight under the name of what it gives.
+        parts.tensors |= {
+            name: replace(tensor, name=name)
+            for name, tensor in zip(outputs, constants, strict=False)
+        }
+
+    def _tensor(self, message: Field) -> Tensor:
+        shape: list[int] = []
+        dtype, name, external = 0, "", False
+        inside = None
+        told = []
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                shape += self._wire.numbers(each)
+            elif each.number == 2:
+                dtype = each.value
+            elif each.number in (4, 9, 10):  # packed floats, raw bytes, packed doubles
+                inside = Place(self._name, each.begin, each.end - each.begin)
+            elif each.number == 8:
+                name = self._wire.text(each)
+            elif each.number == 13:
+                pair = self._texts(each)
+                told.append((pair.get(1, ""), pair.get(2, "")))
+            elif each.number == 14:
+                external = each.value == _EXTERNAL
+        if len(shape) > _MAX_RANK or any(size >= 1 << 63 for size in shape):
+            msg = f"a weight with the shape {shape[:4]}"
+            raise DamagedError(msg)
+        return Tensor(name, dtype, tuple(shape), inside, tuple(told), external or bool(told))
+
+    def _value(self, message: Field) -> dict[str, Shape]:
+        name = ""
+        shape: list[int | str | None] = []
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                name = self._wire.text(each)
+            elif each.number == 2:
+                for kind in self._only(each, 1):  # a tensor's type, and of it the shape
+                    for sizes in self._only(kind, 2):
+                        shape += [self._size(size) for size in self._only(sizes, 1)]
+        return {name: tuple(shape)}
+
+    def _only(self, message: Field, number: int) -> list[Field]:
+        return [each for each in self._wire.fields(message) if each.number == number]
+
+    def _size(self, message: Field) -> int | str | None:
+        for each in self._wire.fields(message):
+            if each.number == 1:
+                return each.value
+            if each.number == 2:
+                return self._wire.text(each)
+        return None

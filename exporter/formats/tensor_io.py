@@ -1,0 +1,132 @@
+"""Writing weights one tensor at a time, each byte once and in its final place.
+
+The safetensors library writes from a dictionary that holds every tensor; an artifact of a large
+model must not need that memory. The format is eight bytes of length, a JSON header, and the data.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporter.formats.storage import NAMES
+from exporter.system.progress import Progress, shown_bytes
+
+_NAMES = {**NAMES, torch.int8: "I8"}
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Tensors by name: type and shape."""
+
+# A runtime's vector loads, and its cache lines, begin at such offsets.
+ALIGNMENT = 64
+_SYNC_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor goes in a file, and what it must be."""
+
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's values."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def write_safetensors(
+    path: Path,
+    layout: Layout,
+    read: Callable[[str], Tensor],
+    progress: Progress,
+) -> None:
+    """Write the tensors of `layout` (name to type and shape), each read when its turn comes.
+
+    Every tensor begins at a multiple of its type's size, and of 64 bytes where sizes allow: those
+    that fill whole lines come first, then wide types before narrow ones.
+    """
+    text, places = _laid_out(layout)
+    start = 8 + len(text)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+    moved = {n: Place(start + p.offset, p.dtype, p.shape) for n, p in places.items()}
+    write_tensors(path, moved, read, progress)
+
+
+def safetensors_bytes(layout: Layout) -> int:
+    """The size of the file that `write_safetensors` would write."""
+    text, places = _laid_out(layout)
+    return 8 + len(text) + sum(place.size_bytes for place in places.values())
+
+
+def _laid_out(
+    layout: Layout,
+) -> tuple[bytes, dict[str, Place]]:
+    """The header, and each tensor's place after it."""
+    places: dict[str, Place] = {}
+    offset = 0
+    for name in sorted(layout, key=lambda name: _order(*layout[name], name)):
+        places[name] = Place(offset, *layout[name])
+        offset += places[name].size_bytes
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for name, place in places.items():
+        ends = [place.offset, place.offset + place.size_bytes]
+        header[name] = {"dtype": _NAMES[place.dtype], "shape": place.shape, "data_offsets": ends}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-(8 + len(text)) % ALIGNMENT), places
+
+
+def write_tensors(
+    path: Path, places: Mapping[str, Place], read: Callable[[str], Tensor], progress: Progress
+) -> None:
+    """Put each tensor in its place in a file, made if it is not there.
+
+    Narrow types are read first: int8 codes bring their scales along.
+    """
+    total = sum(place.size_bytes for place in places.values())
+    done = 0
+    names = sorted(places, key=lambda name: (places[name].dtype.itemsize, places[name].offset))
+    with path.open("r+b" if path.exists() else "wb") as file, _synced(file.fileno()) as sync:
+        for count, name in enumerate(names, start=1):
+            place, tensor = places[name], read(name)
+            if (tensor.dtype, tuple(tensor.shape)) != (place.dtype, place.shape):
+                msg = f"{name} was read as {tensor.dtype} {list(tensor.shape)}, not as laid out"
+                raise AssertionError(msg)
+            file.seek(place.offset)
+            done += file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            sync(done)
+            sizes = f"{shown_bytes(done)} of {shown_bytes(total)}"
+            progress(f"writing {path.name}: {sizes}, tensor {count} of {len(names)}", done / total)
+
+
+def _order(dtype: torch.dtype, shape: tuple[int, ...], name: str) -> tuple[bool, int, str]:
+    ragged = dtype.itemsize * torch.Size(shape).numel() % ALIGNMENT != 0
+    return ragged, -dtype.itemsize, name
+
+
+@contextmanager
+def _synced(descriptor: int) -> Iterator[Callable[[int], None]]:
+    """Bring what is written to the disk while the next tensors are computed; all, in the end."""
+    with ThreadPoolExecutor(1) as pool:
+        last: Future[None] | None = None
+        begun = 0
+
+        def sync(written: int) -> None:
+            nonlocal last, begun
+            if written - begun >= _SYNC_BYTES and (last is None or last.done()):
+                if last is not None:
+                    last.result()  # the kernel tells of a failed write once, and only here
+                begun = written
+                last = pool.submit(os.fdatasync, descriptor)
+
+        yield sync
+        if last is not None:
+            last.result()

@@ -1,0 +1,144 @@
+"""Where tensors lie in torch's own weight files, `pytorch_model.bin`, without loading them.
+
+Such a file is a zip archive: a pickle that describes the tensors, and beside it one uncompressed
+record per storage. The pickle's opcodes are looked through for names first; then it is read with
+`weights_only` onto `meta`, so nothing of it is executed and no values are loaded; what it says of
+places is held against the archive's own directory.
+"""
+
+import pickle
+import pickletools
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from exporter.errors import CheckpointError, exhausted
+from exporter.formats.storage import NAMES, TensorInfo
+
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before version 1.6
+# What torch's restricted unpickler and its zip reader raise on bytes that make no sense.
+_DAMAGED = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(EOFError, OSError, BadZipFile),
+)
+# What a table of plain tensors names. Torch allows more: sparse tensors, whose indices it has read
+# out of bounds, and bytearray, which may ask for all the memory there is.
+_NAMED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
+)
+_OTHER_NAMES = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+_MAX_PICKLE_BYTES = 16 << 20
+_CONVERT = (
+    "import sys, transformers as t; f = sys.argv[1]; "
+    "m = getattr(t, t.AutoConfig.from_pretrained(f).architectures[0]); "
+    "m.from_pretrained(f, dtype='auto'{options}).save_pretrained(f)"
+)
+
+
+def pickled_infos(path: Path) -> dict[str, TensorInfo]:
+    """Find the tensors of a `pytorch_model.bin`; raise CheckpointError where that is not safe.
+
+    Tensors that share their storage, as tied weights do, get the same place.
+    """
+    _require_zip(path)
+    try:
+        records = _records(path)
+        _require_plain(path)
+        stored = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = (
+            f"{path}: refused, because it holds more than tensors and loading it could run code.\n"
+            "Only if you trust who made it, convert it where it may do no harm:\n"
+            f"{_conversion(path, trusted=True)}"
+        )
+        raise CheckpointError(msg) from error
+    except _DAMAGED as error:
+        if exhausted(error):
+            raise
+        raise _damaged(path, (str(error).splitlines() or [repr(error)])[0]) from error
+    if not isinstance(stored, dict):
+        msg = f"{path}: holds a {type(stored).__name__}, not tensors by name"
+        raise CheckpointError(msg)
+    return {str(name): _info(path, str(name), value, records) for name, value in stored.items()}
+
+
+def _require_zip(path: Path) -> None:
+    """Refuse the format that torch wrote before it wrote archives: its data has no places."""
+    with path.open("rb") as file:
+        begin = file.read(len(_LEGACY))
+    if begin == _LEGACY:
+        msg = (
+            f"{path}: written in the format that torch left in 2020. Convert it to safetensors:\n"
+            f"{_conversion(path)}"
+        )
+        raise CheckpointError(msg)
+    if not begin.startswith(_ZIP):
+        raise _damaged(path, "no torch archive begins like that")
+
+
+def _records(path: Path) -> dict[int, int]:
+    """The bytes of each uncompressed record by the place where it begins in the file."""
+    found = {}
+    with ZipFile(path) as archive, path.open("rb") as file:
+        for record in archive.infolist():
+            if record.filename.endswith("/byteorder") and archive.read(record) != b"little":
+                msg = "written on a big-endian machine"
+                raise ValueError(msg)
+            if record.compress_type == ZIP_STORED:
+                file.seek(record.header_offset + 26)  # where the header tells its own length
+                name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+                found[record.header_offset + 30 + name + extra] = record.file_size
+    return found
+
+
+def _require_plain(path: Path) -> None:
+    """Raise UnpicklingError where the pickle names anything that plain tensors do not need."""
+    with ZipFile(path) as archive:
+        described = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
+        if len(described) != 1 or described[0].file_size > _MAX_PICKLE_BYTES:
+            msg = "no description of the tensors, or a monstrous one"
+            raise ValueError(msg)
+        opcodes = archive.read(described[0])
+    for opcode, argument, _ in pickletools.genops(opcodes):
+        known = opcode.name != "GLOBAL" or _NAMED.fullmatch(str(argument))
+        if not known or opcode.name in _OTHER_NAMES:
+            msg = f"{opcode.name} {argument or ''}"
+            raise pickle.UnpicklingError(msg)
+
+
+def _info(path: Path, name: str, value: Any, records: dict[int, int]) -> TensorInfo:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_contiguous():
+        kind = type(value).__name__ if not isinstance(value, Tensor) else "tensor with gaps"
+        msg = (
+            f"{path}: {name} is a {kind}, not a contiguous tensor. Convert it to safetensors:\n"
+            f"{_conversion(path)}"
+        )
+        raise CheckpointError(msg)
+    begin: int = getattr(value.untyped_storage(), "_checkpoint_offset", -1)
+    first = int(value.storage_offset()) * value.itemsize
+    if first + value.numel() * value.itemsize > records.get(begin, -1):
+        raise _damaged(path, f"no room for the values of {name}")
+    dtype = NAMES.get(value.dtype, str(value.dtype).removeprefix("torch."))
+    return TensorInfo(path, begin + first, tuple(value.shape), dtype)
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    size = path.stat().st_size
+    return CheckpointError(f"{path}: damaged or truncated at {size} bytes ({reason}): fetch again")
+
+
+def _conversion(path: Path, *, trusted: bool = False) -> str:
+    """The command that writes safetensors beside the file; those are then read instead.
+
+    In this very Python: another may be on the PATH that has no transformers.
+    """
+    script = _CONVERT.format(options=", weights_only=False" if trusted else "")
+    python, folder = (shlex.quote(str(each)) for each in (sys.executable, path.parent))
+    return f'{python} -c "{script}" {folder}'

@@ -1,0 +1,66 @@
+"""What has to be true of an artifact before anybody else may get it: its bytes, and its verdict.
+
+Reads files only and asks nobody, so that what fails here is refused before the first request.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.artifact import provenance, report, signing, store
+from exporter.artifact.report import Report
+from exporter.artifact.store import Manifest
+from exporter.errors import GateError
+from exporter.recipe import Recipe, read
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An artifact whose bytes are the sealed ones, and the report that passed exactly these."""
+
+    folder: Path
+    manifest: Manifest
+    report: Report
+    recipe: Recipe
+
+
+def proven(folder: Path) -> Proof:
+    """Verify an artifact and its report.
+
+    Raises IntegrityError where bytes are not the sealed, the judged or the signed ones, GateError
+    where there is no verdict, it is not `passed`, or it was reached on other terms than the sealed
+    recipe's.
+    """
+    manifest = store.verify(folder)
+    recipe = read(folder / store.RECIPE)
+    if not (folder / report.REPORT).exists():
+        msg = f"{folder} was never judged: run `exporter validate {folder}` first"
+        raise GateError(msg)
+    judged = report.read_of(folder, manifest)
+    if judged.verdict != "passed":
+        msg = f"{folder} did not pass its gate ({judged.verdict}): {judged.sentence}"
+        raise GateError(msg)
+    if other := _other_terms(judged, recipe, manifest):
+        msg = (
+            f"{folder} was judged {other} its recipe has.\n"
+            f"Run `exporter validate {folder}` without options."
+        )
+        raise GateError(msg)
+    provenance.require(folder, manifest)
+    if signing.exists(folder):
+        signing.require_current(folder, manifest)
+    return Proof(folder, manifest, judged, recipe)
+
+
+def _other_terms(judged: Report, recipe: Recipe, manifest: Manifest) -> str:
+    """How a report's terms differ from the sealed recipe's; a recipe without data allows any."""
+    if judged.gate != recipe.gate:
+        return "by another gate than"
+    if judged.decoding != recipe.decoding:
+        return "with another decoding than"
+    if judged.reference.sha256 != manifest.checkpoint.sha256:
+        return "against another checkpoint than"
+    data, heard = recipe.data, judged.data
+    asked = data and (data.shown, data.max_clips, data.seed)
+    if asked and asked != (heard.source, heard.max_clips, heard.seed):
+        return "on other clips than"
+    return ""

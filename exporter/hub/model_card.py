@@ -1,0 +1,215 @@
+"""The model card: README.md of an artifact's repository, from its manifest and report alone.
+
+No figure is typed by hand, and none is left out because it looks bad. The licence is the recipe's
+word (`hub.license`), since neither a manifest nor a report knows it.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifact.report import Interval
+from exporter.artifact.signing import exists
+from exporter.artifact.trust import code
+from exporter.hub.drawing import interval_svg, standalone
+from exporter.hub.eligibility import Proof
+from exporter.system.progress import shown_bytes
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+CARD = "README.md"
+PICTURE = "wer.svg"
+_TEMPLATE = "card.md.j2"
+_TASK = "automatic-speech-recognition"
+
+
+def written(proof: Proof, repo: str) -> dict[str, bytes]:
+    """The card of an artifact in a repository, and its picture, by file name."""
+    judged = proof.report
+    picture = interval_svg(judged.wer_difference, judged.gate.max_wer_increase)
+    return {CARD: _text(proof, repo).encode(), PICTURE: standalone(picture).encode()}
+
+
+def _text(proof: Proof, repo: str) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    manifest, judged = proof.manifest, proof.report
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown; what people typed goes through `code`
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment.get_template(_TEMPLATE).render(
+        metadata=_metadata(proof).to_yaml(),
+        repo=repo,
+        kind=manifest.kind,
+        original=_original(proof),
+        rebuilt_from=_pinned(proof),
+        generate=_generate(proof),
+        clips=_clips(proof),
+        report=judged,
+        manifest=manifest,
+        machine=judged.environment.machine,
+        ours=judged.reference_figures,
+        its=judged.figures,
+        picture=PICTURE,
+        optimum=_optimum_class(proof),
+        javascript=_for_javascript(proof),
+        spoken=_spoken(proof),
+        native=bool(code(manifest)),
+        signed=exists(proof.folder),
+    )
+
+
+def _metadata(proof: Proof) -> "ModelCardData":
+    """The front matter, by which the Hub files a model."""
+    from huggingface_hub import ModelCardData
+
+    manifest, hub = proof.manifest, proof.recipe.hub
+    onnx = ["onnx"] if _graphs(proof) else []
+    derived: dict[str, Any] = {}
+    if manifest.checkpoint.revision:
+        base = manifest.checkpoint.source.partition("@")[0]
+        derived = {"base_model": base, "base_model_relation": "quantized"}
+    return ModelCardData(
+        **derived,
+        language=proof.report.decoding.language or proof.report.normaliser.language,
+        license=hub.license if hub else None,
+        library_name=_library(proof),
+        pipeline_tag=_TASK,
+        tags=["exporter", manifest.family, manifest.kind, *onnx, "cpu"],
+        model_name=f"{manifest.recipe.name} {manifest.kind}",
+        eval_results=_results(proof),
+    )
+
+
+def _results(proof: Proof) -> "list[EvalResult]":
+    """Rates in percent, as other cards have them, under the data's name and revision.
+
+    Of clips that are nowhere on the Hub, the revision is the digest of their names, sounds and
+    texts.
+    """
+    from huggingface_hub import EvalResult
+
+    judged, data = proof.report, proof.recipe.data
+    where: dict[str, Any] = {
+        "dataset_type": "clips",
+        "dataset_name": _clips(proof),
+        "dataset_revision": judged.data.sha256,
+    }
+    if data and data.dataset:
+        where = {
+            "dataset_type": data.dataset,
+            "dataset_name": data.dataset,
+            "dataset_config": data.config,
+            "dataset_split": data.split or "test",
+            "dataset_revision": data.revision,
+        }
+    return [
+        EvalResult(
+            task_type=_TASK,
+            metric_type=metric,
+            metric_name=f"{metric.upper()}, in percent",
+            metric_value=round(100 * value, 2),
+            **where,
+        )
+        for metric, value in (("wer", judged.figures.wer), ("cer", judged.figures.cer))
+    ]
+
+
+def _original(proof: Proof) -> str:
+    """The checkpoint in words: a link to its commit, or a folder's name."""
+    origin = proof.manifest.checkpoint
+    if not origin.revision:
+        return _code(Path(origin.source).name)
+    repo = origin.source.partition("@")[0]
+    return f"[{repo}](https://huggingface.co/{repo}/tree/{origin.revision})"
+
+
+def _pinned(proof: Proof) -> str:
+    """What to give a build for the same checkpoint."""
+    origin = proof.manifest.checkpoint
+    return f"{origin.source.partition('@')[0]}@{origin.revision}" if origin.revision else "FOLDER"
+
+
+def _clips(proof: Proof) -> str:
+    """The data in words: a dataset of the Hub, or a folder's name."""
+    data, source = proof.recipe.data, proof.report.data.source
+    return source if data and data.dataset else Path(source).name
+
+
+def _generate(proof: Proof) -> str:
+    """What a pipeline has to be given to decode as it was judged."""
+    told, beams = _spoken(proof), proof.report.decoding.num_beams
+    if beams > 1:
+        told["num_beams"] = beams
+    return f", generate_kwargs={json.dumps(told)}" if told else ""
+
+
+def _spoken(proof: Proof) -> dict[str, Any]:
+    """What is to be written, and in which language, as far as that was said."""
+    decoding = proof.report.decoding
+    given = {"language": decoding.language, "task": decoding.task}
+    return {name: value for name, value in given.items() if value}
+
+
+def _optimum_class(proof: Proof) -> str | None:
+    """The class of optimum that loads the artifact as it is."""
+    names = {path.stem.removesuffix("_quantized") for path in _graphs(proof)}
+    if "encoder_model" in names:
+        return "ORTModelForSpeechSeq2Seq"
+    return "ORTModelForCTC" if "model" in names else None
+
+
+def _for_javascript(proof: Proof) -> bool:
+    """Whether the graphs lie where transformers.js looks for them."""
+    return any(path.parent.name == "onnx" for path in _graphs(proof))
+
+
+def _library(proof: Proof) -> str:
+    """The library by whose snippet the Hub tells people to use it."""
+    if _for_javascript(proof):
+        return "transformers.js"
+    return "optimum" if _graphs(proof) else "exporter"
+
+
+def _graphs(proof: Proof) -> list[PurePosixPath]:
+    paths = [PurePosixPath(file.path) for file in proof.manifest.files]
+    return [path for path in paths if path.suffix == ".onnx"]
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2f} %"
+
+
+def _points(change: Interval) -> str:
+    ends = f"{100 * change.low:+.2f}, {100 * change.high:+.2f}"
+    return f"{100 * change.value:+.2f} [{ends}] points"
+
+
+def _times(ratio: Interval) -> str:
+    return f"x {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "bytes": shown_bytes,
+    "code": _code,
+    "percent": _percent,
+    "points": _points,
+    "seconds": _seconds,
+    "times": _times,
+}

@@ -1,0 +1,208 @@
+"""Pulling artifacts from the Hub: into a sealed folder like a built one, every byte verified first.
+
+The library does not hash what it downloads. So files come into its cache, are copied aside, held
+against the manifest they came with, and only then renamed to where they can be opened.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.artifact import report, store
+from exporter.artifact import trust as trusted
+from exporter.artifact.provenance import PROVENANCE
+from exporter.artifact.signing import SIGNATURE, SIGNATURES
+from exporter.artifact.store import MANIFEST, Manifest
+from exporter.checkpoint.fetch import listed
+from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
+from exporter.errors import listed as listed_names
+from exporter.hub import client, model_card
+from exporter.hub.download import Transfer
+from exporter.hub.errors import explained, unavailable
+from exporter.hub.hub_client import git_sha1, hub_id
+from exporter.system import build_cache
+from exporter.system.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+# What may come along, outside the digest.
+_SIGNED = (PROVENANCE, *SIGNATURES)
+_COMPANY = (
+    report.REPORT,
+    report.PAGE,
+    report.PREDICTIONS,
+    model_card.CARD,
+    model_card.PICTURE,
+    *_SIGNED,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """An artifact from the Hub, verified; `fresh` is False where it stood there already."""
+
+    path: Path
+    repo: str
+    commit: str
+    manifest: Manifest
+    fresh: bool
+
+
+def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = False) -> Pulled:
+    """Have `ORG/NAME` or `ORG/NAME@REVISION` at OUTPUT/ORG/NAME, as the Hub has it now.
+
+    Another artifact in its place is an error unless `force`. Raises HubError, and IntegrityError
+    where the repository holds no whole artifact.
+    """
+    named = hub_id(name)
+    if named is None:
+        msg = f"{name!r} is no Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
+        raise RecipeError(msg)
+    wanted = _Wanted(*named, output / named[0], replace=force, admit=_warn_of_code)
+    return wanted.had(progress)
+
+
+def located(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
+    """The folder of an artifact that is given as a folder, or by a name of the Hub: see `opened`.
+
+    A name is the Hub's if nothing lies there, nor in what would be its first folder.
+    """
+    place = Path(path)
+    here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
+    if here or hub_id(str(path)) is None:
+        return place
+    return opened(str(path), progress, trust=trust)
+
+
+def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
+    """The folder of a Hub's artifact in this machine's cache, fetched or renewed where needed.
+
+    Where the Hub cannot be asked, what was pulled before is used. Raises TrustError, before more
+    than the manifest has come, for code that was not built here, unless the caller does `trust` it.
+    """
+    repo, revision = hub_id(name) or (name, None)
+    place = build_cache.pulled() / repo / (revision or "main").replace("/", "--")
+    standing = (place / MANIFEST).exists()
+
+    def admit(folder: Path, manifest: Manifest) -> None:
+        trusted.foresee(name, folder, manifest, trust=trust)
+
+    wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
+    try:
+        return wanted.had(progress, pauses=() if standing else None).path
+    except HubError as error:
+        if not standing or not unavailable(error.__cause__ or error):
+            raise
+        _log.warning("the Hub cannot be asked: using %s as it was pulled", name)
+        return place
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An artifact's revision that is to be in a place; `admit` may refuse it by its manifest."""
+
+    repo: str
+    revision: str | None
+    final: Path
+    replace: bool
+    admit: Callable[[Path, Manifest], None]
+
+    def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
+        """Have it there, trying again after what may pass."""
+        return client.patiently(
+            lambda: self._tried(progress),
+            progress,
+            self.repo,
+            lambda root: explained(root, self.repo, self.revision or "main"),
+            pauses,
+        )
+
+    def _tried(self, progress: Progress) -> Pulled:
+        transfer = listed(self.repo, self.revision or "main", progress)
+        if MANIFEST not in transfer.files:
+            msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
+            raise IntegrityError(msg)
+        standing = _standing(self.final, transfer.files, replace=self.replace)
+        if standing is not None:
+            return Pulled(self.final, self.repo, transfer.commit, standing, fresh=False)
+        if self.final.exists() and not self.replace:
+            msg = f"{self.final} holds something else: replace it with --force, or choose another"
+            raise RecipeError(msg + " --output")
+        with store.stage(self.final) as folder:
+            manifest = _announced(transfer, folder)
+            self.admit(folder, manifest)
+            _bring(manifest, transfer, folder)
+            store.publish(folder, self.final)
+        return Pulled(self.final, self.repo, transfer.commit, manifest, fresh=True)
+
+
+def _warn_of_code(folder: Path, manifest: Manifest) -> None:
+    """Tell, before gigabytes move, what loading them will take."""
+    try:
+        trusted.foresee(manifest.name, folder, manifest, trust=False)
+    except TrustError:
+        told = listed_names(trusted.code(manifest))
+        _log.warning("it holds code that was not built here (%s): loading takes --trust", told)
+
+
+def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
+    """The artifact that stands in place, if it is the Hub's; a damaged one may be replaced.
+
+    One that was signed anew is another: its signature must fit what it came with.
+    """
+    named = (MANIFEST, *(name for name in _SIGNED if name in files))
+    if not all(_same(final / name, files[name]) for name in named):
+        return None
+    try:
+        return store.verify(final)
+    except IntegrityError:
+        if not replace:
+            raise
+        return None
+
+
+def _same(path: Path, there: "RepoSibling") -> bool:
+    return path.is_file() and git_sha1(path.read_bytes()) == there.blob_id
+
+
+def _announced(transfer: Transfer, folder: Path) -> Manifest:
+    """Bring the manifest, held against the Hub's own list, and who is said to have signed it."""
+    for name in {MANIFEST, SIGNATURE} & transfer.files.keys():
+        _copy(transfer, name, folder)
+    manifest = store.read_manifest(folder)
+    _require_whole(manifest, transfer)
+    return manifest
+
+
+def _bring(manifest: Manifest, transfer: Transfer, folder: Path) -> None:
+    """Bring an artifact's files into a folder, and verify them there."""
+    names = [file.path for file in manifest.files]
+    names += [name for name in _COMPANY if name in transfer.files]
+    transfer.announce(names)
+    for name in names:
+        _copy(transfer, name, folder)
+    store.verify(folder)
+
+
+def _copy(transfer: Transfer, name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    transfer.forget_damaged(name)
+    shutil.copyfile(transfer.bring(name), folder / name)
+
+
+def _require_whole(manifest: Manifest, transfer: Transfer) -> None:
+    """Refuse, before gigabytes move, what the Hub's own list shows not to fit the manifest."""
+    for file in manifest.files:
+        store.inside(file.path)
+        there = transfer.files.get(file.path)
+        known = there.lfs.sha256 if there and there.lfs else file.sha256
+        if there is None or there.size != file.size_bytes or known != file.sha256:
+            what = "lacks" if there is None else "holds another"
+            msg = f"{transfer.repo} at {transfer.commit[:12]} {what} {file.path}: it is no artifact"
+            raise IntegrityError(msg)

@@ -1,0 +1,297 @@
+"""Pushing proven artifacts to the Hub: one commit each, whole or not at all, and looked at after.
+
+Every step asks the Hub what is there and does what is lacking, so an attempt that broke off
+anywhere is simply made again, and what has arrived is not sent twice.
+"""
+
+import io
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifact.store import ENVELOPE, MANIFEST, find, sha256_file
+from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
+from exporter.hub import client
+from exporter.hub.eligibility import proven
+from exporter.hub.errors import endpoint, unpushed
+from exporter.hub.upload_plan import Item, Parcel, packed, write_cards
+from exporter.system.progress import Progress, shown_bytes
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
+_MAX_MANIFEST_BYTES = 4 << 20
+# What a repository may hold before an artifact comes, and keeps.
+_HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to push: to which branch, or as a pull request to `main`."""
+
+    revision: str = "main"
+    pull_request: bool = False
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An artifact on the Hub; `changed` is False where all was there already."""
+
+    parcel: Parcel
+    commit: str
+    changed: bool
+    tag: str | None
+    pull_request: str | None
+
+    @property
+    def url(self) -> str:
+        """Where to look at it."""
+        return self.pull_request or f"{endpoint()}/{self.parcel.repo}/tree/{self.commit}"
+
+
+def prepared(path: Path, repo: str | None, private: bool | None) -> list[Parcel]:
+    """What pushing the artifact, or all artifacts, at `path` would bring; nothing is asked.
+
+    Raises GateError or IntegrityError unless every one is what it says, and passed.
+    """
+    folders = find(path)
+    if not folders:
+        msg = f"no artifact in {path}: build one with exporter build RECIPE"
+        raise IntegrityError(msg)
+    return packed([proven(folder) for folder in folders], repo, private)
+
+
+def push(parcels: Sequence[Parcel], way: Way, progress: Progress) -> Iterator[Pushed]:
+    """Push parcels one after the other, and give each as it has arrived."""
+    from huggingface_hub import HfApi, constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        msg = "HF_HUB_OFFLINE is set: unset it to push"
+        raise HubError(msg)
+    if not get_token():
+        msg = "pushing needs a token with write access: run `hf auth login`, or set HF_TOKEN"
+        raise HubError(msg)
+    write_cards(parcels)
+    for parcel in parcels:
+        yield _Delivery(HfApi(), parcel, way, progress).made()
+
+
+class _Delivery:
+    """One parcel on its way."""
+
+    def __init__(self, api: "HfApi", parcel: Parcel, way: Way, progress: Progress) -> None:
+        self._api, self._parcel, self._way, self._progress = api, parcel, way, progress
+        self._repo = parcel.repo
+        self._changed = False
+
+    def made(self) -> Pushed:
+        """Try, and try again after what may pass."""
+        return client.patiently(self._tried, self._progress, self._repo, self._failed)
+
+    def _failed(self, root: BaseException) -> ExporterError:
+        """Why it cannot be done: the Hub's words, unless files changed on their way there."""
+        for item in self._parcel.items:
+            if isinstance(item.source, Path) and sha256_file(item.source) != item.sha256:
+                return IntegrityError(_changed(item.source))
+        return unpushed(root, self._repo)
+
+    def _tried(self) -> Pushed:
+        self._progress(f"{self._repo}: asking what is there", None)
+        info = self._info()
+        self._require_visibility(info)
+        files = _files(info)
+        stale = self._stale(info, files)
+        lacking = [item for item in self._parcel.items if not item.equals(files.get(item.path))]
+        request = None
+        if not lacking and not stale:
+            commit = str(info.sha)
+        elif self._way.pull_request:
+            commit, request = self._requested(info, lacking, stale)
+        else:
+            commit, _ = self._committed(info, lacking, stale)
+        self._require_arrival(self._parcel.items, commit)
+        tag = None if request else self._tagged(commit)
+        return Pushed(self._parcel, commit, self._changed, tag, request)
+
+    def _info(self) -> "ModelInfo":
+        """The branch as it is; the repository, or the branch, is made where there is none."""
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        try:
+            return self._state(self._way.revision)
+        except RepositoryNotFoundError:
+            self._api.create_repo(self._repo, private=self._parcel.private, exist_ok=True)
+        except RevisionNotFoundError:
+            self._api.create_branch(self._repo, branch=self._way.revision, exist_ok=True)
+        try:
+            return self._state(self._way.revision)
+        except RevisionNotFoundError:  # a new repository has `main` only
+            self._api.create_branch(self._repo, branch=self._way.revision, exist_ok=True)
+        return self._state(self._way.revision)
+
+    def _state(self, revision: str) -> "ModelInfo":
+        return self._api.model_info(self._repo, revision=revision, files_metadata=True)
+
+    def _require_visibility(self, info: "ModelInfo") -> None:
+        if self._parcel.private and info.private is False:
+            msg = f"{self._repo} is public, and this is to be private: push with --public"
+            raise RecipeError(msg + ", or to another --repo")
+
+    def _stale(self, info: "ModelInfo", files: dict[str, Any]) -> list[str]:
+        """Files of an artifact that stood here before: beside ours they would be loaded, or lie.
+
+        Of the same artifact these are a signature, or a provenance, that ours has no more.
+        Raises RecipeError where the repository holds something that is no artifact.
+        """
+        ours = {item.path: item for item in self._parcel.items}
+        if MANIFEST not in files:
+            self._refuse_strangers(files.keys() - _HARMLESS)
+            return []
+        if ours[MANIFEST].equals(files[MANIFEST]):
+            return sorted(ENVELOPE & files.keys() - ours.keys())
+        if (files[MANIFEST].size or 0) > _MAX_MANIFEST_BYTES:
+            self._refuse_strangers({MANIFEST})
+        path = self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha)
+        try:
+            named = {str(file["path"]) for file in json.loads(Path(path).read_bytes())["files"]}
+        except (ValueError, KeyError, TypeError):
+            self._refuse_strangers({MANIFEST})
+        return sorted((named | ENVELOPE) & files.keys() - ours.keys())
+
+    def _refuse_strangers(self, names: Iterable[str]) -> None:
+        if shown := ", ".join(sorted(names)[:3]):
+            msg = f"{self._repo} holds what is no artifact ({shown}): push to another --repo"
+            raise RecipeError(msg)
+
+    def _requested(
+        self, info: "ModelInfo", lacking: list[Item], stale: list[str]
+    ) -> tuple[str, str]:
+        """A pull request that brings the parcel: one that is open already, or a new one."""
+        for one in self._api.get_repo_discussions(
+            self._repo, discussion_type="pull_request", discussion_status="open"
+        ):
+            if one.title == self._parcel.title:
+                there = self._state(f"refs/pr/{one.num}")
+                files = _files(there)
+                if all(item.equals(files.get(item.path)) for item in self._parcel.items):
+                    return str(there.sha), f"{endpoint()}/{self._repo}/discussions/{one.num}"
+        commit, request = self._committed(info, lacking, stale)
+        return commit, str(request)
+
+    def _committed(
+        self, info: "ModelInfo", lacking: list[Item], stale: list[str]
+    ) -> tuple[str, str | None]:
+        """Send what is lacking and move the branch, in one step, if nobody else has moved it."""
+        from huggingface_hub import CommitOperationDelete
+
+        self._changed = True
+        meter = _Meter(self._progress, self._repo, sum(item.size_bytes for item in lacking))
+        with ExitStack() as open_files:
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
+                self._addition(item, open_files.enter_context(_Watched(item, meter)))
+                for item in lacking
+            ]
+            operations += [CommitOperationDelete(name, is_folder=False) for name in stale]
+            meter.begin("sending")
+            made = self._api.create_commit(
+                self._repo,
+                operations,
+                commit_message=self._parcel.title,
+                revision=self._way.revision,
+                parent_commit=info.sha,
+                create_pr=self._way.pull_request,
+            )
+        return made.oid, made.pr_url
+
+    def _addition(self, item: Item, stream: "_Watched") -> "CommitOperationAdd":
+        """One file, hashed by the library: what it will announce must be what was verified."""
+        from huggingface_hub import CommitOperationAdd
+
+        operation = CommitOperationAdd(item.path, stream)
+        if operation.upload_info.sha256.hex() != item.sha256:
+            raise IntegrityError(_changed(self._parcel.proof.folder / item.path))
+        return operation
+
+    def _require_arrival(self, items: Sequence[Item], commit: str) -> None:
+        """Hold the Hub's hashes of a commit against ours; nothing is downloaded for that."""
+        names = [item.path for item in items]
+        there = {
+            file.path: file for file in self._api.get_paths_info(self._repo, names, revision=commit)
+        }
+        wrong = [item.path for item in items if not item.equals(there.get(item.path))]
+        if wrong:
+            shown = ", ".join(wrong[:3])
+            msg = f"{self._repo} at {commit[:12]}: {shown} are not what was pushed.\nPush again."
+            raise IntegrityError(msg)
+
+    def _tagged(self, commit: str) -> str:
+        """Name the commit; a tag that is there already must be on the same sealed files."""
+        tag = self._parcel.tag
+        tags = {ref.name: ref.target_commit for ref in self._api.list_repo_refs(self._repo).tags}
+        if tag not in tags:
+            self._api.create_tag(self._repo, tag=tag, revision=commit, exist_ok=True)
+            self._changed = True
+        elif tags[tag] != commit:
+            self._require_arrival(self._parcel.sealed, tags[tag])
+        return tag
+
+
+def _changed(path: Path) -> str:
+    return f"{path} changed after it was verified: nothing was pushed"
+
+
+def _files(info: "ModelInfo") -> dict[str, Any]:
+    return {file.rfilename: file for file in info.siblings or ()}
+
+
+class _Meter:
+    """How far the bytes of a parcel are, told in steps that a terminal can follow."""
+
+    _STEPS = 200
+
+    def __init__(self, progress: Progress, repo: str, total: int) -> None:
+        self._progress, self._repo, self._total = progress, repo, max(total, 1)
+        self._lock = threading.Lock()  # the library sends several files at once
+        self.begin("reading")
+
+    def begin(self, what: str) -> None:
+        """Start another pass over all bytes."""
+        self._what, self._done, self._told = what, 0, 0
+
+    def add(self, count: int) -> None:
+        """Count bytes; more than there are, where some were sent twice, are not shown."""
+        with self._lock:
+            self._done = min(self._done + count, self._total)
+            if self._done - self._told < self._total / self._STEPS:
+                return
+            self._told = self._done
+            of = f"{shown_bytes(self._done)} of {shown_bytes(self._total)}"
+            self._progress(f"{self._repo}: {self._what} {of}", self._done / self._total)
+
+
+class _Watched(io.BufferedReader):
+    """An item's bytes, counted while they are read.
+
+    Given an open file, and not a path, the library sends it over HTTP as it is, also where hf_xet
+    is installed: one road, whose hashes and time limits are known.
+    """
+
+    def __init__(self, item: Item, meter: _Meter) -> None:
+        source = item.source
+        raw: Any = io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source)
+        super().__init__(raw)
+        self._item, self._meter = item, meter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size and not data and self.tell() < self._item.size_bytes:
+            # Else the Hub waits for the rest, and we for the Hub.
+            raise IntegrityError(_changed(Path(str(self._item.source))))
+        self._meter.add(len(data))
+        client.moved()
+        return data

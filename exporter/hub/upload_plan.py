@@ -1,0 +1,166 @@
+"""What one push brings: an artifact's files with their hashes, and the repository they go to.
+
+One artifact goes to the root of one repository, because that is where `from_pretrained("ORG/NAME")`
+looks, and where one card, one base model and one verdict belong.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact import report
+from exporter.artifact.provenance import PROVENANCE
+from exporter.artifact.signing import SIGNATURES
+from exporter.artifact.store import MANIFEST
+from exporter.errors import IntegrityError, RecipeError
+from exporter.hub import model_card
+from exporter.hub.eligibility import Proof
+from exporter.hub.hub_client import git_sha1, hub_id
+from exporter.system.files import write_atomic
+
+# Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
+_SMALL = 10_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to push: its bytes if they are few, else its place; `git_sha1` is of those few."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    git_sha1: str | None
+    source: bytes | Path
+
+    def equals(self, there: Any) -> bool:
+        """Whether a file as the Hub lists it has these bytes; large ones have a sha256 there."""
+        if there is None:
+            return False
+        if there.lfs:
+            return bool(there.lfs.sha256 == self.sha256)
+        return bool(there.blob_id == self.git_sha1)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """All that goes to one repository."""
+
+    repo: str
+    private: bool
+    proof: Proof
+    items: tuple[Item, ...]
+
+    @property
+    def title(self) -> str:
+        """The commit's title, also a pull request's."""
+        manifest = self.proof.manifest
+        return f"{manifest.recipe.name} {manifest.kind} (sha256:{manifest.digest[:12]})"
+
+    @property
+    def tag(self) -> str:
+        """The name under which these very bytes stay to be found, whatever comes later."""
+        return f"sha256-{self.proof.manifest.digest[:12]}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of everything."""
+        return sum(item.size_bytes for item in self.items)
+
+    @property
+    def sealed(self) -> tuple[Item, ...]:
+        """The items that the digest covers, and the manifest whose sha256 it is."""
+        names = {file.path for file in self.proof.manifest.files} | {MANIFEST}
+        return tuple(item for item in self.items if item.path in names)
+
+
+def packed(proofs: Sequence[Proof], repo: str | None, private: bool | None) -> list[Parcel]:
+    """Address every artifact, write its card, and take its files' bytes and hashes.
+
+    `repo` and `private` stand in for the recipe's `hub`. Several artifacts, or one of a recipe with
+    several targets and no `repo`, get a repository each, named after the target. Raises RecipeError
+    where there is no usable address, IntegrityError where bytes are no more what was verified.
+    """
+    if len({proof.manifest.recipe.sha256 for proof in proofs}) > 1:
+        folders = ", ".join(str(proof.folder) for proof in proofs)
+        msg = f"{folders} are of different recipes.\nPush them one by one, or build them anew."
+        raise RecipeError(msg)
+    parcels = []
+    for proof in proofs:
+        address = _address(proof, repo, alone=len(proofs) == 1)
+        hub = proof.recipe.hub
+        closed = private if private is not None else hub is None or hub.private
+        _refuse_paths(proof)
+        parcels.append(Parcel(address, closed, proof, tuple(_items(proof, address))))
+    return parcels
+
+
+def write_cards(parcels: Sequence[Parcel]) -> None:
+    """Have beside each artifact the card that its repository gets."""
+    for parcel in parcels:
+        for item in parcel.items:
+            if item.path in (model_card.CARD, model_card.PICTURE) and isinstance(
+                item.source, bytes
+            ):
+                write_atomic(parcel.proof.folder / item.path, item.source)
+
+
+def _address(proof: Proof, repo: str | None, *, alone: bool) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    hub, several = proof.recipe.hub, len(proof.recipe.targets) > 1
+    if repo is None and hub is None:
+        msg = "no repository: give --repo ORG/NAME, or `hub: {repo: ORG/NAME}` in the recipe"
+        raise RecipeError(msg)
+    stem = repo or (hub.repo if hub else "")
+    shared = several if repo is None else not alone
+    address = f"{stem}-{proof.folder.resolve().name}" if shared else stem
+    try:
+        validate_repo_id(address)
+    except HFValidationError:
+        address = ""
+    if hub_id(address) is None or "@" in address:
+        msg = f"{stem!r} is no place to push to: give a repository like ORG/NAME"
+        raise RecipeError(msg)
+    return address
+
+
+def _refuse_paths(proof: Proof) -> None:
+    """Refuse to publish this machine's paths: the sealed recipe goes out as it was read."""
+    paths = proof.recipe.absolute_paths
+    if paths:
+        msg = (
+            f"{proof.folder}: its recipe.yaml names {paths[0]}, and would be published with it.\n"
+            "Name it from the recipe's folder (../models/mine), build again, and validate."
+        )
+        raise RecipeError(msg)
+
+
+def _items(proof: Proof, repo: str) -> list[Item]:
+    manifest, judged = proof.manifest, proof.report
+    promised = {file.path: file.sha256 for file in manifest.files}
+    promised[MANIFEST] = manifest.digest
+    promised[report.PREDICTIONS] = judged.predictions_sha256
+    promised[report.PAGE] = judged.page_sha256
+    files = [_item(proof.folder, name, sha256) for name, sha256 in promised.items()]
+    beside = (proof.folder / name for name in (PROVENANCE, *SIGNATURES))
+    files += [_small(path.name, path.read_bytes()) for path in beside if path.is_file()]
+    ours = {report.REPORT: report.text(judged), **model_card.written(proof, repo)}
+    return sorted([*files, *(_small(*one) for one in ours.items())], key=lambda item: item.path)
+
+
+def _item(folder: Path, name: str, promised: str) -> Item:
+    path = folder / name
+    if path.stat().st_size >= _SMALL:  # hashed again while it is sent
+        return Item(name, path.stat().st_size, promised, None, path)
+    item = _small(name, path.read_bytes())
+    if item.sha256 != promised:
+        msg = f"{path} changed after it was verified: run this again"
+        raise IntegrityError(msg)
+    return item
+
+
+def _small(name: str, data: bytes) -> Item:
+    return Item(name, len(data), hashlib.sha256(data).hexdigest(), git_sha1(data), data)

@@ -1,0 +1,1 @@
+"""Which modules are quantized, and the numbers that are stored."""

@@ -1,0 +1,1 @@
+"""Artifacts and originals opened, and audio transcribed."""

@@ -1,0 +1,1 @@
+"""ONNX graphs with int8 weights and dynamic activations, for onnxruntime."""

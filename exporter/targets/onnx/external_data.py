@@ -1,0 +1,104 @@
+"""ONNX on disk: a graph, and in a file beside it the weights, each read when its turn comes."""
+
+from collections.abc import Callable, Container
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import to_torch_dtype
+from torch import Tensor
+
+from exporter.errors import CheckpointError
+from exporter.formats.tensor_io import ALIGNMENT, Place, write_tensors
+from exporter.system.progress import Progress
+
+# Large tensors begin at whole pages, so that a runtime can map them instead of copying them.
+_PAGE = 4096
+_LARGE_BYTES = 64 << 10
+
+
+def save(model: ir.Model, path: Path, names: Container[str]) -> None:
+    """Write a graph whose initializers in `names` will lie in a file beside it."""
+    _forget_source(model)
+    for name, place in _places(model, names).items():
+        initializer = model.graph.initializers[name]
+        assert initializer.dtype is not None
+        initializer.const_value = ir.ExternalTensor(
+            f"{path.name}_data",
+            place.offset,
+            place.size_bytes,
+            initializer.dtype,
+            shape=ir.Shape(place.shape),
+            name=name,
+            base_dir=path.parent,
+        )
+    ir.save(model, path)
+
+
+def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
+    """Write the weights of a saved graph to their places, in its types, and check it as a whole."""
+    places = {}
+    for name, initializer in ir.load(path).graph.initializers.items():
+        tensor = initializer.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            dtype, shape = to_torch_dtype(tensor.dtype), tuple(tensor.shape.numpy())
+            places[name] = Place(tensor.offset or 0, dtype, shape)
+    data = path.with_name(f"{path.name}_data")
+
+    def converted(name: str) -> Tensor:
+        stored = read(name)
+        tensor = stored.to(places[name].dtype)
+        narrowed = tensor.dtype == torch.float16 != stored.dtype
+        # In pieces: the test makes copies.
+        if narrowed and not all(rows.isfinite().all() for rows in tensor.split(256)):
+            msg = f"{name} has values beyond the range of float16: choose bfloat16 or float32"
+            raise CheckpointError(msg)
+        return tensor
+
+    write_tensors(data, places, converted, progress)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def borrow(path: Path, lender: Path) -> None:
+    """Let a saved graph's weights be those of another's file, by their names, and check it."""
+    model, lent = ir.load(path), ir.load(lender).graph.initializers
+    for name, initializer in model.graph.initializers.items():
+        if isinstance(initializer.const_value, ir.ExternalTensor):
+            initializer.const_value = lent[name].const_value
+    ir.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def lenders(path: Path) -> set[str]:
+    """The names of the other graphs, mostly none, in whose files a graph's weights lie."""
+    values = [each.const_value for each in ir.load(path).graph.initializers.values()]
+    files = {str(each.location) for each in values if isinstance(each, ir.ExternalTensor)}
+    return {file.removesuffix("_data") for file in files} - {path.name}
+
+
+def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
+    """Lay the weights out in the graph's order."""
+    places, end = {}, 0
+    for name, initializer in model.graph.initializers.items():
+        absent = initializer.const_value
+        if name not in names or absent is None:
+            continue
+        place = Place(end, to_torch_dtype(absent.dtype), tuple(absent.shape.numpy()))
+        step = _PAGE if place.size_bytes >= _LARGE_BYTES else ALIGNMENT
+        places[name] = replace(place, offset=-(-end // step) * step)
+        end = places[name].offset + place.size_bytes
+    return places
+
+
+def _forget_source(model: ir.Model) -> None:
+    """Drop the tracer's notes: stack traces of this machine, many times the graph's own size."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [output for node in nodes for output in node.outputs]
+    notes = [each.metadata_props for each in nodes] + [each.metadata_props for each in values]
+    for note in (model.metadata_props, model.graph.metadata_props, *notes):
+        note.clear()
+    for node in nodes:
+        node.doc_string = None

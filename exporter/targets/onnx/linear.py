@@ -1,0 +1,97 @@
+"""Linear modules as ONNX multiplies them: int8 with dynamic activations, or kept in float."""
+
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+from exporter.quantization.plan import Int8, Plan, absent, replace_module
+
+Precision = Literal["int8", "float32", "float16", "bfloat16"]
+
+UNSIGNED_ZERO = 128
+
+
+@torch.library.custom_op("exporter::int8_matmul", mutates_args=())
+def int8_matmul(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """What the graph computes: states [..., in] as u8, one scale a tensor, times int8 [in, out]."""
+    low, high = states.amin().clamp_max(0.0), states.amax().clamp_min(0.0)
+    step = (high - low) / 255
+    zero = (-low / step).round().clamp(0, 255)
+    codes = (states / step).round().add(zero).clamp(0, 255) - zero
+    numbers = weight.float() - (UNSIGNED_ZERO if weight.dtype == torch.uint8 else 0)
+    return (codes @ numbers) * (step * scale)
+
+
+@int8_matmul.register_fake
+def _(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return states.new_empty((*states.shape[:-1], weight.shape[1]))
+
+
+class Int8MatMul(nn.Module):
+    """A linear module with an int8 weight [in, out], or the same plus 128 as uint8."""
+
+    def __init__(self, linear: nn.Linear, scheme: Int8, dtype: torch.dtype) -> None:
+        super().__init__()
+        scales = linear.out_features if scheme.per_channel else 1
+        self.weight = absent((linear.in_features, linear.out_features), dtype)
+        self.scale = absent((scales,), torch.float32)
+        self.bias = linear.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        product: Tensor = int8_matmul(states, self.weight, self.scale)
+        return product if self.bias is None else product + self.bias
+
+
+class FloatMatMul(nn.Module):
+    """A linear module kept in float, its weight [in, out] as ONNX multiplies it."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = absent((linear.in_features, linear.out_features), dtype)
+        self.bias = linear.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        product = states @ self.weight.float()
+        return product if self.bias is None else product + self.bias
+
+
+class TiedMatMul(nn.Module):
+    """A head in float whose weight is the embedding's table, which is stored once."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self._table = (table,)  # not a module of this one: it has its name elsewhere
+
+    def forward(self, states: Tensor) -> Tensor:
+        table: Any = self._table[0].weight
+        product: Tensor = states @ table.float().t()
+        return product
+
+
+def swap_linears(model: nn.Module, plan: Plan, precision: Precision, int8: torch.dtype) -> set[str]:
+    """Swap in the linear modules that ONNX wants; name the weights, stored [in, out].
+
+    Of those in `plan` the codes are `int8`, or uint8 with 128 added.
+    """
+    kept = torch.float32 if precision == "int8" else getattr(torch, precision)
+    transposed = set()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            planned = plan.modules.get(name)
+            new = Int8MatMul(module, planned, int8) if planned else FloatMatMul(module, kept)
+            replace_module(model, name, new)
+            transposed.add(f"{name}.weight")
+    return transposed
+
+
+def int8_matmul_nodes(states: Any, weight: Any, scale: Any) -> Any:
+    """The nodes that onnxruntime fuses into one `DynamicQuantizeMatMul`."""
+    codes, step, zero = op.DynamicQuantizeLinear(states)
+    operands = [codes, weight, zero]
+    if weight.dtype == ir.DataType.UINT8:
+        operands.append(op.Cast(op.Constant(value_int=UNSIGNED_ZERO), to=int(ir.DataType.UINT8)))
+    product = op.Cast(op.MatMulInteger(*operands), to=int(ir.DataType.FLOAT))
+    return op.Mul(product, op.Mul(step, scale))

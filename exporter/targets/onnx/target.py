@@ -1,0 +1,316 @@
+"""onnx-int8: dynamic int8 ONNX graphs for onnxruntime, optimum and transformers.js.
+
+Graphs are traced without weights, from a model whose linear modules are int8 already, so there is
+no float graph to quantize afterwards; weights are then written once each, as external data, while
+they are read. Only products with a constant weight are int8: never attention's, never convolutions.
+Of a graph whose layers are alike one is traced, and repeated. Graphs for our own sessions borrow
+the weights of those that other people's loaders want.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from exporter.artifact.store import Manifest, Needs, Outcome
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import BuildError, RecipeError
+from exporter.families.base import Family
+from exporter.families.graph import Graph, parameter_names
+from exporter.formats.config_json import read_json
+from exporter.quantization.plan import (
+    Int8,
+    Plan,
+    Weights,
+    keep_narrow,
+    plan_linears,
+    replace_module,
+)
+from exporter.system.build_cache import obtain
+from exporter.system.hardware import describe, installed_versions
+from exporter.targets.base import Job
+from exporter.targets.onnx import attention, external_data, passes
+from exporter.targets.onnx.external_data_check import require_sealed
+from exporter.targets.onnx.layouts import CONFIG, Layout, Named, config_text, graph_name, named
+from exporter.targets.onnx.linear import (
+    UNSIGNED_ZERO,
+    FloatMatMul,
+    Int8MatMul,
+    Precision,
+    TiedMatMul,
+    int8_matmul_nodes,
+    swap_linears,
+)
+from exporter.targets.onnx.passes import placeholder
+from exporter.targets.onnx.session import open_session
+
+_log = logging.getLogger(__name__)
+_OPSET = 20
+# optimum's avx2 preset has unsigned weights: u8 x u8 does not saturate where VNNI is missing.
+_UNSIGNED_PRESETS = ("avx2",)
+# About what a graph's nodes take, for each linear module and each input with what lies around it.
+_LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
+# The same of a graph that borrows its weights, for each input and output.
+_BORROWER_BYTES = 1_450
+_ORT_CONFIG_BYTES = 700
+_TOKENIZER = "tokenizer.json"
+
+
+class Options(BaseModel):
+    """`preset` is one of optimum's `AutoQuantizationConfig`; `exclude` names what stays float.
+
+    `dtype` is how linear weights are stored, for all graphs or by graph (one not named has int8).
+    Whatever is stored, graphs take, give and compute float32, so that any mix loads anywhere.
+    `layout` says whose names and places the files have; what they hold is the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Precision | dict[str, Precision] = "int8"
+
+    preset: Literal["avx512_vnni", "avx512", "avx2", "arm64"] = "avx512_vnni"
+    per_channel: bool = True
+    reduce_range: bool = False
+    exclude: tuple[str, ...] = ()
+    include_lm_head: bool = True
+    layout: Layout = "optimum"
+
+    def precision(self, graph: str) -> Precision:
+        """How a graph's linear weights are stored; the encoder is that of `encoder_model`."""
+        part = graph.partition("_")[0]
+        return self.dtype if isinstance(self.dtype, str) else self.dtype.get(part, "int8")
+
+    def named(self, graph: str, lender: str | None = None) -> Named:
+        """A graph, with weights of its own or of a lender, and its file."""
+        return named(self.layout, graph, int8=self.precision(lender or graph) == "int8")
+
+
+def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+    """Refuse what fits nothing in the model or the checkpoint; warn where this CPU loses precision.
+
+    Of a tokenizer's files, transformers.js knows only one.
+    """
+    if options.layout == "transformers.js" and _TOKENIZER not in checkpoint.companions:
+        msg = (
+            f"layout: transformers.js reads {_TOKENIZER}, which the checkpoint has not: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+        )
+        raise RecipeError(msg)
+    graphs = family.graphs(model, cache="dynamic")
+    parts = [graph.name.partition("_")[0] for graph in graphs if graph.lender is None]
+    unknown = sorted(set(options.dtype) - set(parts)) if isinstance(options.dtype, dict) else []
+    if unknown:
+        msg = f"dtype: there is no graph {unknown[0]!r}; the graphs are {', '.join(parts)}"
+        raise RecipeError(msg)
+    _plan(options, model, family)
+    signed = options.preset not in _UNSIGNED_PRESETS and not options.reduce_range
+    int8 = any(options.precision(part) == "int8" for part in parts)
+    if int8 and signed and describe().isa.startswith("x86-64") and not describe().vnni:
+        _log.warning(
+            "this CPU has no VNNI, so 8-bit products may saturate here and words may be lost: "
+            "to run on it, build with `reduce_range: true` or `preset: avx2`"
+        )
+
+
+def layout(
+    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+) -> dict[str, int]:
+    """Foretell the files' sizes: weights from the modules that are traced, graphs about right."""
+    files = {"ort_config.json": _ORT_CONFIG_BYTES}
+    graphs = family.graphs(model, cache="dynamic")
+    if config := _config(options, checkpoint, graphs):
+        files[CONFIG] = len(config.encode())
+    for planned in graphs:
+        path = str(options.named(planned.name, planned.lender).path)
+        graph = _prepared(options, checkpoint, family, planned).graph
+        if graph.lender is not None:
+            values = len(graph.inputs) + len(graph.outputs)
+            files[path] = _BORROWER_BYTES * values
+            continue
+        weights = dict(graph.module.named_parameters())  # shared ones once, as they are written
+        files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
+        modules = graph.module.modules()
+        linears = sum(isinstance(each, Int8MatMul | FloatMatMul) for each in modules)
+        files[path] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
+    return files
+
+
+def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family) -> int:
+    """Nothing is left to the build."""
+    return 0
+
+
+def build(job: Job[Options]) -> Outcome:
+    """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
+    skeleton = job.family.skeleton(job.checkpoint.config)
+    graphs = job.family.graphs(skeleton, cache="dynamic")
+    for planned in graphs:
+        _build_graph(job, _prepared(job.options, job.checkpoint, job.family, planned))
+    _write_ort_config(job.folder, job.options)
+    if config := _config(job.options, job.checkpoint, graphs):
+        (job.folder / CONFIG).write_text(config, encoding="utf-8")
+    needs = Needs(packages=("onnxruntime",))
+    return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A graph ready to be traced, the model it is cut from, and what reads their weights.
+
+    Those in `transposed` are stored [in, out], as ONNX multiplies.
+    """
+
+    graph: Graph
+    model: nn.Module
+    weights: Weights
+    transposed: frozenset[str]
+
+
+def _prepared(
+    options: Options, checkpoint: Checkpoint, family: Family, planned: Graph
+) -> _Prepared:
+    """One graph of a model of its own, in the types in which its weights are stored."""
+    model = family.skeleton(checkpoint.config)
+    precision = options.precision(planned.lender or planned.name)
+    plan = _plan(options, model, family) if precision == "int8" else Plan()
+    weights = Weights(checkpoint, plan, family.TIED)
+    keep_narrow(model, weights)
+    transposed = swap_linears(model, plan, precision, _int8_type(options))
+    for head, stored in family.TIED.items():
+        module, table = (model.get_submodule(n.rpartition(".")[0]) for n in (head, stored))
+        if isinstance(module, FloatMatMul) and head not in checkpoint.tensors:
+            replace_module(model, head.rpartition(".")[0], TiedMatMul(table))
+    graph = next(g for g in family.graphs(model, cache="dynamic") if g.name == planned.name)
+    return _Prepared(graph, model, weights, frozenset(transposed))
+
+
+def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
+    """Trace a graph, unless that was done before, and stream its weights in."""
+    graph = prepared.graph
+    names = parameter_names(graph, prepared.model)
+    unsigned = job.options.preset in _UNSIGNED_PRESETS
+
+    def trace() -> None:
+        job.progress(f"tracing {graph.name}", None)
+        external_data.save(_trace(graph), path, names)
+
+    def read(name: str) -> Tensor:
+        tensor = prepared.weights.read(names[name])
+        if names[name] not in prepared.transposed:
+            return tensor
+        if tensor.dtype == torch.int8 and unsigned:
+            tensor = (tensor.short() + UNSIGNED_ZERO).to(torch.uint8)
+        return tensor.t()
+
+    path = job.folder / job.options.named(graph.name, graph.lender).path
+    path.parent.mkdir(exist_ok=True)
+    parts = {
+        "graph": graph.name,
+        "file": path.name,  # its weights' file is named after it, in the graph
+        "opset": _OPSET,
+        "architecture": job.family.architecture(job.checkpoint.config),
+        "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
+        "versions": installed_versions(),
+    }
+    obtain(path, f"onnx-int8 {path.name} of {job.size}", parts, trace, fresh=job.fresh)
+    if graph.lender is None:
+        external_data.fill(path, read, job.progress)
+    else:
+        external_data.borrow(path, path.with_name(job.options.named(graph.lender).path.name))
+
+
+def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+    """Open a session per graph and join them into a model that generates.
+
+    Where each graph's weights lie is checked first. A graph that lends its weights is for other
+    people's loaders: the borrowers are here to run.
+    """
+    sealed = {folder / file.path: file.size_bytes for file in manifest.files}
+    paths = sorted(path for path in sealed if path.suffix == ".onnx")
+    for path in paths:
+        beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
+        require_sealed(path, beside)
+    lent = {name for path in paths for name in external_data.lenders(path)}
+    functions = {graph_name(p): open_session(p, threads) for p in paths if p.name not in lent}
+    return family.assemble(folder, functions)
+
+
+def _config(options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph]) -> str | None:
+    """The artifact's own config, in a layout that needs one."""
+    if options.layout == "optimum":
+        return None
+    lenders = [options.named(graph.name) for graph in graphs if graph.lender is None]
+    return config_text(read_json(checkpoint.companions[CONFIG]), lenders)
+
+
+def _plan(options: Options, model: nn.Module, family: Family) -> Plan:
+    scheme = Int8(per_channel=options.per_channel, bits=7 if options.reduce_range else 8)
+    kept = (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
+    return plan_linears(model, exclude=kept, scheme=scheme)
+
+
+def _int8_type(options: Options) -> torch.dtype:
+    return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
+
+
+def _trace(graph: Graph) -> ir.Model:
+    """Trace a graph to ONNX, weights still absent."""
+    traced = graph.first or graph
+    axes = [traced.dynamic.get(name, {}) for name in traced.inputs]
+    dynamic = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) for named in axes)
+    program = torch.export.export(
+        traced.module,
+        tuple(traced.inputs.values()),
+        dynamic_shapes={"inputs": dynamic},
+        strict=False,
+    )
+    operators = torch.ops.exporter
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        opset_version=_OPSET,
+        input_names=list(traced.inputs),
+        output_names=list(traced.outputs),
+        custom_translation_table={
+            operators.int8_matmul.default: int8_matmul_nodes,
+            operators.attention.default: attention.attention,
+            operators.cross_attention.default: placeholder(passes.CROSS_ATTENTION, 6, 3),
+            operators.quantized_channels.default: attention.quantized_channels,
+            operators.shared_attention.default: attention.shared_attention,
+            operators.shared_cross_attention.default: attention.shared_cross_attention,
+            operators.layer_boundary.default: placeholder(passes.LAYER_BOUNDARY, 1, 1),
+        },
+    )
+    if exported is None:
+        msg = f"torch.onnx.export gave nothing for {graph.name}"
+        raise BuildError(msg)
+    if graph.first is not None:
+        passes.repeat_layer(exported.model, graph)
+    passes.name_axes(exported.model, graph)
+    passes.condition_cross_attention(exported.model)
+    return exported.model
+
+
+def _write_ort_config(folder: Path, options: Options) -> None:
+    """Record the quantization in optimum's terms, where its tools look for it."""
+    from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
+
+    if isinstance(options.dtype, str) and options.dtype != "int8":
+        ORTConfig(opset=_OPSET).save_pretrained(folder)
+        return
+    chosen: dict[str, Any] = {"is_static": False, "per_channel": options.per_channel}
+    if options.preset in ("avx512", "avx2"):
+        chosen["reduce_range"] = options.reduce_range
+    preset = getattr(AutoQuantizationConfig, options.preset)(**chosen)
+    preset.reduce_range = options.reduce_range
+    preset.operators_to_quantize = ["MatMul", "Gemm"]
+    preset.nodes_to_exclude = list(options.exclude)
+    ORTConfig(opset=_OPSET, quantization=preset).save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""An int8 state_dict and its config, for torch."""

@@ -1,0 +1,112 @@
+"""report.html: one file that shows the verdict, the numbers and every transcript that changed.
+
+Separate from the judging so that the page can be drawn again from a report and its predictions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from exporter.artifact.report import Report
+from exporter.hub.drawing import interval_svg
+from exporter.system.progress import shown_bytes
+from validate.gate import Case, points, span
+from validate.plots import latency_svg
+from validate.wer import Column, align
+
+MOST_CLIPS = 100
+_TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One clip's transcripts, laid along the true words."""
+
+    id: str
+    duration_s: float
+    errors_reference: int
+    errors: int
+    columns: list[Column]
+
+
+def render(report: Report, case: Case) -> str:
+    """The whole page as one HTML document without any outside reference or script."""
+    order = sorted(case.changed, key=lambda index: (-_harm(case, index), index))
+    known = {case.clips[index].id for index in order}
+    kept = {clip.id: place for place, clip in enumerate(case.clips)}
+    still = [kept[clip.id] for clip in report.worst if clip.id not in known]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment.get_template(_TEMPLATE).render(
+        report=report,
+        title=f"{report.artifact.recipe} / {report.artifact.name}",
+        changed=[_card(case, index) for index in order[:MOST_CLIPS]],
+        same=[_card(case, index) for index in still],
+        wer_plot=interval_svg(report.wer_difference, report.gate.max_wer_increase),
+        latency_plot=latency_svg(
+            case.reference.seconds, case.candidate.seconds, report.gate.max_latency_ratio
+        ),
+        most=MOST_CLIPS,
+    )
+
+
+def _harm(case: Case, index: int) -> int:
+    return int(case.candidate.scores.errors[index] - case.reference.scores.errors[index])
+
+
+def _card(case: Case, index: int) -> Card:
+    clip = case.clips[index]
+    texts = case.truth[index], case.reference.texts[index], case.candidate.texts[index]
+    return Card(
+        id=clip.id,
+        duration_s=clip.duration_s,
+        errors_reference=int(case.reference.scores.errors[index]),
+        errors=int(case.candidate.scores.errors[index]),
+        columns=align(*texts),
+    )
+
+
+def _kind(word: str | None, truth: str | None) -> str:
+    """What a word is to the truth; named, so that colour is never the only sign."""
+    if word == truth:
+        return "hit"
+    if word is None:
+        return "deletion"
+    return "insertion" if truth is None else "substitution"
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _duration(value: float) -> str:
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def _change(candidate: float, reference: float) -> str:
+    """A relative change in words that need no sign convention."""
+    return f"{candidate / reference:.2f} \u00d7" if reference else "-"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "percent": _percent,
+    "seconds": _seconds,
+    "duration": _duration,
+    "bytes": shown_bytes,
+    "points": points,
+    "span": span,
+    "kind": _kind,
+    "change": _change,
+}
