@@ -17,7 +17,7 @@ from torch import nn
 from exporter.artifact.store import write_atomic
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families import FAMILIES, family_name
-from exporter.formats.storage import FLOATS
+from exporter.formats.tensor_io import FLOATS
 from exporter.system.hardware import describe, installed_versions, versions_of
 
 OPTIMUM = "optimum"

@@ -1,7 +1,7 @@
 """Turn a speech checkpoint into artifacts, and prove that each is as good as the original.
 
-Nothing heavy is imported here, so that the command line answers at once; see `exporter.runtime.load` for
-the Python API.
+Nothing heavy is imported here, so that the command line answers at once; the Python API is in
+`exporter.runtime.load`.
 """
 
 import os

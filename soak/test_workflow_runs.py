@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from ruamel.yaml import YAML
 
-from exporter.cli import workflow
+from exporter.cli.init import workflow
 from tests.hub import Hub, serving
 from tests.tiny import make_whisper
 

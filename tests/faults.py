@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import store
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from tests.traced import tracing
 
 RECIPE = """\

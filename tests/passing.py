@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import report, store
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.artifact.report import Figures, Interval, Report
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.recipe import Recipe, read
 
 RECIPE = """\

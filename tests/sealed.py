@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from exporter.artifact import store
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.errors import ExporterError
 from exporter.formats import pt2
 from exporter.runtime import load

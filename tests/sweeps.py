@@ -6,7 +6,7 @@ Each gives how many points it has tried; what must hold after each is asserted o
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from tests.faults import OTHER, Place, Ran, Server, after_a_kill, after_a_rerun, made_of, one_error
 from tests.traced import CALLS, Order
 

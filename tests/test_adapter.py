@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.compatibility import check_fit
 from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES
-from exporter.quantization.plan import Int8, check_fit, quantize
+from exporter.quantization.int8 import quantize
+from exporter.quantization.plan import Int8
 from exporter.runtime.load import load, load_original
 from tests.tiny_adapter import PREFIX, QUERY, VALUE, WIDE, change, write_adapter
 
@@ -69,7 +71,7 @@ def test_a_float16_base_stays_float16(tmp_path: Path, english_whisper: Path) -> 
 
 
 def test_blocks_join_to_the_merged_weight(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.formats.storage.BLOCK_ELEMENTS", 7 * 64)
+    monkeypatch.setattr("exporter.formats.tensor_io.BLOCK_ELEMENTS", 7 * 64)
     write_adapter(base)
     opened = open_checkpoint("adapter", base.parent)
     name = f"{WIDE}.weight"

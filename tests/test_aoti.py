@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from exporter.artifact.store import Needs
+from exporter.artifact.manifest import Needs
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
 from exporter.families.graph import Graph
-from exporter.formats.storage import safetensors_infos
+from exporter.formats.tensor_io import safetensors_infos
 from exporter.system import hardware
 from exporter.targets.aoti import target as aoti
 from exporter.targets.base import Job
@@ -238,7 +238,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from exporter.artifact import Needs
 from exporter.targets.aoti import target as aoti
-from tests.test_aoti import Family, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
 versions = {"torch": torch.__version__}
 manifest = SimpleNamespace(needs=Needs(cpu_features=needs), versions=versions, options={})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.artifact import store
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.errors import BusyError, IntegrityError
 from exporter.system import files
 
@@ -44,7 +44,7 @@ def test_a_sealed_artifact_verifies_and_has_a_stable_digest(sealed: Path) -> Non
     told = store.verify(sealed)
     assert [file.path for file in told.files] == ["deep/config.json", "weights.bin"]
     assert told.size_bytes == 258
-    assert told.digest == store.sha256_file(sealed / "manifest.json")
+    assert told.digest == files.sha256_file(sealed / "manifest.json")
 
 
 def test_the_envelope_is_outside_the_digest(sealed: Path) -> None:

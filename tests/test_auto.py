@@ -9,18 +9,18 @@ import pytest
 from pydantic import ValidationError
 
 from exporter import recipe
-from exporter.artifact.store import Choice, read_manifest
+from exporter.artifact.manifest import Choice
+from exporter.artifact.store import read_manifest
 from exporter.build import pipeline as builder
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.cli import main
-from exporter.cli.output import formatting
+from exporter.cli import build, main
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.runtime.load import load
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
-from exporter.targets.aoti import target as aoti
 from exporter.targets.aoti import autotune
+from exporter.targets.aoti import target as aoti
 from exporter.targets.aoti.autotune import Run, candidates, choose, decide, measure, reckoned
 from exporter.targets.aoti.options import Form, Options
 from exporter.targets.base import Job
@@ -304,7 +304,7 @@ def test_a_real_choice_speaks_and_is_recognised(tiny_whisper: Path, tmp_path: Pa
     by_onednn = choice.chosen == "int8 by oneDNN"
     assert one.manifest.options["onednn"] == {"encoder": by_onednn, "decoder": False}
     assert not list(one.path.glob(".choosing-*"))
-    assert next(formatting.choices(one.manifest)).startswith(f"encoder: {choice.chosen} (")
+    assert next(build.choices(one.manifest)).startswith(f"encoder: {choice.chosen} (")
     assert load(one.path).manifest == one.manifest
     (again,) = builder.build(wanted, output=tmp_path, progress=silent)
     assert again.reused

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.cli import main
-from exporter.system import build_cache
+from exporter.system import build_cache, user_dirs
 
 
 @pytest.fixture(autouse=True)
@@ -153,4 +153,4 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", no_home)
     for name in ("EXPORTER_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert build_cache.place() == Path("/.cache/exporter")
+    assert user_dirs.place() == Path("/.cache/exporter")

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from exporter.artifact import report
-from exporter.artifact.store import Needs, Origin
+from exporter.artifact.manifest import Needs, Origin
 from exporter.hub import model_card
 from exporter.hub.eligibility import proven
 from tests import passing, snippets

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint import checkpoint as product
+from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
-from exporter.quantization.plan import check_fit
 from exporter.runtime.load import load_original as load_the_original
 
 # Half of these tests are about torch's own files.

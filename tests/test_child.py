@@ -60,7 +60,8 @@ def touch(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import tests.test_child; from exporter.system import worker as child; from exporter.system.progress import silent;"
+        "import tests.test_child; from exporter.system import worker as child;"
+        "from exporter.system.progress import silent;"
         "child.run('tests.test_child:linger', {}, silent, what='it')"
     )
     environment = {**os.environ, "DONE": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}

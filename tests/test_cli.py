@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from exporter import errors
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
-from exporter.cli import cli, inspect, main
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.cli import cli, main
+from exporter.cli.inspect import inspect
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "optimum", "safetensors", "matplotlib")
 
@@ -274,7 +275,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 )
 def test_a_signal_cleans_up(here: Path, number: signal.Signals, code: int) -> None:
     script = (
-        "import sys, time, pathlib; from exporter.cli import inspect as overview; from exporter.cli import main\n"
+        "import sys, time, pathlib; from exporter.cli import main\n"
+        "from exporter.cli import inspect as overview\n"
         "def slow(_):\n"
         "    try:\n"
         "        pathlib.Path('started').touch(); time.sleep(60)\n"

@@ -19,6 +19,7 @@ import soundfile
 
 from exporter import recipe
 from exporter.artifact import local_paths, report, store, trust
+from exporter.artifact.manifest import Manifest
 from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
 from exporter.recipe import Recipe
@@ -308,7 +309,7 @@ def test_a_kept_artifact_that_changes_meanwhile_is_not_sealed_again(
     changed = recipe.read(english["recipe"].path, ["gate.min_clips=2"])
     verify = store.verify
 
-    def verified(folder: Path) -> store.Manifest:
+    def verified(folder: Path) -> Manifest:
         manifest = verify(folder)
         (folder / "model.safetensors").write_bytes(b"other")
         return manifest

@@ -102,7 +102,9 @@ def test_new_folders_are_synced_into_those_above(
 
 
 def test_the_scratch_of_the_dead_is_cleared_and_that_of_the_living_is_not(tmp_path: Path) -> None:
-    die_after("from exporter.system.tempdirs import scratch; held = scratch(); held.__enter__()", tmp_path)
+    die_after(
+        "from exporter.system.tempdirs import scratch; held = scratch(); held.__enter__()", tmp_path
+    )
     (dead,) = tmp_path.iterdir()
     stranger = tmp_path / "exporter-step-by-step"
     stranger.mkdir()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from exporter.checkpoint.fetch import CONFIGS, TOKENIZER
+from exporter.checkpoint.files import CONFIGS, TOKENIZER
 from tests.hub import Hub, of_folder, reads_large, serving
 from tests.hub_models import models
 
@@ -25,7 +25,7 @@ NOWHERE = "http://127.0.0.1:9"  # the port of a service that nobody runs
 FETCH = """
 import json, logging, sys
 from exporter.errors import ExporterError
-from exporter.fetch import fetch, remote_infos
+from exporter.checkpoint.fetch import fetch, remote_infos
 logging.basicConfig(level="WARNING", format="%(name)s: %(message)s")
 arguments, told = json.loads(sys.argv[1]), []
 try:

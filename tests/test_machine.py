@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.cli import main
-from exporter.cli.output import formatting
+from exporter.cli import machine, main
 from exporter.system import hardware, microbench
 from exporter.system.hardware import Cache, Machine
 from exporter.targets import TARGETS, capabilities
@@ -236,4 +235,4 @@ def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["memory"]["read_bytes_per_s"] > 0
     assert [each["width"] for each in told["products"]] == [768, 1280]
     assert all(each[t] > 0 for each in told["products"] for t in ("int8", "bfloat16", "float32"))
-    assert list(formatting.of_rates(told))
+    assert list(machine.of_rates(told))

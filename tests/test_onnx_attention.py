@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.families.attention import attention
-from exporter.families.graph import WRITTEN, Graph
-from exporter.families.shared_attention import (
+from exporter.families.attention import (
+    attention,
     quantized_channels,
     shared_attention,
     shared_cross_attention,
 )
-from exporter.targets.onnx import target as onnx
+from exporter.families.graph import WRITTEN, Graph
+from exporter.targets.onnx import trace
 from exporter.targets.onnx.session import Session, open_session
 
 HEADS, DIM, SOURCE, POSITIONS = 3, 8, 11, 9
@@ -49,7 +49,7 @@ def opened(
         name: tuple(t.shape) for name, t in zip(outputs, module(*inputs.values()), strict=True)
     }
     free = {name: tuple(f"{name}_{i}" for i in range(len(s))) for name, s in shapes.items()}
-    model = onnx._trace(Graph("attention", module, given, axes, free))
+    model = trace._trace(Graph("attention", module, given, axes, free))
     ir.save(model, folder / "attention.onnx")
     return open_session(folder / "attention.onnx", 1)
 

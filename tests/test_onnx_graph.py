@@ -14,8 +14,7 @@ from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
 from exporter.families.graph import Graph, alike, parameter_names
 from exporter.quantization.plan import Int8, Plan, plan_linears
-from exporter.targets.onnx import target as onnx
-from exporter.targets.onnx import external_data
+from exporter.targets.onnx import external_data, trace
 from exporter.targets.onnx.linear import Precision, swap_linears
 
 
@@ -63,8 +62,8 @@ def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, 
     (graph,) = (graph for graph in graphs(tiny_whisper) if graph.name == name)
     assert graph.first is not None
     assert graph.depth > 1
-    whole = onnx._trace(replace(graph, first=None))
-    repeated = onnx._trace(graph)
+    whole = trace._trace(replace(graph, first=None))
+    repeated = trace._trace(graph)
     assert operations(repeated.graph, {}) == operations(whole.graph, {})
     for side in ("inputs", "outputs"):
         values = [[*getattr(model.graph, side)] for model in (repeated, whole)]
@@ -94,7 +93,7 @@ def test_values_beyond_float16_are_refused(tiny_whisper: Path, tmp_path: Path) -
     encoder = graphs(tiny_whisper, Plan(), "float16")[0]
     path = tmp_path / "encoder_model.onnx"
     names = parameter_names(encoder, encoder.module)
-    external_data.save(onnx._trace(encoder), path, names)
+    external_data.save(trace._trace(encoder), path, names)
 
     def read(name: str) -> torch.Tensor:
         tensor = checkpoint.read(f"model.{names[name]}")

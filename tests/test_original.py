@@ -6,7 +6,7 @@ import pytest
 
 from exporter.artifact import local_paths
 from exporter.artifact.local_paths import Places
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
 from exporter.runtime.reference import Originals

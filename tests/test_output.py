@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.artifact.report import Report
-from exporter.artifact.store import BuildFigures, Manifest, Needs, Origin, RecipeStamp
 from exporter.build import pipeline
 from exporter.build.estimate import Prediction, Room
 from exporter.build.pipeline import BuiltArtifact

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import predict
 from exporter import recipe
-from exporter.artifact import local_paths, provenance, store
-from exporter.artifact.store import BuildFigures
+from exporter.artifact import local_paths, provenance
+from exporter.artifact.manifest import MANIFEST, BuildFigures
 from exporter.build import cost_model, estimate
 from exporter.build import pipeline as builder
 from exporter.build.estimate import Prediction, Room, Step
@@ -264,7 +264,7 @@ def test_what_was_foretold_is_what_was_built(
     found = {file.path: file.size_bytes for file in one.manifest.files}
     assert told.keys() == found.keys()
     on_disk = {path.name for path in one.path.iterdir()}
-    assert on_disk == {*told, store.MANIFEST, local_paths.PLACES, provenance.PROVENANCE}
+    assert on_disk == {*told, MANIFEST, local_paths.PLACES, provenance.PROVENANCE}
     for name in told:
         assert near(told[name], found[name], 0.3), name
     assert near(row["size_bytes"], one.manifest.size_bytes, 0.02)

@@ -14,7 +14,7 @@ from in_toto_attestation.v1.statement import Statement
 
 from exporter import recipe
 from exporter.artifact import provenance, store
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from exporter.build.pipeline import build
 from exporter.errors import IntegrityError
 from tests import passing

@@ -11,7 +11,9 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.formats.tensor_io import write_safetensors
-from exporter.quantization.plan import Int8, Plan, Weights, plan_linears, quantize
+from exporter.quantization.int8 import quantize
+from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.weights import Weights
 
 
 def quantized(weight: Tensor, scheme: Int8) -> tuple[Tensor, Tensor]:

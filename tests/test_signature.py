@@ -13,8 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from exporter.artifact import signing, store
-from exporter.cli import inspect, main
+from exporter.cli import main
+from exporter.cli.inspect import inspect
 from exporter.errors import IntegrityError
+from exporter.system import files
 from tests import passing
 from tests.sealed import seal
 from tests.signed import make_keys, trust_key, write_private
@@ -84,7 +86,7 @@ def sealed_anew(folder: Path) -> None:
     told = store.read_manifest(folder)
     (folder / "config.json").write_text("[]\n")
     files = [
-        file.model_copy(update={"sha256": store.sha256_file(folder / file.path)})
+        file.model_copy(update={"sha256": files.sha256_file(folder / file.path)})
         for file in told.files
     ]
     changed = told.model_copy(update={"files": tuple(files)})

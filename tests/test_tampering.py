@@ -20,7 +20,6 @@ FLIPS, EDITS = 10_000, 200
 FRESH = """
 import sys
 from pathlib import Path
-from tests.test_tampering import {what}
 print({what}(Path(sys.argv[1])))
 loaded = {{"torch", "transformers", "onnxruntime", "onnx", "safetensors"}} & sys.modules.keys()
 print(*loaded)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from exporter import recipe
 from exporter.artifact import store, trust
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.bench import run as benching
 from exporter.bench import timing
 from exporter.build.pipeline import build
@@ -210,7 +210,7 @@ def test_what_is_data_needs_no_trust(tmp_path: Path) -> None:
 
 def test_what_is_written_beside_the_sealed_files_is_not_code(tmp_path: Path) -> None:
     folder = seal(tmp_path / "data", "onnx-int8", {"model.onnx": b"x"})
-    for name in store.ENVELOPE - {store.MANIFEST}:
+    for name in store.ENVELOPE - {MANIFEST}:
         (folder / name).write_bytes(b"x")
     assert trust.admit(folder, trust=False) == store.read_manifest(folder)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from exporter.errors import IntegrityError
-from exporter.families.whisper import family as whisper
 from exporter.families.graph import WRITTEN, Graph, parameter_names
 from exporter.families.transcript import Audio
+from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
 
 Cut = Literal["dynamic", "static"]

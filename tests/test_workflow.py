@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from exporter import cli
 from exporter.artifact import report
-from exporter.cli import workflow
-from exporter.cli.output import formatting
+from exporter.cli import validate
+from exporter.cli.init import workflow
 from exporter.errors import RecipeError
 from exporter.recipe import read
 from tests import passing
@@ -211,7 +211,7 @@ def test_the_runner_installs_what_is_installed_here(
 def test_verdicts_in_markdown(tmp_path: Path) -> None:
     folders = [passing.make(tmp_path / name) for name in ("onnx-int8", "other")]
     judged = [report.read(folders[0]), passing.judged(folders[1], verdict="failed")]
-    head, line, first, second, *checks = formatting.summary(folders, judged).splitlines()
+    head, line, first, second, *checks = validate.markdown(folders, judged).splitlines()
     assert head.startswith("| artifact | size (of float32) | original WER | WER | points, 95 % |")
     assert line == "| --- |" + " ---: |" * 8 + " --- |"
     assert first.startswith("| speech/onnx-int8 | 5.37 MB (34%) | 4.57% | 4.00% | -0.57 [")

@@ -14,7 +14,7 @@ from typing import Any
 from exporter.errors import DataError, HubError, MachineError
 from exporter.formats import audio
 from exporter.recipe import Data
-from exporter.system import build_cache
+from exporter.system import user_dirs
 from validate.clips import TEXT_NAMES, Clip, chosen
 
 
@@ -96,5 +96,5 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or build_cache.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or user_dirs.home() / ".cache"
     return Path(home) / "exporter" / "clips"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact import local_paths, report, store
+from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.report import Report
-from exporter.artifact.store import Manifest
 from exporter.artifact.trust import admit
 from exporter.errors import (
     BuildError,
@@ -123,7 +123,7 @@ def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
     """Check the bytes and read the clips, so that no model runs for nothing."""
     progress(f"{folder.name}: checking bytes", None)
     manifest = admit(folder, trust=settings.trust)
-    recipe = read(folder / store.RECIPE)
+    recipe = read(folder / RECIPE)
     data = recipe.data
     if settings.data:
         data = Data(clips=settings.data, seed=data.seed if data else 0)

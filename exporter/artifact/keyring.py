@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import MachineError, RecipeError
-from exporter.system.build_cache import home, owned
+from exporter.system.user_dirs import home, owned
 
 _PLACE = "EXPORTER_CONFIG"
 _MAX_BYTES = 64 << 10

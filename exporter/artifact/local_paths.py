@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from exporter.system.files import write_atomic
 
 PLACES = "places.json"

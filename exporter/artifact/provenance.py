@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from exporter.artifact.store import MANIFEST, RECIPE, Manifest, Origin
+from exporter.artifact.manifest import MANIFEST, RECIPE, Manifest, Origin
 from exporter.errors import IntegrityError
 from exporter.recipe import Recipe
 from exporter.system.files import write_atomic

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter.artifact.store import Manifest, require_plain, sha256_file
+from exporter.artifact.manifest import Manifest
+from exporter.artifact.store import require_plain
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
-from exporter.system.files import write_atomic
+from exporter.system.files import sha256_file, write_atomic
 
 REPORT = "report.json"
 PAGE = "report.html"

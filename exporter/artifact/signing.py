@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from exporter.artifact import keyring, provenance, report, store
+from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.store import ENVELOPE, MANIFEST, Manifest, sha256_file
+from exporter.artifact.store import ENVELOPE
 from exporter.errors import IntegrityError, listed
-from exporter.system.files import write_atomic
+from exporter.system.files import sha256_file, write_atomic
 
 SIGNATURE = "model.sig"
 VERDICT = "report.sig"

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from exporter.artifact import signing, store
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
-from exporter.system.build_cache import home, owned
 from exporter.system.files import make_folder, write_atomic
+from exporter.system.user_dirs import home, owned
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_STATE"

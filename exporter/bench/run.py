@@ -13,7 +13,7 @@ from typing import Any
 
 from exporter import recipe
 from exporter.artifact import store
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import admit
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
@@ -122,7 +122,7 @@ def _artifact_rows(
 ) -> list[Row]:
     """A row for each number of threads: as asked, as compiled in, or all cores."""
     own = manifest.options.get("threads") or hardware.describe().cores
-    decoding = _decoding(recipe.read(folder / store.RECIPE).decoding, load)
+    decoding = _decoding(recipe.read(folder / RECIPE).decoding, load)
     return [
         Row(str(folder), folder, False, count, manifest.size_bytes, decoding, trust=trust)
         for count in threads or (own,)
@@ -148,7 +148,7 @@ def _original_rows(
     originals = Originals("run this where you ran `exporter build`", progress)
     made: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        allowed = recipe.read(folder / store.RECIPE).allow_pickle
+        allowed = recipe.read(folder / RECIPE).allow_pickle
         checkpoint = originals.of_artifact(folder, manifest, allow_pickle=allowed)
         for row in [row for row in rows if row.model == folder]:
             found = Row(

@@ -13,13 +13,14 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
-from exporter.artifact.store import Predicted
+from exporter.artifact.manifest import Predicted
 from exporter.build.cost_model import MEASURED_ON, Work, cost_of
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import MachineError, ResourceError
-from exporter.families import FAMILIES, Family, family_name
-from exporter.formats.storage import FLOATS
-from exporter.quantization.plan import check_fit
+from exporter.families import FAMILIES, family_name
+from exporter.families.base import Family
+from exporter.formats.tensor_io import FLOATS
 from exporter.system import hardware
 from exporter.system.progress import shown_bytes
 from exporter.targets import TARGETS

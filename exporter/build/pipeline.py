@@ -14,7 +14,7 @@ from typing import Any
 
 from exporter.artifact import local_paths, provenance, store, trust
 from exporter.artifact.local_paths import Places
-from exporter.artifact.store import RECIPE, BuildFigures, Manifest, Outcome, RecipeStamp
+from exporter.artifact.manifest import RECIPE, BuildFigures, Manifest, Outcome, RecipeStamp
 from exporter.build import estimate
 from exporter.build.estimate import Prediction, Room
 from exporter.build.resolve import Planned, resolve

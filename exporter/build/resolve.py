@@ -9,16 +9,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from torch import nn
 
-from exporter.artifact import store
-from exporter.artifact.store import RECIPE
+from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.build import estimate
 from exporter.build.estimate import Prediction, Step
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import MachineError, RecipeError
 from exporter.families import FAMILIES, family_name
 from exporter.formats.config_json import read_json
 from exporter.formats.yaml_source import nearest
-from exporter.quantization.plan import check_fit
 from exporter.recipe import Recipe
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
@@ -119,7 +118,7 @@ def _planned(
     except MachineError as error:
         obstacle = error
     path = folder / spec.name
-    if path.is_symlink() or (path.exists() and not (path / store.MANIFEST).is_file()):
+    if path.is_symlink() or (path.exists() and not (path / MANIFEST).is_file()):
         msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}

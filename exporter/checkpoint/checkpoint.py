@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
-from exporter.artifact.store import Origin, sha256_file
-from exporter.checkpoint.fetch import (
+from exporter.artifact.manifest import Origin
+from exporter.checkpoint.fetch import fetch, remote_infos
+from exporter.checkpoint.files import (
     ADAPTER,
     CONFIGS,
     INDEX,
@@ -26,17 +27,16 @@ from exporter.checkpoint.fetch import (
     PICKLE_INDEX,
     TOKENIZER,
     WEIGHTS,
-    fetch,
     missing_companions,
-    remote_infos,
 )
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES, family_name
 from exporter.formats.config_json import read_json, refuse_code, stands
-from exporter.formats.storage import BLOCK_ELEMENTS, TensorInfo
-from exporter.hub.hub_client import hub_id
+from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
+from exporter.hub.client import hub_id
+from exporter.system.files import sha256_file
 from exporter.system.progress import Progress, silent
 
 

@@ -5,36 +5,28 @@ HF_HOME, HF_HUB_OFFLINE) are the settings, and there are none beside. Files come
 other, weights last, so that what is missing or not allowed is told before gigabytes move.
 """
 
-import json
 import logging
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.checkpoint.files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIGS,
+    TOKENIZER,
+    missing_companions,
+    weight_names,
+)
 from exporter.errors import CheckpointError, exhausted
 from exporter.hub.client import limited
-from exporter.hub.download import Transfer, local
+from exporter.hub.download import Transfer, listed, local
 from exporter.hub.errors import explained, root_of, status_of, unavailable
 from exporter.system.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from exporter.formats.storage import TensorInfo
+    from exporter.formats.tensor_io import TensorInfo
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
-TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "normalizer.json"),
-)
-
-_WHOLE = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 _log = logging.getLogger(__name__)
 
@@ -83,17 +75,6 @@ def fetch(
             raise explained(error, repo, asked) from error
 
 
-def listed(repo: str, asked: str, progress: Progress) -> Transfer:
-    """Ask the Hub which commit a revision is, and what files it holds."""
-    from huggingface_hub import HfApi, constants
-
-    info = HfApi().model_info(
-        repo, revision=asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-    )
-    files = {file.rfilename: file for file in info.siblings or ()}
-    return Transfer(repo, info.sha or asked, files, progress)
-
-
 def _brought(transfer: Transfer, asked: str, *, weights: bool, allow_pickle: bool) -> Fetched:
     """Bring the needed files, then note in the cache which commit the revision stands for."""
     from huggingface_hub import hf_hub_download
@@ -137,7 +118,7 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     from huggingface_hub import HfApi
     from huggingface_hub.errors import SafetensorsParsingError
 
-    from exporter.formats.storage import TensorInfo
+    from exporter.formats.tensor_io import TensorInfo
 
     infos: dict[str, TensorInfo] = {}
     for name in fetched.left:
@@ -156,73 +137,6 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
             for tensor, of in header.tensors.items()
         }
     return infos
-
-
-def missing_companions(names: Collection[str]) -> list[str]:
-    """Which files besides weights are lacking for a transcript; an adapter's base has them."""
-    if _is_adapter(names):
-        return []
-    missing = [name for name in CONFIGS if name not in names]
-    slow = {"vocab.json", "merges.txt"} <= set(names)
-    if not slow and "tokenizer.json" not in names:
-        missing.append("tokenizer.json (or vocab.json and merges.txt)")
-    return missing
-
-
-def _is_adapter(names: Collection[str]) -> bool:
-    return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
-
-
-def weight_names(
-    names: Collection[str],
-    where: str,
-    bring: Callable[[str], Path],
-    *,
-    allow_pickle: bool = False,
-) -> list[str]:
-    """The weight files to take: safetensors if there are any, one copy, an index before its shards.
-
-    Raises CheckpointError, naming `where`, when there are none, some are missing, or they are
-    pickles and nobody allowed those.
-    """
-    if _is_adapter(names):
-        return [ADAPTER_WEIGHTS]
-    chosen = next((name for name in _WHOLE if name in names), None)
-    if chosen is None:
-        others = sorted(name for name in names if name.endswith(_WEIGHT_SUFFIXES))[:3]
-        found = f" (found {', '.join(others)})" if others else ""
-        msg = f"{where}: no {WEIGHTS}{found}.\nTake a repository of whole transformers weights."
-        raise CheckpointError(msg)
-    if chosen in (PICKLE, PICKLE_INDEX) and not allow_pickle:
-        raise CheckpointError(pickle_refused(f"{where}: {chosen}"))
-    if chosen not in (INDEX, PICKLE_INDEX):
-        return [chosen]
-    shards = _shards(bring(chosen))
-    absent = [name for name in shards if name not in names or "/" in name]
-    if not shards or absent:
-        msg = (
-            f"{where}: {chosen} names {', '.join(absent[:3]) or 'no files'}, which it does not hold"
-        )
-        raise CheckpointError(msg)
-    return [chosen, *shards]
-
-
-def pickle_refused(where: str) -> str:
-    """What to do where there are no safetensors."""
-    return (
-        f"{where} is a pickle, and those are read only if you allow it: say `allow_pickle: true` "
-        "in the recipe\n(build --set allow_pickle=true; inspect --allow-pickle), "
-        "or take safetensors. Nothing in it is run, even so."
-    )
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted({str(name) for name in names})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{index}: no `weight_map` ({type(error).__name__})"
-        raise CheckpointError(msg) from error
 
 
 def _cached(repo: str, asked: str, error: BaseException) -> Fetched:

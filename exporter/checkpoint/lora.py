@@ -17,9 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 from torch import Tensor
 
-from exporter.checkpoint.fetch import ADAPTER, ADAPTER_WEIGHTS
+from exporter.checkpoint.files import ADAPTER, ADAPTER_WEIGHTS
 from exporter.errors import CheckpointError
-from exporter.formats.storage import FLOATS, TensorInfo, safetensors_infos
+from exporter.formats.tensor_io import FLOATS, TensorInfo, safetensors_infos
 
 _PREFIX = "base_model.model."
 Value = TypeVar("Value")

@@ -6,10 +6,10 @@ which values are meant.
 
 from pathlib import Path
 
-from exporter.checkpoint.fetch import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS, pickle_refused
+from exporter.checkpoint.files import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS, pickle_refused
 from exporter.errors import CheckpointError
 from exporter.formats.config_json import read_json, stands
-from exporter.formats.storage import TensorInfo, safetensors_infos
+from exporter.formats.tensor_io import TensorInfo, safetensors_infos
 from exporter.formats.torch_pickle import pickled_infos
 
 

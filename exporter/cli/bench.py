@@ -1,17 +1,20 @@
-"""The commands about speed: what this machine offers, and how fast artifacts are on it."""
+"""The bench command: how fast artifacts are on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter.cli.options import command, trust_option
-from exporter.cli.output import formatting
+from exporter.cli.output.formatting import moment, table
+from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from exporter.bench.run import Load, Row
     from exporter.cli.output.terminal import Terminal
 
@@ -23,37 +26,6 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
         msg = f"{text!r} is not a list of numbers like 1,2"
         raise click.BadParameter(msg)
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-@command
-@click.option("--measure", is_flag=True, help="Also measure memory and products: seconds.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="To measure with; default: all cores.",
-)
-def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: bool) -> None:
-    """Tell what this machine offers, and what follows for each kind of artifact."""
-    if threads and not measure:
-        msg = "--threads goes with --measure"
-        raise click.UsageError(msg)
-    from exporter.targets import capabilities
-
-    facts = capabilities.of_machine()
-    measured = None
-    if measure:
-        from exporter.system import microbench
-
-        with terminal.progress() as progress:
-            measured = microbench.measure_fresh(threads, progress)
-    if as_json:
-        terminal.say_json(**facts, measured=measured)
-        return
-    for line in formatting.of_machine(facts):
-        terminal.say(line)
-    for line in formatting.of_rates(measured) if measured else ():
-        terminal.say(line)
 
 
 @command
@@ -134,9 +106,50 @@ def _say_json(terminal: Terminal, load: Load, rows: list[Row]) -> None:
 
 def _say_rows(terminal: Terminal, load: Load, rows: list[Row]) -> None:
     found = [row.as_row() for row in rows]
-    terminal.draw(formatting.of_bench(found))
-    terminal.say(formatting.bench_load(load, found))
+    terminal.draw(of_bench(found))
+    terminal.say(bench_load(load, found))
     for row in found:
         if row["error"] and len(rows) > 1:
             reason = row["error"]["message"].splitlines()[0]
             terminal.say(f"{row['name']}, threads {row['threads']}: {reason}")
+
+
+def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per artifact and number of threads; "-" where something cannot be told."""
+    latency = ("p50", "p90", "p99", "min", "max")
+    rates = ("tokens/s", "RTF (x real time)", "encoder", "token", "outside")
+    columns = ("threads", *latency, *rates, "load", "memory")
+    drawn = table("artifact", columns, "size")
+    for row in rows:
+        cells = ["-"] * (len(columns) - 1) if row["error"] else _timed(row)
+        drawn.add_row(row["name"], str(row["threads"]), *cells, shown_bytes(row["size_bytes"]))
+    return drawn
+
+
+def _timed(row: Mapping[str, Any]) -> Iterator[str]:
+    """One measured row's cells, in the order of the columns, from the first latency on."""
+    yield from map(moment, row["latency_s"].values())
+    yield f"{row['tokens_per_s']:.0f}"
+    yield f"{row['rtf']:.4f} ({row['times_real_time']:.3g})"
+    for name in ("encoder_window_s", "decoder_token_s"):
+        yield "-" if row[name] is None else moment(row[name])
+    yield "-" if row["outside_share"] is None else f"{row['outside_share']:.0%}"
+    yield moment(row["load_s"])
+    yield shown_bytes(row["peak_rss_bytes"])
+
+
+def bench_load(load: Load, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was transcribed how often, under a table of timings."""
+    told = next(row for row in rows if not row["error"])
+    beams, batch = (
+        " or ".join(map(str, sorted({row["decoding"][name] for row in rows})))
+        for name in ("num_beams", "batch_size")
+    )
+    if load.audio:
+        what = ", ".join(path.name for path in load.audio)
+    else:
+        length = told["audio_s"] / told["decoding"]["batch_size"]
+        what = f"a window of {length:.0f} s of noise and {load.tokens} tokens"
+    rounds = len(told["rounds"])
+    how = f"beams {beams}, batch {batch}, {load.runs} runs, fresh processes in {rounds} rounds"
+    return f"Samples in, text out: {what}; {how}."

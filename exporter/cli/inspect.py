@@ -1,101 +1,85 @@
-"""What there is: facts about an artifact or a checkpoint, and lists of all that can be named.
+"""The commands that tell what there is: inspect, list, cache."""
 
-Kept apart from the commands as plain data, and without torch but for checkpoints.
-"""
+from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exporter.artifact import report, store
-from exporter.artifact.signing import SIGNATURES
-from exporter.errors import ExporterError
-from exporter.families import FAMILIES, family_name
-from exporter.recipe import read
-from exporter.targets import TARGETS
+import click
 
+from exporter.cli.options import command
+from exporter.cli.output import formatting
+from exporter.system.progress import shown_bytes
 
-def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed.
-
-    A checkpoint may be a Hub id; its weights stay there.
-    """
-    if (path / store.MANIFEST).exists():
-        return _artifact_facts(path)
-    return _checkpoint_facts(path, allow_pickle=allow_pickle)
+if TYPE_CHECKING:
+    from exporter.cli.output.terminal import Terminal
+    from exporter.system.build_cache import Entry
 
 
-def of_folder(here: Path) -> dict[str, list[Any]]:
-    """Return the recipes and artifacts below `here`, and the targets and families there are."""
-    manifests = sorted((here / "artifacts").glob(f"*/*/{store.MANIFEST}"))
-    return {
-        "recipes": [_recipe_row(path) for path in sorted((here / "recipes").glob("*.yaml"))],
-        "targets": list(TARGETS),
-        "families": list(FAMILIES),
-        "artifacts": [
-            _artifact_row(path.parent) for path in manifests if path.parent.name[0] != "."
-        ],
-    }
+@command
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--allow-pickle", is_flag=True, help="Also weights in torch's own files.")
+def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -> None:
+    """Tell what an artifact is, or a checkpoint and what its builds would take."""
+    from exporter.cli.output import facts as overview
+
+    facts = overview.of_path(path, allow_pickle=allow_pickle)
+    if as_json:
+        terminal.say_json(**facts)
+        return
+    rows, room = facts.pop("plan", []), facts.pop("here", None)
+    for key, value in formatting.flat(facts):
+        terminal.say(f"{key}: {value}")
+    if rows:
+        terminal.draw(formatting.of_plan(rows))
+        terminal.say(formatting.room(room))
 
 
-def _artifact_facts(path: Path) -> dict[str, Any]:
-    manifest = store.read_manifest(path)
-    facts = {
-        "artifact": str(path),
-        "digest": manifest.digest,
-        "size_bytes": manifest.size_bytes,
-        "manifest": manifest.model_dump(mode="json"),
-        "signatures": [name for name in SIGNATURES if (path / name).exists()],
-        "report": None,
-    }
-    if (path / report.REPORT).exists():
-        judged = report.read(path)
-        facts["report"] = {
-            "verdict": judged.verdict,
-            "sentence": judged.sentence,
-            "judged_this_artifact": judged.artifact.digest == manifest.digest,
-            "clips": judged.data.clips,
-            "wer_original": judged.reference_figures.wer,
-            "wer": judged.figures.wer,
-            "latency_ratio": judged.latency_ratio.value,
-            "page": str(path / report.PAGE),
-        }
-    return facts
+@command
+@click.option("--clear", is_flag=True, help="Remove it all.")
+def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
+    """List what is kept: graphs for the next build, and artifacts opened by a Hub's name."""
+    from exporter.hub import pull
+    from exporter.system import build_cache, user_dirs
+
+    freed = build_cache.clear() + pull.clear() if clear else 0
+    found = sorted(build_cache.entries() + pull.entries(), key=lambda entry: entry.made)
+    if as_json:
+        rows = [{**vars(entry), "path": str(entry.path)} for entry in found]
+        terminal.say_json(place=str(user_dirs.place()), freed_bytes=freed, entries=rows)
+        return
+    if clear:
+        terminal.say(f"{user_dirs.place()}: {shown_bytes(freed)} removed")
+        return
+    terminal.say(f"{user_dirs.place()}: {shown_bytes(sum(e.size_bytes for e in found))}")
+    for entry in found:
+        terminal.say(f"  {_entry_line(entry)}")
 
 
-def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
-    from exporter.build import estimate
-    from exporter.checkpoint.checkpoint import open_checkpoint
+@command
+def list_(terminal: Terminal, as_json: bool) -> None:
+    """List recipes, kinds of target, families, and what is built in ./artifacts."""
+    from exporter.cli.output import facts
 
-    checkpoint = open_checkpoint(str(path), weights=False, allow_pickle=allow_pickle)
-    room = estimate.room_at(Path("artifacts"))
-    return {
-        "checkpoint": str(path),
-        "family": family_name(checkpoint.config),
-        "parameters": checkpoint.parameters,
-        "dtypes": sorted({info.dtype for info in checkpoint.tensors.values()}),
-        "size_bytes": checkpoint.size_bytes,
-        "plan": estimate.of_checkpoint(checkpoint, room),
-        "here": room.as_row(),
-    }
+    found = facts.of_folder(Path())
+    if as_json:
+        terminal.say_json(**found)
+        return
+    for title, rows in found.items():
+        terminal.say(f"{title}:")
+        for row in rows or ["none here"]:
+            terminal.say("  " + (row if isinstance(row, str) else _row_line(row)))
 
 
-def _recipe_row(path: Path) -> dict[str, str]:
-    try:
-        recipe = read(path)
-    except ExporterError as error:
-        return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
-    targets = " ".join(target.name for target in recipe.targets)
-    return {"path": str(path), "checkpoint": recipe.checkpoint, "targets": targets}
+def _entry_line(entry: Entry) -> str:
+    """One kept file's line."""
+    made = datetime.fromtimestamp(entry.made).astimezone()
+    return f"{made:%Y-%m-%d %H:%M}  {shown_bytes(entry.size_bytes):>8}  {entry.what}"
 
 
-def _artifact_row(path: Path) -> dict[str, Any]:
-    try:
-        manifest = store.read_manifest(path)
-        verdict = "not validated"
-        if (path / report.REPORT).exists():
-            judged = report.read(path)
-            same = judged.artifact.digest == manifest.digest
-            verdict = judged.verdict if same else "its report is about another build"
-    except ExporterError as error:
-        return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
-    return {"path": str(path), "size_bytes": manifest.size_bytes, "state": verdict}
+def _row_line(row: Mapping[str, Any]) -> str:
+    """One row of a list; its first value is a path."""
+    path, *rest = (text for _, text in formatting.flat(row))
+    return f"{path}: {', '.join(rest)}"

@@ -24,7 +24,7 @@ from exporter.doctor.detect import described, layout
 from exporter.doctor.finding import LEVELS, Finding, Level, printable
 from exporter.doctor.folder import Folder, listed
 from exporter.errors import RecipeError
-from exporter.hub.hub_client import hub_id
+from exporter.hub.client import hub_id
 from exporter.system.progress import Progress, silent
 
 Check = Callable[[Folder], Iterable[Finding]]

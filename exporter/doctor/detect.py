@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from exporter.artifact.store import MANIFEST
-from exporter.checkpoint.fetch import ADAPTER
+from exporter.artifact.manifest import MANIFEST
+from exporter.checkpoint.files import ADAPTER
 from exporter.doctor.folder import Folder
 from exporter.formats.onnx_reader import Model
 from exporter.system.progress import shown_bytes

@@ -4,9 +4,9 @@ Beside a graph its weights are not fetched: that a file is there, and long enoug
 list tells.
 """
 
-from exporter.checkpoint.fetch import listed as listed_on_hub
 from exporter.doctor.folder import Folder, listed
 from exporter.errors import CheckpointError, exhausted
+from exporter.hub.download import listed as listed_on_hub
 from exporter.hub.download import local
 from exporter.hub.errors import explained
 from exporter.system.progress import Progress

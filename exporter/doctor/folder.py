@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from exporter.checkpoint.fetch import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
+from exporter.checkpoint.files import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
 from exporter.doctor.finding import Finding
 from exporter.errors import CheckpointError
 from exporter.formats.config_json import read_json

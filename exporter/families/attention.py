@@ -147,3 +147,116 @@ def unpacked(rows: Tensor) -> Tensor:
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """torch's own attention of [batch, heads, length, head_dim]; queries are scaled already."""
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
+
+
+@torch.library.custom_op("exporter::cross_attention", mutates_args=())
+def cross_attention(
+    query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, cached: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend to the past keys and values if `cached` [1], else to the new ones.
+
+    Queries are [batch, length, width], keys and values [batch, heads, length, head_dim]. Gives the
+    attention's output and the keys and values to keep: the new ones, or empty ones when the past is
+    used, so that a cache of 100 MB is not copied for every token. The past may have fewer rows
+    than the queries: row r then belongs to past r // (rows / pasts), as a window's hypotheses do.
+    One operator, so that the ONNX target can put the new projections inside an `If` (`torch.cond`
+    refuses branches of different shapes).
+    """
+    if bool(cached):
+        empty = key[:, :, :0]
+        grouped = query.reshape(past_key.shape[0], -1, query.shape[-1])
+        attended = attention(grouped, past_key, past_value, key.shape[1])
+        return attended.reshape(query.shape), empty.clone(), empty.clone()
+    return attention(query, key, value, key.shape[1]), key.clone(), value.clone()
+
+
+@cross_attention.register_fake
+def _(
+    query: Tensor, _past_key: Tensor, _past_value: Tensor, key: Tensor, value: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+@torch.library.custom_op("exporter::quantized_channels", mutates_args=())
+def quantized_channels(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Int8 codes of [batch, length, width], and the scale of each channel [width]."""
+    peak = states.square().amax((0, 1)).sqrt()
+    scale = (peak / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (states / scale).round().to(torch.int8), scale
+
+
+@quantized_channels.register_fake
+def _(states: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(states, dtype=torch.int8), states.new_empty(states.shape[-1])
+
+
+@quantized_channels.register_fake
+def _(states: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(states, dtype=torch.int8), states.new_empty(states.shape[-1])
+
+
+@torch.library.custom_op("exporter::shared_attention", mutates_args=())
+def shared_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend up to each token's own place, and give the caches with the new keys and values.
+
+    Those are [rows, tokens, width]; the caches [rows, heads, positions, head_dim].
+    """
+    end, tokens, heads = int(last[0]) + 1, query.shape[1], key_cache.shape[1]
+    places = torch.arange(end)
+    caches = key_cache.clone(), value_cache.clone()
+    for cache, new in zip(caches, (key, value), strict=True):
+        cache[:, :, end - tokens : end] = split(new, heads)
+    mask = places[None] <= places[end - tokens :, None]
+    keys, values = (cache[:, :, :end] for cache in caches)
+    return joined(attended(split(query, heads), keys, values, mask)), *caches
+
+
+@shared_attention.register_fake
+def _(
+    query: Tensor, _key: Tensor, _value: Tensor, key_cache: Tensor, value_cache: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key_cache), torch.empty_like(value_cache)
+
+
+@shared_attention.register_fake
+def _(
+    query: Tensor, _key: Tensor, _value: Tensor, key_cache: Tensor, value_cache: Tensor, _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key_cache), torch.empty_like(value_cache)
+
+
+@torch.library.custom_op("exporter::shared_cross_attention", mutates_args=())
+def shared_cross_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scales: list[Tensor],
+    last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend to all keys and values [windows, heads, source, head_dim]; give the same back.
+
+    They are float32, or int8 with `scales` for the keys' channels and for the values'. Queries are
+    [rows, tokens, width]; all rows of one window may share its keys and values.
+    """
+    queries = split(query.reshape(len(key), -1, query.shape[-1]), key.shape[1])
+    caches = [key, value]
+    if scales:
+        caches = [codes * scale for codes, scale in zip(caches, scales, strict=True)]
+    heard = joined(attended(queries, *caches))
+    return heard.reshape(query.shape), key.clone(), value.clone()
+
+
+@shared_cross_attention.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, _scales: list[Tensor], _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+@shared_cross_attention.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, _scales: list[Tensor], _: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import CheckpointError, exhausted
-from exporter.formats.storage import NAMES, TensorInfo
+from exporter.formats.tensor_io import NAMES, TensorInfo
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before version 1.6

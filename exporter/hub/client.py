@@ -5,8 +5,10 @@ has to come within a time, a Hub that stays silent is given up, and what may pas
 a whole: whoever calls `patiently` asks first what is there, and does what is lacking.
 """
 
+import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,6 @@ from typing import Any, TypeVar
 
 from exporter.errors import ExporterError, RecipeError, exhausted
 from exporter.hub.errors import Silence, root_of, root_of_upload, status_of, unsigned
-from exporter.hub.hub_client import faults
 from exporter.system.progress import Progress
 
 Result = TypeVar("Result")
@@ -217,3 +218,25 @@ def _fulfil(asked: "Future[Any]", context: Context, ask: Callable[[], Any]) -> N
 def _without_signatures(record: logging.LogRecord) -> bool:
     record.msg, record.args = unsigned(record.getMessage()), ()
     return True
+
+
+_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def hub_id(text: str) -> tuple[str, str | None] | None:
+    """The parts of `ORG/NAME` or `ORG/NAME@REVISION`; None for other texts."""
+    match = None if text.startswith(".") or ".." in text else _ID.fullmatch(text)
+    return (match["repo"], match["revision"]) if match else None
+
+
+def git_sha1(data: bytes) -> str:
+    """Git's name for a file's bytes, by which the Hub knows its small files."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """What may come out of a request: the library's and the network's errors, answers cut short."""
+    http: Any = import_module("huggingface_hub.utils._http")
+    client = getattr(http, "httpx2", None) or getattr(http, "httpx", None)
+    known = (OSError, ValueError, RuntimeError)  # RuntimeError: around whatever an upload raised
+    return (*known, client.HTTPError) if client else known

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact.store import sha256_file
 from exporter.errors import HubError, exhausted
+from exporter.hub.client import git_sha1
 from exporter.hub.errors import Silence, root_of, status_of
-from exporter.hub.hub_client import git_sha1
+from exporter.system.files import sha256_file
 from exporter.system.progress import Progress, shown_bytes
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -165,3 +168,14 @@ def _broken_off(error: BaseException) -> bool:
 def local(error: BaseException) -> bool:
     """Whether the trouble is this machine's: the network's errors carry no number."""
     return getattr(error, "errno", None) is not None
+
+
+def listed(repo: str, asked: str, progress: Progress) -> Transfer:
+    """Ask the Hub which commit a revision is, and what files it holds."""
+    from huggingface_hub import HfApi, constants
+
+    info = HfApi().model_info(
+        repo, revision=asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
+    files = {file.rfilename: file for file in info.siblings or ()}
+    return Transfer(repo, info.sha or asked, files, progress)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.artifact import provenance, report, signing, store
+from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.report import Report
-from exporter.artifact.store import Manifest
 from exporter.errors import GateError
 from exporter.recipe import Recipe, read
 
@@ -31,7 +31,7 @@ def proven(folder: Path) -> Proof:
     recipe's.
     """
     manifest = store.verify(folder)
-    recipe = read(folder / store.RECIPE)
+    recipe = read(folder / RECIPE)
     if not (folder / report.REPORT).exists():
         msg = f"{folder} was never judged: run `exporter validate {folder}` first"
         raise GateError(msg)

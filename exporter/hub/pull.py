@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact import report, store
 from exporter.artifact import trust as trusted
+from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURE, SIGNATURES
-from exporter.artifact.store import MANIFEST, Manifest
-from exporter.checkpoint.fetch import listed
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.errors import listed as listed_names
 from exporter.hub import client, model_card
-from exporter.hub.download import Transfer
+from exporter.hub.client import git_sha1, hub_id
+from exporter.hub.download import Transfer, listed
 from exporter.hub.errors import explained, unavailable
-from exporter.hub.hub_client import git_sha1, hub_id
-from exporter.system import build_cache
+from exporter.system import user_dirs
+from exporter.system.build_cache import Entry
 from exporter.system.progress import Progress, silent
+from exporter.system.user_dirs import pulled
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -87,7 +88,7 @@ def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Pa
     than the manifest has come, for code that was not built here, unless the caller does `trust` it.
     """
     repo, revision = hub_id(name) or (name, None)
-    place = build_cache.pulled() / repo / (revision or "main").replace("/", "--")
+    place = user_dirs.pulled() / repo / (revision or "main").replace("/", "--")
     standing = (place / MANIFEST).exists()
 
     def admit(folder: Path, manifest: Manifest) -> None:
@@ -206,3 +207,22 @@ def _require_whole(manifest: Manifest, transfer: Transfer) -> None:
             what = "lacks" if there is None else "holds another"
             msg = f"{transfer.repo} at {transfer.commit[:12]} {what} {file.path}: it is no artifact"
             raise IntegrityError(msg)
+
+
+def entries() -> list[Entry]:
+    """List the artifacts that were opened by their names on the Hub, oldest first."""
+    found = (_entry(path.parent) for path in pulled().glob(f"*/*/*/{MANIFEST}"))
+    return sorted(found, key=lambda entry: entry.made)
+
+
+def clear() -> int:
+    """Remove what `entries` lists; return its bytes."""
+    freed = sum(entry.size_bytes for entry in entries())
+    shutil.rmtree(pulled(), ignore_errors=True)
+    return freed
+
+
+def _entry(folder: Path) -> Entry:
+    what = f"{folder.parent.relative_to(pulled())} at {folder.name}, pulled"
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    return Entry(folder, what, size, (folder / MANIFEST).stat().st_mtime)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.artifact.store import ENVELOPE, MANIFEST, find, sha256_file
+from exporter.artifact.manifest import MANIFEST
+from exporter.artifact.store import ENVELOPE, find
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client
 from exporter.hub.eligibility import proven
 from exporter.hub.errors import endpoint, unpushed
 from exporter.hub.upload_plan import Item, Parcel, packed, write_cards
+from exporter.system.files import sha256_file
 from exporter.system.progress import Progress, shown_bytes
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import report
+from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURES
-from exporter.artifact.store import MANIFEST
 from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
+from exporter.hub.client import git_sha1, hub_id
 from exporter.hub.eligibility import Proof
-from exporter.hub.hub_client import git_sha1, hub_id
 from exporter.system.files import write_atomic
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter import recipe
-from exporter.artifact.store import RECIPE, Manifest, require_same
+from exporter.artifact.manifest import RECIPE, Manifest
+from exporter.artifact.store import require_same
 from exporter.artifact.trust import admit
 from exporter.errors import IntegrityError, MachineError
 from exporter.families.transcript import Audio, Transcript

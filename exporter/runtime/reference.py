@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from exporter.artifact import local_paths
-from exporter.artifact.store import Manifest
+from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
 from exporter.system.progress import Progress

@@ -1,4 +1,4 @@
-"""What is kept for the next time: graphs without weights, traced or compiled, and what was pulled.
+"""Graphs without weights, traced or compiled, that one build keeps for the next.
 
 An entry is named by a digest of everything it is made from, this package's own code included, and
 is believed only while its bytes are those that were written. Tracing and compiling are what takes
@@ -8,10 +8,8 @@ time; an interrupted build, or one of a sister checkpoint, finds them done.
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact.store import MANIFEST, sha256_file
-from exporter.system.files import make_folder, partial_name, write_atomic
+from exporter.system.files import make_folder, partial_name, sha256_file, write_atomic
+from exporter.system.user_dirs import owned, place
 
 _log = logging.getLogger(__name__)
-_PLACE = "EXPORTER_CACHE"
 _NOTE = ".json"
 # An entry, its note, or either half-written.
 _KEPT = r"[0-9a-f]{64}(\.json)?"
@@ -38,21 +35,6 @@ class Entry:
     what: str
     size_bytes: int
     made: float
-
-
-def place() -> Path:
-    """The folder: $EXPORTER_CACHE, or `exporter` in the user's folder for caches."""
-    if chosen := os.environ.get(_PLACE):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "exporter"
-
-
-def home() -> Path:
-    """The user's folder; the root for a user who has none and no name, as containers take it."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path("/")
 
 
 def obtain(
@@ -80,7 +62,6 @@ def entries() -> list[Entry]:
         note = _read_note(path)
         if note is not None and not path.suffix:
             found.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
-    found += [_pulled(folder) for folder in _artifacts()]
     return sorted(found, key=lambda entry: entry.made)
 
 
@@ -90,33 +71,7 @@ def clear() -> int:
     for path in _files():
         freed += path.lstat().st_size if path.suffix != _NOTE else 0
         path.unlink(missing_ok=True)
-    freed += sum(_pulled(folder).size_bytes for folder in _artifacts())
-    shutil.rmtree(pulled(), ignore_errors=True)
     return freed
-
-
-def pulled() -> Path:
-    """Where artifacts are that were opened by their names on the Hub: ORG/NAME/REVISION."""
-    return place() / "pulled"
-
-
-def _artifacts() -> list[Path]:
-    return sorted(path.parent for path in pulled().glob(f"*/*/*/{MANIFEST}"))
-
-
-def _pulled(folder: Path) -> Entry:
-    what = f"{folder.parent.relative_to(pulled())} at {folder.name}, pulled"
-    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-    return Entry(folder, what, size, (folder / MANIFEST).stat().st_mtime)
-
-
-def owned(folder: Path) -> bool:
-    """Whether a folder is ours and nobody else can write there: what it holds decides what runs."""
-    state = folder.stat()
-    if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return True
-    _log.warning("%s can be written by others, so nothing in it is used: chmod go-w", folder)
-    return False
 
 
 def _keep(path: Path, kept: Path, what: str) -> None:

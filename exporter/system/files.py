@@ -8,6 +8,7 @@ what a living one is writing by a lock, which the kernel drops with its holder.
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -167,3 +168,9 @@ def remove(folder: Path) -> None:
                 raise
         else:
             return
+
+
+def sha256_file(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,9 @@
 """One heavy step in a process of its own: its memory is given back, its crash is contained.
 
-`run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each: progress in
-a list, our own warnings as text, the answer as an object. `main` is the other side. What else the
-step prints goes to a log. A step runs compilers and native code: it gets no key of its owner's.
+`run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each:
+progress in a list, our own warnings as text, the answer as an object. `main` is the other side.
+What else the step prints goes to a log. A step runs compilers and native code: it gets no key of
+its owner's.
 """
 
 import ctypes

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel
 from torch import nn
 
-from exporter.artifact.store import Manifest, Outcome
+from exporter.artifact.manifest import Manifest, Outcome
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.system.progress import Progress

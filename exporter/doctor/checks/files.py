@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from exporter.artifact import store
-from exporter.checkpoint.fetch import CONFIGS, missing_companions
+from exporter.artifact.manifest import MANIFEST
+from exporter.checkpoint.files import CONFIGS, missing_companions
 from exporter.doctor.detect import layout, parts
 from exporter.doctor.finding import Finding
 from exporter.doctor.folder import Folder
@@ -11,7 +12,7 @@ from exporter.errors import CheckpointError, IntegrityError
 from exporter.families import model_types
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
-from exporter.hub.hub_client import hub_id
+from exporter.hub.client import hub_id
 
 _WITHOUT = {
     "config.json": "no loader knows what model it is",
@@ -123,13 +124,13 @@ def model_type(folder: Folder) -> Iterator[Finding]:
 
 def manifest(folder: Folder) -> Iterator[Finding]:
     """An artifact of ours that is not what its manifest promises."""
-    if store.MANIFEST in folder.files and not folder.left:
+    if MANIFEST in folder.files and not folder.left:
         try:
             store.verify(folder.path)
         except IntegrityError as error:
             first, *rest = str(error).replace(f"{folder.path}/", "").splitlines()
             mend = rest[0] if rest else "exporter build RECIPE --force, or exporter pull it again."
-            yield Finding("problem", store.MANIFEST, first, mend)
+            yield Finding("problem", MANIFEST, first, mend)
 
 
 CHECKS = (missing_files, code_in_configs, programs, packages, model_type, manifest)

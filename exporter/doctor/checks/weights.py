@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from exporter.checkpoint.fetch import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
+from exporter.checkpoint.files import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 from exporter.doctor.finding import Finding
 from exporter.doctor.folder import Folder
 from exporter.doctor.values import finite

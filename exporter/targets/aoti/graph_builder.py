@@ -10,7 +10,9 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
-from exporter.quantization.plan import Plan, Weights, keep_narrow, plan_linears, replace_module
+from exporter.quantization.modules import keep_narrow, replace_module
+from exporter.quantization.plan import Plan, plan_linears
+from exporter.quantization.weights import Weights
 from exporter.system.build_cache import obtain
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version

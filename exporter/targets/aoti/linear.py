@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.plan import absent
+from exporter.quantization.modules import absent
 
 
 @torch.library.custom_op("exporter::int8_linear", mutates_args=())

@@ -1,7 +1,7 @@
 """Compiled packages on disk: written lean, described, and called.
 
-A `.pt2` is a zip with a native library. Its members are checked by `exporter.formats.pt2` before they
-are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.
+A `.pt2` is a zip with a native library. Its members are checked by `exporter.formats.pt2` before
+they are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.
 """
 
 import json

@@ -16,13 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact.store import Manifest, Needs, Outcome
+from exporter.artifact.manifest import Manifest, Needs, Outcome
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import MachineError, RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
-from exporter.quantization.plan import Weights, plan_linears
+from exporter.quantization.plan import plan_linears
+from exporter.quantization.weights import Weights
 from exporter.system.hardware import require_features
 from exporter.targets.aoti.autotune import choose, largest, trials
 from exporter.targets.aoti.compiler import require_compiler

@@ -7,7 +7,8 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from exporter.quantization.plan import Int8, Plan, absent, replace_module
+from exporter.quantization.modules import absent, replace_module
+from exporter.quantization.plan import Int8, Plan
 
 Precision = Literal["int8", "float32", "float16", "bfloat16"]
 

@@ -11,84 +11,44 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import onnx_ir as ir
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from exporter.artifact.store import Manifest, Needs, Outcome
+from exporter.artifact.manifest import Manifest, Needs, Outcome
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import BuildError, RecipeError
+from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.config_json import read_json
-from exporter.quantization.plan import (
-    Int8,
-    Plan,
-    Weights,
-    keep_narrow,
-    plan_linears,
-    replace_module,
-)
+from exporter.quantization.modules import keep_narrow, replace_module
+from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.weights import Weights
 from exporter.system.build_cache import obtain
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job
-from exporter.targets.onnx import attention, external_data, passes
+from exporter.targets.onnx import external_data
 from exporter.targets.onnx.external_data_check import require_sealed
-from exporter.targets.onnx.layouts import CONFIG, Layout, Named, config_text, graph_name, named
+from exporter.targets.onnx.layouts import CONFIG, config_text, graph_name
 from exporter.targets.onnx.linear import (
     UNSIGNED_ZERO,
     FloatMatMul,
     Int8MatMul,
-    Precision,
     TiedMatMul,
-    int8_matmul_nodes,
     swap_linears,
 )
-from exporter.targets.onnx.passes import placeholder
+from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
+from exporter.targets.onnx.trace import _OPSET, _trace
 
 _log = logging.getLogger(__name__)
-_OPSET = 20
-# optimum's avx2 preset has unsigned weights: u8 x u8 does not saturate where VNNI is missing.
-_UNSIGNED_PRESETS = ("avx2",)
 # About what a graph's nodes take, for each linear module and each input with what lies around it.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same of a graph that borrows its weights, for each input and output.
 _BORROWER_BYTES = 1_450
 _ORT_CONFIG_BYTES = 700
 _TOKENIZER = "tokenizer.json"
-
-
-class Options(BaseModel):
-    """`preset` is one of optimum's `AutoQuantizationConfig`; `exclude` names what stays float.
-
-    `dtype` is how linear weights are stored, for all graphs or by graph (one not named has int8).
-    Whatever is stored, graphs take, give and compute float32, so that any mix loads anywhere.
-    `layout` says whose names and places the files have; what they hold is the same.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dtype: Precision | dict[str, Precision] = "int8"
-
-    preset: Literal["avx512_vnni", "avx512", "avx2", "arm64"] = "avx512_vnni"
-    per_channel: bool = True
-    reduce_range: bool = False
-    exclude: tuple[str, ...] = ()
-    include_lm_head: bool = True
-    layout: Layout = "optimum"
-
-    def precision(self, graph: str) -> Precision:
-        """How a graph's linear weights are stored; the encoder is that of `encoder_model`."""
-        part = graph.partition("_")[0]
-        return self.dtype if isinstance(self.dtype, str) else self.dtype.get(part, "int8")
-
-    def named(self, graph: str, lender: str | None = None) -> Named:
-        """A graph, with weights of its own or of a lender, and its file."""
-        return named(self.layout, graph, int8=self.precision(lender or graph) == "int8")
 
 
 def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
@@ -257,46 +217,6 @@ def _plan(options: Options, model: nn.Module, family: Family) -> Plan:
 
 def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
-
-
-def _trace(graph: Graph) -> ir.Model:
-    """Trace a graph to ONNX, weights still absent."""
-    traced = graph.first or graph
-    axes = [traced.dynamic.get(name, {}) for name in traced.inputs]
-    dynamic = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) for named in axes)
-    program = torch.export.export(
-        traced.module,
-        tuple(traced.inputs.values()),
-        dynamic_shapes={"inputs": dynamic},
-        strict=False,
-    )
-    operators = torch.ops.exporter
-    exported = torch.onnx.export(
-        program,
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-        opset_version=_OPSET,
-        input_names=list(traced.inputs),
-        output_names=list(traced.outputs),
-        custom_translation_table={
-            operators.int8_matmul.default: int8_matmul_nodes,
-            operators.attention.default: attention.attention,
-            operators.cross_attention.default: placeholder(passes.CROSS_ATTENTION, 6, 3),
-            operators.quantized_channels.default: attention.quantized_channels,
-            operators.shared_attention.default: attention.shared_attention,
-            operators.shared_cross_attention.default: attention.shared_cross_attention,
-            operators.layer_boundary.default: placeholder(passes.LAYER_BOUNDARY, 1, 1),
-        },
-    )
-    if exported is None:
-        msg = f"torch.onnx.export gave nothing for {graph.name}"
-        raise BuildError(msg)
-    if graph.first is not None:
-        passes.repeat_layer(exported.model, graph)
-    passes.name_axes(exported.model, graph)
-    passes.condition_cross_attention(exported.model)
-    return exported.model
 
 
 def _write_ort_config(folder: Path, options: Options) -> None:

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact.store import Manifest, Needs, Outcome
+from exporter.artifact.manifest import Manifest, Needs, Outcome
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
-from exporter.quantization.plan import Int8, Plan, Weights, plan_linears, replace_module
+from exporter.quantization.modules import replace_module
+from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.weights import Weights
 from exporter.system.hardware import describe
 from exporter.targets.base import Job
 

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from exporter.errors import CheckpointError, RecipeError
 from exporter.families.transcript import Audio, Segment, Transcript
 from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
-from exporter.families.whisper.decoding.text import speller
 from exporter.recipe import Decoding
 
 _ENGLISH_VOCABULARY = 51864  # every multilingual one has more
@@ -193,3 +193,25 @@ def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
         timed.append(Segment(float(segment["start"]), float(segment["end"]), text))
     text = timed[0].text if len(timed) == 1 else tokenizer.decode(tokens).strip()
     return Transcript(text, tuple(tokens), tuple(timed))
+
+
+class Speller:
+    """What `transcribe` needs of a tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._first_timestamp = tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
+
+    def spoken(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens that are text: neither special nor times."""
+        return [i for i in tokens if i < self._first_timestamp and i not in self._special]
+
+
+_spellers: WeakKeyDictionary[Any, Speller] = WeakKeyDictionary()
+
+
+def speller(tokenizer: Any) -> Speller:
+    """The tokenizer's speller, made at its first use."""
+    if tokenizer not in _spellers:
+        _spellers[tokenizer] = Speller(tokenizer)
+    return _spellers[tokenizer]

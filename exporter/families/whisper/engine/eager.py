@@ -15,7 +15,7 @@ from exporter.families.attention import attended, split
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.decoding.loop import Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
-from exporter.families.whisper.graphs.merged import embed, feed_forward, merge
+from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 
 
 def attach_engine(model: Any) -> None:

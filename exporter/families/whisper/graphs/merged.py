@@ -6,43 +6,24 @@ kernels may be stored in fewer bits than the graph computes in: they are widened
 used.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exporter.families.attention import attention, split
-from exporter.families.graph import Graph, Shape, alike, first_layer, layer_boundary, layer_of
-
-
-@torch.library.custom_op("exporter::cross_attention", mutates_args=())
-def cross_attention(
-    query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, cached: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend to the past keys and values if `cached` [1], else to the new ones.
-
-    Queries are [batch, length, width], keys and values [batch, heads, length, head_dim]. Gives the
-    attention's output and the keys and values to keep: the new ones, or empty ones when the past is
-    used, so that a cache of 100 MB is not copied for every token. The past may have fewer rows
-    than the queries: row r then belongs to past r // (rows / pasts), as a window's hypotheses do.
-    One operator, so that the ONNX target can put the new projections inside an `If` (`torch.cond`
-    refuses branches of different shapes).
-    """
-    if bool(cached):
-        empty = key[:, :, :0]
-        grouped = query.reshape(past_key.shape[0], -1, query.shape[-1])
-        attended = attention(grouped, past_key, past_value, key.shape[1])
-        return attended.reshape(query.shape), empty.clone(), empty.clone()
-    return attention(query, key, value, key.shape[1]), key.clone(), value.clone()
-
-
-@cross_attention.register_fake
-def _(
-    query: Tensor, _past_key: Tensor, _past_value: Tensor, key: Tensor, value: Tensor, _: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+from exporter.families.attention import attention, cross_attention, split
+from exporter.families.graph import Graph, Shape, alike, first_layer, layer_of
+from exporter.families.whisper.graphs.layers import (
+    _attend,
+    embed,
+    encode,
+    feed_forward,
+    mark,
+    merge,
+    meta,
+    shapes,
+)
 
 
 class Encoder(nn.Module):
@@ -165,80 +146,3 @@ def dynamic_graphs(model: Any) -> list[Graph]:
         first = replace(first_layer(decoder), module=MergedDecoder(model, depth=1))
         decoder = replace(decoder, first=first, depth=config.decoder_layers)
     return [encoder, decoder]
-
-
-def shapes(
-    model: Any,
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Example shapes of the features, the encoder's output and a full self-attention cache."""
-    config = model.config
-    encoder = model.model.encoder
-    frames = config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-    heads = config.decoder_attention_heads
-    return (
-        (2, config.num_mel_bins, frames),
-        (2, config.max_source_positions, config.d_model),
-        (2, heads, config.max_target_positions, config.d_model // heads),
-    )
-
-
-def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def encode(
-    encoder: Any,
-    features: Tensor,
-    attend: Callable[[Any, Tensor], Tensor],
-    depth: int | None = None,
-) -> Tensor:
-    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it.
-
-    `attend` is a layer's whole self-attention of [batch, source, width].
-    """
-    dtype = encoder.layer_norm.weight.dtype
-    hidden = features.to(dtype)
-    for conv in (encoder.conv1, encoder.conv2):
-        kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
-        hidden = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
-        hidden = nn.functional.gelu(hidden)
-    hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
-    for layer in encoder.layers[:depth]:
-        hidden = mark(hidden, depth)
-        states = layer.self_attn_layer_norm(hidden)
-        hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
-    normed: Tensor = encoder.layer_norm(mark(hidden, depth))
-    return normed
-
-
-def mark(hidden: Tensor, depth: int | None) -> Tensor:
-    """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
-    marked: Tensor = hidden if depth is None else layer_boundary(hidden)
-    return marked
-
-
-def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    """Token and position embeddings [batch, tokens, width]."""
-    tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
-    tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
-    dtype = decoder.layer_norm.weight.dtype
-    return tokens.to(dtype) + places.to(dtype)
-
-
-def merge(attention: Any, attended: Tensor) -> Tensor:
-    """[batch, heads, length, head_dim] -> the output projection of [batch, length, width]."""
-    merged: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
-    return merged
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention in separate steps, which ONNX runtimes of all ages know."""
-    scores = query @ key.transpose(-1, -2)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return weights @ value
-
-
-def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
-    states = layer.fc1(layer.final_layer_norm(hidden))
-    output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
-    return output

@@ -20,7 +20,7 @@ from exporter.families.attention import (
     window_attention,
 )
 from exporter.families.graph import Graph
-from exporter.families.whisper.graphs.merged import embed, encode, feed_forward, meta, shapes
+from exporter.families.whisper.graphs.layers import embed, encode, feed_forward, meta, shapes
 
 
 class CrossEncoder(nn.Module):

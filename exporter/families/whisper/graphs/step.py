@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.families.attention import split
-from exporter.families.graph import WRITTEN, Graph, Shape, alike, first_layer
-from exporter.families.shared_attention import (
+from exporter.families.attention import (
     quantized_channels,
     shared_attention,
     shared_cross_attention,
+    split,
 )
-from exporter.families.whisper.graphs.merged import embed, feed_forward, mark, meta, shapes
+from exporter.families.graph import WRITTEN, Graph, Shape, alike, first_layer
+from exporter.families.whisper.graphs.layers import embed, feed_forward, mark, meta, shapes
 
 _LENDER = "decoder_model_merged"
 

@@ -28,7 +28,7 @@ def init(
     if not github:
         msg = "say for whom the workflow is: --github"
         raise click.UsageError(msg)
-    from exporter.cli import workflow
+    from exporter.cli.init import workflow
     from exporter.recipe import read
 
     path = workflow.write(read(recipe), package, force=force)

@@ -1,0 +1,136 @@
+"""The manifest: what an artifact holds, what it was made from, and what it needs."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+MANIFEST = "manifest.json"
+
+
+RECIPE = "recipe.yaml"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(_Frozen):
+    """One sealed file: its POSIX path inside the artifact, its size and its hash."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Origin(_Frozen):
+    """The checkpoint an artifact was built from; `revision` is a commit of the Hub.
+
+    `source` is a Hub id, or the name of a folder: manifests may be published, paths may not.
+    """
+
+    source: str
+    revision: str | None
+    sha256: str
+    size_bytes: int
+    parameters: int
+
+
+class RecipeStamp(_Frozen):
+    """The recipe an artifact was built by; `source` is the name of the file it was read from."""
+
+    name: str
+    sha256: str
+    source: str
+
+
+class Needs(_Frozen):
+    """What a machine must offer to load an artifact."""
+
+    cpu_features: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+class Choice(_Frozen):
+    """What a build chose for one graph, and why: `seconds` of a call, by candidate.
+
+    They are measured on models of so many `layers` each, and reckoned for `depth` of them. There
+    are none where there was but one candidate.
+    """
+
+    chosen: str
+    seconds: dict[str, float] = {}
+    layers: tuple[int, ...] = ()
+    depth: int
+
+
+class Outcome(_Frozen):
+    """What a target's build tells: what loading needs, and the options with what it chose."""
+
+    needs: Needs
+    options: dict[str, Any]
+    choices: dict[str, Choice] = {}
+
+
+class Predicted(_Frozen):
+    """What the plan foretold: the artifact's size, the build step, and the first reload."""
+
+    size_bytes: int
+    peak_rss_bytes: int
+    reload_rss_bytes: int
+    seconds: float
+
+
+class BuildFigures(_Frozen):
+    """What the build cost on the machine it ran on, and what had been foretold."""
+
+    seconds: float
+    peak_rss_bytes: int
+    predicted: Predicted | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `predicted` out where there is none: older manifests keep their bytes."""
+        told: dict[str, Any] = inner(self)
+        return told if self.predicted else {k: v for k, v in told.items() if k != "predicted"}
+
+
+class Manifest(_Frozen):
+    """Everything about an artifact that can be told without opening it."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    kind: str
+    family: str
+    options: dict[str, Any]
+    recipe: RecipeStamp
+    checkpoint: Origin
+    needs: Needs
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    build: BuildFigures
+    build_key: str
+    choices: dict[str, Choice] = {}
+    files: tuple[File, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `choices` out where there are none: older manifests keep their bytes."""
+        told: dict[str, Any] = inner(self)
+        return told if self.choices else {k: v for k, v in told.items() if k != "choices"}
+
+    def canonical(self) -> bytes:
+        """The manifest's bytes: sorted keys, UTF-8, one final newline."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        return text.encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """The artifact's identity: sha256 of the canonical manifest."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all sealed files."""
+        return sum(file.size_bytes for file in self.files)

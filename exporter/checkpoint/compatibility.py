@@ -1,0 +1,44 @@
+"""Whether a checkpoint's tensors fit the model that its config describes."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import CheckpointError
+from exporter.formats.tensor_io import FLOATS
+
+
+def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str]) -> None:
+    """Refuse a checkpoint whose tensors are not exactly those of its config's model.
+
+    All differences are counted and the first of each kind is named.
+    """
+    stored = {name: info.shape for name, info in checkpoint.tensors.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [n for n in expected if n not in stored and tied.get(n) not in stored]
+    unexpected = [n for n in stored if n not in expected]
+    wrong = [n for n in stored if n in expected and stored[n] != expected[n]]
+    odd = [n for n, info in checkpoint.tensors.items() if info.dtype not in FLOATS]
+    problems = []
+    if odd:
+        kind = checkpoint.tensors[odd[0]].dtype
+        problems.append(f"{len(odd)} of type {kind}, not {' or '.join(FLOATS)} (first: {odd[0]})")
+    if missing:
+        problems.append(f"{len(missing)} missing (first: {missing[0]})")
+    if unexpected:
+        problems.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+    if wrong:
+        first = wrong[0]
+        shapes = f"{list(stored[first])}, config.json says {list(expected[first])}"
+        problems.append(f"{len(wrong)} of another shape (first: {first} is {shapes})")
+    if problems:
+        where = _files_of(checkpoint, [*odd, *unexpected, *wrong])
+        msg = f"{where}: the tensors do not fit config.json: {'; '.join(problems)}"
+        raise CheckpointError(msg)
+
+
+def _files_of(checkpoint: Checkpoint, names: list[str]) -> str:
+    """Where the first of the tensors lies; without any, the only file, or the folder of several."""
+    files = checkpoint.tensors[names[0]].files if names else checkpoint.weight_files
+    return " with ".join(map(str, files)) if names or len(files) == 1 else str(checkpoint.folder)

@@ -1,0 +1,111 @@
+"""Which files a checkpoint has: weights, configuration and tokenizer, by name."""
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import CheckpointError
+
+if TYPE_CHECKING:
+    pass
+
+
+WEIGHTS = "model.safetensors"
+
+
+INDEX = "model.safetensors.index.json"
+
+
+PICKLE = "pytorch_model.bin"
+
+
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+
+
+ADAPTER = "adapter_config.json"
+
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
+
+
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "normalizer.json"),
+)
+
+
+_WHOLE = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
+
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
+
+
+def missing_companions(names: Collection[str]) -> list[str]:
+    """Which files besides weights are lacking for a transcript; an adapter's base has them."""
+    if _is_adapter(names):
+        return []
+    missing = [name for name in CONFIGS if name not in names]
+    slow = {"vocab.json", "merges.txt"} <= set(names)
+    if not slow and "tokenizer.json" not in names:
+        missing.append("tokenizer.json (or vocab.json and merges.txt)")
+    return missing
+
+
+def _is_adapter(names: Collection[str]) -> bool:
+    return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
+
+
+def weight_names(
+    names: Collection[str],
+    where: str,
+    bring: Callable[[str], Path],
+    *,
+    allow_pickle: bool = False,
+) -> list[str]:
+    """The weight files to take: safetensors if there are any, one copy, an index before its shards.
+
+    Raises CheckpointError, naming `where`, when there are none, some are missing, or they are
+    pickles and nobody allowed those.
+    """
+    if _is_adapter(names):
+        return [ADAPTER_WEIGHTS]
+    chosen = next((name for name in _WHOLE if name in names), None)
+    if chosen is None:
+        others = sorted(name for name in names if name.endswith(_WEIGHT_SUFFIXES))[:3]
+        found = f" (found {', '.join(others)})" if others else ""
+        msg = f"{where}: no {WEIGHTS}{found}.\nTake a repository of whole transformers weights."
+        raise CheckpointError(msg)
+    if chosen in (PICKLE, PICKLE_INDEX) and not allow_pickle:
+        raise CheckpointError(pickle_refused(f"{where}: {chosen}"))
+    if chosen not in (INDEX, PICKLE_INDEX):
+        return [chosen]
+    shards = _shards(bring(chosen))
+    absent = [name for name in shards if name not in names or "/" in name]
+    if not shards or absent:
+        msg = (
+            f"{where}: {chosen} names {', '.join(absent[:3]) or 'no files'}, which it does not hold"
+        )
+        raise CheckpointError(msg)
+    return [chosen, *shards]
+
+
+def pickle_refused(where: str) -> str:
+    """What to do where there are no safetensors."""
+    return (
+        f"{where} is a pickle, and those are read only if you allow it: say `allow_pickle: true` "
+        "in the recipe\n(build --set allow_pickle=true; inspect --allow-pickle), "
+        "or take safetensors. Nothing in it is run, even so."
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({str(name) for name in names})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{index}: no `weight_map` ({type(error).__name__})"
+        raise CheckpointError(msg) from error

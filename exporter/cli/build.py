@@ -1,0 +1,150 @@
+"""The build command, and how plans and results look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.options import command
+from exporter.cli.output import formatting
+from exporter.cli.output.formatting import moment, option_value
+from exporter.cli.output.terminal import Terminal, shown
+from exporter.system.progress import shown_bytes
+
+if TYPE_CHECKING:
+    from exporter.artifact.manifest import Manifest
+    from exporter.build.estimate import Room
+    from exporter.build.pipeline import BuiltArtifact
+
+
+@command
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="artifacts",
+    show_default=True,
+    help="The folder that holds a folder per recipe.",
+)
+@click.option("--checkpoint", metavar="ID_OR_PATH", help="Instead of the recipe's own.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="NAME", help="Only this one; repeatable."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Like decoding.num_beams=5."
+)
+@click.option("--force", is_flag=True, help="Build anew, and replace what differs.")
+@click.option(
+    "--dry-run", is_flag=True, help="Tell what would be built and what it takes; build nothing."
+)
+def build(
+    terminal: Terminal,
+    recipe: Path,
+    overrides: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Build a recipe's artifacts into OUTPUT/<recipe>/<target>."""
+    from exporter.recipe import read
+
+    wanted = read(recipe, overrides)  # before torch is loaded, so that a typo is told at once
+    from exporter.build import pipeline as builder
+
+    with terminal.progress() as progress:
+        if dry_run:
+            rows, room = builder.dry_run(wanted, **how, progress=progress)
+        else:
+            built = builder.build(wanted, **how, progress=progress)
+    if dry_run:
+        _say_plan(terminal, rows, room, as_json)
+        return
+    if as_json:
+        terminal.say_json(artifacts=[_built_row(one) for one in built])
+        return
+    for one in built:
+        terminal.say(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
+        for line in choices(one.manifest):
+            terminal.say(f"  {line}")
+
+
+def _built_row(one: BuiltArtifact) -> dict[str, Any]:
+    """An artifact as data, with what was foretold beside what was measured."""
+    figures, reload = one.manifest.build, one.reload
+    measured = {
+        "size_bytes": one.manifest.size_bytes,
+        "peak_rss_bytes": figures.peak_rss_bytes,
+        "seconds": figures.seconds,
+        "reload_rss_bytes": reload and reload["peak_rss_bytes"],
+        "reload_seconds": reload and reload["seconds"],
+    }
+    return {
+        "path": str(one.path),
+        "reused": one.reused,
+        "digest": one.manifest.digest,
+        "size_bytes": one.manifest.size_bytes,
+        "predicted": {name: one.prediction.as_row()[name] for name in measured},
+        "measured": measured,
+        "manifest": one.manifest.model_dump(mode="json"),
+    }
+
+
+def _say_plan(terminal: Terminal, rows: list[dict[str, Any]], room: Room, as_json: bool) -> None:
+    if as_json:
+        terminal.say_json(plan=rows, here=room.as_row())
+        return
+    terminal.draw(formatting.of_plan(rows))
+    for row in rows:
+        terminal.say(contents(row))
+    terminal.say(formatting.room(room.as_row()))
+
+
+# Smaller files of an artifact are told together.
+_SMALL = 0.01
+
+
+_CHOSEN = "chosen by timing while it is built; sizes are of the largest candidate"
+
+
+def contents(row: Mapping[str, Any]) -> str:
+    """What a planned artifact will be: its options, and its files with their sizes."""
+    options = ", ".join(f"{key}={option_value(value)}" for key, value in row["options"].items())
+    large = [f for f in row["files"] if f["size_bytes"] >= _SMALL * row["size_bytes"]]
+    told = [f"{f['path']} {shown_bytes(f['size_bytes'])}" for f in large]
+    if small := [f["size_bytes"] for f in row["files"] if f not in large]:
+        told.append(f"{len(small)} small files {shown_bytes(sum(small))}")
+    lines = [f"{row['artifact']}: {options}", f"  {', '.join(told)}"]
+    if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
+        lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
+    return "\n".join(lines)
+
+
+def _is_open(value: object) -> bool:
+    """Whether an option leaves something to the build."""
+    return "auto" in value.values() if isinstance(value, dict) else value == "auto"
+
+
+def built_line(manifest: Manifest, *, reused: bool) -> str:
+    """One artifact's line after a build."""
+    if reused:
+        return f"{shown_bytes(manifest.size_bytes)}, already built, kept"
+    cost = f"{manifest.build.seconds:.0f} s, {shown_bytes(manifest.build.peak_rss_bytes)} of memory"
+    return f"{shown_bytes(manifest.size_bytes)}, built in {cost}"
+
+
+def choices(manifest: Manifest) -> Iterator[str]:
+    """What the build chose, a line for each graph: every candidate with its time."""
+    for graph, choice in manifest.choices.items():
+        if not choice.seconds:
+            yield f"{graph}: {choice.chosen}, the only candidate"
+            continue
+        chosen = moment(choice.seconds[choice.chosen])
+        ranked = sorted(choice.seconds.items(), key=lambda pair: pair[1])
+        others = ", ".join(f"{c} {moment(s)}" for c, s in ranked if c != choice.chosen)
+        cut = f"{' and '.join(map(str, choice.layers))} of {choice.depth} layers"
+        whole = choice.layers == (choice.depth,)
+        how = "" if whole else f"; reckoned from {cut}"
+        yield f"{graph}: {choice.chosen} ({chosen} a call; {others}{how})"

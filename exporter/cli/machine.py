@@ -1,0 +1,88 @@
+"""The machine command: what this machine offers, and how fast it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.options import command
+from exporter.cli.output.formatting import option_value
+from exporter.system.progress import shown_bytes
+
+if TYPE_CHECKING:
+    from exporter.cli.output.terminal import Terminal
+
+
+@command
+@click.option("--measure", is_flag=True, help="Also measure memory and products: seconds.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="To measure with; default: all cores.",
+)
+def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: bool) -> None:
+    """Tell what this machine offers, and what follows for each kind of artifact."""
+    if threads and not measure:
+        msg = "--threads goes with --measure"
+        raise click.UsageError(msg)
+    from exporter.targets import capabilities
+
+    facts = capabilities.of_machine()
+    measured = None
+    if measure:
+        from exporter.system import microbench
+
+        with terminal.progress() as progress:
+            measured = microbench.measure_fresh(threads, progress)
+    if as_json:
+        terminal.say_json(**facts, measured=measured)
+        return
+    for line in of_machine(facts):
+        terminal.say(line)
+    for line in of_rates(measured) if measured else ():
+        terminal.say(line)
+
+
+def of_machine(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a machine is, and what follows from it for each kind of artifact, line by line."""
+    has = [name for name, there in facts["features"].items() if there]
+    lacks = [name for name, there in facts["features"].items() if not there]
+    memory, free = (shown_bytes(facts[f"memory_{which}bytes"]) for which in ("", "available_"))
+    yield f"cpu: {facts['cpu']}, {_cores(facts['cores'])}, {facts['isa']}"
+    yield f"has: {' '.join(has) or 'none of the below'}"
+    yield f"lacks: {' '.join(lacks) or 'nothing'}"
+    yield f"caches: {', '.join(map(_cache, facts['caches'])) or 'not told by this system'}"
+    yield f"memory: {memory}, {free} of it available"
+    for kind, target in facts["targets"].items():
+        options = (target["defaults"] or {}).items()
+        defaults = ", ".join(f"{key}={option_value(value)}" for key, value in options)
+        yield f"{kind}: {defaults}{'; ' if defaults else ''}{target['says']}"
+
+
+def _cache(cache: Mapping[str, Any]) -> str:
+    kib = cache["size_bytes"] // 1024
+    size = f"{kib // 1024} MiB" if kib % 1024 == 0 else f"{kib} KiB"
+    kind = "" if cache["kind"] == "unified" else f" {cache['kind']}"
+    return f"L{cache['level']}{kind} {size} for {_cores(cache['cores'])}"
+
+
+def _cores(count: int) -> str:
+    return f"{count} core" if count == 1 else f"{count} cores"
+
+
+def of_rates(measured: Mapping[str, Any]) -> Iterator[str]:
+    """How fast memory is read and matrices are multiplied, line by line."""
+    memory = measured["memory"]
+    yield (
+        f"memory is read at {memory['read_bytes_per_s'] / 1e9:.1f} GB/s "
+        f"({shown_bytes(memory['buffer_bytes'])} in a row, threads {measured['threads']})"
+    )
+    for each in measured["products"]:
+        rates = ", ".join(
+            f"{dtype} {each[dtype] / 1e9:.0f}" for dtype in ("int8", "bfloat16", "float32")
+        )
+        shape = f"[{each['rows']}, {each['width']}] by [{each['width']}, {each['width']}]"
+        yield f"products {shape}, billion operations a second: {rates}"

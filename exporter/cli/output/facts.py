@@ -1,0 +1,102 @@
+"""Facts about an artifact or a checkpoint, and lists of all that can be named, as plain data.
+
+Without torch but for checkpoints.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact import report, store
+from exporter.artifact.manifest import MANIFEST
+from exporter.artifact.signing import SIGNATURES
+from exporter.errors import ExporterError
+from exporter.families import FAMILIES, family_name
+from exporter.recipe import read
+from exporter.targets import TARGETS
+
+
+def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
+    """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed.
+
+    A checkpoint may be a Hub id; its weights stay there.
+    """
+    if (path / MANIFEST).exists():
+        return _artifact_facts(path)
+    return _checkpoint_facts(path, allow_pickle=allow_pickle)
+
+
+def of_folder(here: Path) -> dict[str, list[Any]]:
+    """Return the recipes and artifacts below `here`, and the targets and families there are."""
+    manifests = sorted((here / "artifacts").glob(f"*/*/{MANIFEST}"))
+    return {
+        "recipes": [_recipe_row(path) for path in sorted((here / "recipes").glob("*.yaml"))],
+        "targets": list(TARGETS),
+        "families": list(FAMILIES),
+        "artifacts": [
+            _artifact_row(path.parent) for path in manifests if path.parent.name[0] != "."
+        ],
+    }
+
+
+def _artifact_facts(path: Path) -> dict[str, Any]:
+    manifest = store.read_manifest(path)
+    facts = {
+        "artifact": str(path),
+        "digest": manifest.digest,
+        "size_bytes": manifest.size_bytes,
+        "manifest": manifest.model_dump(mode="json"),
+        "signatures": [name for name in SIGNATURES if (path / name).exists()],
+        "report": None,
+    }
+    if (path / report.REPORT).exists():
+        judged = report.read(path)
+        facts["report"] = {
+            "verdict": judged.verdict,
+            "sentence": judged.sentence,
+            "judged_this_artifact": judged.artifact.digest == manifest.digest,
+            "clips": judged.data.clips,
+            "wer_original": judged.reference_figures.wer,
+            "wer": judged.figures.wer,
+            "latency_ratio": judged.latency_ratio.value,
+            "page": str(path / report.PAGE),
+        }
+    return facts
+
+
+def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
+    from exporter.build import estimate
+    from exporter.checkpoint.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(str(path), weights=False, allow_pickle=allow_pickle)
+    room = estimate.room_at(Path("artifacts"))
+    return {
+        "checkpoint": str(path),
+        "family": family_name(checkpoint.config),
+        "parameters": checkpoint.parameters,
+        "dtypes": sorted({info.dtype for info in checkpoint.tensors.values()}),
+        "size_bytes": checkpoint.size_bytes,
+        "plan": estimate.of_checkpoint(checkpoint, room),
+        "here": room.as_row(),
+    }
+
+
+def _recipe_row(path: Path) -> dict[str, str]:
+    try:
+        recipe = read(path)
+    except ExporterError as error:
+        return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
+    targets = " ".join(target.name for target in recipe.targets)
+    return {"path": str(path), "checkpoint": recipe.checkpoint, "targets": targets}
+
+
+def _artifact_row(path: Path) -> dict[str, Any]:
+    try:
+        manifest = store.read_manifest(path)
+        verdict = "not validated"
+        if (path / report.REPORT).exists():
+            judged = report.read(path)
+            same = judged.artifact.digest == manifest.digest
+            verdict = judged.verdict if same else "its report is about another build"
+    except ExporterError as error:
+        return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
+    return {"path": str(path), "size_bytes": manifest.size_bytes, "state": verdict}

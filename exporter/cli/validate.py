@@ -1,0 +1,108 @@
+"""The validate command, and how verdicts look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.options import command, trust_option
+from exporter.cli.output.formatting import table
+from exporter.cli.output.terminal import Terminal, shown
+from exporter.errors import GateError
+from exporter.system.progress import shown_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from exporter.artifact.report import Report
+
+
+@command
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips, instead of the recipe's own.")
+@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="At most so many clips.")
+@click.option("--reference", metavar="ID_OR_PATH", help="Instead of the artifact's own origin.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
+)
+@click.option(
+    "--summary", type=click.Path(path_type=Path), help="A file to add the verdicts to, in Markdown."
+)
+@trust_option
+def validate(
+    terminal: Terminal, paths: Sequence[Path], summary: Path | None, as_json: bool, **how: Any
+) -> None:
+    """Judge artifacts (or folders of them) against their original on real audio."""
+    from exporter.artifact import store
+    from validate import validate as judge
+
+    with terminal.progress() as progress:
+        reports = judge(paths, **how, progress=progress)
+    folders = [folder for path in paths for folder in store.find(path)]
+    if summary:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(markdown(folders, reports))
+    if as_json:
+        rows = [
+            {"path": str(folder), "report": report.model_dump(mode="json")}
+            for folder, report in zip(folders, reports, strict=True)
+        ]
+        terminal.say_json(reports=rows)
+    else:
+        _say_reports(terminal, folders, reports)
+    bad = [
+        f"{folder.name} {report.verdict}"
+        for folder, report in zip(folders, reports, strict=True)
+        if report.verdict != "passed"
+    ]
+    if bad:
+        msg = f"{len(bad)} of {len(reports)} artifacts did not pass the gate: {', '.join(bad)}"
+        raise GateError(msg)
+
+
+def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
+    terminal.draw(of_reports(folders, reports))
+    for folder, report in zip(folders, reports, strict=True):
+        terminal.say(f"{folder.name}: {report.sentence}\n  {shown(folder / 'report.html')}")
+
+
+_FIGURES = (
+    *("size (of float32)", "original WER", "WER", "points, 95 %"),
+    *("latency", "RTF", "load", "memory"),
+)
+
+
+def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
+    """A row per artifact that was judged."""
+    drawn = table("artifact", _FIGURES, "verdict")
+    for folder, report in zip(folders, reports, strict=True):
+        drawn.add_row(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
+    return drawn
+
+
+def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
+    """The same in Markdown, and what each verdict rests on."""
+    rows = [("artifact", *_FIGURES, "verdict"), ("---", *["---:"] * len(_FIGURES), "---")]
+    checks = []
+    for folder, report in zip(folders, reports, strict=True):
+        rows.append((f"{report.artifact.recipe}/{folder.name}", *_figures(report)))
+        checks += [f"- {folder.name}: {check.name}: {check.sentence}" for check in report.checks]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([table, "", *checks, ""])
+
+
+def _figures(report: Report) -> Iterator[str]:
+    """One row's cells, in the order of the columns."""
+    original, ours, points = report.reference_figures, report.figures, report.wer_difference
+    yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
+    yield f"{original.wer:.2%}"
+    yield f"{ours.wer:.2%}"
+    yield f"{points.value * 100:+.2f} [{points.low * 100:+.2f}, {points.high * 100:+.2f}]"
+    yield f"x {report.latency_ratio.value:.2f}"
+    yield f"{ours.rtf:.3f}"
+    yield f"{ours.load_s:.2f} s"
+    yield shown_bytes(ours.peak_rss_bytes)
+    yield report.verdict

@@ -1,0 +1,86 @@
+"""What Whisper's graphs share: layers, embeddings, masks and shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.families.graph import layer_boundary
+
+
+def shapes(
+    model: Any,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Example shapes of the features, the encoder's output and a full self-attention cache."""
+    config = model.config
+    encoder = model.model.encoder
+    frames = config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+    heads = config.decoder_attention_heads
+    return (
+        (2, config.num_mel_bins, frames),
+        (2, config.max_source_positions, config.d_model),
+        (2, heads, config.max_target_positions, config.d_model // heads),
+    )
+
+
+def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def encode(
+    encoder: Any,
+    features: Tensor,
+    attend: Callable[[Any, Tensor], Tensor],
+    depth: int | None = None,
+) -> Tensor:
+    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it.
+
+    `attend` is a layer's whole self-attention of [batch, source, width].
+    """
+    dtype = encoder.layer_norm.weight.dtype
+    hidden = features.to(dtype)
+    for conv in (encoder.conv1, encoder.conv2):
+        kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
+        hidden = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
+        hidden = nn.functional.gelu(hidden)
+    hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
+    for layer in encoder.layers[:depth]:
+        hidden = mark(hidden, depth)
+        states = layer.self_attn_layer_norm(hidden)
+        hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
+    normed: Tensor = encoder.layer_norm(mark(hidden, depth))
+    return normed
+
+
+def mark(hidden: Tensor, depth: int | None) -> Tensor:
+    """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
+    marked: Tensor = hidden if depth is None else layer_boundary(hidden)
+    return marked
+
+
+def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
+    """Token and position embeddings [batch, tokens, width]."""
+    tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
+    tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
+    dtype = decoder.layer_norm.weight.dtype
+    return tokens.to(dtype) + places.to(dtype)
+
+
+def merge(attention: Any, attended: Tensor) -> Tensor:
+    """[batch, heads, length, head_dim] -> the output projection of [batch, length, width]."""
+    merged: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
+    return merged
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention in separate steps, which ONNX runtimes of all ages know."""
+    scores = query @ key.transpose(-1, -2)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return weights @ value
+
+
+def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+    states = layer.fc1(layer.final_layer_norm(hidden))
+    output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
+    return output

@@ -1,0 +1,31 @@
+"""Modules replaced, and parameters without values, in models on the `meta` device."""
+
+import torch
+from torch import nn
+
+from exporter.quantization.weights import Weights
+
+
+def keep_narrow(model: nn.Module, weights: Weights) -> None:
+    """Leave tables and convolution kernels in the 16 bits that the checkpoint stores.
+
+    Linear weights have a precision of their own; biases and norms are too small to matter.
+    """
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        stored = weights.dtype(name)
+        table = parameter.ndim > 1 and not isinstance(module, nn.Linear)
+        if table and stored.itemsize < parameter.itemsize:
+            setattr(module, leaf, absent(tuple(parameter.shape), stored))
+
+
+def absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    """A parameter on `meta`, whose data is read when its turn comes."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the submodule `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
