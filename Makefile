@@ -31,10 +31,10 @@ check: lint
 # First what measures time, then the other sweeps, whose files are few and long.
 soak: lint
 	rm -rf .soak
-	$(BIN)/python -m pytest -v soak -m alone --junitxml=.soak/alone.xml
-	$(BIN)/python -m pytest -v $(WORKERS) --no-loadscope-reorder soak tests --ignore tests/test_reliability.py -m "not alone" \
+	$(BIN)/python -m pytest -v tests -m alone --junitxml=.soak/alone.xml
+	$(BIN)/python -m pytest -v $(WORKERS) --no-loadscope-reorder tests/soak tests --ignore tests/docs/test_reliability.py -m "not alone" \
 	  --junitxml=.soak/together.xml
-	$(BIN)/python -m soak.table .soak/*.xml
+	$(BIN)/python -m tests.soak.table .soak/*.xml
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""The tests; a package, so that they share `tests.tiny`."""
+"""The tests; a package, so that they share `tests.support.tiny`."""

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings
 
 from exporter import cli
 from exporter.system.progress import Progress
-from tests.watched import connections, memory_meter
+from tests.support.watched import connections, memory_meter
 
 if TYPE_CHECKING:
-    from tests.faults import Server
-    from tests.hub import Hub
+    from tests.support.faults import Server
+    from tests.support.hub import Hub
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
 settings.register_profile(
@@ -63,7 +63,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def server() -> Iterator["Server"]:
     """A process that runs our commands, each in a fork of its own."""
-    from tests.faults import serving
+    from tests.support.faults import serving
 
     with serving() as made:
         yield made
@@ -86,7 +86,7 @@ def steps_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """The files of a key that signs, and of its public half."""
-    from tests.signed import make_keys
+    from tests.support.signed import make_keys
 
     return make_keys(tmp_path, "maker")
 
@@ -100,7 +100,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Whisper checkpoint folder of toy size; treat it as read-only."""
-    from tests.tiny import make_whisper
+    from tests.support.tiny import make_whisper
 
     return make_whisper(tmp_path_factory.mktemp("checkpoints") / "tiny-whisper")
 
@@ -108,7 +108,7 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def english_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in float16, English only, of another depth, width and window; read-only too."""
-    from tests.tiny import make_whisper
+    from tests.support.tiny import make_whisper
 
     return make_whisper(
         tmp_path_factory.mktemp("checkpoints") / "english-whisper",
@@ -126,7 +126,7 @@ def english_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def windowed_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with Whisper's own window, which other tools take for granted; read-only."""
-    from tests.tiny import make_whisper
+    from tests.support.tiny import make_whisper
 
     return make_whisper(tmp_path_factory.mktemp("checkpoints") / "windowed", window_s=30)
 
@@ -134,7 +134,7 @@ def windowed_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def optimum_export(windowed_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Optimum's export with all three decoders, as its command leaves it; read-only."""
-    from tests.test_merged_decoder import export_with_optimum
+    from tests.support.optimum import export_with_optimum
 
     return export_with_optimum(windowed_whisper, tmp_path_factory.mktemp("exports") / "optimum")
 
@@ -212,7 +212,7 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
     from huggingface_hub import constants, file_download
 
     from exporter.hub import client
-    from tests.hub import serving
+    from tests.support.hub import serving
 
     token, sleep = "hf_abcdefghijklmnopqrstuvwxyz0123456789", time.sleep
     with serving(token, part_size=65_536) as hub:

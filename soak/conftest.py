@@ -1,3 +1,0 @@
-"""The fixtures of `tests`, for the sweeps too."""
-
-from tests.conftest import *  # noqa: F403

@@ -1,0 +1,112 @@
+"""The report's schema, its file, the page and the predictions."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from exporter.artifact import report
+from exporter.artifact.report import Report
+from exporter.errors import IntegrityError
+from tests.support.judging import case
+from tests.support.reports import DIGEST, made
+from validate import gate, html_report
+from validate.pipeline import _predictions
+
+
+def test_a_report_survives_its_file(tmp_path: Path, one: gate.Case) -> None:
+    written = report.write(tmp_path, made(one))
+    assert report.read(tmp_path) == written
+    assert written.model_copy(update={"sha256": ""}) == made(one)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_an_edit_shows(tmp_path: Path, one: gate.Case) -> None:
+    report.write(tmp_path, made(one))
+    path = tmp_path / "report.json"
+    path.write_text(path.read_text().replace('"threads": 2', '"threads": 3'))
+    with pytest.raises(IntegrityError, match="is not as this validator writes it"):
+        report.read(tmp_path)
+
+
+def test_the_schema_is_closed_and_complete(one: gate.Case) -> None:
+    schema = Report.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["schema_version"]["const"] == 1
+    assert set(schema["properties"]) == set(json.loads(made(one).model_dump_json()))
+    for name, definition in schema["$defs"].items():
+        assert definition["additionalProperties"] is False, name
+    with pytest.raises(ValidationError):
+        Report.model_validate({**made(one).model_dump(), "surprise": 1})
+    with pytest.raises(ValidationError):
+        made(one).verdict = "passed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"schema_version": 2}', "[" * 9999])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(IntegrityError, match="exporter validate"):
+        report.read(tmp_path)
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"report\.json") as caught:
+        report.read(tmp_path)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_huge_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_huge_file, a_link])
+def test_what_would_be_read_for_ever_is_refused(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / "report.json")
+    with pytest.raises(IntegrityError, match=r"report\.json"):
+        report.read(tmp_path)
+
+
+def test_the_page_stands_alone_and_says_the_verdict_first(one: gate.Case) -> None:
+    html = html_report.render(made(one), one)
+    assert not re.search(r"""(src|href)=|url\(|@import|<script""", html)
+    assert html.count("<svg") == 2
+    body = html[html.index("<body>") :]
+    assert body.index("Failed") < body.index("<table>")
+    assert DIGEST in html
+    assert "org/&lt;name&gt;" in html
+    assert "<b>off" not in html
+    assert "substitution" in html
+    assert html == html_report.render(made(one), one)
+
+
+def test_the_page_without_a_change() -> None:
+    same = case()
+    html = html_report.render(made(same), same)
+    assert "Every transcript is the same on both sides." in html
+    assert "Passed" in html
+
+
+def test_predictions_can_be_scored_again(one: gate.Case) -> None:
+    lines = [json.loads(line) for line in _predictions(one).decode().splitlines()]
+    assert len(lines) == len(one.clips)
+    assert {"audio_filepath", "duration", "time", "text", "pred_text"} <= set(lines[0])
+    rescored = gate.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
+    assert rescored.scores.errors.sum() == one.candidate.scores.errors.sum()
+
+
+def test_the_schema_is_written_down(repository: Path) -> None:
+    """docs/report.schema.json; write it anew when the report changes, and raise its version."""
+    written = json.loads((repository / "docs" / "report.schema.json").read_text())
+    assert written == Report.model_json_schema()

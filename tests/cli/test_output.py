@@ -1,0 +1,210 @@
+"""What the commands print of their results, with the work itself replaced."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.report import Report
+from exporter.build import pipeline
+from exporter.build.estimate import Prediction, Room
+from exporter.build.pipeline import BuiltArtifact
+from exporter.cli import main
+from exporter.families.transcript import Segment, Transcript
+from exporter.recipe import Decoding, Recipe
+from exporter.runtime import load as loading
+from exporter.runtime import transcribe as transcribing
+from exporter.system import worker
+from exporter.system.progress import Progress
+from tests.support.judging import SENTENCE, case
+from tests.support.reports import made
+
+FORETOLD = Prediction({"weights": 3_000_000}, 400_000_000, 500_000_000, 0, 120.0, 4.0)
+RELOAD = {"peak_rss_bytes": 480_000_000, "seconds": 3.5, "text": "so"}
+RECIPE = "name: speech\ncheckpoint: org/model\ntargets: [{kind: aoti}, {kind: torch-int8}]\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def manifest(kind: str) -> Manifest:
+    origin = Origin(source="a", revision=None, sha256="1" * 64, size_bytes=4000, parameters=1000)
+    return Manifest(
+        name="speech",
+        kind=kind,
+        family="whisper",
+        options={},
+        recipe=RecipeStamp(name="speech", sha256="0" * 64, source="recipe.yaml"),
+        checkpoint=origin,
+        needs=Needs(),
+        versions={},
+        machine={},
+        build=BuildFigures(seconds=12.3, peak_rss_bytes=456_000_000),
+        build_key="2" * 64,
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]]:
+    """The calls of `build.build`, which builds nothing here."""
+    heard: list[tuple[Recipe, dict[str, Any]]] = []
+
+    def build_nothing(recipe: Recipe, **how: Any) -> list[BuiltArtifact]:
+        how.pop("progress")("weights", 0.5)
+        heard.append((recipe, how))
+        return [
+            BuiltArtifact(Path("artifacts/speech") / spec.name, manifest(spec.kind), FORETOLD, cost)
+            for spec, cost in zip(recipe.targets, (RELOAD, None), strict=True)
+        ]
+
+    monkeypatch.setattr(pipeline, "build", build_nothing)
+    return heard
+
+
+def test_build_tells_what_it_built_and_what_it_kept(
+    calls: list[tuple[Recipe, dict[str, Any]]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "recipe.yaml"]) == 0
+    assert capfd.readouterr() == (
+        "artifacts/speech/aoti: 0 B, built in 12 s, 456 MB of memory\n"
+        "artifacts/speech/torch-int8: 0 B, already built, kept\n",
+        "",
+    )
+    (_, how) = calls[0]
+    assert how == {"output": Path("artifacts"), "checkpoint": None, "targets": (), "force": False}
+
+
+def test_build_passes_its_options_on(
+    calls: list[tuple[Recipe, dict[str, Any]]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--output", "x", "--checkpoint", "y", "--target", "aoti", "--force", "--json"]
+    assert main(["build", "recipe.yaml", *arguments, "--set", "decoding.num_beams=3"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert [row["reused"] for row in document["artifacts"]] == [False, True]
+    assert document["artifacts"][0]["manifest"]["kind"] == "aoti"
+    assert document["artifacts"][0]["predicted"] == {
+        "size_bytes": 3_000_000,
+        "peak_rss_bytes": 400_000_000,
+        "seconds": 120.0,
+        "reload_rss_bytes": 500_000_000,
+        "reload_seconds": 4.0,
+    }
+    assert document["artifacts"][0]["measured"] == {
+        "size_bytes": 0,
+        "peak_rss_bytes": 456_000_000,
+        "seconds": 12.3,
+        "reload_rss_bytes": 480_000_000,
+        "reload_seconds": 3.5,
+    }
+    recipe, how = calls[0]
+    assert recipe.decoding.num_beams == 3
+    assert how == {"output": Path("x"), "checkpoint": "y", "targets": ("aoti",), "force": True}
+
+
+def test_a_dry_run_builds_nothing(
+    calls: list[tuple[Recipe, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
+    plan = [{**row, "action": "build", **FORETOLD.as_row(), "fits": True, "why_not": None}]
+    room = Room(8_000_000_000, 9_000_000_000, Path("artifacts"))
+    monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: (plan, room))
+    assert main(["build", "recipe.yaml", "--dry-run"]) == 0
+    told = capfd.readouterr().out.splitlines()
+    assert told[2].split() == [
+        *("artifacts/speech/aoti", "3", "MB", "400", "MB", "500", "MB", "3", "MB"),
+        *("2.1", "min", "yes"),
+    ]
+    assert told[3:5] == ["artifacts/speech/aoti: int8=[decoder]", "  weights 3 MB"]
+    assert told[5] == "Here: 8 GB of memory available, 9 GB of disk free at artifacts."
+    assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["plan"], document["here"]) == (plan, room.as_row())
+    assert not calls
+
+
+@pytest.fixture
+def reports(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Report]:
+    """A good and a bad report, for two folders, that `validate` will give."""
+    for name in ("aoti", "onnx-int8"):
+        (here / "artifacts" / name).mkdir(parents=True)
+        (here / "artifacts" / name / "manifest.json").touch()
+    bad = case(hear=lambda index: SENTENCE if index % 3 else "nothing at all")
+    given = [made(case()), made(bad)]
+    monkeypatch.setattr("validate.pipeline.validate", lambda _paths, **_how: given)
+    return given
+
+
+def test_validate_draws_a_table_and_fails_with_4(
+    reports: list[Report], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [report.verdict for report in reports] == ["passed", "failed"]
+    assert main(["validate", "artifacts"]) == 4
+    out, err = capfd.readouterr()
+    assert "demo/aoti" in out
+    assert "artifacts/onnx-int8/report.html" in out
+    for report in reports:
+        assert report.sentence in out
+        assert f"{report.figures.wer:.2%}" in out
+    assert err == "error: 1 of 2 artifacts did not pass the gate: onnx-int8 failed\n"
+
+
+def test_validate_prints_json_and_fails_with_4(
+    reports: list[Report], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "artifacts", "--json"]) == 4
+    rows = json.loads(capfd.readouterr().out)["reports"]
+    assert [row["path"] for row in rows] == ["artifacts/aoti", "artifacts/onnx-int8"]
+    assert Report.model_validate_json(json.dumps(rows[1]["report"])) == reports[1]
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
+    """The decodings asked of a recogniser that hears the same in everything."""
+    asked: list[Decoding] = []
+
+    def transcribe(sounds: Sequence[Path], decoding: Decoding) -> list[Transcript]:
+        asked.append(decoding)
+        segments = (Segment(0.0, 1.25, " turn on"), Segment(1.25, 2.0, " the light"))
+        return [Transcript(" turn on the light", (1, 2), segments) for _ in sounds]
+
+    def load(_path: str, threads: int | None, trust: bool) -> SimpleNamespace:
+        assert (threads, trust) == (2, False)
+        return SimpleNamespace(decoding=Decoding(language="en"), transcribe=transcribe)
+
+    def run(step: str, request: dict[str, Any], progress: Progress, what: str) -> dict[str, Any]:
+        assert (step, what) == ("exporter.runtime.transcribe:transcribe", "artifact")
+        return json.loads(json.dumps(transcribing.transcribe(request, progress)))  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(worker, "run", run)
+    return asked
+
+
+def test_transcribe_prints_text(heard: list[Decoding], capfd: pytest.CaptureFixture[str]) -> None:
+    call = ["transcribe", "artifact", "--threads", "2"]
+    assert main([*call, "a.wav"]) == 0
+    assert capfd.readouterr().out == "turn on the light\n"
+    assert main([*call, "a.wav", "b.wav", "--language", "de", "--task", "translate"]) == 0
+    assert capfd.readouterr().out == "a.wav: turn on the light\nb.wav: turn on the light\n"
+    assert main([*call, "a.wav", "--timestamps"]) == 0
+    assert capfd.readouterr().out == "[0.00 - 1.25] turn on\n[1.25 - 2.00] the light\n"
+    assert main([*call, "a.wav", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["transcripts"]
+    assert row["audio"] == "a.wav"
+    assert row["segments"][1] == {"start_s": 1.25, "end_s": 2.0, "text": " the light"}
+    assert heard == [
+        Decoding(language="en"),
+        Decoding(language="de", task="translate"),
+        Decoding(language="en", timestamps=True),
+        Decoding(language="en"),
+    ]

@@ -1,0 +1,121 @@
+"""Signatures on their way over the Hub: whole, of these very bytes, or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from exporter.artifact import provenance, signing, store, trust
+from exporter.cli import main
+from exporter.errors import RecipeError, TrustError
+from exporter.hub import pull, push
+from exporter.runtime import load
+from exporter.system.progress import silent
+from tests.support import passing
+from tests.support.hub import Hub
+from tests.support.provenance import written
+from tests.support.sealed import write_package
+from tests.support.signed import make_keys, trust_key
+
+SIGNED = {"provenance.intoto.json", "model.sig", "report.sig"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, config: Path, loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An artifact with code that passed, and tells where it came from; signed by nobody."""
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "kept"))
+    monkeypatch.chdir(tmp_path)
+    write_package(tmp_path / "encoder.pt2")
+    package = {"encoder.pt2": (tmp_path / "encoder.pt2").read_bytes()}
+    made = passing.make(tmp_path / "origin" / "speech", more=package)
+    written(made)
+    return made
+
+
+def pushed(folder: Path) -> None:
+    list(push.push(push.prepared(folder, None, None), push.Way(), silent))
+
+
+def test_what_is_signed_opens_at_the_other_end(
+    folder: Path, pair: tuple[Path, Path], config: Path, loopback: Hub
+) -> None:
+    signing.sign(folder, pair[0])
+    pushed(folder)
+    repo = loopback.repos["org/speech"]
+    assert repo.files.keys() >= SIGNED
+    assert b"It is signed, and so is its report" in repo.files["README.md"].data
+    got = pull.pull("org/speech", Path("artifacts"))
+    assert signing.verify(got.path, got.manifest, pair[1]).keys() == SIGNED - {
+        provenance.PROVENANCE
+    }
+    provenance.require(got.path, got.manifest)
+    trust_key(config, make_keys(folder.parent, "other")[1])
+    with pytest.raises(TrustError, match="was made with no key in"):
+        load.load(got.path)
+    trust_key(config, pair[1])
+    assert trust.admit(pull.opened("org/speech"), trust=False) == got.manifest
+    pushed(folder)
+    assert len(repo.commits) == 2  # nothing of it changed
+
+
+@pytest.mark.parametrize("what", ["judged again", "no signature of the verdict", "a provenance"])
+def test_a_stale_signature_is_not_pushed(
+    what: str,
+    folder: Path,
+    pair: tuple[Path, Path],
+    loopback: Hub,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    signing.sign(folder, pair[0])
+    if what == "judged again":
+        passing.judged(folder, created="2026-02-02T00:00:00+00:00")
+    elif what == "a provenance":
+        written(folder)
+    else:
+        (folder / "report.sig").unlink()
+    assert main(["push", str(folder)]) == 5
+    error = capfd.readouterr().err
+    assert f"exporter sign {folder} --key PRIVATE.pem" in error
+    assert len(error.splitlines()) <= 3
+    assert not loopback.requests
+    signing.sign(folder, pair[0])
+    assert main(["push", str(folder)]) == 0
+
+
+def test_a_provenance_of_another_artifact_is_not_pushed(folder: Path, loopback: Hub) -> None:
+    kept = (folder / provenance.PROVENANCE).read_bytes()
+    (passing.make(folder, seed=3) / provenance.PROVENANCE).write_bytes(kept)
+    assert main(["push", str(folder)]) == 5
+    assert not loopback.requests
+
+
+def test_a_signature_that_is_no_more_goes_from_the_hub(
+    folder: Path, pair: tuple[Path, Path], loopback: Hub
+) -> None:
+    signing.sign(folder, pair[0])
+    pushed(folder)
+    for name in SIGNED:
+        (folder / name).unlink()
+    pushed(folder)
+    files = loopback.repos["org/speech"].files
+    assert not files.keys() & SIGNED
+    assert b"It is signed" not in files["README.md"].data
+
+
+def test_one_that_is_signed_later_is_pulled_again(
+    folder: Path, pair: tuple[Path, Path], config: Path, loopback: Hub
+) -> None:
+    trust_key(config, pair[1])
+    pushed(folder)
+    first = pull.pull("org/speech", Path("artifacts"))
+    with pytest.raises(TrustError, match=r"not built on this machine \(encoder\.pt2\)"):
+        trust.admit(pull.opened("org/speech"), trust=False)
+    signing.sign(folder, pair[0])
+    pushed(folder)
+    with pytest.raises(RecipeError, match="holds something else"):
+        pull.pull("org/speech", Path("artifacts"))
+    loopback.requests.clear()
+    assert pull.pull("org/speech", Path("artifacts"), force=True).fresh
+    assert not [one for one in loopback.requests if one.path.startswith("/storage")]
+    assert store.verify(first.path) == trust.admit(first.path, trust=False)
+    assert trust.admit(pull.opened("org/speech"), trust=False)
+    assert not pull.pull("org/speech", Path("artifacts")).fresh

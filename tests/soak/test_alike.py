@@ -1,0 +1,108 @@
+"""An artifact against itself, two hundred times, half of them beside other work.
+
+The gate's own measuring and judging, but that all that are measured alone share this process.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from exporter.artifact.report import Check
+from exporter.recipe import Decoding, Gate
+from exporter.system.progress import silent
+from tests.support.golden import GOLDEN
+from validate import gate as judging
+from validate.clips import Clip
+from validate.measure import Measurement, Request, Seconds, measure, time_in_turns, undoubted
+
+pytestmark = pytest.mark.alone
+CASES = 100
+# Works and rests by turns, as other people's programs do.
+HOG = """
+import random, time
+chance = random.Random(0)
+while True:
+    end = time.monotonic() + chance.uniform(0.05, 0.4)
+    while time.monotonic() < end:
+        pass
+    time.sleep(chance.uniform(0.05, 0.4))
+"""
+
+
+def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[Check]:
+    """Measure `count` pairs, and judge each: as the gate does."""
+    request = Request(
+        model=folder, original=False, threads=1, decoding=Decoding(), clips=recordings, repeat_s=0.2
+    )
+    asked = request.model_dump(mode="json")
+
+    too_slow = partial(judging.too_slow, most=1.0)
+
+    def in_turns() -> list[Seconds]:
+        return time_in_turns([request, request], "artifact", silent)
+
+    def pair() -> Check:
+        alone = _measured(asked), _measured(asked)
+        return _judged(*undoubted(*alone, too_slow, in_turns))
+
+    return [pair() for _ in range(count)]
+
+
+def _measured(asked: dict[str, object]) -> Measurement:
+    answer = measure(asked, silent)
+    return Measurement.model_validate(answer["measurement"])
+
+
+def _judged(one: Measurement, other: Measurement) -> Check:
+    truth = [heard.text or "one" for heard in one.heard]
+    clips = [Clip(str(n), Path(), text, None, 1.0) for n, text in enumerate(truth)]
+    ours, theirs = (judging.side(each, truth, str.strip, 1) for each in (one, other))
+    gate = Gate(max_wer_increase=1, max_latency_ratio=1.0, min_clips=1)
+    checks = judging.judge(judging.Case(clips, truth, ours, theirs), gate, files=1).checks
+    return next(check for check in checks if check.name == "latency")
+
+
+@contextmanager
+def beside_a_hog() -> Iterator[None]:
+    """Another program takes a core now and then."""
+    with subprocess.Popen([sys.executable, "-c", HOG]) as hog:
+        try:
+            yield
+        finally:
+            hog.kill()
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Path, ...]]:
+    """An artifact, and recordings for it."""
+    folder = tmp_path_factory.mktemp("alike")
+    artifact = Path(shutil.copytree(GOLDEN / "v1-torch-int8", folder / "artifact"))
+    source = np.random.default_rng(0)
+    recordings = tuple(folder / f"{number}.wav" for number in range(32))
+    for path in recordings:
+        length = int(16_000 * source.uniform(0.3, 0.9))
+        soundfile.write(path, source.normal(0, 0.1, length), 16_000)
+    return artifact, recordings
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a hog"])
+def test_hardly_any_false_alarm(
+    beside: str,
+    alike: tuple[Path, tuple[Path, ...]],
+    record_property: Callable[[str, object], None],
+) -> None:
+    with beside_a_hog() if beside == "a hog" else nullcontext():
+        told = [check.passed for check in comparisons(*alike, CASES)]
+    assert told.count(False) <= 0.01 * CASES
+    record_property("promise", "P19")
+    record_property("cases", CASES)
+    alarms = f"{told.count(False)} false alarms, {told.count(None)} too close to tell"
+    record_property("measured", f"beside {beside}: {alarms}")

@@ -1,0 +1,1 @@
+"""What tests share: doubles, small models, damaged files, and helpers."""

@@ -1,0 +1,10 @@
+"""The text of a model card."""
+
+from pathlib import Path
+
+from exporter.hub import model_card
+from exporter.hub.eligibility import proven
+
+
+def text_of(folder: Path, repo: str = "org/speech") -> str:
+    return model_card.written(proven(folder), repo)[model_card.CARD].decode()

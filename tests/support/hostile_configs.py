@@ -1,0 +1,87 @@
+"""Hostile configuration files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Change = Callable[[Path], object]
+
+
+def changed(name: str, **values: Any) -> Change:
+    def change(folder: Path) -> None:
+        told = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**told, **values}))
+
+    return change
+
+
+def written(name: str, content: str) -> Change:
+    return lambda folder: (folder / name).write_text(content)
+
+
+CODE = {
+    "auto_map": {"AutoModel": "evil.Evil"},
+    "trust_remote_code": True,
+    "custom_pipelines": {"asr": {"impl": "evil.Evil"}},
+    "inside": {"model_type": "superpoint", "trust_remote_code": True, "_name_or_path": "evil/repo"},
+}
+
+
+OUTSIDE: dict[str, Change] = {
+    # CVE-2026-5241: a model of the library's own that loads another one, with its code.
+    "lightglue": written(
+        "config.json",
+        '{"model_type": "lightglue", "keypoint_detector_config": '
+        '{"model_type": "superpoint", "_name_or_path": "evil/repo"}, "trust_remote_code": true}',
+    ),
+    "a quantizer": changed("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+    "a kernel": changed("config.json", attn_implementation="evil/kernel"),
+    "vocab_file": changed("tokenizer_config.json", vocab_file="/etc/passwd"),
+    "merges_file": changed("tokenizer_config.json", merges_file="../../secret"),
+    "normalizer_file": changed("tokenizer_config.json", normalizer_file="../secret.json"),
+    "tokenizer_file": changed("tokenizer_config.json", tokenizer_file="/etc/passwd"),
+    "a tokenizer elsewhere": lambda folder: (
+        (folder / "tokenizer.json").unlink()
+        or (folder / "tokenizer.json").symlink_to("/etc/passwd")
+    ),
+}
+
+
+NUMBERS: dict[str, Change] = {
+    "layers": changed("config.json", encoder_layers=10**9),
+    "no layers": changed("config.json", decoder_layers=-1),
+    "width": changed("config.json", d_model=10**12),
+    "words": changed("config.json", vocab_size=10**12),
+    "positions": changed("config.json", max_source_positions=10**10),
+    "no mels": changed("config.json", num_mel_bins=0),
+    "no heads": changed("config.json", encoder_attention_heads=0),
+    "text": changed("config.json", d_model="x"),
+    "activation": changed("config.json", activation_function="evil"),
+    "labels": changed("config.json", id2label={"a": "b"}),
+    "window": changed("preprocessor_config.json", chunk_length=10**9),
+    "transform": changed("preprocessor_config.json", n_fft=10**12),
+    "no transform": changed("preprocessor_config.json", n_fft=0),
+    "mels": changed("preprocessor_config.json", feature_size=10**9),
+    "languages": changed("generation_config.json", lang_to_id=[1]),
+    "tasks": changed("generation_config.json", task_to_id={"a": {}}),
+    "tokens": changed("tokenizer_config.json", added_tokens_decoder={"x": {"content": 5}}),
+}
+
+
+NONSENSE: dict[str, Change] = {
+    "half a tokenizer": written("tokenizer.json", "{"),
+    "another tokenizer": written("tokenizer.json", '{"version": "1.0", "model": {}}'),
+    "a tower of a tokenizer": written("tokenizer.json", "[" * 100_000),
+    "half a config": written("config.json", '{"model_type": "whisper"'),
+    "a tower": written("config.json", '{"x":' * 500 + "1" + "}" * 500),
+    "a taller tower": written("preprocessor_config.json", '{"x":' * 100_000),
+    "a list": written("tokenizer_config.json", "[]"),
+    "endless digits": written("config.json", '{"d_model": ' + "9" * 5000 + "}"),
+    "UTF-16": lambda folder: (folder / "config.json").write_bytes("{}".encode("utf-16")),
+    "a monster": lambda folder: (folder / "config.json").write_bytes(b" " * (17 << 20) + b"{}"),
+    "a normalizer": written("normalizer.json", "["),
+}
+
+
+HARMFUL = OUTSIDE | NUMBERS | NONSENSE

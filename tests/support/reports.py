@@ -1,0 +1,57 @@
+"""A report with known figures."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from exporter.artifact import report
+from exporter.artifact.report import Report
+from exporter.recipe import Decoding
+from tests.support.judging import GATE, SENTENCE, case
+from validate import gate
+from validate.pipeline import _predictions
+from validate.wer import normaliser
+
+DIGEST = "ab" * 32
+
+
+def made(one: gate.Case) -> Report:
+    judged = gate.judge(one, GATE, files=9)
+    return Report(
+        created="2030-01-01T00:00:00+00:00",
+        verdict=judged.verdict,
+        sentence=judged.sentence,
+        checks=judged.checks,
+        artifact=report.ArtifactStamp(
+            digest=DIGEST, name="onnx-int8", recipe="demo", kind="onnx-int8", family="whisper",
+            options={"preset": "avx512_vnni"}, size_bytes=30,
+        ),
+        reference=report.ReferenceStamp(
+            source="org/<name>", revision=None, sha256=DIGEST, size_bytes=100, built_from=True
+        ),
+        data=report.DataStamp(
+            source="clips", sha256=DIGEST, clips=len(one.clips), audio_s=1.0, words=10,
+            max_clips=None, seed=0,
+        ),
+        gate=GATE,
+        decoding=Decoding(language="en"),
+        normaliser=normaliser("en", Path()).stamp,
+        environment=report.Environment(
+            machine=one.candidate.measurement.machine, threads=2, versions={"torch": "2"}
+        ),
+        reference_figures=gate.figures(one.reference, one.clips),
+        figures=gate.figures(one.candidate, one.clips),
+        wer_difference=judged.wer_difference,
+        cer_difference=judged.cer_difference,
+        latency_ratio=judged.latency_ratio,
+        clips_changed=len(one.changed),
+        slices=gate.slices(one),
+        worst=gate.worst(one),
+        predictions_sha256=hashlib.sha256(_predictions(one)).hexdigest(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one() -> gate.Case:
+    return case(hear=lambda index: SENTENCE if index % 3 else "turn <b>off</b>" + SENTENCE[7:])

@@ -1,0 +1,101 @@
+"""A step in a process of its own: it ends with its parent, and so does what it leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.errors import ResourceError, exhausted, exhaustion
+from exporter.system import worker
+from exporter.system.progress import Progress, silent
+from tests.support.faults import wait_until
+
+
+def litter(asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that leaves temporary files, as compilers do that are killed."""
+    place = os.environ["TMPDIR"]
+    Path(place, "cc.s").write_text("")
+    if asked["code"]:
+        os._exit(asked["code"])
+    return {"place": place}
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_what_a_step_leaves_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if code:
+        with pytest.raises(RuntimeError, match="exit code 7"):
+            worker.run(f"{__name__}:litter", {"code": code}, silent, what="it")
+    else:
+        told = worker.run(f"{__name__}:litter", {"code": code}, silent, what="it")
+        assert Path(told["place"]).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_whose_parent_has_died_before_it_began_does_nothing(tmp_path: Path) -> None:
+    """Its parent is another than the one that it was started for."""
+    request, done = tmp_path / "request", tmp_path / "done"
+    request.write_text("{}")
+    other = str(os.getppid())
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "exporter.system.worker",
+        "tests.system.test_worker:touch",
+    ]
+    environment = {**worker.child_environment(), "DONE": str(done)}
+    ended = subprocess.run([*command, str(request), other], env=environment, check=False)
+    assert ended.returncode == 1
+    assert not done.exists()
+    subprocess.run([*command, str(request), str(os.getpid())], env=environment, check=True)
+    assert done.exists()
+
+
+def touch(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that can be seen to have run."""
+    Path(os.environ["DONE"]).touch()
+    return {}
+
+
+def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import tests.test_child; from exporter.system import worker as child;"
+        "from exporter.system.progress import silent;"
+        "child.run('tests.system.test_worker:linger', {}, silent, what='it')"
+    )
+    environment = {**os.environ, "DONE": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+        assert wait_until((tmp_path / "pid").exists)
+        step = int((tmp_path / "pid").read_text())
+        parent.kill()
+    assert wait_until(lambda: not Path(f"/proc/{step}").exists())
+
+
+def linger(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that does not end by itself."""
+    half = Path(os.environ["DONE"]).with_name("half")
+    half.write_text(str(os.getpid()))
+    half.rename(os.environ["DONE"])
+    signal.pause()
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(5, os.strerror(5)), "the disk failed: "),
+        (OSError(122, os.strerror(122)), "out of disk or memory: "),
+        (RuntimeError("could not create a primitive"), "out of disk or memory: "),
+        (ResourceError("write failed: File too large"), "out of disk or memory: "),
+    ],
+)
+def test_a_disk_that_fails_is_no_bug(error: Exception, told: str) -> None:
+    assert exhausted(error)
+    assert exhaustion(error).startswith(told)

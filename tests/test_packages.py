@@ -1,0 +1,152 @@
+"""Packages import downwards only, read from the source without running it."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.families import FAMILIES
+from exporter.system.registry import Registry
+from exporter.targets import TARGETS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the top down, as in docs/design.md. A package imports only what stands below it.
+ORDER = (
+    *("cli", "validate", "build", "bench", "runtime", "doctor", "targets", "quantization"),
+    *("checkpoint", "hub", "families", "artifact", "recipe", "formats", "system", "errors"),
+)
+HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnxscript", "optimum", "safetensors"} | {
+    "onnx_ir"
+}
+# Imported before torch may be: by `--help`, by `list`, or before an artifact is trusted.
+LIGHT = ("cli", "artifact", "system", "hub", "recipe", "errors")
+AXES: dict[str, Registry[Any]] = {"families": FAMILIES, "targets": TARGETS}
+MOST_ENTRIES = {"exporter": 16}
+FILES = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("validate/**/*.py")])
+
+
+def module_of(path: Path) -> str:
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return dotted.removesuffix(".__init__")
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Every module that a file imports anywhere, also inside functions and for types alone."""
+    return frozenset(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if _is_module(inner) else str(node.module)
+
+
+def _is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def package_of(module: str) -> str | None:
+    """The package, or the module beside the packages, that holds a module of ours."""
+    first, *rest = module.split(".")
+    if first == "validate":
+        return first
+    return rest[0] if first == "exporter" and rest and rest[0] in ORDER else None
+
+
+def entries(folder: Path) -> list[str]:
+    """What somebody sees in a folder of source."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] not in "_.")
+
+
+def ours(module: str) -> bool:
+    return module.split(".")[0] in ("exporter", "validate")
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=module_of)
+
+
+def test_every_package_has_its_place() -> None:
+    found = {path.name.removesuffix(".py") for path in (ROOT / "exporter").iterdir()}
+    found = {name for name in found if name[0] not in "_." and name != "py"}
+    assert found - {"py.typed"} == set(ORDER) - {"validate"}
+
+
+@each_file
+def test_packages_import_downwards_only(path: Path) -> None:
+    module = module_of(path)
+    package = package_of(module)
+    if package is None:  # the package itself, and `python -m exporter`
+        return
+    for imported in filter(None, map(package_of, imports_of(path))):
+        below = ORDER.index(imported) > ORDER.index(package)
+        assert imported == package or below, f"{module} imports {imported}"
+
+
+@each_file
+def test_what_answers_at_once_imports_nothing_heavy(path: Path) -> None:
+    if package_of(module_of(path)) in LIGHT and "microbench" not in path.name:
+        assert not {name.split(".")[0] for name in imports_of(path)} & HEAVY
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in FILES}),
+    ids=lambda folder: str(folder.relative_to(ROOT)),
+)
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    most = MOST_ENTRIES.get(str(folder.relative_to(ROOT)), 12)
+    assert len(entries(folder)) <= most, entries(folder)
+
+
+@each_file
+def test_members_of_an_axis_do_not_know_each_other(path: Path) -> None:
+    module = module_of(path)
+    axis, _, rest = module.removeprefix("exporter.").partition(".")
+    if axis not in AXES or not rest:
+        return
+    members = {AXES[axis].facts(name).__name__ for name in AXES[axis]}
+    others = {each for each in members if module != each and not module.startswith(f"{each}.")}
+    for imported in imports_of(path):
+        for other in others:  # what members share knows none of them
+            assert not f"{imported}.".startswith(f"{other}."), imported
+
+
+@each_file
+def test_only_the_command_line_imports_the_validator(path: Path) -> None:
+    if package_of(module_of(path)) not in ("cli", "validate"):
+        assert not any(name.split(".")[0] == "validate" for name in imports_of(path))
+
+
+@each_file
+def test_a_module_says_what_lives_in_it(path: Path) -> None:
+    told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert told, "no docstring"
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[\[<>=,; ]", wanted)[0] for wanted in project["dependencies"]}
+    declared = {_plain(name) for name in declared}
+    packages = packages_distributions()
+    for path in FILES:
+        for top in {name.split(".")[0] for name in imports_of(path) if not ours(name)}:
+            wheels = {_plain(wheel) for wheel in packages.get(top, [])}
+            assert not wheels or wheels & declared, f"{module_of(path)} imports {top}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
