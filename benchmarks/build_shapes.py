@@ -68,7 +68,11 @@ class Bench:
 
 @click.command()
 @click.option(
-    "--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="Default: all."
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=click.Choice(list(SHAPES)),
+    help="Default: all.",
 )
 @click.option(
     "--work",

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from exporter import cli
 from exporter.system.progress import Progress
+from tests.support.corruption import Build
 from tests.support.watched import connections, memory_meter
 
 if TYPE_CHECKING:
@@ -226,3 +227,22 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setenv("HF_TOKEN", token)
         yield hub
+
+
+@pytest.fixture
+def build_recipe(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    steps_here: None,
+) -> Build:
+    """Build the recipe in the working folder; give the exit code and what was told."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(HARMLESS)
+
+    def running() -> tuple[int, str]:
+        capfd.readouterr()
+        code = cli.main(["build", "recipe.yaml"])
+        return code, capfd.readouterr().err.strip()
+
+    return running

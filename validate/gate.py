@@ -11,7 +11,7 @@ import numpy as np
 from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
 from exporter.recipe import Gate
 from validate.clips import Clip
-from validate.measure import Measurement, Probe
+from validate.measure import Measurement, ShapeCheck
 from validate.statistics import clips_needed, median_ratio, rate_difference
 from validate.wer import Scores, loops, score
 
@@ -28,7 +28,7 @@ _DRIFT = 1.05
 
 
 @dataclass(frozen=True)
-class Side:
+class ScoredRun:
     """One model's measurement with its normalised texts and their errors, clip by clip."""
 
     measurement: Measurement
@@ -47,13 +47,13 @@ def _seconds(measurement: Measurement) -> np.ndarray[tuple[int], np.dtype[np.flo
 
 
 @dataclass(frozen=True)
-class Case:
+class Comparison:
     """What a judge looks at: the clips, their normalised true texts, and both sides."""
 
     clips: Sequence[Clip]
     truth: list[str]
-    reference: Side
-    candidate: Side
+    reference: ScoredRun
+    candidate: ScoredRun
 
     @property
     def changed(self) -> list[int]:
@@ -76,13 +76,13 @@ class Judgement:
 
 def side(
     measurement: Measurement, truth: list[str], apply: Callable[[str], str], size_bytes: int
-) -> Side:
+) -> ScoredRun:
     """Normalise what one model said and count its errors against the normalised truth."""
     texts = [apply(heard.text) for heard in measurement.heard]
-    return Side(measurement, texts, score(truth, texts), size_bytes)
+    return ScoredRun(measurement, texts, score(truth, texts), size_bytes)
 
 
-def judge(case: Case, gate: Gate, files: int) -> Judgement:
+def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
     """Apply every check; `files` is how many sealed files were found whole."""
     ours, theirs = case.reference.scores, case.candidate.scores
     wer = rate_difference(ours.errors, theirs.errors, ours.words)
@@ -130,7 +130,9 @@ def speed(ratio: float) -> str:
     return f"{1 / ratio:.2f} times as fast as the original"
 
 
-def _structure(reference: Sequence[Probe], candidate: Sequence[Probe]) -> tuple[Check, Check]:
+def _structure(
+    reference: Sequence[ShapeCheck], candidate: Sequence[ShapeCheck]
+) -> tuple[Check, Check]:
     """Unusual batches run, give the text they give alone, and stay finite.
 
     What the original cannot do either (a snippet too short, say) is not the artifact's fault.
@@ -157,11 +159,11 @@ def _structure(reference: Sequence[Probe], candidate: Sequence[Probe]) -> tuple[
     )
 
 
-def _odd(probe: Probe) -> bool:
+def _odd(probe: ShapeCheck) -> bool:
     return probe.likeness is not None and probe.likeness < _LEAST_LIKENESS
 
 
-def _degenerate(case: Case) -> Check:
+def _degenerate(case: Comparison) -> Check:
     """Empty or endlessly repeating text counts where neither truth nor reference has it."""
     triples = zip(case.truth, case.reference.texts, case.candidate.texts, strict=True)
     empty = looping = 0
@@ -204,7 +206,7 @@ def _wer(difference: Interval, most: float, clips: int) -> Check:
     return Check(name="wer", passed=passed, value=difference.high, limit=most, sentence=f"{said}.")
 
 
-def _busy(case: Case) -> str:
+def _busy(case: Comparison) -> str:
     """A warning where other work ran; our own measurements alone load about `threads`."""
     load = max(one.measurement.load_average for one in (case.reference, case.candidate))
     busy = load > 1.5 * case.candidate.measurement.threads
@@ -236,7 +238,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def figures(one: Side, clips: Sequence[Clip]) -> Figures:
+def figures(one: ScoredRun, clips: Sequence[Clip]) -> Figures:
     """Sum one side up over all clips."""
     scores, seconds, measured = one.scores, one.seconds, one.measurement
     audio_s = sum(clip.duration_s for clip in clips)
@@ -264,7 +266,7 @@ def figures(one: Side, clips: Sequence[Clip]) -> Figures:
     )
 
 
-def slices(case: Case) -> tuple[Slice, ...]:
+def slices(case: Comparison) -> tuple[Slice, ...]:
     """The same rates by duration: damage often shows in long clips only."""
     durations = np.array([clip.duration_s for clip in case.clips])
     found, above = [], 0.0
@@ -293,7 +295,7 @@ def slices(case: Case) -> tuple[Slice, ...]:
     return tuple(found)
 
 
-def worst(case: Case) -> tuple[ClipErrors, ...]:
+def worst(case: Comparison) -> tuple[ClipErrors, ...]:
     """The clips that lost most against the reference, then those with most errors."""
     ours, theirs = case.reference.scores.errors, case.candidate.scores.errors
     order = sorted(range(len(case.clips)), key=lambda i: (ours[i] - theirs[i], -theirs[i], i))

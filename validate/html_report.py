@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
-from validate.gate import Case, points, span
+from validate.gate import Comparison, points, span
 from validate.plots import latency_svg
 from validate.wer import Column, align
 
@@ -31,7 +31,7 @@ class Card:
     columns: list[Column]
 
 
-def render(report: Report, case: Case) -> str:
+def render(report: Report, case: Comparison) -> str:
     """The whole page as one HTML document without any outside reference or script."""
     order = sorted(case.changed, key=lambda index: (-_harm(case, index), index))
     known = {case.clips[index].id for index in order}
@@ -58,11 +58,11 @@ def render(report: Report, case: Case) -> str:
     )
 
 
-def _harm(case: Case, index: int) -> int:
+def _harm(case: Comparison, index: int) -> int:
     return int(case.candidate.scores.errors[index] - case.reference.scores.errors[index])
 
 
-def _card(case: Case, index: int) -> Card:
+def _card(case: Comparison, index: int) -> Card:
     clip = case.clips[index]
     texts = case.truth[index], case.reference.texts[index], case.candidate.texts[index]
     return Card(

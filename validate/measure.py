@@ -56,7 +56,7 @@ class Request(_Frozen):
     repeat_s: float = 10.0
 
 
-class Heard(_Frozen):
+class ClipResult(_Frozen):
     """A clip's transcript; `seconds` from samples in to text out, the median over the passes."""
 
     text: str
@@ -64,7 +64,7 @@ class Heard(_Frozen):
     seconds: float
 
 
-class Probe(_Frozen):
+class ShapeCheck(_Frozen):
     """A batch of a shape unlike the traced one. `finite` is None where no output could be seen.
 
     `likeness`: of the texts in the batch to those of the same clips alone, 0 to 1, on average.
@@ -79,8 +79,8 @@ class Probe(_Frozen):
 class Measurement(_Frozen):
     """Everything one process measured, clip by clip in the request's order."""
 
-    heard: tuple[Heard, ...]
-    probes: tuple[Probe, ...]
+    heard: tuple[ClipResult, ...]
+    probes: tuple[ShapeCheck, ...]
     load_s: float
     peak_rss_bytes: int
     passes: int
@@ -102,19 +102,19 @@ def measure_fresh(request: Request, what: str, progress: Progress) -> Measuremen
     return Measurement.model_validate(answer["measurement"])
 
 
-def time_in_turns(requests: Sequence[Request], what: str, progress: Progress) -> list[Seconds]:
+def time_interleaved(requests: Sequence[Request], what: str, progress: Progress) -> list[Seconds]:
     """Each model's seconds for each clip, in a process that holds all; same threads, same clips."""
 
     def told(doing: str, done: float | None) -> None:
         progress(f"{what} and the original by turns: {doing}", done)
 
     asked = {"requests": [request.model_dump(mode="json") for request in requests]}
-    step, threads = f"{__name__}:take_turns", requests[0].threads
+    step, threads = f"{__name__}:time_interleaved_models", requests[0].threads
     seconds: list[Seconds] = worker.run(step, asked, told, what=what, threads=threads)["seconds"]
     return seconds
 
 
-def undoubted(
+def remeasure_if_slow(
     reference: Measurement,
     candidate: Measurement,
     too_slow: Callable[[Measurement, Measurement], bool],
@@ -172,7 +172,9 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     probes = _probes(request, model, [clip.text for clip in said])
     pairs = zip(said, seconds, strict=True)
     measurement = Measurement(
-        heard=tuple(Heard(text=t.text, tokens=len(t.tokens), seconds=each) for t, each in pairs),
+        heard=tuple(
+            ClipResult(text=t.text, tokens=len(t.tokens), seconds=each) for t, each in pairs
+        ),
         probes=probes,
         load_s=model.load_s,
         peak_rss_bytes=peak_rss_bytes,
@@ -185,7 +187,7 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"measurement": measurement.model_dump(mode="json")}
 
 
-def take_turns(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def time_interleaved_models(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load and warm up several models, then let each transcribe a batch before the next batch."""
     requests = [Request.model_validate(request) for request in asked["requests"]]
     models = [_Model(request, progress) for request in requests]
@@ -229,7 +231,7 @@ def _time_clips(
     return texts, medians, passes
 
 
-def _probes(request: Request, model: _Model, alone: Sequence[str]) -> tuple[Probe, ...]:
+def _probes(request: Request, model: _Model, alone: Sequence[str]) -> tuple[ShapeCheck, ...]:
     """Batches of one, two and three clips of several lengths, each within the window."""
     recogniser = model.recogniser
     order = sorted(range(len(alone)), key=lambda index: request.clips[index].stat().st_size)
@@ -256,7 +258,7 @@ def _probe(
     batch: list[audio.Samples],
     expected: Sequence[str | None],
     rate: int,
-) -> Probe:
+) -> ShapeCheck:
     lengths = tuple(round(len(samples) / rate, 3) for samples in batch)
     together = decoding.model_copy(update={"batch_size": len(batch)})
     try:
@@ -268,8 +270,8 @@ def _probe(
         raise
     except Exception as error:  # whatever a runtime throws is what the probe looks for
         lines = str(error).splitlines() or [""]
-        return Probe(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
-    return Probe(
+        return ShapeCheck(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
+    return ShapeCheck(
         lengths_s=lengths,
         finite=all(finite) if finite else None,
         likeness=statistics.fmean(likeness) if likeness else None,

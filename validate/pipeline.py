@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from exporter.artifact import local_paths, report, store
 from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.report import Report
-from exporter.artifact.trust import admit
+from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import (
     BuildError,
     DataError,
@@ -35,12 +35,18 @@ from exporter.system.progress import Progress
 from validate import gate, html_report
 from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
-from validate.measure import Measurement, Request, measure_fresh, time_in_turns, undoubted
+from validate.measure import (
+    Measurement,
+    Request,
+    measure_fresh,
+    remeasure_if_slow,
+    time_interleaved,
+)
 from validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
-    from exporter.runtime.reference import Originals
+    from exporter.runtime.reference import References
 
 # The original's size is told as its weights in float32, the type in which it runs here.
 _FLOAT32_BYTES = 4
@@ -97,9 +103,9 @@ def validate(
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
     subjects = [_subject(folder, settings, progress) for folder in folders]
-    from exporter.runtime.reference import Originals  # and torch, but nothing before the gate
+    from exporter.runtime.reference import References  # and torch, but nothing before the gate
 
-    found = Originals("name it with --reference", progress)
+    found = References("name it with --reference", progress)
     originals = [_original(subject, settings, found) for subject in subjects]
     measured: dict[str, Measurement] = {}
     reports: list[Report] = []
@@ -122,7 +128,7 @@ def validate(
 def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
     """Check the bytes and read the clips, so that no model runs for nothing."""
     progress(f"{folder.name}: checking bytes", None)
-    manifest = admit(folder, trust=settings.trust)
+    manifest = verify_and_authorize(folder, trust=settings.trust)
     recipe = read(folder / RECIPE)
     data = recipe.data
     if settings.data:
@@ -146,7 +152,7 @@ def _clips(data: Data, base: Path) -> list[Clip]:
     return read_clips(base / data.clips, max_clips=data.max_clips, seed=data.seed)
 
 
-def _original(subject: Subject, settings: Settings, originals: Originals) -> Checkpoint:
+def _original(subject: Subject, settings: Settings, originals: References) -> Checkpoint:
     """The checkpoint to compare with: the artifact's own origin unless another one is given."""
     if settings.reference:
         return originals.open(settings.reference, allow_pickle=subject.recipe.allow_pickle)
@@ -185,8 +191,8 @@ def _measured(
     request = _request(subject, settings, subject.folder, original=False)
     theirs = measure_fresh(request, name, progress)
     too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
-    in_turns = partial(time_in_turns, [original, request], name, progress)
-    both = undoubted(ours, theirs, too_slow, in_turns)
+    in_turns = partial(time_interleaved, [original, request], name, progress)
+    both = remeasure_if_slow(ours, theirs, too_slow, in_turns)
     store.require_same(subject.folder, subject.manifest)
     return both
 
@@ -197,7 +203,7 @@ def _judge(
     """Judge one artifact, and write its three files, the report last."""
     equal = normaliser(_language(subject), subject.folder)
     truth = [equal.apply(clip.text) for clip in subject.clips]
-    case = gate.Case(
+    case = gate.Comparison(
         clips=subject.clips,
         truth=truth,
         reference=gate.side(ours, truth, equal.apply, _FLOAT32_BYTES * checkpoint.parameters),
@@ -231,7 +237,7 @@ def _language(subject: Subject) -> str | None:
 def _report(
     subject: Subject,
     checkpoint: Checkpoint,
-    case: gate.Case,
+    case: gate.Comparison,
     equal: Normaliser,
     predictions: bytes,
 ) -> Report:
@@ -286,7 +292,7 @@ def _report(
     )
 
 
-def _predictions(case: gate.Case) -> bytes:
+def _predictions(case: gate.Comparison) -> bytes:
     """One JSON line a clip, in Open ASR's field names: enough to score again without running."""
     both = zip(
         case.clips, case.reference.measurement.heard, case.candidate.measurement.heard, strict=True

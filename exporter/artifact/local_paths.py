@@ -15,7 +15,7 @@ PLACES = "places.json"
 _MAX_BYTES = 64 << 10
 
 
-class Places(BaseModel):
+class LocalPaths(BaseModel):
     """Paths as they were typed: the recipe's file, and the checkpoint's folder or Hub id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,17 +24,17 @@ class Places(BaseModel):
     checkpoint: str
 
 
-def write(folder: Path, places: Places) -> None:
+def write(folder: Path, places: LocalPaths) -> None:
     """Note the places beside a manifest."""
     write_atomic(folder / PLACES, places.model_dump_json(indent=1).encode() + b"\n")
 
 
-def read(folder: Path, manifest: Manifest) -> Places:
+def read(folder: Path, manifest: Manifest) -> LocalPaths:
     """The places of an artifact; where nothing tells them, the names in its manifest."""
     path = folder / PLACES
     try:
         if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-            return Places.model_validate_json(path.read_bytes())
+            return LocalPaths.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):  # a note of no weight: what it leads to is held to its hash
         pass
-    return Places(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)
+    return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)

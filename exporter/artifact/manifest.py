@@ -45,18 +45,18 @@ class RecipeStamp(_Frozen):
     source: str
 
 
-class Needs(_Frozen):
+class Requirements(_Frozen):
     """What a machine must offer to load an artifact."""
 
     cpu_features: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
 
-class Choice(_Frozen):
+class AutotuneResult(_Frozen):
     """What a build chose for one graph, and why: `seconds` of a call, by candidate.
 
-    They are measured on models of so many `layers` each, and reckoned for `depth` of them. There
-    are none where there was but one candidate.
+    They are measured on models of so many `layers` each, and extrapolated for `depth` of them.
+    There are none where there was but one candidate.
     """
 
     chosen: str
@@ -65,12 +65,12 @@ class Choice(_Frozen):
     depth: int
 
 
-class Outcome(_Frozen):
+class BuildResult(_Frozen):
     """What a target's build tells: what loading needs, and the options with what it chose."""
 
-    needs: Needs
+    needs: Requirements
     options: dict[str, Any]
-    choices: dict[str, Choice] = {}
+    choices: dict[str, AutotuneResult] = {}
 
 
 class Predicted(_Frozen):
@@ -106,12 +106,12 @@ class Manifest(_Frozen):
     options: dict[str, Any]
     recipe: RecipeStamp
     checkpoint: Origin
-    needs: Needs
+    needs: Requirements
     versions: dict[str, str]
     machine: dict[str, Any]
     build: BuildFigures
     build_key: str
-    choices: dict[str, Choice] = {}
+    choices: dict[str, AutotuneResult] = {}
     files: tuple[File, ...] = ()
 
     @model_serializer(mode="wrap")

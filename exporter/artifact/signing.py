@@ -21,7 +21,7 @@ from pydantic.alias_generators import to_camel
 from exporter.artifact import keyring, provenance, report, store
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.store import ENVELOPE
+from exporter.artifact.store import SIDECAR_FILES
 from exporter.errors import IntegrityError, listed
 from exporter.system.files import sha256_file, write_atomic
 
@@ -129,12 +129,12 @@ def verify(folder: Path, manifest: Manifest, key: Path | None = None) -> dict[st
     return {name: _verified(folder, manifest, name, scopes[name], key) for name in scopes}
 
 
-def vouched(folder: Path, manifest: Manifest) -> None:
+def verify_trusted_signature(folder: Path, manifest: Manifest) -> None:
     """Raise IntegrityError unless a trusted key signed a verified artifact, judged as it may be."""
     _verified(folder, manifest, SIGNATURE, _scopes(folder, manifest)[SIGNATURE], None)
 
 
-def promised(folder: Path, manifest: Manifest) -> None:
+def has_trusted_signer(folder: Path, manifest: Manifest) -> None:
     """Raise IntegrityError unless a trusted key is said to have signed; nothing is verified yet."""
     path = folder / SIGNATURE
     bundle, signed = _read(path)
@@ -236,5 +236,5 @@ def _hashing(folder: Path, covered: Collection[str]) -> Any:
     every = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {path.relative_to(folder).as_posix() for path in every}
     config = keyring.model_signing().hashing.Config().use_file_serialization()
-    others = sorted((present | ENVELOPE) - set(covered))
+    others = sorted((present | SIDECAR_FILES) - set(covered))
     return config.set_ignored_paths(paths=others, ignore_git_paths=False)

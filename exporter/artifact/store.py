@@ -19,9 +19,9 @@ from exporter.system.files import (
     make_folder,
     partial_name,
     partial_of,
-    put,
     recover,
     remove,
+    replace_dir_atomically,
     sha256_file,
     write_atomic,
 )
@@ -30,9 +30,9 @@ from exporter.system.signals import undisturbed
 # Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
 _SIGNED = "provenance.intoto.json model.sig report.sig"
-ENVELOPE = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
+SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 # One of these half way through `write_atomic`, or left there by a process that died.
-_BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(ENVELOPE)))})"))
+_BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 _MAX_MANIFEST_BYTES = 4 << 20
 
 
@@ -90,7 +90,7 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
     present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
     _refuse(folder, "missing", promised - present)
-    _refuse(folder, "not in the manifest", present - promised - ENVELOPE)
+    _refuse(folder, "not in the manifest", present - promised - SIDECAR_FILES)
     for file in manifest.files:
         path = folder / inside(file.path)
         try:
@@ -150,7 +150,7 @@ def publish(folder: Path, final: Path) -> None:
 
     Whoever looks finds the one or the other, whole.
     """
-    put(folder, final)
+    replace_dir_atomically(folder, final)
 
 
 @contextmanager

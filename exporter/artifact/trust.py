@@ -59,19 +59,21 @@ def code(manifest: Manifest) -> list[str]:
     return [f.path for f in manifest.files if PurePosixPath(f.path).suffix not in _DATA]
 
 
-def foresee(name: str, folder: Path, manifest: Manifest, *, trust: bool) -> None:
-    """Raise TrustError for what `admit` would refuse, while only manifest and signature are there.
+def check_trust_before_download(
+    name: str, folder: Path, manifest: Manifest, *, trust: bool
+) -> None:
+    """Raise TrustError for what `verify_and_authorize` would refuse, by manifest and signature.
 
     So what is on the Hub under this name is refused before it comes. No signature is checked yet.
     """
-    _require(name, folder, manifest, signing.promised, trust=trust)
+    _require(name, folder, manifest, signing.has_trusted_signer, trust=trust)
 
 
 def _require(
     where: Path | str,
     folder: Path,
     manifest: Manifest,
-    vouched: Callable[[Path, Manifest], None],
+    verify_trusted_signature: Callable[[Path, Manifest], None],
     *,
     trust: bool,
 ) -> None:
@@ -82,7 +84,7 @@ def _require(
     doubt, build, gap = "", "Build it here (exporter build RECIPE --force), or, if", "\n"
     if signing.exists(folder):
         try:
-            vouched(folder, manifest)
+            verify_trusted_signature(folder, manifest)
         except (IntegrityError, MachineError) as error:
             doubt, build, gap = str(error).splitlines()[0] + "\n", "If", " "
         else:
@@ -95,14 +97,14 @@ def _require(
     raise TrustError(msg)
 
 
-def admit(folder: Path, *, trust: bool) -> Manifest:
+def verify_and_authorize(folder: Path, *, trust: bool) -> Manifest:
     """The one way to an artifact that is to be loaded: bytes verified, code answered for.
 
     Raises IntegrityError and TrustError, without having opened anything. Packages must be what we
     write, and configs without code, even if they are trusted: no build of ours makes others.
     """
     manifest = store.verify(folder)
-    _require(folder, folder, manifest, signing.vouched, trust=trust)
+    _require(folder, folder, manifest, signing.verify_trusted_signature, trust=trust)
     for path in (folder / file.path for file in manifest.files):
         if path.suffix == _PACKAGE:
             pt2.check(path)

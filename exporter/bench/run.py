@@ -14,7 +14,7 @@ from typing import Any
 from exporter import recipe
 from exporter.artifact import store
 from exporter.artifact.manifest import RECIPE, Manifest
-from exporter.artifact.trust import admit
+from exporter.artifact.trust import verify_and_authorize
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
 from exporter.errors import ExporterError, IntegrityError
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What every model is given to do; `batch` and `beams` are the recipe's own where None.
 
     Without `audio`: one window of noise (or a batch of them), and exactly `tokens` tokens for each.
@@ -75,7 +75,7 @@ class Row:
 
 def bench(
     paths: Sequence[Path],
-    load: Load,
+    load: Workload,
     *,
     threads: Sequence[int] = (),
     original: bool = False,
@@ -95,7 +95,7 @@ def bench(
     if not folders:
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
-    manifests = [admit(folder, trust=trust) for folder in folders]
+    manifests = [verify_and_authorize(folder, trust=trust) for folder in folders]
     rows = [
         row
         for folder, manifest in zip(folders, manifests, strict=True)
@@ -111,14 +111,14 @@ def bench(
     return rows
 
 
-def _check(load: Load, threads: Sequence[int]) -> None:
+def _check(load: Workload, threads: Sequence[int]) -> None:
     hardware.require_cores(max(threads, default=1))
     for path in load.audio:
         audio.duration_s(path)
 
 
 def _artifact_rows(
-    folder: Path, manifest: Manifest, load: Load, threads: Sequence[int], *, trust: bool
+    folder: Path, manifest: Manifest, load: Workload, threads: Sequence[int], *, trust: bool
 ) -> list[Row]:
     """A row for each number of threads: as asked, as compiled in, or all cores."""
     own = manifest.options.get("threads") or hardware.describe().cores
@@ -129,7 +129,7 @@ def _artifact_rows(
     ]
 
 
-def _decoding(wanted: Decoding, load: Load) -> Decoding:
+def _decoding(wanted: Decoding, load: Workload) -> Decoding:
     """The recipe's, with what the command line says; noise has no times."""
     changes: dict[str, Any] = {} if load.audio else {"timestamps": False}
     if load.batch:
@@ -143,9 +143,9 @@ def _original_rows(
     folders: Sequence[Path], manifests: Sequence[Manifest], rows: Sequence[Row], progress: Progress
 ) -> list[Row]:
     """The checkpoints in float32, once each, decoded like the first artifact made of them."""
-    from exporter.runtime.reference import Originals
+    from exporter.runtime.reference import References
 
-    originals = Originals("run this where you ran `exporter build`", progress)
+    originals = References("run this where you ran `exporter build`", progress)
     made: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         allowed = recipe.read(folder / RECIPE).allow_pickle
@@ -173,7 +173,7 @@ def _warn(rows: Sequence[Row]) -> None:
         _log.warning("recipes differ in beams or batch: give --beams and --batch to compare")
 
 
-def _time_rounds(rows: Sequence[Row], load: Load, progress: Progress) -> None:
+def _time_rounds(rows: Sequence[Row], load: Workload, progress: Progress) -> None:
     """Fill the rows, round by round, every other round in the opposite order."""
     rounds = min(ROUNDS, load.runs)
     for number in range(rounds):
@@ -186,7 +186,7 @@ def _time_rounds(rows: Sequence[Row], load: Load, progress: Progress) -> None:
 
 
 def _time_row(
-    row: Row, load: Load, runs: int, progress: Progress, stretch: tuple[float, float]
+    row: Row, load: Workload, runs: int, progress: Progress, stretch: tuple[float, float]
 ) -> None:
     """Time a model once more in a fresh process; `stretch`: where that begins, and its share."""
     request = Request(

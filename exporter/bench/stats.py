@@ -14,8 +14,8 @@ _PERCENTILES = (50, 90, 99)
 def of_rounds(rounds: Sequence[Round]) -> dict[str, Any]:
     """All rounds of one model together, as plain data; times in seconds.
 
-    Latencies are those of single calls. Throughput is reckoned from each batch's median call, so
-    that one disturbance does not move it. What only models of graphs tell is None for others.
+    Latencies are those of single calls. Throughput is extrapolated from each batch's median call,
+    so that one disturbance does not move it. What only models of graphs tell is None for others.
     """
     first = rounds[0]
     runs = [times for each in rounds for times in each.seconds]

@@ -23,7 +23,7 @@ class Work:
     largest_bytes: int
     read_bytes: int
     written_bytes: int
-    trials: int = 0
+    num_trials: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Cost:
     def peak_rss_bytes(self, work: Work) -> int:
         """The most memory that the build step holds."""
         held = self.module_bytes * work.modules + self.largest * work.largest_bytes
-        return round(self.base_bytes + held + self.trial_bytes * work.trials)
+        return round(self.base_bytes + held + self.trial_bytes * work.num_trials)
 
     def reload_rss_bytes(self, work: Work) -> int:
         """The most memory that the fresh process holds in which the artifact first speaks."""
@@ -66,7 +66,7 @@ class Cost:
     def seconds(self, work: Work) -> float:
         """How long the build step takes."""
         moved = (work.read_bytes + work.written_bytes) / self.rate_bytes_s
-        tried = self.trial_s * work.trials
+        tried = self.trial_s * work.num_trials
         return self.base_s + self.module_s * work.modules + moved + tried
 
     def reload_seconds(self, work: Work) -> float:

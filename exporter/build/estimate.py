@@ -79,11 +79,11 @@ class Step:
     name: str
     prediction: Prediction
     replaces_bytes: int = 0
-    obstacle: MachineError | None = None
+    blocker: MachineError | None = None
 
 
 @dataclass(frozen=True)
-class Room:
+class Resources:
     """What there is: memory for programs, and disk at a place."""
 
     memory_bytes: int
@@ -100,9 +100,9 @@ class Room:
         }
 
 
-def room_at(place: Path) -> Room:
+def room_at(place: Path) -> Resources:
     """Look at what this machine has free now."""
-    return Room(hardware.memory_available_bytes(), hardware.disk_free_bytes(place), place)
+    return Resources(hardware.memory_available_bytes(), hardware.disk_free_bytes(place), place)
 
 
 def predict(
@@ -118,7 +118,7 @@ def predict(
     """
     family = FAMILIES[family_name(checkpoint.config)]
     files = TARGETS[kind].layout(options, model, checkpoint, family)
-    trials = TARGETS[kind].trials(options, model, checkpoint, family)
+    trials = TARGETS[kind].num_trials(options, model, checkpoint, family)
     work, cost = work_of(checkpoint, sum(files.values()), trials), cost_of(kind)
     return Prediction(
         files={**carried, **files},
@@ -135,8 +135,8 @@ def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
     return {name: path.stat().st_size for name, path in checkpoint.companions.items()}
 
 
-def shortages(
-    steps: Sequence[Step], room: Room, fetch_bytes: int = 0
+def resource_errors(
+    steps: Sequence[Step], room: Resources, fetch_bytes: int = 0
 ) -> Iterator[ResourceError | MachineError | None]:
     """Why each artifact cannot be built here, one after the other; None where it can.
 
@@ -149,13 +149,13 @@ def shortages(
     for step in steps:
         disk = held + step.prediction.disk_bytes
         here = _memory_shortage(step, room) or _disk_shortage(step, disk, room)
-        yield step.obstacle or fetching or here
+        yield step.blocker or fetching or here
         held += step.prediction.size_bytes - step.replaces_bytes
 
 
-def require_room(steps: Sequence[Step], room: Room, fetch_bytes: int = 0) -> None:
+def require_room(steps: Sequence[Step], room: Resources, fetch_bytes: int = 0) -> None:
     """Refuse to start what cannot end, with the first of the reasons."""
-    for shortage in shortages(steps, room, fetch_bytes):
+    for shortage in resource_errors(steps, room, fetch_bytes):
         if shortage is not None:
             raise shortage
 
@@ -166,7 +166,7 @@ def verdict(shortage: ResourceError | MachineError | None) -> Row:
     return {"fits": shortage is None, "why_not": reason}
 
 
-def of_checkpoint(checkpoint: Checkpoint, room: Room) -> list[Row]:
+def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     """What each kind of target with its default options would take, every one for itself."""
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
@@ -175,7 +175,7 @@ def of_checkpoint(checkpoint: Checkpoint, room: Room) -> list[Row]:
 
 
 def _default_row(
-    kind: str, model: nn.Module, checkpoint: Checkpoint, family: Family, room: Room
+    kind: str, model: nn.Module, checkpoint: Checkpoint, family: Family, room: Resources
 ) -> Row:
     target = TARGETS[kind]
     try:
@@ -185,10 +185,10 @@ def _default_row(
     prediction = predict(kind, options, model, checkpoint, carried_bytes(checkpoint))
     try:
         target.check(options, model, checkpoint, family)
-        obstacle = None
+        blocker = None
     except MachineError as error:
-        obstacle = error
-    (shortage,) = shortages([Step(kind, prediction, obstacle=obstacle)], room)
+        blocker = error
+    (shortage,) = resource_errors([Step(kind, prediction, blocker=blocker)], room)
     told = {"kind": kind, "options": options.model_dump(mode="json")}
     return {**told, **prediction.as_row(), **verdict(shortage)}
 
@@ -200,7 +200,7 @@ def work_of(checkpoint: Checkpoint, written_bytes: int, trials: int = 0) -> Work
     return Work(len(modules), max(sizes, default=0), sum(sizes), written_bytes, trials)
 
 
-def _memory_shortage(step: Step, room: Room) -> ResourceError | None:
+def _memory_shortage(step: Step, room: Resources) -> ResourceError | None:
     build, reload = step.prediction.peak_rss_bytes, step.prediction.reload_rss_bytes
     if max(build, reload) <= room.memory_bytes:
         return None
@@ -228,7 +228,7 @@ def _fetch_shortage(needed: int, cache: Path) -> ResourceError | None:
     )
 
 
-def _disk_shortage(step: Step, needed: int, room: Room) -> ResourceError | None:
+def _disk_shortage(step: Step, needed: int, room: Resources) -> ResourceError | None:
     if needed <= room.disk_bytes:
         return None
     return ResourceError(

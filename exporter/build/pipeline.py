@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import local_paths, provenance, store, trust
-from exporter.artifact.local_paths import Places
-from exporter.artifact.manifest import RECIPE, BuildFigures, Manifest, Outcome, RecipeStamp
+from exporter.artifact.local_paths import LocalPaths
+from exporter.artifact.manifest import RECIPE, BuildFigures, BuildResult, Manifest, RecipeStamp
 from exporter.build import estimate
-from exporter.build.estimate import Prediction, Room
+from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BusyError, IntegrityError, RecipeError
@@ -86,7 +86,7 @@ def dry_run(
     targets: Sequence[str] = (),
     force: bool = False,
     progress: Progress,
-) -> tuple[list[estimate.Row], Room]:
+) -> tuple[list[estimate.Row], Resources]:
     """Tell what `build` with the same arguments would do, a row per target; nothing is written.
 
     Weights that are not on this machine stay on the Hub: their shapes are enough.
@@ -94,7 +94,7 @@ def dry_run(
     planned = _planned(recipe, output, checkpoint, targets, progress)
     kept, room = _kept(planned, force), estimate.room_at(output)
     wanted = [p for p in planned if p.path not in kept]
-    reasons = estimate.shortages([p.step for p in wanted], room, _to_fetch(wanted))
+    reasons = estimate.resource_errors([p.step for p in wanted], room, _to_fetch(wanted))
     verdicts = {p.path: estimate.verdict(reason) for p, reason in zip(wanted, reasons, strict=True)}
     rows = [
         {
@@ -189,7 +189,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "decoding": recipe.decoding.model_dump(mode="json"),
             "clip": _one_clip(recipe),
         }
-        reload = worker.run("exporter.build.worker_steps:speak", spoken, told, what=name)
+        reload = worker.run("exporter.build.worker_steps:smoke_test", spoken, told, what=name)
         provenance.write(folder, manifest, recipe, _asked(planned), started)
         trust.record(manifest)
         store.publish(folder, planned.path)
@@ -198,7 +198,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
 
 def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
     recipe = planned.recipe
-    outcome = Outcome.model_validate({name: answer[name] for name in Outcome.model_fields})
+    outcome = BuildResult.model_validate({name: answer[name] for name in BuildResult.model_fields})
     return Manifest(
         name=recipe.name,
         kind=planned.kind,
@@ -260,8 +260,8 @@ def _asked(planned: Planned) -> dict[str, Any]:
     return {"kind": planned.kind, "name": planned.path.name, **options}
 
 
-def _places(planned: Planned) -> Places:
-    return Places(recipe=str(planned.recipe.path), checkpoint=planned.checkpoint.source)
+def _places(planned: Planned) -> LocalPaths:
+    return LocalPaths(recipe=str(planned.recipe.path), checkpoint=planned.checkpoint.source)
 
 
 def _standing(planned: Planned) -> Manifest | None:

@@ -35,7 +35,7 @@ class Planned:
     options: BaseModel
     family: str
     prediction: Prediction
-    obstacle: MachineError | None
+    blocker: MachineError | None
 
     def key(self, weights_sha256: str) -> str:
         """Identify what it is made from: weights, options and versions.
@@ -54,7 +54,7 @@ class Planned:
     def step(self) -> Step:
         """What it asks of disk and memory; what stands in its place goes when it is published."""
         standing = sum(file.lstat().st_size for file in self.path.rglob("*"))
-        return Step(str(self.path), self.prediction, standing, self.obstacle)
+        return Step(str(self.path), self.prediction, standing, self.blocker)
 
 
 def resolve(
@@ -110,20 +110,20 @@ def _planned(
     folder: Path,
 ) -> Planned:
     """One target of a recipe, checked against the model and its place."""
-    spec, name, obstacle = recipe.targets[index], family_name(checkpoint.config), None
+    spec, name, blocker = recipe.targets[index], family_name(checkpoint.config), None
     try:
         TARGETS[spec.kind].check(options, skeleton, checkpoint, FAMILIES[name])
     except RecipeError as error:
         raise recipe.error(("targets", index), str(error)) from None
     except MachineError as error:
-        obstacle = error
+        blocker = error
     path = folder / spec.name
     if path.is_symlink() or (path.exists() and not (path / MANIFEST).is_file()):
         msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}
     prediction = estimate.predict(spec.kind, options, skeleton, checkpoint, carried)
-    return Planned(recipe, checkpoint, spec.kind, path, options, name, prediction, obstacle)
+    return Planned(recipe, checkpoint, spec.kind, path, options, name, prediction, blocker)
 
 
 def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:

@@ -32,7 +32,7 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return target.build(job).model_dump(mode="json")
 
 
-def speak(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Reload a sealed artifact and decode one recording: one that stays silent is not built."""
     progress("decoding one clip", None)
     recogniser = load(Path(request["folder"]), trust=True)  # built here, a moment ago

@@ -33,7 +33,7 @@ from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES, family_name
-from exporter.formats.config_json import read_json, refuse_code, stands
+from exporter.formats.config_json import is_regular_file, read_json, refuse_code
 from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
 from exporter.hub.client import hub_id
 from exporter.system.files import sha256_file
@@ -289,7 +289,7 @@ def _refuse_foreign(folder: Path) -> None:
     """
     here = folder.resolve()
     for path in (folder / name for name in (*CONFIGS, *TOKENIZER)):
-        if not stands(path):
+        if not is_regular_file(path):
             continue
         target = path.resolve()
         cached = target.parent == here.parent.parent / "blobs"

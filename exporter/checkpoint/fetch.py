@@ -19,7 +19,7 @@ from exporter.checkpoint.files import (
     weight_names,
 )
 from exporter.errors import CheckpointError, exhausted
-from exporter.hub.client import limited
+from exporter.hub.client import request_timeouts
 from exporter.hub.download import Transfer, listed, local
 from exporter.hub.errors import explained, root_of, status_of, unavailable
 from exporter.system.progress import Progress, silent
@@ -58,7 +58,7 @@ def fetch(
     from huggingface_hub.errors import HFValidationError
 
     asked = revision or "main"
-    with limited():
+    with request_timeouts():
         try:
             transfer = listed(repo, asked, progress)
         except (OSError, HFValidationError) as error:
@@ -123,7 +123,7 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     infos: dict[str, TensorInfo] = {}
     for name in fetched.left:
         try:
-            with limited():
+            with request_timeouts():
                 header = HfApi().parse_safetensors_file_metadata(
                     repo, name, revision=fetched.commit
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.checkpoint.files import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS, pickle_refused
 from exporter.errors import CheckpointError
-from exporter.formats.config_json import read_json, stands
+from exporter.formats.config_json import is_regular_file, read_json
 from exporter.formats.tensor_io import TensorInfo, safetensors_infos
 from exporter.formats.torch_pickle import pickled_infos
 
@@ -16,9 +16,9 @@ from exporter.formats.torch_pickle import pickled_infos
 def tensor_infos(folder: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
     """Read the headers of all weight files, safetensors where there are any."""
     for whole, index in ((WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)):
-        if stands(folder / whole):
+        if is_regular_file(folder / whole):
             return _infos(folder / whole, allow_pickle=allow_pickle)
-        if stands(folder / index):
+        if is_regular_file(folder / index):
             return _indexed(folder / index, Path(whole).suffix, allow_pickle=allow_pickle)
     msg = f"{folder}: no {WEIGHTS} and no {PICKLE}, whole or in shards with an index"
     raise CheckpointError(msg)

@@ -15,7 +15,7 @@ from exporter.system.progress import shown_bytes
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from exporter.bench.run import Load, Row
+    from exporter.bench.run import Row, Workload
     from exporter.cli.output.terminal import Terminal
 
 
@@ -79,7 +79,7 @@ def bench(
     """Time whole transcriptions by artifacts (or folders of them), side by side."""
     from exporter.bench import run as stand
 
-    load = stand.Load(**given)
+    load = stand.Workload(**given)
     with terminal.progress() as progress:
         rows = stand.bench(
             paths, load, threads=threads, original=original, trust=trust, progress=progress
@@ -93,7 +93,7 @@ def bench(
         raise errors[0]
 
 
-def _say_json(terminal: Terminal, load: Load, rows: list[Row]) -> None:
+def _say_json(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
     from exporter.system.hardware import describe
 
     asked = {
@@ -104,7 +104,7 @@ def _say_json(terminal: Terminal, load: Load, rows: list[Row]) -> None:
     terminal.say_json(load=asked, machine=describe().as_dict(), rows=[row.as_row() for row in rows])
 
 
-def _say_rows(terminal: Terminal, load: Load, rows: list[Row]) -> None:
+def _say_rows(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
     found = [row.as_row() for row in rows]
     terminal.draw(of_bench(found))
     terminal.say(bench_load(load, found))
@@ -138,7 +138,7 @@ def _timed(row: Mapping[str, Any]) -> Iterator[str]:
     yield shown_bytes(row["peak_rss_bytes"])
 
 
-def bench_load(load: Load, rows: Sequence[Mapping[str, Any]]) -> str:
+def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
     """What was transcribed how often, under a table of timings."""
     told = next(row for row in rows if not row["error"])
     beams, batch = (

@@ -16,7 +16,7 @@ from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
-    from exporter.build.estimate import Room
+    from exporter.build.estimate import Resources
     from exporter.build.pipeline import BuiltArtifact
 
 
@@ -92,7 +92,9 @@ def _built_row(one: BuiltArtifact) -> dict[str, Any]:
     }
 
 
-def _say_plan(terminal: Terminal, rows: list[dict[str, Any]], room: Room, as_json: bool) -> None:
+def _say_plan(
+    terminal: Terminal, rows: list[dict[str, Any]], room: Resources, as_json: bool
+) -> None:
     if as_json:
         terminal.say_json(plan=rows, here=room.as_row())
         return
@@ -146,5 +148,5 @@ def choices(manifest: Manifest) -> Iterator[str]:
         others = ", ".join(f"{c} {moment(s)}" for c, s in ranked if c != choice.chosen)
         cut = f"{' and '.join(map(str, choice.layers))} of {choice.depth} layers"
         whole = choice.layers == (choice.depth,)
-        how = "" if whole else f"; reckoned from {cut}"
+        how = "" if whole else f"; extrapolated from {cut}"
         yield f"{graph}: {choice.chosen} ({chosen} a call; {others}{how})"

@@ -14,7 +14,7 @@ from exporter.system.progress import shown_bytes
 if TYPE_CHECKING:
     from exporter.cli.output.terminal import Terminal
     from exporter.hub.push import Pushed
-    from exporter.hub.upload_plan import Parcel
+    from exporter.hub.upload_plan import UploadPlan
 
 
 @command
@@ -55,7 +55,7 @@ def push(
         _say_pushed(terminal, done, as_json)
 
 
-def _say_parcels(terminal: Terminal, parcels: list[Parcel], as_json: bool) -> None:
+def _say_parcels(terminal: Terminal, parcels: list[UploadPlan], as_json: bool) -> None:
     from exporter.hub.model_card import CARD
 
     cards = [
@@ -82,7 +82,7 @@ def _say_parcels(terminal: Terminal, parcels: list[Parcel], as_json: bool) -> No
         terminal.say(card)
 
 
-def _row(parcel: Parcel) -> dict[str, Any]:
+def _row(parcel: UploadPlan) -> dict[str, Any]:
     return {
         "path": str(parcel.proof.folder),
         "repo": parcel.repo,

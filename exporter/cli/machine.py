@@ -30,7 +30,7 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
         raise click.UsageError(msg)
     from exporter.targets import capabilities
 
-    facts = capabilities.of_machine()
+    facts = capabilities.machine_capabilities()
     measured = None
     if measure:
         from exporter.system import microbench
@@ -40,13 +40,13 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
     if as_json:
         terminal.say_json(**facts, measured=measured)
         return
-    for line in of_machine(facts):
+    for line in machine_lines(facts):
         terminal.say(line)
     for line in of_rates(measured) if measured else ():
         terminal.say(line)
 
 
-def of_machine(facts: Mapping[str, Any]) -> Iterator[str]:
+def machine_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """What a machine is, and what follows from it for each kind of artifact, line by line."""
     has = [name for name, there in facts["features"].items() if there]
     lacks = [name for name, there in facts["features"].items() if not there]

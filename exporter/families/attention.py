@@ -179,7 +179,7 @@ def _(
 
 @torch.library.custom_op("exporter::quantized_channels", mutates_args=())
 def quantized_channels(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Int8 codes of [batch, length, width], and the scale of each channel [width]."""
+    """QuantizationScheme codes of [batch, length, width], and the scale of each channel [width]."""
     peak = states.square().amax((0, 1)).sqrt()
     scale = (peak / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (states / scale).round().to(torch.int8), scale

@@ -22,10 +22,10 @@ class Graph:
 
     `module.forward` takes the tensors of `inputs` in order and returns one per entry of `outputs`.
     `dynamic` names the axes that may change between calls; `outputs` gives every output's shape,
-    with the same names. Tensors listed in `mutated` are written in place. Where all `depth` layers
-    are alike, `first` is the same graph through the first alone: what it does between its two
-    `layer_boundary` is what every layer does, with its own index in the names for 0. A graph with a
-    `lender` has no weight that the graph of this name has not, under the same name.
+    with the same names. Tensors listed in `mutated` are written in place. Where all `num_layers`
+    layers are alike, `single_layer` is the same graph through the first alone: what it does between
+    its two `layer_boundary` is what every layer does, with its own index in the names for 0. A
+    graph with `weights_from` has only weights of the graph of that name, under the same names.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Graph:
     dynamic: Mapping[str, Mapping[int, str]]
     outputs: Mapping[str, Shape]
     mutated: tuple[str, ...] = ()
-    first: "Graph | None" = None
-    depth: int = 1
-    lender: str | None = None
+    single_layer: "Graph | None" = None
+    num_layers: int = 1
+    weights_from: str | None = None
 
 
 @torch.library.custom_op("exporter::layer_boundary", mutates_args=())
@@ -60,7 +60,7 @@ def alike(layers: nn.ModuleList) -> bool:
     return len(kinds) == 1
 
 
-def first_layer(graph: Graph) -> Graph:
+def single_layer_of(graph: Graph) -> Graph:
     """The same graph with the inputs and outputs of its first layer only."""
     return replace(
         graph,

@@ -16,7 +16,7 @@ _KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may nam
 _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
 
 
-def stands(path: Path) -> bool:
+def is_regular_file(path: Path) -> bool:
     """Whether a file is there; what is there and no file is refused, since a pipe never ends."""
     if path.is_file():
         return True
@@ -31,7 +31,7 @@ def stands(path: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, with the checkpoint's errors."""
-    if not stands(path):
+    if not is_regular_file(path):
         msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
         raise CheckpointError(msg)
     try:

@@ -2,7 +2,7 @@
 
 huggingface_hub waits for ever for some answers and repeats others for minutes. Here every answer
 has to come within a time, a Hub that stays silent is given up, and what may pass is tried anew as
-a whole: whoever calls `patiently` asks first what is there, and does what is lacking.
+a whole: whoever calls `with_retries` asks first what is there, and does what is lacking.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def silence_s() -> float:
 
 
 @contextmanager
-def limited() -> Iterator[None]:
+def request_timeouts() -> Iterator[None]:
     """Give every request of the library a time limit, and its log no signed addresses.
 
     Both generations of it are served: releases below 1 speak through requests, later ones through
@@ -82,7 +82,7 @@ def limited() -> Iterator[None]:
         configure(before)
 
 
-def patiently(
+def with_retries(
     attempt: Callable[[], Result],
     progress: Progress,
     what: str,
@@ -91,7 +91,7 @@ def patiently(
 ) -> Result:
     """What `attempt` gives, tried anew after what may pass; `told` makes an error of the rest."""
     left = iter(PAUSES_S if pauses is None else pauses)
-    with limited():
+    with request_timeouts():
         while True:
             try:
                 return attempt()

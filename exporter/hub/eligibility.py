@@ -14,7 +14,7 @@ from exporter.recipe import Recipe, read
 
 
 @dataclass(frozen=True)
-class Proof:
+class PublishableArtifact:
     """An artifact whose bytes are the sealed ones, and the report that passed exactly these."""
 
     folder: Path
@@ -23,7 +23,7 @@ class Proof:
     recipe: Recipe
 
 
-def proven(folder: Path) -> Proof:
+def check_publishable(folder: Path) -> PublishableArtifact:
     """Verify an artifact and its report.
 
     Raises IntegrityError where bytes are not the sealed, the judged or the signed ones, GateError
@@ -48,7 +48,7 @@ def proven(folder: Path) -> Proof:
     provenance.require(folder, manifest)
     if signing.exists(folder):
         signing.require_current(folder, manifest)
-    return Proof(folder, manifest, judged, recipe)
+    return PublishableArtifact(folder, manifest, judged, recipe)
 
 
 def _other_terms(judged: Report, recipe: Recipe, manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from exporter.artifact.report import Interval
 from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
 from exporter.hub.drawing import interval_svg, standalone
-from exporter.hub.eligibility import Proof
+from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 PICTURE = "wer.svg"
-_TEMPLATE = "card.md.j2"
+_TEMPLATE = "model_card.md.j2"
 _TASK = "automatic-speech-recognition"
 
 
-def written(proof: Proof, repo: str) -> dict[str, bytes]:
+def written(proof: PublishableArtifact, repo: str) -> dict[str, bytes]:
     """The card of an artifact in a repository, and its picture, by file name."""
     judged = proof.report
     picture = interval_svg(judged.wer_difference, judged.gate.max_wer_increase)
     return {CARD: _text(proof, repo).encode(), PICTURE: standalone(picture).encode()}
 
 
-def _text(proof: Proof, repo: str) -> str:
+def _text(proof: PublishableArtifact, repo: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     manifest, judged = proof.manifest, proof.report
@@ -67,7 +67,7 @@ def _text(proof: Proof, repo: str) -> str:
     )
 
 
-def _metadata(proof: Proof) -> "ModelCardData":
+def _metadata(proof: PublishableArtifact) -> "ModelCardData":
     """The front matter, by which the Hub files a model."""
     from huggingface_hub import ModelCardData
 
@@ -89,7 +89,7 @@ def _metadata(proof: Proof) -> "ModelCardData":
     )
 
 
-def _results(proof: Proof) -> "list[EvalResult]":
+def _results(proof: PublishableArtifact) -> "list[EvalResult]":
     """Rates in percent, as other cards have them, under the data's name and revision.
 
     Of clips that are nowhere on the Hub, the revision is the digest of their names, sounds and
@@ -123,7 +123,7 @@ def _results(proof: Proof) -> "list[EvalResult]":
     ]
 
 
-def _original(proof: Proof) -> str:
+def _original(proof: PublishableArtifact) -> str:
     """The checkpoint in words: a link to its commit, or a folder's name."""
     origin = proof.manifest.checkpoint
     if not origin.revision:
@@ -132,19 +132,19 @@ def _original(proof: Proof) -> str:
     return f"[{repo}](https://huggingface.co/{repo}/tree/{origin.revision})"
 
 
-def _pinned(proof: Proof) -> str:
+def _pinned(proof: PublishableArtifact) -> str:
     """What to give a build for the same checkpoint."""
     origin = proof.manifest.checkpoint
     return f"{origin.source.partition('@')[0]}@{origin.revision}" if origin.revision else "FOLDER"
 
 
-def _clips(proof: Proof) -> str:
+def _clips(proof: PublishableArtifact) -> str:
     """The data in words: a dataset of the Hub, or a folder's name."""
     data, source = proof.recipe.data, proof.report.data.source
     return source if data and data.dataset else Path(source).name
 
 
-def _generate(proof: Proof) -> str:
+def _generate(proof: PublishableArtifact) -> str:
     """What a pipeline has to be given to decode as it was judged."""
     told, beams = _spoken(proof), proof.report.decoding.num_beams
     if beams > 1:
@@ -152,14 +152,14 @@ def _generate(proof: Proof) -> str:
     return f", generate_kwargs={json.dumps(told)}" if told else ""
 
 
-def _spoken(proof: Proof) -> dict[str, Any]:
+def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
     """What is to be written, and in which language, as far as that was said."""
     decoding = proof.report.decoding
     given = {"language": decoding.language, "task": decoding.task}
     return {name: value for name, value in given.items() if value}
 
 
-def _optimum_class(proof: Proof) -> str | None:
+def _optimum_class(proof: PublishableArtifact) -> str | None:
     """The class of optimum that loads the artifact as it is."""
     names = {path.stem.removesuffix("_quantized") for path in _graphs(proof)}
     if "encoder_model" in names:
@@ -167,19 +167,19 @@ def _optimum_class(proof: Proof) -> str | None:
     return "ORTModelForCTC" if "model" in names else None
 
 
-def _for_javascript(proof: Proof) -> bool:
+def _for_javascript(proof: PublishableArtifact) -> bool:
     """Whether the graphs lie where transformers.js looks for them."""
     return any(path.parent.name == "onnx" for path in _graphs(proof))
 
 
-def _library(proof: Proof) -> str:
+def _library(proof: PublishableArtifact) -> str:
     """The library by whose snippet the Hub tells people to use it."""
     if _for_javascript(proof):
         return "transformers.js"
     return "optimum" if _graphs(proof) else "exporter"
 
 
-def _graphs(proof: Proof) -> list[PurePosixPath]:
+def _graphs(proof: PublishableArtifact) -> list[PurePosixPath]:
     paths = [PurePosixPath(file.path) for file in proof.manifest.files]
     return [path for path in paths if path.suffix == ".onnx"]
 

@@ -92,7 +92,7 @@ def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Pa
     standing = (place / MANIFEST).exists()
 
     def admit(folder: Path, manifest: Manifest) -> None:
-        trusted.foresee(name, folder, manifest, trust=trust)
+        trusted.check_trust_before_download(name, folder, manifest, trust=trust)
 
     wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
     try:
@@ -116,7 +116,7 @@ class _Wanted:
 
     def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
         """Have it there, trying again after what may pass."""
-        return client.patiently(
+        return client.with_retries(
             lambda: self._tried(progress),
             progress,
             self.repo,
@@ -146,7 +146,7 @@ class _Wanted:
 def _warn_of_code(folder: Path, manifest: Manifest) -> None:
     """Tell, before gigabytes move, what loading them will take."""
     try:
-        trusted.foresee(manifest.name, folder, manifest, trust=False)
+        trusted.check_trust_before_download(manifest.name, folder, manifest, trust=False)
     except TrustError:
         told = listed_names(trusted.code(manifest))
         _log.warning("it holds code that was not built here (%s): loading takes --trust", told)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifact.manifest import MANIFEST
-from exporter.artifact.store import ENVELOPE, find
+from exporter.artifact.store import SIDECAR_FILES, find
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client
-from exporter.hub.eligibility import proven
+from exporter.hub.eligibility import check_publishable
 from exporter.hub.errors import endpoint, unpushed
-from exporter.hub.upload_plan import Item, Parcel, packed, write_cards
+from exporter.hub.upload_plan import UploadFile, UploadPlan, plan_uploads, write_cards
 from exporter.system.files import sha256_file
 from exporter.system.progress import Progress, shown_bytes
 
@@ -44,7 +44,7 @@ class Way:
 class Pushed:
     """An artifact on the Hub; `changed` is False where all was there already."""
 
-    parcel: Parcel
+    parcel: UploadPlan
     commit: str
     changed: bool
     tag: str | None
@@ -56,7 +56,7 @@ class Pushed:
         return self.pull_request or f"{endpoint()}/{self.parcel.repo}/tree/{self.commit}"
 
 
-def prepared(path: Path, repo: str | None, private: bool | None) -> list[Parcel]:
+def prepared(path: Path, repo: str | None, private: bool | None) -> list[UploadPlan]:
     """What pushing the artifact, or all artifacts, at `path` would bring; nothing is asked.
 
     Raises GateError or IntegrityError unless every one is what it says, and passed.
@@ -65,10 +65,10 @@ def prepared(path: Path, repo: str | None, private: bool | None) -> list[Parcel]
     if not folders:
         msg = f"no artifact in {path}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
-    return packed([proven(folder) for folder in folders], repo, private)
+    return plan_uploads([check_publishable(folder) for folder in folders], repo, private)
 
 
-def push(parcels: Sequence[Parcel], way: Way, progress: Progress) -> Iterator[Pushed]:
+def push(parcels: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:
     """Push parcels one after the other, and give each as it has arrived."""
     from huggingface_hub import HfApi, constants, get_token
 
@@ -86,14 +86,14 @@ def push(parcels: Sequence[Parcel], way: Way, progress: Progress) -> Iterator[Pu
 class _Delivery:
     """One parcel on its way."""
 
-    def __init__(self, api: "HfApi", parcel: Parcel, way: Way, progress: Progress) -> None:
+    def __init__(self, api: "HfApi", parcel: UploadPlan, way: Way, progress: Progress) -> None:
         self._api, self._parcel, self._way, self._progress = api, parcel, way, progress
         self._repo = parcel.repo
         self._changed = False
 
     def made(self) -> Pushed:
         """Try, and try again after what may pass."""
-        return client.patiently(self._tried, self._progress, self._repo, self._failed)
+        return client.with_retries(self._tried, self._progress, self._repo, self._failed)
 
     def _failed(self, root: BaseException) -> ExporterError:
         """Why it cannot be done: the Hub's words, unless files changed on their way there."""
@@ -155,7 +155,7 @@ class _Delivery:
             self._refuse_strangers(files.keys() - _HARMLESS)
             return []
         if ours[MANIFEST].equals(files[MANIFEST]):
-            return sorted(ENVELOPE & files.keys() - ours.keys())
+            return sorted(SIDECAR_FILES & files.keys() - ours.keys())
         if (files[MANIFEST].size or 0) > _MAX_MANIFEST_BYTES:
             self._refuse_strangers({MANIFEST})
         path = self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha)
@@ -163,7 +163,7 @@ class _Delivery:
             named = {str(file["path"]) for file in json.loads(Path(path).read_bytes())["files"]}
         except (ValueError, KeyError, TypeError):
             self._refuse_strangers({MANIFEST})
-        return sorted((named | ENVELOPE) & files.keys() - ours.keys())
+        return sorted((named | SIDECAR_FILES) & files.keys() - ours.keys())
 
     def _refuse_strangers(self, names: Iterable[str]) -> None:
         if shown := ", ".join(sorted(names)[:3]):
@@ -171,7 +171,7 @@ class _Delivery:
             raise RecipeError(msg)
 
     def _requested(
-        self, info: "ModelInfo", lacking: list[Item], stale: list[str]
+        self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str]:
         """A pull request that brings the parcel: one that is open already, or a new one."""
         for one in self._api.get_repo_discussions(
@@ -186,7 +186,7 @@ class _Delivery:
         return commit, str(request)
 
     def _committed(
-        self, info: "ModelInfo", lacking: list[Item], stale: list[str]
+        self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str | None]:
         """Send what is lacking and move the branch, in one step, if nobody else has moved it."""
         from huggingface_hub import CommitOperationDelete
@@ -210,7 +210,7 @@ class _Delivery:
             )
         return made.oid, made.pr_url
 
-    def _addition(self, item: Item, stream: "_Watched") -> "CommitOperationAdd":
+    def _addition(self, item: UploadFile, stream: "_Watched") -> "CommitOperationAdd":
         """One file, hashed by the library: what it will announce must be what was verified."""
         from huggingface_hub import CommitOperationAdd
 
@@ -219,7 +219,7 @@ class _Delivery:
             raise IntegrityError(_changed(self._parcel.proof.folder / item.path))
         return operation
 
-    def _require_arrival(self, items: Sequence[Item], commit: str) -> None:
+    def _require_arrival(self, items: Sequence[UploadFile], commit: str) -> None:
         """Hold the Hub's hashes of a commit against ours; nothing is downloaded for that."""
         names = [item.path for item in items]
         there = {
@@ -283,7 +283,7 @@ class _Watched(io.BufferedReader):
     is installed: one road, whose hashes and time limits are known.
     """
 
-    def __init__(self, item: Item, meter: _Meter) -> None:
+    def __init__(self, item: UploadFile, meter: _Meter) -> None:
         source = item.source
         raw: Any = io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source)
         super().__init__(raw)

@@ -17,7 +17,7 @@ from exporter.artifact.signing import SIGNATURES
 from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id
-from exporter.hub.eligibility import Proof
+from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.files import write_atomic
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
@@ -25,7 +25,7 @@ _SMALL = 10_000_000
 
 
 @dataclass(frozen=True)
-class Item:
+class UploadFile:
     """A file to push: its bytes if they are few, else its place; `git_sha1` is of those few."""
 
     path: str
@@ -44,13 +44,13 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class UploadPlan:
     """All that goes to one repository."""
 
     repo: str
     private: bool
-    proof: Proof
-    items: tuple[Item, ...]
+    proof: PublishableArtifact
+    items: tuple[UploadFile, ...]
 
     @property
     def title(self) -> str:
@@ -69,13 +69,15 @@ class Parcel:
         return sum(item.size_bytes for item in self.items)
 
     @property
-    def sealed(self) -> tuple[Item, ...]:
+    def sealed(self) -> tuple[UploadFile, ...]:
         """The items that the digest covers, and the manifest whose sha256 it is."""
         names = {file.path for file in self.proof.manifest.files} | {MANIFEST}
         return tuple(item for item in self.items if item.path in names)
 
 
-def packed(proofs: Sequence[Proof], repo: str | None, private: bool | None) -> list[Parcel]:
+def plan_uploads(
+    proofs: Sequence[PublishableArtifact], repo: str | None, private: bool | None
+) -> list[UploadPlan]:
     """Address every artifact, write its card, and take its files' bytes and hashes.
 
     `repo` and `private` stand in for the recipe's `hub`. Several artifacts, or one of a recipe with
@@ -92,11 +94,11 @@ def packed(proofs: Sequence[Proof], repo: str | None, private: bool | None) -> l
         hub = proof.recipe.hub
         closed = private if private is not None else hub is None or hub.private
         _refuse_paths(proof)
-        parcels.append(Parcel(address, closed, proof, tuple(_items(proof, address))))
+        parcels.append(UploadPlan(address, closed, proof, tuple(_items(proof, address))))
     return parcels
 
 
-def write_cards(parcels: Sequence[Parcel]) -> None:
+def write_cards(parcels: Sequence[UploadPlan]) -> None:
     """Have beside each artifact the card that its repository gets."""
     for parcel in parcels:
         for item in parcel.items:
@@ -106,7 +108,7 @@ def write_cards(parcels: Sequence[Parcel]) -> None:
                 write_atomic(parcel.proof.folder / item.path, item.source)
 
 
-def _address(proof: Proof, repo: str | None, *, alone: bool) -> str:
+def _address(proof: PublishableArtifact, repo: str | None, *, alone: bool) -> str:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -127,7 +129,7 @@ def _address(proof: Proof, repo: str | None, *, alone: bool) -> str:
     return address
 
 
-def _refuse_paths(proof: Proof) -> None:
+def _refuse_paths(proof: PublishableArtifact) -> None:
     """Refuse to publish this machine's paths: the sealed recipe goes out as it was read."""
     paths = proof.recipe.absolute_paths
     if paths:
@@ -138,7 +140,7 @@ def _refuse_paths(proof: Proof) -> None:
         raise RecipeError(msg)
 
 
-def _items(proof: Proof, repo: str) -> list[Item]:
+def _items(proof: PublishableArtifact, repo: str) -> list[UploadFile]:
     manifest, judged = proof.manifest, proof.report
     promised = {file.path: file.sha256 for file in manifest.files}
     promised[MANIFEST] = manifest.digest
@@ -151,10 +153,10 @@ def _items(proof: Proof, repo: str) -> list[Item]:
     return sorted([*files, *(_small(*one) for one in ours.items())], key=lambda item: item.path)
 
 
-def _item(folder: Path, name: str, promised: str) -> Item:
+def _item(folder: Path, name: str, promised: str) -> UploadFile:
     path = folder / name
     if path.stat().st_size >= _SMALL:  # hashed again while it is sent
-        return Item(name, path.stat().st_size, promised, None, path)
+        return UploadFile(name, path.stat().st_size, promised, None, path)
     item = _small(name, path.read_bytes())
     if item.sha256 != promised:
         msg = f"{path} changed after it was verified: run this again"
@@ -162,5 +164,5 @@ def _item(folder: Path, name: str, promised: str) -> Item:
     return item
 
 
-def _small(name: str, data: bytes) -> Item:
-    return Item(name, len(data), hashlib.sha256(data).hexdigest(), git_sha1(data), data)
+def _small(name: str, data: bytes) -> UploadFile:
+    return UploadFile(name, len(data), hashlib.sha256(data).hexdigest(), git_sha1(data), data)

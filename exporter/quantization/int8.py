@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from exporter.quantization.plan import Int8
+from exporter.quantization.plan import QuantizationScheme
 
 
 def quantize(
-    blocks: Callable[[], Iterable[Tensor]], shape: tuple[int, ...], scheme: Int8
+    blocks: Callable[[], Iterable[Tensor]], shape: tuple[int, ...], scheme: QuantizationScheme
 ) -> tuple[Tensor, Tensor]:
     """Quantize a float weight [out, in], read as blocks of rows: symmetric, half to even.
 
@@ -38,6 +38,6 @@ def _peaks(rows: Tensor) -> Tensor:
     return peaks
 
 
-def _scales(peaks: Tensor, scheme: Int8) -> Tensor:
+def _scales(peaks: Tensor, scheme: QuantizationScheme) -> Tensor:
     """A row of zeros has the smallest scale instead of none."""
     return (peaks / scheme.limit).clamp_min(torch.finfo(torch.float32).tiny)

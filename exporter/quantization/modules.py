@@ -6,7 +6,7 @@ from torch import nn
 from exporter.quantization.weights import Weights
 
 
-def keep_narrow(model: nn.Module, weights: Weights) -> None:
+def keep_16bit_storage(model: nn.Module, weights: Weights) -> None:
     """Leave tables and convolution kernels in the 16 bits that the checkpoint stores.
 
     Linear weights have a precision of their own; biases and norms are too small to matter.
@@ -17,10 +17,10 @@ def keep_narrow(model: nn.Module, weights: Weights) -> None:
         stored = weights.dtype(name)
         table = parameter.ndim > 1 and not isinstance(module, nn.Linear)
         if table and stored.itemsize < parameter.itemsize:
-            setattr(module, leaf, absent(tuple(parameter.shape), stored))
+            setattr(module, leaf, meta_parameter(tuple(parameter.shape), stored))
 
 
-def absent(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+def meta_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     """A parameter on `meta`, whose data is read when its turn comes."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 

@@ -15,7 +15,7 @@ from exporter.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Int8:
+class QuantizationScheme:
     """How one module's weight becomes int8; `bits` is 7 where u8 x s8 products would saturate."""
 
     per_channel: bool = True
@@ -31,7 +31,7 @@ class Int8:
 class Plan:
     """Linear modules by name that become int8; everything else stays as it is."""
 
-    modules: Mapping[str, Int8] = field(default_factory=dict)
+    modules: Mapping[str, QuantizationScheme] = field(default_factory=dict)
 
 
 def plan_linears(
@@ -39,7 +39,7 @@ def plan_linears(
     *,
     include: Iterable[str] = ("*",),
     exclude: Iterable[str] = (),
-    scheme: Int8 = Int8(),
+    scheme: QuantizationScheme = QuantizationScheme(),
 ) -> Plan:
     """Choose the linear modules of `model` whose names match `include` and not `exclude`.
 

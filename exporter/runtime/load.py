@@ -19,7 +19,7 @@ import numpy as np
 from exporter import recipe
 from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.store import require_same
-from exporter.artifact.trust import admit
+from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import IntegrityError, MachineError
 from exporter.families.transcript import Audio, Transcript
 from exporter.formats import audio
@@ -86,7 +86,7 @@ def load(
     holds for this process.
     """
     folder = pull.located(path, progress, trust=trust)
-    manifest = admit(folder, trust=trust)
+    manifest = verify_and_authorize(folder, trust=trust)
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)
     from exporter.families import FAMILIES

@@ -9,7 +9,7 @@ from exporter.errors import CheckpointError, IntegrityError
 from exporter.system.progress import Progress
 
 
-class Originals:
+class References:
     """Opens checkpoints once each, because hashing gigabytes of weights takes a while.
 
     `remedy` is what a message tells to do where an original is not the one that is meant.

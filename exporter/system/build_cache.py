@@ -37,7 +37,7 @@ class Entry:
     made: float
 
 
-def obtain(
+def get_or_build(
     path: Path, what: str, parts: Mapping[str, Any], make: Callable[[], None], *, fresh: bool
 ) -> None:
     """Have at `path` what `make` writes there, or wrote there when `parts` were last the same.

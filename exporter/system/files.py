@@ -101,7 +101,7 @@ def _sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def put(folder: Path, final: Path) -> None:
+def replace_dir_atomically(folder: Path, final: Path) -> None:
     """Bring a folder to the disk and then to `final`, in one step also where something stands.
 
     That is in `folder` afterwards. The caller holds a lock on the place.

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel
 from torch import nn
 
-from exporter.artifact.manifest import Manifest, Outcome
+from exporter.artifact.manifest import BuildResult, Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.system.progress import Progress
@@ -57,11 +57,13 @@ class Target(Protocol):
         """
         ...
 
-    def trials(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+    def num_trials(
+        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+    ) -> int:
         """How many graphs a build compiles only to time them, where options leave it a choice."""
         ...
 
-    def build(self, job: Job[Any]) -> Outcome:
+    def build(self, job: Job[Any]) -> BuildResult:
         """Write the target's own files into the job's folder.
 
         Tell what loading will need, and what the options left to be chosen.

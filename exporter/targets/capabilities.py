@@ -17,7 +17,7 @@ _LEVELS = ("x86-64-v3", "x86-64-v4")
 _VNNI = "avx512_vnni"
 
 
-def of_machine() -> dict[str, Any]:
+def machine_capabilities() -> dict[str, Any]:
     """Facts about this machine as plain data, and under `targets` what they mean, by kind."""
     here, compiler = hardware.describe(), cxx()
     return {

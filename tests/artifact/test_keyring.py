@@ -55,12 +55,12 @@ def test_a_signature_that_leaves_code_out_vouches_for_nothing(
     checking = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=pair[1])
     checking.verify(program, program / "model.sig")
     with pytest.raises(TrustError, match=r"model\.sig was made for other bytes \(encoder\.pt2\)"):
-        trust.admit(program, trust=False)
+        trust.verify_and_authorize(program, trust=False)
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(TrustError) as caught:
-        trust.admit(folder, trust=False)
+        trust.verify_and_authorize(folder, trust=False)
     assert len(str(caught.value).splitlines()) == 3
     return str(caught.value)
 
@@ -82,7 +82,7 @@ def test_judging_code_again_does_not_take_its_signature(
     trust_key(config, pair[1])
     for name in ("report.json", "report.html", "predictions.jsonl"):
         (program / name).write_text("judged here")
-    assert trust.admit(program, trust=False)
+    assert trust.verify_and_authorize(program, trust=False)
     with pytest.raises(IntegrityError, match=r"the report of .* is not signed"):
         signing.verify(program, store.read_manifest(program), pair[1])
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_key_spoils_no_other(
 ) -> None:
     trust_key(config, pair[0])
     trust_key(config, pair[1])
-    assert trust.admit(program, trust=False)
+    assert trust.verify_and_authorize(program, trust=False)
     assert "maker.pem holds no public key" in caplog.text
 
 
@@ -164,7 +164,7 @@ def test_without_the_library(
         assert "pip install 'exporter[sign]'" in error
     blocked = "import sys; sys.modules['model_signing'] = None; "
     blocked += "from pathlib import Path; from exporter.artifact import trust; "
-    blocked += "trust.admit(Path(sys.argv[1]), trust=False)"
+    blocked += "trust.verify_and_authorize(Path(sys.argv[1]), trust=False)"
     done = subprocess.run(
         [sys.executable, "-c", blocked, str(program)],
         env={**os.environ, "PYTHONPATH": str(repository)},

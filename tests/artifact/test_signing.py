@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from exporter.artifact import signing, store
 from exporter.cli import main
-from exporter.cli.inspect import inspect
+from exporter.cli.output import facts
 from exporter.errors import IntegrityError
-from exporter.system import files
+from exporter.system.files import sha256_file
 from tests.support import passing
 from tests.support.sealed import seal
 from tests.support.signed import make_keys, trust_key, write_private
@@ -39,8 +39,8 @@ def verified(folder: Path, key: Path | None = None) -> dict[str, Path]:
 
 
 def test_what_is_signed_is_told(signed: Path, tmp_path: Path) -> None:
-    assert inspect.of_path(signed)["signatures"] == ["model.sig", "report.sig"]
-    assert inspect.of_path(passing.make(tmp_path / "other"))["signatures"] == []
+    assert facts.of_path(signed)["signatures"] == ["model.sig", "report.sig"]
+    assert facts.of_path(passing.make(tmp_path / "other"))["signatures"] == []
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
@@ -86,8 +86,7 @@ def sealed_anew(folder: Path) -> None:
     told = store.read_manifest(folder)
     (folder / "config.json").write_text("[]\n")
     files = [
-        file.model_copy(update={"sha256": files.sha256_file(folder / file.path)})
-        for file in told.files
+        file.model_copy(update={"sha256": sha256_file(folder / file.path)}) for file in told.files
     ]
     changed = told.model_copy(update={"files": tuple(files)})
     (folder / "manifest.json").write_bytes(changed.canonical())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.artifact import store
-from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.errors import BusyError, IntegrityError
 from exporter.system import files
 
@@ -20,7 +20,7 @@ def manifest() -> Manifest:
         options={"per_channel": True},
         recipe=RecipeStamp(name="demo", sha256="0" * 64, source="demo.yaml"),
         checkpoint=Origin(source="x", revision=None, sha256="1" * 64, size_bytes=8, parameters=2),
-        needs=Needs(),
+        needs=Requirements(),
         versions={"torch": "2.13.0"},
         machine={},
         build=BuildFigures(seconds=1.5, peak_rss_bytes=3),

@@ -84,7 +84,9 @@ CALLS: dict[str, Call] = {
     "runtime.load": lambda folder, trusted: load.load(folder, trust=trusted),
     "validate": lambda folder, trusted: validate([folder], trust=trusted),
     "measure": measured,
-    "bench": lambda folder, trusted: benching.bench([folder], benching.Load(runs=1), trust=trusted),
+    "bench": lambda folder, trusted: benching.bench(
+        [folder], benching.Workload(runs=1), trust=trusted
+    ),
     "stopwatch": lambda folder, trusted: timing.opened(
         folder, original=False, threads=1, trust=trusted
     ),
@@ -206,14 +208,14 @@ def test_native_code_runs_where_no_key_is(tmp_path: Path, run: Run) -> None:
 def test_what_is_data_needs_no_trust(tmp_path: Path) -> None:
     names = ("model.onnx", "model.onnx_data", "model.safetensors", "merges.txt", "a/tokenizer.json")
     folder = seal(tmp_path / "data", "onnx-int8", dict.fromkeys(names, b"x"))
-    assert trust.admit(folder, trust=False) == store.read_manifest(folder)
+    assert trust.verify_and_authorize(folder, trust=False) == store.read_manifest(folder)
 
 
 def test_what_is_written_beside_the_sealed_files_is_not_code(tmp_path: Path) -> None:
     folder = seal(tmp_path / "data", "onnx-int8", {"model.onnx": b"x"})
-    for name in store.ENVELOPE - {MANIFEST}:
+    for name in store.SIDECAR_FILES - {MANIFEST}:
         (folder / name).write_bytes(b"x")
-    assert trust.admit(folder, trust=False) == store.read_manifest(folder)
+    assert trust.verify_and_authorize(folder, trust=False) == store.read_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_what_is_written_beside_the_sealed_files_is_not_code(tmp_path: Path) -> 
 def test_what_is_not_known_to_be_data_counts_as_code(tmp_path: Path, name: str) -> None:
     folder = seal(tmp_path / "code", "onnx-int8", {name: b"x"})
     with pytest.raises(TrustError):
-        trust.admit(folder, trust=False)
+        trust.verify_and_authorize(folder, trust=False)
 
 
 def renamed(number: int) -> Manifest:

@@ -103,7 +103,7 @@ def test_rounds_go_through_all_models_to_and_fro(
     told: list[float] = []
     rows = benching.bench(
         [artifacts],
-        benching.Load(runs=7, tokens=5),
+        benching.Workload(runs=7, tokens=5),
         threads=(1, 2),
         progress=lambda _what, done: told.append(done or 0),
     )
@@ -120,10 +120,10 @@ def test_rounds_go_through_all_models_to_and_fro(
 def test_each_artifact_has_its_own_threads_and_decoding(
     artifacts: Path, asked: tuple[list[Request], list[Refusal]]
 ) -> None:
-    rows = benching.bench([artifacts], benching.Load(runs=1))
+    rows = benching.bench([artifacts], benching.Workload(runs=1))
     assert [row.threads for row in rows] == [4, 3]  # all cores; those compiled in
     assert {row.decoding for row in rows} == {Decoding(num_beams=2)}
-    benching.bench([artifacts / "a"], benching.Load(runs=1, beams=5, batch=8))
+    benching.bench([artifacts / "a"], benching.Workload(runs=1, beams=5, batch=8))
     assert asked[0][-1].decoding == Decoding(num_beams=5, batch_size=8)
     assert len(asked[0]) == 3
 

@@ -24,6 +24,7 @@ from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
 from exporter.runtime.load import load, load_original
 from exporter.system.progress import silent
+from tests.support import exact
 from tests.support.recipes import write_recipe
 from validate import validate
 
@@ -330,6 +331,7 @@ def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -
     original = load_original(str(tiny_whisper), threads=1, decoding=wanted.decoding)
     clips = sorted((tmp_path / "clips").glob("*.wav"))
     expected = [t.text for t in original.transcribe(clips)]
+    wanted = recipe.read(wanted.path, exact.OVERRIDES)
     for each in build(wanted, output=tmp_path / "out", targets=kinds, progress=silent):
         assert [t.text for t in load(each.path, threads=1).transcribe(clips)] == expected
 

@@ -16,7 +16,7 @@ from exporter.artifact import local_paths, provenance
 from exporter.artifact.manifest import MANIFEST, BuildFigures
 from exporter.build import cost_model, estimate
 from exporter.build import pipeline as builder
-from exporter.build.estimate import Prediction, Room, Step
+from exporter.build.estimate import Prediction, Resources, Step
 from exporter.build.pipeline import BuiltArtifact
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main
@@ -27,6 +27,7 @@ from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from exporter.targets.aoti import target as aoti
+from tests.support import exact
 
 RECIPE = """\
 name: tiny
@@ -85,7 +86,7 @@ def near(told: float, found: float, share: float) -> bool:
 
 
 def test_a_dry_run_writes_nothing_and_tells_all(run: Run, tmp_path: Path, no_child: None) -> None:
-    code, out, err = run("build", "tiny.yaml", "--dry-run", "--json")
+    code, out, err = run("build", "tiny.yaml", "--dry-run", "--json", *exact.ARGUMENTS)
     assert (code, err) == (0, "")
     document = json.loads(out)
     assert document["here"]["memory_available_bytes"] > 0
@@ -120,7 +121,7 @@ def test_too_little_memory_is_told_before_anything_starts(
     run: Run, tmp_path: Path, no_child: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: 100_000_000)
-    code, out, err = run("build", "tiny.yaml")
+    code, out, err = run("build", "tiny.yaml", *exact.ARGUMENTS)
     assert (code, out) == (8, "")
     assert len(err.strip().splitlines()) == 2
     assert "artifacts/tiny/onnx-int8 needs about" in err
@@ -206,7 +207,7 @@ def test_disk_counts_what_was_built_before_and_frees_what_is_replaced() -> None:
         Step("second", predicted(50, scratch_bytes=30)),
     ]
     for disk, expected in ((100, [True, True]), (89, [False, False]), (99, [False, True])):
-        reasons = list(estimate.shortages(steps, Room(10, disk, Path())))
+        reasons = list(estimate.resource_errors(steps, Resources(10, disk, Path())))
         assert [reason is None for reason in reasons] == expected, disk
 
 
@@ -215,9 +216,9 @@ def test_disk_counts_what_was_built_before_and_frees_what_is_replaced() -> None:
 )
 def test_the_greater_of_building_and_reloading_decides(build: int, reload: int, told: str) -> None:
     step = Step("it", predicted(1, peak_rss_bytes=build, reload_rss_bytes=reload))
-    estimate.require_room([step], Room(20, 10, Path()))
+    estimate.require_room([step], Resources(20, 10, Path()))
     with pytest.raises(ResourceError, match=f"it needs about 20 B of memory {told}.*19 B is"):
-        estimate.require_room([step], Room(19, 10, Path()))
+        estimate.require_room([step], Resources(19, 10, Path()))
 
 
 def test_a_kind_that_nobody_measured_is_taken_for_the_dearest() -> None:

@@ -33,7 +33,7 @@ def copied(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_they_verify(name: str, copied: Callable[[str], Path], record_property: Record) -> None:
-    told = trust.admit(copied(name), trust=True)
+    told = trust.verify_and_authorize(copied(name), trust=True)
     assert told.schema_version == 1
     assert told.digest == DIGESTS[name]
     assert (told.build.predicted is None) == (name == "v1-first")

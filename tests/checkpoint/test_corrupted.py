@@ -10,10 +10,10 @@ from tests.support.corruption import Build, sweep
 
 
 def test_damaged_checkpoints_are_refused(
-    tiny_whisper: Path, build: Build, record_property: Callable[[str, object], None]
+    tiny_whisper: Path, build_recipe: Build, record_property: Callable[[str, object], None]
 ) -> None:
     cases = 60
-    found = sweep(tiny_whisper, build, cases)
+    found = sweep(tiny_whisper, build_recipe, cases)
     assert not found.wrong, "\n".join(found.wrong)
     record_property("promise", "P5")
     record_property("cases", cases)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError
-from exporter.formats.config_json import read_json, stands
+from exporter.formats.config_json import is_regular_file, read_json
 
 ONE, OTHER = "model-1.safetensors", "model-2.safetensors"
 
@@ -71,6 +71,6 @@ def test_what_is_no_file(make: Callable[[Path], None], tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         make(tmp_path / name)
     assert "model.safetensors" in refusal(tmp_path)
-    for look in (stands, read_json):
+    for look in (is_regular_file, read_json):
         with pytest.raises(CheckpointError, match=r"config\.json is "):
             look(tmp_path / "config.json")

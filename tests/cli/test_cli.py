@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from exporter import errors
-from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.cli import cli, main
-from exporter.cli.inspect import inspect
+from exporter.cli.output import facts
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "optimum", "safetensors", "matplotlib")
 
@@ -43,7 +43,7 @@ def artifact(here: Path) -> Path:
         checkpoint=Origin(
             source="org/model", revision=None, sha256="1" * 64, size_bytes=4000, parameters=1000
         ),
-        needs=Needs(),
+        needs=Requirements(),
         versions={},
         machine={},
         build=BuildFigures(seconds=1.0, peak_rss_bytes=2),
@@ -118,7 +118,7 @@ def test_each_error_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(inspect, "of_path", raising(kind("what: where\nwhat to do")))
+    monkeypatch.setattr(facts, "of_path", raising(kind("what: where\nwhat to do")))
     assert main(["inspect", "x"]) == kind.exit_code
     assert capfd.readouterr() == ("", "error: what: where\nwhat to do\n")
 
@@ -143,7 +143,7 @@ def test_other_errors(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(inspect, "of_path", raising(error))
+    monkeypatch.setattr(facts, "of_path", raising(error))
     assert main(["inspect", "x"]) == code
     out, err = capfd.readouterr()
     assert out == ""
@@ -155,7 +155,7 @@ def test_other_errors(
 def test_debug_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(inspect, "of_path", raising(ValueError("odd")))
+    monkeypatch.setattr(facts, "of_path", raising(ValueError("odd")))
     assert main(["--debug", "inspect", "x"]) == 1
     assert "Traceback" in capfd.readouterr().err
 
@@ -170,7 +170,7 @@ def test_json_stays_pure_whatever_libraries_print(
         subprocess.run([sys.executable, "-c", "print('noise of a child')"], check=True)
         return {"recipes": []}
 
-    monkeypatch.setattr(inspect, "of_folder", noisy)
+    monkeypatch.setattr(facts, "of_folder", noisy)
     assert main([*["--debug"][: int(debug)], "list", "--json"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out) == {"schema_version": 1, "recipes": []}
@@ -187,7 +187,7 @@ def test_our_own_warnings_are_shown(
         logging.getLogger("somebody.else").warning("chatter")
         return {}
 
-    monkeypatch.setattr(inspect, "of_folder", warning)
+    monkeypatch.setattr(facts, "of_folder", warning)
     assert main(["list"]) == 0
     assert capfd.readouterr().err == "warning: two cores only\n"
 
@@ -200,7 +200,7 @@ def test_list_and_inspect_tell_what_is_there(
     (here / "recipes/zbad.yaml").write_text("name: x\n")
     assert main(["list", "--json"]) == 0
     listed = json.loads(capfd.readouterr().out)
-    assert listed["targets"] == ["aoti", "onnx-int8", "torch-int8"]
+    assert listed["targets"] == ["onnx-int8", "torch-int8", "aoti"]
     assert "whisper" in listed["families"]
     assert listed["recipes"][0]["checkpoint"] == "y"
     assert listed["recipes"][1]["state"].startswith("unusable: recipes/zbad.yaml:1:1: checkpoint")
@@ -276,13 +276,13 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 def test_a_signal_cleans_up(here: Path, number: signal.Signals, code: int) -> None:
     script = (
         "import sys, time, pathlib; from exporter.cli import main\n"
-        "from exporter.cli import inspect as overview\n"
+        "from exporter.cli.output import facts\n"
         "def slow(_):\n"
         "    try:\n"
         "        pathlib.Path('started').touch(); time.sleep(60)\n"
         "    finally:\n"
         "        pathlib.Path('cleaned').touch()\n"
-        "overview.of_folder = slow; sys.exit(main(['list']))"
+        "facts.of_folder = slow; sys.exit(main(['list']))"
     )
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         while not (here / "started").exists() and process.poll() is None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.artifact.report import Report
 from exporter.build import pipeline
-from exporter.build.estimate import Prediction, Room
+from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
 from exporter.families.transcript import Segment, Transcript
@@ -44,7 +44,7 @@ def manifest(kind: str) -> Manifest:
         options={},
         recipe=RecipeStamp(name="speech", sha256="0" * 64, source="recipe.yaml"),
         checkpoint=origin,
-        needs=Needs(),
+        needs=Requirements(),
         versions={},
         machine={},
         build=BuildFigures(seconds=12.3, peak_rss_bytes=456_000_000),
@@ -116,7 +116,7 @@ def test_a_dry_run_builds_nothing(
 ) -> None:
     row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
     plan = [{**row, "action": "build", **FORETOLD.as_row(), "fits": True, "why_not": None}]
-    room = Room(8_000_000_000, 9_000_000_000, Path("artifacts"))
+    room = Resources(8_000_000_000, 9_000_000_000, Path("artifacts"))
     monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: (plan, room))
     assert main(["build", "recipe.yaml", "--dry-run"]) == 0
     told = capfd.readouterr().out.splitlines()

@@ -47,11 +47,11 @@ class Dice:
         rows = [self._draw(w, t) for w, t in zip(windows, tokens.tolist(), strict=True)]
         return torch.stack(rows)[:, None]
 
-    def spread(self, encoded: Tensor, cache: GraphCache, beams: int) -> Tensor:
+    def expand_beams(self, encoded: Tensor, cache: GraphCache, beams: int) -> Tensor:
         cache.reorder_cache(torch.arange(len(encoded)).repeat_interleave(beams))
         return encoded
 
-    def finish(self, cache: GraphCache) -> None:
+    def release(self, cache: GraphCache) -> None:
         pass
 
     def _draw(self, window: int, tokens: list[int]) -> Tensor:

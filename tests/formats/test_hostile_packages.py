@@ -31,7 +31,7 @@ def test_what_the_target_writes_is_let_through(tmp_path: Path) -> None:
     """Or all of the above would show nothing."""
     (tmp_path / "encoder.pt2").write_bytes(zipped(ours()))
     pt2.check(tmp_path / "encoder.pt2")
-    trust.admit(seal(tmp_path / "aoti"), trust=True)
+    trust.verify_and_authorize(seal(tmp_path / "aoti"), trust=True)
 
 
 def test_a_package_of_an_unsealed_folder_is_checked_too(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from exporter.artifact import report
-from exporter.artifact.manifest import Needs, Origin
+from exporter.artifact.manifest import Origin, Requirements
 from exporter.hub import model_card
-from exporter.hub.eligibility import proven
+from exporter.hub.eligibility import check_publishable
 from tests.support import passing, snippets
 from tests.support.cards import text_of
 from tests.support.hub import Hub
@@ -68,7 +68,9 @@ def test_every_figure_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_its_picture_stands_alone(tmp_path: Path) -> None:
-    written = model_card.written(proven(passing.make(tmp_path / "onnx-int8")), "org/speech")
+    written = model_card.written(
+        check_publishable(passing.make(tmp_path / "onnx-int8")), "org/speech"
+    )
     picture = written[model_card.PICTURE].decode()
     assert picture.startswith('<svg viewBox="0 0 480 128"')
     assert 'xmlns="http://www.w3.org/2000/svg"' in picture
@@ -80,7 +82,7 @@ def test_native_code_is_told(tmp_path: Path) -> None:
     folder = passing.make(
         tmp_path / "aoti",
         kind="aoti",
-        needs=Needs(cpu_features=("avx512_vnni",)),
+        needs=Requirements(cpu_features=("avx512_vnni",)),
         more={"encoder.pt2": b"code"},
     )
     text = text_of(folder)

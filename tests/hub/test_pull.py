@@ -254,11 +254,11 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     assert not trust.built_here(got.manifest)
     with pytest.raises(TrustError):
         load.load(got.path)
-    assert trust.admit(pull.opened(program, trust=True), trust=True) == got.manifest
+    assert trust.verify_and_authorize(pull.opened(program, trust=True), trust=True) == got.manifest
     with pytest.raises(TrustError):
         load.load(program)
     trust.record(got.manifest)  # where the very same was built
-    assert trust.admit(pull.opened(program), trust=False) == got.manifest
+    assert trust.verify_and_authorize(pull.opened(program), trust=False) == got.manifest
 
 
 def test_transcribe_refuses_before_anything_is_fetched(

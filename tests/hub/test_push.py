@@ -21,7 +21,7 @@ from tests.support.faulty import Pushing, Record
 from tests.support.hub import FAULTS, File, Hub, Repo, Request, refuse
 from tests.support.hub.api import Api
 
-ENVELOPE = {"manifest.json", "report.json", "report.html", "predictions.jsonl", "README.md"}
+SIDECAR_FILES = {"manifest.json", "report.json", "report.html", "predictions.jsonl", "README.md"}
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_one_commit_brings_everything(loopback: Hub, folder: Path) -> None:
     repo = loopback.repos["org/speech"]
     assert repo.private
     sealed = {file.path for file in read_manifest(folder).files}
-    assert set(repo.files) == sealed | ENVELOPE | {"wer.svg", ".gitattributes"}
+    assert set(repo.files) == sealed | SIDECAR_FILES | {"wer.svg", ".gitattributes"}
     for name in repo.files.keys() - {".gitattributes"}:
         assert repo.files[name].data == (folder / name).read_bytes(), name
     assert len(repo.commits) == 2

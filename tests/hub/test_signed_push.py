@@ -52,7 +52,7 @@ def test_what_is_signed_opens_at_the_other_end(
     with pytest.raises(TrustError, match="was made with no key in"):
         load.load(got.path)
     trust_key(config, pair[1])
-    assert trust.admit(pull.opened("org/speech"), trust=False) == got.manifest
+    assert trust.verify_and_authorize(pull.opened("org/speech"), trust=False) == got.manifest
     pushed(folder)
     assert len(repo.commits) == 2  # nothing of it changed
 
@@ -108,7 +108,7 @@ def test_one_that_is_signed_later_is_pulled_again(
     pushed(folder)
     first = pull.pull("org/speech", Path("artifacts"))
     with pytest.raises(TrustError, match=r"not built on this machine \(encoder\.pt2\)"):
-        trust.admit(pull.opened("org/speech"), trust=False)
+        trust.verify_and_authorize(pull.opened("org/speech"), trust=False)
     signing.sign(folder, pair[0])
     pushed(folder)
     with pytest.raises(RecipeError, match="holds something else"):
@@ -116,6 +116,6 @@ def test_one_that_is_signed_later_is_pulled_again(
     loopback.requests.clear()
     assert pull.pull("org/speech", Path("artifacts"), force=True).fresh
     assert not [one for one in loopback.requests if one.path.startswith("/storage")]
-    assert store.verify(first.path) == trust.admit(first.path, trust=False)
-    assert trust.admit(pull.opened("org/speech"), trust=False)
+    assert store.verify(first.path) == trust.verify_and_authorize(first.path, trust=False)
+    assert trust.verify_and_authorize(pull.opened("org/speech"), trust=False)
     assert not pull.pull("org/speech", Path("artifacts")).fresh

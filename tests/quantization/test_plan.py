@@ -12,11 +12,11 @@ from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.formats.tensor_io import write_safetensors
 from exporter.quantization.int8 import quantize
-from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.quantization.weights import Weights
 
 
-def quantized(weight: Tensor, scheme: Int8) -> tuple[Tensor, Tensor]:
+def quantized(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
     return quantize(lambda: weight.split(5), tuple(weight.shape), scheme)
 
 
@@ -24,7 +24,7 @@ def quantized(weight: Tensor, scheme: Int8) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
     weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
-    scheme = Int8(per_channel=per_channel, bits=bits)
+    scheme = QuantizationScheme(per_channel=per_channel, bits=bits)
     codes, steps = quantized(weight, scheme)
     assert codes.dtype == torch.int8
     assert steps.shape == ((16,) if per_channel else (1,))
@@ -36,7 +36,7 @@ def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
 def test_a_channel_of_zeros_stays_zero() -> None:
     weight = torch.zeros(2, 4)
     weight[1, 0] = 1
-    assert quantized(weight, Int8())[0].tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
+    assert quantized(weight, QuantizationScheme())[0].tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
 
 
 def test_patterns_choose_linear_modules() -> None:
@@ -51,8 +51,8 @@ def test_tied_weights_are_read_once_stored(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     tied = FAMILIES["whisper"].TIED
     embedding = checkpoint.read("model.decoder.embed_tokens.weight")
-    weights = Weights(checkpoint, Plan({"proj_out": Int8()}), tied)
-    codes, scales = quantized(embedding, Int8())
+    weights = Weights(checkpoint, Plan({"proj_out": QuantizationScheme()}), tied)
+    codes, scales = quantized(embedding, QuantizationScheme())
     assert torch.equal(weights.read("proj_out.scale"), scales)
     assert torch.equal(weights.read("proj_out.weight"), codes)
     assert torch.equal(Weights(checkpoint, Plan(), tied).read("proj_out.weight"), embedding)

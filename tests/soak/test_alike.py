@@ -21,7 +21,14 @@ from exporter.system.progress import silent
 from tests.support.golden import GOLDEN
 from validate import gate as judging
 from validate.clips import Clip
-from validate.measure import Measurement, Request, Seconds, measure, time_in_turns, undoubted
+from validate.measure import (
+    Measurement,
+    Request,
+    Seconds,
+    measure,
+    remeasure_if_slow,
+    time_interleaved,
+)
 
 pytestmark = pytest.mark.alone
 CASES = 100
@@ -47,11 +54,11 @@ def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[
     too_slow = partial(judging.too_slow, most=1.0)
 
     def in_turns() -> list[Seconds]:
-        return time_in_turns([request, request], "artifact", silent)
+        return time_interleaved([request, request], "artifact", silent)
 
     def pair() -> Check:
         alone = _measured(asked), _measured(asked)
-        return _judged(*undoubted(*alone, too_slow, in_turns))
+        return _judged(*remeasure_if_slow(*alone, too_slow, in_turns))
 
     return [pair() for _ in range(count)]
 
@@ -66,7 +73,7 @@ def _judged(one: Measurement, other: Measurement) -> Check:
     clips = [Clip(str(n), Path(), text, None, 1.0) for n, text in enumerate(truth)]
     ours, theirs = (judging.side(each, truth, str.strip, 1) for each in (one, other))
     gate = Gate(max_wer_increase=1, max_latency_ratio=1.0, min_clips=1)
-    checks = judging.judge(judging.Case(clips, truth, ours, theirs), gate, files=1).checks
+    checks = judging.judge(judging.Comparison(clips, truth, ours, theirs), gate, files=1).checks
     return next(check for check in checks if check.name == "latency")
 
 

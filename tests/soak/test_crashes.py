@@ -1,4 +1,4 @@
-"""Builds killed everywhere, and the order in which they write. Needs `strace`."""
+"""Builds killed everywhere, and the order in which they write. Requirements `strace`."""
 
 import random
 import time

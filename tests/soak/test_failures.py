@@ -1,4 +1,4 @@
-"""Builds whose disk is full, or fails, anywhere. Needs `strace`."""
+"""Builds whose disk is full, or fails, anywhere. Requirements `strace`."""
 
 import resource
 import shutil

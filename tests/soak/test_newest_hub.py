@@ -31,7 +31,7 @@ HEAVY = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """What the tests there told: the library's release, and by promise the cases."""
 
     library: str
@@ -40,7 +40,7 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def newest(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Outcome:
+def newest(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> BuildResult:
     root = tmp_path_factory.mktemp("newest")
     venv.create(root / "environment", with_pip=True)
     python = root / "environment" / "bin" / "python"
@@ -60,7 +60,7 @@ def _run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
     return ran.stdout.strip()
 
 
-def _read(told: Path, library: str) -> Outcome:
+def _read(told: Path, library: str) -> BuildResult:
     cases: dict[str, int] = defaultdict(int)
     tests = list(ElementTree.parse(told).iter("testcase"))
     for test in tests:
@@ -68,10 +68,10 @@ def _read(told: Path, library: str) -> Outcome:
         if promise := known.get("promise"):
             cases[promise] += int(known["cases"])
     assert not [test for test in tests if list(test.iter("failure")) or list(test.iter("skipped"))]
-    return Outcome(library, len(tests), dict(cases))
+    return BuildResult(library, len(tests), dict(cases))
 
 
-def test_it_is_of_another_generation(newest: Outcome) -> None:
+def test_it_is_of_another_generation(newest: BuildResult) -> None:
     assert int(newest.library.partition(".")[0]) >= 1
     assert newest.passed > 100
     assert version("huggingface_hub").startswith("0.")
@@ -79,7 +79,7 @@ def test_it_is_of_another_generation(newest: Outcome) -> None:
 
 @pytest.mark.parametrize("promise", ["P9", "P10", "P11", "P12", "P13", "P15"])
 def test_the_promises_hold_with_it(
-    newest: Outcome, promise: str, record_property: Callable[[str, object], None]
+    newest: BuildResult, promise: str, record_property: Callable[[str, object], None]
 ) -> None:
     assert newest.cases[promise] > 0
     record_property("promise", promise)

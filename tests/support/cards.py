@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from exporter.hub import model_card
-from exporter.hub.eligibility import proven
+from exporter.hub.eligibility import check_publishable
 
 
 def text_of(folder: Path, repo: str = "org/speech") -> str:
-    return model_card.written(proven(folder), repo)[model_card.CARD].decode()
+    return model_card.written(check_publishable(folder), repo)[model_card.CARD].decode()

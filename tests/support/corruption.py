@@ -6,10 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from exporter import cli
-from tests.conftest import HARMLESS
 from tests.support.corrupted import damage, means_the_same
 
 
@@ -33,25 +29,6 @@ class Sweep:
 
 
 Build = Callable[[], tuple[int, str]]
-
-
-@pytest.fixture
-def build(
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    steps_here: None,
-) -> Build:
-    """Build the recipe in the working folder; give the exit code and what was told."""
-    monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(HARMLESS)
-
-    def running() -> tuple[int, str]:
-        capfd.readouterr()
-        code = cli.main(["build", "recipe.yaml"])
-        return code, capfd.readouterr().err.strip()
-
-    return running
 
 
 def sweep(pristine: Path, build: Build, count: int) -> Sweep:

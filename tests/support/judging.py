@@ -8,21 +8,22 @@ import numpy as np
 from exporter.recipe import Gate
 from validate import gate
 from validate.clips import Clip
-from validate.measure import Heard, Measurement, Probe
+from validate.measure import ClipResult, Measurement, ShapeCheck
 
 GATE = Gate(max_wer_increase=0.01, max_latency_ratio=1.0, min_clips=50)
 
 
-PROBES = tuple(Probe(lengths_s=(1.0,) * size, finite=True, likeness=1.0) for size in (1, 2, 3))
+PROBES = tuple(ShapeCheck(lengths_s=(1.0,) * size, finite=True, likeness=1.0) for size in (1, 2, 3))
 
 
 SENTENCE = "turn on the light in the big room please now"
 
 
-def measurement(texts: list[str], seconds: float = 0.1, probes: tuple[Probe, ...] = PROBES):
+def measurement(texts: list[str], seconds: float = 0.1, probes: tuple[ShapeCheck, ...] = PROBES):
     random = np.random.default_rng(0)
     heard = tuple(
-        Heard(text=text, tokens=12, seconds=seconds * random.uniform(0.9, 1.1)) for text in texts
+        ClipResult(text=text, tokens=12, seconds=seconds * random.uniform(0.9, 1.1))
+        for text in texts
     )
     return Measurement(
         heard=heard, probes=probes, load_s=1.0, peak_rss_bytes=10**9, passes=1, threads=2,
@@ -36,8 +37,8 @@ def case(
     clips: int = 100,
     hear: Callable[[int], str] = lambda _: SENTENCE,
     seconds: float = 0.05,
-    probes: tuple[Probe, ...] = PROBES,
-) -> gate.Case:
+    probes: tuple[ShapeCheck, ...] = PROBES,
+) -> gate.Comparison:
     """A reference that is always right against a candidate that hears `hear(clip)`."""
     truth = [SENTENCE] * clips
     listed = [
@@ -46,7 +47,7 @@ def case(
     ]
     ours = measurement(truth)
     theirs = measurement([hear(index) for index in range(clips)], seconds, probes)
-    return gate.Case(
+    return gate.Comparison(
         listed,
         truth,
         gate.side(ours, truth, str.strip, 100),

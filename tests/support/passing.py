@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import report, store
-from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.artifact.report import Figures, Interval, Report
 from exporter.recipe import Recipe, read
 
@@ -76,7 +76,7 @@ def _manifest(recipe: Recipe, **changes: Any) -> Manifest:
         "options": {"preset": "avx512_vnni"},
         "recipe": RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name),
         "checkpoint": CHECKPOINT,
-        "needs": Needs(),
+        "needs": Requirements(),
         "versions": {"exporter": "0.1", "torch": "2.13.0"},
         "machine": {"cpu": "AMD EPYC", "cores": 2},
         "build": BuildFigures(seconds=1.0, peak_rss_bytes=2),

@@ -3,12 +3,10 @@
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.recipe import Decoding
-from tests.support.judging import GATE, SENTENCE, case
+from tests.support.judging import GATE
 from validate import gate
 from validate.pipeline import _predictions
 from validate.wer import normaliser
@@ -16,7 +14,7 @@ from validate.wer import normaliser
 DIGEST = "ab" * 32
 
 
-def made(one: gate.Case) -> Report:
+def made(one: gate.Comparison) -> Report:
     judged = gate.judge(one, GATE, files=9)
     return Report(
         created="2030-01-01T00:00:00+00:00",
@@ -50,8 +48,3 @@ def made(one: gate.Case) -> Report:
         worst=gate.worst(one),
         predictions_sha256=hashlib.sha256(_predictions(one)).hexdigest(),
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def one() -> gate.Case:
-    return case(hear=lambda index: SENTENCE if index % 3 else "turn <b>off</b>" + SENTENCE[7:])

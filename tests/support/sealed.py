@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from exporter.artifact import store
-from exporter.artifact.manifest import BuildFigures, Manifest, Needs, Origin, RecipeStamp
+from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.errors import ExporterError
 from exporter.formats import pt2
 from exporter.runtime import load
@@ -28,7 +28,7 @@ def manifest(kind: str) -> Manifest:
         options={"threads": None},
         recipe=RecipeStamp(name="tiny", sha256="0" * 64, source="tiny.yaml"),
         checkpoint=Origin(source="x", revision=None, sha256="1" * 64, size_bytes=8, parameters=2),
-        needs=Needs(),
+        needs=Requirements(),
         versions={"torch": version("torch")},
         machine={"cpu": "any", "cores": 2},
         build=BuildFigures(seconds=1.5, peak_rss_bytes=3),

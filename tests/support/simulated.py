@@ -1,6 +1,6 @@
 """Validations of artifacts whose true WER difference is known, to see what the gate makes of them.
 
-Int8 changes few clips; it makes some worse and some better, by a word or by several.
+QuantizationScheme changes few clips; it makes some worse and some better, by a word or by several.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,10 +57,12 @@ def passes(kind: Kind, difference: float, count: int, seed: int = 0) -> int:
     with _drawn_once():
         for _ in range(count):
             sides = (
-                judging.Side(said, [""] * kind.clips, scores, 1)
+                judging.ScoredRun(said, [""] * kind.clips, scores, 1)
                 for scores in _scores(kind, difference, random)
             )
-            judged = judging.judge(judging.Case(clips, [""] * kind.clips, *sides), gate, files=1)
+            judged = judging.judge(
+                judging.Comparison(clips, [""] * kind.clips, *sides), gate, files=1
+            )
             through += next(check for check in judged.checks if check.name == "wer").passed is True
     return through
 

@@ -27,9 +27,9 @@ class Work:
         self.times += 1
         self.path.write_bytes(b"made")
 
-    def obtain(self, fresh: bool = False, **parts: int) -> None:
+    def get_or_build(self, fresh: bool = False, **parts: int) -> None:
         self.path.unlink(missing_ok=True)
-        build_cache.obtain(self.path, "a graph", parts, self.make, fresh=fresh)
+        build_cache.get_or_build(self.path, "a graph", parts, self.make, fresh=fresh)
         assert self.path.read_bytes() == b"made"
 
 
@@ -39,32 +39,32 @@ def work(tmp_path: Path) -> Work:
 
 
 def test_the_same_parts_are_made_once(work: Work) -> None:
-    work.obtain(a=1)
-    work.obtain(a=1)
+    work.get_or_build(a=1)
+    work.get_or_build(a=1)
     assert work.times == 1
-    work.obtain(a=2)
+    work.get_or_build(a=2)
     assert work.times == 2
 
 
 def test_fresh_is_made_again_and_kept(work: Work) -> None:
-    work.obtain(a=1)
-    work.obtain(a=1, fresh=True)
-    work.obtain(a=1)
+    work.get_or_build(a=1)
+    work.get_or_build(a=1, fresh=True)
+    work.get_or_build(a=1)
     assert work.times == 2
 
 
 def test_another_version_of_this_code_makes_its_own(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     monkeypatch.setattr(build_cache, "_code", lambda: "another")
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert work.times == 2
 
 
 @pytest.mark.parametrize("harm", ["bytes", "note", "list", "half", "link"])
 def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     (kept,) = (entry.path for entry in build_cache.entries())
     if harm == "bytes":
         kept.write_bytes(b"mode")
@@ -77,17 +77,17 @@ def test_a_damaged_entry_is_made_again(work: Work, place: Path, harm: str) -> No
     else:
         kept.rename(place / "elsewhere")
         kept.symlink_to(place / "elsewhere")
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert work.times == 2
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert work.times == 2
 
 
 def test_what_is_kept_is_told_and_cleared(work: Work, place: Path) -> None:
     assert build_cache.entries() == []
     assert build_cache.clear() == 0
-    work.obtain(a=1)
-    work.obtain(a=2)
+    work.get_or_build(a=1)
+    work.get_or_build(a=2)
     told = build_cache.entries()
     assert [(entry.what, entry.size_bytes) for entry in told] == [("a graph", 4)] * 2
     (place / f".{told[0].path.name}.partial-{'0' * 32}").write_text("")
@@ -102,25 +102,25 @@ def test_a_place_that_cannot_be_written_costs_only_time(
 ) -> None:
     place.write_text("a file, not a folder")
     with caplog.at_level(logging.WARNING):
-        work.obtain(a=1)
-    work.obtain(a=1)
+        work.get_or_build(a=1)
+    work.get_or_build(a=1)
     assert work.times == 2
     assert "nothing was kept" in caplog.text
 
 
 def test_the_folder_is_the_owners_alone(work: Work, place: Path) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert place.stat().st_mode & 0o077 == 0
 
 
 def test_notes_name_no_folder(work: Work, place: Path) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     (note,) = place.glob("*.json")
     assert json.loads(note.read_text()).keys() == {"what", "sha256", "made"}
 
 
 def test_the_command_lists_and_clears(work: Work, capfd: pytest.CaptureFixture[str]) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert main(["cache"]) == 0
     place, entry = capfd.readouterr().out.splitlines()
     assert place.endswith("cache: 4 B")
@@ -136,9 +136,9 @@ def test_the_command_lists_and_clears(work: Work, capfd: pytest.CaptureFixture[s
 def test_a_folder_that_others_can_write_is_not_believed(
     work: Work, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     place.chmod(0o770)
-    work.obtain(a=1)
+    work.get_or_build(a=1)
     assert work.times == 2
     assert "chmod go-w" in caplog.text
 

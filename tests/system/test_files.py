@@ -70,7 +70,7 @@ def test_a_folder_takes_the_place_of_another(
     for folder in (old, new):
         (folder / "inner").mkdir(parents=True)
         (folder / "inner" / "file").write_text(folder.name)
-    files.put(new, old)
+    files.replace_dir_atomically(new, old)
     assert (old / "inner" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
 

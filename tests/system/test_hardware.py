@@ -108,7 +108,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def offered(monkeypatch: pytest.MonkeyPatch, features: frozenset[str]) -> dict[str, Any]:
     """What a machine with these CPU features is told to offer to each kind."""
     monkeypatch.setattr(hardware, "describe", lambda: Machine("a CPU", 8, 1 << 30, features))
-    told: dict[str, Any] = capabilities.of_machine()["targets"]
+    told: dict[str, Any] = capabilities.machine_capabilities()["targets"]
     return told
 
 
@@ -151,7 +151,7 @@ def test_a_cpu_without_avx2_compiles_nothing(
 
 
 def test_the_defaults_told_are_those_of_the_targets() -> None:
-    told = capabilities.of_machine()["targets"]
+    told = capabilities.machine_capabilities()["targets"]
     assert told.keys() <= TARGETS.keys()
     for kind, offer in told.items():
         options = TARGETS[kind].Options().model_dump()

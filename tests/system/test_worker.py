@@ -66,7 +66,7 @@ def touch(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 
 def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import tests.test_child; from exporter.system import worker as child;"
+        "from exporter.system import worker as child;"
         "from exporter.system.progress import silent;"
         "child.run('tests.system.test_worker:linger', {}, silent, what='it')"
     )

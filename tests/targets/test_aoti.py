@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from exporter.artifact.manifest import Needs
+from exporter.artifact.manifest import Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
 from exporter.families.graph import Graph
@@ -108,7 +108,7 @@ class Built:
     """A built folder, what it needs, and the float32 model it came from."""
 
     folder: Path
-    needs: Needs
+    needs: Requirements
     original: Model
 
     @property
@@ -236,11 +236,12 @@ FRESH = """
 import json, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from exporter.artifact import Needs
+from exporter.artifact.manifest import Requirements
 from exporter.targets.aoti import target as aoti
+from tests.targets.test_aoti import Family, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
 versions = {"torch": torch.__version__}
-manifest = SimpleNamespace(needs=Needs(cpu_features=needs), versions=versions, options={})
+manifest = SimpleNamespace(needs=Requirements(cpu_features=needs), versions=versions, options={})
 run, _ = aoti.load(folder, manifest, Family(), 1)
 print(run(inputs_of(3))["logits"].double().sum().item())
 """

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from exporter import recipe
-from exporter.artifact.manifest import Choice
+from exporter.artifact.manifest import AutotuneResult
 from exporter.artifact.store import read_manifest
 from exporter.build import pipeline as builder
 from exporter.checkpoint.checkpoint import open_checkpoint
@@ -21,8 +21,8 @@ from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti import target as aoti
-from exporter.targets.aoti.autotune import Run, candidates, choose, decide, measure, reckoned
-from exporter.targets.aoti.options import Form, Options
+from exporter.targets.aoti.autotune import Run, candidates, choose, decide, extrapolated, measure
+from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.base import Job
 
 HERE = hardware.describe()
@@ -89,9 +89,9 @@ def test_a_larger_form_must_be_clearly_faster(seconds: dict[str, float], chosen:
 
 
 def test_layers_are_added_and_what_stands_once_is_not() -> None:
-    assert reckoned({4: 0.7}, 4) == 0.7
-    assert reckoned({1: 5.0, 3: 9.0}, 32) == pytest.approx(3.0 + 32 * 2.0)
-    assert reckoned({1: 5.0, 3: 4.9}, 32) == 4.9, "noise gives no layer a negative time"
+    assert extrapolated({4: 0.7}, 4) == 0.7
+    assert extrapolated({1: 5.0, 3: 9.0}, 32) == pytest.approx(3.0 + 32 * 2.0)
+    assert extrapolated({1: 5.0, 3: 4.9}, 32) == 4.9, "noise gives no layer a negative time"
 
 
 def graphs(**options: Any) -> dict[str, list[str]]:
@@ -113,7 +113,7 @@ def test_auto_takes_all_three_options_of_a_graph() -> None:
     whole, mixed = Options(dtype="auto"), Options(dtype={"encoder": "auto"})
     assert (whole.int8, whole.onednn) == ("auto", "auto")
     assert whole.form("encoder").open
-    assert mixed.form("encoder") == Form("auto", "auto", "auto")
+    assert mixed.form("encoder") == Variant("auto", "auto", "auto")
     assert mixed.form("decoder") == Options().form("decoder")
     Options(dtype={"encoder": "auto"}, int8={"decoder": False}, onednn={"decoder": False})
     for asked in (whole, mixed):
@@ -154,13 +154,13 @@ def test_the_plan_has_room_for_whatever_is_chosen(tiny_whisper: Path) -> None:
     assert size(dtype="auto") == max(size(**options) for options in each)
 
     def trials(**options: Any) -> int:
-        return aoti.trials(Options(**options), model, checkpoint, WHISPER)
+        return aoti.num_trials(Options(**options), model, checkpoint, WHISPER)
 
     assert trials(**WIDE, dtype="auto") == 4 + 3
     assert trials(**WIDE, dtype={"decoder": "auto"}) == 3
     assert trials(**WIDE) == trials(march="x86-64-v3", dtype="auto") == 0
     deeper = replace(checkpoint, config={**checkpoint.config, "encoder_layers": 6})
-    assert aoti.trials(Options(**WIDE, dtype="auto"), model, deeper, WHISPER) == 2 * 4 + 3
+    assert aoti.num_trials(Options(**WIDE, dtype="auto"), model, deeper, WHISPER) == 2 * 4 + 3
 
 
 Timed = Callable[[dict[str, dict[str, float]]], None]
@@ -190,9 +190,11 @@ def test_each_graph_gets_its_fastest_form(tiny_whisper: Path, tmp_path: Path, ti
     decoder = {"int8": 1.0, "int8 in bfloat16": 0.95, "bfloat16": 2.0}
     timed({"encoder": encoder, "decoder": decoder})
     settled, choices = choose(job_of(tiny_whisper, tmp_path, dtype="auto"))
-    assert settled.form("encoder") == Form("bfloat16", int8=False, onednn=False)
-    assert settled.form("decoder") == Form("float32", int8=True, onednn=False)
-    assert choices["encoder"] == Choice(chosen="bfloat16", seconds=encoder, layers=(2,), depth=2)
+    assert settled.form("encoder") == Variant("bfloat16", int8=False, onednn=False)
+    assert settled.form("decoder") == Variant("float32", int8=True, onednn=False)
+    assert choices["encoder"] == AutotuneResult(
+        chosen="bfloat16", seconds=encoder, layers=(2,), depth=2
+    )
     assert choices["decoder"].chosen == "int8"
     assert not list(tmp_path.iterdir())
 
@@ -204,7 +206,7 @@ def test_a_graph_that_is_not_open_stays_as_it_was_asked(
     options = {"dtype": {"encoder": "auto", "decoder": "bfloat16"}, "int8": {"decoder": False}}
     settled, choices = choose(job_of(tiny_whisper, tmp_path, **options))
     assert list(choices) == ["encoder"]
-    assert settled.form("encoder") == Form("float32", int8=True, onednn=True)
+    assert settled.form("encoder") == Variant("float32", int8=True, onednn=True)
     assert settled.form("decoder").dtype == "bfloat16"
     assert settled.form("decoder").int8 is False
     asked = job_of(tiny_whisper, tmp_path)
@@ -268,7 +270,7 @@ def test_a_choice_is_told_and_recorded_and_the_artifact_recognised(
 ) -> None:
     path, steps = recorded
     lines = [
-        "  encoder: bfloat16 (1 s a call; int8 2 s; reckoned from 1 and 3 of 6 layers)",
+        "  encoder: bfloat16 (1 s a call; int8 2 s; extrapolated from 1 and 3 of 6 layers)",
         "  decoder: int8, the only candidate",
     ]
     assert main(["build", str(path), "--dry-run"]) == 0

@@ -24,6 +24,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
 from exporter.targets import TARGETS
 from exporter.targets.base import Job
+from tests.support import exact
 from tests.support.optimum import export_with_optimum
 from tests.support.tiny import make_whisper
 
@@ -245,8 +246,8 @@ def test_several_tokens_after_a_past(pair: Pair) -> None:
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path) -> Path:
-    """The default artifact's graphs."""
-    return build_onnx(tiny_whisper, tmp_path_factory.mktemp("int8") / "built", {})
+    """An artifact's graphs in int8."""
+    return build_onnx(tiny_whisper, tmp_path_factory.mktemp("int8") / "built", exact.OPTIONS)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -13,7 +13,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
 from exporter.families.graph import Graph, alike, parameter_names
-from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.targets.onnx import external_data, trace
 from exporter.targets.onnx.linear import Precision, swap_linears
 
@@ -60,9 +60,9 @@ def attribute(given: ir.Attr, names: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", ["encoder_model", "decoder_model_merged", "step"])
 def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, name: str) -> None:
     (graph,) = (graph for graph in graphs(tiny_whisper) if graph.name == name)
-    assert graph.first is not None
-    assert graph.depth > 1
-    whole = trace._trace(replace(graph, first=None))
+    assert graph.single_layer is not None
+    assert graph.num_layers > 1
+    whole = trace._trace(replace(graph, single_layer=None))
     repeated = trace._trace(graph)
     assert operations(repeated.graph, {}) == operations(whole.graph, {})
     for side in ("inputs", "outputs"):
@@ -77,8 +77,8 @@ def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, 
 
 
 def test_layers_that_differ_are_traced_one_by_one(tiny_whisper: Path) -> None:
-    plan = Plan({"model.decoder.layers.0.fc1": Int8()})
-    firsts = {graph.name: graph.first for graph in graphs(tiny_whisper, plan)}
+    plan = Plan({"model.decoder.layers.0.fc1": QuantizationScheme()})
+    firsts = {graph.name: graph.single_layer for graph in graphs(tiny_whisper, plan)}
     assert firsts["encoder_model"] is not None
     assert firsts["decoder_model_merged"] is firsts["step"] is None
     layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)])

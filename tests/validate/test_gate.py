@@ -12,7 +12,7 @@ from exporter.errors import ResourceError
 from tests.support.judging import GATE, PROBES, SENTENCE, case, measurement
 from validate import gate
 from validate.clips import Clip
-from validate.measure import Heard, Probe, undoubted
+from validate.measure import ClipResult, ShapeCheck, remeasure_if_slow
 
 
 def check(judged: gate.Judgement, name: str) -> Check:
@@ -53,7 +53,7 @@ def test_a_better_artifact_passes() -> None:
     listed = [Clip(str(index), Path(), SENTENCE, None, 2.0) for index in range(60)]
     bad = [SENTENCE.replace("light", "lamp")] * 60
     sides = [gate.side(measurement(texts), truth, str, 1) for texts in (bad, truth)]
-    judged = gate.judge(gate.Case(listed, truth, *sides), GATE, files=1)
+    judged = gate.judge(gate.Comparison(listed, truth, *sides), GATE, files=1)
     assert check(judged, "wer").passed is True
     assert judged.wer_difference.value == pytest.approx(-0.1)
 
@@ -76,7 +76,7 @@ def test_a_busy_machine_is_told() -> None:
     one = case()
     busy = one.candidate.measurement.model_copy(update={"load_average": 7.0})
     side = gate.side(busy, one.truth, str, 1)
-    judged = gate.judge(gate.Case(one.clips, one.truth, one.reference, side), GATE, files=9)
+    judged = gate.judge(gate.Comparison(one.clips, one.truth, one.reference, side), GATE, files=9)
     assert "The machine was busy (load average 7.0)" in check(judged, "latency").sentence
 
 
@@ -84,12 +84,12 @@ def test_latency_too_close_to_tell() -> None:
     one = case()
     ratios = np.where(np.arange(100) % 2, 0.9, 1.12)
     heard = tuple(
-        Heard(text=SENTENCE, tokens=1, seconds=seconds)
+        ClipResult(text=SENTENCE, tokens=1, seconds=seconds)
         for seconds in one.reference.seconds * ratios
     )
     theirs = measurement([SENTENCE] * 100).model_copy(update={"heard": heard})
     side = gate.side(theirs, one.truth, str, 1)
-    judged = gate.judge(gate.Case(one.clips, one.truth, one.reference, side), GATE, files=9)
+    judged = gate.judge(gate.Comparison(one.clips, one.truth, one.reference, side), GATE, files=9)
     assert check(judged, "latency").passed is None
     assert judged.verdict == "undecided"
 
@@ -105,13 +105,13 @@ def test_slowness_counts_only_if_it_stays() -> None:
     too_slow = partial(gate.too_slow, most=1.0)
 
     def settled(*seconds: float) -> list[float]:
-        both = undoubted(fast, slow, too_slow, lambda: [[each] * 60 for each in seconds])
+        both = remeasure_if_slow(fast, slow, too_slow, lambda: [[each] * 60 for each in seconds])
         assert [clip.text for side in both for clip in side.heard] == [SENTENCE] * 120
         return [side.heard[59].seconds for side in both]
 
     assert settled(0.2, 0.1) == [0.2, 0.1]
     assert settled(0.1, 0.3) == [0.1, 0.3]
-    assert undoubted(slow, fast, too_slow, list) == (slow, fast)
+    assert remeasure_if_slow(slow, fast, too_slow, list) == (slow, fast)
 
 
 def test_without_memory_for_both_each_ones_own_times_count(
@@ -123,7 +123,7 @@ def test_without_memory_for_both_each_ones_own_times_count(
         msg = "ended for want of memory"
         raise ResourceError(msg)
 
-    assert undoubted(fast, slow, lambda *_: True, in_turns) == (fast, slow)
+    assert remeasure_if_slow(fast, slow, lambda *_: True, in_turns) == (fast, slow)
     assert "not by turns: ended for want of memory" in caplog.text
 
 
@@ -136,19 +136,19 @@ def test_empty_and_looping_texts_fail(damage: str) -> None:
 def test_what_the_original_does_too_is_no_fault() -> None:
     one = case()
     loop = gate.side(measurement(["no " * 20] * 100), one.truth, str.strip, 1)
-    judged = gate.judge(gate.Case(one.clips, one.truth, loop, loop), GATE, files=9)
+    judged = gate.judge(gate.Comparison(one.clips, one.truth, loop, loop), GATE, files=9)
     assert check(judged, "texts").passed is True
 
 
 @pytest.mark.parametrize(
     ("probe", "name", "passed"),
     [
-        (Probe(lengths_s=(1.0,), error="RuntimeError: shapes"), "shapes", False),
-        (Probe(lengths_s=(1.0,), finite=True, likeness=0.1), "shapes", False),
-        (Probe(lengths_s=(1.0,), finite=False, likeness=1.0), "finite", False),
+        (ShapeCheck(lengths_s=(1.0,), error="RuntimeError: shapes"), "shapes", False),
+        (ShapeCheck(lengths_s=(1.0,), finite=True, likeness=0.1), "shapes", False),
+        (ShapeCheck(lengths_s=(1.0,), finite=False, likeness=1.0), "finite", False),
     ],
 )
-def test_probes(probe: Probe, name: str, passed: bool) -> None:
+def test_probes(probe: ShapeCheck, name: str, passed: bool) -> None:
     judged = gate.judge(case(probes=(probe, *PROBES[1:])), GATE, files=9)
     assert check(judged, name).passed is passed
     assert judged.verdict == "failed"

@@ -21,7 +21,7 @@ from exporter.runtime.load import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.system.worker import child_environment
-from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_in_turns
+from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_interleaved
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_two_take_turns(
         return transcribe(self, sounds, decoding=decoding)
 
     monkeypatch.setattr(Recogniser, "transcribe", noted)
-    seconds = time_in_turns([request, request], "it", quiet)
+    seconds = time_interleaved([request, request], "it", quiet)
     assert [len(each) for each in seconds] == [4, 4]
     assert min(map(min, seconds)) > 0
     turns = heard[2 * WARM_UPS :]

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import Choice
+from exporter.artifact.manifest import AutotuneResult
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
@@ -28,7 +28,7 @@ from exporter.families.graph import Graph
 from exporter.quantization.plan import plan_linears
 from exporter.system.hardware import caches, describe
 from exporter.targets.aoti.graph_builder import build_graph, prepared, taken
-from exporter.targets.aoti.options import Form, Options
+from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import Package, TensorSpec, read_spec
 from exporter.targets.base import Job
 
@@ -49,20 +49,20 @@ _MOST_BYTES, _TRIM_BYTES = 32 << 20, 128 << 10
 _SPREAD = 0.02  # of random weights, as of those that training begins with
 
 
-def candidates(options: Options, graph: Graph) -> dict[str, Form]:
+def candidates(options: Options, graph: Graph) -> dict[str, Variant]:
     """The forms that a graph may take, by name: the smaller, and then the simpler, first.
 
     Those with products in bfloat16 where the CPU has them: elsewhere they are float32 in disguise.
     A graph that writes caches works on few rows, which our kernels always serve.
     """
     many = not graph.mutated
-    found = {"int8": Form("float32", int8=True, onednn=False)}
+    found = {"int8": Variant("float32", int8=True, onednn=False)}
     if options.vnni and many:
-        found["int8 by oneDNN"] = Form("float32", int8=True, onednn=True)
+        found["int8 by oneDNN"] = Variant("float32", int8=True, onednn=True)
     if options.bf16:
         amx = options.knows_amx and many
-        found["int8 in bfloat16"] = Form("bfloat16", int8=True, onednn=amx)
-        found["bfloat16"] = Form("bfloat16", int8=False, onednn=False)
+        found["int8 in bfloat16"] = Variant("bfloat16", int8=True, onednn=amx)
+        found["bfloat16"] = Variant("bfloat16", int8=False, onednn=False)
     return found
 
 
@@ -76,7 +76,7 @@ def largest(options: Options, model: nn.Module, checkpoint: Checkpoint, family: 
     return settled
 
 
-def trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+def num_trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
     """How many graphs `choose` will compile to time them."""
     offered = _offered(options, model, family).items()
     return sum(
@@ -86,7 +86,7 @@ def trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: F
     )
 
 
-def choose(job: Job[Options]) -> tuple[Options, dict[str, Choice]]:
+def choose(job: Job[Options]) -> tuple[Options, dict[str, AutotuneResult]]:
     """Settle what the options leave open, and tell by which figures."""
     offered = _offered(job.options, _skeleton(job), job.family)
     settled = _first_of_each(job.options, _skeleton(job), job.family, offered)
@@ -107,14 +107,14 @@ def _depths(layers: int) -> tuple[int, ...]:
     return (layers,) if layers <= _WHOLE else _DEPTHS
 
 
-def _offered(options: Options, model: nn.Module, family: Family) -> dict[str, dict[str, Form]]:
+def _offered(options: Options, model: nn.Module, family: Family) -> dict[str, dict[str, Variant]]:
     """The candidates of every graph that the options leave open."""
     graphs = family.graphs(model, cache="static")
     return {g.name: candidates(options, g) for g in graphs if options.form(g.name).open}
 
 
 def _first_of_each(
-    options: Options, model: nn.Module, family: Family, offered: Mapping[str, Mapping[str, Form]]
+    options: Options, model: nn.Module, family: Family, offered: Mapping[str, Mapping[str, Variant]]
 ) -> Options:
     """The options as they are where nothing is open, else with all graphs' forms spelt out."""
     if not offered:
@@ -124,10 +124,10 @@ def _first_of_each(
     return options.settled({**forms, **{n: next(iter(f.values())) for n, f in offered.items()}})
 
 
-def _choice(job: Job[Options], name: str, found: Mapping[str, Form]) -> Choice:
+def _choice(job: Job[Options], name: str, found: Mapping[str, Variant]) -> AutotuneResult:
     depth = _layers(job.checkpoint, job.family, name)
     if len(found) == 1:
-        return Choice(chosen=next(iter(found)), depth=depth)
+        return AutotuneResult(chosen=next(iter(found)), depth=depth)
     depths = _depths(depth)
     with TemporaryDirectory(prefix=".choosing-", dir=job.folder) as folder:
         runs = _runs(job, name, found, depths, Path(folder))
@@ -135,11 +135,11 @@ def _choice(job: Job[Options], name: str, found: Mapping[str, Form]) -> Choice:
         with _as_loaded(job.options.threads):
             medians = measure(runs)
     seconds = {
-        candidate: reckoned({layers: medians[candidate, layers] for layers in depths}, depth)
+        candidate: extrapolated({layers: medians[candidate, layers] for layers in depths}, depth)
         for candidate in found
     }
     rounded = {candidate: float(f"{value:.4g}") for candidate, value in seconds.items()}
-    return Choice(chosen=decide(rounded), seconds=rounded, layers=depths, depth=depth)
+    return AutotuneResult(chosen=decide(rounded), seconds=rounded, layers=depths, depth=depth)
 
 
 def decide(seconds: Mapping[str, float]) -> str:
@@ -151,7 +151,7 @@ def decide(seconds: Mapping[str, float]) -> str:
     return chosen
 
 
-def reckoned(seconds: Mapping[int, float], depth: int) -> float:
+def extrapolated(seconds: Mapping[int, float], depth: int) -> float:
     """The time of a graph of `depth` layers, from those of one or two depths."""
     (few, first), (many, last) = min(seconds.items()), max(seconds.items())
     layer = max(last - first, 0.0) / (many - few) if many > few else 0.0
@@ -191,7 +191,11 @@ def measure(
 
 
 def _runs(
-    job: Job[Options], name: str, found: Mapping[str, Form], depths: tuple[int, ...], folder: Path
+    job: Job[Options],
+    name: str,
+    found: Mapping[str, Variant],
+    depths: tuple[int, ...],
+    folder: Path,
 ) -> dict[tuple[str, int], Run]:
     """Compile every candidate at every depth, and give all the same weights and inputs."""
     depth = _layers(job.checkpoint, job.family, name)

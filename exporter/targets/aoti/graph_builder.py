@@ -10,10 +10,10 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
-from exporter.quantization.modules import keep_narrow, replace_module
+from exporter.quantization.modules import keep_16bit_storage, replace_module
 from exporter.quantization.plan import Plan, plan_linears
 from exporter.quantization.weights import Weights
-from exporter.system.build_cache import obtain
+from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
 from exporter.targets.aoti.linear import Activations, Converted, Int8Linear
@@ -75,7 +75,7 @@ def build_graph(
         "machine": [describe().cpu, sorted(describe().features)],
         "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
-    obtain(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
+    get_or_build(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
     constants = read_spec(path).constants.values()
     return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights
 
@@ -88,7 +88,7 @@ def prepared(
     model = family.skeleton(checkpoint.config, options.precision(name))
     plan = plan_linears(model, exclude=kept(options, family)) if form.int8 else Plan()
     weights = Weights(checkpoint, plan, family.TIED)
-    keep_narrow(model, weights)
+    keep_16bit_storage(model, weights)
     activations = Activations() if form.onednn else None
     for module in plan.modules:
         linear = model.get_submodule(module)

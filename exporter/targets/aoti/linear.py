@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.modules import absent
+from exporter.quantization.modules import meta_parameter
 
 
 @torch.library.custom_op("exporter::int8_linear", mutates_args=())
@@ -72,8 +72,8 @@ class Int8Linear(nn.Module):
         self, linear: nn.Linear, activations: "Activations | None" = None, *, widen: bool = False
     ) -> None:
         super().__init__()
-        self.weight = absent(tuple(linear.weight.shape), torch.int8)
-        self.scale = absent((linear.out_features,), torch.float32)
+        self.weight = meta_parameter(tuple(linear.weight.shape), torch.int8)
+        self.scale = meta_parameter((linear.out_features,), torch.float32)
         self.bias = linear.bias
         self._activations = activations
         self._widen = widen

@@ -18,7 +18,7 @@ _ANY_OTHER = "*"  # no graph's name: one that no option names
 
 
 @dataclass(frozen=True)
-class Form:
+class Variant:
     """What one graph becomes: the type it computes in, its weights, and who multiplies them."""
 
     dtype: Precision
@@ -113,23 +113,23 @@ class Options(BaseModel):
             found = {**dict.fromkeys(value if isinstance(value, dict) else (), option), **found}
         return found
 
-    def form(self, graph: str) -> Form:
+    def form(self, graph: str) -> Variant:
         """What is asked of a graph."""
         dtype = _of(self.dtype, graph, "float32")
         auto: Auto | None = "auto" if dtype == "auto" else None
-        return Form(
+        return Variant(
             dtype,
             _of(self.int8, graph, auto or True),
             _of(self.onednn, graph, auto or self.knows_amx),
         )
 
-    def settled(self, forms: Mapping[str, Form]) -> "Options":
+    def settled(self, forms: Mapping[str, Variant]) -> "Options":
         """The same options with the forms of all graphs spelt out."""
         spelt = {graph: asdict(form) for graph, form in forms.items()}
         fields = {name: {g: form[name] for g, form in spelt.items()} for name in _FORM_FIELDS}
         return self.model_copy(update=fields)
 
-    def reformed(self, graph: str, form: Form) -> "Options":
+    def reformed(self, graph: str, form: Variant) -> "Options":
         """The same, settled as they are, with another form for one graph."""
         return self.settled({**{name: self.form(name) for name in self.named}, graph: form})
 
@@ -140,7 +140,7 @@ class Options(BaseModel):
         return torch.float32 if name == "float32" else torch.bfloat16
 
 
-_FORM_FIELDS = tuple(Form.__dataclass_fields__)
+_FORM_FIELDS = tuple(Variant.__dataclass_fields__)
 
 
 def _of(value: Any, graph: str, default: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import Manifest, Needs, Outcome
+from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import MachineError, RecipeError
 from exporter.families.base import Family
@@ -25,14 +25,14 @@ from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetens
 from exporter.quantization.plan import plan_linears
 from exporter.quantization.weights import Weights
 from exporter.system.hardware import require_features
-from exporter.targets.aoti.autotune import choose, largest, trials
+from exporter.targets.aoti.autotune import choose, largest, num_trials
 from exporter.targets.aoti.compiler import require_compiler
 from exporter.targets.aoti.graph_builder import build_graph, graphs, kept, prepared, taken
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job
 
-__all__ = ["Options", "build", "check", "layout", "load", "trials"]
+__all__ = ["Options", "build", "check", "layout", "load", "num_trials"]
 
 # Native code in a package: what is there once, and about what one module with weights takes.
 _WEIGHTS = "weights.safetensors"
@@ -73,7 +73,7 @@ def layout(
     return {**files, _WEIGHTS: safetensors_bytes(tensors)}
 
 
-def build(job: Job[Options]) -> Outcome:
+def build(job: Job[Options]) -> BuildResult:
     """Compile one package per graph of the family's static cut, then write all weights once."""
     model = job.family.skeleton(job.checkpoint.config)
     check(job.options, model, job.checkpoint, job.family)
@@ -91,8 +91,8 @@ def build(job: Job[Options]) -> Outcome:
         return readers[name].read(name).to(tensors[name][0])
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
-    return Outcome(
-        needs=Needs(cpu_features=tuple(sorted(options.features)), packages=("torch",)),
+    return BuildResult(
+        needs=Requirements(cpu_features=tuple(sorted(options.features)), packages=("torch",)),
         options=options.model_dump(mode="json"),
         choices=choices,
     )

@@ -61,9 +61,9 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def borrow(path: Path, lender: Path) -> None:
+def share_external_data(path: Path, weights_from: Path) -> None:
     """Let a saved graph's weights be those of another's file, by their names, and check it."""
-    model, lent = ir.load(path), ir.load(lender).graph.initializers
+    model, lent = ir.load(path), ir.load(weights_from).graph.initializers
     for name, initializer in model.graph.initializers.items():
         if isinstance(initializer.const_value, ir.ExternalTensor):
             initializer.const_value = lent[name].const_value
@@ -71,7 +71,7 @@ def borrow(path: Path, lender: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def lenders(path: Path) -> set[str]:
+def weights_from(path: Path) -> set[str]:
     """The names of the other graphs, mostly none, in whose files a graph's weights lie."""
     values = [each.const_value for each in ir.load(path).graph.initializers.values()]
     files = {str(each.location) for each in values if isinstance(each, ir.ExternalTensor)}

@@ -7,8 +7,8 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from exporter.quantization.modules import absent, replace_module
-from exporter.quantization.plan import Int8, Plan
+from exporter.quantization.modules import meta_parameter, replace_module
+from exporter.quantization.plan import Plan, QuantizationScheme
 
 Precision = Literal["int8", "float32", "float16", "bfloat16"]
 
@@ -34,11 +34,11 @@ def _(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 class Int8MatMul(nn.Module):
     """A linear module with an int8 weight [in, out], or the same plus 128 as uint8."""
 
-    def __init__(self, linear: nn.Linear, scheme: Int8, dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, scheme: QuantizationScheme, dtype: torch.dtype) -> None:
         super().__init__()
         scales = linear.out_features if scheme.per_channel else 1
-        self.weight = absent((linear.in_features, linear.out_features), dtype)
-        self.scale = absent((scales,), torch.float32)
+        self.weight = meta_parameter((linear.in_features, linear.out_features), dtype)
+        self.scale = meta_parameter((scales,), torch.float32)
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class FloatMatMul(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = absent((linear.in_features, linear.out_features), dtype)
+        self.weight = meta_parameter((linear.in_features, linear.out_features), dtype)
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:

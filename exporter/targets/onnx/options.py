@@ -37,6 +37,6 @@ class Options(BaseModel):
         part = graph.partition("_")[0]
         return self.dtype if isinstance(self.dtype, str) else self.dtype.get(part, "int8")
 
-    def named(self, graph: str, lender: str | None = None) -> Named:
-        """A graph, with weights of its own or of a lender, and its file."""
-        return named(self.layout, graph, int8=self.precision(lender or graph) == "int8")
+    def named(self, graph: str, weights_from: str | None = None) -> Named:
+        """A graph, with weights of its own or of a weights_from, and its file."""
+        return named(self.layout, graph, int8=self.precision(weights_from or graph) == "int8")

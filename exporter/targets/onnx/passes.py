@@ -24,7 +24,7 @@ def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
 
 
 def repeat_layer(model: ir.Model, graph: Graph) -> None:
-    """Repeat the one layer that was traced, that of `graph.first`, for all layers of `graph`.
+    """Repeat the one layer that was traced (`graph.single_layer`) for all layers of `graph`.
 
     A layer is what the trace holds between its two LayerBoundary placeholders. Its weights, inputs
     and outputs are those with its own index in the place of the first 0.
@@ -35,7 +35,7 @@ def repeat_layer(model: ir.Model, graph: Graph) -> None:
     own = _own_values(model.graph, layer)
     named = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     hidden = end.inputs[0]
-    for index in range(1, graph.depth):
+    for index in range(1, graph.num_layers):
         copies: dict[ir.Value | None, ir.Value | None] = {begin.outputs[0]: hidden}
         copies |= {value: _copied(value, index) for value in own}
         for node in layer:

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import Manifest, Needs, Outcome
+from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.config_json import read_json
-from exporter.quantization.modules import keep_narrow, replace_module
-from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.modules import keep_16bit_storage, replace_module
+from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.quantization.weights import Weights
-from exporter.system.build_cache import obtain
+from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job
 from exporter.targets.onnx import external_data
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 # About what a graph's nodes take, for each linear module and each input with what lies around it.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same of a graph that borrows its weights, for each input and output.
-_BORROWER_BYTES = 1_450
+_SHARING_BYTES = 1_450
 _ORT_CONFIG_BYTES = 700
 _TOKENIZER = "tokenizer.json"
 
@@ -63,7 +63,7 @@ def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Fa
         )
         raise RecipeError(msg)
     graphs = family.graphs(model, cache="dynamic")
-    parts = [graph.name.partition("_")[0] for graph in graphs if graph.lender is None]
+    parts = [graph.name.partition("_")[0] for graph in graphs if graph.weights_from is None]
     unknown = sorted(set(options.dtype) - set(parts)) if isinstance(options.dtype, dict) else []
     if unknown:
         msg = f"dtype: there is no graph {unknown[0]!r}; the graphs are {', '.join(parts)}"
@@ -87,11 +87,11 @@ def layout(
     if config := _config(options, checkpoint, graphs):
         files[CONFIG] = len(config.encode())
     for planned in graphs:
-        path = str(options.named(planned.name, planned.lender).path)
+        path = str(options.named(planned.name, planned.weights_from).path)
         graph = _prepared(options, checkpoint, family, planned).graph
-        if graph.lender is not None:
+        if graph.weights_from is not None:
             values = len(graph.inputs) + len(graph.outputs)
-            files[path] = _BORROWER_BYTES * values
+            files[path] = _SHARING_BYTES * values
             continue
         weights = dict(graph.module.named_parameters())  # shared ones once, as they are written
         files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
@@ -101,12 +101,14 @@ def layout(
     return files
 
 
-def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family) -> int:
+def num_trials(
+    _options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family
+) -> int:
     """Nothing is left to the build."""
     return 0
 
 
-def build(job: Job[Options]) -> Outcome:
+def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)
     graphs = job.family.graphs(skeleton, cache="dynamic")
@@ -115,8 +117,8 @@ def build(job: Job[Options]) -> Outcome:
     _write_ort_config(job.folder, job.options)
     if config := _config(job.options, job.checkpoint, graphs):
         (job.folder / CONFIG).write_text(config, encoding="utf-8")
-    needs = Needs(packages=("onnxruntime",))
-    return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
+    needs = Requirements(packages=("onnxruntime",))
+    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,10 @@ def _prepared(
 ) -> _Prepared:
     """One graph of a model of its own, in the types in which its weights are stored."""
     model = family.skeleton(checkpoint.config)
-    precision = options.precision(planned.lender or planned.name)
+    precision = options.precision(planned.weights_from or planned.name)
     plan = _plan(options, model, family) if precision == "int8" else Plan()
     weights = Weights(checkpoint, plan, family.TIED)
-    keep_narrow(model, weights)
+    keep_16bit_storage(model, weights)
     transposed = swap_linears(model, plan, precision, _int8_type(options))
     for head, stored in family.TIED.items():
         module, table = (model.get_submodule(n.rpartition(".")[0]) for n in (head, stored))
@@ -168,7 +170,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
             tensor = (tensor.short() + UNSIGNED_ZERO).to(torch.uint8)
         return tensor.t()
 
-    path = job.folder / job.options.named(graph.name, graph.lender).path
+    path = job.folder / job.options.named(graph.name, graph.weights_from).path
     path.parent.mkdir(exist_ok=True)
     parts = {
         "graph": graph.name,
@@ -178,11 +180,13 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "versions": installed_versions(),
     }
-    obtain(path, f"onnx-int8 {path.name} of {job.size}", parts, trace, fresh=job.fresh)
-    if graph.lender is None:
+    get_or_build(path, f"onnx-int8 {path.name} of {job.size}", parts, trace, fresh=job.fresh)
+    if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
     else:
-        external_data.borrow(path, path.with_name(job.options.named(graph.lender).path.name))
+        external_data.share_external_data(
+            path, path.with_name(job.options.named(graph.weights_from).path.name)
+        )
 
 
 def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
@@ -196,7 +200,7 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
     for path in paths:
         beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
         require_sealed(path, beside)
-    lent = {name for path in paths for name in external_data.lenders(path)}
+    lent = {name for path in paths for name in external_data.weights_from(path)}
     functions = {graph_name(p): open_session(p, threads) for p in paths if p.name not in lent}
     return family.assemble(folder, functions)
 
@@ -205,12 +209,14 @@ def _config(options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph]) -
     """The artifact's own config, in a layout that needs one."""
     if options.layout == "optimum":
         return None
-    lenders = [options.named(graph.name) for graph in graphs if graph.lender is None]
+    lenders = [options.named(graph.name) for graph in graphs if graph.weights_from is None]
     return config_text(read_json(checkpoint.companions[CONFIG]), lenders)
 
 
 def _plan(options: Options, model: nn.Module, family: Family) -> Plan:
-    scheme = Int8(per_channel=options.per_channel, bits=7 if options.reduce_range else 8)
+    scheme = QuantizationScheme(
+        per_channel=options.per_channel, bits=7 if options.reduce_range else 8
+    )
     kept = (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
     return plan_linears(model, exclude=kept, scheme=scheme)
 

@@ -16,7 +16,7 @@ _OPSET = 20
 
 def _trace(graph: Graph) -> ir.Model:
     """Trace a graph to ONNX, weights still absent."""
-    traced = graph.first or graph
+    traced = graph.single_layer or graph
     axes = [traced.dynamic.get(name, {}) for name in traced.inputs]
     dynamic = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) for named in axes)
     program = torch.export.export(
@@ -47,7 +47,7 @@ def _trace(graph: Graph) -> ir.Model:
     if exported is None:
         msg = f"torch.onnx.export gave nothing for {graph.name}"
         raise BuildError(msg)
-    if graph.first is not None:
+    if graph.single_layer is not None:
         passes.repeat_layer(exported.model, graph)
     passes.name_axes(exported.model, graph)
     passes.condition_cross_attention(exported.model)

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import Manifest, Needs, Outcome
+from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
 from exporter.quantization.modules import replace_module
-from exporter.quantization.plan import Int8, Plan, plan_linears
+from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.quantization.weights import Weights
 from exporter.system.hardware import describe
 from exporter.targets.base import Job
@@ -73,19 +73,21 @@ def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Fa
     _plan(options, model)
 
 
-def trials(_options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family) -> int:
+def num_trials(
+    _options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family
+) -> int:
     """Nothing is left to the build."""
     return 0
 
 
-def build(job: Job[Options]) -> Outcome:
+def build(job: Job[Options]) -> BuildResult:
     """Write `model.safetensors` and `quantization.json`."""
     model = job.family.skeleton(job.checkpoint.config)
     weights, tensors, record = _contents(job.options, model, job.checkpoint, job.family)
     write_safetensors(job.folder / _WEIGHTS, tensors, weights.read, job.progress)
     (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
-    needs = Needs(packages=("torch",))
-    return Outcome(needs=needs, options=job.options.model_dump(mode="json"))
+    needs = Requirements(packages=("torch",))
+    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
 
 
 def layout(
@@ -120,7 +122,7 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
 
 
 def _plan(options: Options, model: nn.Module) -> Plan:
-    scheme = Int8(per_channel=options.per_channel)
+    scheme = QuantizationScheme(per_channel=options.per_channel)
     return plan_linears(model, include=options.modules, exclude=options.exclude, scheme=scheme)
 
 

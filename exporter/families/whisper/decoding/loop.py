@@ -34,11 +34,11 @@ class Decoder(Protocol):
         """Logits [rows, 1 or tokens, vocabulary] of ids [rows, tokens]; `cache` moves on."""
         ...
 
-    def spread(self, encoded: Tensor, cache: Any, beams: int) -> Tensor:
+    def expand_beams(self, encoded: Tensor, cache: Any, beams: int) -> Tensor:
         """Turn every row into `beams` rows alike; gives `encoded` as `step` then wants it."""
         ...
 
-    def finish(self, cache: Any) -> None:
+    def release(self, cache: Any) -> None:
         """Take back a cache that is not needed any more."""
         ...
 
@@ -97,14 +97,14 @@ class _Windows:
             self._watch(logits)
         return logits
 
-    def spread(self, beams: int) -> None:
-        self._encoded = self._decoder.spread(self._encoded, self._cache, beams)
+    def expand_beams(self, beams: int) -> None:
+        self._encoded = self._decoder.expand_beams(self._encoded, self._cache, beams)
 
     def reorder(self, rows: Tensor) -> None:
         self._cache.reorder_cache(rows)
 
-    def finish(self) -> None:
-        self._decoder.finish(self._cache)
+    def release(self) -> None:
+        self._decoder.release(self._cache)
 
 
 def decode(
@@ -123,7 +123,7 @@ def decode(
     try:
         found = greedy(windows, rules) if beams == 1 else beam_search(windows, rules, beams)
     finally:
-        windows.finish()
+        windows.release()
     if any(token >= rules.timestamps for row in found for token in row):
         return None  # rare: `generate` cuts at them, and may go on from there
     return found

@@ -29,7 +29,7 @@ class Hypotheses(Protocol):
         """Logits [rows, vocabulary] in float32, the caller's own, after ids [rows, tokens]."""
         ...
 
-    def spread(self, beams: int) -> None:
+    def expand_beams(self, beams: int) -> None:
         """Go on with so many hypotheses of each window, all alike."""
         ...
 
@@ -69,7 +69,7 @@ def beam_search(hypotheses: Hypotheses, rules: Rules, beams: int) -> list[list[i
         if not state.running:
             break
         if before.shape[1] < beams:
-            hypotheses.spread(beams)
+            hypotheses.expand_beams(beams)
         elif not np.array_equal(state.parents, alike):
             hypotheses.reorder(torch.from_numpy(state.parents))
         ids, before = torch.from_numpy(state.last[:, None]), state.scores
@@ -164,7 +164,7 @@ def _best(scores: Tensor, before: Scores, count: int) -> tuple[Scores, Tokens, T
 
 
 def _candidates(scores: Tensor, before: Scores, count: int) -> Tokens:
-    """Places in each window's beams * vocabulary among which the `count` best are.
+    """LocalPaths in each window's beams * vocabulary among which the `count` best are.
 
     They lie in the `count` blocks with the largest maxima. A block is a column of the vocabulary
     cut into `_BLOCK` stretches, so that maxima are taken of stretches, several at a time.

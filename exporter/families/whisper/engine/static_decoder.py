@@ -62,7 +62,7 @@ class StaticDecoder:
         cache.length += ids.shape[1]
         return logits[:, None]
 
-    def spread(self, encoded: Tensor, cache: StaticCache, beams: int) -> Tensor:
+    def expand_beams(self, encoded: Tensor, cache: StaticCache, beams: int) -> Tensor:
         """Take caches for all rows; of those before, only what the prompt has written is copied."""
         before = cache.tensors
         windows = len(before["ancestors"])
@@ -74,7 +74,7 @@ class StaticDecoder:
         self._idle.append({name: before[name] for name in self._names})
         return encoded
 
-    def finish(self, cache: StaticCache) -> None:
+    def release(self, cache: StaticCache) -> None:
         if cache.tensors:
             self._idle.append({name: cache.tensors[name] for name in self._names})
             cache.tensors = {}

@@ -50,7 +50,7 @@ class StepDecoder:
         cache.length += ids.shape[1]
         return logits
 
-    def spread(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
+    def expand_beams(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
         """Take caches for all rows; of those before, only what the prompt has written is copied."""
         rows = torch.arange(len(encoded)).repeat_interleave(beams)
         grown = self._allocate(len(rows))
@@ -81,7 +81,7 @@ class StepDecoder:
         }
         return self._functions["step"](inputs)["logits"]
 
-    def finish(self, cache: StepCache) -> None:
+    def release(self, cache: StepCache) -> None:
         """Nothing is kept for the next window."""
 
 

@@ -32,7 +32,7 @@ def encode(
     encoder: Any,
     features: Tensor,
     attend: Callable[[Any, Tensor], Tensor],
-    depth: int | None = None,
+    num_layers: int | None = None,
 ) -> Tensor:
     """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it.
 
@@ -45,17 +45,17 @@ def encode(
         hidden = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
         hidden = nn.functional.gelu(hidden)
     hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
-    for layer in encoder.layers[:depth]:
-        hidden = mark(hidden, depth)
+    for layer in encoder.layers[:num_layers]:
+        hidden = mark(hidden, num_layers)
         states = layer.self_attn_layer_norm(hidden)
         hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
-    normed: Tensor = encoder.layer_norm(mark(hidden, depth))
+    normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
     return normed
 
 
-def mark(hidden: Tensor, depth: int | None) -> Tensor:
+def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
     """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
-    marked: Tensor = hidden if depth is None else layer_boundary(hidden)
+    marked: Tensor = hidden if num_layers is None else layer_boundary(hidden)
     return marked
 
 

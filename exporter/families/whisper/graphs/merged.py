@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.families.attention import attention, cross_attention, split
-from exporter.families.graph import Graph, Shape, alike, first_layer, layer_of
+from exporter.families.graph import Graph, Shape, alike, layer_of, single_layer_of
 from exporter.families.whisper.graphs.layers import (
     _attend,
     embed,
@@ -29,14 +29,14 @@ from exporter.families.whisper.graphs.layers import (
 class Encoder(nn.Module):
     """input_features [batch, mels, frames] -> last_hidden_state [batch, source, width].
 
-    With `depth`, through so many layers only, their boundaries marked.
+    With `num_layers`, through so many layers only, their boundaries marked.
     """
 
-    def __init__(self, model: Any, depth: int | None = None) -> None:
+    def __init__(self, model: Any, num_layers: int | None = None) -> None:
         super().__init__()
         self.encoder: Any = model.model.encoder
         self.heads = model.config.encoder_attention_heads
-        self._depth = depth
+        self._depth = num_layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (encode(self.encoder, inputs[0], self._attend, self._depth),)
@@ -52,16 +52,16 @@ class MergedDecoder(nn.Module):
     """First step and every later one in one graph, the self-attention cache growing by `tokens`.
 
     Takes input_ids, encoder_hidden_states, the past (per layer: decoder key and value, encoder key
-    and value) and use_cache_branch; gives logits and the present in the same order. With `depth`,
-    through so many layers only, their boundaries marked.
+    and value) and use_cache_branch; gives logits and the present in the same order. With
+    `num_layers`, through so many layers only, their boundaries marked.
     """
 
-    def __init__(self, model: Any, depth: int | None = None) -> None:
+    def __init__(self, model: Any, num_layers: int | None = None) -> None:
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
         self.heads = model.config.decoder_attention_heads
-        self._depth = depth
+        self._depth = num_layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ids, encoded, *past, cached = inputs
@@ -140,9 +140,9 @@ def dynamic_graphs(model: Any) -> list[Graph]:
         ordered,
     )
     if alike(model.model.encoder.layers):
-        first = replace(encoder, module=Encoder(model, depth=1))
-        encoder = replace(encoder, first=first, depth=config.encoder_layers)
+        first = replace(encoder, module=Encoder(model, num_layers=1))
+        encoder = replace(encoder, single_layer=first, num_layers=config.encoder_layers)
     if alike(model.model.decoder.layers):
-        first = replace(first_layer(decoder), module=MergedDecoder(model, depth=1))
-        decoder = replace(decoder, first=first, depth=config.decoder_layers)
+        first = replace(single_layer_of(decoder), module=MergedDecoder(model, num_layers=1))
+        decoder = replace(decoder, single_layer=first, num_layers=config.decoder_layers)
     return [encoder, decoder]

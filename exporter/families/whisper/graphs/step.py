@@ -17,10 +17,10 @@ from exporter.families.attention import (
     shared_cross_attention,
     split,
 )
-from exporter.families.graph import WRITTEN, Graph, Shape, alike, first_layer
+from exporter.families.graph import WRITTEN, Graph, Shape, alike, single_layer_of
 from exporter.families.whisper.graphs.layers import embed, feed_forward, mark, meta, shapes
 
-_LENDER = "decoder_model_merged"
+_WEIGHTS_FROM = "decoder_model_merged"
 
 
 class CrossCache(nn.Module):
@@ -54,14 +54,14 @@ class Step(nn.Module):
 
     Takes input_ids [rows, tokens], own_last int32 [rows], the last token's position, cross_last
     int32 [windows], the audio's last; and per layer the tokens' caches and those of the audio. With
-    `depth`, through so many layers only, their boundaries marked.
+    `num_layers`, through so many layers only, their boundaries marked.
     """
 
-    def __init__(self, model: Any, depth: int | None = None) -> None:
+    def __init__(self, model: Any, num_layers: int | None = None) -> None:
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
-        self._depth = depth
+        self._depth = num_layers
         self._caches = 6 if _narrow(model) else 4
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +95,7 @@ def step_graphs(model: Any) -> list[Graph]:
     Their names keep clear of optimum's search, which takes any other file for a decoder that has
     the word in its name.
     """
-    depth, narrow = model.config.decoder_layers, _narrow(model)
+    num_layers, narrow = model.config.decoder_layers, _narrow(model)
     _, hidden, (_, heads, length, dim) = shapes(model)
     inputs = {
         "input_ids": meta((2, 2), torch.int64),
@@ -109,7 +109,7 @@ def step_graphs(model: Any) -> list[Graph]:
     }
     made: dict[str, Shape] = {}
     outputs: dict[str, Shape] = {"logits": ("rows", 1, model.config.vocab_size)}
-    for index in range(depth):
+    for index in range(num_layers):
         for leaf in ("key", "value"):
             name = f"own.{index}.{leaf}"
             inputs[name], dynamic[name] = meta((2, heads, length, dim)), {0: "rows"}
@@ -123,11 +123,15 @@ def step_graphs(model: Any) -> list[Graph]:
             made[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
     encoded = {"encoder_hidden_states": meta(hidden)}
     windows = {"encoder_hidden_states": {0: "windows"}}
-    cross = Graph("cross_cache", CrossCache(model), encoded, windows, made, lender=_LENDER)
-    step = Graph("step", Step(model), inputs, dynamic, outputs, lender=_LENDER)
+    cross = Graph(
+        "cross_cache", CrossCache(model), encoded, windows, made, weights_from=_WEIGHTS_FROM
+    )
+    step = Graph("step", Step(model), inputs, dynamic, outputs, weights_from=_WEIGHTS_FROM)
     if alike(model.model.decoder.layers):
         step = replace(
-            step, first=replace(first_layer(step), module=Step(model, depth=1)), depth=depth
+            step,
+            single_layer=replace(single_layer_of(step), module=Step(model, num_layers=1)),
+            num_layers=num_layers,
         )
     return [cross, step]
 
