@@ -3,7 +3,7 @@
 What `build_shapes.py` runs in a fresh process for each artifact; tells, as JSON, what it gave. The
 model may also be any folder that optimum's `ORTModelForSpeechSeq2Seq` loads.
 
-    python benchmarks/greedy.py artifacts/whisper-demo-int8/onnx-int8 --optimum
+    python -m benchmarks.greedy artifacts/whisper-demo-int8/onnx-int8 --optimum
 """
 
 from __future__ import annotations

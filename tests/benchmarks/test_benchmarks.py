@@ -8,8 +8,8 @@ import torch
 from click.testing import CliRunner
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from benchmarks import checkpoints
-from benchmarks.build_results import ideal_bytes
+from benchmarks import random_checkpoints
+from benchmarks.build_cost.results import ideal_bytes
 from exporter.checkpoint.checkpoint import open_checkpoint
 
 
@@ -21,10 +21,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
     (folder / "ranks").write_text("\n".join(lines) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "SHAPES", {"tiny": checkpoints.Shape(64, 2, 2, 2)})
-        patch.setattr(checkpoints, "SHARD_BYTES", 200_000)
+        patch.setattr(random_checkpoints, "SHAPES", {"tiny": random_checkpoints.Shape(64, 2, 2, 2)})
+        patch.setattr(random_checkpoints, "SHARD_BYTES", 200_000)
         arguments = ["tiny", str(folder / "toy"), "--ranks", str(folder / "ranks")]
-        done = CliRunner().invoke(checkpoints.main, arguments, catch_exceptions=False)
+        done = CliRunner().invoke(random_checkpoints.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return folder / "toy"
 

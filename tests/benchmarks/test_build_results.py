@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import WhisperConfig
 
-from benchmarks.checkpoints import SHAPES, Shape
+from benchmarks.random_checkpoints import SHAPES, Shape
 from exporter.build.cost_model import COSTS, Work, cost_of
 from exporter.families.whisper import family as whisper
 

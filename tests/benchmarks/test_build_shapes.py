@@ -11,10 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import build_shapes
-from benchmarks.build_picture import draw
-from benchmarks.build_results import fill_in, open_results, save_results, table
-from benchmarks.peak_memory import watch
+from benchmarks.build_cost import run
+from benchmarks.build_cost.peak_memory import watch
+from benchmarks.build_cost.plot import draw
+from benchmarks.build_cost.results import fill_in, open_results, save_results, table
 
 ALLOCATE = "import time; held = b'x' * {}; time.sleep({})"
 UNLIMITED = {"memory_limit": 1 << 40, "time_limit_s": 60}
@@ -137,19 +137,19 @@ def test_a_run_goes_on_with_what_it_has(
         asked.append(way)
         return {"failed": "no"} if len(asked) == 2 else figures
 
-    monkeypatch.setattr(build_shapes, "measure", measure)
+    monkeypatch.setattr(run, "measure", measure)
     (tmp_path / "tiny").symlink_to(tiny_whisper)
     page = tmp_path / "building.md"
     page.write_text("<!-- build_shapes -->\n<!-- /build_shapes -->\n")
     arguments = ["--shape", "tiny", "--work", str(tmp_path), "--docs", str(page)]
     arguments += ["--output", str(tmp_path / "figures.json")]
-    first = CliRunner().invoke(build_shapes.main, arguments)
+    first = CliRunner().invoke(run.main, arguments)
     assert first.exit_code == 1
     assert "failed: no" in first.output
     assert "|" not in page.read_text()
-    second = CliRunner().invoke(build_shapes.main, arguments, catch_exceptions=False)
+    second = CliRunner().invoke(run.main, arguments, catch_exceptions=False)
     assert second.exit_code == 0
-    assert asked == [*build_shapes.WAYS, build_shapes.WAYS[1]]
+    assert asked == [*run.WAYS, run.WAYS[1]]
     assert "101.0 MB" in page.read_text()
     ET.parse(tmp_path / "build-cost.svg")
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import parts, peers_rounds
-from benchmarks.parts_kinds import (
+from benchmarks.peers import rounds
+from benchmarks.profiling import run
+from benchmarks.profiling.kernel_kinds import (
     ATTENTION,
     AUDIO,
     CONVOLUTIONS,
@@ -22,7 +23,7 @@ from benchmarks.parts_kinds import (
     PRODUCTS,
     kinds,
 )
-from benchmarks.parts_results import table, tables
+from benchmarks.profiling.results import table, tables
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.system.hardware import describe
 
@@ -65,9 +66,9 @@ def profile(
     arguments = [str(tiny_whisper), "--work", str(work), "--results", str(work / "parts.json")]
     arguments += ["--tokens", str(TOKENS), "--threads", "1", "--runs", "2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers_rounds, "WINDOW_S", 4)
-        patch.setattr(parts, "DISTURBED", 1.0)
-        done = CliRunner().invoke(parts.main, arguments, catch_exceptions=False)
+        patch.setattr(rounds, "WINDOW_S", 4)
+        patch.setattr(run, "DISTURBED", 1.0)
+        done = CliRunner().invoke(run.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     (entry,) = json.loads((work / "parts.json").read_bytes())["entries"]
     return entry, done.stdout
@@ -175,9 +176,9 @@ def test_every_kind_has_its_row() -> None:
 
 def test_without_checkpoints_the_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "parts.json"
-    empty = CliRunner().invoke(parts.main, ["--results", str(path)])
+    empty = CliRunner().invoke(run.main, ["--results", str(path)])
     assert empty.exit_code == 2
     assert "holds no figures" in empty.output
     path.write_text(json.dumps(canned()))
-    told = CliRunner().invoke(parts.main, ["--results", str(path)], catch_exceptions=False)
+    told = CliRunner().invoke(run.main, ["--results", str(path)], catch_exceptions=False)
     assert told.stdout.strip() == tables(canned())

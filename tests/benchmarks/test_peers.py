@@ -16,13 +16,14 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration
 
-from benchmarks import peers, peers_rounds
-from benchmarks.peers_picture import draw
-from benchmarks.peers_results import entry_for, figures, open_results, ratios, save_results, tables
-from benchmarks.peers_rivals import CONVERSIONS, ENVIRONMENTS, OWN, RIVALS, Conversion, Rival
-from benchmarks.peers_rounds import Bench, Failed, Setting, convert, last_words, prepare, run
-from benchmarks.rivals.openai_convert import renamed
-from benchmarks.rivals.worker import Opened, Request, measure
+from benchmarks.peers import rounds
+from benchmarks.peers import run as peers
+from benchmarks.peers.plot import draw
+from benchmarks.peers.results import entry_for, figures, open_results, ratios, save_results, tables
+from benchmarks.peers.rounds import Bench, Failed, Setting, convert, last_words, prepare, run
+from benchmarks.peers.systems import CONVERSIONS, ENVIRONMENTS, OWN, RIVALS, Conversion, Rival
+from benchmarks.peers.workers.openai_convert import renamed
+from benchmarks.peers.workers.worker import Opened, Request, measure
 from exporter.checkpoint.checkpoint import open_checkpoint
 
 SETTING = Setting(tokens=8, threads=1, batch=2, beams=1)
@@ -80,7 +81,7 @@ def test_every_rival_has_its_parts(repository: Path) -> None:
     for rival in RIVALS.values():
         assert rival.environment in {OWN, *ENVIRONMENTS}
         assert rival.conversion is None or rival.conversion in CONVERSIONS
-        assert (repository / "benchmarks" / "rivals" / f"{rival.worker}.py").exists()
+        assert (repository / "benchmarks" / "peers" / "workers" / f"{rival.worker}.py").exists()
 
 
 def test_a_worker_times_whole_transcriptions_after_the_warm_up(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_fresh_process_of_plain_transformers_decodes_as_many_tokens_as_asked(
 ) -> None:
     options = {"dtype": "float32"}
     rival = Rival("plain", OWN, "transformers_worker", None, options)
-    monkeypatch.setattr(peers_rounds, "DISTURBED", 1.0)
+    monkeypatch.setattr(rounds, "DISTURBED", 1.0)
     sound = tmp_path / "audio.npy"
     np.save(sound, np.random.default_rng(0).normal(0, 0.1, (2, 16000)).astype(np.float32))
     answer = run(bench(tmp_path), tiny_whisper, rival, str(tiny_whisper), sound)
@@ -163,7 +164,7 @@ def test_of_many_last_words_the_error_is_told() -> None:
 def test_other_counts_of_tokens_are_a_failure(
     answers: list[dict[str, Any]], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers_rounds, "ask", lambda *_: {"foreign_share": 0.0, **answers[0]})
+    monkeypatch.setattr(rounds, "ask", lambda *_: {"foreign_share": 0.0, **answers[0]})
     with pytest.raises(Failed, match=message):
         run(bench(tmp_path), tmp_path, RIVALS["eager"], "", tmp_path)
 
@@ -173,7 +174,7 @@ def test_a_disturbed_measurement_is_taken_again(
 ) -> None:
     shares = iter([0.4, 0.01, 0.0])
     answer = {"tokens": [8, 8]}
-    monkeypatch.setattr(peers_rounds, "ask", lambda *_: {**answer, "foreign_share": next(shares)})
+    monkeypatch.setattr(rounds, "ask", lambda *_: {**answer, "foreign_share": next(shares)})
     assert run(bench(tmp_path), tmp_path, RIVALS["eager"], "", tmp_path)["foreign_share"] == 0.01
 
 
@@ -214,7 +215,7 @@ def test_an_environment_is_made_once_for_the_same_packages(
         (tmp_path / "environments" / "optimum").mkdir(parents=True, exist_ok=True)
         return type("Done", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr("benchmarks.peers_rounds.subprocess.run", pretend)
+    monkeypatch.setattr("benchmarks.peers.rounds.subprocess.run", pretend)
     for _ in range(2):
         prepare(bench(tmp_path), "optimum")
     assert len(commands) == 3

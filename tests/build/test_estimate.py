@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import predict
+from benchmarks.build_cost import calibrate
 from exporter import recipe
 from exporter.artifact import local_paths, provenance
 from exporter.artifact.manifest import MANIFEST, BuildFigures
@@ -281,7 +281,7 @@ def test_what_was_foretold_is_what_was_built(
 def test_the_benchmark_puts_both_figures_side_by_side(
     built: tuple[Path, list[estimate.Row], list[BuiltArtifact]],
 ) -> None:
-    size, *others = predict.compared(built[2][1])
+    size, *others = calibrate.compared(built[2][1])
     assert re.fullmatch(r"size_bytes (\d\.\d) / \1 = 1\.00", size)
     assert len(others) == 4
 

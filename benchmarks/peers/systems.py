@@ -1,4 +1,4 @@
-"""Who is measured by benchmarks/peers.py: environments, conversions, and settings, as plain data.
+"""Who is measured: environments, conversions, and settings, as plain data.
 
 Each rival runs at the setting that was its fastest for one window on the machines tried; what was
 tried and lost is told beside it.
@@ -30,7 +30,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Rival:
-    """One row: a worker of benchmarks/rivals in an environment, on a conversion (or none).
+    """One row: a worker of benchmarks/peers/workers in an environment, on a conversion (or none).
 
     `variables` are added to what every worker finds in its process's environment.
     """
@@ -71,7 +71,7 @@ CONVERSIONS: dict[str, Conversion] = {
     },
     "aoti-avx512": Conversion(OWN, _BUILD % "aoti" + _AVX512, model="peer/aoti"),
     "aoti-avx2": Conversion(OWN, _BUILD % "aoti" + _AVX2, model="peer/aoti"),
-    "aoti-marked": Conversion(OWN, "{python} -m benchmarks.parts_build {checkpoint} {output}"),
+    "aoti-marked": Conversion(OWN, "{python} -m benchmarks.profiling.build {checkpoint} {output}"),
     "ctranslate2-int8": Conversion(
         "faster-whisper",
         "{bin}/ct2-transformers-converter --model {checkpoint} --output_dir {output} "
@@ -84,11 +84,12 @@ CONVERSIONS: dict[str, Conversion] = {
     ),
     "optimum-avx512_vnni": Conversion(
         "optimum",
-        "{python} -m benchmarks.optimum_build {checkpoint} {output}",
+        "{python} -m benchmarks.build_cost.optimum {checkpoint} {output}",
         copied=_CONFIGS,
     ),
     "openai": Conversion(
-        "openai-whisper", "{python} -m benchmarks.rivals.openai_convert {checkpoint} {output}"
+        "openai-whisper",
+        "{python} -m benchmarks.peers.workers.openai_convert {checkpoint} {output}",
     ),
 }
 RIVALS: dict[str, Rival] = {

@@ -5,7 +5,7 @@ what the numbers are. Tensors are made and written a shard at a time, so a machi
 model will do. The vocabulary comes from the file of ranks inside the `openai-whisper` package:
 
     pip install --no-deps openai-whisper
-    python benchmarks/checkpoints.py small checkpoints/whisper-small
+    python -m benchmarks.random_checkpoints small checkpoints/whisper-small
 """
 
 from __future__ import annotations

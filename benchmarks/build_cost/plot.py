@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.build_results import OPTIMUM, by_size
+from benchmarks.build_cost.results import OPTIMUM, by_size
 from exporter.hub.drawing import scale, text
 from validate.plots import log_ticks
 

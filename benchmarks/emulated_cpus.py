@@ -1,13 +1,13 @@
 """Measure whole transcriptions on lesser machines, emulated by the runtimes' own switches.
 
-For each checkpoint and level every rival that has a switch is measured as benchmarks/peers.py
+For each checkpoint and level every rival that has a switch is measured as benchmarks/peers/run.py
 measures: fresh processes in interleaved rounds. Artifacts of aoti are built for the level. It is no
 lesser machine all the same: clock, caches, memory and the widths of its units are this one's. Speed
 alone is told, since what asks the CPU itself is not limited: without VNNI torch-int8 would keep its
 activations to 7 bits.
 
-    python benchmarks/lesser_machines.py checkpoints/tiny checkpoints/small --work FOLDER
-    python benchmarks/lesser_machines.py
+    python -m benchmarks.emulated_cpus checkpoints/tiny checkpoints/small --work FOLDER
+    python -m benchmarks.emulated_cpus
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 
 import click
 
-from benchmarks.peers import measure
-from benchmarks.peers_options import Asked, measuring
-from benchmarks.peers_results import (
+from benchmarks.peers.options import Asked, measuring
+from benchmarks.peers.results import (
     entry_for,
     open_results,
     place,
@@ -29,7 +28,8 @@ from benchmarks.peers_results import (
     save_results,
     title,
 )
-from benchmarks.peers_rivals import RIVALS, Rival
+from benchmarks.peers.run import measure
+from benchmarks.peers.systems import RIVALS, Rival
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.system.hardware import describe
 

@@ -1,9 +1,8 @@
 """Build int8 ONNX files the way optimum's own guide does: export in float32, then quantize.
 
-What benchmarks/build_shapes.py measures beside this project's builds. Every ONNX file of the export
-is quantized, as `ORTModelForSpeechSeq2Seq` needs them all.
+What `run` measures beside this project's builds. Every ONNX file of the export is quantized, as `ORTModelForSpeechSeq2Seq` needs them all.
 
-    python benchmarks/optimum_build.py checkpoints/whisper-small /tmp/whisper-small-optimum
+    python -m benchmarks.build_cost.optimum checkpoints/whisper-small /tmp/whisper-small-optimum
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from benchmarks.rivals.generation import opened
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.generation import opened
+from benchmarks.peers.workers.worker import Opened, Request, serve
 
 
 def open_model(request: Request) -> Opened:

@@ -1,4 +1,4 @@
-"""The figures of benchmarks/parts.py as Markdown tables."""
+"""The figures of benchmarks/profiling/run.py as Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.parts_kinds import ORDER
-from benchmarks.peers_results import place, title
+from benchmarks.peers.results import place, title
+from benchmarks.profiling.kernel_kinds import ORDER
 
 _AROUND = {
     "before": "log-mel features and prompt",

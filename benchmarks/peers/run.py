@@ -5,8 +5,8 @@ of its own, and then, in interleaved rounds, opens it in fresh processes and tra
 windows of speech: samples in, text out, the same prompt, threads and number of tokens for all.
 Figures are kept by shape and setting in one file; without checkpoints that file is told and drawn.
 
-    python benchmarks/peers.py checkpoints/tiny checkpoints/small --work FOLDER
-    python benchmarks/peers.py
+    python -m benchmarks.peers.run checkpoints/tiny checkpoints/small --work FOLDER
+    python -m benchmarks.peers.run
 
 It needs an idle machine: what others took of it while a rival was timed is recorded, and a
 measurement that was disturbed is taken again.
@@ -22,9 +22,9 @@ from typing import Any
 
 import click
 
-from benchmarks.peers_options import Asked, measuring
-from benchmarks.peers_picture import draw
-from benchmarks.peers_results import (
+from benchmarks.peers.options import Asked, measuring
+from benchmarks.peers.plot import draw
+from benchmarks.peers.results import (
     entry_for,
     figures,
     open_results,
@@ -32,18 +32,11 @@ from benchmarks.peers_results import (
     save_results,
     tables,
 )
-from benchmarks.peers_rivals import RIVALS, Rival
-from benchmarks.peers_rounds import (
-    Bench,
-    Failed,
-    convert,
-    prepare,
-    run,
-    write_audio,
-)
+from benchmarks.peers.rounds import Bench, Failed, convert, prepare, run, write_audio
+from benchmarks.peers.systems import RIVALS, Rival
 from exporter.checkpoint.checkpoint import open_checkpoint
 
-BENCHMARKS = Path(__file__).resolve().parent
+BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results" / "peers.json"
 PICTURE = BENCHMARKS.parent / "docs" / "speed.svg"
 

@@ -1,4 +1,4 @@
-"""Environments, conversions and measured rounds of benchmarks/peers.py.
+"""Environments, conversions and measured rounds of benchmarks/peers/run.py.
 
 Every rival is opened anew in each round, in a process of its own, so that no two models are ever in
 memory together and a slow phase of the machine meets all of them.
@@ -26,8 +26,8 @@ import click
 import numpy as np
 from ruamel.yaml import YAML
 
-from benchmarks.peak_memory import Watched, watch
-from benchmarks.peers_rivals import (
+from benchmarks.build_cost.peak_memory import Watched, watch
+from benchmarks.peers.systems import (
     CONVERSIONS,
     ENVIRONMENTS,
     OWN,
@@ -36,10 +36,10 @@ from benchmarks.peers_rivals import (
     Conversion,
     Rival,
 )
-from benchmarks.rivals.worker import Request
+from benchmarks.peers.workers.worker import Request
 from exporter.formats import audio
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 WINDOW_S = 30
 DISTURBED = 0.05  # of all cores' time, taken by others while a rival was timed
@@ -251,7 +251,11 @@ def run(bench: Bench, checkpoint: Path, rival: Rival, model: str, sound: Path) -
 
 def ask(bench: Bench, rival: Rival, request: Request) -> dict[str, Any]:
     """Start a worker and return its answer; raise Failed where it gives none."""
-    command = [str(bench.python(rival.environment)), "-m", f"benchmarks.rivals.{rival.worker}"]
+    command = [
+        str(bench.python(rival.environment)),
+        "-m",
+        f"benchmarks.peers.workers.{rival.worker}",
+    ]
     return answered(bench, [*command, json.dumps(asdict(request))], rival.variables)
 
 

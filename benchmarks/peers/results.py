@@ -1,4 +1,4 @@
-"""The figures of benchmarks/peers.py: kept in one JSON file, told as Markdown tables.
+"""The figures of benchmarks/peers/run.py: kept in one JSON file, told as Markdown tables.
 
 A file belongs to one machine. Every row names its run: a ratio of two runs is told as such.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.build_results import save_results
-from benchmarks.peers_rivals import RIVALS, Rival
-from benchmarks.peers_rounds import WINDOW_S, Setting
+from benchmarks.build_cost.results import save_results
+from benchmarks.peers.rounds import WINDOW_S, Setting
+from benchmarks.peers.systems import RIVALS, Rival
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.system.hardware import describe
 

@@ -1,4 +1,4 @@
-"""The figures of benchmarks/build_shapes.py: kept in one JSON file, told as a Markdown table.
+"""The figures of benchmarks/build_cost/run.py: kept in one JSON file, told as a Markdown table.
 
 A file belongs to one machine and one set of versions; figures of another are not mixed in.
 """

@@ -1,4 +1,4 @@
-"""Time the parts of whole transcriptions in one fresh process, for benchmarks/parts.py.
+"""Time the parts of whole transcriptions in one fresh process, for benchmarks/profiling/run.py.
 
 Two models take turns: the artifact as it is, with a clock around each call of a graph, and the
 same one with marked kernels under torch's profiler. So both meet the same phases of the machine.
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.parts_kinds import kinds
-from benchmarks.rivals.worker import foreign_cpu_s, versions_of
+from benchmarks.peers.workers.worker import foreign_cpu_s, versions_of
+from benchmarks.profiling.kernel_kinds import kinds
 from exporter.artifact.store import read_manifest
 from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding

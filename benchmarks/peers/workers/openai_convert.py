@@ -1,6 +1,6 @@
 """Write a Hugging Face checkpoint as the dictionary that openai-whisper loads.
 
-python -m benchmarks.rivals.openai_convert checkpoints/whisper-small FOLDER
+python -m benchmarks.peers.workers.openai_convert checkpoints/whisper-small FOLDER
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 To recalibrate `exporter/cost.py` on one machine, while nothing else runs; the last lines tell what
 each measurement consists of, which is all that the constants there are fitted to.
 
-    python benchmarks/predict.py recipes/demo/whisper checkpoints/whisper-small --kind torch-int8
+    python -m benchmarks.build_cost.calibrate CHECKPOINT... --kind torch-int8
 """
 
 from __future__ import annotations

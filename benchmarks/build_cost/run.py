@@ -6,7 +6,7 @@ them optimum's own export and quantization. Every figure is kept at once, so tha
 goes on where it stopped; a file of figures that is whole is only told and drawn anew.
 
     pip install --no-deps openai-whisper
-    python benchmarks/build_shapes.py --work /tmp/shapes
+    python -m benchmarks.build_cost.run --work /tmp/shapes
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import Any
 import click
 from ruamel.yaml import YAML
 
-from benchmarks.build_picture import draw
-from benchmarks.build_results import (
+from benchmarks.build_cost.peak_memory import Watched, watch
+from benchmarks.build_cost.plot import draw
+from benchmarks.build_cost.results import (
     OPTIMUM,
     describe_checkpoint,
     ending,
@@ -33,14 +34,13 @@ from benchmarks.build_results import (
     save_results,
     table,
 )
-from benchmarks.checkpoints import SHAPES
-from benchmarks.peak_memory import Watched, watch
+from benchmarks.random_checkpoints import SHAPES
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.system.hardware import describe
 from exporter.targets import TARGETS
 
 TOKENS = 32
-BENCHMARKS = Path(__file__).resolve().parent
+BENCHMARKS = Path(__file__).resolve().parents[1]
 WAYS = (*TARGETS, OPTIMUM)
 
 
@@ -83,7 +83,7 @@ class Bench:
 @click.option(
     "--ranks",
     type=click.Path(path_type=Path, exists=True),
-    help="As for benchmarks/checkpoints.py.",
+    help="As for benchmarks/random_checkpoints.py.",
 )
 @click.option(
     "--output",
@@ -147,7 +147,7 @@ def make_checkpoint(shape: str, folder: Path, ranks: Path | None) -> None:
     """Make a checkpoint in a process of its own; a folder that exists is a whole one."""
     partial = folder.with_name(f"{shape}.partial")
     named = ["--ranks", str(ranks)] if ranks else []
-    command = [sys.executable, "-m", "benchmarks.checkpoints", shape, str(partial), *named]
+    command = [sys.executable, "-m", "benchmarks.random_checkpoints", shape, str(partial), *named]
     if subprocess.run(command, check=False).returncode:
         msg = f"the checkpoint {shape} could not be made"
         raise click.ClickException(msg)
@@ -198,7 +198,7 @@ def measure_target(bench: Bench, checkpoint: Path, kind: str) -> dict[str, Any]:
 def measure_optimum(bench: Bench, checkpoint: Path) -> dict[str, Any]:
     """Run optimum's own export and quantization, and decode with what it wrote."""
     folder = bench.scratch / "quantized"
-    done = bench.watch("benchmarks.optimum_build", str(checkpoint), str(folder))
+    done = bench.watch("benchmarks.build_cost.optimum", str(checkpoint), str(folder))
     figures = cost(done)
     if done.killed_for:
         return figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.worker import Opened, Request, serve
 from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding
 from exporter.runtime.load import load

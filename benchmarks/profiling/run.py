@@ -5,8 +5,8 @@ torch's profiler. In one process they transcribe the same window in turns: graph
 around them, are timed in the usual one, the kernels within graphs in the marked one. How fast the
 machine reads memory is measured in the same process, since a decoder is bound by that.
 
-    python benchmarks/parts.py checkpoints/tiny checkpoints/small --work FOLDER
-    python benchmarks/parts.py
+    python -m benchmarks.profiling.run checkpoints/tiny checkpoints/small --work FOLDER
+    python -m benchmarks.profiling.run
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from typing import Any
 
 import click
 
-from benchmarks.parts_results import tables
-from benchmarks.peers_options import Asked, measuring
-from benchmarks.peers_results import entry_for, open_results, require_entries, save_results
-from benchmarks.peers_rivals import OWN, RIVALS, Rival
-from benchmarks.peers_rounds import (
+from benchmarks.peers.options import Asked, measuring
+from benchmarks.peers.results import entry_for, open_results, require_entries, save_results
+from benchmarks.peers.rounds import (
     ATTEMPTS,
     DISTURBED,
     Bench,
@@ -32,9 +30,11 @@ from benchmarks.peers_rounds import (
     convert,
     write_audio,
 )
+from benchmarks.peers.systems import OWN, RIVALS, Rival
+from benchmarks.profiling.results import tables
 from exporter.checkpoint.checkpoint import open_checkpoint
 
-RESULTS = Path(__file__).resolve().parent / "results" / "parts.json"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "parts.json"
 MARKED = Rival("aoti, marked", OWN, "parts_worker", "aoti-marked")
 
 
@@ -71,7 +71,7 @@ def measure(bench: Bench, checkpoint: Path, again: bool) -> dict[str, Any]:
         "threads": bench.setting.threads,
         "runs": bench.runs,
     }
-    command = [sys.executable, "-m", "benchmarks.parts_worker", json.dumps(request)]
+    command = [sys.executable, "-m", "benchmarks.profiling.worker", json.dumps(request)]
     answer: dict[str, Any] = {}
     for _ in range(ATTEMPTS):
         with bench.alone():

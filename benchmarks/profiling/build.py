@@ -1,9 +1,8 @@
 """Compile an aoti artifact's packages so that torch's profiler sees every kernel in them.
 
-What they compute is the same. The folder is no sealed artifact, and good for benchmarks/parts.py
-alone.
+What they compute is the same. The folder is no sealed artifact, and good for `run` alone.
 
-    python -m benchmarks.parts_build CHECKPOINT FOLDER
+    python -m benchmarks.profiling.build CHECKPOINT FOLDER
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every script has on its command line that measures as benchmarks/peers.py does."""
+"""What every script has on its command line that measures as benchmarks/peers/run.py does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from benchmarks.peers_rounds import Bench, Setting
+from benchmarks.peers.rounds import Bench, Setting
 from exporter.system.hardware import describe
 
 _OPTIONS = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import openvino_genai
 
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.worker import Opened, Request, serve
 
 
 def open_model(request: Request) -> Opened:

@@ -1,4 +1,4 @@
-"""The picture of benchmarks/peers.py: seconds of one greedy window, a bar for each rival, as SVG.
+"""The picture: seconds of one greedy window, a bar for each rival, as SVG.
 
 A panel for each shape, each with a scale of its own from zero: ratios are what is to be seen. It
 carries its own colours for light and for dark pages.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from benchmarks.peers_rivals import RIVALS
+from benchmarks.peers.systems import RIVALS
 from exporter.hub.drawing import scale, text
 
 _WIDTH, _COLUMNS = 960, 2

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from benchmarks.rivals.worker import Opened, Request
+from benchmarks.peers.workers.worker import Opened, Request
 
 
 class Steps(LogitsProcessor):  # type: ignore[misc]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import lesser_machines
-from benchmarks.lesser_machines import LEVELS, key, table, tables, variants
-from benchmarks.peers_rivals import CONVERSIONS, RIVALS
-from benchmarks.peers_rounds import Bench, Setting, answered, write_recipe
+from benchmarks import emulated_cpus
+from benchmarks.emulated_cpus import LEVELS, key, table, tables, variants
+from benchmarks.peers.rounds import Bench, Setting, answered, write_recipe
+from benchmarks.peers.systems import CONVERSIONS, RIVALS
 from exporter import recipe
 from exporter.targets.aoti import target as aoti
 
@@ -24,9 +24,9 @@ SETTING = Setting(tokens=8, threads=1, batch=1, beams=1)
 def test_every_rival_with_a_switch_is_limited_at_every_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lesser_machines, "describe", lambda: _with_isa("x86-64-v4"))
+    monkeypatch.setattr(emulated_cpus, "describe", lambda: _with_isa("x86-64-v4"))
     found = variants()
-    assert list(found)[:6] == [key(name, "native") for name in lesser_machines.MEASURED]
+    assert list(found)[:6] == [key(name, "native") for name in emulated_cpus.MEASURED]
     assert [found[key("aoti", level)].conversion for level in LEVELS] == [
         "aoti",
         "aoti-avx512",
@@ -38,7 +38,7 @@ def test_every_rival_with_a_switch_is_limited_at_every_level(
     assert found[key("openvino-f32", "avx2")].variables["OV_CPU_MAX_ISA"] == "AVX2"
     assert key("onnx-int8", "avx2") not in found
     assert replace(found[key("torch-int8", "avx2")], variables={}) == RIVALS["torch-int8"]
-    monkeypatch.setattr(lesser_machines, "describe", lambda: _with_isa("x86-64-v3"))
+    monkeypatch.setattr(emulated_cpus, "describe", lambda: _with_isa("x86-64-v3"))
     assert {name.split()[1] for name in variants()} == {"native", "avx2"}
 
 
@@ -119,10 +119,10 @@ def test_the_table_has_a_row_for_each_rival_and_the_ratios() -> None:
 
 def test_without_checkpoints_the_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "lesser_machines.json"
-    empty = CliRunner().invoke(lesser_machines.main, ["--results", str(path)])
+    empty = CliRunner().invoke(emulated_cpus.main, ["--results", str(path)])
     assert empty.exit_code == 2
     assert "holds no figures" in empty.output
     path.write_text(json.dumps(canned()))
     arguments = ["--results", str(path)]
-    told = CliRunner().invoke(lesser_machines.main, arguments, catch_exceptions=False)
+    told = CliRunner().invoke(emulated_cpus.main, arguments, catch_exceptions=False)
     assert told.stdout.strip() == tables(canned())

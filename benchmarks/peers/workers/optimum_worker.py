@@ -6,8 +6,8 @@ import onnxruntime
 from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
 from transformers import WhisperProcessor
 
-from benchmarks.rivals.generation import opened
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.generation import opened
+from benchmarks.peers.workers.worker import Opened, Request, serve
 
 
 def open_model(request: Request) -> Opened:

@@ -6,11 +6,11 @@ import torch
 from whisper.tokenizer import get_tokenizer
 
 import whisper
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.worker import Opened, Request, serve
 
 
 def open_model(request: Request) -> Opened:
-    """Load the dictionary that benchmarks/rivals/openai_convert.py wrote."""
+    """Load the dictionary that benchmarks/peers/workers/openai_convert.py wrote."""
     torch.set_num_threads(request.threads)
     model = whisper.load_model(f"{request.model}/model.pt", device="cpu")
     windows = request.windows()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-from benchmarks.rivals.worker import Opened, Request, serve
+from benchmarks.peers.workers.worker import Opened, Request, serve
 
 
 def open_model(request: Request) -> Opened:
