@@ -1,6 +1,7 @@
 """Build int8 ONNX files the way optimum's own guide does: export in float32, then quantize.
 
-What `run` measures beside this project's builds. Every ONNX file of the export is quantized, as `ORTModelForSpeechSeq2Seq` needs them all.
+What `run` measures beside this project's builds. Every ONNX file of the export is quantized, as
+`ORTModelForSpeechSeq2Seq` needs them all.
 
     python -m benchmarks.build_cost.optimum checkpoints/whisper-small /tmp/whisper-small-optimum
 """
