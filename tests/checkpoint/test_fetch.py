@@ -42,7 +42,7 @@ print(json.dumps(answer))
 
 OPEN = """
 import json
-from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError
 far, near = (open_checkpoint("org/shards", weights=weights) for weights in (False, True))
 try:
