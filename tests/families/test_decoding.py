@@ -11,6 +11,7 @@ import pytest
 
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
+from exporter.families.decoding import refuse_foreign_options
 from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
 
@@ -88,6 +89,12 @@ def test_translating_with_a_distilled_decoder_is_warned_of(
     assert not caplog.text
     whisper.check_decoding(configs(turbo, SEVERAL), Decoding(task="translate"))
     assert "were not trained to translate" in caplog.text
+
+
+def test_options_of_other_families_are_refused() -> None:
+    refuse_foreign_options(Decoding(batch_size=3, num_beams=1), ("batch_size",))
+    with pytest.raises(RecipeError, match=r"no decoding option `language`.*it has: batch_size"):
+        refuse_foreign_options(Decoding(language="en", timestamps=True), ("batch_size",))
 
 
 @pytest.fixture
