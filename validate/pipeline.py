@@ -27,7 +27,6 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
-from exporter.formats.config_json import read_json
 from exporter.recipe import Data, Recipe, read
 from exporter.system import hardware
 from exporter.system.files import write_atomic
@@ -225,13 +224,10 @@ def _language(subject: Subject) -> str | None:
         return "en"
     shared = {clip.language for clip in subject.clips}
     said = decoding.language or (shared.pop() if len(shared) == 1 else None)
-    from exporter.families import FAMILIES
+    from exporter.families import FAMILIES, read_configs
 
-    family = FAMILIES[subject.manifest.family]
-    config, generation = (
-        read_json(subject.folder / name) for name in ("config.json", "generation_config.json")
-    )
-    return said or family.only_language(config, generation)
+    name = subject.manifest.family
+    return said or FAMILIES[name].only_language(read_configs(subject.folder, name))
 
 
 def _report(

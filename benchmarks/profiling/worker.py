@@ -24,7 +24,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.peers.workers.worker import foreign_cpu_s, versions_of
 from benchmarks.profiling.kernel_kinds import kinds
 from exporter.artifact.store import read_manifest
-from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding
 from exporter.runtime.load import load
 from exporter.system.microbench import memory_read
@@ -60,7 +59,7 @@ def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
     windows = list(np.load(asked["audio"]))
     decoding = Decoding(language="en", task="transcribe")
     for model in (plain.model, marked):
-        force_tokens(model, asked["tokens"])
+        plain.family.force_tokens(model, asked["tokens"])
 
     def transcribe(model: Any) -> list[tuple[int, ...]]:
         told = plain.family.transcribe(model, plain.processor, windows, decoding)

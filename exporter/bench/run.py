@@ -18,6 +18,7 @@ from exporter.artifact.trust import verify_and_authorize
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
 from exporter.errors import ExporterError, IntegrityError
+from exporter.families import family_facts
 from exporter.formats import audio
 from exporter.recipe import Decoding
 from exporter.system import hardware, worker
@@ -34,7 +35,8 @@ _log = logging.getLogger(__name__)
 class Workload:
     """What every model is given to do; `batch` and `beams` are the recipe's own where None.
 
-    Without `audio`: one window of noise (or a batch of them), and exactly `tokens` tokens for each.
+    Without `audio`: one window of noise (or a batch of them), and exactly `tokens` tokens for each
+    where the family can force that.
     """
 
     audio: tuple[Path, ...] = ()
@@ -54,6 +56,7 @@ class Row:
     threads: int
     size_bytes: int
     decoding: Decoding
+    family: str
     trust: bool = False
     rounds: list[Round] = field(default_factory=list)
     error: ExporterError | None = None
@@ -68,7 +71,7 @@ class Row:
             "size_bytes": self.size_bytes,
             "decoding": self.decoding.model_dump(mode="json"),
             "error": error,
-            **({} if error else stats.of_rounds(self.rounds)),
+            **({} if error else stats.of_rounds(self.rounds, family_facts(self.family).ENCODERS)),
             "rounds": [each.model_dump(mode="json") for each in self.rounds],
         }
 
@@ -124,7 +127,16 @@ def _artifact_rows(
     own = manifest.options.get("threads") or hardware.describe().cores
     decoding = _decoding(recipe.read(folder / RECIPE).decoding, load)
     return [
-        Row(str(folder), folder, False, count, manifest.size_bytes, decoding, trust=trust)
+        Row(
+            name=str(folder),
+            model=folder,
+            original=False,
+            threads=count,
+            size_bytes=manifest.size_bytes,
+            decoding=decoding,
+            family=manifest.family,
+            trust=trust,
+        )
         for count in threads or (own,)
     ]
 
@@ -158,6 +170,7 @@ def _original_rows(
                 threads=row.threads,
                 size_bytes=_FLOAT32_BYTES * checkpoint.parameters,
                 decoding=row.decoding,
+                family=row.family,
                 trust=allowed,
             )
             made.setdefault((checkpoint.sha256, row.threads), found)

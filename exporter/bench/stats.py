@@ -1,21 +1,22 @@
 """From measured seconds to what people compare: percentiles, tokens a second, real-time factor."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from exporter.bench.timing import Profile, Round
+from exporter.bench.timing import GraphTime, Profile, Round
 
 _PERCENTILES = (50, 90, 99)
 
 
-def of_rounds(rounds: Sequence[Round]) -> dict[str, Any]:
+def of_rounds(rounds: Sequence[Round], encoders: Collection[str]) -> dict[str, Any]:
     """All rounds of one model together, as plain data; times in seconds.
 
-    Latencies are those of single calls. Throughput is extrapolated from each batch's median call,
-    so that one disturbance does not move it. What only models of graphs tell is None for others.
+    `encoders` are the names of the graphs that run once a window. Latencies are those of single
+    calls. Throughput is extrapolated from each batch's median call, so that one disturbance does
+    not move it. What only models of graphs tell is None for others.
     """
     first = rounds[0]
     runs = [times for each in rounds for times in each.seconds]
@@ -28,7 +29,7 @@ def of_rounds(rounds: Sequence[Round]) -> dict[str, Any]:
         "tokens_per_s": tokens / typical,
         "rtf": typical / audio_s,
         "times_real_time": audio_s / typical,
-        **_inside([each.profile for each in rounds if each.profile], sum(first.windows)),
+        **_inside([each.profile for each in rounds if each.profile], sum(first.windows), encoders),
         "load_s": statistics.median(each.load_s for each in rounds),
         "peak_rss_bytes": max(each.peak_rss_bytes for each in rounds),
     }
@@ -41,26 +42,28 @@ def latencies(seconds: Sequence[float]) -> dict[str, float]:
     return {**named, "min": min(seconds), "max": max(seconds)}
 
 
-def _inside(profiles: Sequence[Profile], windows: int) -> dict[str, float | None]:
-    """Where the time goes, by the medians over the rounds; `windows` are those of one pass.
-
-    The encoder's are the graphs so named. A token is one call of the graph that is called most.
-    """
+def _inside(
+    profiles: Sequence[Profile], windows: int, encoders: Collection[str]
+) -> dict[str, float | None]:
+    """Where the time goes, by the medians over the rounds; `windows` are those of one pass."""
     if not profiles:
         return {"encoder_window_s": None, "decoder_token_s": None, "outside_share": None}
+    tokens = [time for p in profiles if (time := _token_s(p.graphs, encoders)) is not None]
     return {
-        "encoder_window_s": statistics.median(_encoder_s(p.graphs) for p in profiles) / windows,
-        "decoder_token_s": statistics.median(_token_s(p.graphs) for p in profiles),
+        "encoder_window_s": statistics.median(_encoder_s(p.graphs, encoders) for p in profiles)
+        / windows,
+        "decoder_token_s": statistics.median(tokens) if tokens else None,
         "outside_share": statistics.median(
             1 - sum(graph.seconds for graph in p.graphs.values()) / p.seconds for p in profiles
         ),
     }
 
 
-def _encoder_s(graphs: Mapping[str, Any]) -> float:
-    return float(sum(g.seconds for name, g in graphs.items() if name.startswith("encoder")))
+def _encoder_s(graphs: Mapping[str, GraphTime], encoders: Collection[str]) -> float:
+    return sum(graph.seconds for name, graph in graphs.items() if name in encoders)
 
 
-def _token_s(graphs: Mapping[str, Any]) -> float:
-    decoders = [graph for name, graph in graphs.items() if not name.startswith("encoder")]
-    return float(max(decoders, key=lambda graph: graph.calls).median_s)
+def _token_s(graphs: Mapping[str, GraphTime], encoders: Collection[str]) -> float | None:
+    """A token is one call of the graph that is called most, of those that are no encoder."""
+    decoders = [graph for name, graph in graphs.items() if name not in encoders]
+    return max(decoders, key=lambda graph: graph.calls).median_s if decoders else None

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact import store
-from exporter.errors import RecipeError
 from exporter.families import FAMILIES, family_name
 from exporter.families.transcript import Audio
 from exporter.formats import audio
@@ -30,7 +29,6 @@ from exporter.targets import TARGETS
 _WARM_UPS = 2
 _SEED = 0
 _LOUDNESS = 0.01  # of full scale: quiet noise
-_PROMPT_TOKENS = 4  # start, language, task, no timestamps
 
 
 class _Frozen(BaseModel):
@@ -42,7 +40,8 @@ class Request(_Frozen):
 
     `trust` is the user's word for an artifact's code, or for an original's pickle.
 
-    Without `audio`, a batch of windows of noise and exactly `tokens` tokens for each.
+    Without `audio`, a batch of windows of noise and, where the family can force that, exactly
+    `tokens` tokens for each.
     """
 
     model: Path
@@ -93,8 +92,7 @@ def time_model(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     recogniser, load_s = opened(
         request.model, original=request.original, threads=request.threads, trust=request.trust
     )
-    if not request.audio:
-        force_tokens(recogniser.model, request.tokens)
+    forced = not request.audio and recogniser.family.force_tokens(recogniser.model, request.tokens)
     batches = _batches(request, recogniser)
 
     def transcribe(batch: list[Audio]) -> list[Any]:
@@ -104,6 +102,8 @@ def time_model(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     for _ in range(_WARM_UPS):
         transcribe(batches[0])
     seconds, tokens = _time_runs(request, batches, transcribe, progress)
+    if forced:  # the last of them may be no text
+        tokens = tuple(request.tokens * len(batch) for batch in batches)
     peak_rss_bytes = hardware.peak_rss_bytes()
     progress("looking inside", None)
     rate = recogniser.sampling_rate
@@ -143,22 +143,6 @@ def opened(
     return recogniser, time.perf_counter() - start
 
 
-def force_tokens(model: Any, tokens: int) -> None:
-    """Make `generate` decode exactly so many tokens for every window, whatever it hears.
-
-    Raises RecipeError where the model's positions do not suffice.
-    """
-    most = model.config.max_target_positions - _PROMPT_TOKENS
-    if tokens > most:
-        msg = f"--tokens {tokens}: this model decodes at most {most} at a time"
-        raise RecipeError(msg)
-    settings = model.generation_config
-    settings.min_new_tokens = settings.max_new_tokens = tokens
-    # Where a model hears times in noise, `generate` would decode the window again from the last.
-    times = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
-    settings.suppress_tokens = [*(settings.suppress_tokens or ()), *times]
-
-
 def _batches(request: Request, recogniser: Any) -> list[list[Audio]]:
     """What each call is given: windows of noise, or the recordings, the last batch filled up."""
     size = request.decoding.batch_size
@@ -186,8 +170,7 @@ def _time_runs(
             start = time.perf_counter()
             said = transcribe(batch)
             times.append(time.perf_counter() - start)
-            heard = sum(len(transcript.tokens) for transcript in said)
-            tokens[index] = heard if request.audio else request.tokens * len(batch)
+            tokens[index] = sum(len(transcript.tokens) for transcript in said)
         seconds.append(tuple(times))
     return tuple(seconds), tuple(tokens)
 

@@ -15,8 +15,8 @@ from exporter.build.estimate import Prediction, Step
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import MachineError, RecipeError
-from exporter.families import FAMILIES, family_name
-from exporter.formats.config_json import read_json
+from exporter.families import FAMILIES, family_facts, family_name, read_configs
+from exporter.families.decoding import foreign_option, foreign_options
 from exporter.formats.yaml_source import nearest
 from exporter.recipe import Recipe
 from exporter.system.hardware import installed_versions
@@ -90,9 +90,12 @@ def resolve(
     check_fit(opened, skeleton, family.TIED)
     with opened.gathered() as companions:
         family.check_processor(companions, opened.config)
-        generation = read_json(companions / "generation_config.json")
+        configs = read_configs(companions, name)
+    known = family_facts(name).DECODING
+    for option in foreign_options(recipe.decoding, known):
+        raise recipe.error(("decoding", option), foreign_option(option, known))
     try:
-        family.check_decoding(opened.config, generation, recipe.decoding)
+        family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
     return [

@@ -38,7 +38,7 @@ def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     recogniser = load(Path(request["folder"]), trust=True)  # built here, a moment ago
     decoding = Decoding.model_validate(request["decoding"])
     if request["clip"] is None:  # without speech at hand only a crash would show, and soon
-        recogniser.model.generation_config.max_length = _NOISE_TOKENS
+        recogniser.family.limit_tokens(recogniser.model, _NOISE_TOKENS)
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
         return {"text": recogniser.transcribe(noise.astype(np.float32), decoding)[0].text}
     text = recogniser.transcribe(Path(request["clip"]), decoding)[0].text

@@ -7,7 +7,7 @@ are none, from torch's own files, of which only the places of tensors are taken.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,21 +18,21 @@ from typing import Any
 from torch import Tensor
 
 from exporter.artifact.manifest import Origin
+from exporter.checkpoint.derived import derive, stored
 from exporter.checkpoint.fetch import fetch, remote_infos
 from exporter.checkpoint.files import (
     ADAPTER,
-    CONFIGS,
+    CONFIG,
     INDEX,
     PICKLE,
     PICKLE_INDEX,
-    TOKENIZER,
     WEIGHTS,
-    missing_companions,
 )
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
-from exporter.families import FAMILIES, family_name
+from exporter.families import FAMILIES, companion_names, family_facts, family_name
+from exporter.families.facts import Companions
 from exporter.formats.config_json import is_regular_file, read_json, refuse_code
 from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
 from exporter.hub.client import hub_id
@@ -44,6 +44,8 @@ from exporter.system.progress import Progress, silent
 class Checkpoint:
     """An opened checkpoint; `tensors` come from the headers of the weight files alone.
 
+    They have the names that the family's model gives them: one that is stored in parts, or that an
+    adapter changes, is computed when it is read.
     `companions` are the configuration and tokenizer files by name, which every artifact carries
     along. An adapter has `settings`, and its tensors and companions come in part from its base.
     `remote` are weight files that stayed on the Hub, with their sizes; while there are any, values
@@ -67,7 +69,7 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """The number of stored weights, tied ones once."""
-        places = {(info.file, info.offset): info for info in self.tensors.values()}
+        places = {(info.file, info.offset): info for info in stored(self.tensors).values()}
         return sum(info.elements for info in places.values())
 
     @property
@@ -130,6 +132,13 @@ class Checkpoint:
         tensor = self.tensors[name].read()
         self.require_finite(name, tensor)
         return tensor
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """Read all weights under the names that transformers' own class looks for."""
+        state = {name: info.read() for name, info in stored(self.tensors).items()}
+        for name, tensor in state.items():
+            self.require_finite(name, tensor)
+        return state
 
     def blocks(self, name: str) -> Iterator[Tensor]:
         """Read a tensor's rows in order, some at a time; values are not checked."""
@@ -194,12 +203,14 @@ def _open(
     *,
     allow_pickle: bool,
 ) -> Checkpoint:
-    config = read_json(folder / "config.json")
-    tied = FAMILIES[family_name(config)].TIED  # an unknown family is told before all else
-    _require_companions(folder)
+    config = read_json(folder / CONFIG)
+    name = family_name(config)  # an unknown family is told before all else
+    companions = _require_companions(folder, family_facts(name).COMPANIONS)
+    family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
+    tensors = derive(tensors, family.derived(config))
     if config.get("tie_word_embeddings", True):  # then transformers does not look at a copy either
-        tensors = {n: i for n, i in tensors.items() if tied.get(n) not in tensors}
+        tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
     return Checkpoint(
         source=source,
         revision=revision,
@@ -207,7 +218,7 @@ def _open(
         config=config,
         tensors=tensors,
         remote=remote or {},
-        companions=_companions(folder),
+        companions=companions,
     )
 
 
@@ -219,11 +230,12 @@ def _is_adapter(folder: Path) -> bool:
 
 def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:
     """Open an adapter's base and put the adapter over it."""
-    _refuse_foreign(folder)
+    _refuse_foreign(folder, companion_names())
     path = folder / ADAPTER
     settings = lora(path, read_json(path))
     base = _open_base(path, settings, progress, **how)
-    tied = FAMILIES[family_name(base.config)].TIED
+    name = family_name(base.config)
+    tied, companions = FAMILIES[name].TIED, family_facts(name).COMPANIONS
     tensors = merge(folder, settings, base.tensors, {*tied, *tied.values()})
     return replace(
         base,
@@ -231,20 +243,22 @@ def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) ->
         revision=None,
         folder=folder,
         tensors=tensors,
-        companions=_over(_companions(folder), base.companions),
+        companions=_over(companions, _present(folder, companions), base.companions),
         settings=(path,),
     )
 
 
-def _over(own: Mapping[str, Path], base: Mapping[str, Path]) -> dict[str, Path]:
+def _over(
+    companions: Companions, own: Mapping[str, Path], base: Mapping[str, Path]
+) -> dict[str, Path]:
     """An adapter's companions, and the base's where it has none.
 
     A tokenizer's files belong together: all are the adapter's, if those are whole, or the base's.
     """
-    tokenizer = base if missing_companions({*own, *CONFIGS}) else own
-    configs = {**base, **own, "config.json": base["config.json"]}
-    return {name: configs[name] for name in CONFIGS} | {
-        name: path for name, path in tokenizer.items() if name in TOKENIZER
+    tokenizer = base if companions.missing({*own, *companions.configs}) else own
+    configs = {**base, **own, CONFIG: base[CONFIG]}
+    return {name: configs[name] for name in companions.configs} | {
+        name: path for name, path in tokenizer.items() if name in companions.tokenizer
     }
 
 
@@ -266,29 +280,31 @@ def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> C
         raise type(error)(msg) from error
 
 
-def _require_companions(folder: Path) -> None:
-    """Refuse a folder from which no loader could make a transcript."""
-    _refuse_foreign(folder)
-    if missing := missing_companions(_companions(folder)):
+def _require_companions(folder: Path, companions: Companions) -> dict[str, Path]:
+    """The companions in a folder; refuse one from which no loader could make a transcript."""
+    _refuse_foreign(folder, companions.names)
+    present = _present(folder, companions)
+    if missing := companions.missing(present):
         msg = (
             f"{folder}: missing {', '.join(missing)}.\n"
             "Copy them from the model this checkpoint was trained from."
         )
         raise CheckpointError(msg)
+    return present
 
 
-def _companions(folder: Path) -> dict[str, Path]:
-    paths = {name: folder / name for name in (*CONFIGS, *TOKENIZER)}
+def _present(folder: Path, companions: Companions) -> dict[str, Path]:
+    paths = {name: folder / name for name in companions.names}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
     """Refuse code, and links out of the checkpoint: what they lead to would be in an artifact.
 
     The Hub's cache links files into the `blobs` beside its snapshots, and only there.
     """
     here = folder.resolve()
-    for path in (folder / name for name in (*CONFIGS, *TOKENIZER)):
+    for path in (folder / name for name in names):
         if not is_regular_file(path):
             continue
         target = path.resolve()

@@ -6,6 +6,7 @@ other, weights last, so that what is missing or not allowed is told before gigab
 """
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 from exporter.checkpoint.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,
-    CONFIGS,
-    TOKENIZER,
-    missing_companions,
+    CONFIG,
+    is_adapter,
     weight_names,
 )
 from exporter.errors import CheckpointError, exhausted
+from exporter.families import companion_names, family_facts, family_name
+from exporter.formats.config_json import read_json
 from exporter.hub.client import request_timeouts
 from exporter.hub.download import Transfer, listed, local
 from exporter.hub.errors import explained, root_of, status_of, unavailable
@@ -82,19 +84,34 @@ def _brought(transfer: Transfer, asked: str, *, weights: bool, allow_pickle: boo
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
     heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
-    if missing := missing_companions(names):
+    present, missing = _companions(names, transfer.bring)
+    if missing:
         msg = (
             f"{where} holds no {', '.join(missing)}.\n"
             "Download it, and add them from the model that it was trained from."
         )
         raise CheckpointError(msg)
-    small = [name for name in (ADAPTER, *CONFIGS, *TOKENIZER) if name in names]
+    small = [name for name in (ADAPTER, *present) if name in names]
     left = {} if weights else _left(transfer, heavy)
     wanted = [*small, *(name for name in heavy if name not in left)]
     transfer.announce(wanted)
     folder = [transfer.bring(name) for name in wanted][-1].parent
     hf_hub_download(repo, small[0], revision=asked)
     return Fetched(folder, commit, left)
+
+
+def _companions(
+    names: Collection[str], bring: Callable[[str], Path]
+) -> tuple[list[str], list[str]]:
+    """The companion files among `names`, and those that the family of their config lacks.
+
+    Without a config only that is lacking; an adapter lacks nothing, since its base has it.
+    """
+    if CONFIG not in names or is_adapter(names):
+        missing = [] if is_adapter(names) else [CONFIG]
+        return [name for name in companion_names() if name in names], missing
+    companions = family_facts(family_name(read_json(bring(CONFIG)))).COMPANIONS
+    return [name for name in companions.names if name in names], companions.missing(names)
 
 
 def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:
@@ -153,7 +170,7 @@ def _cached(repo: str, asked: str, error: BaseException) -> Fetched:
         weight_names(names, str(folder), folder.joinpath, allow_pickle=True)  # whole, or not
     except CheckpointError as partial:
         raise explained(error, repo, asked) from partial
-    if missing_companions(names):
+    if _companions(names, folder.joinpath)[1]:
         raise explained(error, repo, asked) from error
     if not isinstance(error, OfflineModeIsEnabled):
         reason = f"HTTP {status_of(root_of(error))}" if status_of(root_of(error)) else "no network"

@@ -1,61 +1,24 @@
-"""Which files a checkpoint has: weights, configuration and tokenizer, by name."""
+"""Which files hold a checkpoint's weights, by name; what lies beside them its family tells."""
 
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from exporter.errors import CheckpointError
 
-if TYPE_CHECKING:
-    pass
-
-
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-
-
 INDEX = "model.safetensors.index.json"
-
-
 PICKLE = "pytorch_model.bin"
-
-
 PICKLE_INDEX = "pytorch_model.bin.index.json"
-
-
 ADAPTER = "adapter_config.json"
-
-
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
-
-
-TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "normalizer.json"),
-)
-
-
 _WHOLE = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
-
-
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
-def missing_companions(names: Collection[str]) -> list[str]:
-    """Which files besides weights are lacking for a transcript; an adapter's base has them."""
-    if _is_adapter(names):
-        return []
-    missing = [name for name in CONFIGS if name not in names]
-    slow = {"vocab.json", "merges.txt"} <= set(names)
-    if not slow and "tokenizer.json" not in names:
-        missing.append("tokenizer.json (or vocab.json and merges.txt)")
-    return missing
-
-
-def _is_adapter(names: Collection[str]) -> bool:
+def is_adapter(names: Collection[str]) -> bool:
+    """Whether files called `names` are a LoRA adapter, whose base has what else is needed."""
     return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
 
 
@@ -71,7 +34,7 @@ def weight_names(
     Raises CheckpointError, naming `where`, when there are none, some are missing, or they are
     pickles and nobody allowed those.
     """
-    if _is_adapter(names):
+    if is_adapter(names):
         return [ADAPTER_WEIGHTS]
     chosen = next((name for name in _WHOLE if name in names), None)
     if chosen is None:

@@ -77,6 +77,7 @@ class Lora(BaseModel):
 class Merged(TensorInfo):
     """A linear weight [out, in] of the base, whose blocks come with the adapter's update added."""
 
+    base: TensorInfo
     down: TensorInfo
     up: TensorInfo
     scale: float
@@ -84,7 +85,7 @@ class Merged(TensorInfo):
     @property
     def files(self) -> tuple[Path, ...]:
         """The base's file and the adapter's."""
-        return (self.file, self.down.file)
+        return (*self.base.files, self.down.file)
 
     def read(self) -> Tensor:
         """Read and merge all rows."""
@@ -99,7 +100,7 @@ class Merged(TensorInfo):
         """Read the rows in order and merge them, some at a time."""
         down, up = self.down.read().float(), self.up.read().float()
         start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs time
-        for block in super().blocks():
+        for block in self.base.blocks():
             if len(block) > len(buffer):
                 buffer = torch.empty(block.shape)
             end = start + len(block)
@@ -240,7 +241,7 @@ def _merged(
         )
         raise CheckpointError(msg)
     place = (weight.file, weight.offset, weight.shape, weight.dtype)
-    return Merged(*place, down, up, settings.scale(module))
+    return Merged(*place, weight, down, up, settings.scale(module))
 
 
 def _matching(patterns: Mapping[str, Value], module: str, default: Value) -> Value:

@@ -148,8 +148,8 @@ def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
     if load.audio:
         what = ", ".join(path.name for path in load.audio)
     else:
-        length = told["audio_s"] / told["decoding"]["batch_size"]
-        what = f"a window of {length:.0f} s of noise and {load.tokens} tokens"
+        length, tokens = (told[of] / told["decoding"]["batch_size"] for of in ("audio_s", "tokens"))
+        what = f"a window of {length:.0f} s of noise and {tokens:.0f} tokens"
     rounds = len(told["rounds"])
     how = f"beams {beams}, batch {batch}, {load.runs} runs, fresh processes in {rounds} rounds"
     return f"Samples in, text out: {what}; {how}."

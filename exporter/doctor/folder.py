@@ -13,18 +13,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from exporter.checkpoint.files import ADAPTER, CONFIGS, INDEX, PICKLE_INDEX, TOKENIZER
+from exporter.checkpoint.files import ADAPTER, INDEX, PICKLE_INDEX
 from exporter.doctor.finding import Finding
 from exporter.errors import CheckpointError
+from exporter.families import companion_names
 from exporter.formats.config_json import read_json
 from exporter.formats.onnx_reader import Model, Place, read_model
 from exporter.formats.protobuf import Budget, DamagedError
 from exporter.formats.safetensors_header import Entry, read_header
 
+# Those of other tools, beside what our families' checkpoints have.
 _CONFIGS = frozenset(
     (
-        *(*CONFIGS, *TOKENIZER, INDEX, PICKLE_INDEX, "processor_config.json"),
-        *("genai_config.json", "audio_processor_config.json", "ort_config.json", ADAPTER),
+        *(INDEX, PICKLE_INDEX, ADAPTER, "processor_config.json", "ort_config.json"),
+        *("genai_config.json", "audio_processor_config.json"),
     )
 )
 _MAX_FILES = 4096
@@ -60,8 +62,9 @@ class Folder:
     def configs(self) -> dict[str, dict[str, Any]]:
         """The JSON objects at the folder's top that somebody looks at, by the files' names."""
         found = {}
+        known = _CONFIGS.union(companion_names())
         for name in self.here:
-            if name in _CONFIGS and name.endswith(".json"):
+            if name in known and name.endswith(".json"):
                 try:
                     found[name] = read_json(self.path / name)
                 except CheckpointError as error:

@@ -6,34 +6,61 @@ folder) here, one line in `FAMILIES`, one tiny model in `tests/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import CheckpointError
+from exporter.formats.config_json import read_json
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
-    from exporter.families.base import Family
+    from exporter.families.base import Configs, Family
+    from exporter.families.facts import FamilyFacts
 
-# The package holds `MODEL_TYPES`; see `exporter.families.base` for what its `family` offers.
+# The package tells `facts.FamilyFacts`, and its module `family` is a `base.Family`.
 FAMILIES: Registry[Family] = Registry("family", {"whisper": "exporter.families.whisper"})
 
 
-def family_name(config: dict[str, Any]) -> str:
-    """Return the family of a checkpoint by its config's `model_type`; nothing of it is executed."""
+def family_name(config: Mapping[str, Any]) -> str:
+    """Return the family of a checkpoint by its config's `model_type`; nothing of it is executed.
+
+    Raises:
+        CheckpointError: No family knows that type.
+    """
     model_type = config.get("model_type")
     for name in FAMILIES:
-        if model_type in FAMILIES.facts(name).MODEL_TYPES:
+        if model_type in family_facts(name).MODEL_TYPES:
             return name
     msg = f"config.json: model_type {model_type!r} is not one of: {', '.join(model_types())}"
     raise CheckpointError(msg)
 
 
+def family_facts(name: str) -> FamilyFacts:
+    """Return what the family called `name` tells of itself."""
+    facts: FamilyFacts = FAMILIES.facts(name)
+    return facts
+
+
 def model_types() -> list[str]:
     """Return every `model_type` that some family knows, sorted."""
-    return sorted(_model_types())
+    return sorted(_each(lambda facts: facts.MODEL_TYPES))
 
 
-def _model_types() -> Iterator[str]:
+def companion_names() -> list[str]:
+    """Return every file that some family's checkpoints have beside their weights, once each."""
+    return list(dict.fromkeys(_each(lambda facts: facts.COMPANIONS.names)))
+
+
+def read_configs(folder: Path, name: str) -> Configs:
+    """Read the JSON files that a family's checkpoints and artifacts have, by file name.
+
+    Raises:
+        CheckpointError: One is missing or cannot be read.
+    """
+    return {file: read_json(folder / file) for file in family_facts(name).COMPANIONS.configs}
+
+
+def _each(fact: Callable[[FamilyFacts], Iterable[str]]) -> Iterator[str]:
     for name in FAMILIES:
-        yield from FAMILIES.facts(name).MODEL_TYPES
+        yield from fact(family_facts(name))

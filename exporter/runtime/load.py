@@ -63,8 +63,7 @@ class Recogniser:
         if isinstance(recordings, (str, Path, np.ndarray)):
             recordings = [recordings]
         if decoding is not None and decoding != self.decoding:
-            config, generation = self.model.config.to_dict(), self.model.generation_config.to_dict()
-            self.family.check_decoding(config, generation, decoding)
+            self.family.check_decoding(self.family.configs(self.model), decoding)
         rate = self.sampling_rate
         sounds = [r if isinstance(r, np.ndarray) else audio.read(Path(r), rate) for r in recordings]
         return self.family.transcribe(self.model, self.processor, sounds, decoding or self.decoding)
@@ -119,8 +118,7 @@ def load_original(
     family = FAMILIES[family_name(checkpoint.config)]
     _set_threads(threads)
     # A plain folder takes transformers' own road: a mistake of ours in reading would show.
-    names = () if checkpoint.plain else checkpoint.tensors
-    state = {name: checkpoint.read(name) for name in names} or None
+    state = None if checkpoint.plain else checkpoint.stored_state()
     with checkpoint.gathered() as folder:
         model = family.open_original(folder, state)
         processor = family.processor(folder)

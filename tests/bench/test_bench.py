@@ -277,7 +277,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, chatty: Path) -> dict[str, P
 
 def steps(recogniser: Recogniser, tokens: int, decoding: Decoding) -> list[int]:
     """Force tokens; the rows of every step that follows a prompt."""
-    timing.force_tokens(recogniser.model, tokens)
+    assert recogniser.family.force_tokens(recogniser.model, tokens)
     seen: list[int] = []
 
     def look(_module: Any, _inputs: Any, output: Any) -> None:
@@ -313,9 +313,9 @@ def test_artifacts_decode_exactly_so_many_too(
 
 
 def test_more_tokens_than_places_are_refused(chatty: Path) -> None:
-    model = load_original(str(chatty), threads=1).model
+    opened = load_original(str(chatty), threads=1)
     with pytest.raises(RecipeError, match="--tokens 61: this model decodes at most 60 at a time"):
-        timing.force_tokens(model, 61)
+        opened.family.force_tokens(opened.model, 61)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ def test_percentiles_lie_between_samples() -> None:
 def test_rounds_become_figures() -> None:
     """Two batches of 10 s and 8 tokens; their medians over the runs are 2 s and 4 s."""
     told = stats.of_rounds(
-        [round_((2.0, 4.0), (9.0, 3.0), load_s=3.0), round_((1.0, 50.0), load_s=2.0)]
+        [round_((2.0, 4.0), (9.0, 3.0), load_s=3.0), round_((1.0, 50.0), load_s=2.0)],
+        ("encoder",),
     )
     assert told["latency_s"]["min"] == 1.0
     assert told["latency_s"]["max"] == 50.0
@@ -35,7 +36,16 @@ def test_time_inside_is_told_by_graph() -> None:
         "first": GraphTime(calls=1, seconds=1.0, median_s=1.0),
         "decoder": GraphTime(calls=20, seconds=3.0, median_s=0.125),
     }
-    told = stats.of_rounds([round_((1.0,), profile=Profile(seconds=10.0, graphs=graphs))])
+    profiled = round_((1.0,), profile=Profile(seconds=10.0, graphs=graphs))
+    told = stats.of_rounds([profiled], ("encoder", "other"))
     assert told["encoder_window_s"] == 2.0
     assert told["decoder_token_s"] == 0.125
+    assert told["outside_share"] == pytest.approx(0.2)
+
+
+def test_a_model_of_one_graph_has_no_time_a_token() -> None:
+    graphs = {"model": GraphTime(calls=1, seconds=4.0, median_s=4.0)}
+    profiled = round_((1.0,), profile=Profile(seconds=5.0, graphs=graphs))
+    told = stats.of_rounds([profiled], ("model",))
+    assert (told["encoder_window_s"], told["decoder_token_s"]) == (2.0, None)
     assert told["outside_share"] == pytest.approx(0.2)

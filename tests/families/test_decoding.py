@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from exporter.errors import CheckpointError, RecipeError
+from exporter.families.base import Configs
+from exporter.families.decoding import refuse_foreign_options
 from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
 
@@ -21,6 +23,10 @@ SEVERAL = {
     "task_to_id": {"transcribe": 4, "translate": 5},
 }
 LARGE = {"vocab_size": 51866, "encoder_layers": 32, "decoder_layers": 32}
+
+
+def configs(config: dict[str, Any], generation: dict[str, Any]) -> Configs:
+    return {"config.json": config, "generation_config.json": generation}
 
 
 @pytest.mark.parametrize(
@@ -45,44 +51,50 @@ def test_decoding_that_does_not_fit(
     generation: dict[str, Any], decoding: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(RecipeError, match=re.escape(told)):
-        whisper.check_decoding(LARGE, generation, Decoding(**decoding))
+        whisper.check_decoding(configs(LARGE, generation), Decoding(**decoding))
 
 
 @pytest.mark.parametrize("key", ["lang_to_id", "task_to_id", "no_timestamps_token_id"])
 def test_a_prompt_that_would_be_incomplete_is_refused(key: str) -> None:
     old = {name: value for name, value in SEVERAL.items() if name != key}
     with pytest.raises(CheckpointError, match=rf"generation_config\.json has no {key}"):
-        whisper.check_decoding(LARGE, old, Decoding())
+        whisper.check_decoding(configs(LARGE, old), Decoding())
 
 
 def test_an_old_checkpoint_is_known_by_its_vocabulary() -> None:
     old = {"no_timestamps_token_id": 50362}
-    whisper.check_decoding(LARGE | {"vocab_size": 51864}, old, Decoding())
+    whisper.check_decoding(configs(LARGE | {"vocab_size": 51864}, old), Decoding())
     with pytest.raises(RecipeError, match="takes no language"):
-        whisper.check_decoding(LARGE | {"vocab_size": 51864}, old, Decoding(language="en"))
+        whisper.check_decoding(configs(LARGE | {"vocab_size": 51864}, old), Decoding(language="en"))
     with pytest.raises(CheckpointError, match="has no lang_to_id, task_to_id"):
-        whisper.check_decoding(LARGE | {"vocab_size": 51865}, old, Decoding())
+        whisper.check_decoding(configs(LARGE | {"vocab_size": 51865}, old), Decoding())
 
 
 def test_an_english_only_checkpoint_has_one_language() -> None:
-    assert whisper.only_language(LARGE, ENGLISH) == "en"
-    assert whisper.only_language(LARGE, SEVERAL) is None
+    assert whisper.only_language(configs(LARGE, ENGLISH)) == "en"
+    assert whisper.only_language(configs(LARGE, SEVERAL)) is None
 
 
 def test_decoding_that_fits() -> None:
-    whisper.check_decoding(LARGE, ENGLISH, Decoding())
-    whisper.check_decoding(LARGE, SEVERAL, Decoding())
-    whisper.check_decoding(LARGE, SEVERAL, Decoding(language="en", task="translate"))
+    whisper.check_decoding(configs(LARGE, ENGLISH), Decoding())
+    whisper.check_decoding(configs(LARGE, SEVERAL), Decoding())
+    whisper.check_decoding(configs(LARGE, SEVERAL), Decoding(language="en", task="translate"))
 
 
 def test_translating_with_a_distilled_decoder_is_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     turbo = LARGE | {"decoder_layers": 4}
-    whisper.check_decoding(turbo, SEVERAL, Decoding(task="transcribe"))
+    whisper.check_decoding(configs(turbo, SEVERAL), Decoding(task="transcribe"))
     assert not caplog.text
-    whisper.check_decoding(turbo, SEVERAL, Decoding(task="translate"))
+    whisper.check_decoding(configs(turbo, SEVERAL), Decoding(task="translate"))
     assert "were not trained to translate" in caplog.text
+
+
+def test_options_of_other_families_are_refused() -> None:
+    refuse_foreign_options(Decoding(batch_size=3, num_beams=1), ("batch_size",))
+    with pytest.raises(RecipeError, match=r"no decoding option `language`.*it has: batch_size"):
+        refuse_foreign_options(Decoding(language="en", timestamps=True), ("batch_size",))
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def opened(folder: Path, kind: str) -> Any:
     if kind != "eager":
         return recut(folder, kind)  # type: ignore[arg-type]
     model = whisper.open_original(folder)
-    whisper.attach_engine(model)
+    whisper.attach_engine(model, folder)
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.peers.workers.worker import Opened, Request, serve
-from exporter.bench.timing import force_tokens
 from exporter.recipe import Decoding
 from exporter.runtime.load import load
 
@@ -11,7 +10,7 @@ from exporter.runtime.load import load
 def open_model(request: Request) -> Opened:
     """Open an artifact; its generation config forces the number of tokens."""
     recogniser = load(request.model, request.threads)
-    force_tokens(recogniser.model, request.tokens)
+    recogniser.family.force_tokens(recogniser.model, request.tokens)
     windows = request.windows()
     decoding = Decoding(
         language="en", task="transcribe", num_beams=request.beams, batch_size=len(windows)

@@ -1,15 +1,17 @@
 """Files beside the weights: those that are missing, and those that hold code."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from exporter.artifact import store
 from exporter.artifact.manifest import MANIFEST
-from exporter.checkpoint.files import CONFIGS, missing_companions
+from exporter.checkpoint.files import is_adapter
 from exporter.doctor.detect import layout, parts
 from exporter.doctor.finding import Finding
 from exporter.doctor.folder import Folder
 from exporter.errors import CheckpointError, IntegrityError
-from exporter.families import model_types
+from exporter.families import family_facts, family_name, model_types
+from exporter.families.facts import Companions
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
 from exporter.hub.client import hub_id
@@ -23,6 +25,12 @@ _WITHOUT = {
         "loaders assume 80 mel bins and a window of 30 s, or refuse the folder"
     ),
 }
+# For models of no family that is known here.
+_USUAL = Companions(
+    configs=("config.json", "generation_config.json", "preprocessor_config.json"),
+    tokenizer=(),
+    tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+)
 _PROGRAMS = (".py", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb", ".wasm", ".jar")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", "training_args.bin")
 _GENAI = ("audio_processor_config.json", "tokenizer_config.json")
@@ -46,18 +54,22 @@ def missing_files(folder: Folder) -> Iterator[Finding]:
     if below and "config.json" not in folder.files:
         yield Finding("problem", ".", "holds models in its folders", f"Give one: {below[0]}")
         return
-    missing = missing_companions(folder.files)
-    if kind == "ctranslate2" or not _writes(folder):
+    missing = [] if is_adapter(folder.files) else _companions(folder).missing(folder.files)
+    if kind == "ctranslate2":
         missing = [name for name in missing if name != "generation_config.json"]
     for name in missing:
         without = _WITHOUT.get(name, "numbers cannot be turned into text")
         yield Finding("problem", name, f"is missing: {without}", _copy(folder, name))
 
 
-def _writes(folder: Folder) -> bool:
-    """Whether text is generated token by token, so that a generation config matters."""
-    roles = {part.role for part in parts(folder)}
-    return folder.config().get("model_type") == "whisper" or bool(roles - {"model"})
+def _companions(folder: Folder) -> Companions:
+    """What the family of a folder's config needs; of other models, what most of them need."""
+    try:
+        return family_facts(family_name(folder.config())).COMPANIONS
+    except CheckpointError:
+        # A generation config matters only where text is generated token by token.
+        writes = {part.role for part in parts(folder)} - {"model"}
+        return _USUAL if writes else replace(_USUAL, configs=_USUAL.configs[::2])
 
 
 def _copy(folder: Folder, name: str) -> str:
@@ -73,7 +85,7 @@ def _copy(folder: Folder, name: str) -> str:
 def code_in_configs(folder: Folder) -> Iterator[Finding]:
     """Configs that ask a loader for code, or for files elsewhere."""
     for name in folder.configs:
-        if name in CONFIGS or name.endswith("config.json"):
+        if name.endswith("config.json"):
             try:
                 refuse_code(folder.path / name)
             except CheckpointError as error:

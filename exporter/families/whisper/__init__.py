@@ -3,4 +3,16 @@
 The family itself is in `family`; here are the facts that need no torch.
 """
 
+from exporter.families.facts import Companions
+
 MODEL_TYPES = ("whisper",)
+COMPANIONS = Companions(
+    configs=("config.json", "generation_config.json", "preprocessor_config.json"),
+    tokenizer=(
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *("added_tokens.json", "vocab.json", "merges.txt", "normalizer.json"),
+    ),
+    tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+)
+DECODING = ("language", "task", "num_beams", "timestamps", "batch_size")
+ENCODERS = ("encoder_model", "encoder")  # as ONNX Runtime runs it, and compiled or as modules

@@ -1,6 +1,6 @@
 """Whisper as a family: graphs, assembly, processor and transcription."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,19 @@ from transformers import (
 )
 
 from exporter.errors import CheckpointError, IntegrityError, exhausted
+from exporter.families.base import Configs
+from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.whisper.config_limits import check_config, check_files
-from exporter.families.whisper.decoding.transcribe import check_decoding, only_language, transcribe
-from exporter.families.whisper.engine.eager import attach_engine
+from exporter.families.whisper.decoding.transcribe import (
+    CONFIG,
+    GENERATION,
+    check_decoding,
+    only_language,
+    transcribe,
+)
+from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
+from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
 from exporter.families.whisper.engine.model import assemble as _assemble
 from exporter.families.whisper.graphs.merged import dynamic_graphs
@@ -34,8 +43,11 @@ __all__ = [  # the family's protocol
     "attach_engine",
     "check_decoding",
     "check_processor",
-    "generation_config",
+    "configs",
+    "derived",
+    "force_tokens",
     "graphs",
+    "limit_tokens",
     "only_language",
     "open_original",
     "processor",
@@ -56,6 +68,11 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
     names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
     heads = ("encoder_attention_heads", "decoder_attention_heads")
     return {name: getattr(whole, name) for name in (*names, *heads)}
+
+
+def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
+    """Every parameter is stored as the model has it."""
+    return {}
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -97,6 +114,17 @@ def assemble(
     return _assemble(
         WhisperConfig.from_pretrained(folder), generation_config(folder), functions, cache_dtype
     )
+
+
+def attach_engine(model: Any, folder: Path) -> None:
+    """Give a transformers Whisper its generation config, and the lean road as `model.engine`."""
+    model.generation_config = generation_config(folder)
+    model.engine = eager_engine(model)
+
+
+def configs(model: Any) -> Configs:
+    """An open model's configs."""
+    return {CONFIG: model.config.to_dict(), GENERATION: model.generation_config.to_dict()}
 
 
 def generation_config(folder: Path) -> GenerationConfig:

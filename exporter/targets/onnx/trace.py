@@ -1,14 +1,16 @@
 """Graphs traced to ONNX, without their weights."""
 
+from collections.abc import Callable
+from typing import Any
+
 import onnx_ir as ir
 import torch
 
 from exporter.errors import BuildError
-from exporter.families.graph import Graph
+from exporter.families import attention as operators
+from exporter.families.graph import Graph, layer_boundary
 from exporter.targets.onnx import attention, passes
-from exporter.targets.onnx.linear import (
-    int8_matmul_nodes,
-)
+from exporter.targets.onnx.linear import int8_matmul, int8_matmul_nodes
 from exporter.targets.onnx.passes import placeholder
 
 _OPSET = 20
@@ -25,7 +27,6 @@ def _trace(graph: Graph) -> ir.Model:
         dynamic_shapes={"inputs": dynamic},
         strict=False,
     )
-    operators = torch.ops.exporter
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -34,15 +35,7 @@ def _trace(graph: Graph) -> ir.Model:
         opset_version=_OPSET,
         input_names=list(traced.inputs),
         output_names=list(traced.outputs),
-        custom_translation_table={
-            operators.int8_matmul.default: int8_matmul_nodes,
-            operators.attention.default: attention.attention,
-            operators.cross_attention.default: placeholder(passes.CROSS_ATTENTION, 6, 3),
-            operators.quantized_channels.default: attention.quantized_channels,
-            operators.shared_attention.default: attention.shared_attention,
-            operators.shared_cross_attention.default: attention.shared_cross_attention,
-            operators.layer_boundary.default: placeholder(passes.LAYER_BOUNDARY, 1, 1),
-        },
+        custom_translation_table=_translations(),
     )
     if exported is None:
         msg = f"torch.onnx.export gave nothing for {graph.name}"
@@ -52,3 +45,17 @@ def _trace(graph: Graph) -> ir.Model:
     passes.name_axes(exported.model, graph)
     passes.condition_cross_attention(exported.model)
     return exported.model
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """The nodes for each operator of ours, whichever of them a family's graphs use."""
+    nodes: dict[Any, Callable[..., Any]] = {
+        int8_matmul: int8_matmul_nodes,
+        operators.attention: attention.attention,
+        operators.cross_attention: placeholder(passes.CROSS_ATTENTION, 6, 3),
+        operators.quantized_channels: attention.quantized_channels,
+        operators.shared_attention: attention.shared_attention,
+        operators.shared_cross_attention: attention.shared_cross_attention,
+        layer_boundary: placeholder(passes.LAYER_BOUNDARY, 1, 1),
+    }
+    return {operator._opoverload: made for operator, made in nodes.items()}

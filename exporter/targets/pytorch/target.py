@@ -116,8 +116,7 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
         if name in model.state_dict() and name not in floats:
             floats[name] = floats[stored]
     model.load_state_dict(floats, assign=True)
-    model.generation_config = family.generation_config(folder)
-    family.attach_engine(model)
+    family.attach_engine(model, folder)
     return model
 
 

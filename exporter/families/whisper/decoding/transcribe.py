@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from exporter.errors import CheckpointError, RecipeError
+from exporter.families.base import Configs
 from exporter.families.transcript import Audio, Segment, Transcript
 from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
@@ -21,13 +22,15 @@ _ENGLISH_VOCABULARY = 51864  # every multilingual one has more
 _log = logging.getLogger(__name__)
 
 
-def check_decoding(
-    config: dict[str, Any], generation_config: dict[str, Any], decoding: Decoding
-) -> None:
+CONFIG, GENERATION = "config.json", "generation_config.json"
+
+
+def check_decoding(configs: Configs, decoding: Decoding) -> None:
     """Refuse a language or task that the checkpoint does not have: its text would be wrong.
 
     Raises RecipeError, and CheckpointError where the checkpoint leaves its prompt open.
     """
+    config, generation_config = configs[CONFIG], configs[GENERATION]
     if not is_multilingual(config, generation_config):
         _require_keys(generation_config, "no_timestamps_token_id")
         asked = {"language": decoding.language, "task": decoding.task}
@@ -54,7 +57,7 @@ def check_decoding(
         )
 
 
-def is_multilingual(config: dict[str, Any], generation_config: dict[str, Any]) -> bool:
+def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's prompt names language and task.
 
     Old ones do not say: then their languages tell, or a vocabulary of the English-only size.
@@ -66,12 +69,12 @@ def is_multilingual(config: dict[str, Any], generation_config: dict[str, Any]) -
     return bool(generation_config.get("lang_to_id")) or not english
 
 
-def only_language(config: dict[str, Any], generation_config: dict[str, Any]) -> str | None:
+def only_language(configs: Configs) -> str | None:
     """The language of a checkpoint that has no other; None where there are several."""
-    return None if is_multilingual(config, generation_config) else "en"
+    return None if is_multilingual(configs[CONFIG], configs[GENERATION]) else "en"
 
 
-def _require_keys(generation_config: dict[str, Any], *keys: str) -> None:
+def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
     """Refuse a generation config of an old transformers, which would leave prompts incomplete."""
     missing = [key for key in keys if generation_config.get(key) in (None, {})]
     if missing:

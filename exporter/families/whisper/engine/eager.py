@@ -18,15 +18,15 @@ from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 
 
-def attach_engine(model: Any) -> None:
-    """Give a transformers Whisper on the CPU the lean road, as `model.engine`."""
+def eager_engine(model: Any) -> Engine:
+    """Make the lean road of a transformers Whisper on the CPU."""
     functions: dict[str, GraphFunction] = {
         "encoder": EagerEncoder(model),
         "decoder": EagerDecoder(model),
     }
     dtype = model.model.decoder.layer_norm.weight.dtype
     decoder = StaticDecoder(functions, model.config, dtype)
-    model.engine = Engine(functions, "encoder", decoder)
+    return Engine(functions, "encoder", decoder)
 
 
 class EagerEncoder:
