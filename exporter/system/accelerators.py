@@ -13,8 +13,7 @@ from exporter.system import hardware
 Device = Literal["cpu"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-# As they are called in the middle of a sentence.
-IN_WORDS: dict[Device, str] = {"cpu": "a CPU"}
+_WORDS: dict[str, str] = {"cpu": "a CPU"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ def devices() -> list[DeviceInfo]:
     """Return the devices of this machine that artifacts can be loaded on."""
     here = hardware.describe()
     return [DeviceInfo("cpu", here.cpu, here.memory_bytes)]
+
+
+def in_words(device: str) -> str:
+    """Return a kind of device as a sentence has it; of an unknown kind, its name."""
+    return _WORDS.get(device, device)
 
 
 def require_device(name: str, what: str = "this artifact") -> Device:

@@ -211,4 +211,4 @@ def test_this_machine_has_a_cpu() -> None:
     here = describe()
     assert (cpu.device, cpu.name, cpu.memory_bytes) == ("cpu", here.cpu, here.memory_bytes)
     assert accelerators.require_device("cpu") == "cpu"
-    assert tuple(accelerators.IN_WORDS) == accelerators.DEVICES
+    assert accelerators.in_words("cpu") == "a CPU"
