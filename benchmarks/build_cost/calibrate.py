@@ -1,7 +1,7 @@
 """Build checkpoints into a scratch folder and tell what was foretold beside what was measured.
 
-To recalibrate `exporter/cost.py` on one machine, while nothing else runs; the last lines tell what
-each measurement consists of, which is all that the constants there are fitted to.
+To recalibrate the targets' `COSTS` on one machine, while nothing else runs; the last lines tell
+what each measurement consists of, which is all that the constants there are fitted to.
 
     python -m benchmarks.build_cost.calibrate CHECKPOINT... --kind torch-int8
 """

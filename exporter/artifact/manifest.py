@@ -4,7 +4,13 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 MANIFEST = "manifest.json"
 
@@ -46,10 +52,15 @@ class RecipeStamp(_Frozen):
 
 
 class Requirements(_Frozen):
-    """What a machine must offer to load an artifact."""
+    """What a machine must offer to load an artifact.
+
+    `device` is a kind of device, perhaps one that only a newer exporter knows. It is left out of
+    the manifest where it is the CPU, so that older manifests keep their bytes.
+    """
 
     cpu_features: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    device: str = Field(default="cpu", exclude_if=lambda device: device == "cpu")
 
 
 class AutotuneResult(_Frozen):

@@ -1,8 +1,8 @@
 """What a build will write and take, known before it starts, and whether this machine has it.
 
 Sizes come from the targets, which lay their files out without reading a weight; memory, time and
-scratch space come from the measured constants of `cost`. A build that cannot fit is refused here,
-where it can still be told why, instead of being killed half-way.
+scratch space come from the measured constants that each target tells. A build that cannot fit is
+refused here, where it can still be told why, instead of being killed half-way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from torch import nn
 
 from exporter.artifact.manifest import Predicted
-from exporter.build.cost_model import MEASURED_ON, Work, cost_of
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import MachineError, ResourceError
@@ -24,6 +22,9 @@ from exporter.formats.tensor_io import FLOATS
 from exporter.system import hardware
 from exporter.system.progress import shown_bytes
 from exporter.targets import TARGETS
+from exporter.targets.cost import MEASURED_ON, Work
+from exporter.targets.facts import facts_of
+from exporter.targets.options import TargetOptions
 
 Row = dict[str, Any]
 
@@ -107,7 +108,7 @@ def room_at(place: Path) -> Resources:
 
 def predict(
     kind: str,
-    options: BaseModel,
+    options: TargetOptions,
     model: nn.Module,
     checkpoint: Checkpoint,
     carried: Mapping[str, int],
@@ -119,7 +120,8 @@ def predict(
     family = FAMILIES[family_name(checkpoint.config)]
     files = TARGETS[kind].layout(options, model, checkpoint, family)
     trials = TARGETS[kind].num_trials(options, model, checkpoint, family)
-    work, cost = work_of(checkpoint, sum(files.values()), trials), cost_of(kind)
+    work = work_of(checkpoint, sum(files.values()), trials)
+    cost = facts_of(kind).COSTS[options.device]
     return Prediction(
         files={**carried, **files},
         peak_rss_bytes=cost.peak_rss_bytes(work),

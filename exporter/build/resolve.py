@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
 from torch import nn
 
 from exporter.artifact.manifest import MANIFEST, RECIPE
@@ -22,6 +21,7 @@ from exporter.recipe import Recipe
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
+from exporter.targets.options import TargetOptions
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Planned:
     checkpoint: Checkpoint
     kind: str
     path: Path
-    options: BaseModel
+    options: TargetOptions
     family: str
     prediction: Prediction
     blocker: MachineError | None
@@ -108,7 +108,7 @@ def _planned(
     recipe: Recipe,
     checkpoint: Checkpoint,
     index: int,
-    options: BaseModel,
+    options: TargetOptions,
     skeleton: nn.Module,
     folder: Path,
 ) -> Planned:
@@ -143,7 +143,7 @@ def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
     ]
 
 
-def _options(recipe: Recipe, index: int) -> BaseModel:
+def _options(recipe: Recipe, index: int) -> TargetOptions:
     """A target's options, checked by its own module."""
     kind = recipe.targets[index].kind
     if kind not in TARGETS:

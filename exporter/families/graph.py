@@ -76,7 +76,13 @@ def layer_of(name: str) -> int:
 
 
 class GraphFunction(Protocol):
-    """A built graph: named tensors in, the wanted outputs (default: all) by name out."""
+    """A built graph: named tensors in, the wanted outputs (default: all) by name out.
+
+    All of them lie on `device`.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
 
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None

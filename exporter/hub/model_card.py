@@ -14,6 +14,7 @@ from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
 from exporter.hub.drawing import interval_svg, standalone
 from exporter.hub.eligibility import PublishableArtifact
+from exporter.system.accelerators import in_words
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         clips=_clips(proof),
         report=judged,
         manifest=manifest,
+        device=in_words(manifest.needs.device),
         machine=judged.environment.machine,
         ours=judged.reference_figures,
         its=judged.figures,
@@ -83,7 +85,7 @@ def _metadata(proof: PublishableArtifact) -> "ModelCardData":
         license=hub.license if hub else None,
         library_name=_library(proof),
         pipeline_tag=_TASK,
-        tags=["exporter", manifest.family, manifest.kind, *onnx, "cpu"],
+        tags=["exporter", manifest.family, manifest.kind, *onnx, manifest.needs.device],
         model_name=f"{manifest.recipe.name} {manifest.kind}",
         eval_results=_results(proof),
     )

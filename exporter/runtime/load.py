@@ -25,6 +25,7 @@ from exporter.families.transcript import Audio, Transcript
 from exporter.formats import audio
 from exporter.hub import pull
 from exporter.recipe import Decoding
+from exporter.system.accelerators import require_device
 from exporter.system.hardware import describe, require_features
 from exporter.system.progress import Progress, silent
 
@@ -86,6 +87,7 @@ def load(
     """
     folder = pull.located(path, progress, trust=trust)
     manifest = verify_and_authorize(folder, trust=trust)
+    device = require_device(manifest.needs.device, str(folder))
     require_features(manifest.needs.cpu_features, str(folder))
     _require_packages(manifest)
     from exporter.families import FAMILIES
@@ -96,7 +98,7 @@ def load(
         raise IntegrityError(msg)
     family = FAMILIES[manifest.family]
     threads = _set_threads(threads or manifest.options.get("threads"))
-    model = TARGETS[manifest.kind].load(folder, manifest, family, threads)
+    model = TARGETS[manifest.kind].load(folder, manifest, family, threads, device)
     processor, sealed = family.processor(folder), recipe.read(folder / RECIPE)
     require_same(folder, manifest)  # else parts of two artifacts were put together
     return Recogniser(model, processor, family, sealed.decoding, manifest)

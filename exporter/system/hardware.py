@@ -1,4 +1,4 @@
-"""What this machine is: CPU features, cores, caches, memory.
+"""What this machine is: CPU features, cores, caches, memory, compiler.
 
 Kept without torch so that an artifact's needs can be checked before any native code is opened.
 """
@@ -6,6 +6,7 @@ Kept without torch so that an artifact's needs can be checked before any native 
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -125,6 +126,23 @@ def _listed(ranges: str) -> set[int]:
     """The numbers of a kernel's list, like 0-3,8."""
     ends = [part.partition("-") for part in ranges.split(",") if part]
     return {n for first, _, last in ends for n in range(int(first), int(last or first) + 1)}
+
+
+def cxx_compiler() -> dict[str, str] | None:
+    """Return the C++ compiler that torch would call (CXX, or g++) as `command` and `version`.
+
+    None where there is none.
+    """
+    command = os.environ.get("CXX", "g++")
+    if shutil.which(command) is None:
+        return None
+    return {"command": command, "version": _first_line_of_version(command)}
+
+
+@cache
+def _first_line_of_version(command: str) -> str:
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0]
 
 
 def require_features(names: Iterable[str], what: str = "this artifact") -> None:

@@ -1,25 +1,35 @@
-"""What every target offers to the rest, and the job that a build hands to it."""
+"""What every target offers to the rest, and the job that a build hands to it.
+
+What a target tells without torch is in `exporter.targets.facts`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel
 from torch import nn
 
 from exporter.artifact.manifest import BuildResult, Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
+from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
+from exporter.targets.options import TargetOptions
 
-OptionsT = TypeVar("OptionsT", bound=BaseModel)
+OptionsT = TypeVar("OptionsT", bound=TargetOptions)
 
 
 @dataclass(frozen=True)
 class Job(Generic[OptionsT]):
-    """Everything is resolved; `folder` is empty and is written into.
+    """One artifact to build, with everything resolved.
 
-    `fresh` makes anew what an earlier build has left in the cache.
+    Attributes:
+        checkpoint: Where the weights are read from, and the model's config.
+        family: The family of the checkpoint's model.
+        options: The target's options, as the recipe has them.
+        folder: An empty folder, into which the target's own files are written.
+        progress: Called with what is being done, and the share of it that is done, 0 to 1.
+        fresh: Whether to make anew what an earlier build has left in the cache.
     """
 
     checkpoint: Checkpoint
@@ -30,46 +40,96 @@ class Job(Generic[OptionsT]):
     fresh: bool = False
 
     @property
+    def device(self) -> Device:
+        """The kind of device that the artifact is built for."""
+        return self.options.device
+
+    @property
     def size(self) -> str:
         """The model's size, by which people know it."""
         return f"{self.checkpoint.parameters / 1e6:.0f} M parameters"
 
 
 class Target(Protocol):
-    """What a target's module offers."""
+    """What a target's module offers.
+
+    In all of it, `model` is the family's skeleton of the checkpoint, on the `meta` device and
+    shared with other targets: it is not to be changed.
+    """
 
     @property
-    def Options(self) -> type[BaseModel]:
-        """The target's options in a recipe, as a frozen pydantic model."""
+    def Options(self) -> type[TargetOptions]:
+        """The target's options in a recipe.
+
+        Making them raises MachineError where a default follows the machine, which has none.
+        """
         ...
 
     def check(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
-        """Refuse, before anything is written, options that fit neither model nor machine."""
+        """Refuse, before anything is written, options that fit neither model nor machine.
+
+        Raises:
+            RecipeError: where an option names what the model or the checkpoint does not have.
+            MachineError: where this machine lacks what the build needs.
+        """
         ...
 
     def layout(
         self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
     ) -> dict[str, int]:
-        """Foretell the target's own files and their bytes, from shapes and types alone.
+        """Estimate the target's own files from shapes and types alone; nothing is read or traced.
 
-        `model` is the family's skeleton, which `check` and other targets use too: not to be
-        changed. Nothing is read or traced, so the size of code and graphs is about right only.
+        Returns:
+            The size in bytes of each file, by its POSIX path inside the artifact. Files of weights
+            are exact within 2 %, those of code and graphs within 30 %.
         """
         ...
 
     def num_trials(
         self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
     ) -> int:
-        """How many graphs a build compiles only to time them, where options leave it a choice."""
+        """Count the graphs that a build compiles only to time them, where options leave a choice.
+
+        Returns:
+            The count; 0 where the options leave nothing open.
+        """
         ...
 
     def build(self, job: Job[Any]) -> BuildResult:
         """Write the target's own files into the job's folder.
 
-        Tell what loading will need, and what the options left to be chosen.
+        Returns:
+            What loading the artifact requires, its device included, and the options with what the
+            build chose.
+
+        Raises:
+            BuildError: where a compiler or an exporter fails.
+            CheckpointError: where weights do not fit the types that the options ask for.
         """
         ...
 
-    def load(self, folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
-        """Bring the files back to life as a model that the family transcribes with."""
+    def load(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        family: Family,
+        threads: int,
+        device: Device = ...,
+    ) -> Any:
+        """Bring an artifact's files back to life, on one device.
+
+        Args:
+            folder: The artifact, whose bytes are verified and whose code may run.
+            manifest: Its manifest.
+            family: The family that it names.
+            threads: How many threads of the CPU one call may use.
+            device: A kind of device that this machine has.
+
+        Returns:
+            A model that the family's `transcribe` takes, its inputs on `device`.
+
+        Raises:
+            IntegrityError: where the files are not what this target writes.
+            MachineError: where this machine, or what is installed on it, cannot run them.
+        """
         ...

@@ -9,8 +9,10 @@ import torch
 from transformers import WhisperConfig
 
 from benchmarks.random_checkpoints import SHAPES, Shape
-from exporter.build.cost_model import COSTS, Work, cost_of
 from exporter.families.whisper import family as whisper
+from exporter.targets import TARGETS
+from exporter.targets.cost import Work
+from exporter.targets.facts import facts_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "build_shapes.json"
 MEASURED: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["shapes"]
@@ -39,16 +41,16 @@ def work(shape: Shape, measured: dict[str, Any], kind: str) -> Work:
     return Work(modules, largest, read, measured["ways"][kind]["size_bytes"])
 
 
-@pytest.mark.parametrize("kind", COSTS)
+@pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_memory_and_time_are_foretold_within_30_percent(name: str, kind: str) -> None:
     measured = MEASURED[name]["ways"][kind]
-    given, cost = work(SHAPES[name], MEASURED[name], kind), cost_of(kind)
+    given, cost = work(SHAPES[name], MEASURED[name], kind), facts_of(kind).COSTS["cpu"]
     assert cost.peak_rss_bytes(given) == pytest.approx(measured["build_peak_bytes"], rel=0.3)
     assert cost.seconds(given) == pytest.approx(measured["build_s"], rel=0.3)
 
 
-@pytest.mark.parametrize("kind", COSTS)
+@pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_each_tensor_lies_in_an_artifact_once(name: str, kind: str) -> None:
     """Within 5 % of the bytes of int8 and float tensors; what is more is code and graphs."""

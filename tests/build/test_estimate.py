@@ -14,7 +14,7 @@ from benchmarks.build_cost import calibrate
 from exporter import recipe
 from exporter.artifact import local_paths, provenance
 from exporter.artifact.manifest import MANIFEST, BuildFigures
-from exporter.build import cost_model, estimate
+from exporter.build import estimate
 from exporter.build import pipeline as builder
 from exporter.build.estimate import Prediction, Resources, Step
 from exporter.build.pipeline import BuiltArtifact
@@ -25,7 +25,7 @@ from exporter.errors import MachineError, ResourceError
 from exporter.formats.tensor_io import safetensors_bytes, write_safetensors
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, cost
 from exporter.targets.aoti import target as aoti
 from tests.support import exact
 
@@ -114,7 +114,7 @@ def test_a_dry_run_is_a_table_on_a_terminal(run: Run, no_child: None) -> None:
     assert contents == ("artifacts/tiny/torch-int8: modules=[*], exclude=[], per_channel=true")
     assert "model.safetensors " in files
     assert "small files" in files
-    assert cost_model.MEASURED_ON in here[-1]
+    assert cost.MEASURED_ON in here[-1]
 
 
 def test_too_little_memory_is_told_before_anything_starts(
@@ -219,13 +219,6 @@ def test_the_greater_of_building_and_reloading_decides(build: int, reload: int, 
     estimate.require_room([step], Resources(20, 10, Path()))
     with pytest.raises(ResourceError, match=f"it needs about 20 B of memory {told}.*19 B is"):
         estimate.require_room([step], Resources(19, 10, Path()))
-
-
-def test_a_kind_that_nobody_measured_is_taken_for_the_dearest() -> None:
-    work = cost_model.Work(modules=100, largest_bytes=10**8, read_bytes=10**9, written_bytes=10**9)
-    seconds = cost_model.cost_of("of tomorrow").seconds(work)
-    assert seconds == max(known.seconds(work) for known in cost_model.COSTS.values())
-    assert cost_model.COSTS.keys() == TARGETS.keys()
 
 
 @pytest.mark.parametrize(

@@ -249,15 +249,23 @@ def _fresh(arguments: list[str]) -> tuple[int, list[str], str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["build", "--help"], ["list"], ["list", "--json"], ["machine"]],
+    [
+        ["--help"],
+        ["build", "--help"],
+        ["list"],
+        ["list", "--json"],
+        ["machine"],
+        ["machine", "--json"],
+    ],
     ids=" ".join,
 )
 def test_starting_loads_nothing_heavy(arguments: list[str]) -> None:
     assert _fresh(arguments) == (0, [], "")
 
 
-def test_inspecting_an_artifact_loads_nothing_heavy(artifact: Path) -> None:
-    assert _fresh(["inspect", str(artifact)]) == (0, [], "")
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_looking_at_an_artifact_loads_nothing_heavy(artifact: Path, command: str) -> None:
+    assert _fresh([command, str(artifact)]) == (0, [], "")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

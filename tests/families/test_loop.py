@@ -71,7 +71,8 @@ def dice(folder: Path, eagerness: float = 5.0) -> Any:
     config, generation = original.config, original.generation_config
     times = generation.no_timestamps_token_id + 1
     decoder = Dice(config.vocab_size, generation.eos_token_id, times, eagerness)
-    return GraphWhisper(config, generation, loop.Engine({"encoder": encoder}, "encoder", decoder))
+    engine = loop.Engine({"encoder": encoder}, "encoder", decoder, torch.device("cpu"))
+    return GraphWhisper(config, generation, engine)
 
 
 def windows(model: Any, *numbers: int) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from exporter.families.graph import WRITTEN, Graph
@@ -17,6 +18,8 @@ Cut = Literal["dynamic", "static"]
 
 class Eager:
     """A graph that runs as the module it was cut from, with the inputs its traced form takes."""
+
+    device = torch.device("cpu")
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

@@ -1,1 +1,67 @@
-"""Packages compiled ahead of time by AOTInductor."""
+"""Packages compiled ahead of time by AOTInductor.
+
+The target itself is in `target`; here are the facts that need no torch.
+"""
+
+from typing import Literal, get_args
+
+from exporter.system.accelerators import Device
+from exporter.system.hardware import Machine, cxx_compiler
+from exporter.targets.cost import MB, Cost
+from exporter.targets.facts import Offer
+
+Level = Literal["x86-64-v3", "x86-64-v4"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+VNNI, BF16, AMX_INT8 = "avx512_vnni", "avx512_bf16", "amx_int8"
+
+COSTS: dict[Device, Cost] = {
+    "cpu": Cost(
+        base_bytes=420 * MB,
+        module_bytes=2_300_000,
+        trial_bytes=35 * MB,
+        scratch_ratio=0.1,
+        base_s=18.0,
+        module_s=0.21,
+        trial_s=17.0,
+        rate_bytes_s=450 * MB,
+        reload_base_bytes=490 * MB,
+        reload_ratio=1.3,
+        reload_base_s=4.0,
+        reload_bytes_s=160 * MB,
+    )
+}
+
+
+def default_level(machine: Machine) -> Level | None:
+    """Return the x86-64 level that a machine is compiled for; None where there is none for it."""
+    return next((level for level in LEVELS if level == machine.isa), None)
+
+
+def default_extension(machine: Machine, march: str | None, feature: str) -> bool:
+    """Return whether kernels for `march` use a CPU feature beyond it, where nobody says so."""
+    return march == "x86-64-v4" and feature in machine.features
+
+
+def machine_offer(machine: Machine) -> Offer:
+    """Tell what the options default to, how numbers are multiplied, and what compiles them."""
+    march = default_level(machine)
+    if march is None:
+        levels = " or ".join(LEVELS)
+        return Offer(f"cannot be built here: it compiles for {levels}, this is {machine.isa}", None)
+    vnni, bf16 = (default_extension(machine, march, name) for name in (VNNI, BF16))
+    products = (
+        "int8 is multiplied by int8, added in 32 bits"
+        if vnni
+        else f"without {VNNI}, int8 weights are widened before they are multiplied"
+    )
+    compiler = cxx_compiler()
+    builder = f"compiled by {compiler['version']}" if compiler else "no C++ compiler to build it"
+    says = f"{products}; {_bfloat16(machine)}; {builder}"
+    return Offer(says, {"march": march, "vnni": vnni, "bf16": bf16})
+
+
+def _bfloat16(machine: Machine) -> str:
+    for feature in ("amx_bf16", BF16):
+        if feature in machine.features:
+            return f"bfloat16 products are the CPU's own ({feature})"
+    return "bfloat16 is computed as float32: it saves memory, not time"

@@ -26,7 +26,9 @@ from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph
 from exporter.quantization.plan import plan_linears
+from exporter.system.accelerators import Device
 from exporter.system.hardware import caches, describe
+from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import build_graph, prepared, taken
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import Package, TensorSpec, read_spec
@@ -211,7 +213,7 @@ def _runs(
             told = _telling(cut, f"as {candidate}, {layers} layers, to time it")
             build_graph(told, name, taken(cut))
             absent = whole - _weight_bytes(cut.options, cut.checkpoint, job.family, name)
-            call = _call(place / f"{name}.pt2", weights)
+            call = _call(place / f"{name}.pt2", weights, cut.device)
             runs[candidate, layers] = Run(call, min(absent, _beyond_caches()))
     return runs
 
@@ -264,17 +266,19 @@ def _beyond_caches() -> int:
     return 2 * last.size_bytes * -(-describe().cores // last.cores)
 
 
-def _call(path: Path, weights: dict[tuple[str, str], Tensor]) -> Callable[[], object]:
+def _call(
+    path: Path, weights: dict[tuple[str, str], Tensor], device: Device
+) -> Callable[[], object]:
     """A compiled graph on random weights, kept in `weights` for others that have the same."""
-    spec = read_spec(path)
-    own = {}
+    spec, own = read_spec(path), {}
+    memory = SUPPORT[device].torch_device
     for constant in spec.constants.values():
         place = constant.name, constant.dtype
         if place not in weights:
-            weights[place] = _random(getattr(torch, constant.dtype), constant.shape)
+            weights[place] = _random(getattr(torch, constant.dtype), constant.shape).to(memory)
         own[constant.name] = weights[place]
-    package = Package(path, spec, own)
-    inputs = {name: _input(tensor) for name, tensor in spec.inputs.items()}
+    package = Package(path, spec, own, device)
+    inputs = {name: _input(tensor).to(memory) for name, tensor in spec.inputs.items()}
     return lambda: package(inputs)
 
 

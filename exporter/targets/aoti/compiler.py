@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,13 +16,9 @@ from torch import Tensor, nn
 
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
+from exporter.system.accelerators import Device
 from exporter.targets.aoti import kernels, linear, package
-
-# Small libraries that name no folder of the machine they were compiled on.
-_FLAGS = (
-    "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
-    '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
-)
+from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
 
 
 def compile_graph(
@@ -35,6 +30,7 @@ def compile_graph(
     march: str,
     extensions: Sequence[str],
     threads: int | None,
+    device: Device = "cpu",
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
 
@@ -43,7 +39,11 @@ def compile_graph(
     `march` is an x86-64 level, to which `extensions` (like avx512_vnni) are added; `threads` is
     baked in, or left open when None. Raises BuildError.
     """
-    examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
+    support = SUPPORT[device]
+    examples = tuple(
+        torch.zeros(t.shape, dtype=t.dtype, device=support.torch_device)
+        for t in graph.inputs.values()
+    )
     with _workplace(path.parent) as folder, torch.no_grad():
         try:
             program = torch.export.export(
@@ -53,10 +53,12 @@ def compile_graph(
             own = kernels.of_graph(program, march)
             program = kernels.without_others(program, march)
             spec = _spec(graph, program, names)
-            flags = _kernel_flags(march, extensions, threads)
+            flags = support.kernel_flags(march, extensions, threads)
             objects = kernels.compile_kernels(own.values(), folder, _compiler(), flags)
-            settings = _settings(march, threads)
-            settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(own)
+            settings = support.inductor_settings(march, threads)
+            settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
+                own, support.shims
+            )
             with _target_isa(march, folder, objects):
                 torch._inductor.aoti_compile_and_package(
                     program, package_path=str(folder / "graph.pt2"), inductor_configs=settings
@@ -102,38 +104,6 @@ def _compiler() -> str:
     return name
 
 
-def _kernel_flags(march: str, extensions: Sequence[str], threads: int | None) -> list[str]:
-    """How our own kernels are compiled."""
-    capability = "AVX512" if march == "x86-64-v4" else "AVX2"
-    return [
-        *("-std=c++20", "-O3", "-fPIC", "-fopenmp", f"-march={march}"),
-        *(f"-m{name.replace('_', '')}" for name in extensions),
-        *(f"-DCPU_CAPABILITY_{capability}", f"-DCPU_CAPABILITY={capability}"),
-        *([f"-DEXPORTER_THREADS={threads}"] if threads else []),
-        *shlex.split(_FLAGS),
-    ]
-
-
-def _settings(march: str, threads: int | None) -> dict[str, Any]:
-    """Inductor's settings.
-
-    Without freezing: it would widen weights that are stored in 16 bits, and pack weights in a way
-    that only this CPU understands.
-    """
-    return {
-        "cpp.march": march,
-        "cpp.dynamic_threads": threads is None,
-        "cpp.threads": threads or -1,
-        "freezing": False,
-        "aot_inductor.package_constants_in_so": False,
-        "compile_threads": 1,
-        "aot_inductor.compile_wrapper_opt_level": "Os",
-        "aot_inductor.precompile_headers": False,  # needs the openssl command
-        "aot_inductor.enable_line_tables": False,
-        "aot_inductor.enable_frame_pointer": False,
-    }
-
-
 @contextmanager
 def _workplace(beside: Path) -> Iterator[Path]:
     """A private folder, which is also Inductor's cache; it is gone afterwards."""
@@ -161,7 +131,7 @@ def _target_isa(march: str, folder: Path, objects: Sequence[Path]) -> Iterator[N
     base: Any = cpu_vec_isa.VecAVX512 if march == "x86-64-v4" else cpu_vec_isa.VecAVX2
 
     class Isa(base):  # type: ignore[misc]
-        _arch_flags = " ".join([base._arch_flags, _FLAGS, *linked])
+        _arch_flags = " ".join([base._arch_flags, LIBRARY_FLAGS, *linked])
         __hash__ = base.__hash__
 
         def __bool__(self) -> bool:

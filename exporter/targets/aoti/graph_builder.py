@@ -16,6 +16,7 @@ from exporter.quantization.weights import Weights
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
+from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.linear import Activations, Converted, Int8Linear
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import read_spec
@@ -51,7 +52,7 @@ def build_graph(
 
     def compiled() -> None:
         job.progress(f"compiling {name}", None)
-        _make_room(graph)
+        _make_room(graph, SUPPORT[job.device].torch_device)
         module = Converted(graph.module, given)
         inner = {f"module.{own}": stored for own, stored in names.items()}
         compile_graph(
@@ -62,6 +63,7 @@ def build_graph(
             march=options.march,
             extensions=options.extensions,
             threads=options.threads,
+            device=options.device,
         )
 
     parts = {
@@ -104,7 +106,7 @@ def kept(options: Options, family: Family) -> tuple[str, ...]:
     return (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
 
 
-def _make_room(graph: Graph) -> None:
+def _make_room(graph: Graph, device: torch.device) -> None:
     """Give a graph's parameters memory that is never touched: the compiler asks for no values.
 
     Tied parameters stay one.
@@ -112,6 +114,6 @@ def _make_room(graph: Graph) -> None:
     made: dict[int, nn.Parameter] = {}
     for name, absent in list(graph.module.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
-        room = torch.empty(absent.shape, dtype=absent.dtype)
+        room = torch.empty(absent.shape, dtype=absent.dtype, device=device)
         made.setdefault(id(absent), nn.Parameter(room, requires_grad=False))
         setattr(graph.module.get_submodule(owner), leaf, made[id(absent)])

@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from exporter.errors import MachineError
+from exporter.system.accelerators import Device
 from exporter.system.hardware import describe, level_features
+from exporter.targets.aoti import (
+    AMX_INT8,
+    BF16,
+    LEVELS,
+    VNNI,
+    Level,
+    default_extension,
+    default_level,
+)
+from exporter.targets.options import TargetOptions
 
 Auto = Literal["auto"]
 Precision = Literal["float32", "bfloat16", "auto"]
-Level = Literal["x86-64-v3", "x86-64-v4"]
-_VNNI, _BF16, _AMX = "avx512_vnni", "avx512_bf16", "amx_int8"
 _ANY_OTHER = "*"  # no graph's name: one that no option names
 
 
@@ -31,7 +40,7 @@ class Variant:
         return self.dtype == "auto"
 
 
-class Options(BaseModel):
+class Options(TargetOptions):
     """`dtype`, `int8` and `onednn` hold for all graphs, or by graph name (one not named has the
     default).
 
@@ -42,23 +51,17 @@ class Options(BaseModel):
     `threads` is baked in; without it the packages follow their process.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: Literal["cpu"] = "cpu"
+    device: Device = "cpu"  # written down always: build keys of every aoti artifact have it
     dtype: Precision | dict[str, Precision] = "float32"
     int8: bool | Auto | dict[str, bool | Auto] = Field(
         default_factory=lambda data: _following(data, default=True)
     )
     march: Level = Field(default_factory=lambda: _this_level())
     vnni: bool = Field(
-        default_factory=lambda data: (
-            data.get("march") == "x86-64-v4" and _VNNI in describe().features
-        )
+        default_factory=lambda data: default_extension(describe(), data.get("march"), VNNI)
     )
     bf16: bool = Field(
-        default_factory=lambda data: (
-            data.get("march") == "x86-64-v4" and _BF16 in describe().features
-        )
+        default_factory=lambda data: default_extension(describe(), data.get("march"), BF16)
     )
     onednn: bool | Auto | dict[str, bool | Auto] = Field(
         default_factory=lambda data: _following(data, default=_knows_amx(data))
@@ -91,7 +94,7 @@ class Options(BaseModel):
     @property
     def extensions(self) -> tuple[str, ...]:
         """CPU features beyond the level that may be compiled in."""
-        asked = {_VNNI: self.vnni, _BF16: self.bf16}
+        asked = {VNNI: self.vnni, BF16: self.bf16}
         return tuple(name for name, wanted in asked.items() if wanted)
 
     @property
@@ -157,13 +160,12 @@ def _following(data: dict[str, Any], *, default: bool) -> Any:
 
 
 def _knows_amx(data: dict[str, Any]) -> bool:
-    return bool(data.get("vnni")) and _AMX in describe().features
+    return bool(data.get("vnni")) and AMX_INT8 in describe().features
 
 
 def _this_level() -> Level:
-    isa = describe().isa
-    for level in get_args(Level):
-        if isa == level:
-            return level  # type: ignore[no-any-return]
-    msg = f"aoti compiles for {' or '.join(get_args(Level))}, and this machine is {isa}"
-    raise MachineError(msg)
+    level = default_level(describe())
+    if level is None:
+        msg = f"aoti compiles for {' or '.join(LEVELS)}, and this machine is {describe().isa}"
+        raise MachineError(msg)
+    return level

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from exporter.errors import IntegrityError, MachineError
 from exporter.formats import pt2
+from exporter.system.accelerators import Device
+from exporter.targets.aoti.devices import SUPPORT
 
 # What a description raises that is not one.
 _NO_SPEC = (
@@ -54,17 +56,24 @@ class Spec:
 class Package:
     """A compiled graph. Compiled code trusts its caller blindly, so what it gets is checked here.
 
-    It keeps `weights` (by the names of the spec's constants) and works on them where they lie.
+    It keeps `weights` (by the names of the spec's constants, on the device) and works on them where
+    they lie.
     """
 
-    def __init__(self, path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, path: Path, spec: Spec, weights: Mapping[str, Tensor], device: Device = "cpu"
+    ) -> None:
         self._name = path.name
+        self._support = SUPPORT[device]
+        self.device = self._support.torch_device
         self._weights = {own: _weight(path, weights, c) for own, c in spec.constants.items()}
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
         try:
             # What `aoti_load_package` calls in the end; that one runs a compiler for a warning.
-            self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+            self._loader = torch._C._aoti.AOTIModelPackageLoader(
+                str(path), "model", False, 1, self._support.loader_index
+            )
         except RuntimeError as error:
             msg = f"{path} cannot be loaded on this machine: {str(error).splitlines()[0]}"
             raise MachineError(msg) from error
@@ -91,14 +100,14 @@ class Package:
             size == (axes.setdefault(axis, size) if isinstance(axis, str) else axis)
             for size, axis in zip(tensor.shape, spec.shape, strict=True)
         )
-        ready = tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()
+        ready = tensor.dtype == dtype and self._support.holds(tensor) and tensor.is_contiguous()
         if not fits or (spec.mutated and not ready):
             msg = (
                 f"{self._name}: {name} must be {spec.dtype} {list(spec.shape)}, contiguous; "
                 f"it is {tensor.dtype} {list(tensor.shape)}"
             )
             raise ValueError(msg)
-        return tensor if ready else tensor.to("cpu", dtype).contiguous()
+        return tensor if ready else self._support.take(tensor, dtype)
 
 
 def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:

@@ -24,9 +24,11 @@ from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
 from exporter.quantization.plan import plan_linears
 from exporter.quantization.weights import Weights
+from exporter.system.accelerators import Device
 from exporter.system.hardware import require_features
 from exporter.targets.aoti.autotune import choose, largest, num_trials
 from exporter.targets.aoti.compiler import require_compiler
+from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import build_graph, graphs, kept, prepared, taken
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
@@ -92,13 +94,17 @@ def build(job: Job[Options]) -> BuildResult:
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
     return BuildResult(
-        needs=Requirements(cpu_features=tuple(sorted(options.features)), packages=("torch",)),
+        needs=Requirements(
+            cpu_features=tuple(sorted(options.features)), packages=("torch",), device=job.device
+        ),
         options=options.model_dump(mode="json"),
         choices=choices,
     )
 
 
-def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+def load(
+    folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
+) -> Any:
     """Check the machine and the packages, then open them and join them into a model."""
     require_features(manifest.needs.cpu_features, str(folder))
     built, here = (_minor(v) for v in (manifest.versions.get("torch", "?"), torch.__version__))
@@ -113,9 +119,11 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
         msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
         raise MachineError(msg)
     specs = {path: read_spec(path) for path in sorted(folder.glob("*.pt2"))}
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # mapped, and shared by all graphs
+    place = str(SUPPORT[device].torch_device)
+    # On the CPU they are mapped; all graphs share them.
+    with safe_open(folder / _WEIGHTS, framework="pt", device=place) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    functions = {path.stem: Package(path, spec, weights) for path, spec in specs.items()}
+    functions = {path.stem: Package(path, spec, weights, device) for path, spec in specs.items()}
     caches = {t.dtype for spec in specs.values() for t in spec.inputs.values() if t.mutated}
     return family.assemble(folder, functions, getattr(torch, min(caches, default="float32")))
 

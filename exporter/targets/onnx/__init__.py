@@ -1,1 +1,44 @@
-"""ONNX graphs with int8 weights and dynamic activations, for onnxruntime."""
+"""ONNX graphs with int8 weights and dynamic activations, for onnxruntime.
+
+The target itself is in `target`; here are the facts that need neither torch nor onnxruntime.
+"""
+
+from typing import Literal
+
+from exporter.system.accelerators import Device
+from exporter.system.hardware import Machine
+from exporter.targets.cost import MB, Cost
+from exporter.targets.facts import Offer
+
+Preset = Literal["avx512_vnni", "avx512", "avx2", "arm64"]
+DEFAULT_PRESET: Preset = "avx512_vnni"
+
+COSTS: dict[Device, Cost] = {
+    "cpu": Cost(
+        base_bytes=515 * MB,
+        largest=1.3,
+        base_s=7.5,
+        rate_bytes_s=205 * MB,
+        reload_base_bytes=520 * MB,
+        reload_ratio=1.5,
+        reload_base_s=4.0,
+        reload_bytes_s=130 * MB,
+    )
+}
+
+
+def machine_offer(machine: Machine) -> Offer:
+    """The preset is the same everywhere; whether its u8 x s8 products are exact is not."""
+    saturates = products_saturate(machine)
+    says = "u8 x s8 products are added in 32 bits: nothing saturates"
+    if saturates:
+        says = (
+            "no VNNI: u8 x s8 products saturate at 16 bits, so build for this machine with "
+            "`reduce_range: true` or `preset: avx2`"
+        )
+    return Offer(says, {"preset": DEFAULT_PRESET}, {"saturates": saturates})
+
+
+def products_saturate(machine: Machine) -> bool:
+    """Return whether onnxruntime's u8 x s8 products saturate at 16 bits on a machine."""
+    return machine.isa.startswith("x86-64") and not machine.vnni

@@ -1,19 +1,17 @@
 """What a recipe may say of an onnx-int8 target."""
 
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
-
+from exporter.targets.onnx import DEFAULT_PRESET, Preset
 from exporter.targets.onnx.layouts import Layout, Named, named
 from exporter.targets.onnx.linear import (
     Precision,
 )
+from exporter.targets.options import TargetOptions
 
 # optimum's avx2 preset has unsigned weights: u8 x u8 does not saturate where VNNI is missing.
 _UNSIGNED_PRESETS = ("avx2",)
 
 
-class Options(BaseModel):
+class Options(TargetOptions):
     """`preset` is one of optimum's `AutoQuantizationConfig`; `exclude` names what stays float.
 
     `dtype` is how linear weights are stored, for all graphs or by graph (one not named has int8).
@@ -21,11 +19,9 @@ class Options(BaseModel):
     `layout` says whose names and places the files have; what they hold is the same.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     dtype: Precision | dict[str, Precision] = "int8"
 
-    preset: Literal["avx512_vnni", "avx512", "avx2", "arm64"] = "avx512_vnni"
+    preset: Preset = DEFAULT_PRESET
     per_channel: bool = True
     reduce_range: bool = False
     exclude: tuple[str, ...] = ()

@@ -12,16 +12,22 @@ from torch import Tensor
 
 from exporter.errors import IntegrityError
 from exporter.families.graph import WRITTEN
+from exporter.system.accelerators import Device
+from exporter.targets.onnx.providers import PROVIDERS, Provider
 
-_CPU = ("cpu", 0)
 _NO_GRAPH = (
     *(raised.Fail, raised.InvalidArgument, raised.InvalidGraph, raised.InvalidProtobuf),
     *(raised.NoSuchFile, raised.NotImplemented),
 )
 
 
-def open_session(path: Path, threads: int) -> "Session":
-    """Open a graph; one that writes its caches in place gets them bound, not handed over."""
+def open_session(path: Path, threads: int, device: Device = "cpu") -> "Session":
+    """Open a graph; one that writes its caches in place gets them bound, not handed over.
+
+    Raises:
+        IntegrityError: where the file is no graph that onnxruntime can run.
+    """
+    provider = PROVIDERS[device]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that spin long take the cores of torch and of the other session, and those that
@@ -31,28 +37,31 @@ def open_session(path: Path, threads: int) -> "Session":
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=[*provider.names])
     except _NO_GRAPH as error:
         msg = f"{path} is no graph for onnxruntime {onnxruntime.__version__}: {error}"
         raise IntegrityError(msg.splitlines()[0]) from error
     written = any(output.name.endswith(WRITTEN) for output in session.get_outputs())
-    return InPlaceSession(session) if written else Session(session)
+    return InPlaceSession(session, provider) if written else Session(session, provider)
 
 
 class Session:
     """Tensors go in and out without a copy."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, provider: Provider) -> None:
         self._session = session
+        self._provider = provider
+        self.device = provider.torch_device
         self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         names = self._outputs if wanted is None else list(wanted)
-        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-        values = self._session.run(names, arrays)
-        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+        provider = self._provider
+        arrays = {name: provider.to_array(tensor) for name, tensor in inputs.items()}
+        results = zip(names, self._session.run(names, arrays), strict=True)
+        return {name: provider.from_array(array) for name, array in results}
 
 
 class InPlaceSession(Session):
@@ -61,13 +70,13 @@ class InPlaceSession(Session):
     Memory stays bound until another tensor comes: of a hundred, few change from token to token.
     """
 
-    def __init__(self, session: Any) -> None:
-        super().__init__(session)
+    def __init__(self, session: Any, provider: Provider) -> None:
+        super().__init__(session, provider)
         self._written = {n.removesuffix(WRITTEN): n for n in self._outputs if n.endswith(WRITTEN)}
         self._given = [name for name in self._outputs if not name.endswith(WRITTEN)]
         self._binding = session.io_binding()
         for name in self._given:  # the first that are bound are the first that it gives
-            self._binding.bind_output(name)
+            self._binding.bind_output(name, *provider.memory)
         self._bound: dict[str, tuple[int, torch.Size]] = {}
         self._lock = Lock()
 
@@ -82,14 +91,14 @@ class InPlaceSession(Session):
                     self._bind(name, tensor)
                     self._bound[name] = place
             for name in self._given:  # else the next values would take the place of these
-                self._binding.bind_output(name)
+                self._binding.bind_output(name, *self._provider.memory)
             self._session.run_with_iobinding(self._binding)
             values = self._binding.get_outputs_as_ortvaluevector()
-            return {n: torch.from_numpy(values[self._given.index(n)].numpy()) for n in names}
+            return {n: self._provider.from_value(values[self._given.index(n)]) for n in names}
 
     def _bind(self, name: str, tensor: Tensor) -> None:
-        array = tensor.numpy()
-        place = (*_CPU, array.dtype, array.shape, tensor.data_ptr())
+        array = self._provider.to_array(tensor)
+        place = (*self._provider.memory, array.dtype, array.shape, tensor.data_ptr())
         self._binding.bind_input(name, *place)
         if name in self._written:
             self._binding.bind_output(self._written[name], *place)

@@ -25,10 +25,11 @@ from exporter.formats.config_json import read_json
 from exporter.quantization.modules import keep_16bit_storage, replace_module
 from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.quantization.weights import Weights
+from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job
-from exporter.targets.onnx import external_data
+from exporter.targets.onnx import external_data, products_saturate
 from exporter.targets.onnx.external_data_check import require_sealed
 from exporter.targets.onnx.layouts import CONFIG, config_text, graph_name
 from exporter.targets.onnx.linear import (
@@ -71,7 +72,7 @@ def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Fa
     _plan(options, model, family)
     signed = options.preset not in _UNSIGNED_PRESETS and not options.reduce_range
     int8 = any(options.precision(part) == "int8" for part in parts)
-    if int8 and signed and describe().isa.startswith("x86-64") and not describe().vnni:
+    if int8 and signed and products_saturate(describe()):
         _log.warning(
             "this CPU has no VNNI, so 8-bit products may saturate here and words may be lost: "
             "to run on it, build with `reduce_range: true` or `preset: avx2`"
@@ -117,7 +118,7 @@ def build(job: Job[Options]) -> BuildResult:
     _write_ort_config(job.folder, job.options)
     if config := _config(job.options, job.checkpoint, graphs):
         (job.folder / CONFIG).write_text(config, encoding="utf-8")
-    needs = Requirements(packages=("onnxruntime",))
+    needs = Requirements(packages=("onnxruntime",), device=job.device)
     return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
 
 
@@ -189,7 +190,9 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
         )
 
 
-def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+def load(
+    folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
+) -> Any:
     """Open a session per graph and join them into a model that generates.
 
     Where each graph's weights lie is checked first. A graph that lends its weights is for other
@@ -201,7 +204,8 @@ def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
         beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
         require_sealed(path, beside)
     lent = {name for path in paths for name in external_data.weights_from(path)}
-    functions = {graph_name(p): open_session(p, threads) for p in paths if p.name not in lent}
+    own = [path for path in paths if path.name not in lent]
+    functions = {graph_name(path): open_session(path, threads, device) for path in own}
     return family.assemble(folder, functions)
 
 

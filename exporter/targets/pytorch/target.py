@@ -5,14 +5,11 @@ they are loaded.
 """
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
@@ -22,50 +19,21 @@ from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetens
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
 from exporter.quantization.weights import Weights
-from exporter.system.hardware import describe
+from exporter.system.accelerators import Device
 from exporter.targets.base import Job
+from exporter.targets.options import TargetOptions
+from exporter.targets.pytorch.devices import SUPPORT
 
 _WEIGHTS = "model.safetensors"
 _QUANTIZATION = "quantization.json"
 
 
-class Options(BaseModel):
+class Options(TargetOptions):
     """Shell-style patterns choose the linear modules: `modules` but not `exclude`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     modules: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     per_channel: bool = True
-
-
-class Int8Linear(nn.Module):
-    """A linear module on int8 weights, its activations quantized to u8 at every call.
-
-    `quantized.linear_dynamic` is the fastest int8 product torch has on x86: one call, with the
-    weights packed for the CPU's own instructions. Where u8 x s8 products saturate (no VNNI), the
-    activations keep to 7 bits.
-    """
-
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self._reduce_range = not describe().vnni
-        with warnings.catch_warnings():  # torch announces an end of its quantized tensor type
-            warnings.simplefilter("ignore", UserWarning)
-            numbers = torch._make_per_channel_quantized_tensor(
-                weight,
-                scale.double().expand(self.out_features),
-                torch.zeros(self.out_features, dtype=torch.int64),
-                0,
-            )
-        self._packed = torch.ops.quantized.linear_prepack(numbers, bias)
-
-    def forward(self, states: Tensor) -> Tensor:
-        product: Tensor = torch.ops.quantized.linear_dynamic(
-            states, self._packed, self._reduce_range
-        )
-        return product
 
 
 def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
@@ -86,7 +54,7 @@ def build(job: Job[Options]) -> BuildResult:
     weights, tensors, record = _contents(job.options, model, job.checkpoint, job.family)
     write_safetensors(job.folder / _WEIGHTS, tensors, weights.read, job.progress)
     (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
-    needs = Requirements(packages=("torch",))
+    needs = Requirements(packages=("torch",), device=job.device)
     return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
 
 
@@ -98,17 +66,20 @@ def layout(
     return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
 
 
-def load(folder: Path, manifest: Manifest, family: Family, threads: int) -> Any:
+def load(
+    folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
+) -> Any:
     """Rebuild the quantized model, a transformers class, without the original."""
     model = family.skeleton(read_json(folder / "config.json"))
     quantized = read_json(folder / _QUANTIZATION)["modules"]
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+    support = SUPPORT[device]
+    with safe_open(folder / _WEIGHTS, framework="pt", device=str(support.torch_device)) as file:
         names = set(file.keys())
         for name in quantized:
             weight, scale = (file.get_tensor(f"{name}.{leaf}") for leaf in ("weight", "scale"))
             bias = f"{name}.bias"
             kept = file.get_tensor(bias).float() if bias in names else None
-            replace_module(model, name, Int8Linear(weight, scale, kept))
+            replace_module(model, name, support.int8_linear(weight, scale, kept))
         # Widen what was stored in 16 bits: the kernels around the int8 products are float32.
         wanted = names & model.state_dict().keys()
         floats = {name: file.get_tensor(name).float() for name in wanted}

@@ -48,12 +48,13 @@ class Engine:
     """A model's built graphs for the lean loops: its functions by name, and who calls which.
 
     Functions are looked up at every call, so that whoever measures can put another in a name's
-    place. `encoder` is the encoder's name.
+    place. `encoder` is the encoder's name, `device` where all of them take and give tensors.
     """
 
     functions: dict[str, GraphFunction]
     encoder: str
     decoder: Decoder
+    device: torch.device
     _rules: dict[Any, Rules | None] = field(default_factory=dict)
     _rules_of: dict[str, Any] = field(default_factory=dict)
 
@@ -63,7 +64,8 @@ class Engine:
         One window after the other: each is enough for all cores, and what several need between the
         layers lies in no cache. So no window's rounding depends on those beside it, either.
         """
-        encoded = [self._encode(window) for window in features.float().contiguous().split(1)]
+        features = features.to(self.device, torch.float32).contiguous()
+        encoded = [self._encode(window) for window in features.split(1)]
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded)
 
     def _encode(self, window: Tensor) -> Tensor:
@@ -82,17 +84,25 @@ class Engine:
 
 
 class _Windows:
-    """Windows that an engine decodes: `search.Hypotheses`."""
+    """Windows that an engine decodes: `search.Hypotheses`.
+
+    The search runs on the CPU whatever device the graphs run on, and its tensors pass over here: of
+    a step, logits [rows, vocabulary] in float32 one way and ids [rows, tokens] the other. What it
+    does with them are hundreds of small operations that depend on each other's results, which
+    numpy finishes in less time than it takes to start as many on another device.
+    """
 
     def __init__(self, engine: Engine, encoded: Tensor, watch: Callable[[Tensor], None] | None):
         self.windows = encoded.shape[0]
         self._decoder = engine.decoder
+        self._device = engine.device
         self._encoded = encoded
         self._watch = watch
         self._cache = engine.decoder.start()
 
     def step(self, ids: Tensor) -> Tensor:
-        logits = self._decoder.step(ids, self._encoded, self._cache)[:, -1].float()
+        ids = ids.to(self._device)
+        logits = self._decoder.step(ids, self._encoded, self._cache)[:, -1].float().cpu()
         if self._watch is not None:
             self._watch(logits)
         return logits
@@ -101,7 +111,7 @@ class _Windows:
         self._encoded = self._decoder.expand_beams(self._encoded, self._cache, beams)
 
     def reorder(self, rows: Tensor) -> None:
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(rows.to(self._device))
 
     def release(self) -> None:
         self._decoder.release(self._cache)

@@ -1,7 +1,8 @@
 """Greedy and beam search over windows, token for token what transformers' `generate` finds.
 
 All that is per token lives here, so it is written for speed: numpy on the vocabulary, which costs
-microseconds where torch's operators and Python objects cost milliseconds.
+microseconds where torch's operators and Python objects cost milliseconds. So all of it runs on the
+CPU; whoever gives `Hypotheses` of another device moves their tensors.
 """
 
 from typing import Protocol
@@ -21,7 +22,10 @@ _BLOCK = 64
 
 
 class Hypotheses(Protocol):
-    """Windows that are being decoded, some hypotheses each; row r belongs to window r // beams."""
+    """Windows that are being decoded, some hypotheses each; row r belongs to window r // beams.
+
+    All tensors that it takes and gives are on the CPU.
+    """
 
     windows: int
 

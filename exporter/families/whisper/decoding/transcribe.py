@@ -129,7 +129,7 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
         if found is not None:
             return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in found]
         generated = model.generate(
-            features,
+            features.to(model.device),
             attention_mask=mask,
             return_timestamps=timestamps,
             return_segments=True,

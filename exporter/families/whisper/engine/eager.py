@@ -19,14 +19,14 @@ from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 
 
 def eager_engine(model: Any) -> Engine:
-    """Make the lean road of a transformers Whisper on the CPU."""
+    """Make the lean road of a transformers Whisper, on the model's own device."""
     functions: dict[str, GraphFunction] = {
         "encoder": EagerEncoder(model),
         "decoder": EagerDecoder(model),
     }
     dtype = model.model.decoder.layer_norm.weight.dtype
-    decoder = StaticDecoder(functions, model.config, dtype)
-    return Engine(functions, "encoder", decoder)
+    decoder = StaticDecoder(functions, model.config, dtype, model.device)
+    return Engine(functions, "encoder", decoder, model.device)
 
 
 class EagerEncoder:
@@ -38,6 +38,7 @@ class EagerEncoder:
     """
 
     def __init__(self, model: Any) -> None:
+        self.device: torch.device = model.device
         self._encoder = model.model.encoder
         self._attentions = [layer.encoder_attn for layer in model.model.decoder.layers]
         self._heads = model.config.decoder_attention_heads
@@ -60,10 +61,11 @@ class EagerDecoder:
     """The static decoder's inputs -> float32 logits [rows, vocabulary] of the last token."""
 
     def __init__(self, model: Any) -> None:
+        self.device: torch.device = model.device
         self._decoder = model.model.decoder
         self._proj_out = model.proj_out
         self._heads = model.config.decoder_attention_heads
-        self._positions = torch.arange(model.config.max_target_positions)
+        self._positions = torch.arange(model.config.max_target_positions, device=model.device)
 
     def __call__(
         self,

@@ -49,8 +49,8 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are expected: graphs take their tensors from the CPU."""
-        return torch.device("cpu")
+        """Where inputs are expected: where the graphs take theirs."""
+        return self.engine.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +101,9 @@ def assemble(
     named = dict(functions)
     decoder: Decoder
     if "step" in named:
-        encoder, decoder = "encoder_model", StepDecoder(named, config)
+        encoder, device = "encoder_model", named["step"].device
+        decoder = StepDecoder(named, config, device)
     else:
-        encoder, decoder = "encoder", StaticDecoder(named, config, cache_dtype)
-    return GraphWhisper(config, generation_config, Engine(named, encoder, decoder))
+        encoder, device = "encoder", named["decoder"].device
+        decoder = StaticDecoder(named, config, cache_dtype, device)
+    return GraphWhisper(config, generation_config, Engine(named, encoder, decoder, device))

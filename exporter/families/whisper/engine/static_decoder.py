@@ -22,7 +22,7 @@ class StaticCache(GraphCache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow a beam search's choice: a permutation of the table alone."""
         ancestors = self.tensors["ancestors"].index_select(0, beam_idx)
-        own = torch.arange(len(ancestors), dtype=torch.int32)
+        own = torch.arange(len(ancestors), dtype=torch.int32, device=ancestors.device)
         ancestors[:, self.length :] = own[:, None]
         self.tensors["ancestors"] = ancestors
 
@@ -34,16 +34,21 @@ class StaticDecoder:
     """
 
     def __init__(
-        self, functions: Mapping[str, GraphFunction], config: WhisperConfig, dtype: torch.dtype
+        self,
+        functions: Mapping[str, GraphFunction],
+        config: WhisperConfig,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self._functions = functions
         self._dtype = dtype
+        self._device = device
         heads, self._length = config.decoder_attention_heads, config.max_target_positions
         self._shape = (heads, self._length, config.d_model // heads)
         self._names = [
             f"cache.{i}.{leaf}" for i in range(config.decoder_layers) for leaf in ("key", "value")
         ]
-        self._positions = torch.arange(self._length)
+        self._positions = torch.arange(self._length, device=device)
         self._idle: list[dict[str, Tensor]] = []
 
     def start(self) -> StaticCache:
@@ -69,7 +74,7 @@ class StaticDecoder:
         self._allocate(cache, windows * beams)
         for name in self._names:
             cache.tensors[name][:windows, :, : cache.length] = before[name][:, :, : cache.length]
-        first = torch.arange(windows, dtype=torch.int32).repeat_interleave(beams)
+        first = self._rows(windows).repeat_interleave(beams)
         cache.tensors["ancestors"][:, : cache.length] = first[:, None]
         self._idle.append({name: before[name] for name in self._names})
         return encoded
@@ -87,9 +92,14 @@ class StaticDecoder:
         """
         fitting = [i for i, idle in enumerate(self._idle) if len(idle[self._names[0]]) == rows]
         caches = self._idle.pop(fitting[0]) if fitting else self._zeros(rows)
-        own = torch.arange(rows, dtype=torch.int32)[:, None]
+        own = self._rows(rows)[:, None]
         cache.tensors = {**caches, "ancestors": own.repeat(1, self._length)}
+
+    def _rows(self, count: int) -> Tensor:
+        return torch.arange(count, dtype=torch.int32, device=self._device)
 
     def _zeros(self, rows: int) -> dict[str, Tensor]:
         shape = (rows, *self._shape)
-        return {name: torch.zeros(shape, dtype=self._dtype) for name in self._names}
+        return {
+            name: torch.zeros(shape, dtype=self._dtype, device=self._device) for name in self._names
+        }

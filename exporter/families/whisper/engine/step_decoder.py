@@ -28,8 +28,11 @@ class StepDecoder:
     its window's cache. The hypotheses of one window alone are so many queries of one row.
     """
 
-    def __init__(self, functions: Mapping[str, GraphFunction], config: WhisperConfig) -> None:
+    def __init__(
+        self, functions: Mapping[str, GraphFunction], config: WhisperConfig, device: torch.device
+    ) -> None:
         self._functions = functions
+        self._device = device
         heads = config.decoder_attention_heads
         self._shape = (heads, config.max_target_positions, config.d_model // heads)
         self._source = config.max_source_positions
@@ -52,7 +55,7 @@ class StepDecoder:
 
     def expand_beams(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
         """Take caches for all rows; of those before, only what the prompt has written is copied."""
-        rows = torch.arange(len(encoded)).repeat_interleave(beams)
+        rows = torch.arange(len(encoded), device=self._device).repeat_interleave(beams)
         grown = self._allocate(len(rows))
         for name, tensor in cache.tensors.items():
             grown[name][:, :, : cache.length] = tensor[rows, :, : cache.length]
@@ -63,7 +66,8 @@ class StepDecoder:
 
     def _allocate(self, rows: int) -> dict[str, Tensor]:
         """Whatever is in them: what is not written is not read, and takes no memory."""
-        return {name: torch.empty((rows, *self._shape)) for name in self._own}
+        shape = (rows, *self._shape)
+        return {name: torch.empty(shape, device=self._device) for name in self._own}
 
     def _run_row(self, ids: Tensor, cache: StepCache, row: int) -> Tensor:
         caches = {**cache.tensors, **cache.shared}
@@ -75,11 +79,14 @@ class StepDecoder:
         last = length + ids.shape[1] - 1
         inputs = {
             "input_ids": ids.contiguous(),
-            "own_last": torch.full((rows,), last, dtype=torch.int32),
-            "cross_last": torch.full((windows,), self._source - 1, dtype=torch.int32),
+            "own_last": self._filled(rows, last),
+            "cross_last": self._filled(windows, self._source - 1),
             **caches,
         }
         return self._functions["step"](inputs)["logits"]
+
+    def _filled(self, size: int, value: int) -> Tensor:
+        return torch.full((size,), value, dtype=torch.int32, device=self._device)
 
     def release(self, cache: StepCache) -> None:
         """Nothing is kept for the next window."""

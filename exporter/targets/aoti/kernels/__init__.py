@@ -65,11 +65,14 @@ def _called(program: torch.export.ExportedProgram) -> dict[Any, Kernel]:
     return {operator: kernel for operator, kernel in kernels.items() if operator in called}
 
 
-def declarations(kernels: Mapping[Any, Kernel]) -> dict[Any, list[str]]:
-    """Inductor's `custom_ops_to_c_shims`: each operator's function, declared in C."""
+def declarations(kernels: Mapping[Any, Kernel], shims: str) -> dict[Any, list[str]]:
+    """Inductor's `custom_ops_to_c_shims`: each operator's function, declared in C.
+
+    `shims` begins the functions' names.
+    """
     return {
         operator: [
-            f"AOTITorchError aoti_torch_cpu_{operator._schema.name.partition('::')[2]}"
+            f"AOTITorchError {shims}_{operator._schema.name.partition('::')[2]}"
             f"({', '.join(kernel.types)})"
         ]
         for operator, kernel in kernels.items()

@@ -1,14 +1,15 @@
-"""What a build costs: memory, time and scratch space, from a few measured constants per target.
+"""What a build costs: memory, time and scratch space, from a few measured constants.
 
-Pure arithmetic and data, so that a plan can be made, tested and recalibrated without building. The
-sizes of the files are exact and come from the targets; these figures are "about".
+Pure arithmetic, so that a plan can be made, tested and recalibrated without building. Each target
+tells its own constants, for each device that it is built for. The sizes of the files are exact and
+come from the targets too; these figures are "about".
 """
 
 from dataclasses import dataclass
 
-_MB = 1_000_000
+MB = 1_000_000
 
-# Where and when the constants below were measured, and with how many threads.
+# Where and when the targets' constants were measured, and with how many threads.
 MEASURED_ON = "AMD EPYC with AVX-512 VNNI, 2 cores, 21 November 2026"
 
 
@@ -28,7 +29,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The constants of one kind of target.
+    """The constants of one kind of target on one kind of device.
 
     `base` is a process with its libraries, `module` is one module that owns tensors, `trial` a
     graph that is compiled and timed, `largest` how often the largest tensor is held; what is
@@ -72,46 +73,3 @@ class Cost:
     def reload_seconds(self, work: Work) -> float:
         """How long it takes to seal the artifact and let it speak."""
         return self.reload_base_s + work.written_bytes / self.reload_bytes_s
-
-
-COSTS: dict[str, Cost] = {
-    "onnx-int8": Cost(
-        base_bytes=515 * _MB,
-        largest=1.3,
-        base_s=7.5,
-        rate_bytes_s=205 * _MB,
-        reload_base_bytes=520 * _MB,
-        reload_ratio=1.5,
-        reload_base_s=4.0,
-        reload_bytes_s=130 * _MB,
-    ),
-    "torch-int8": Cost(
-        base_bytes=445 * _MB,
-        largest=1.8,
-        base_s=3.0,
-        rate_bytes_s=450 * _MB,
-        reload_base_bytes=490 * _MB,
-        reload_ratio=2.1,
-        reload_base_s=4.0,
-        reload_bytes_s=80 * _MB,
-    ),
-    "aoti": Cost(
-        base_bytes=420 * _MB,
-        module_bytes=2_300_000,
-        trial_bytes=35 * _MB,
-        scratch_ratio=0.1,
-        base_s=18.0,
-        module_s=0.21,
-        trial_s=17.0,
-        rate_bytes_s=450 * _MB,
-        reload_base_bytes=490 * _MB,
-        reload_ratio=1.3,
-        reload_base_s=4.0,
-        reload_bytes_s=160 * _MB,
-    ),
-}
-
-
-def cost_of(kind: str) -> Cost:
-    """The constants of a kind; one that nobody has measured yet is taken for the dearest known."""
-    return COSTS.get(kind) or max(COSTS.values(), key=lambda cost: cost.module_s)

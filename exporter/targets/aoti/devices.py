@@ -1,0 +1,71 @@
+"""What of compiling, opening and calling a package depends on the kind of device it is for."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.system.accelerators import Device
+
+# Small libraries that name no folder of the machine they were compiled on.
+LIBRARY_FLAGS = (
+    "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
+    '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
+)
+
+
+class Cpu:
+    """Packages of C++ for an x86-64 level.
+
+    Attributes:
+        torch_device: Where weights, inputs and outputs lie.
+        loader_index: The device, as torch's loader of packages numbers it.
+        shims: How the names of C functions begin by which a package calls our kernels.
+    """
+
+    torch_device = torch.device("cpu")
+    loader_index = -1
+    shims = "aoti_torch_cpu"
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor lies where the package can use it."""
+        return tensor.is_cpu
+
+    def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a tensor as the package takes it: on the device, of a type, contiguous."""
+        return tensor.to(self.torch_device, dtype).contiguous()
+
+    def kernel_flags(self, march: str, extensions: Sequence[str], threads: int | None) -> list[str]:
+        """Return the C++ compiler's flags for our own kernels."""
+        capability = "AVX512" if march == "x86-64-v4" else "AVX2"
+        return [
+            *("-std=c++20", "-O3", "-fPIC", "-fopenmp", f"-march={march}"),
+            *(f"-m{name.replace('_', '')}" for name in extensions),
+            *(f"-DCPU_CAPABILITY_{capability}", f"-DCPU_CAPABILITY={capability}"),
+            *([f"-DEXPORTER_THREADS={threads}"] if threads else []),
+            *shlex.split(LIBRARY_FLAGS),
+        ]
+
+    def inductor_settings(self, march: str, threads: int | None) -> dict[str, Any]:
+        """Return Inductor's settings.
+
+        Without freezing: it would widen weights that are stored in 16 bits, and pack weights in a
+        way that only this CPU understands.
+        """
+        return {
+            "cpp.march": march,
+            "cpp.dynamic_threads": threads is None,
+            "cpp.threads": threads or -1,
+            "freezing": False,
+            "aot_inductor.package_constants_in_so": False,
+            "compile_threads": 1,
+            "aot_inductor.compile_wrapper_opt_level": "Os",
+            "aot_inductor.precompile_headers": False,  # needs the openssl command
+            "aot_inductor.enable_line_tables": False,
+            "aot_inductor.enable_frame_pointer": False,
+        }
+
+
+SUPPORT: dict[Device, Cpu] = {"cpu": Cpu()}

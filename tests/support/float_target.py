@@ -1,0 +1,75 @@
+"""A target in one file, its facts included: the checkpoint's weights in float32, for torch."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.base import Family
+from exporter.formats.config_json import read_json
+from exporter.formats.tensor_io import safetensors_bytes
+from exporter.system.accelerators import Device
+from exporter.system.hardware import Machine
+from exporter.targets.base import Job
+from exporter.targets.cost import MB, Cost
+from exporter.targets.facts import Offer
+from exporter.targets.options import TargetOptions
+
+COSTS: dict[Device, Cost] = {
+    "cpu": Cost(
+        base_bytes=400 * MB,
+        base_s=1.0,
+        rate_bytes_s=400 * MB,
+        reload_base_bytes=400 * MB,
+        reload_ratio=2.0,
+        reload_base_s=1.0,
+        reload_bytes_s=400 * MB,
+    )
+}
+_WEIGHTS = "model.safetensors"
+
+
+class Options(TargetOptions):
+    """Nothing to choose but the device."""
+
+
+def machine_offer(machine: Machine) -> Offer:
+    return Offer(f"float32 products on {machine.cores} cores", {})
+
+
+def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+    pass
+
+
+def layout(
+    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+) -> dict[str, int]:
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    return {_WEIGHTS: safetensors_bytes({n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()})}
+
+
+def num_trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+    return 0
+
+
+def build(job: Job[Options]) -> BuildResult:
+    checkpoint = job.checkpoint
+    tensors = {name: checkpoint.read(name).contiguous() for name in checkpoint.tensors}
+    save_file(tensors, job.folder / _WEIGHTS)
+    needs = Requirements(packages=("torch",), device=job.device)
+    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
+
+
+def load(
+    folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
+) -> Any:
+    model: Any = family.skeleton(read_json(folder / "config.json"))
+    state = {name: t.float() for name, t in load_file(folder / _WEIGHTS, device=device).items()}
+    for name, stored in family.TIED.items():
+        state.setdefault(name, state[stored])
+    model.load_state_dict(state, assign=True)
+    model.generation_config = family.generation_config(folder)
+    return model

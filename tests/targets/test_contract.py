@@ -1,0 +1,214 @@
+"""What every target promises, asked of each one in the registry, and of one that is a single file.
+
+Building and reloading through the commands, with what is then heard, is in `tests.build`.
+"""
+
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from exporter.artifact import store
+from exporter.artifact.manifest import Requirements
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.cli import main
+from exporter.errors import MachineError
+from exporter.families import FAMILIES
+from exporter.recipe import Decoding
+from exporter.runtime.load import load
+from exporter.system import accelerators
+from exporter.system.hardware import describe
+from exporter.system.progress import silent
+from exporter.targets import TARGETS
+from exporter.targets.base import Job, Target
+from exporter.targets.cost import Cost
+from exporter.targets.facts import facts_of
+from tests.support import exact, sealed
+
+ONE_FILE = "float32"
+KINDS = [*TARGETS, ONE_FILE]
+MEMBERS = [name for name in vars(Target) if name[0] != "_" and name != "Options"]
+RECIPE = "name: tiny\ncheckpoint: {}\ntargets:\n  - {{kind: {}, device: {}}}\n"
+FRESH = """
+import sys
+from exporter.system.hardware import describe
+from exporter.targets import TARGETS
+from exporter.targets.facts import facts_of
+for kind in TARGETS:
+    facts = facts_of(kind)
+    facts.machine_offer(describe()), facts.COSTS["cpu"]
+heavy = {"torch", "transformers", "onnx", "onnxruntime", "onnx_ir", "optimum", "safetensors"}
+print(*sorted(heavy & sys.modules.keys()))
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One registry line adds a target."""
+    monkeypatch.setitem(TARGETS._paths, ONE_FILE, "tests.support.float_target")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_whisper: Path) -> Checkpoint:
+    return open_checkpoint(str(tiny_whisper))
+
+
+def options_of(kind: str) -> Any:
+    return TARGETS[kind].Options.model_validate(exact.OPTIONS if kind == "onnx-int8" else {})
+
+
+def test_facts_load_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_has_every_member_of_the_protocol(kind: str) -> None:
+    for name in MEMBERS:
+        expected = [p for p in inspect.signature(getattr(Target, name)).parameters if p != "self"]
+        given = inspect.signature(getattr(TARGETS[kind], name)).parameters
+        assert [parameter.lstrip("_") for parameter in given] == expected, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_costs_are_told_for_every_device_that_may_be_asked_for(kind: str) -> None:
+    costs = facts_of(kind).COSTS
+    devices = get_args(TARGETS[kind].Options.model_fields["device"].annotation)
+    assert tuple(costs) == devices
+    assert all(isinstance(cost, Cost) for cost in costs.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_defaults_that_are_told_are_those_of_the_options(kind: str) -> None:
+    offer = facts_of(kind).machine_offer(describe())
+    assert offer.says
+    assert offer.defaults is not None
+    assert offer.defaults.items() <= TARGETS[kind].Options().model_dump().items()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_reads_shapes_alone(kind: str, checkpoint: Checkpoint) -> None:
+    family, target = FAMILIES["whisper"], TARGETS[kind]
+    model, options = family.skeleton(checkpoint.config), options_of(kind)
+    before = {name: (type(module), id(module)) for name, module in model.named_modules()}
+    target.check(options, model, checkpoint, family)
+    files = target.layout(options, model, checkpoint, family)
+    assert target.num_trials(options, model, checkpoint, family) == 0
+    assert all(size > 0 for size in files.values())
+    assert not any(PurePosixPath(path).is_absolute() or ".." in path for path in files)
+    assert {name: (type(module), id(module)) for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_is_not_offered_is_refused_at_its_line(
+    kind: str, tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(tiny_whisper, kind, "cuda"))
+    assert main(["build", str(path), "--dry-run"]) == 2
+    place = f"{path}:4:{len(f'  - {{kind: {kind}, device: ') + 1}"
+    message = "targets.0.device: unknown device 'cuda'; known devices: cpu"
+    assert capfd.readouterr().err == f"error: {place}: {message}\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cpu_named_is_the_cpu_by_default(kind: str) -> None:
+    """And what is written down of it is what it was before there was a choice."""
+    options = TARGETS[kind].Options
+    default = options().model_dump(mode="json")
+    assert options.model_validate({"device": "cpu"}).model_dump(mode="json") == default
+    assert ("device" in default) == (kind == "aoti")
+
+
+def test_a_target_in_one_file_is_listed_and_planned(
+    tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["machine", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)["targets"][ONE_FILE]
+    assert told["devices"] == ["cpu"]
+    assert told["says"].startswith("float32 products on ")
+    assert main(["list", "--json"]) == 0
+    assert ONE_FILE in json.loads(capfd.readouterr().out)["targets"]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(tiny_whisper, ONE_FILE, "cpu"))
+    assert main(["build", str(path), "--dry-run", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["plan"]
+    assert (row["options"], row["fits"]) == ({}, True)
+
+
+SLOW = {"onnx-int8", "aoti"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS]
+)
+def test_what_is_built_is_what_was_planned_and_loads_on_its_device(
+    kind: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = built(kind, checkpoint, tmp_path / kind)
+    manifest = store.read_manifest(folder)
+    files = {file.path: file.size_bytes for file in manifest.files}
+    family, options = FAMILIES["whisper"], options_of(kind)
+    model = family.skeleton(checkpoint.config)
+    for path, size in TARGETS[kind].layout(options, model, checkpoint, family).items():
+        assert files[path] == pytest.approx(size, rel=0.3), path
+    recogniser = load(folder, threads=1, trust=True)
+    assert recogniser.model.device == torch.device("cpu")
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    for beams in (1, 3):
+        decoding = Decoding(language="en", task="transcribe", num_beams=beams)
+        assert recogniser.transcribe(noise, decoding)[0].tokens
+
+
+def built(kind: str, checkpoint: Checkpoint, final: Path) -> Path:
+    """Build a target's files in this process, and seal them with the checkpoint's companions."""
+    with store.stage(final) as folder:
+        job = Job(checkpoint, FAMILIES["whisper"], options_of(kind), folder, silent)
+        result = TARGETS[kind].build(job)
+        assert result.needs.device == job.device == "cpu"
+        for name, path in checkpoint.companions.items():
+            if not (folder / name).exists():
+                shutil.copyfile(path, folder / name)
+        (folder / "recipe.yaml").write_text(RECIPE.format("x", kind, "cpu"))
+        about = {"needs": result.needs, "options": result.options}
+        store.seal(folder, sealed.manifest(kind).model_copy(update=about))
+        store.publish(folder, final)
+    return final
+
+
+def test_a_manifest_names_the_device_where_it_is_another() -> None:
+    assert "device" not in Requirements(device="cpu").model_dump(mode="json")
+    assert Requirements(device="cuda").model_dump(mode="json")["device"] == "cuda"
+
+
+def test_an_artifact_for_a_device_that_is_not_here_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It can be looked at and verified; a newer exporter may have built it."""
+    folder = tmp_path / "artifacts" / "tiny" / "gpu"
+    with store.stage(folder) as staged:
+        (staged / "recipe.yaml").write_text(sealed.RECIPE)
+        needs = {"needs": Requirements(device="cuda")}
+        store.seal(staged, sealed.manifest("torch-int8").model_copy(update=needs))
+        store.publish(staged, folder)
+    assert main(["inspect", str(folder), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["manifest"]["needs"]["device"] == "cuda"
+    with pytest.raises(MachineError, match="gpu needs the device 'cuda'; devices here: cpu"):
+        load(folder)
+
+
+def test_this_machine_has_a_cpu() -> None:
+    (cpu,) = accelerators.devices()
+    here = describe()
+    assert (cpu.device, cpu.name, cpu.memory_bytes) == ("cpu", here.cpu, here.memory_bytes)
+    assert accelerators.require_device("cpu") == "cpu"
+    assert accelerators.in_words("cpu") == "a CPU"
