@@ -10,6 +10,7 @@ from torch import nn
 from exporter.artifact.manifest import BuildResult, Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
+from exporter.quantization.plan import QuantizationPlan
 from exporter.system.progress import Progress
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -25,6 +26,7 @@ class Job(Generic[OptionsT]):
     checkpoint: Checkpoint
     family: Family
     options: OptionsT
+    plan: QuantizationPlan
     folder: Path
     progress: Progress
     fresh: bool = False
@@ -36,19 +38,33 @@ class Job(Generic[OptionsT]):
 
 
 class Target(Protocol):
-    """What a target's module offers."""
+    """What a target's module offers; `SCHEMES` are those that it can store and execute."""
+
+    SCHEMES: frozenset[str]
 
     @property
     def Options(self) -> type[BaseModel]:
         """The target's options in a recipe, as a frozen pydantic model."""
         ...
 
-    def check(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+    def check(
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
+    ) -> None:
         """Refuse, before anything is written, options that fit neither model nor machine."""
         ...
 
     def layout(
-        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
     ) -> dict[str, int]:
         """Foretell the target's own files and their bytes, from shapes and types alone.
 
@@ -58,7 +74,12 @@ class Target(Protocol):
         ...
 
     def num_trials(
-        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
     ) -> int:
         """How many graphs a build compiles only to time them, where options leave it a choice."""
         ...

@@ -53,7 +53,7 @@ def _onnx_int8(here: Machine) -> dict[str, Any]:
     if saturates:
         says = (
             "no VNNI: u8 x s8 products saturate at 16 bits, so build for this machine with "
-            "`reduce_range: true` or `preset: avx2`"
+            "`preset: avx2` or `quantization: {default: {scheme: dynamic-int8, bits: 7}}`"
         )
     return {"defaults": {"preset": "avx512_vnni"}, "saturates": saturates, "says": says}
 
