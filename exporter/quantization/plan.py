@@ -46,11 +46,11 @@ class QuantizationPlan:
 
     def as_data(self) -> list[dict[str, Any]]:
         """Return the plan as JSON data, grouped by scheme: the same for equal plans."""
-        groups: dict[str, dict[str, Any]] = {}
+        groups: dict[tuple[str, str], dict[str, Any]] = {}
         for name, scheme in self.modules.items():
-            group = {"scheme": scheme.name, "parameters": scheme.parameters}
-            key = json.dumps(group, sort_keys=True)
-            groups.setdefault(key, {**group, "modules": []})["modules"].append(name)
+            group = {"scheme": scheme.name, "parameters": scheme.parameters, "modules": []}
+            key = scheme.name, json.dumps(scheme.parameters, sort_keys=True)
+            groups.setdefault(key, group)["modules"].append(name)
         return [groups[key] for key in sorted(groups)]
 
     @classmethod
