@@ -101,7 +101,7 @@ def resolve(
         family.check_decoding(opened.config, generation, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
-    matches = {i: resolve_quantization(recipe, i, skeleton, family.HEAD) for i in chosen}
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD)
     return [
         _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
         for i in chosen

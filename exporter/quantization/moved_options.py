@@ -46,19 +46,19 @@ def _rules(options: Mapping[str, Any]) -> dict[str, Any]:
         parameters["per_channel"] = False
     default: Any = {**_INT8, **parameters} if parameters else DEFAULT
     modules: dict[str, Any] = {}
-    if options.get("include_lm_head") is False:
-        modules["lm_head"] = FLOAT
-    modules |= dict.fromkeys(_texts(options.get("exclude")), FLOAT)
-    included = list(_texts(options.get("modules")))
-    if included and included != ["*"]:
-        modules |= dict.fromkeys(included, default)
-        default = FLOAT
     for graph, scheme in _by_graph(options):
         if graph is None:
             default = scheme
         else:
             modules[f"*{graph}.*"] = scheme
             modules |= {"lm_head": scheme} if graph == "decoder" else {}
+    if options.get("include_lm_head") is False:
+        modules.setdefault("lm_head", FLOAT)
+    modules |= dict.fromkeys(_texts(options.get("exclude")), FLOAT)
+    included = list(_texts(options.get("modules")))
+    if included and included != ["*"]:
+        modules |= dict.fromkeys(included, default)
+        default = FLOAT
     return {
         **({} if default == DEFAULT else {"default": default}),
         **({"modules": modules} if modules else {}),

@@ -1,30 +1,41 @@
 """From what a recipe says about quantization to schemes by module, every mistake at its line."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from exporter.formats.yaml_source import Loc, nearest
 from exporter.quantization.plan import Match, PatternError, match_rules
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import QuantizationScheme
-from exporter.recipe import Recipe, SchemeSpec
+from exporter.recipe import Quantization, Recipe, SchemeSpec
 
 
-def resolve_quantization(recipe: Recipe, index: int, model: nn.Module, head: str) -> list[Match]:
-    """Hold what a recipe says for target `index` against a model.
+def resolve_quantization(
+    recipe: Recipe, chosen: Sequence[int], model: nn.Module, head: str
+) -> dict[int, list[Match]]:
+    """Hold what a recipe says against a model, once for all targets without rules of their own.
 
     Args:
-        recipe: Its own `quantization`, in whose place the target may have one.
-        index: The target's place in the recipe.
+        recipe: Its own `quantization`, in whose place a target may have another.
+        chosen: The places of the targets in the recipe.
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
 
     Raises:
         RecipeError: A scheme is unknown, or a pattern decides about no module.
     """
-    loc: Loc = ("quantization",)
-    rules = recipe.quantization
-    if (own := recipe.targets[index].quantization) is not None:
-        loc, rules = ("targets", index, "quantization"), own
+    shared = _matches(recipe, ("quantization",), recipe.quantization, model, head)
+    matches = {}
+    for index in chosen:
+        loc, own = ("targets", index, "quantization"), recipe.targets[index].quantization
+        matches[index] = shared if own is None else _matches(recipe, loc, own, model, head)
+    return matches
+
+
+def _matches(
+    recipe: Recipe, loc: Loc, rules: Quantization | None, model: nn.Module, head: str
+) -> list[Match]:
     if rules is None:
         return default_quantization(model, head)
     patterns = {

@@ -95,6 +95,12 @@ def test_a_mistake_is_told_at_its_line(write: Write, quantization: str, message:
     assert message in refusal(write(f"quantization: {quantization}"))
 
 
+def test_a_pattern_without_quotes_is_no_alias(write: Write) -> None:
+    message = refusal(write("quantization: {modules: {*.fc2: float}}"))
+    assert message.startswith("3:26: anchors (&) and aliases (*) are not allowed")
+    assert "in quotes" in message
+
+
 def test_a_targets_own_mistake_is_told_there(write: Write) -> None:
     own = ", quantization: {modules: {nothing: float}}"
     assert refusal(write(target=own)).startswith(
