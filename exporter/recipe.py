@@ -53,13 +53,51 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class SchemeSpec(_Strict):
+    """A quantization scheme by name, or `{scheme: NAME, ...}` with parameters.
+
+    Names and parameters are checked where the schemes are known.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    scheme: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"scheme": given}
+        if not isinstance(given, dict):
+            msg = "expected a scheme, like dynamic-int8, or {scheme: dynamic-int8, bits: 7}"
+            raise _mistake(msg)
+        return given
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as written, not yet checked."""
+        return dict(self.model_extra or {})
+
+
+class Quantization(_Strict):
+    """Schemes of modules by pattern, the first that matches counts, and of every other module."""
+
+    default: SchemeSpec | None = None
+    modules: dict[str, SchemeSpec] = {}
+
+
 class TargetSpec(_Strict):
-    """One artifact to build. Every key but `kind` and `name` is an option of the target's kind."""
+    """One artifact to build.
+
+    Every key but `kind`, `name` and `quantization`, which stands in the place of the recipe's, is
+    an option of the target's kind.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     kind: Kind
     name: FolderName = Field(default_factory=lambda known: known["kind"])
+    quantization: Quantization | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,6 +184,7 @@ class Recipe(_Strict):
     name: FolderName
     checkpoint: Text
     targets: Annotated[tuple[TargetSpec, ...], AfterValidator(_distinct)]
+    quantization: Quantization | None = None
     decoding: Decoding = Decoding()
     data: Data | None = None
     gate: Gate = Gate()
@@ -180,13 +219,17 @@ class Recipe(_Strict):
         typed = (self.checkpoint, self.data.clips if self.data else None)
         return [path for path in typed if path and path.startswith(("/", "~"))]
 
-    def error(self, loc: Loc, message: str) -> RecipeError:
+    def error(self, loc: Loc, message: str, *, of_key: bool = False) -> RecipeError:
         """Return an error about what stands at `loc`, like ("targets", 0), citing its line."""
-        return RecipeError(self._source.cite(loc, message))
+        return RecipeError(self._source.cite(loc, message, of_key=of_key))
+
+    def check(self, model: type[Options], data: object, loc: Loc) -> Options:
+        """Return `data`, found at `loc`, as a `model`; raise RecipeError citing every mistake."""
+        return self._source.check(model, data, loc)
 
     def options(self, index: int, model: type[Options]) -> Options:
         """Return target `index`'s options as a `model`; raise RecipeError citing every mistake."""
-        return self._source.check(model, self.targets[index].options, ("targets", index))
+        return self.check(model, self.targets[index].options, ("targets", index))
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:

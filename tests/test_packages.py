@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.families import FAMILIES
+from exporter.quantization.schemes import SCHEMES
 from exporter.system.registry import Registry
 from exporter.targets import TARGETS
 
@@ -27,7 +28,11 @@ HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnxscript", "optimum"
 }
 # Imported before torch may be: by `--help`, by `list`, or before an artifact is trusted.
 LIGHT = ("cli", "artifact", "system", "hub", "recipe", "errors")
-AXES: dict[str, Registry[Any]] = {"families": FAMILIES, "targets": TARGETS}
+AXES: dict[str, Registry[Any]] = {
+    "families": FAMILIES,
+    "targets": TARGETS,
+    "quantization": SCHEMES,
+}
 MOST_ENTRIES = {"exporter": 16}
 FILES = sorted([*ROOT.glob("exporter/**/*.py"), *ROOT.glob("validate/**/*.py")])
 

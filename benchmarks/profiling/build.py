@@ -17,6 +17,8 @@ import torch
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES, family_name
+from exporter.quantization.plan import plan_of
+from exporter.quantization.resolve import default_quantization
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from exporter.targets.base import Job
@@ -28,15 +30,17 @@ MARKS = {"cpp.enable_kernel_profile": True}
 def build(source: Path, folder: Path) -> None:
     """Build with the target's default options, past the cache that real builds share."""
     checkpoint = open_checkpoint(str(source))
-    target = TARGETS["aoti"]
+    target, family = TARGETS["aoti"], FAMILIES[family_name(checkpoint.config)]
+    model = family.skeleton(checkpoint.config)
     folder.mkdir(parents=True)
     with TemporaryDirectory() as cache, torch._inductor.config.patch(MARKS):
         os.environ["EXPORTER_CACHE"] = cache
         target.build(
             Job(
                 checkpoint=checkpoint,
-                family=FAMILIES[family_name(checkpoint.config)],
+                family=family,
                 options=target.Options(),
+                plan=plan_of(default_quantization(model, family.HEAD), model),
                 folder=folder,
                 progress=silent,
                 fresh=True,

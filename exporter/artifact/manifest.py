@@ -76,11 +76,20 @@ class AutotuneResult(_Frozen):
     depth: int
 
 
+class QuantizedModules(_Frozen):
+    """The modules that have one scheme with the same parameters."""
+
+    scheme: str
+    parameters: dict[str, Any] = {}
+    modules: tuple[str, ...]
+
+
 class BuildResult(_Frozen):
-    """What a target's build tells: what loading needs, and the options with what it chose."""
+    """What a target's build tells: what loading needs, options and plan with what it chose."""
 
     needs: Requirements
     options: dict[str, Any]
+    quantization: tuple[QuantizedModules, ...]
     choices: dict[str, AutotuneResult] = {}
 
 
@@ -123,13 +132,14 @@ class Manifest(_Frozen):
     build: BuildFigures
     build_key: str
     choices: dict[str, AutotuneResult] = {}
+    quantization: tuple[QuantizedModules, ...] = ()
     files: tuple[File, ...] = ()
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `choices` out where there are none: older manifests keep their bytes."""
-        told: dict[str, Any] = inner(self)
-        return told if self.choices else {k: v for k, v in told.items() if k != "choices"}
+        """Leave out what is empty and older manifests do not have: they keep their bytes."""
+        fields: dict[str, Any] = inner(self)
+        return {k: v for k, v in fields.items() if v or k not in ("choices", "quantization")}
 
     def canonical(self) -> bytes:
         """The manifest's bytes: sorted keys, UTF-8, one final newline."""

@@ -69,6 +69,7 @@ def write(
                     "family": manifest.family,
                     "options": manifest.options,
                     "choices": manifest.model_dump(mode="json").get("choices", {}),
+                    "quantization": manifest.model_dump(mode="json").get("quantization", []),
                     "machine": manifest.machine,
                 },
                 "resolvedDependencies": list(_dependencies(manifest, predecessor)),

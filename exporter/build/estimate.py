@@ -19,6 +19,8 @@ from exporter.errors import MachineError, ResourceError
 from exporter.families import FAMILIES, family_name
 from exporter.families.base import Family
 from exporter.formats.tensor_io import FLOATS
+from exporter.quantization.plan import QuantizationPlan, plan_of
+from exporter.quantization.resolve import default_quantization
 from exporter.system import hardware
 from exporter.system.progress import shown_bytes
 from exporter.targets import TARGETS
@@ -109,6 +111,7 @@ def room_at(place: Path) -> Resources:
 def predict(
     kind: str,
     options: TargetOptions,
+    plan: QuantizationPlan,
     model: nn.Module,
     checkpoint: Checkpoint,
     carried: Mapping[str, int],
@@ -118,8 +121,8 @@ def predict(
     `carried` are files that are copied, except where the target writes one of that name.
     """
     family = FAMILIES[family_name(checkpoint.config)]
-    files = TARGETS[kind].layout(options, model, checkpoint, family)
-    trials = TARGETS[kind].num_trials(options, model, checkpoint, family)
+    files = TARGETS[kind].layout(options, plan, model, checkpoint, family)
+    trials = TARGETS[kind].num_trials(options, plan, model, checkpoint, family)
     work = work_of(checkpoint, sum(files.values()), trials)
     cost = facts_of(kind).COSTS[options.device]
     return Prediction(
@@ -173,20 +176,26 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
-    return [_default_row(kind, model, checkpoint, family, room) for kind in TARGETS]
+    plan = plan_of(default_quantization(model, family.HEAD), model)
+    return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
 
 
 def _default_row(
-    kind: str, model: nn.Module, checkpoint: Checkpoint, family: Family, room: Resources
+    kind: str,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    room: Resources,
 ) -> Row:
     target = TARGETS[kind]
     try:
         options = target.Options()
     except MachineError as error:  # a default that follows the machine, which offers none
         return {"kind": kind, **verdict(error)}
-    prediction = predict(kind, options, model, checkpoint, carried_bytes(checkpoint))
+    prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     try:
-        target.check(options, model, checkpoint, family)
+        target.check(options, plan, model, checkpoint, family)
         blocker = None
     except MachineError as error:
         blocker = error

@@ -101,6 +101,7 @@ def dry_run(
             "artifact": str(p.path),
             "kind": p.kind,
             "options": p.options.model_dump(mode="json"),
+            "quantization": p.quantization,
             "checkpoint": p.checkpoint.source,
             "family": p.family,
             "parameters": p.checkpoint.parameters,
@@ -168,6 +169,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "allow_pickle": recipe.allow_pickle,
             "kind": planned.kind,
             "options": planned.options.model_dump(mode="json"),
+            "quantization": planned.plan.as_data(),
             "folder": str(folder.resolve()),
             "fresh": fresh,
         }
@@ -216,6 +218,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
         ),
         build_key=key,
         choices=outcome.choices,
+        quantization=outcome.quantization,
     )
 
 
@@ -256,8 +259,10 @@ def _stamp(recipe: Recipe) -> RecipeStamp:
 
 def _asked(planned: Planned) -> dict[str, Any]:
     """The target as the recipe has it, every option told."""
-    options = planned.options.model_dump(mode="json")
-    return {"kind": planned.kind, "name": planned.path.name, **options}
+    name, options = planned.path.name, planned.options.model_dump(mode="json")
+    spec = next(spec for spec in planned.recipe.targets if spec.name == name)
+    own = spec.model_dump(mode="json", include={"quantization"}, exclude_none=True)
+    return {"kind": planned.kind, "name": name, **options, **own}
 
 
 def _places(planned: Planned) -> LocalPaths:

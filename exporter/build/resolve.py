@@ -17,6 +17,9 @@ from exporter.errors import MachineError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name, read_configs
 from exporter.families.decoding import foreign_option, foreign_options
 from exporter.formats.yaml_source import nearest
+from exporter.quantization import summary
+from exporter.quantization.plan import Match, QuantizationPlan, plan_of, require_schemes
+from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
@@ -33,12 +36,14 @@ class Planned:
     kind: str
     path: Path
     options: TargetOptions
+    plan: QuantizationPlan
+    quantization: list[summary.Row]
     family: str
     prediction: Prediction
     blocker: MachineError | None
 
     def key(self, weights_sha256: str) -> str:
-        """Identify what it is made from: weights, options and versions.
+        """Identify what it is made from: weights, options, quantization plan and versions.
 
         The options are those that were asked for: what a build chooses does not make it another.
         """
@@ -46,6 +51,7 @@ class Planned:
             "checkpoint": weights_sha256,
             "kind": self.kind,
             "options": self.options.model_dump(mode="json"),
+            "quantization": self.plan.as_data(),
             "versions": installed_versions(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -98,9 +104,10 @@ def resolve(
         family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD)
     return [
-        _planned(recipe, opened, index, options[index], skeleton, output / recipe.name)
-        for index in chosen
+        _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
+        for i in chosen
     ]
 
 
@@ -109,13 +116,16 @@ def _planned(
     checkpoint: Checkpoint,
     index: int,
     options: TargetOptions,
+    matches: Sequence[Match],
     skeleton: nn.Module,
     folder: Path,
 ) -> Planned:
     """One target of a recipe, checked against the model and its place."""
     spec, name, blocker = recipe.targets[index], family_name(checkpoint.config), None
+    target, family, plan = TARGETS[spec.kind], FAMILIES[name], plan_of(matches, skeleton)
     try:
-        TARGETS[spec.kind].check(options, skeleton, checkpoint, FAMILIES[name])
+        require_schemes(plan, spec.kind, target.SCHEMES)
+        target.check(options, plan, skeleton, checkpoint, family)
     except RecipeError as error:
         raise recipe.error(("targets", index), str(error)) from None
     except MachineError as error:
@@ -125,8 +135,18 @@ def _planned(
         msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}
-    prediction = estimate.predict(spec.kind, options, skeleton, checkpoint, carried)
-    return Planned(recipe, checkpoint, spec.kind, path, options, name, prediction, blocker)
+    return Planned(
+        recipe=recipe,
+        checkpoint=checkpoint,
+        kind=spec.kind,
+        path=path,
+        options=options,
+        plan=plan,
+        quantization=summary.rows(matches, skeleton, checkpoint, family.TIED),
+        family=name,
+        prediction=estimate.predict(spec.kind, options, plan, skeleton, checkpoint, carried),
+        blocker=blocker,
+    )
 
 
 def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:

@@ -8,6 +8,7 @@ import numpy as np
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import BuildError
 from exporter.families import FAMILIES, family_name
+from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
 from exporter.runtime.load import load
 from exporter.system.progress import Progress
@@ -25,6 +26,7 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         checkpoint=checkpoint,
         family=FAMILIES[family_name(checkpoint.config)],
         options=target.Options.model_validate(request["options"]),
+        plan=QuantizationPlan.from_data(request["quantization"]),
         folder=Path(request["folder"]),
         progress=progress,
         fresh=request["fresh"],

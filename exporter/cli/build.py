@@ -101,7 +101,23 @@ def _say_plan(
     terminal.draw(formatting.of_plan(rows))
     for row in rows:
         terminal.say(contents(row))
+    for artifacts, plan in _plans(rows):
+        terminal.say(f"quantization of {', '.join(artifacts)}; bytes of weights:")
+        terminal.draw(formatting.of_quantization(plan))
+        if any(row["tied"] for row in plan):
+            terminal.say(_TIED)
     terminal.say(formatting.room(room.as_row()))
+
+
+_TIED = "What shares another's weight, like a head the token table, has no bytes before."
+
+
+def _plans(rows: list[dict[str, Any]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Every quantization plan once, with the names of the targets that share it."""
+    for index, row in enumerate(rows):
+        if row["quantization"] not in [other["quantization"] for other in rows[:index]]:
+            same = [other for other in rows if other["quantization"] == row["quantization"]]
+            yield [Path(other["artifact"]).name for other in same], row["quantization"]
 
 
 # Smaller files of an artifact are told together.
@@ -118,7 +134,8 @@ def contents(row: Mapping[str, Any]) -> str:
     told = [f"{f['path']} {shown_bytes(f['size_bytes'])}" for f in large]
     if small := [f["size_bytes"] for f in row["files"] if f not in large]:
         told.append(f"{len(small)} small files {shown_bytes(sum(small))}")
-    lines = [f"{row['artifact']}: {options}", f"  {', '.join(told)}"]
+    head = f"{row['artifact']}: {options}" if options else row["artifact"]
+    lines = [head, f"  {', '.join(told)}"]
     if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
         lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
     return "\n".join(lines)

@@ -32,6 +32,18 @@ ALIGNMENT = 64
 _SYNC_BYTES = 64 << 20
 
 
+def converted(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Return a tensor in another type; raise CheckpointError where float16 cannot hold it."""
+    narrow = tensor.to(dtype)
+    # In pieces: the test makes copies.
+    if dtype == torch.float16 != tensor.dtype and not all(
+        rows.isfinite().all() for rows in narrow.split(256)
+    ):
+        msg = f"{name} has values beyond the range of float16: choose bfloat16 or float32"
+        raise CheckpointError(msg)
+    return narrow
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a tensor goes in a file, and what it must be."""

@@ -156,7 +156,8 @@ def _refuse_tricks(text: str, name: str) -> None:
         if depth > MAX_DEPTH:
             _refuse(name, event, f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            _refuse(name, event, "anchors (&) and aliases (*) are not allowed: write the value out")
+            hint = "write the value out, and put text that begins with * in quotes"
+            _refuse(name, event, f"anchors (&) and aliases (*) are not allowed: {hint}")
         if tag := getattr(event, "tag", None):
             _refuse(name, event, f"tags are not allowed: remove {tag}")
 

@@ -1,1 +1,1 @@
-"""Which modules are quantized, and the numbers that are stored."""
+"""Which scheme each module gets, and the numbers that are stored."""

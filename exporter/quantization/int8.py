@@ -5,29 +5,39 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from exporter.quantization.plan import QuantizationScheme
-
 
 def quantize(
-    blocks: Callable[[], Iterable[Tensor]], shape: tuple[int, ...], scheme: QuantizationScheme
+    blocks: Callable[[], Iterable[Tensor]],
+    shape: tuple[int, ...],
+    *,
+    bits: int = 8,
+    per_channel: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Quantize a float weight [out, in], read as blocks of rows: symmetric, half to even.
 
-    Gives the int8 codes [out, in] and the float32 scales, [out] or, without `per_channel`, [1]. A
-    weight that holds NaN or infinity gives a scale that is not finite.
+    Args:
+        blocks: Gives the rows, as often as it is called.
+        shape: The weight's shape.
+        bits: The codes go up to 2 ** (bits - 1) - 1.
+        per_channel: One scale a row, else one for the tensor.
+
+    Returns:
+        The int8 codes [out, in] and the float32 scales, [out] or, without `per_channel`, [1]. A
+        weight that holds NaN or infinity gives a scale that is not finite.
     """
+    limit = 2 ** (bits - 1) - 1
     codes = torch.empty(shape, dtype=torch.int8)
-    scales = torch.empty(shape[0] if scheme.per_channel else 1)
-    if not scheme.per_channel:
-        scales[0] = _scales(torch.cat([_peaks(block) for block in blocks()]).amax(), scheme)
+    scales = torch.empty(shape[0] if per_channel else 1)
+    if not per_channel:
+        scales[0] = _scales(torch.cat([_peaks(block) for block in blocks()]).amax(), limit)
     start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs as much as the work
     for block in blocks():
         if len(block) > len(buffer):
             buffer = torch.empty(block.shape)
         rows, end = buffer[: len(block)].copy_(block), start + len(block)
-        if scheme.per_channel:
-            scales[start:end] = _scales(_peaks(rows), scheme)
-        own = scales[start:end] if scheme.per_channel else scales
+        if per_channel:
+            scales[start:end] = _scales(_peaks(rows), limit)
+        own = scales[start:end] if per_channel else scales
         codes[start:end] = rows.div_(own[:, None]).round_()
         start = end
     return codes, scales
@@ -38,6 +48,6 @@ def _peaks(rows: Tensor) -> Tensor:
     return peaks
 
 
-def _scales(peaks: Tensor, scheme: QuantizationScheme) -> Tensor:
+def _scales(peaks: Tensor, limit: int) -> Tensor:
     """A row of zeros has the smallest scale instead of none."""
-    return (peaks / scheme.limit).clamp_min(torch.finfo(torch.float32).tiny)
+    return (peaks / limit).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,63 +1,167 @@
-"""The int8 numbers that all targets store: symmetric weights, tensor by tensor.
+"""The quantization plan: which scheme each module of a model has, decided once for all targets.
 
-One quantizer, so that a difference between two artifacts of a checkpoint is a difference of
-runtimes. A `Plan` names the linear modules that become int8; `Weights` gives the tensors of the
-planned model one at a time, so that memory follows the largest tensor and not the model.
+A recipe gives patterns and a default; `match_rules` holds them against the model, and what comes of
+it, a scheme by module name, is all that targets, the worker process and the manifest see.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
 
 from torch import nn
 
 from exporter.errors import RecipeError
+from exporter.quantization.schemes import SCHEMES
+from exporter.quantization.schemes.base import IntegerScheme, QuantizationScheme
+
+HEAD = "lm_head"
+"""The pattern that names the vocabulary's projection, whatever a family calls it."""
 
 
 @dataclass(frozen=True)
-class QuantizationScheme:
-    """How one module's weight becomes int8; `bits` is 7 where u8 x s8 products would saturate."""
-
-    per_channel: bool = True
-    bits: int = 8
-
-    @property
-    def limit(self) -> int:
-        """The largest code: 127 with 8 bits, 63 with 7."""
-        return int(2 ** (self.bits - 1)) - 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Linear modules by name that become int8; everything else stays as it is."""
+class QuantizationPlan:
+    """Schemes by module name; a module without one stays as it is."""
 
     modules: Mapping[str, QuantizationScheme] = field(default_factory=dict)
 
+    @cached_property
+    def quantized(self) -> dict[str, IntegerScheme]:
+        """The modules that store integers."""
+        return {n: s for n, s in self.modules.items() if isinstance(s, IntegerScheme)}
 
-def plan_linears(
+    def limited_to(self, names: Collection[str]) -> QuantizationPlan:
+        """Return the plan of a model that has only the modules `names`."""
+        return QuantizationPlan({n: scheme for n, scheme in self.modules.items() if n in names})
+
+    def with_scheme(self, names: Collection[str], scheme: QuantizationScheme) -> QuantizationPlan:
+        """Return the plan with another scheme for the modules `names`."""
+        changed = {n: scheme if n in names else own for n, own in self.modules.items()}
+        return QuantizationPlan(changed)
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """Return the plan as JSON data, grouped by scheme: the same for equal plans."""
+        groups: dict[tuple[str, str], dict[str, Any]] = {}
+        for name, scheme in self.modules.items():
+            group = {"scheme": scheme.name, "parameters": scheme.parameters, "modules": []}
+            key = scheme.name, json.dumps(scheme.parameters, sort_keys=True)
+            groups.setdefault(key, group)["modules"].append(name)
+        return [groups[key] for key in sorted(groups)]
+
+    @classmethod
+    def from_data(cls, groups: Iterable[Mapping[str, Any]]) -> QuantizationPlan:
+        """Return the plan that `as_data` wrote."""
+        modules: dict[str, QuantizationScheme] = {}
+        for group in groups:
+            scheme = SCHEMES[group["scheme"]].Scheme.model_validate(group["parameters"])
+            modules |= dict.fromkeys(group["modules"], scheme)
+        return cls(modules)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The modules that got their scheme from one pattern; from the default where it is None."""
+
+    pattern: str | None
+    scheme: QuantizationScheme
+    modules: tuple[str, ...]
+
+
+class PatternError(RecipeError):
+    """A pattern decides about no module."""
+
+    def __init__(self, pattern: str, message: str) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+
+
+def match_rules(
     model: nn.Module,
-    *,
-    include: Iterable[str] = ("*",),
-    exclude: Iterable[str] = (),
-    scheme: QuantizationScheme = QuantizationScheme(),
-) -> Plan:
-    """Choose the linear modules of `model` whose names match `include` and not `exclude`.
+    patterns: Mapping[str, QuantizationScheme],
+    default: QuantizationScheme,
+    head: str,
+) -> list[Match]:
+    """Hold patterns against a model's modules; of several that match one, the first counts.
 
-    Patterns are shell-style (`*.fc1`). One that matches no linear module is an error: it would
-    silently quantize what its author meant to keep.
+    Args:
+        model: Its modules, by the names that patterns are about.
+        patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
+        default: The scheme of every other module that can have it.
+        head: The name of the module that projects to the vocabulary.
+
+    Returns:
+        A match for each pattern, in their order, then the default's.
+
+    Raises:
+        PatternError: A pattern decides about no module: its author meant another.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen: set[str] = set()
-    for pattern in include:
-        chosen.update(_matching(pattern, names))
-    for pattern in exclude:
-        chosen.difference_update(_matching(pattern, names))
-    return Plan({name: scheme for name in names if name in chosen})
+    free = {name: module for name, module in model.named_modules() if _can_be_quantized(module)}
+    names = list(free)
+    matches = []
+    for pattern, scheme in patterns.items():
+        fitting = [name for name in names if _matches(name, pattern, head)]
+        chosen = [n for n in fitting if n in free and scheme.applies_to(free[n])]
+        if not chosen:
+            raise PatternError(pattern, _why_none(pattern, scheme, names, fitting, free))
+        matches.append(Match(pattern, scheme, tuple(chosen)))
+        free = {name: module for name, module in free.items() if name not in chosen}
+    rest = [name for name, module in free.items() if default.applies_to(module)]
+    return [*matches, Match(None, default, tuple(rest))]
 
 
-def _matching(pattern: str, names: list[str]) -> Iterator[str]:
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
-        msg = f"the pattern {pattern!r} matches no linear module; names look like {names[0]}"
-        raise RecipeError(msg)
-    return iter(found)
+def plan_of(matches: Iterable[Match], model: nn.Module) -> QuantizationPlan:
+    """Return the plan that matches make, in the order of the model's modules."""
+    schemes = {name: match.scheme for match in matches for name in match.modules}
+    return QuantizationPlan(
+        {name: schemes[name] for name, _ in model.named_modules() if name in schemes}
+    )
+
+
+def require_schemes(plan: QuantizationPlan, kind: str, known: Collection[str]) -> None:
+    """Raise RecipeError for the first module whose scheme a kind of target cannot execute."""
+    for name, scheme in plan.modules.items():
+        if scheme.name not in known:
+            msg = f"{name}: {kind} has no `{scheme.name}`; it has {', '.join(sorted(known))}"
+            raise RecipeError(msg)
+
+
+def _can_be_quantized(module: nn.Module) -> bool:
+    schemes = (SCHEMES[name].Scheme for name in SCHEMES)
+    return any(issubclass(s, IntegerScheme) and s.applies_to(module) for s in schemes)
+
+
+def _matches(name: str, pattern: str, head: str) -> bool:
+    return fnmatchcase(name, pattern) or (pattern == HEAD and name == head)
+
+
+def _why_none(
+    pattern: str,
+    scheme: QuantizationScheme,
+    names: list[str],
+    fitting: list[str],
+    free: Collection[str],
+) -> str:
+    if not fitting:
+        return f"{pattern!r} matches no module that can be quantized; {_nearest(pattern, names)}"
+    if any(name in free for name in fitting):
+        return f"no module that {pattern!r} matches can be `{scheme.name}`"
+    return (
+        f"earlier patterns match every module that {pattern!r} does, and the first one counts: "
+        "write it before them"
+    )
+
+
+def _nearest(pattern: str, names: list[str]) -> str:
+    """Name the module whose last components look most like those of the pattern."""
+    if not names:
+        return "the model has none"
+    literal = pattern.replace("*", "").replace("?", "").strip(".")
+    depth = literal.count(".") + 1
+    tails = {".".join(name.split(".")[-depth:]): name for name in reversed(names)}
+    (best,) = difflib.get_close_matches(literal, tails, n=1, cutoff=0.0)
+    return f"the nearest is {tails[best]}"

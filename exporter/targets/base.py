@@ -12,6 +12,7 @@ from torch import nn
 from exporter.artifact.manifest import BuildResult, Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
+from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
 from exporter.targets.options import TargetOptions
@@ -35,6 +36,7 @@ class Job(Generic[OptionsT]):
     checkpoint: Checkpoint
     family: Family
     options: OptionsT
+    plan: QuantizationPlan
     folder: Path
     progress: Progress
     fresh: bool = False
@@ -51,11 +53,13 @@ class Job(Generic[OptionsT]):
 
 
 class Target(Protocol):
-    """What a target's module offers.
+    """What a target's module offers; `SCHEMES` are those that it can store and execute.
 
     In all of it, `model` is the family's skeleton of the checkpoint, on the `meta` device and
     shared with other targets: it is not to be changed.
     """
+
+    SCHEMES: frozenset[str]
 
     @property
     def Options(self) -> type[TargetOptions]:
@@ -65,7 +69,14 @@ class Target(Protocol):
         """
         ...
 
-    def check(self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+    def check(
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
+    ) -> None:
         """Refuse, before anything is written, options that fit neither model nor machine.
 
         Raises:
@@ -75,7 +86,12 @@ class Target(Protocol):
         ...
 
     def layout(
-        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
     ) -> dict[str, int]:
         """Estimate the target's own files from shapes and types alone; nothing is read or traced.
 
@@ -86,7 +102,12 @@ class Target(Protocol):
         ...
 
     def num_trials(
-        self, options: Any, model: nn.Module, checkpoint: Checkpoint, family: Family
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
     ) -> int:
         """Count the graphs that a build compiles only to time them, where options leave a choice.
 

@@ -186,7 +186,9 @@ def test_a_second_build_keeps_what_is_the_same(english: dict[str, Any]) -> None:
 
 def test_other_options_need_force(english: dict[str, Any]) -> None:
     path = english["recipe"].path
-    changed = recipe.read(path, ["targets.1.per_channel=false"])
+    changed = recipe.read(
+        path, ["targets.1.quantization.default={scheme: dynamic-int8, per_channel: false}"]
+    )
     where = {"output": english["folder"] / "artifacts", "targets": ["torch-int8"]}
     with pytest.raises(RecipeError, match="--force"):
         build(changed, **where, progress=silent)
@@ -338,7 +340,13 @@ def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("steps_here")
 @pytest.mark.parametrize(
-    "option", ["preset=avx2", "per_channel=false", "reduce_range=true", "include_lm_head=false"]
+    "option",
+    [
+        "preset=avx2",
+        "quantization.default={scheme: dynamic-int8, per_channel: false}",
+        "quantization.default={scheme: dynamic-int8, bits: 7}",
+        "quantization.modules={lm_head: float}",
+    ],
 )
 def test_onnx_options(tiny_whisper: Path, tmp_path: Path, option: str) -> None:
     path = write_recipe(tmp_path, tiny_whisper, "{language: en, task: transcribe}").path
@@ -350,20 +358,24 @@ def test_onnx_options(tiny_whisper: Path, tmp_path: Path, option: str) -> None:
 
 @pytest.mark.usefixtures("steps_here")
 @pytest.mark.parametrize(
-    ("dtype", "encoder_bytes", "decoder_bytes"),
+    ("quantization", "encoder_bytes", "decoder_bytes"),
     [
-        ("float32", 4, 4),
-        ("float16", 2, 2),
-        ("bfloat16", 2, 2),
-        ("{encoder: float32, decoder: int8}", 4, 1),
-        ("{encoder: float16}", 2, 1),
+        ("{default: float}", 4, 4),
+        ("{default: {scheme: float, dtype: float16}}", 2, 2),
+        ("{default: {scheme: float, dtype: bfloat16}}", 2, 2),
+        ('{modules: {"*encoder.*": float}}', 4, 1),
+        ('{modules: {"*encoder.*": {scheme: float, dtype: float16}}}', 2, 1),
     ],
 )
 def test_onnx_precisions(
-    english: dict[str, Any], tmp_path: Path, dtype: str, encoder_bytes: int, decoder_bytes: int
+    english: dict[str, Any],
+    tmp_path: Path,
+    quantization: str,
+    encoder_bytes: int,
+    decoder_bytes: int,
 ) -> None:
     """Weights are stored as asked, each once, and the float16 original's text comes out."""
-    wanted = recipe.read(english["recipe"].path, [f"targets.0.dtype={dtype}"])
+    wanted = recipe.read(english["recipe"].path, [f"targets.0.quantization={quantization}"])
     (built,) = build(wanted, output=tmp_path, targets=["onnx-int8"], progress=silent)
     clips = sorted((english["folder"] / "clips").glob("*.wav"))
     original = load_original(str(english["checkpoint"]), threads=1)

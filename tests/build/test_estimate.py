@@ -106,15 +106,15 @@ def test_a_dry_run_writes_nothing_and_tells_all(run: Run, tmp_path: Path, no_chi
 def test_a_dry_run_is_a_table_on_a_terminal(run: Run, no_child: None) -> None:
     code, out, _ = run("build", "tiny.yaml", "--dry-run", "--target", "torch-int8")
     assert code == 0
-    head, _, row, contents, files, *here = out.splitlines()
+    head, _, row, contents, files, *rest = out.splitlines()
     for column in ("artifact", "size", "memory to build", "to load", "disk", "time, about", "here"):
         assert column in head
     assert row.split()[0] == "artifacts/tiny/torch-int8"
     assert row.endswith(" yes")
-    assert contents == ("artifacts/tiny/torch-int8: modules=[*], exclude=[], per_channel=true")
+    assert contents == "artifacts/tiny/torch-int8"
     assert "model.safetensors " in files
     assert "small files" in files
-    assert cost.MEASURED_ON in here[-1]
+    assert cost.MEASURED_ON in rest[-1]
 
 
 def test_too_little_memory_is_told_before_anything_starts(

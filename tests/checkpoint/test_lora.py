@@ -17,7 +17,6 @@ from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES
 from exporter.quantization.int8 import quantize
-from exporter.quantization.plan import QuantizationScheme
 from exporter.runtime.load import load, load_original
 from tests.support.tiny_adapter import PREFIX, QUERY, VALUE, WIDE, change, write_adapter
 
@@ -79,8 +78,8 @@ def test_blocks_join_to_the_merged_weight(base: Path, monkeypatch: pytest.Monkey
     assert [len(block) for block in blocks[:-1]] == [7] * (len(blocks) - 1)
     assert torch.equal(torch.cat(blocks), opened.read(name))
     shape = opened.tensors[name].shape
-    codes, scales = quantize(lambda: opened.blocks(name), shape, QuantizationScheme())
-    again = quantize(lambda: [opened.read(name)], shape, QuantizationScheme())
+    codes, scales = quantize(lambda: opened.blocks(name), shape)
+    again = quantize(lambda: [opened.read(name)], shape)
     assert torch.equal(codes, again[0])
     assert torch.equal(scales, again[1])
 

@@ -35,6 +35,7 @@ from tests.support.doctoring import (
     without,
 )
 from tests.support.hub import File, Hub
+from tests.support.plans import whisper_plan
 from tests.support.sealed import manifest
 
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -52,7 +53,8 @@ def ours(windowed_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 def sealed(checkpoint: Path, kind: str, folder: Path) -> Path:
     target, opened = TARGETS[kind], open_checkpoint(str(checkpoint))
     folder.mkdir()
-    job = Job(opened, FAMILIES["whisper"], target.Options.model_validate({}), folder, silent)
+    plan = whisper_plan(checkpoint)
+    job = Job(opened, FAMILIES["whisper"], target.Options(), plan, folder, silent)
     target.build(job)
     for path in opened.companions.values():
         shutil.copy(path, folder)

@@ -75,14 +75,14 @@ BAD: dict[str, tuple[Break, int, str]] = {
     "wrong type": (write("tiny.yaml", "min_clips: 1", "min_clips: few"), 2, "tiny.yaml:7:"),
     "unknown target": (write("tiny.yaml", "torch-int8", "torch-int9"), 2, "torch-int8"),
     "unknown option": (
-        write("tiny.yaml", "torch-int8", "torch-int8\n    per_chanel: true"),
+        write("tiny.yaml", "torch-int8", "onnx-int8\n    preste: avx2"),
         2,
-        "per_channel",
+        "did you mean `preset`?",
     ),
     "pattern without match": (
-        write("tiny.yaml", "torch-int8", "torch-int8\n    exclude: [nothing]"),
+        write("tiny.yaml", "gate:", "quantization: {modules: {nothing: float}}\ngate:"),
         2,
-        "'nothing' matches no linear module",
+        "tiny.yaml:7:26: quantization.modules.nothing: 'nothing' matches no module",
     ),
     "unknown language": (write("tiny.yaml", "language: en", "language: xx"), 2, "'xx'"),
     "unknown family": (
@@ -158,7 +158,12 @@ def test_an_artifact_that_stands(built: Path, capfd: pytest.CaptureFixture[str])
     """Kept as it is by the same recipe, by another only with --force; never served damaged."""
     before = store.verify(built)
     assert run(capfd, "build", "tiny.yaml")[0] == 0
-    other = ("build", "tiny.yaml", "--set", "targets.0.per_channel=false")
+    other = (
+        "build",
+        "tiny.yaml",
+        "--set",
+        "quantization.default={scheme: dynamic-int8, per_channel: false}",
+    )
     code, error = run(capfd, *other)
     assert (code, "--force" in error) == (2, True)
     assert store.verify(built) == before
@@ -170,7 +175,8 @@ def test_an_artifact_that_stands(built: Path, capfd: pytest.CaptureFixture[str])
         code, error = run(capfd, *other, "--force")
     assert (code, "another build" in error) == (9, True)
     assert run(capfd, *other, "--force")[0] == 0
-    assert store.verify(built).options["per_channel"] is False
+    (group,) = store.verify(built).quantization
+    assert group.parameters == {"bits": 8, "per_channel": False}
 
     weights = bytearray((built / "model.safetensors").read_bytes())
     weights[-1] ^= 1

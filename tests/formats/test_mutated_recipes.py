@@ -17,8 +17,8 @@ name: my-whisper-int8
 checkpoint: org/my-whisper@main
 targets:
   - kind: onnx-int8
-    dtype: {encoder: float32}
-  - {kind: aoti, threads: 2, exclude: ["*.fc2"]}
+    quantization: {modules: {"*encoder.*": float}}
+  - {kind: aoti, threads: 2, quantization: {modules: {"*.fc2": float}}}
 decoding: {language: en, num_beams: 5}
 gate: {min_clips: 50}
 """

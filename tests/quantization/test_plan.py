@@ -1,76 +1,143 @@
-"""The int8 numbers: close to the weights, the same for every target, streamed and complete."""
+"""The plan: which pattern decides about which module, as data and back, and its bytes."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
-from exporter.formats.tensor_io import write_safetensors
-from exporter.quantization.int8 import quantize
-from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
-from exporter.quantization.weights import Weights
+from exporter.quantization import summary
+from exporter.quantization.plan import PatternError, QuantizationPlan, match_rules, require_schemes
+from exporter.quantization.schemes import DEFAULT, SCHEMES
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.float import Scheme as Float
+from exporter.targets import TARGETS
+from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
+
+WHISPER = FAMILIES["whisper"]
+SEVEN = DynamicInt8(bits=7)
 
 
-def quantized(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
-    return quantize(lambda: weight.split(5), tuple(weight.shape), scheme)
+def model() -> nn.ModuleDict:
+    def layer() -> nn.ModuleDict:
+        return nn.ModuleDict({"fc1": nn.Linear(2, 3), "fc2": nn.Linear(3, 2)})
+
+    layers = nn.ModuleList([layer(), layer()])
+    parts = {"conv": nn.Conv1d(2, 2, 1), "layers": layers, "head": nn.Linear(2, 5)}
+    return nn.ModuleDict(parts)
 
 
-@pytest.mark.parametrize("bits", [7, 8])
-@pytest.mark.parametrize("per_channel", [True, False])
-def test_codes_are_within_half_a_step(bits: int, per_channel: bool) -> None:
-    weight = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
-    scheme = QuantizationScheme(per_channel=per_channel, bits=bits)
-    codes, steps = quantized(weight, scheme)
-    assert codes.dtype == torch.int8
-    assert steps.shape == ((16,) if per_channel else (1,))
-    assert codes.abs().amax() == scheme.limit == 2 ** (bits - 1) - 1
-    error = (codes * steps[:, None] - weight).abs()
-    assert (error <= steps[:, None] / 2 * (1 + 1e-5)).all()
+def plan(**patterns: QuantizationScheme) -> dict[str, QuantizationScheme]:
+    return dict(plan_for(model(), patterns=patterns, head="head").modules)
 
 
-def test_a_channel_of_zeros_stays_zero() -> None:
-    weight = torch.zeros(2, 4)
-    weight[1, 0] = 1
-    assert quantized(weight, QuantizationScheme())[0].tolist() == [[0, 0, 0, 0], [127, 0, 0, 0]]
+ALL = ["layers.0.fc1", "layers.0.fc2", "layers.1.fc1", "layers.1.fc2", "head"]
 
 
-def test_patterns_choose_linear_modules() -> None:
-    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "c": nn.Conv1d(2, 2, 1)})
-    assert set(plan_linears(model).modules) == {"a", "b"}
-    assert set(plan_linears(model, exclude=["a"]).modules) == {"b"}
-    with pytest.raises(RecipeError, match=r"'c' matches no linear module; names look like a"):
-        plan_linears(model, exclude=["c"])
+def test_the_default_is_every_linear_modules() -> None:
+    assert plan() == dict.fromkeys(ALL, INT8)
+    assert plan_for(model(), FLOAT, head="head").quantized == {}
 
 
-def test_tied_weights_are_read_once_stored(tiny_whisper: Path) -> None:
-    checkpoint = open_checkpoint(str(tiny_whisper))
-    tied = FAMILIES["whisper"].TIED
-    embedding = checkpoint.read("model.decoder.embed_tokens.weight")
-    weights = Weights(checkpoint, Plan({"proj_out": QuantizationScheme()}), tied)
-    codes, scales = quantized(embedding, QuantizationScheme())
-    assert torch.equal(weights.read("proj_out.scale"), scales)
-    assert torch.equal(weights.read("proj_out.weight"), codes)
-    assert torch.equal(Weights(checkpoint, Plan(), tied).read("proj_out.weight"), embedding)
-
-
-def test_streamed_safetensors_are_what_the_library_reads(tmp_path: Path) -> None:
-    tensors = {
-        "codes": torch.arange(-6, 6, dtype=torch.int8).reshape(3, 4),
-        "scale": torch.rand(3),
-        "half": torch.rand(5).half(),
-        "brain": torch.rand(2, 2).bfloat16(),
-        "empty": torch.zeros(0, 4),
+def test_the_first_pattern_that_matches_counts() -> None:
+    got = plan(**{"layers.0.*": FLOAT, "*.fc2": SEVEN})
+    assert got == {**dict.fromkeys(ALL, INT8), "layers.1.fc2": SEVEN} | {
+        "layers.0.fc1": FLOAT,
+        "layers.0.fc2": FLOAT,
     }
-    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    told: list[float | None] = []
-    path = tmp_path / "x.safetensors"
-    write_safetensors(path, layout, tensors.__getitem__, lambda _, done: told.append(done))
-    read = load_file(path)
-    assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
-    assert told[-1] == 1.0
+    assert list(got) == ALL, "in the model's order, whichever pattern came first"
+    other = plan(**{"*.fc2": SEVEN, "layers.0.*": FLOAT})
+    assert other["layers.0.fc2"] == SEVEN
+
+
+def test_lm_head_is_the_head_whatever_a_family_calls_it(tiny_whisper: Path) -> None:
+    assert plan(lm_head=FLOAT)["head"] == plan(head=FLOAT)["head"] == FLOAT
+    whisper = whisper_plan(tiny_whisper, patterns={"lm_head": FLOAT})
+    assert [name for name in whisper.modules if name not in whisper.quantized] == ["proj_out"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"*.fc3": FLOAT}, r"'\*\.fc3' matches no module that can be quantized; the nearest is"),
+        ({"layer.1.fc2": FLOAT}, "the nearest is layers.1.fc2"),
+        ({"conv": INT8}, "'conv' matches no module that can be quantized; the nearest is "),
+        ({"": FLOAT}, "'' matches no module"),
+        ({"*": FLOAT, "*.fc2": SEVEN}, r"earlier patterns match every module that '\*\.fc2' does"),
+        ({"*.fc?": FLOAT, "layers.0.*": FLOAT}, "the first one counts: write it before them"),
+    ],
+)
+def test_a_pattern_that_decides_nothing(
+    patterns: dict[str, QuantizationScheme], message: str
+) -> None:
+    with pytest.raises(PatternError, match=message) as caught:
+        match_rules(model(), patterns, INT8, "head")
+    assert caught.value.pattern == list(patterns)[-1]
+
+
+def test_a_model_without_a_linear_module_has_an_empty_plan() -> None:
+    assert plan_for(nn.Conv1d(2, 2, 1)) == QuantizationPlan()
+    with pytest.raises(PatternError, match="the model has none"):
+        plan_for(nn.Conv1d(2, 2, 1), patterns={"*": FLOAT})
+
+
+def test_equal_plans_are_equal_data_and_come_back() -> None:
+    narrow = Float(dtype="float16")
+    one = plan_for(model(), patterns={"head": narrow, "*.fc1": SEVEN}, head="head")
+    other = plan_for(model(), INT8, {"*.fc1": SEVEN, "lm_head": narrow}, head="head")
+    assert one.as_data() == other.as_data()
+    assert QuantizationPlan.from_data(one.as_data()) == one
+    assert one.as_data() != plan_for(model(), patterns={"*.fc1": SEVEN}, head="head").as_data()
+    assert [(group["scheme"], group["modules"]) for group in one.as_data()] == [
+        ("dynamic-int8", ["layers.0.fc1", "layers.1.fc1"]),
+        ("dynamic-int8", ["layers.0.fc2", "layers.1.fc2"]),
+        ("float", ["head"]),
+    ]
+
+
+def test_a_scheme_tells_its_name_and_what_is_not_its_default() -> None:
+    assert str(INT8) == "dynamic-int8"
+    assert str(DynamicInt8(bits=7, per_channel=False)) == "dynamic-int8, bits 7, per_channel false"
+    assert str(Float(dtype="bfloat16")) == "float, dtype bfloat16"
+    for name in SCHEMES:
+        assert SCHEMES[name].Scheme.name == name
+        assert SCHEMES[name].Scheme() == SCHEMES[name].Scheme()
+
+
+class Unknown(DynamicInt8):
+    """A scheme that no target knows."""
+
+    name = "static-int8"
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_target_refuses_a_scheme_that_it_does_not_have(kind: str) -> None:
+    assert {DEFAULT, "float"} <= TARGETS[kind].SCHEMES
+    require_schemes(plan_for(model(), head="head"), kind, TARGETS[kind].SCHEMES)
+    strange = plan_for(model(), patterns={"head": Unknown()}, head="head")
+    with pytest.raises(RecipeError, match=f"head: {kind} has no `static-int8`; it has dynamic"):
+        require_schemes(strange, kind, TARGETS[kind].SCHEMES)
+
+
+def test_bytes_before_and_after(tiny_whisper: Path) -> None:
+    """A tied head has no bytes of its own until it is quantized."""
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    skeleton = WHISPER.skeleton(checkpoint.config)
+    rules = {"*.fc1": Float(dtype="float16"), "lm_head": SEVEN}
+    matches = match_rules(skeleton, rules, INT8, WHISPER.HEAD)
+    narrow, head, others = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
+    assert (narrow["pattern"], narrow["modules"], narrow["tied"]) == ("*.fc1", 4, [])
+    assert narrow["bytes_before"] == 2 * narrow["bytes_after"] == 4 * 4 * 128 * 64
+    words = skeleton.get_parameter("proj_out.weight").shape[0]
+    assert (head["label"], head["tied"]) == ("dynamic-int8, bits 7", ["proj_out"])
+    assert (head["bytes_before"], head["bytes_after"]) == (0, words * 64 + words * 4)
+    linears = [m for m in skeleton.modules() if isinstance(m, nn.Linear)]
+    assert (others["pattern"], others["modules"]) == (None, len(linears) - 5)
+    as_float = match_rules(skeleton, {"lm_head": FLOAT, "*": INT8}, INT8, WHISPER.HEAD)
+    row, _ = summary.rows(as_float, skeleton, checkpoint, WHISPER.TIED)
+    assert (row["bytes_before"], row["bytes_after"], row["tied"]) == (0, 0, [])
+    assert torch.device("meta") == next(skeleton.parameters()).device

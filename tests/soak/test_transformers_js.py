@@ -31,8 +31,9 @@ RECIPE = """\
 name: speech
 checkpoint: {checkpoint}
 targets:
-  - {{kind: onnx-int8, name: javascript, layout: transformers.js, dtype: {dtype}}}
-  - {{kind: onnx-int8, name: plain, dtype: {dtype}}}
+  - {{kind: onnx-int8, name: javascript, layout: transformers.js}}
+  - {{kind: onnx-int8, name: plain}}
+quantization: {quantization}
 decoding: {decoding}
 hub: {{repo: org/speech, private: false}}
 """
@@ -108,7 +109,13 @@ def built(
 def demo(tmp_path_factory: pytest.TempPathFactory, places: Mapping[str, str]) -> tuple[Path, Path]:
     decoding = "{language: en, task: transcribe}"
     folder = tmp_path_factory.mktemp("demo")
-    return built(folder, places, checkpoint=DEMO / "whisper", dtype="int8", decoding=decoding)
+    return built(
+        folder,
+        places,
+        checkpoint=DEMO / "whisper",
+        quantization="{default: dynamic-int8}",
+        decoding=decoding,
+    )
 
 
 def recordings(folder: Path, count: int) -> list[tuple[Path, Audio]]:
@@ -173,7 +180,8 @@ def test_an_english_only_model_in_two_precisions(
     node: Node, places: Mapping[str, str], tmp_path: Path, record_property: Record
 ) -> None:
     checkpoint = make_whisper(tmp_path / "whisper", english_only=True, window_s=10, max_tokens=80)
-    recipe = {"dtype": "{encoder: float16}", "decoding": "{}"}
+    narrow = '{modules: {"*encoder.*": {scheme: float, dtype: float16}}}'
+    recipe = {"quantization": narrow, "decoding": "{}"}
     artifact, _ = built(tmp_path, places, checkpoint, **recipe)
     recogniser, clips = load(artifact), recordings(tmp_path, 30)
     said = words(recogniser, [samples for _, samples in clips])

@@ -4,8 +4,10 @@ Without VNNI the default's u8 x s8 products saturate at 16 bits: a build warns o
 change. Tests of something else build with 7 bits there.
 """
 
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.system.hardware import describe
 
-OPTIONS: dict[str, object] = {} if describe().vnni else {"reduce_range": True}
-ARGUMENTS = () if describe().vnni else ("--set", "targets.0.reduce_range=true")
-OVERRIDES = () if describe().vnni else ("targets.0.reduce_range=true",)
+SCHEME = DynamicInt8() if describe().vnni else DynamicInt8(bits=7)
+_SET = "targets.0.quantization.default={scheme: dynamic-int8, bits: 7}"
+ARGUMENTS = () if describe().vnni else ("--set", _SET)
+OVERRIDES = () if describe().vnni else (_SET,)

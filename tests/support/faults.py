@@ -26,9 +26,10 @@ data: {clips: clips}
 gate: {min_clips: 1, max_latency_ratio: 100, max_wer_increase: 1}
 """
 # The same target from the same checkpoint, and yet another artifact.
+_PER_TENSOR = "{scheme: dynamic-int8, per_channel: false}"
 OTHER = {
-    "torch-int8": ("--set", "targets.0.per_channel=false"),
-    "onnx-int8": ("--set", "targets.1.per_channel=false"),
+    "torch-int8": ("--set", f"targets.0.quantization.default={_PER_TENSOR}"),
+    "onnx-int8": ("--set", f"targets.1.quantization.default={_PER_TENSOR}"),
     "aoti": ("--set", "targets.2.dtype=float32"),
 }
 _HALF = re.compile(r"\.partial-|\.replaced$|^\.aoti-|^\.choosing-")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
@@ -24,9 +24,13 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
 from exporter.families.graph import Graph
 from exporter.formats.tensor_io import safetensors_infos
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.float import Scheme as Float
 from exporter.system import hardware
 from exporter.targets.aoti import target as aoti
 from exporter.targets.base import Job
+from tests.support.plans import FLOAT, INT8, plan_for
 
 pytestmark = pytest.mark.skipif(
     not hardware.describe().isa.startswith(("x86-64-v3", "x86-64-v4")),
@@ -121,7 +125,9 @@ class Built:
         return aoti.load(self.folder, self.manifest, Family(), 1)
 
 
-def build(folder: Path, stored: torch.dtype, **options: Any) -> Built:
+def build(
+    folder: Path, stored: torch.dtype, scheme: QuantizationScheme = INT8, **options: Any
+) -> Built:
     """Write a checkpoint of random weights, and compile it, keeping a record of the commands."""
     torch.manual_seed(0)
     original = Model().to(stored).float().eval().requires_grad_(False)
@@ -135,6 +141,7 @@ def build(folder: Path, stored: torch.dtype, **options: Any) -> Built:
         checkpoint=Checkpoint("here", None, folder, {}, infos),
         family=Family(),  # type: ignore[arg-type]
         options=aoti.Options(**options),
+        plan=plan_for(original, scheme, head="head"),
         folder=artifact,
         progress=lambda _what, _done: None,
     )
@@ -192,6 +199,13 @@ def test_bfloat16_for_a_lesser_machine_widens_its_int8_weights(tmp_path: Path) -
     lesser = build(tmp_path, torch.float32, march="x86-64-v3", dtype={"step": "bfloat16"})
     assert set(lesser.needs.cpu_features) == hardware.level_features("x86-64-v3")
     agree(lesser, torch.bfloat16, 0.05)
+
+
+def test_one_scale_a_tensor_serves_every_row(tmp_path: Path) -> None:
+    agree(build(tmp_path, torch.float32, DynamicInt8(per_channel=False)), torch.float32, 0.02)
+    weights = load_file(tmp_path / "artifact" / "weights.safetensors")
+    assert weights["key.scale"].shape == (WIDTH,)
+    assert len(weights["key.scale"].unique()) == 1
 
 
 def test_needs_are_the_level_and_what_int8_products_take(built: Built) -> None:
@@ -347,18 +361,20 @@ def test_what_is_no_package_is_refused(built: Built, tmp_path: Path) -> None:
             aoti.load(tmp_path, built.manifest, Family(), 1)  # type: ignore[arg-type]
 
 
-def check(**options: Any) -> None:
+def check(scheme: QuantizationScheme = INT8, **options: Any) -> None:
     family: Any = Family()
     nothing: Any = None  # options are held against the model and this machine
-    aoti.check(aoti.Options(**options), family.skeleton({}), nothing, family)
+    model = family.skeleton({})
+    plan = plan_for(model, scheme, head="head")
+    aoti.check(aoti.Options(**options), plan, model, nothing, family)
 
 
 def test_options_that_fit_nothing_are_refused() -> None:
-    check(dtype={"step": "bfloat16"}, int8={"step": False}, exclude=("ke?",))
+    check(FLOAT, dtype={"step": "bfloat16"}, onednn={"step": False})
     with pytest.raises(RecipeError, match="encoder"):
-        check(int8={"encoder": True})
-    with pytest.raises(RecipeError, match="nothing"):
-        check(exclude=("nothing",))
+        check(onednn={"encoder": True})
+    with pytest.raises(RecipeError, match="key: aoti has no `float` with a `dtype` of its own"):
+        check(Float(dtype="float16"))
     for wrong in ({"march": "native"}, {"march": "x86-64-v3", "vnni": True}, {"threads": 0}):
         with pytest.raises(ValidationError):
             aoti.Options(**wrong)

@@ -16,14 +16,17 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import build, main
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
+from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.runtime.load import load
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti import target as aoti
 from exporter.targets.aoti.autotune import Run, candidates, choose, decide, extrapolated, measure
+from exporter.targets.aoti.graph_builder import Setup, setup_of
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.base import Job
+from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
 
 HERE = hardware.describe()
 pytestmark = pytest.mark.skipif(
@@ -94,12 +97,13 @@ def test_layers_are_added_and_what_stands_once_is_not() -> None:
     assert extrapolated({1: 5.0, 3: 4.9}, 32) == 4.9, "noise gives no layer a negative time"
 
 
-def graphs(**options: Any) -> dict[str, list[str]]:
+def graphs(scheme: QuantizationScheme = INT8, **options: Any) -> dict[str, list[str]]:
     """The candidates' names of each of Whisper's graphs."""
     config = {"d_model": 48, "encoder_layers": 1, "decoder_layers": 1}
     model = WHISPER.skeleton(config)
+    plan, chosen = plan_for(model, scheme), Options(**options)
     cut = WHISPER.graphs(model, cache="static")
-    return {graph.name: list(candidates(Options(**options), graph)) for graph in cut}
+    return {graph.name: list(candidates(chosen, plan, graph, model)) for graph in cut}
 
 
 def test_candidates_are_what_the_level_multiplies() -> None:
@@ -107,21 +111,23 @@ def test_candidates_are_what_the_level_multiplies() -> None:
     assert graphs(**{**WIDE, "bf16": False}) == {"encoder": ALL[:2], "decoder": ALL[:1]}
     assert graphs(**{**WIDE, "vnni": False})["encoder"] == [ALL[0], *ALL[2:]]
     assert graphs(march="x86-64-v3") == {"encoder": ALL[:1], "decoder": ALL[:1]}
+    types = ["float32", "bfloat16"]
+    assert graphs(FLOAT, **WIDE) == {"encoder": types, "decoder": types}
 
 
-def test_auto_takes_all_three_options_of_a_graph() -> None:
+def test_auto_takes_both_options_of_a_graph() -> None:
     whole, mixed = Options(dtype="auto"), Options(dtype={"encoder": "auto"})
-    assert (whole.int8, whole.onednn) == ("auto", "auto")
-    assert whole.form("encoder").open
-    assert mixed.form("encoder") == Variant("auto", "auto", "auto")
-    assert mixed.form("decoder") == Options().form("decoder")
-    Options(dtype={"encoder": "auto"}, int8={"decoder": False}, onednn={"decoder": False})
+    assert whole.onednn == "auto"
+    assert whole.variant("encoder").open
+    assert mixed.variant("encoder") == Variant("auto", "auto")
+    assert mixed.variant("decoder") == Options().variant("decoder")
+    Options(dtype={"encoder": "auto"}, onednn={"decoder": False})
     for asked in (whole, mixed):
         assert Options.model_validate(asked.model_dump(mode="json")) == asked
-    for wrong in ({"int8": True}, {"onednn": False}, {"int8": {"decoder": False}}):
+    for wrong in ({"onednn": False}, {"onednn": {"decoder": False}}):
         with pytest.raises(ValidationError, match="dtype: auto` chooses"):
             Options(dtype="auto", **wrong)
-    for wrong in ({"int8": "auto"}, {"onednn": {"encoder": "auto"}}):
+    for wrong in ({"onednn": "auto"}, {"onednn": {"encoder": "auto"}}):
         with pytest.raises(ValidationError, match="goes with `dtype: auto`"):
             Options(**wrong)
 
@@ -131,36 +137,39 @@ def test_a_graph_that_is_not_there_is_refused(tiny_whisper: Path) -> None:
     model = WHISPER.skeleton(checkpoint.config)
     for option in ("dtype", "onednn"):
         value = "auto" if option == "dtype" else True
+        options, plan = Options(**{option: {"enc": value}}), plan_for(model)
         with pytest.raises(RecipeError, match=f"{option}: there is no graph 'enc'"):
-            aoti.check(Options(**{option: {"enc": value}}), model, checkpoint, WHISPER)
+            aoti.check(options, plan, model, checkpoint, WHISPER)
 
 
 def test_the_plan_has_room_for_whatever_is_chosen(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     model = WHISPER.skeleton(checkpoint.config)
 
-    def size(**options: Any) -> int:
-        return sum(aoti.layout(Options(**WIDE, **options), model, checkpoint, WHISPER).values())
+    plan = plan_for(model)
 
-    forms = [
-        {"dtype": dtype, "int8": int8}
-        for dtype, int8 in (("float32", True), ("bfloat16", True), ("bfloat16", False))
-    ]
-    each = [
-        {name: {"encoder": one[name], "decoder": other[name]} for name in one}
-        for one in forms
-        for other in forms
-    ]
-    assert size(dtype="auto") == max(size(**options) for options in each)
+    cut = WHISPER.graphs(model, cache="static")
+    found = {graph.name: candidates(Options(**WIDE), plan, graph, model) for graph in cut}
+    sizes = {}
+    setup = setup_of(Options(**WIDE), plan, model, WHISPER)
+    for name, encoder in found["encoder"].items():
+        for other, decoder in found["decoder"].items():
+            each = setup.with_variant("encoder", encoder).with_variant("decoder", decoder)
+            sizes[name, other] = sum(aoti._files(each, checkpoint, WHISPER).values())
+    options = Options(**WIDE, dtype="auto")
+    foretold = aoti.layout(options, plan, model, checkpoint, WHISPER)
+    assert sum(foretold.values()) == max(sizes.values())
+    assert len(set(sizes.values())) > 3
 
     def trials(**options: Any) -> int:
-        return aoti.num_trials(Options(**options), model, checkpoint, WHISPER)
+        return aoti.num_trials(Options(**options), plan, model, checkpoint, WHISPER)
 
     assert trials(**WIDE, dtype="auto") == 4 + 3
     assert trials(**WIDE, dtype={"decoder": "auto"}) == 3
     assert trials(**WIDE) == trials(march="x86-64-v3", dtype="auto") == 0
     deeper = replace(checkpoint, config={**checkpoint.config, "encoder_layers": 6})
-    assert aoti.num_trials(Options(**WIDE, dtype="auto"), model, deeper, WHISPER) == 2 * 4 + 3
+    options = Options(**WIDE, dtype="auto")
+    assert aoti.num_trials(options, plan, model, deeper, WHISPER) == 2 * 4 + 3
 
 
 Timed = Callable[[dict[str, dict[str, float]]], None]
@@ -171,7 +180,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     """Let candidates take so long, by graph, without compiling or running them."""
 
     def set_(seconds: dict[str, dict[str, float]]) -> None:
-        def runs(_job: Any, name: str, found: Any, depths: Any, _folder: Path) -> dict[Any, float]:
+        def runs(
+            _job: Any, _setup: Any, name: str, found: Any, depths: Any, _folder: Path
+        ) -> dict[Any, float]:
             return {(one, n): seconds[name][one] for one in found for n in depths}
 
         monkeypatch.setattr(autotune, "_runs", runs)
@@ -181,17 +192,25 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
 
 
 def job_of(checkpoint: Path, folder: Path, **options: Any) -> Job[Options]:
-    opened = open_checkpoint(str(checkpoint))
-    return Job(opened, WHISPER, Options(**WIDE, **options), folder, silent)
+    opened, plan = open_checkpoint(str(checkpoint)), whisper_plan(checkpoint)
+    return Job(opened, WHISPER, Options(**{**WIDE, **options}), plan, folder, silent)
+
+
+def chosen(job: Job[Options]) -> tuple[Setup, dict[str, AutotuneResult]]:
+    model = WHISPER.skeleton(job.checkpoint.config)
+    return choose(job, setup_of(job.options, job.plan, model, WHISPER))
 
 
 def test_each_graph_gets_its_fastest_form(tiny_whisper: Path, tmp_path: Path, timed: Timed) -> None:
     encoder = {"int8": 3.0, "int8 by oneDNN": 2.9, "int8 in bfloat16": 2.5, "bfloat16": 1.0}
     decoder = {"int8": 1.0, "int8 in bfloat16": 0.95, "bfloat16": 2.0}
     timed({"encoder": encoder, "decoder": decoder})
-    settled, choices = choose(job_of(tiny_whisper, tmp_path, dtype="auto"))
-    assert settled.form("encoder") == Variant("bfloat16", int8=False, onednn=False)
-    assert settled.form("decoder") == Variant("float32", int8=True, onednn=False)
+    settled, choices = chosen(job_of(tiny_whisper, tmp_path, dtype="auto"))
+    assert settled.variants["encoder"] == Variant("bfloat16", onednn=False, quantized=False)
+    assert settled.variants["decoder"] == Variant("float32", onednn=False)
+    assert settled.options.dtype == {"encoder": "bfloat16", "decoder": "float32"}
+    assert settled.plan_of("encoder").quantized == {}
+    assert settled.plan_of("decoder") == settled.plan
     assert choices["encoder"] == AutotuneResult(
         chosen="bfloat16", seconds=encoder, layers=(2,), depth=2
     )
@@ -203,32 +222,32 @@ def test_a_graph_that_is_not_open_stays_as_it_was_asked(
     tiny_whisper: Path, tmp_path: Path, timed: Timed
 ) -> None:
     timed({"encoder": dict.fromkeys(ALL, 1.0) | {"int8 by oneDNN": 0.5}})
-    options = {"dtype": {"encoder": "auto", "decoder": "bfloat16"}, "int8": {"decoder": False}}
-    settled, choices = choose(job_of(tiny_whisper, tmp_path, **options))
+    options = {"dtype": {"encoder": "auto", "decoder": "bfloat16"}, "onednn": {"decoder": False}}
+    settled, choices = chosen(job_of(tiny_whisper, tmp_path, **options))
     assert list(choices) == ["encoder"]
-    assert settled.form("encoder") == Variant("float32", int8=True, onednn=True)
-    assert settled.form("decoder").dtype == "bfloat16"
-    assert settled.form("decoder").int8 is False
+    assert settled.variants["encoder"] == Variant("float32", onednn=True)
+    assert settled.variants["decoder"] == Variant("bfloat16", onednn=False)
     asked = job_of(tiny_whisper, tmp_path)
-    assert choose(asked) == (asked.options, {}), "without auto nothing is spelt out"
+    settled, choices = chosen(asked)
+    assert (settled.options, choices) == (asked.options, {}), "without auto nothing is spelt out"
 
 
 def test_one_candidate_needs_no_clock(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autotune, "measure", lambda _: pytest.fail("timed"))
-    opened = open_checkpoint(str(tiny_whisper))
-    options = Options(march="x86-64-v3", dtype="auto")
-    settled, choices = choose(Job(opened, WHISPER, options, tmp_path, silent))
+    less = {"march": "x86-64-v3", "vnni": False, "bf16": False}
+    settled, choices = chosen(job_of(tiny_whisper, tmp_path, **less, dtype="auto"))
     assert {choice.chosen for choice in choices.values()} == {"int8"}
-    assert settled.int8 == {"encoder": True, "decoder": True}
+    assert all(variant.quantized for variant in settled.variants.values())
 
 
-def test_a_cut_has_the_real_widths_and_forgets_patterns_of_layers_it_lacks(
+def test_a_cut_has_the_real_widths_and_the_plan_of_the_layers_it_has(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:
-    exclude = ("model.decoder.layers.1.*", "*.fc2")
-    job = job_of(tiny_whisper, tmp_path, exclude=exclude)
+    patterns = {"model.decoder.layers.1.*": FLOAT, "*.fc2": FLOAT}
+    plan = whisper_plan(tiny_whisper, patterns=patterns)
+    job = replace(job_of(tiny_whisper, tmp_path), plan=plan)
     cut = autotune._cut(job, 1 / 2, tmp_path)
     model = WHISPER.skeleton(cut.checkpoint.config)
     assert cut.checkpoint.tensors.keys() == model.state_dict().keys() - WHISPER.TIED.keys()
@@ -236,9 +255,13 @@ def test_a_cut_has_the_real_widths_and_forgets_patterns_of_layers_it_lacks(
         cut.checkpoint.tensors[n] == job.checkpoint.tensors[n] for n in cut.checkpoint.tensors
     )
     assert {name.split(".")[3] for name in cut.checkpoint.tensors if ".layers." in name} == {"0"}
-    assert cut.options.exclude == ("*.fc2",)
+    assert cut.plan == plan_for(model, patterns={"*.fc2": FLOAT})
 
 
+PLAN = [
+    {"scheme": "dynamic-int8", "parameters": {"bits": 8}, "modules": ["model.decoder.a"]},
+    {"scheme": "float", "parameters": {}, "modules": ["model.encoder.a", "model.encoder.b"]},
+]
 CHOSEN = {
     "encoder": {"chosen": "bfloat16", "seconds": {"int8": 2.0, "bfloat16": 1.0}, "layers": [1, 3]}
     | {"depth": 6},
@@ -256,9 +279,9 @@ def recorded(
 
     def run(step: str, _request: Any, _progress: Any, **_: Any) -> dict[str, Any]:
         steps.append(step)
-        settled = Options(dtype={"encoder": "bfloat16"}, int8={"encoder": False})
+        settled = Options(dtype={"encoder": "bfloat16"})
         told = {"needs": {}, "options": settled.model_dump(mode="json"), "choices": CHOSEN}
-        return {**told, "seconds": 1.0, "peak_rss_bytes": 2}
+        return {**told, "quantization": PLAN, "seconds": 1.0, "peak_rss_bytes": 2}
 
     monkeypatch.setattr(worker, "run", run)
     monkeypatch.chdir(tmp_path)
@@ -274,19 +297,22 @@ def test_a_choice_is_told_and_recorded_and_the_artifact_recognised(
         "  decoder: int8, the only candidate",
     ]
     assert main(["build", str(path), "--dry-run"]) == 0
-    assert "dtype, int8, onednn: chosen by timing while it is built" in capfd.readouterr().out
+    assert "dtype, onednn: chosen by timing while it is built" in capfd.readouterr().out
     assert main(["build", str(path)]) == 0
     assert capfd.readouterr().out.splitlines()[1:] == lines
     manifest = read_manifest(path.parent / "artifacts/tiny/aoti")
     assert manifest.choices["encoder"].seconds == {"int8": 2.0, "bfloat16": 1.0}
     assert manifest.options["dtype"] == {"encoder": "bfloat16"}
-    assert Options.model_validate(manifest.options).form("encoder").int8 is False
+    assert manifest.quantization[0].modules == ("model.decoder.a",)
     before = len(steps)
     assert main(["build", str(path)]) == 0
     assert "already built, kept" in capfd.readouterr().out
     assert len(steps) == before
     assert main(["inspect", "artifacts/tiny/aoti"]) == 0
-    assert "manifest.choices.encoder.seconds.bfloat16: 1.0" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "manifest.choices.encoder.seconds.bfloat16: 1.0" in out
+    assert "manifest.quantization: dynamic-int8, bits 8: 1 modules\n" in out
+    assert "manifest.quantization: float: 2 modules\n" in out
     assert main(["build", str(path), "--set", "targets.0.dtype=float32"]) == 2
 
 

@@ -22,17 +22,18 @@ from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
+from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.targets import TARGETS
 from exporter.targets.base import Job
 from tests.support import exact
 from tests.support.optimum import export_with_optimum
+from tests.support.plans import FLOAT, whisper_plan
 from tests.support.tiny import make_whisper
 
 pytestmark = pytest.mark.slow
 
 Array = NDArray[Any]
 Past = dict[str, Array]
-FLOAT = {"dtype": "float32"}
 ENCODER, DECODER = "encoder_model.onnx", "decoder_model_merged.onnx"
 PROMPT = 4
 
@@ -104,14 +105,15 @@ def run(session: onnxruntime.InferenceSession, inputs: Past) -> tuple[Array, Pas
     return outputs.pop("logits"), {name.partition(".")[2]: v for name, v in outputs.items()}
 
 
-def build_onnx(checkpoint: Path, folder: Path, options: dict[str, Any]) -> Path:
+def build_onnx(checkpoint: Path, folder: Path, scheme: QuantizationScheme) -> Path:
     target = TARGETS["onnx-int8"]
     folder.mkdir()
     target.build(
         Job(
             checkpoint=open_checkpoint(str(checkpoint)),
             family=FAMILIES["whisper"],
-            options=target.Options.model_validate(options),
+            options=target.Options(),
+            plan=whisper_plan(checkpoint, scheme),
             folder=folder,
             progress=lambda _what, _done: None,
         )
@@ -247,7 +249,7 @@ def test_several_tokens_after_a_past(pair: Pair) -> None:
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path) -> Path:
     """An artifact's graphs in int8."""
-    return build_onnx(tiny_whisper, tmp_path_factory.mktemp("int8") / "built", exact.OPTIONS)
+    return build_onnx(tiny_whisper, tmp_path_factory.mktemp("int8") / "built", exact.SCHEME)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -15,12 +15,15 @@ from exporter.build.pipeline import BuiltArtifact, build
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.float import Scheme as Float
 from exporter.recipe import Decoding
 from exporter.runtime.load import load, load_original
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from tests.support import passing
 from tests.support.cards import text_of
+from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
 
 WHISPER, TARGET = FAMILIES["whisper"], TARGETS["onnx-int8"]
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
@@ -31,10 +34,10 @@ targets: [{{kind: onnx-int8, layout: transformers.js}}]
 """
 
 
-def foretold(folder: Path, **options: Any) -> dict[str, int]:
+def foretold(folder: Path, plan: QuantizationPlan | None = None, **options: Any) -> dict[str, int]:
     checkpoint = open_checkpoint(str(folder))
-    chosen = TARGET.Options.model_validate(options)
-    return TARGET.layout(chosen, WHISPER.skeleton(checkpoint.config), checkpoint, WHISPER)
+    chosen, model = TARGET.Options.model_validate(options), WHISPER.skeleton(checkpoint.config)
+    return TARGET.layout(chosen, plan or plan_for(model), model, checkpoint, WHISPER)
 
 
 def read_as_transformers_js(folder: Path) -> set[str]:
@@ -106,31 +109,40 @@ def test_our_runtime_and_optimum_hear_what_the_original_does(
 
 
 def test_precisions_are_in_the_names(tiny_whisper: Path) -> None:
-    def graphs(**options: Any) -> set[str]:
-        return {path for path in foretold(tiny_whisper, **options) if path.endswith(".onnx")}
+    def graphs(plan: QuantizationPlan | None = None, **options: Any) -> set[str]:
+        return {path for path in foretold(tiny_whisper, plan, **options) if path.endswith(".onnx")}
 
     names = (ENCODER, DECODER, "cross_cache", "step")
     assert graphs() == {f"{name}.onnx" for name in names}
     javascript = {"layout": "transformers.js"}
     assert graphs(**javascript) == {f"onnx/{name}_quantized.onnx" for name in names}
-    assert graphs(**javascript, dtype="bfloat16") == {f"onnx/{name}.onnx" for name in names}
+    narrow = whisper_plan(tiny_whisper, Float(dtype="bfloat16"))
+    assert graphs(narrow, **javascript) == {f"onnx/{name}.onnx" for name in names}
     decoder = {f"onnx/{name}_quantized.onnx" for name in names[1:]}
-    assert graphs(**javascript, dtype={"encoder": "float16"}) == decoder | {f"onnx/{ENCODER}.onnx"}
+    mixed = whisper_plan(tiny_whisper, patterns={"*encoder.*": FLOAT})
+    assert graphs(mixed, **javascript) == decoder | {f"onnx/{ENCODER}.onnx"}
+    # One int8 module anywhere makes a graph that transformers.js calls quantized.
+    one = whisper_plan(tiny_whisper, FLOAT, {"model.encoder.layers.1.fc2": INT8})
+    assert graphs(one, **javascript) == {
+        f"onnx/{ENCODER}_quantized.onnx",
+        *(f"onnx/{name}.onnx" for name in names[1:]),
+    }
 
 
 def test_only_where_precisions_differ_each_graph_has_its_own(tmp_path: Path) -> None:
-    from exporter.targets.onnx.layouts import config_text
+    from exporter.targets.onnx.layouts import config_text, named
 
-    def told(**options: Any) -> Any:
-        chosen = TARGET.Options.model_validate({"layout": "transformers.js", **options})
-        text = config_text({"d_model": 4}, [chosen.named(name) for name in (ENCODER, DECODER)])
+    def told(encoder: bool, decoder: bool) -> Any:
+        graphs = {ENCODER: encoder, DECODER: decoder}
+        files = [named("transformers.js", name, int8=int8) for name, int8 in graphs.items()]
+        text = config_text({"d_model": 4}, files)
         (tmp_path / "config.json").write_text(text)
         assert len(read_as_transformers_js(tmp_path)) == 4
         return json.loads(text)["transformers.js_config"]["dtype"]
 
-    assert told() == "q8"
-    assert told(dtype="float32") == "fp32"
-    assert told(dtype={"encoder": "float32"}) == {ENCODER: "fp32", DECODER: "q8"}
+    assert told(True, True) == "q8"
+    assert told(False, False) == "fp32"
+    assert told(False, True) == {ENCODER: "fp32", DECODER: "q8"}
 
 
 def test_a_checkpoint_without_its_one_tokenizer_file(tiny_whisper: Path, tmp_path: Path) -> None:
@@ -138,10 +150,11 @@ def test_a_checkpoint_without_its_one_tokenizer_file(tiny_whisper: Path, tmp_pat
     (folder / "tokenizer.json").unlink()
     checkpoint = open_checkpoint(str(folder))
     model = WHISPER.skeleton(checkpoint.config)
-    TARGET.check(TARGET.Options(), model, checkpoint, WHISPER)
+    plan = plan_for(model)
+    TARGET.check(TARGET.Options(), plan, model, checkpoint, WHISPER)
     options = TARGET.Options.model_validate({"layout": "transformers.js"})
     with pytest.raises(RecipeError, match=r"layout: transformers\.js reads tokenizer\.json"):
-        TARGET.check(options, model, checkpoint, WHISPER)
+        TARGET.check(options, plan, model, checkpoint, WHISPER)
 
 
 def test_its_card_speaks_javascript(tmp_path: Path) -> None:

@@ -13,16 +13,17 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
 from exporter.families.graph import Graph, alike, parameter_names
-from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.float import Scheme as Float
 from exporter.targets.onnx import external_data, trace
-from exporter.targets.onnx.linear import Precision, swap_linears
+from exporter.targets.onnx.linear import swap_linears
+from tests.support.plans import INT8, plan_for, whisper_plan
 
 
-def graphs(folder: Path, plan: Plan | None = None, precision: Precision = "int8") -> list[Graph]:
+def graphs(folder: Path, plan: QuantizationPlan | None = None) -> list[Graph]:
     family = FAMILIES["whisper"]
     model = family.skeleton(open_checkpoint(str(folder)).config)
-    plan = plan_linears(model) if plan is None else plan
-    swap_linears(model, plan, precision, torch.int8)
+    swap_linears(model, plan or plan_for(model), torch.int8)
     return family.graphs(model, cache="dynamic")
 
 
@@ -77,7 +78,7 @@ def test_a_repeated_layer_is_what_tracing_every_layer_gives(tiny_whisper: Path, 
 
 
 def test_layers_that_differ_are_traced_one_by_one(tiny_whisper: Path) -> None:
-    plan = Plan({"model.decoder.layers.0.fc1": QuantizationScheme()})
+    plan = QuantizationPlan({"model.decoder.layers.0.fc1": INT8})
     firsts = {graph.name: graph.single_layer for graph in graphs(tiny_whisper, plan)}
     assert firsts["encoder_model"] is not None
     assert firsts["decoder_model_merged"] is firsts["step"] is None
@@ -90,7 +91,7 @@ def test_layers_that_differ_are_traced_one_by_one(tiny_whisper: Path) -> None:
 def test_values_beyond_float16_are_refused(tiny_whisper: Path, tmp_path: Path) -> None:
     """They would become infinite without a word."""
     checkpoint = open_checkpoint(str(tiny_whisper))
-    encoder = graphs(tiny_whisper, Plan(), "float16")[0]
+    encoder = graphs(tiny_whisper, whisper_plan(tiny_whisper, Float(dtype="float16")))[0]
     path = tmp_path / "encoder_model.onnx"
     names = parameter_names(encoder, encoder.module)
     external_data.save(trace._trace(encoder), path, names)

@@ -40,6 +40,29 @@ def _needs(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
 
 
+_PLAN_WIDTHS = (24, 21)  # with the numbers beside them, a table of 80 columns
+
+
+def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per pattern of a quantization plan: what it decides, and the bytes of the weights."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title, width in zip(("pattern", "scheme"), _PLAN_WIDTHS, strict=True):
+        drawn.add_column(title, max_width=width, overflow="fold")
+    for title in ("modules", "before", "after"):
+        drawn.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(
+            row["pattern"] or "(every other)",
+            row["label"],
+            str(row["modules"]),
+            *(shown_bytes(row[f"bytes_{when}"]) for when in ("before", "after")),
+        )
+    return drawn
+
+
 def room(here: Mapping[str, Any]) -> str:
     """What the machine has, and where the figures come from."""
     memory, disk = (
@@ -59,6 +82,11 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
         elif key == "files":
             for file in value:
                 yield f"{prefix}file", f"{file['path']} ({shown_bytes(file['size_bytes'])})"
+        elif key == "quantization":
+            for group in value:
+                parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
+                scheme = ", ".join([group["scheme"], *parameters])
+                yield prefix + key, f"{scheme}: {len(group['modules'])} modules"
         elif isinstance(value, list):
             yield prefix + key, ", ".join(map(str, value)) or "none"
         elif value is None:

@@ -1,4 +1,4 @@
-"""Choosing a graph's form by the clock, where its dtype is auto.
+"""Choosing a graph's variant by the clock, where its dtype is auto.
 
 Every candidate is compiled as the build itself would, for models of few layers with the
 checkpoint's own width, heads and vocabulary, and timed on inputs of the real shapes. From two
@@ -22,21 +22,20 @@ from torch import Tensor, nn
 
 from exporter.artifact.manifest import AutotuneResult
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import RecipeError
 from exporter.families.base import Family
-from exporter.families.graph import Graph
-from exporter.quantization.plan import plan_linears
+from exporter.families.graph import Graph, parameter_names
+from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.system.hardware import caches, describe
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.graph_builder import build_graph, prepared, taken
+from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, taken
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import Package, TensorSpec, read_spec
 from exporter.targets.base import Job
 
 Key = TypeVar("Key")
 
-# A larger form must be faster than a smaller one by so much: more than two runs ever differ.
+# A larger variant must be faster than a smaller one by so much: more than two runs ever differ.
 _MARGIN = 0.1
 # Up to so many layers a model is timed whole, and what was compiled then serves the build.
 _WHOLE = 4
@@ -51,51 +50,58 @@ _MOST_BYTES, _TRIM_BYTES = 32 << 20, 128 << 10
 _SPREAD = 0.02  # of random weights, as of those that training begins with
 
 
-def candidates(options: Options, graph: Graph) -> dict[str, Variant]:
-    """The forms that a graph may take, by name: the smaller, and then the simpler, first.
+def candidates(
+    options: Options, plan: QuantizationPlan, graph: Graph, model: nn.Module
+) -> dict[str, Variant]:
+    """The variants that a graph may take, by name: the smaller, and then the simpler, first.
 
     Those with products in bfloat16 where the CPU has them: elsewhere they are float32 in disguise.
-    A graph that writes caches works on few rows, which our kernels always serve.
+    A graph that writes caches works on few rows, which our kernels always serve. One without a
+    quantized module has a choice of types only.
     """
+    modules = {name.rpartition(".")[0] for name in parameter_names(graph, model).values()}
+    bfloat16 = {"bfloat16": Variant("bfloat16", onednn=False, quantized=False)}
+    if modules.isdisjoint(plan.quantized):
+        return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
     many = not graph.mutated
-    found = {"int8": Variant("float32", int8=True, onednn=False)}
+    found = {"int8": Variant("float32", onednn=False)}
     if options.vnni and many:
-        found["int8 by oneDNN"] = Variant("float32", int8=True, onednn=True)
+        found["int8 by oneDNN"] = Variant("float32", onednn=True)
     if options.bf16:
         amx = options.knows_amx and many
-        found["int8 in bfloat16"] = Variant("bfloat16", int8=True, onednn=amx)
-        found["bfloat16"] = Variant("bfloat16", int8=False, onednn=False)
+        found |= {"int8 in bfloat16": Variant("bfloat16", onednn=amx), **bfloat16}
     return found
 
 
-def largest(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> Options:
-    """The options with every open graph in its largest form: what there must be room for."""
-    offered = _offered(options, model, family)
-    settled = _first_of_each(options, model, family, offered)
+def largest(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> Setup:
+    """The setup with every open graph in its largest variant: what there must be room for."""
+    offered = _offered(setup, model, family)
+    settled = _first_of_each(setup, offered)
     for name, found in offered.items():
-        ways = [settled.reformed(name, form) for form in found.values()]
+        ways = [settled.with_variant(name, variant) for variant in found.values()]
         settled = max(ways, key=lambda way: _weight_bytes(way, checkpoint, family, name))
     return settled
 
 
-def num_trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+def num_trials(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
     """How many graphs `choose` will compile to time them."""
-    offered = _offered(options, model, family).items()
     return sum(
         len(found) * len(_depths(_layers(checkpoint, family, name)))
-        for name, found in offered
+        for name, found in _offered(setup, model, family).items()
         if len(found) > 1
     )
 
 
-def choose(job: Job[Options]) -> tuple[Options, dict[str, AutotuneResult]]:
+def choose(job: Job[Options], setup: Setup) -> tuple[Setup, dict[str, AutotuneResult]]:
     """Settle what the options leave open, and tell by which figures."""
-    offered = _offered(job.options, _skeleton(job), job.family)
-    settled = _first_of_each(job.options, _skeleton(job), job.family, offered)
+    offered = _offered(setup, _skeleton(job), job.family)
+    settled = _first_of_each(setup, offered)
     choices = {}
     for name, found in offered.items():
-        choices[name] = _choice(replace(job, options=settled), name, found)
-        settled = settled.reformed(name, found[choices[name].chosen])
+        choices[name] = _choice(job, settled, name, found)
+        settled = settled.with_variant(name, found[choices[name].chosen])
+    if offered:
+        settled = replace(settled, options=setup.options.settled(settled.variants))
     return settled, choices
 
 
@@ -109,30 +115,31 @@ def _depths(layers: int) -> tuple[int, ...]:
     return (layers,) if layers <= _WHOLE else _DEPTHS
 
 
-def _offered(options: Options, model: nn.Module, family: Family) -> dict[str, dict[str, Variant]]:
+def _offered(setup: Setup, model: nn.Module, family: Family) -> dict[str, dict[str, Variant]]:
     """The candidates of every graph that the options leave open."""
     graphs = family.graphs(model, cache="static")
-    return {g.name: candidates(options, g) for g in graphs if options.form(g.name).open}
+    return {
+        graph.name: candidates(setup.options, setup.plan, graph, model)
+        for graph in graphs
+        if setup.variants[graph.name].open
+    }
 
 
-def _first_of_each(
-    options: Options, model: nn.Module, family: Family, offered: Mapping[str, Mapping[str, Variant]]
-) -> Options:
-    """The options as they are where nothing is open, else with all graphs' forms spelt out."""
-    if not offered:
-        return options
-    names = [graph.name for graph in family.graphs(model, cache="static")]
-    forms = {name: options.form(name) for name in names}
-    return options.settled({**forms, **{n: next(iter(f.values())) for n, f in offered.items()}})
+def _first_of_each(setup: Setup, offered: Mapping[str, Mapping[str, Variant]]) -> Setup:
+    """The setup with the first candidate of every graph that is open."""
+    firsts = {name: next(iter(found.values())) for name, found in offered.items()}
+    return replace(setup, variants={**setup.variants, **firsts})
 
 
-def _choice(job: Job[Options], name: str, found: Mapping[str, Variant]) -> AutotuneResult:
+def _choice(
+    job: Job[Options], setup: Setup, name: str, found: Mapping[str, Variant]
+) -> AutotuneResult:
     depth = _layers(job.checkpoint, job.family, name)
     if len(found) == 1:
         return AutotuneResult(chosen=next(iter(found)), depth=depth)
     depths = _depths(depth)
     with TemporaryDirectory(prefix=".choosing-", dir=job.folder) as folder:
-        runs = _runs(job, name, found, depths, Path(folder))
+        runs = _runs(job, setup, name, found, depths, Path(folder))
         job.progress(f"timing {name} as {', '.join(found)}", None)
         with _as_loaded(job.options.threads):
             medians = measure(runs)
@@ -194,6 +201,7 @@ def measure(
 
 def _runs(
     job: Job[Options],
+    setup: Setup,
     name: str,
     found: Mapping[str, Variant],
     depths: tuple[int, ...],
@@ -203,16 +211,17 @@ def _runs(
     depth = _layers(job.checkpoint, job.family, name)
     weights: dict[tuple[str, str], Tensor] = {}
     runs: dict[tuple[str, int], Run] = {}
-    for candidate, form in found.items():
-        wanted = replace(job, options=job.options.reformed(name, form))
-        whole = _weight_bytes(wanted.options, job.checkpoint, job.family, name)
+    for candidate, variant in found.items():
+        wanted = setup.with_variant(name, variant)
+        whole = _weight_bytes(wanted, job.checkpoint, job.family, name)
         for layers in depths:
             place = folder / f"{len(runs)}"
             place.mkdir()
-            cut = _cut(wanted, layers / depth, place)
+            cut = _cut(job, layers / depth, place)
+            small = replace(wanted, plan=cut.plan)
             told = _telling(cut, f"as {candidate}, {layers} layers, to time it")
-            build_graph(told, name, taken(cut))
-            absent = whole - _weight_bytes(cut.options, cut.checkpoint, job.family, name)
+            build_graph(told, small, name, taken(cut, small))
+            absent = whole - _weight_bytes(small, cut.checkpoint, job.family, name)
             call = _call(place / f"{name}.pt2", weights, cut.device)
             runs[candidate, layers] = Run(call, min(absent, _beyond_caches()))
     return runs
@@ -231,11 +240,11 @@ def _cut(job: Job[Options], share: float, folder: Path) -> Job[Options]:
     model = _skeleton(cut)
     there = model.state_dict().keys()
     stored = {name: info for name, info in fewer.tensors.items() if name in there}
-    exclude = tuple(pattern for pattern in job.options.exclude if _fits(pattern, model))
+    modules = {name for name, _ in model.named_modules()}
     return replace(
         cut,
         checkpoint=replace(fewer, tensors=stored),
-        options=job.options.model_copy(update={"exclude": exclude}),
+        plan=job.plan.limited_to(modules),
     )
 
 
@@ -243,17 +252,8 @@ def _skeleton(job: Job[Options]) -> nn.Module:
     return job.family.skeleton(job.checkpoint.config)
 
 
-def _fits(pattern: str, model: nn.Module) -> bool:
-    """Whether a pattern matches anything: one of a layer that was cut away does not."""
-    try:
-        plan_linears(model, exclude=(pattern,))
-    except RecipeError:
-        return False
-    return True
-
-
-def _weight_bytes(options: Options, checkpoint: Checkpoint, family: Family, name: str) -> int:
-    graph, _, _ = prepared(options, checkpoint, family, name)
+def _weight_bytes(setup: Setup, checkpoint: Checkpoint, family: Family, name: str) -> int:
+    graph, _, _ = prepared(setup, checkpoint, family, name)
     return sum(parameter.nbytes for parameter in graph.module.parameters())
 
 

@@ -1,7 +1,7 @@
-"""One graph of a model, from its form to a package: replaced modules, tracing, compiling."""
+"""One graph of a model, from its variant to a package: replaced modules, tracing, compiling."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -11,16 +11,39 @@ from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
 from exporter.quantization.modules import keep_16bit_storage, replace_module
-from exporter.quantization.plan import Plan, plan_linears
+from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.weights import Weights
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
 from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.linear import Activations, Converted, Int8Linear
-from exporter.targets.aoti.options import Options
+from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import read_spec
 from exporter.targets.base import Job
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides how graphs are compiled: the options, the plan, and each graph's variant."""
+
+    options: Options
+    plan: QuantizationPlan
+    variants: Mapping[str, Variant]
+
+    def with_variant(self, graph: str, variant: Variant) -> "Setup":
+        """Return the same with another variant of one graph."""
+        return replace(self, variants={**self.variants, graph: variant})
+
+    def plan_of(self, graph: str) -> QuantizationPlan:
+        """Return the plan as it holds for a graph: for one that is not quantized, none."""
+        return self.plan if self.variants[graph].quantized else QuantizationPlan()
+
+
+def setup_of(options: Options, plan: QuantizationPlan, model: nn.Module, family: Family) -> Setup:
+    """Return what options and plan ask for."""
+    names = [graph.name for graph in family.graphs(model, cache="static")]
+    return Setup(options, plan, {name: options.variant(name) for name in names})
 
 
 def graphs(job: Job[Options], dtype: torch.dtype = torch.float32) -> list[Graph]:
@@ -28,23 +51,23 @@ def graphs(job: Job[Options], dtype: torch.dtype = torch.float32) -> list[Graph]
     return job.family.graphs(job.family.skeleton(job.checkpoint.config, dtype), cache="static")
 
 
-def taken(job: Job[Options]) -> dict[str, torch.dtype]:
+def taken(job: Job[Options], setup: Setup) -> dict[str, torch.dtype]:
     """The type in which each input of each graph is taken, by the input's name."""
-    names = [graph.name for graph in graphs(job)]
-    cuts = {dtype: graphs(job, dtype) for dtype in {job.options.precision(n) for n in names}}
+    precisions = {name: variant.precision for name, variant in setup.variants.items()}
+    cuts = {dtype: graphs(job, dtype) for dtype in set(precisions.values())}
     return {
         name: tensor.dtype
-        for index, graph in enumerate(names)
-        for name, tensor in cuts[job.options.precision(graph)][index].inputs.items()
+        for index, graph in enumerate(precisions)
+        for name, tensor in cuts[precisions[graph]][index].inputs.items()
     }
 
 
 def build_graph(
-    job: Job[Options], name: str, taken: Mapping[str, torch.dtype]
+    job: Job[Options], setup: Setup, name: str, taken: Mapping[str, torch.dtype]
 ) -> tuple[Layout, Weights]:
     """Compile one graph of a model of its own; tell the weights it uses, and what reads them."""
-    options = job.options
-    graph, model, weights = prepared(options, job.checkpoint, job.family, name)
+    options = setup.options
+    graph, model, weights = prepared(setup, job.checkpoint, job.family, name)
     names = parameter_names(graph, model)
     # A graph gives each output in the type in which the next graph takes it.
     given = [taken.get(output) for output in graph.outputs]
@@ -69,7 +92,8 @@ def build_graph(
     parts = {
         "graph": graph.name,
         "architecture": job.family.architecture(job.checkpoint.config),
-        "options": {**options.model_dump(mode="json"), **asdict(options.form(name))},
+        "options": options.model_dump(mode="json", exclude={"dtype", "onednn"}),
+        "variant": asdict(setup.variants[name]),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "given": [str(dtype) for dtype in given],
         "versions": installed_versions(),
@@ -83,27 +107,21 @@ def build_graph(
 
 
 def prepared(
-    options: Options, checkpoint: Checkpoint, family: Family, name: str
+    setup: Setup, checkpoint: Checkpoint, family: Family, name: str
 ) -> tuple[Graph, nn.Module, Weights]:
     """One graph of a model of its own, in the types in which its weights are stored."""
-    form = options.form(name)
-    model = family.skeleton(checkpoint.config, options.precision(name))
-    plan = plan_linears(model, exclude=kept(options, family)) if form.int8 else Plan()
+    variant, plan = setup.variants[name], setup.plan_of(name)
+    model = family.skeleton(checkpoint.config, variant.precision)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    activations = Activations() if form.onednn else None
-    for module in plan.modules:
+    activations = Activations() if variant.onednn else None
+    for module in plan.quantized:
         linear = model.get_submodule(module)
         assert isinstance(linear, nn.Linear)
-        new = Int8Linear(linear, activations, widen=not options.vnni)
+        new = Int8Linear(linear, activations, widen=not setup.options.vnni)
         replace_module(model, module, new)
     graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
     return graph, model, weights
-
-
-def kept(options: Options, family: Family) -> tuple[str, ...]:
-    """Patterns of the linear modules that stay in float."""
-    return (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
 
 
 def _make_room(graph: Graph, device: torch.device) -> None:

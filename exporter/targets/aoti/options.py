@@ -1,13 +1,14 @@
 """What a recipe may say of an aoti target, and what that means for each graph."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from exporter.errors import MachineError
+from exporter.quantization.moved_options import refuse_moved
 from exporter.system.accelerators import Device
 from exporter.system.hardware import describe, level_features
 from exporter.targets.aoti import (
@@ -28,34 +29,40 @@ _ANY_OTHER = "*"  # no graph's name: one that no option names
 
 @dataclass(frozen=True)
 class Variant:
-    """What one graph becomes: the type it computes in, its weights, and who multiplies them."""
+    """What one graph becomes: the type it computes in, and who multiplies int8 weights.
+
+    Without `quantized`, which only the build itself chooses, its weights stay in that type.
+    """
 
     dtype: Precision
-    int8: bool | Auto
     onednn: bool | Auto
+    quantized: bool = True
 
     @property
     def open(self) -> bool:
         """Whether the build is to choose."""
         return self.dtype == "auto"
 
+    @property
+    def precision(self) -> torch.dtype:
+        """What the graph computes in."""
+        assert not self.open, "to be chosen before anything is cut"
+        return torch.float32 if self.dtype == "float32" else torch.bfloat16
+
 
 class Options(TargetOptions):
-    """`dtype`, `int8` and `onednn` hold for all graphs, or by graph name (one not named has the
-    default).
+    """`dtype` and `onednn` hold for all graphs, or by graph name (one not named has the default).
 
     `march` bounds the instructions that are compiled in; `vnni` and `bf16`, only with x86-64-v4,
     add those of int8 and bfloat16 to our own kernels. Without `vnni` an encoder's int8 weights are
     widened. `onednn` leaves an encoder's int8 products to oneDNN, which knows AMX. All default to
-    what this machine has. `dtype` auto leaves all three of a graph to the build, which measures.
+    what this machine has. `dtype` auto leaves both, and whether the graph's modules are quantized
+    as planned or stay in bfloat16, to the build, which measures.
     `threads` is baked in; without it the packages follow their process.
     """
 
     device: Device = "cpu"  # written down always: build keys of every aoti artifact have it
     dtype: Precision | dict[str, Precision] = "float32"
-    int8: bool | Auto | dict[str, bool | Auto] = Field(
-        default_factory=lambda data: _following(data, default=True)
-    )
     march: Level = Field(default_factory=lambda: _this_level())
     vnni: bool = Field(
         default_factory=lambda data: default_extension(describe(), data.get("march"), VNNI)
@@ -67,8 +74,8 @@ class Options(TargetOptions):
         default_factory=lambda data: _following(data, default=_knows_amx(data))
     )
     threads: int | None = Field(default=None, ge=1)
-    exclude: tuple[str, ...] = ()
-    include_lm_head: bool = True
+
+    _moved = model_validator(mode="before")(refuse_moved("int8", "exclude", "include_lm_head"))
 
     @model_validator(mode="after")
     def _extensions_need_avx512(self) -> "Options":
@@ -79,16 +86,15 @@ class Options(TargetOptions):
         return self
 
     @model_validator(mode="after")
-    def _auto_is_all_three(self) -> "Options":
+    def _auto_is_both(self) -> "Options":
         for graph in (*self.named, _ANY_OTHER):
-            form = self.form(graph)
-            for name in ("int8", "onednn"):
-                if form.open and getattr(form, name) != "auto":
-                    msg = f"`dtype: auto` chooses `{name}` too: leave it out of such a graph"
-                    raise ValueError(msg)
-                if not form.open and getattr(form, name) == "auto":
-                    msg = f"`{name}: auto` goes with `dtype: auto` only"
-                    raise ValueError(msg)
+            variant = self.variant(graph)
+            if variant.open and variant.onednn != "auto":
+                msg = "`dtype: auto` chooses `onednn` too: leave it out of such a graph"
+                raise ValueError(msg)
+            if not variant.open and variant.onednn == "auto":
+                msg = "`onednn: auto` goes with `dtype: auto` only"
+                raise ValueError(msg)
         return self
 
     @property
@@ -111,39 +117,22 @@ class Options(TargetOptions):
     def named(self) -> dict[str, str]:
         """The graph names that options use, each with the first option that does."""
         found: dict[str, str] = {}
-        for option in ("dtype", "int8", "onednn"):
+        for option in ("dtype", "onednn"):
             value = getattr(self, option)
             found = {**dict.fromkeys(value if isinstance(value, dict) else (), option), **found}
         return found
 
-    def form(self, graph: str) -> Variant:
+    def variant(self, graph: str) -> Variant:
         """What is asked of a graph."""
         dtype = _of(self.dtype, graph, "float32")
         auto: Auto | None = "auto" if dtype == "auto" else None
-        return Variant(
-            dtype,
-            _of(self.int8, graph, auto or True),
-            _of(self.onednn, graph, auto or self.knows_amx),
-        )
+        return Variant(dtype, _of(self.onednn, graph, auto or self.knows_amx))
 
-    def settled(self, forms: Mapping[str, Variant]) -> "Options":
-        """The same options with the forms of all graphs spelt out."""
-        spelt = {graph: asdict(form) for graph, form in forms.items()}
-        fields = {name: {g: form[name] for g, form in spelt.items()} for name in _FORM_FIELDS}
+    def settled(self, variants: Mapping[str, Variant]) -> "Options":
+        """The same options with what was chosen for each graph spelt out."""
+        names = ("dtype", "onednn")
+        fields = {name: {g: getattr(v, name) for g, v in variants.items()} for name in names}
         return self.model_copy(update=fields)
-
-    def reformed(self, graph: str, form: Variant) -> "Options":
-        """The same, settled as they are, with another form for one graph."""
-        return self.settled({**{name: self.form(name) for name in self.named}, graph: form})
-
-    def precision(self, graph: str) -> torch.dtype:
-        """What a graph computes in."""
-        name = self.form(graph).dtype
-        assert name != "auto", "to be chosen before anything is cut"
-        return torch.float32 if name == "float32" else torch.bfloat16
-
-
-_FORM_FIELDS = tuple(Variant.__dataclass_fields__)
 
 
 def _of(value: Any, graph: str, default: Any) -> Any:

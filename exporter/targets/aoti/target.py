@@ -8,7 +8,6 @@ pinned to an x86-64 level that the manifest names, and nothing of a package is o
 machine and the package's members have been checked. Loading needs no compiler.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +21,70 @@ from exporter.errors import MachineError, RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
-from exporter.quantization.plan import plan_linears
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.float import Scheme as Float
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.hardware import require_features
-from exporter.targets.aoti.autotune import choose, largest, num_trials
+from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.graph_builder import build_graph, graphs, kept, prepared, taken
+from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, setup_of, taken
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job
 
-__all__ = ["Options", "build", "check", "layout", "load", "num_trials"]
-
+SCHEMES = frozenset({"float", "dynamic-int8"})
 # Native code in a package: what is there once, and about what one module with weights takes.
 _WEIGHTS = "weights.safetensors"
 _CODE_BYTES = 150_000
 _MODULE_BYTES = 3_000
 
 
-def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
-    """Refuse graph names and patterns that fit nothing, and a machine without a compiler."""
+def check(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> None:
+    """Refuse graph names that fit nothing, types of weights, a machine without a compiler."""
     names = [graph.name for graph in family.graphs(model, cache="static")]
     for name, option in sorted(options.named.items()):
         if name not in names:
             msg = f"{option}: there is no graph {name!r}; the graphs are {', '.join(names)}"
             raise RecipeError(msg)
-    plan_linears(model, exclude=kept(options, family))
+    for name, scheme in plan.modules.items():
+        if isinstance(scheme, Float) and scheme.dtype is not None:
+            msg = (
+                f"{name}: aoti has no `float` with a `dtype` of its own: float weights have the "
+                "type that their graph computes in, the target's `dtype`"
+            )
+            raise RecipeError(msg)
     require_features(options.features, f"march {options.march}")
     require_compiler()
 
 
 def layout(
-    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> dict[str, int]:
     """Foretell the files' sizes: weights to the byte or nearly, code about right.
 
     Of a graph that the build chooses for, the largest that may come of it.
     """
-    settled = largest(options, model, checkpoint, family)
+    setup = setup_of(options, plan, model, family)
+    return _files(autotune.largest(setup, model, checkpoint, family), checkpoint, family)
+
+
+def _files(setup: Setup, checkpoint: Checkpoint, family: Family) -> dict[str, int]:
     files: dict[str, int] = {}
     tensors: Layout = {}
-    for name in [graph.name for graph in family.graphs(model, cache="static")]:
-        graph, own, _ = prepared(settled, checkpoint, family, name)
+    for name in setup.variants:
+        graph, own, _ = prepared(setup, checkpoint, family, name)
         # What an earlier graph holds, like the cross-attention's keys, this one does not use.
         names = parameter_names(graph, own)
         new = {names[n]: t for n, t in graph.module.named_parameters() if names[n] not in tensors}
@@ -75,29 +94,44 @@ def layout(
     return {**files, _WEIGHTS: safetensors_bytes(tensors)}
 
 
+def num_trials(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """How many graphs a build compiles only to time them: where `dtype` is auto."""
+    return autotune.num_trials(setup_of(options, plan, model, family), model, checkpoint, family)
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Compile one package per graph of the family's static cut, then write all weights once."""
     model = job.family.skeleton(job.checkpoint.config)
-    check(job.options, model, job.checkpoint, job.family)
-    options, choices = choose(job)
-    job = replace(job, options=options)
-    given = taken(job)
+    check(job.options, job.plan, model, job.checkpoint, job.family)
+    setup, choices = autotune.choose(job, setup_of(job.options, job.plan, model, job.family))
+    given = taken(job, setup)
     tensors: Layout = {}
     readers: dict[str, Weights] = {}
-    for graph in graphs(job):
-        used, weights = build_graph(job, graph.name, given)
+    for name in setup.variants:
+        used, weights = build_graph(job, setup, name, given)
         tensors |= used
         readers |= dict.fromkeys(used, weights)
 
     def read(name: str) -> Tensor:
-        return readers[name].read(name).to(tensors[name][0])
+        dtype, shape = tensors[name]
+        # One scale of a tensor is repeated: the kernels take one a row.
+        return readers[name].read(name).to(dtype).expand(shape)
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
+    options = setup.options
+    left_float = [name for name in job.plan.quantized if f"{name}.scale" not in tensors]
     return BuildResult(
         needs=Requirements(
             cpu_features=tuple(sorted(options.features)), packages=("torch",), device=job.device
         ),
         options=options.model_dump(mode="json"),
+        quantization=job.plan.with_scheme(left_float, Float()).as_data(),
         choices=choices,
     )
 

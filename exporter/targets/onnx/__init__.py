@@ -34,7 +34,7 @@ def machine_offer(machine: Machine) -> Offer:
     if saturates:
         says = (
             "no VNNI: u8 x s8 products saturate at 16 bits, so build for this machine with "
-            "`reduce_range: true` or `preset: avx2`"
+            "`preset: avx2` or `quantization: {default: {scheme: dynamic-int8, bits: 7}}`"
         )
     return Offer(says, {"preset": DEFAULT_PRESET}, {"saturates": saturates})
 

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import Tensor
 
-from exporter.errors import CheckpointError
-from exporter.formats.tensor_io import ALIGNMENT, Place, write_tensors
+from exporter.formats.tensor_io import ALIGNMENT, Place, converted, write_tensors
 from exporter.system.progress import Progress
 
 # Large tensors begin at whole pages, so that a runtime can map them instead of copying them.
@@ -47,17 +45,10 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
             places[name] = Place(tensor.offset or 0, dtype, shape)
     data = path.with_name(f"{path.name}_data")
 
-    def converted(name: str) -> Tensor:
-        stored = read(name)
-        tensor = stored.to(places[name].dtype)
-        narrowed = tensor.dtype == torch.float16 != stored.dtype
-        # In pieces: the test makes copies.
-        if narrowed and not all(rows.isfinite().all() for rows in tensor.split(256)):
-            msg = f"{name} has values beyond the range of float16: choose bfloat16 or float32"
-            raise CheckpointError(msg)
-        return tensor
+    def read_converted(name: str) -> Tensor:
+        return converted(read(name), places[name].dtype, name)
 
-    write_tensors(data, places, converted, progress)
+    write_tensors(data, places, read_converted, progress)
     onnx.checker.check_model(path, full_check=True)
 
 

@@ -1,6 +1,6 @@
 """Linear modules as ONNX multiplies them: int8 with dynamic activations, or kept in float."""
 
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -8,9 +8,10 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from exporter.quantization.modules import meta_parameter, replace_module
-from exporter.quantization.plan import Plan, QuantizationScheme
-
-Precision = Literal["int8", "float32", "float16", "bfloat16"]
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.float import Scheme as Float
 
 UNSIGNED_ZERO = 128
 
@@ -34,7 +35,7 @@ def _(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 class Int8MatMul(nn.Module):
     """A linear module with an int8 weight [in, out], or the same plus 128 as uint8."""
 
-    def __init__(self, linear: nn.Linear, scheme: QuantizationScheme, dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, scheme: DynamicInt8, dtype: torch.dtype) -> None:
         super().__init__()
         scales = linear.out_features if scheme.per_channel else 1
         self.weight = meta_parameter((linear.in_features, linear.out_features), dtype)
@@ -72,20 +73,25 @@ class TiedMatMul(nn.Module):
         return product
 
 
-def swap_linears(model: nn.Module, plan: Plan, precision: Precision, int8: torch.dtype) -> set[str]:
+def swap_linears(model: nn.Module, plan: QuantizationPlan, int8: torch.dtype) -> set[str]:
     """Swap in the linear modules that ONNX wants; name the weights, stored [in, out].
 
-    Of those in `plan` the codes are `int8`, or uint8 with 128 added.
+    The codes of integer schemes are `int8`, or uint8 with 128 added; float weights are float32
+    unless their scheme says otherwise.
     """
-    kept = torch.float32 if precision == "int8" else getattr(torch, precision)
     transposed = set()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
-            planned = plan.modules.get(name)
-            new = Int8MatMul(module, planned, int8) if planned else FloatMatMul(module, kept)
-            replace_module(model, name, new)
+            replace_module(model, name, _swapped(module, plan.modules.get(name, Float()), int8))
             transposed.add(f"{name}.weight")
     return transposed
+
+
+def _swapped(linear: nn.Linear, scheme: QuantizationScheme, int8: torch.dtype) -> nn.Module:
+    if isinstance(scheme, DynamicInt8):
+        return Int8MatMul(linear, scheme, int8)
+    assert isinstance(scheme, Float), scheme
+    return FloatMatMul(linear, scheme.storage(torch.float32))
 
 
 def int8_matmul_nodes(states: Any, weight: Any, scale: Any) -> Any:

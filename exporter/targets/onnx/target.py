@@ -8,7 +8,7 @@ the weights of those that other people's loaders want.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.config_json import read_json
 from exporter.quantization.modules import keep_16bit_storage, replace_module
-from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
@@ -31,7 +33,7 @@ from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job
 from exporter.targets.onnx import external_data, products_saturate
 from exporter.targets.onnx.external_data_check import require_sealed
-from exporter.targets.onnx.layouts import CONFIG, config_text, graph_name
+from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name, named
 from exporter.targets.onnx.linear import (
     UNSIGNED_ZERO,
     FloatMatMul,
@@ -43,6 +45,7 @@ from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 from exporter.targets.onnx.trace import _OPSET, _trace
 
+SCHEMES = frozenset({"float", "dynamic-int8"})
 _log = logging.getLogger(__name__)
 # About what a graph's nodes take, for each linear module and each input with what lies around it.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
@@ -52,8 +55,14 @@ _ORT_CONFIG_BYTES = 700
 _TOKENIZER = "tokenizer.json"
 
 
-def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
-    """Refuse what fits nothing in the model or the checkpoint; warn where this CPU loses precision.
+def check(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> None:
+    """Refuse what fits nothing in the checkpoint; warn where this CPU loses precision.
 
     Of a tokenizer's files, transformers.js knows only one.
     """
@@ -63,33 +72,32 @@ def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Fa
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
         )
         raise RecipeError(msg)
-    graphs = family.graphs(model, cache="dynamic")
-    parts = [graph.name.partition("_")[0] for graph in graphs if graph.weights_from is None]
-    unknown = sorted(set(options.dtype) - set(parts)) if isinstance(options.dtype, dict) else []
-    if unknown:
-        msg = f"dtype: there is no graph {unknown[0]!r}; the graphs are {', '.join(parts)}"
-        raise RecipeError(msg)
-    _plan(options, model, family)
-    signed = options.preset not in _UNSIGNED_PRESETS and not options.reduce_range
-    int8 = any(options.precision(part) == "int8" for part in parts)
-    if int8 and signed and products_saturate(describe()):
+    signed = options.preset not in _UNSIGNED_PRESETS
+    saturates = signed and any(map(_has_8_bits, plan.quantized.values()))
+    if saturates and products_saturate(describe()):
         _log.warning(
-            "this CPU has no VNNI, so 8-bit products may saturate here and words may be lost: "
-            "to run on it, build with `reduce_range: true` or `preset: avx2`"
+            "this CPU has no VNNI, so 8-bit products may saturate here and words may be lost: to "
+            "run on it, build with `preset: avx2` or "
+            "`quantization: {default: {scheme: dynamic-int8, bits: 7}}`"
         )
 
 
 def layout(
-    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> dict[str, int]:
     """Foretell the files' sizes: weights from the modules that are traced, graphs about right."""
     files = {"ort_config.json": _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
-    if config := _config(options, checkpoint, graphs):
+    names = _named(options, plan, model, graphs)
+    if config := _config(options, checkpoint, graphs, names):
         files[CONFIG] = len(config.encode())
     for planned in graphs:
-        path = str(options.named(planned.name, planned.weights_from).path)
-        graph = _prepared(options, checkpoint, family, planned).graph
+        path = str(names[planned.name].path)
+        graph = _prepared(options, plan, checkpoint, family, planned).graph
         if graph.weights_from is not None:
             values = len(graph.inputs) + len(graph.outputs)
             files[path] = _SHARING_BYTES * values
@@ -103,7 +111,11 @@ def layout(
 
 
 def num_trials(
-    _options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> int:
     """Nothing is left to the build."""
     return 0
@@ -113,13 +125,18 @@ def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)
     graphs = job.family.graphs(skeleton, cache="dynamic")
+    names = _named(job.options, job.plan, skeleton, graphs)
     for planned in graphs:
-        _build_graph(job, _prepared(job.options, job.checkpoint, job.family, planned))
-    _write_ort_config(job.folder, job.options)
-    if config := _config(job.options, job.checkpoint, graphs):
+        prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
+        _build_graph(job, prepared, names)
+    _write_ort_config(job.folder, job.options, job.plan)
+    if config := _config(job.options, job.checkpoint, graphs, names):
         (job.folder / CONFIG).write_text(config, encoding="utf-8")
-    needs = Requirements(packages=("onnxruntime",), device=job.device)
-    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
+    return BuildResult(
+        needs=Requirements(packages=("onnxruntime",), device=job.device),
+        options=job.options.model_dump(mode="json"),
+        quantization=job.plan.as_data(),
+    )
 
 
 @dataclass(frozen=True)
@@ -136,15 +153,17 @@ class _Prepared:
 
 
 def _prepared(
-    options: Options, checkpoint: Checkpoint, family: Family, planned: Graph
+    options: Options,
+    plan: QuantizationPlan,
+    checkpoint: Checkpoint,
+    family: Family,
+    planned: Graph,
 ) -> _Prepared:
     """One graph of a model of its own, in the types in which its weights are stored."""
     model = family.skeleton(checkpoint.config)
-    precision = options.precision(planned.weights_from or planned.name)
-    plan = _plan(options, model, family) if precision == "int8" else Plan()
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    transposed = swap_linears(model, plan, precision, _int8_type(options))
+    transposed = swap_linears(model, plan, _int8_type(options))
     for head, stored in family.TIED.items():
         module, table = (model.get_submodule(n.rpartition(".")[0]) for n in (head, stored))
         if isinstance(module, FloatMatMul) and head not in checkpoint.tensors:
@@ -153,7 +172,7 @@ def _prepared(
     return _Prepared(graph, model, weights, frozenset(transposed))
 
 
-def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
+def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
     """Trace a graph, unless that was done before, and stream its weights in."""
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
@@ -171,7 +190,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
             tensor = (tensor.short() + UNSIGNED_ZERO).to(torch.uint8)
         return tensor.t()
 
-    path = job.folder / job.options.named(graph.name, graph.weights_from).path
+    path = job.folder / files[graph.name].path
     path.parent.mkdir(exist_ok=True)
     parts = {
         "graph": graph.name,
@@ -185,9 +204,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
     if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
     else:
-        external_data.share_external_data(
-            path, path.with_name(job.options.named(graph.weights_from).path.name)
-        )
+        external_data.share_external_data(path, job.folder / files[graph.weights_from].path)
 
 
 def load(
@@ -209,38 +226,56 @@ def load(
     return family.assemble(folder, functions)
 
 
-def _config(options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph]) -> str | None:
+def _named(
+    options: Options, plan: QuantizationPlan, model: nn.Module, graphs: Sequence[Graph]
+) -> dict[str, Named]:
+    """Every graph's file; one that shares another's weights is named after the types of those."""
+    owners = {graph.name: graph.weights_from or graph.name for graph in graphs}
+    int8 = {graph.name: _has_int8(plan, model, graph) for graph in graphs}
+    return {name: named(options.layout, name, int8=int8[owners[name]]) for name in owners}
+
+
+def _has_int8(plan: QuantizationPlan, model: nn.Module, graph: Graph) -> bool:
+    names = parameter_names(graph, model).values()
+    return any(name.rpartition(".")[0] in plan.quantized for name in names)
+
+
+def _config(
+    options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph], names: Mapping[str, Named]
+) -> str | None:
     """The artifact's own config, in a layout that needs one."""
     if options.layout == "optimum":
         return None
-    lenders = [options.named(graph.name) for graph in graphs if graph.weights_from is None]
-    return config_text(read_json(checkpoint.companions[CONFIG]), lenders)
+    owners = [names[graph.name] for graph in graphs if graph.weights_from is None]
+    return config_text(read_json(checkpoint.companions[CONFIG]), owners)
 
 
-def _plan(options: Options, model: nn.Module, family: Family) -> Plan:
-    scheme = QuantizationScheme(
-        per_channel=options.per_channel, bits=7 if options.reduce_range else 8
-    )
-    kept = (*options.exclude, *(() if options.include_lm_head else (family.HEAD,)))
-    return plan_linears(model, exclude=kept, scheme=scheme)
+def _has_8_bits(scheme: QuantizationScheme) -> bool:
+    return isinstance(scheme, DynamicInt8) and scheme.bits == 8
 
 
 def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
 
 
-def _write_ort_config(folder: Path, options: Options) -> None:
-    """Record the quantization in optimum's terms, where its tools look for it."""
+def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) -> None:
+    """Record the quantization in optimum's terms, where its tools look for it.
+
+    optimum has one setting for all modules: what differs between them is in the manifest.
+    """
     from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
 
-    if isinstance(options.dtype, str) and options.dtype != "int8":
+    schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
+    if not schemes:
         ORTConfig(opset=_OPSET).save_pretrained(folder)
         return
-    chosen: dict[str, Any] = {"is_static": False, "per_channel": options.per_channel}
+    reduce_range = all(scheme.bits == 7 for scheme in schemes)
+    per_channel = all(scheme.per_channel for scheme in schemes)
+    chosen: dict[str, Any] = {"is_static": False, "per_channel": per_channel}
     if options.preset in ("avx512", "avx2"):
-        chosen["reduce_range"] = options.reduce_range
+        chosen["reduce_range"] = reduce_range
     preset = getattr(AutoQuantizationConfig, options.preset)(**chosen)
-    preset.reduce_range = options.reduce_range
+    preset.reduce_range = reduce_range
     preset.operators_to_quantize = ["MatMul", "Gemm"]
-    preset.nodes_to_exclude = list(options.exclude)
+    preset.nodes_to_exclude = [name for name in plan.modules if name not in plan.quantized]
     ORTConfig(opset=_OPSET, quantization=preset).save_pretrained(folder)

@@ -8,41 +8,51 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
-from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
+from exporter.formats.tensor_io import Layout, converted, safetensors_bytes, write_safetensors
 from exporter.quantization.modules import replace_module
-from exporter.quantization.plan import Plan, QuantizationScheme, plan_linears
+from exporter.quantization.moved_options import refuse_moved
+from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.targets.base import Job
 from exporter.targets.options import TargetOptions
 from exporter.targets.pytorch.devices import SUPPORT
 
+SCHEMES = frozenset({"float", "dynamic-int8"})
 _WEIGHTS = "model.safetensors"
 _QUANTIZATION = "quantization.json"
 
 
 class Options(TargetOptions):
-    """Shell-style patterns choose the linear modules: `modules` but not `exclude`."""
+    """What a recipe may say of a torch-int8 target: nothing beyond the quantization plan."""
 
-    modules: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    per_channel: bool = True
+    _moved = model_validator(mode="before")(refuse_moved("modules", "exclude", "per_channel"))
 
 
-def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
-    """Refuse patterns that match no linear module."""
-    _plan(options, model)
+def check(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> None:
+    """Accept every model and machine."""
 
 
 def num_trials(
-    _options: Options, _model: nn.Module, _checkpoint: Checkpoint, _family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> int:
     """Nothing is left to the build."""
     return 0
@@ -51,18 +61,29 @@ def num_trials(
 def build(job: Job[Options]) -> BuildResult:
     """Write `model.safetensors` and `quantization.json`."""
     model = job.family.skeleton(job.checkpoint.config)
-    weights, tensors, record = _contents(job.options, model, job.checkpoint, job.family)
-    write_safetensors(job.folder / _WEIGHTS, tensors, weights.read, job.progress)
+    weights, tensors, record = _contents(job.plan, model, job.checkpoint, job.family)
+
+    def read(name: str) -> Tensor:
+        return converted(weights.read(name), tensors[name][0], name)
+
+    write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
     (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
-    needs = Requirements(packages=("torch",), device=job.device)
-    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
+    return BuildResult(
+        needs=Requirements(packages=("torch",), device=job.device),
+        options=job.options.model_dump(mode="json"),
+        quantization=job.plan.as_data(),
+    )
 
 
 def layout(
-    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> dict[str, int]:
     """Foretell the files' sizes, to the byte."""
-    _, tensors, record = _contents(options, model, checkpoint, family)
+    _, tensors, record = _contents(plan, model, checkpoint, family)
     return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
 
 
@@ -91,28 +112,29 @@ def load(
     return model
 
 
-def _plan(options: Options, model: nn.Module) -> Plan:
-    scheme = QuantizationScheme(per_channel=options.per_channel)
-    return plan_linears(model, include=options.modules, exclude=options.exclude, scheme=scheme)
-
-
 def _contents(
-    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+    plan: QuantizationPlan, model: nn.Module, checkpoint: Checkpoint, family: Family
 ) -> tuple[Weights, Layout, str]:
     """Where tensors are read from, what each is, and what `quantization.json` says of them."""
-    plan = _plan(options, model)
     weights = Weights(checkpoint, plan, family.TIED)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in plan.modules:
-        shapes[f"{name}.scale"] = (shapes[f"{name}.weight"][0] if options.per_channel else 1,)
+    state = model.state_dict()
     for name in family.TIED:
-        if name.rpartition(".")[0] not in plan.modules and name not in checkpoint.tensors:
-            del shapes[name]
+        if name.rpartition(".")[0] not in plan.quantized and name not in checkpoint.tensors:
+            del state[name]
+    tensors = {name: (weights.dtype(name), tuple(state[name].shape)) for name in state}
+    for module, scheme in plan.modules.items():
+        if f"{module}.weight" in tensors:
+            stored, shape = tensors[f"{module}.weight"]
+            leaves = scheme.layout(shape, stored)
+            tensors |= {f"{module}.{leaf}": leaves[leaf] for leaf in leaves}
+    modules = {
+        name: {"per_channel": scheme.parameters["per_channel"]}
+        for name, scheme in plan.quantized.items()
+    }
     record = {
         "schema_version": 1,
         "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
         "activations": "dynamic, per tensor",
-        "modules": {name: {"per_channel": options.per_channel} for name in plan.modules},
+        "modules": modules,
     }
-    tensors = {name: (weights.dtype(name), shape) for name, shape in shapes.items()}
     return weights, tensors, json.dumps(record, indent=1) + "\n"

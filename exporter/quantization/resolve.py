@@ -1,0 +1,67 @@
+"""From what a recipe says about quantization to schemes by module, every mistake at its line."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from exporter.formats.yaml_source import Loc, nearest
+from exporter.quantization.plan import Match, PatternError, match_rules
+from exporter.quantization.schemes import DEFAULT, SCHEMES
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.recipe import Quantization, Recipe, SchemeSpec
+
+
+def resolve_quantization(
+    recipe: Recipe, chosen: Sequence[int], model: nn.Module, head: str
+) -> dict[int, list[Match]]:
+    """Hold what a recipe says against a model, once for all targets without rules of their own.
+
+    Args:
+        recipe: Its own `quantization`, in whose place a target may have another.
+        chosen: The places of the targets in the recipe.
+        model: The checkpoint's model, without weights.
+        head: The name of the module that projects to the vocabulary.
+
+    Raises:
+        RecipeError: A scheme is unknown, or a pattern decides about no module.
+    """
+    shared = _matches(recipe, ("quantization",), recipe.quantization, model, head)
+    matches = {}
+    for index in chosen:
+        loc, own = ("targets", index, "quantization"), recipe.targets[index].quantization
+        matches[index] = shared if own is None else _matches(recipe, loc, own, model, head)
+    return matches
+
+
+def _matches(
+    recipe: Recipe, loc: Loc, rules: Quantization | None, model: nn.Module, head: str
+) -> list[Match]:
+    if rules is None:
+        return default_quantization(model, head)
+    patterns = {
+        pattern: _scheme(recipe, (*loc, "modules", pattern), spec)
+        for pattern, spec in rules.modules.items()
+    }
+    default = _scheme(recipe, (*loc, "default"), rules.default) if rules.default else _default()
+    try:
+        return match_rules(model, patterns, default, head)
+    except PatternError as error:
+        place = (*loc, "modules", error.pattern)
+        raise recipe.error(place, str(error), of_key=True) from None
+
+
+def default_quantization(model: nn.Module, head: str) -> list[Match]:
+    """Return what a recipe has that says nothing."""
+    return match_rules(model, {}, _default(), head)
+
+
+def _default() -> QuantizationScheme:
+    return SCHEMES[DEFAULT].Scheme()
+
+
+def _scheme(recipe: Recipe, loc: Loc, spec: SchemeSpec) -> QuantizationScheme:
+    if spec.scheme not in SCHEMES:
+        near = nearest(spec.scheme, SCHEMES)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(SCHEMES)}"
+        raise recipe.error(loc, f"unknown scheme {spec.scheme!r}: {hint}")
+    return recipe.check(SCHEMES[spec.scheme].Scheme, spec.parameters, loc)

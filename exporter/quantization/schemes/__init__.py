@@ -1,0 +1,35 @@
+"""The quantization schemes by name: one module each, and this registry.
+
+To add one: a module here with a `Scheme` class, a line in `SCHEMES`, and the name in `SCHEMES` of
+each target that can execute it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from exporter.system.registry import Registry
+
+if TYPE_CHECKING:
+    from exporter.quantization.schemes.base import QuantizationScheme
+
+
+class SchemeModule(Protocol):
+    """What a scheme's module offers."""
+
+    @property
+    def Scheme(self) -> type[QuantizationScheme]:
+        """The scheme's class, whose fields are its parameters in a recipe."""
+        ...
+
+
+FLOAT = "float"
+DEFAULT = "dynamic-int8"
+
+SCHEMES: Registry[SchemeModule] = Registry(
+    "scheme",
+    {
+        FLOAT: "exporter.quantization.schemes.float",
+        DEFAULT: "exporter.quantization.schemes.dynamic_int8",
+    },
+)

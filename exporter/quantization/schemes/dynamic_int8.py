@@ -1,0 +1,38 @@
+"""dynamic-int8: symmetric int8 weights, inputs quantized at every call."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporter.formats.tensor_io import Layout
+from exporter.quantization.int8 import quantize
+from exporter.quantization.schemes.base import Blocks, IntegerScheme
+
+
+class Scheme(IntegerScheme):
+    """int8 codes [out, in] and float32 scales: [out] with `per_channel`, else [1].
+
+    `bits` is 7 where sums of u8 x s8 products would saturate: x86 without VNNI adds pairs of them
+    in 16 bits.
+    """
+
+    name: ClassVar[str] = "dynamic-int8"
+
+    bits: Literal[7, 8] = 8
+    per_channel: bool = True
+
+    @classmethod
+    def applies_to(cls, module: nn.Module) -> bool:
+        """Linear modules: products with a constant weight."""
+        return isinstance(module, nn.Linear)
+
+    def layout(self, shape: tuple[int, ...], stored: torch.dtype) -> Layout:
+        """Return the codes as `weight`, and `scale`."""
+        scales = shape[0] if self.per_channel else 1
+        return {"weight": (torch.int8, shape), "scale": (torch.float32, (scales,))}
+
+    def quantize(self, blocks: Blocks, shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return the codes and the scales."""
+        codes, scales = quantize(blocks, shape, bits=self.bits, per_channel=self.per_channel)
+        return {"weight": codes, "scale": scales}

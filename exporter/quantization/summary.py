@@ -1,0 +1,54 @@
+"""A plan in rows for people: each pattern with its modules, and their bytes before and after."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.formats.tensor_io import FLOATS, Layout
+from exporter.quantization.plan import Match
+from exporter.quantization.schemes.base import IntegerScheme
+
+Row = dict[str, Any]
+
+
+def rows(
+    matches: Iterable[Match], model: nn.Module, checkpoint: Checkpoint, tied: Mapping[str, str]
+) -> list[Row]:
+    """Return a row per pattern, the default's last; a default that is left nothing has none.
+
+    `bytes_before` are those of the weights in the checkpoint, `bytes_after` those that the schemes
+    store. A weight that is tied to another's has none of its own until it is quantized; `tied`
+    names the modules of which that is true.
+    """
+    return [_row(match, model, checkpoint, tied) for match in matches if match.modules]
+
+
+def _row(match: Match, model: nn.Module, checkpoint: Checkpoint, tied: Mapping[str, str]) -> Row:
+    scheme, shared, before, after = match.scheme, [], 0, 0
+    for name in match.modules:
+        weight = f"{name}.weight"
+        own = weight in checkpoint.tensors or weight not in tied
+        info = checkpoint.tensors.get(weight if own else tied[weight])
+        stored = FLOATS[info.dtype] if info else torch.float32
+        shape = tuple(model.get_parameter(weight).shape)
+        before += _bytes({weight: (stored, shape)}) if own else 0
+        if own or isinstance(scheme, IntegerScheme):
+            after += _bytes(scheme.layout(shape, stored))
+            shared += [] if own else [name]
+    return {
+        "pattern": match.pattern,
+        "modules": len(match.modules),
+        "scheme": scheme.name,
+        "label": str(scheme),
+        "parameters": scheme.parameters,
+        "tied": shared,
+        "bytes_before": before,
+        "bytes_after": after,
+    }
+
+
+def _bytes(layout: Layout) -> int:
+    return sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout.values())
