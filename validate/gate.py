@@ -11,7 +11,7 @@ import numpy as np
 from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
 from exporter.recipe import Gate
 from validate.clips import Clip
-from validate.measure import Measurement, ShapeCheck
+from validate.measure.latency import Measurement, ShapeCheck
 from validate.statistics import clips_needed, median_ratio, rate_difference
 from validate.wer import Scores, loops, score
 

@@ -35,7 +35,7 @@ from exporter.system.progress import Progress
 from validate import gate, html_report
 from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
-from validate.measure import (
+from validate.measure.latency import (
     Measurement,
     Request,
     measure_fresh,

@@ -28,7 +28,7 @@ from exporter.system.progress import silent
 from tests.support.recipes import write_recipe
 from tests.support.sealed import manifest, seal, write_package, write_safetensors
 from validate import validate
-from validate.measure import Request, measure_fresh
+from validate.measure.latency import Request, measure_fresh
 
 # Loaded by every Python process that finds it, children included: notes each loader's import.
 HOOK = """

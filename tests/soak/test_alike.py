@@ -21,7 +21,7 @@ from exporter.system.progress import silent
 from tests.support.golden import GOLDEN
 from validate import gate as judging
 from validate.clips import Clip
-from validate.measure import (
+from validate.measure.latency import (
     Measurement,
     Request,
     Seconds,

@@ -12,7 +12,7 @@ from exporter.errors import ResourceError
 from tests.support.judging import GATE, PROBES, SENTENCE, case, measurement
 from validate import gate
 from validate.clips import Clip
-from validate.measure import ClipResult, ShapeCheck, remeasure_if_slow
+from validate.measure.latency import ClipResult, ShapeCheck, remeasure_if_slow
 
 
 def check(judged: gate.Judgement, name: str) -> Check:

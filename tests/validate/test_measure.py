@@ -21,7 +21,7 @@ from exporter.runtime.load import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.system.worker import child_environment
-from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_interleaved
+from validate.measure.latency import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_interleaved
 
 
 @pytest.fixture
