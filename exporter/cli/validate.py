@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Processes that transcribe side by side, each with --threads; default: 1. Latency is "
+    "timed with nothing beside it.",
+)
+@click.option(
     "--summary", type=click.Path(path_type=Path), help="A file to add the verdicts to, in Markdown."
 )
 @trust_option
