@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +159,8 @@ def _subject(folder: Path, settings: Settings, corpora: Corpora, progress: Progr
         msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
         raise DataError(msg)
     corpus = corpora.open(data, base)
-    count = max(gate.TIMED_CLIPS, _TIMED_BATCHES * recipe.decoding.batch_size)
-    return Subject(folder, manifest, recipe, data, corpus, tuple(corpus.sample(count, data.seed)))
+    most = max(gate.TIMED_CLIPS, _TIMED_BATCHES * recipe.decoding.batch_size)
+    return Subject(folder, manifest, recipe, data, corpus, tuple(corpus.sample(most, data.seed)))
 
 
 class _Validation:
@@ -175,6 +176,7 @@ class _Validation:
         self._references = References("name it with --reference", progress)
         self._originals: dict[object, ModelRun] = {}
         self._failures: list[ExporterError] = []
+        self._numbers = count()
 
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all; one that cannot run must not keep the others from a verdict."""
@@ -225,22 +227,22 @@ class _Validation:
         spec = self._spec(subject, checkpoint.folder, original=True)
         key = checkpoint.sha256, spec.decoding, spec.threads, subject.corpus.sha256, subject.timed
         if key not in self._originals:
-            self._originals[key] = self._run(subject, spec, "original", f"o{len(self._originals)}")
+            self._originals[key] = self._run(subject, spec, "original")
         return self._originals[key]
 
     def _artifact(self, subject: Subject) -> ModelRun:
         (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
-        return self._run(subject, spec, name, f"a{subject.manifest.digest}")
+        return self._run(subject, spec, name)
 
-    def _run(self, subject: Subject, spec: ModelSpec, name: str, file: str) -> ModelRun:
+    def _run(self, subject: Subject, spec: ModelSpec, name: str) -> ModelRun:
         return ModelRun(
             spec,
             name,
             subject.corpus,
             subject.timed,
-            self._folder / file,
+            self._folder / f"transcripts-{next(self._numbers)}",
             self._executor,
             self._progress,
         )
