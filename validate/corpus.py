@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from exporter.errors import DataError
 from exporter.formats import audio
+from exporter.formats.clips import Clip, chosen, list_clips
 from exporter.recipe import Data
 from exporter.system.files import sha256_file
 from exporter.system.progress import Progress
-from validate.clips import Clip, chosen, list_clips
 from validate.dataset import dataset_clips
 
 _TELL_EVERY = 100

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporter.errors import DataError, HubError, MachineError
+from exporter.formats.clips import TEXT_NAMES, Clip, chosen
 from exporter.recipe import Data
 from exporter.system import user_dirs
-from validate.clips import TEXT_NAMES, Clip, chosen
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:

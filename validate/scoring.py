@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from validate.clips import Clip
+from exporter.formats.clips import Clip
 from validate.measure.latency import Measurement
 from validate.measure.transcripts import ClipResult, batches
 from validate.wer import Scores, loops, score, total

@@ -16,12 +16,12 @@ import pytest
 import soundfile
 
 from exporter.artifact.report import Check
+from exporter.formats.clips import Clip
 from exporter.recipe import Decoding, Gate
 from exporter.system.progress import silent
 from tests.support.golden import GOLDEN
 from tests.support.judging import comparison, output
 from validate import gate as judging
-from validate.clips import Clip
 from validate.measure.latency import (
     Measurement,
     Request,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter.formats.clips import Clip
 from exporter.recipe import Gate
-from validate.clips import Clip
 from validate.measure.latency import Measurement
 from validate.measure.shapes import ShapeCheck
 from validate.measure.transcripts import ClipResult

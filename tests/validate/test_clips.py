@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from exporter.errors import DataError, HubError
+from exporter.formats.clips import Clip
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from validate.clips import Clip
 from validate.corpus import Corpora, Corpus
 from validate.dataset import dataset_clips
 
