@@ -7,6 +7,7 @@ and workers may share it. What is heard lies on disk until it is judged.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,73 +17,37 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact import local_paths, report, store
-from exporter.artifact.manifest import RECIPE, Manifest
+from exporter.artifact import report, store
 from exporter.artifact.report import Report
-from exporter.artifact.trust import verify_and_authorize
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
-    DataError,
     ExporterError,
     IntegrityError,
     MachineError,
     ResourceError,
 )
 from exporter.formats.config_json import read_json
-from exporter.recipe import Data, Recipe, read
 from exporter.system import hardware
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from validate import gate, html_report
-from validate.corpus import Corpora, Corpus, RowFile
+from validate.corpus import Corpora, RowFile
 from validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from validate.measure.model import ModelSpec
 from validate.measure.run import ModelRun
 from validate.measure.transcripts import read_transcripts
 from validate.scoring import Comparison, ModelOutput, compare
+from validate.subjects import Settings, Subject, open_subject
 from validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
+_log = logging.getLogger(__name__)
 # The original's size is told as its weights in float32, the type in which it runs here.
 _FLOAT32_BYTES = 4
-# A batch is timed as a whole, so a few of them must be.
-_TIMED_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One artifact to judge: whole by its hashes, with its recipe and the clips it will hear.
-
-    `timed` are the places of the clips that are timed, the same for all artifacts on this data.
-    """
-
-    folder: Path
-    manifest: Manifest
-    recipe: Recipe
-    data: Data
-    corpus: Corpus
-    timed: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The artifact's folder, which is called as its target is in the recipe."""
-        return self.folder.resolve().name
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says: data, clips, reference, threads, workers, trust."""
-
-    data: str | None
-    max_clips: int | None
-    reference: str | None
-    threads: int | None
-    workers: int
-    trust: bool
 
 
 @dataclass(frozen=True)
@@ -137,30 +102,8 @@ def validate(
         raise IntegrityError(msg)
     with scratch() as place:
         corpora = Corpora(place, progress)
-        subjects = [_subject(folder, settings, corpora, progress) for folder in folders]
+        subjects = [open_subject(folder, settings, corpora, progress) for folder in folders]
         return _Validation(settings, place, progress).judge(subjects)
-
-
-def _subject(folder: Path, settings: Settings, corpora: Corpora, progress: Progress) -> Subject:
-    """Check the bytes and read the clips, so that no model runs for nothing."""
-    progress(f"{folder.name}: checking bytes", None)
-    manifest = verify_and_authorize(folder, trust=settings.trust)
-    recipe = read(folder / RECIPE)
-    data = recipe.data
-    if settings.data:
-        data = Data(clips=settings.data, seed=data.seed if data else 0)
-    if data is None:
-        msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
-        raise DataError(msg)
-    if settings.max_clips:
-        data = data.model_copy(update={"max_clips": settings.max_clips})
-    base = Path() if settings.data else Path(local_paths.read(folder, manifest).recipe).parent
-    if data.clips and not settings.data and not (base / data.clips).exists():
-        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
-        raise DataError(msg)
-    corpus = corpora.open(data, base)
-    most = max(gate.TIMED_CLIPS, _TIMED_BATCHES * recipe.decoding.batch_size)
-    return Subject(folder, manifest, recipe, data, corpus, tuple(corpus.sample(most, data.seed)))
 
 
 class _Validation:
@@ -181,6 +124,7 @@ class _Validation:
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all; one that cannot run must not keep the others from a verdict."""
         checkpoints = [self._checkpoint(subject) for subject in subjects]
+        self._warn(max(self._threads(subject) for subject in subjects))
         pairs = self._timed(subjects, checkpoints)
         if self._executor.workers > 1:  # all are timed before transcribing loads the machine
             pairs = iter(list(pairs))
@@ -248,15 +192,25 @@ class _Validation:
         )
 
     def _spec(self, subject: Subject, model: Path, *, original: bool) -> ModelSpec:
-        """The same threads for both sides: as asked, as compiled in, or all cores."""
-        compiled: int | None = subject.manifest.options.get("threads")
         return ModelSpec(
             model=model.resolve(),
             original=original,
             trust=subject.recipe.allow_pickle if original else self._settings.trust,
-            threads=self._settings.threads or compiled or hardware.describe().cores,
+            threads=self._threads(subject),
             decoding=subject.recipe.decoding,
         )
+
+    def _threads(self, subject: Subject) -> int:
+        """The same for both sides: as asked, as compiled in, or all cores."""
+        compiled: int | None = subject.manifest.options.get("threads")
+        return self._settings.threads or compiled or hardware.describe().cores
+
+    def _warn(self, threads: int) -> None:
+        workers, cores = self._executor.workers, hardware.describe().cores
+        if workers > 1 and workers * threads > cores:
+            better = f"give --threads {max(1, cores // workers)}"
+            message = "%d workers of %d threads share %d cores and slow each other: %s"
+            _log.warning(message, workers, threads, cores, better)
 
 
 def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:

@@ -74,7 +74,10 @@ def validate(
 def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
     terminal.draw(of_reports(folders, reports))
     for folder, report in zip(folders, reports, strict=True):
-        terminal.say(f"{folder.name}: {report.sentence}\n  {shown(folder / 'report.html')}")
+        timed, clips = report.timed_clips or report.data.clips, report.data.clips
+        sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
+        page = shown(folder / "report.html")
+        terminal.say(f"{folder.name}: {report.sentence}{sample}\n  {page}")
 
 
 _FIGURES = (

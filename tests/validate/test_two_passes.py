@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,12 @@ from exporter.artifact.report import Report
 from exporter.bench.executors import LocalExecutor, Task
 from exporter.formats import audio
 from exporter.recipe import Data, Decoding
+from exporter.system import hardware
 from exporter.system.progress import Progress, silent
 from tests.support.golden import GOLDEN
 from tests.support.judging import measurement
 from validate import corpus as reading
-from validate import gate, pipeline
+from validate import gate, pipeline, subjects
 from validate.corpus import Corpora, Corpus, RowFile
 from validate.measure.model import ModelSpec, OpenModel
 from validate.measure.run import ModelRun
@@ -167,9 +169,17 @@ def judged(
 
 
 def test_however_many_workers_the_predictions_are_the_same_bytes(
-    judged: Callable[..., list[Report]], tmp_path: Path
+    judged: Callable[..., list[Report]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (one,), (many,) = judged("one"), judged("many", workers=3)
+    machine = replace(hardware.describe(), cores=2)
+    monkeypatch.setattr(hardware, "describe", lambda: machine)
+    (one,) = judged("one")
+    assert "share" not in caplog.text
+    (many,) = judged("many", workers=3)
+    assert "3 workers of 1 threads share 2 cores" in caplog.text
     predictions = [(tmp_path / name / "predictions.jsonl").read_bytes() for name in ("one", "many")]
     assert predictions[0] == predictions[1]
     assert one.predictions_sha256 == many.predictions_sha256
@@ -211,8 +221,8 @@ def test_a_run_reads_its_corpus_once_and_hears_the_original_once(
 def test_a_sample_is_timed_and_the_report_says_of_how_many(
     judged: Callable[..., list[Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "TIMED_CLIPS", 3)
-    monkeypatch.setattr(pipeline, "_TIMED_BATCHES", 1)
+    monkeypatch.setattr(subjects, "TIMED_CLIPS", 3)
+    monkeypatch.setattr(subjects, "TIMED_BATCHES", 1)
     (told,) = judged("sampled")
     assert (told.data.clips, told.timed_clips) == (7, 3)
     rows = [json.loads(line) for line in (tmp_path / "sampled/predictions.jsonl").open()]
