@@ -12,18 +12,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporter.errors import DataError, HubError, MachineError
-from exporter.formats import audio
+from exporter.formats.clips import TEXT_NAMES, Clip, chosen
 from exporter.recipe import Data
 from exporter.system import user_dirs
-from validate.clips import TEXT_NAMES, Clip, chosen
 
 
-def dataset_clips(data: Data) -> list[Clip]:
-    """Bring a sample of a dataset's split into the local cache as audio files.
+def dataset_clips(data: Data) -> Iterator[Clip]:
+    """Bring a sample of a dataset's split into the local cache, an audio file at a time.
 
-    Wants a column `audio` ({bytes, path}) and one of the text columns. Raises HubError when the Hub
-    or the network does not give it, DataError when the split or a column is not there, MachineError
-    without pyarrow.
+    Args:
+        data: Names the dataset, and how many of its rows to take. It must have a column `audio`
+            ({bytes, path}) and one of the text columns.
+
+    Yields:
+        The clips in the dataset's order, durations zero.
+
+    Raises:
+        HubError: The Hub or the network does not give it.
+        DataError: The split, or a column, is not there.
+        MachineError: pyarrow is missing.
     """
     try:
         parquet: Any = import_module("pyarrow.parquet")
@@ -36,11 +43,13 @@ def dataset_clips(data: Data) -> list[Clip]:
         msg = f"dataset {data.dataset}: a parquet file cannot be read ({error})"
         raise DataError(msg) from error
     total = sum(file.metadata.num_rows for file in files)
-    wanted = set(chosen(total, data.max_clips, data.seed))
+    places = chosen(total, data.max_clips, data.seed)
+    wanted = places if isinstance(places, range) else frozenset(places)
     folder = _cache() / hashlib.sha256(data.model_dump_json().encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    rows = (row for row in enumerate(_rows(files, str(data.dataset))) if row[0] in wanted)
-    return [_clip(folder, index, row, data) for index, row in rows]
+    for index, row in enumerate(_rows(files, str(data.dataset))):
+        if index in wanted:
+            yield _clip(folder, index, row, data)
 
 
 def _download(data: Data) -> list[str]:
@@ -92,7 +101,7 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
     suffix = PurePosixPath(sound.get("path") or "clip.wav").suffix
     path = folder / f"{index:06}{suffix if suffix.isascii() else ''}"
     path.write_bytes(sound["bytes"])
-    return Clip(f"{data.split or 'test'}/{path.name}", path, text, None, audio.duration_s(path))
+    return Clip(f"{data.split or 'test'}/{path.name}", path, text)
 
 
 def _cache() -> Path:

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
-from validate.gate import Comparison, points, span
+from validate.gate import most_changed, points, span, worst_places
 from validate.plots import latency_svg
+from validate.scoring import Comparison
 from validate.wer import Column, align
 
 MOST_CLIPS = 100
@@ -33,10 +34,8 @@ class Card:
 
 def render(report: Report, case: Comparison) -> str:
     """The whole page as one HTML document without any outside reference or script."""
-    order = sorted(case.changed, key=lambda index: (-_harm(case, index), index))
-    known = {case.clips[index].id for index in order}
-    kept = {clip.id: place for place, clip in enumerate(case.clips)}
-    still = [kept[clip.id] for clip in report.worst if clip.id not in known]
+    changed = most_changed(case)
+    same = set(worst_places(case)) - set(changed)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -48,8 +47,8 @@ def render(report: Report, case: Comparison) -> str:
     return environment.get_template(_TEMPLATE).render(
         report=report,
         title=f"{report.artifact.recipe} / {report.artifact.name}",
-        changed=[_card(case, index) for index in order[:MOST_CLIPS]],
-        same=[_card(case, index) for index in still],
+        changed=[_card(case, place) for place in changed[:MOST_CLIPS]],
+        same=[_card(case, place) for place in worst_places(case) if place in same],
         wer_plot=interval_svg(report.wer_difference, report.gate.max_wer_increase),
         latency_plot=latency_svg(
             case.reference.seconds, case.candidate.seconds, report.gate.max_latency_ratio
@@ -58,19 +57,14 @@ def render(report: Report, case: Comparison) -> str:
     )
 
 
-def _harm(case: Comparison, index: int) -> int:
-    return int(case.candidate.scores.errors[index] - case.reference.scores.errors[index])
-
-
-def _card(case: Comparison, index: int) -> Card:
-    clip = case.clips[index]
-    texts = case.truth[index], case.reference.texts[index], case.candidate.texts[index]
+def _card(case: Comparison, place: int) -> Card:
+    texts = case.texts(place)
     return Card(
-        id=clip.id,
-        duration_s=clip.duration_s,
-        errors_reference=int(case.reference.scores.errors[index]),
-        errors=int(case.candidate.scores.errors[index]),
-        columns=align(*texts),
+        id=texts.id,
+        duration_s=texts.duration_s,
+        errors_reference=int(case.reference.scores.errors[place]),
+        errors=int(case.candidate.scores.errors[place]),
+        columns=align(texts.truth, texts.reference, texts.candidate),
     )
 
 

@@ -1,82 +1,64 @@
-"""Validate sealed artifacts: bytes first, then data, then one measurement after the other.
+"""Validate sealed artifacts: bytes first, then data, then each model in two passes.
 
-Measurements never overlap, because two models on the same cores would time each other; where it
-hangs by little, both take turns.
+One pass is timed, on a sample of the clips and with nothing beside it; the other hears all of them,
+and workers may share it. What is heard lies on disk until it is judged.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact import local_paths, report, store
-from exporter.artifact.manifest import RECIPE, Manifest
+from exporter.artifact import report, store
 from exporter.artifact.report import Report
-from exporter.artifact.trust import verify_and_authorize
+from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
-    DataError,
     ExporterError,
     IntegrityError,
     MachineError,
     ResourceError,
 )
-from exporter.recipe import Data, Recipe, read
 from exporter.system import hardware
-from exporter.system.files import write_atomic
+from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
+from exporter.system.tempdirs import scratch
 from validate import gate, html_report
-from validate.clips import Clip, digest, read_clips
-from validate.dataset import dataset_clips
-from validate.measure import (
-    Measurement,
-    Request,
-    measure_fresh,
-    remeasure_if_slow,
-    time_interleaved,
-)
+from validate.corpus import Corpora, RowFile
+from validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
+from validate.measure.model import ModelSpec
+from validate.measure.run import ModelRun
+from validate.measure.transcripts import read_transcripts
+from validate.scoring import Comparison, ModelOutput, compare
+from validate.subjects import Settings, Subject, open_subject
 from validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
-    from exporter.runtime.reference import References
 
+_log = logging.getLogger(__name__)
 # The original's size is told as its weights in float32, the type in which it runs here.
 _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One artifact to judge: whole by its hashes, with its recipe and the clips it will hear."""
+class Pair:
+    """An artifact and its original, both timed."""
 
-    folder: Path
-    manifest: Manifest
-    recipe: Recipe
-    data: Data
-    clips: tuple[Clip, ...]
-    data_sha256: str
-
-    @property
-    def name(self) -> str:
-        """The artifact's folder, which is called as its target is in the recipe."""
-        return self.folder.resolve().name
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says: other data, fewer clips, another reference, threads, trust."""
-
-    data: str | None
-    max_clips: int | None
-    reference: str | None
-    threads: int | None
-    trust: bool
+    subject: Subject
+    checkpoint: Checkpoint
+    original: ModelRun
+    artifact: ModelRun
+    reference: Measurement
+    candidate: Measurement
 
 
 def validate(
@@ -86,135 +68,179 @@ def validate(
     clips: int | None = None,
     reference: str | None = None,
     threads: int | None = None,
+    workers: int = 1,
     trust: bool = False,
     progress: Progress = lambda _what, _fraction: None,
 ) -> list[Report]:
     """Judge each artifact at `paths` (or in the folders there) against its original checkpoint.
 
-    Writes report.json, report.html and predictions.jsonl beside each manifest and gives the
-    reports, whatever their verdict. `progress` hears what is being done and how far, 0 to 1.
-    With `trust`, also artifacts whose code was not built on this machine. Raises DataError,
-    CheckpointError, IntegrityError, TrustError, MachineError, ResourceError or BuildError.
+    Writes report.json, report.html and predictions.jsonl beside each manifest.
+
+    Args:
+        paths: Artifacts, or folders of them.
+        data: A folder or manifest of clips, instead of the recipes' own.
+        clips: At most so many.
+        reference: A checkpoint by folder or Hub id, instead of each artifact's own origin.
+        threads: For both sides; None: those compiled into an artifact, or all cores.
+        workers: Processes that transcribe beside each other, each with so many threads. Nothing
+            runs beside a model while it is timed.
+        trust: Judge also artifacts whose code was not built on this machine.
+        progress: Hears what is being done and how far, 0 to 1.
+
+    Returns:
+        The reports, whatever their verdict.
+
+    Raises:
+        ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
+            ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
-    settings = Settings(data, clips, reference, threads, trust)
+    settings = Settings(data, clips, reference, threads, workers, trust)
     folders = [folder for path in paths for folder in store.find(Path(path))]
     if not folders:
         msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
         raise IntegrityError(msg)
-    subjects = [_subject(folder, settings, progress) for folder in folders]
-    from exporter.runtime.reference import References  # and torch, but nothing before the gate
+    with scratch() as place:
+        corpora = Corpora(place, progress)
+        subjects = [open_subject(folder, settings, corpora, progress) for folder in folders]
+        return _Validation(settings, place, progress).judge(subjects)
 
-    found = References("name it with --reference", progress)
-    originals = [_original(subject, settings, found) for subject in subjects]
-    measured: dict[str, Measurement] = {}
-    reports: list[Report] = []
-    failures: list[ExporterError] = []
-    for subject, checkpoint in zip(subjects, originals, strict=True):
-        request = _request(subject, settings, checkpoint.folder, original=True)
-        key = f"{checkpoint.sha256} {request.decoding!r} {subject.data_sha256} {request.threads}"
-        if key not in measured:
-            measured[key] = measure_fresh(request, "original", progress)
+
+class _Validation:
+    """The models of one run: each original is opened, timed and heard once."""
+
+    def __init__(self, settings: Settings, folder: Path, progress: Progress) -> None:
+        from exporter.runtime.reference import References  # and torch, but nothing before the gate
+
+        self._settings = settings
+        self._folder = folder
+        self._progress = progress
+        self._executor = LocalExecutor(settings.workers)
+        self._references = References("name it with --reference", progress)
+        self._originals: dict[object, ModelRun] = {}
+        self._failures: list[ExporterError] = []
+        self._numbers = count()
+
+    def judge(self, subjects: Sequence[Subject]) -> list[Report]:
+        """Judge all; one that cannot run must not keep the others from a verdict."""
+        checkpoints = [self._checkpoint(subject) for subject in subjects]
+        self._warn(max(self._threads(subject) for subject in subjects))
+        pairs = self._timed(subjects, checkpoints)
+        if self._executor.workers > 1:  # all are timed before transcribing loads the machine
+            pairs = iter(list(pairs))
+        reports: list[Report] = []
+        for pair in pairs:
+            original = pair.original.transcripts
+            with self._failing():
+                reports.append(_judged(pair, original, self._folder / f"judged-{len(reports)}"))
+        if self._failures:
+            raise self._failures[0]
+        return reports
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            both = _measured(subject, settings, measured[key], request, progress)
-            reports.append(_judge(subject, checkpoint, *both))
+            yield
         except (BuildError, MachineError, ResourceError) as error:
-            failures.append(error)  # one that cannot run must not keep the others from a verdict
-    if failures:
-        raise failures[0]
-    return reports
+            self._failures.append(error)
+
+    def _checkpoint(self, subject: Subject) -> Checkpoint:
+        """The checkpoint to compare with: the artifact's own origin unless another one is given."""
+        allowed = subject.recipe.allow_pickle
+        if self._settings.reference:
+            return self._references.open(self._settings.reference, allow_pickle=allowed)
+        return self._references.of_artifact(subject.folder, subject.manifest, allow_pickle=allowed)
+
+    def _timed(
+        self, subjects: Sequence[Subject], checkpoints: Sequence[Checkpoint]
+    ) -> Iterator[Pair]:
+        """Time each artifact; where it seems too slow, it and the original by turns."""
+        for subject, checkpoint in zip(subjects, checkpoints, strict=True):
+            original = self._original(subject, checkpoint)
+            ours = original.measurement
+            with self._failing():
+                artifact = self._artifact(subject)
+                theirs = artifact.measurement
+                requests = [original.request, artifact.request]
+                too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
+                in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
+                both = remeasure_if_slow(ours, theirs, too_slow, in_turns)
+                yield Pair(subject, checkpoint, original, artifact, *both)
+
+    def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
+        spec = self._spec(subject, checkpoint.folder, original=True)
+        key = checkpoint.sha256, spec.decoding, spec.threads, subject.corpus.sha256, subject.timed
+        if key not in self._originals:
+            self._originals[key] = self._run(subject, spec, "original")
+        return self._originals[key]
+
+    def _artifact(self, subject: Subject) -> ModelRun:
+        (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
+        spec = self._spec(subject, subject.folder, original=False)
+        name = f"{subject.manifest.recipe.name}/{subject.name}"
+        return self._run(subject, spec, name)
+
+    def _run(self, subject: Subject, spec: ModelSpec, name: str) -> ModelRun:
+        return ModelRun(
+            spec,
+            name,
+            subject.corpus,
+            subject.timed,
+            self._folder / f"transcripts-{next(self._numbers)}",
+            self._executor,
+            self._progress,
+        )
+
+    def _spec(self, subject: Subject, model: Path, *, original: bool) -> ModelSpec:
+        return ModelSpec(
+            model=model.resolve(),
+            original=original,
+            trust=subject.recipe.allow_pickle if original else self._settings.trust,
+            threads=self._threads(subject),
+            decoding=subject.recipe.decoding,
+        )
+
+    def _threads(self, subject: Subject) -> int:
+        """The same for both sides: as asked, as compiled in, or all cores."""
+        compiled: int | None = subject.manifest.options.get("threads")
+        return self._settings.threads or compiled or hardware.describe().cores
+
+    def _warn(self, threads: int) -> None:
+        workers, cores = self._executor.workers, hardware.describe().cores
+        if workers > 1 and workers * threads > cores:
+            better = f"give --threads {max(1, cores // workers)}"
+            message = "%d workers of %d threads share %d cores and slow each other: %s"
+            _log.warning(message, workers, threads, cores, better)
 
 
-def _subject(folder: Path, settings: Settings, progress: Progress) -> Subject:
-    """Check the bytes and read the clips, so that no model runs for nothing."""
-    progress(f"{folder.name}: checking bytes", None)
-    manifest = verify_and_authorize(folder, trust=settings.trust)
-    recipe = read(folder / RECIPE)
-    data = recipe.data
-    if settings.data:
-        data = Data(clips=settings.data, seed=data.seed if data else 0)
-    if data is None:
-        msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
-        raise DataError(msg)
-    if settings.max_clips:
-        data = data.model_copy(update={"max_clips": settings.max_clips})
-    base = Path() if settings.data else Path(local_paths.read(folder, manifest).recipe).parent
-    if data.clips and not settings.data and not (base / data.clips).exists():
-        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
-        raise DataError(msg)
-    clips = tuple(_clips(data, base))
-    return Subject(folder, manifest, recipe, data, clips, digest(clips))
+def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
+    """Judge one artifact, and write its three files, the report last.
 
-
-def _clips(data: Data, base: Path) -> list[Clip]:
-    if data.clips is None:
-        return dataset_clips(data)
-    return read_clips(base / data.clips, max_clips=data.max_clips, seed=data.seed)
-
-
-def _original(subject: Subject, settings: Settings, originals: References) -> Checkpoint:
-    """The checkpoint to compare with: the artifact's own origin unless another one is given."""
-    if settings.reference:
-        return originals.open(settings.reference, allow_pickle=subject.recipe.allow_pickle)
-    return originals.of_artifact(
-        subject.folder, subject.manifest, allow_pickle=subject.recipe.allow_pickle
-    )
-
-
-def _threads(subject: Subject, settings: Settings) -> int:
-    """The same for both sides: as asked, as compiled into the artifact, or all cores."""
-    baked: int | None = subject.manifest.options.get("threads")
-    return settings.threads or baked or hardware.describe().cores
-
-
-def _request(subject: Subject, settings: Settings, model: Path, *, original: bool) -> Request:
-    return Request(
-        model=model.resolve(),
-        original=original,
-        trust=subject.recipe.allow_pickle if original else settings.trust,
-        threads=_threads(subject, settings),
-        decoding=subject.recipe.decoding,
-        clips=tuple(clip.path.resolve() for clip in subject.clips),
-    )
-
-
-def _measured(
-    subject: Subject,
-    settings: Settings,
-    ours: Measurement,
-    original: Request,
-    progress: Progress,
-) -> tuple[Measurement, Measurement]:
-    """Measure one artifact; where it seems too slow, time it and the original by turns."""
-    name = f"{subject.manifest.recipe.name}/{subject.name}"
-    (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
-    request = _request(subject, settings, subject.folder, original=False)
-    theirs = measure_fresh(request, name, progress)
-    too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
-    in_turns = partial(time_interleaved, [original, request], name, progress)
-    both = remeasure_if_slow(ours, theirs, too_slow, in_turns)
+    `written`: where the predictions may lie until they are judged.
+    """
+    subject, checkpoint = pair.subject, pair.checkpoint
+    transcripts = pair.artifact.transcripts
     store.require_same(subject.folder, subject.manifest)
-    return both
-
-
-def _judge(
-    subject: Subject, checkpoint: Checkpoint, ours: Measurement, theirs: Measurement
-) -> Report:
-    """Judge one artifact, and write its three files, the report last."""
+    float32_bytes = _FLOAT32_BYTES * checkpoint.parameters
     equal = normaliser(_language(subject), subject.folder)
-    truth = [equal.apply(clip.text) for clip in subject.clips]
-    case = gate.Comparison(
-        clips=subject.clips,
-        truth=truth,
-        reference=gate.side(ours, truth, equal.apply, _FLOAT32_BYTES * checkpoint.parameters),
-        candidate=gate.side(theirs, truth, equal.apply, subject.manifest.size_bytes),
-    )
-    predictions = _predictions(case)
-    made = _report(subject, checkpoint, case, equal, predictions)
-    shown = html_report.render(made, case).encode()
-    made = made.model_copy(update={"page_sha256": hashlib.sha256(shown).hexdigest()})
-    write_atomic(subject.folder / report.PREDICTIONS, predictions)
-    write_atomic(subject.folder / report.PAGE, shown)
-    return report.write(subject.folder, made)
+    predictions = RowFile(written)
+    with predictions.writing() as write:
+        case = compare(
+            subject.corpus,
+            subject.timed,
+            ModelOutput(pair.reference, read_transcripts(original), float32_bytes),
+            ModelOutput(pair.candidate, read_transcripts(transcripts), subject.manifest.size_bytes),
+            equal.apply,
+            rows=predictions,
+            write=write,
+        )
+    judged = _report(subject, checkpoint, case, equal, predictions.sha256)
+    page = html_report.render(judged, case).encode()
+    judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
+    with predictions.path.open("rb") as stream:
+        copy_atomic(stream, subject.folder / report.PREDICTIONS)
+    predictions.path.unlink()
+    write_atomic(subject.folder / report.PAGE, page)
+    return report.write(subject.folder, judged)
 
 
 def _language(subject: Subject) -> str | None:
@@ -222,20 +248,20 @@ def _language(subject: Subject) -> str | None:
     decoding = subject.recipe.decoding
     if decoding.task == "translate":
         return "en"
-    shared = {clip.language for clip in subject.clips}
-    said = decoding.language or (shared.pop() if len(shared) == 1 else None)
+    (*shared,) = subject.corpus.languages
+    spoken = decoding.language or (shared[0] if len(shared) == 1 else None)
     from exporter.families import FAMILIES, read_configs
 
     name = subject.manifest.family
-    return said or FAMILIES[name].only_language(read_configs(subject.folder, name))
+    return spoken or FAMILIES[name].only_language(read_configs(subject.folder, name))
 
 
 def _report(
     subject: Subject,
     checkpoint: Checkpoint,
-    case: gate.Comparison,
+    case: Comparison,
     equal: Normaliser,
-    predictions: bytes,
+    predictions_sha256: str,
 ) -> Report:
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
     judged = gate.judge(case, recipe.gate, len(manifest.files))
@@ -263,9 +289,9 @@ def _report(
         ),
         data=report.DataStamp(
             source=data.shown,
-            sha256=subject.data_sha256,
-            clips=len(case.clips),
-            audio_s=sum(clip.duration_s for clip in case.clips),
+            sha256=subject.corpus.sha256,
+            clips=len(subject.corpus),
+            audio_s=sum(case.durations_s.tolist()),
             words=int(case.reference.scores.words.sum()),
             max_clips=data.max_clips,
             seed=data.seed,
@@ -276,36 +302,14 @@ def _report(
         environment=report.Environment(
             machine=measured.machine, threads=measured.threads, versions=measured.versions
         ),
-        reference_figures=gate.figures(case.reference, case.clips),
-        figures=gate.figures(case.candidate, case.clips),
+        reference_figures=gate.figures(case.reference, case.timed_audio_s),
+        figures=gate.figures(case.candidate, case.timed_audio_s),
         wer_difference=judged.wer_difference,
         cer_difference=judged.cer_difference,
         latency_ratio=judged.latency_ratio,
+        timed_clips=len(case.timed),
         clips_changed=len(case.changed),
         slices=gate.slices(case),
         worst=gate.worst(case),
-        predictions_sha256=hashlib.sha256(predictions).hexdigest(),
+        predictions_sha256=predictions_sha256,
     )
-
-
-def _predictions(case: gate.Comparison) -> bytes:
-    """One JSON line a clip, in Open ASR's field names: enough to score again without running."""
-    both = zip(
-        case.clips, case.reference.measurement.heard, case.candidate.measurement.heard, strict=True
-    )
-    lines = [
-        {
-            "audio_filepath": clip.id,
-            "duration": round(clip.duration_s, 4),
-            "language": clip.language,
-            "text": clip.text,
-            "pred_text": its.text,
-            "time": its.seconds,
-            "tokens": its.tokens,
-            "pred_text_reference": ours.text,
-            "time_reference": ours.seconds,
-            "tokens_reference": ours.tokens,
-        }
-        for clip, ours, its in both
-    ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()

@@ -8,7 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -98,13 +98,7 @@ def _spellings(path: Path) -> dict[str, str]:
 
 
 def score(truth: Sequence[str], heard: Sequence[str]) -> Scores:
-    """Count the errors of each clip; both sides are normalised already.
-
-    Raises DataError when no clip has a word, because then there is no rate.
-    """
-    if not any(truth):
-        msg = "no clip has a word in its text: a word error rate needs transcripts"
-        raise DataError(msg)
+    """Count the errors of each clip; both sides are normalised already."""
     words = jiwer.process_words(list(truth), list(heard))
     characters = jiwer.process_characters(list(truth), list(heard))
     counts = {kind: _count(words, kind) for kind in ("substitute", "delete", "insert")}
@@ -118,6 +112,19 @@ def score(truth: Sequence[str], heard: Sequence[str]) -> Scores:
             (_count(characters, kind) for kind in counts), np.zeros(len(truth), dtype=np.int64)
         ),
     )
+
+
+def total(parts: Sequence[Scores]) -> Scores:
+    """Put the scores of some clips after those of others.
+
+    Raises:
+        DataError: No clip has a word, so there is no rate.
+    """
+    if not any(part.words.any() for part in parts):
+        msg = "no clip has a word in its text: a word error rate needs transcripts"
+        raise DataError(msg)
+    names = [each.name for each in fields(Scores)]
+    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _count(output: jiwer.WordOutput | jiwer.CharacterOutput, kind: str) -> Counts:

@@ -8,7 +8,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from exporter.artifact.manifest import Manifest
 from exporter.artifact.store import require_plain
@@ -102,7 +108,7 @@ class Figures(_Frozen):
 
     `rtf` is seconds of work by seconds of audio, `rtfx` its inverse; `load_s` starts when all
     libraries are imported; `load_average` is the machine's just before; `passes` is how often each
-    clip was timed (its time is the median).
+    clip was timed (its time is the median). Times are those of the timed clips, all else of all.
     """
 
     wer: float
@@ -128,7 +134,7 @@ class Figures(_Frozen):
 
 
 class Slice(_Frozen):
-    """The clips of one range of durations."""
+    """The clips of one range of durations; `latency_ratio` is None where none of them was timed."""
 
     name: str
     clips: int
@@ -136,7 +142,7 @@ class Slice(_Frozen):
     words: int
     wer_reference: float | None
     wer: float | None
-    latency_ratio: float
+    latency_ratio: float | None
 
 
 class ClipErrors(_Frozen):
@@ -164,6 +170,7 @@ class Check(_Frozen):
 class Report(_Frozen):
     """Everything that the verdict rests on; percentages appear only in `sentence`s and pages.
 
+    `timed_clips` is on how many of the clips times rest; None, in older reports, is all of them.
     `sha256` covers all else, so that an edit by hand shows; `write` puts it in.
     """
 
@@ -184,12 +191,21 @@ class Report(_Frozen):
     wer_difference: Interval
     cer_difference: Interval
     latency_ratio: Interval
+    timed_clips: int | None = None
     clips_changed: int
     slices: tuple[Slice, ...]
     worst: tuple[ClipErrors, ...]
     predictions_sha256: str
     page_sha256: str = ""
     sha256: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `timed_clips` out where it is None: older reports keep their bytes."""
+        written: dict[str, Any] = inner(self)
+        if self.timed_clips is None:
+            written.pop("timed_clips", None)
+        return written
 
     @property
     def seal(self) -> str:

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Processes that transcribe side by side, each with --threads; default: 1. Latency is "
+    "timed with nothing beside it.",
+)
+@click.option(
     "--summary", type=click.Path(path_type=Path), help="A file to add the verdicts to, in Markdown."
 )
 @trust_option
@@ -66,7 +74,10 @@ def validate(
 def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
     terminal.draw(of_reports(folders, reports))
     for folder, report in zip(folders, reports, strict=True):
-        terminal.say(f"{folder.name}: {report.sentence}\n  {shown(folder / 'report.html')}")
+        timed, clips = report.timed_clips or report.data.clips, report.data.clips
+        sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
+        page = shown(folder / "report.html")
+        terminal.say(f"{folder.name}: {report.sentence}{sample}\n  {page}")
 
 
 _FIGURES = (

@@ -5,6 +5,7 @@ any model is opened. Decoding is libsndfile's, resampling is soxr's best quality
 promises is held against bounds, and memory follows what the file really holds.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         msg = f"audio file {path} {reason}"
         raise DataError(msg)
     try:
-        recording = soundfile.SoundFile(path)
+        recording = soundfile.SoundFile(os.fsencode(path))  # names need not be UTF-8
     except (soundfile.SoundFileRuntimeError, OSError) as error:
         raise _unreadable(path, error) from error
     if recording.samplerate in _RATES and recording.channels <= _MAX_CHANNELS:

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -43,11 +44,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     What killed processes have left half-written beside it is removed.
     """
+    copy_atomic(io.BytesIO(data), path)
+
+
+def copy_atomic(source: IO[bytes], path: Path) -> None:
+    """Write what is left of an open file, a piece at a time; else as `write_atomic`."""
     _clear(path.parent)
     partial = partial_of(path)
     try:
         with _made(partial) as stream:
-            stream.write(data)
+            shutil.copyfileobj(source, stream)
             stream.flush()
             os.fsync(stream.fileno())
             partial.replace(path)

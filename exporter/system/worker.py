@@ -6,6 +6,8 @@ What else the step prints goes to a log. A step runs compilers and native code: 
 its owner's.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import logging
@@ -16,8 +18,9 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -60,6 +63,24 @@ def run(
     they were; an illegal instruction becomes a MachineError, a kill a ResourceError, any other
     crash a BuildError, told with `what` and the last progress.
     """
+    how: dict[str, Any] = {"what": what, "threads": threads, "environment": environment}
+    with started(step, request, **how) as child:
+        return child.answer(progress)
+
+
+@contextmanager
+def started(
+    step: str,
+    request: dict[str, Any],
+    *,
+    what: str,
+    threads: int | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Child]:
+    """Start `step` in a fresh process, which the end of the block kills with all it started.
+
+    The process also ends with the thread that started it.
+    """
     with scratch() as place:
         asked, log = place / "request", place / "log"
         asked.write_text(json.dumps(request), encoding="utf-8")
@@ -75,14 +96,28 @@ def run(
                 start_new_session=True,  # a group of its own, to end compilers with it
             )
             try:
-                last, answer = _follow(process.stdout, progress)
-                code = process.wait()
+                yield Child(process, step, what, log)
             finally:
                 _end(process)
-        text = log.read_text(encoding="utf-8", errors="replace")
-        _log.debug("%s wrote:\n%s", step, text)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A step that runs in a process of its own; `log` is what it prints."""
+
+    process: subprocess.Popen[bytes]
+    step: str
+    what: str
+    log: Path
+
+    def answer(self, progress: Progress) -> dict[str, Any]:
+        """Follow the step to its end, in any thread; the rest is as `run` says."""
+        last, answer = _follow(self.process.stdout, progress)
+        code = self.process.wait()
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        _log.debug("%s wrote:\n%s", self.step, text)
         if code:
-            raise _death(code, answer, f"{what}: {last}", text)
+            raise _death(code, answer, f"{self.what}: {last}", text)
         return answer
 
 

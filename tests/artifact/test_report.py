@@ -14,23 +14,24 @@ from exporter.artifact.report import Report
 from exporter.errors import IntegrityError
 from tests.support.judging import SENTENCE, case
 from tests.support.reports import DIGEST, made
-from validate import gate, html_report
-from validate.pipeline import _predictions
+from validate import html_report
+from validate.scoring import Comparison
+from validate.wer import score
 
 
 @pytest.fixture(scope="module")
-def one() -> gate.Comparison:
+def one() -> Comparison:
     return case(hear=lambda index: SENTENCE if index % 3 else "turn <b>off</b>" + SENTENCE[7:])
 
 
-def test_a_report_survives_its_file(tmp_path: Path, one: gate.Comparison) -> None:
+def test_a_report_survives_its_file(tmp_path: Path, one: Comparison) -> None:
     written = report.write(tmp_path, made(one))
     assert report.read(tmp_path) == written
     assert written.model_copy(update={"sha256": ""}) == made(one)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_an_edit_shows(tmp_path: Path, one: gate.Comparison) -> None:
+def test_an_edit_shows(tmp_path: Path, one: Comparison) -> None:
     report.write(tmp_path, made(one))
     path = tmp_path / "report.json"
     path.write_text(path.read_text().replace('"threads": 2', '"threads": 3'))
@@ -38,7 +39,7 @@ def test_an_edit_shows(tmp_path: Path, one: gate.Comparison) -> None:
         report.read(tmp_path)
 
 
-def test_the_schema_is_closed_and_complete(one: gate.Comparison) -> None:
+def test_the_schema_is_closed_and_complete(one: Comparison) -> None:
     schema = Report.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["properties"]["schema_version"]["const"] == 1
@@ -83,7 +84,7 @@ def test_what_would_be_read_for_ever_is_refused(
         report.read(tmp_path)
 
 
-def test_the_page_stands_alone_and_says_the_verdict_first(one: gate.Comparison) -> None:
+def test_the_page_stands_alone_and_says_the_verdict_first(one: Comparison) -> None:
     html = html_report.render(made(one), one)
     assert not re.search(r"""(src|href)=|url\(|@import|<script""", html)
     assert html.count("<svg") == 2
@@ -103,12 +104,29 @@ def test_the_page_without_a_change() -> None:
     assert "Passed" in html
 
 
-def test_predictions_can_be_scored_again(one: gate.Comparison) -> None:
-    lines = [json.loads(line) for line in _predictions(one).decode().splitlines()]
-    assert len(lines) == len(one.clips)
+def test_the_page_tells_how_many_clips_were_timed() -> None:
+    every, some = case(), case(timed=range(0, 100, 5))
+    html = html_report.render(made(every), every)
+    assert "100 of the 100 clips were timed, each side alone<" in html
+    html = html_report.render(made(some), some)
+    assert "20 of the 100 clips were timed, each side alone, a sample of all durations" in html
+    assert "with 2 threads: 20 of the 100 clips." in html
+    assert html.count('class="clip"') == 20
+
+
+def test_reports_from_before_the_sample_keep_their_bytes(tmp_path: Path, one: Comparison) -> None:
+    older = made(one).model_copy(update={"timed_clips": None})
+    written = report.write(tmp_path, older)
+    assert "timed_clips" not in (tmp_path / "report.json").read_text()
+    assert report.read(tmp_path) == written
+    assert "100 of the 100 clips were timed, each side alone<" in html_report.render(written, one)
+
+
+def test_predictions_can_be_scored_again(one: Comparison) -> None:
+    lines = [one.rows[index] for index in range(len(one.durations_s))]
     assert {"audio_filepath", "duration", "time", "text", "pred_text"} <= set(lines[0])
-    rescored = gate.side(one.candidate.measurement, [line["text"] for line in lines], str.strip, 1)
-    assert rescored.scores.errors.sum() == one.candidate.scores.errors.sum()
+    rescored = score([line["text"] for line in lines], [line["pred_text"] for line in lines])
+    assert rescored.errors.sum() == one.candidate.scores.errors.sum()
 
 
 def test_the_schema_is_written_down(repository: Path) -> None:

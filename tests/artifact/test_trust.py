@@ -28,7 +28,8 @@ from exporter.system.progress import silent
 from tests.support.recipes import write_recipe
 from tests.support.sealed import manifest, seal, write_package, write_safetensors
 from validate import validate
-from validate.measure import Request, measure_fresh
+from validate.measure.latency import Request, measure_fresh
+from validate.measure.model import ModelSpec
 
 # Loaded by every Python process that finds it, children included: notes each loader's import.
 HOOK = """
@@ -74,10 +75,8 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def measured(folder: Path, trusted: bool) -> object:
-    request = Request(
-        model=folder, original=False, trust=trusted, threads=1, decoding=Decoding(), clips=()
-    )
-    return measure_fresh(request, "it", lambda _what, _done: None)
+    spec = ModelSpec(model=folder, original=False, trust=trusted, threads=1, decoding=Decoding())
+    return measure_fresh(Request(spec=spec, clips=(), shapes=()), "it", lambda _what, _done: None)
 
 
 CALLS: dict[str, Call] = {

@@ -139,7 +139,7 @@ def reports(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Report]:
         (here / "artifacts" / name).mkdir(parents=True)
         (here / "artifacts" / name / "manifest.json").touch()
     bad = case(hear=lambda index: SENTENCE if index % 3 else "nothing at all")
-    given = [made(case()), made(bad)]
+    given = [made(case(timed=range(0, 100, 5))), made(bad)]
     monkeypatch.setattr("validate.pipeline.validate", lambda _paths, **_how: given)
     return given
 
@@ -155,6 +155,7 @@ def test_validate_draws_a_table_and_fails_with_4(
     for report in reports:
         assert report.sentence in out
         assert f"{report.figures.wer:.2%}" in out
+    assert out.count("Timed on 20 of 100 clips.") == out.count("Timed on") == 1
     assert err == "error: 1 of 2 artifacts did not pass the gate: onnx-int8 failed\n"
 
 

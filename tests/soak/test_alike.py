@@ -16,12 +16,13 @@ import pytest
 import soundfile
 
 from exporter.artifact.report import Check
+from exporter.formats.clips import Clip
 from exporter.recipe import Decoding, Gate
 from exporter.system.progress import silent
 from tests.support.golden import GOLDEN
+from tests.support.judging import comparison, output
 from validate import gate as judging
-from validate.clips import Clip
-from validate.measure import (
+from validate.measure.latency import (
     Measurement,
     Request,
     Seconds,
@@ -29,6 +30,7 @@ from validate.measure import (
     remeasure_if_slow,
     time_interleaved,
 )
+from validate.measure.model import ModelSpec
 
 pytestmark = pytest.mark.alone
 CASES = 100
@@ -46,10 +48,9 @@ while True:
 
 def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[Check]:
     """Measure `count` pairs, and judge each: as the gate does."""
-    request = Request(
-        model=folder, original=False, threads=1, decoding=Decoding(), clips=recordings, repeat_s=0.2
-    )
-    asked = request.model_dump(mode="json")
+    spec = ModelSpec(model=folder, original=False, threads=1, decoding=Decoding())
+    request = Request(spec=spec, clips=recordings, shapes=recordings[:3], repeat_s=0.2)
+    plain = request.model_dump(mode="json")
 
     too_slow = partial(judging.too_slow, most=1.0)
 
@@ -57,23 +58,22 @@ def comparisons(folder: Path, recordings: tuple[Path, ...], count: int) -> list[
         return time_interleaved([request, request], "artifact", silent)
 
     def pair() -> Check:
-        alone = _measured(asked), _measured(asked)
+        alone = _measured(plain), _measured(plain)
         return _judged(*remeasure_if_slow(*alone, too_slow, in_turns))
 
     return [pair() for _ in range(count)]
 
 
-def _measured(asked: dict[str, object]) -> Measurement:
-    answer = measure(asked, silent)
+def _measured(request: dict[str, object]) -> Measurement:
+    answer = measure(request, silent)
     return Measurement.model_validate(answer["measurement"])
 
 
 def _judged(one: Measurement, other: Measurement) -> Check:
-    truth = [heard.text or "one" for heard in one.heard]
-    clips = [Clip(str(n), Path(), text, None, 1.0) for n, text in enumerate(truth)]
-    ours, theirs = (judging.side(each, truth, str.strip, 1) for each in (one, other))
+    clips = [Clip(str(n), Path(), "one", None, 1.0) for n in range(len(one.seconds))]
+    ours, theirs = (output(["one"] * len(clips), each) for each in (one, other))
     gate = Gate(max_wer_increase=1, max_latency_ratio=1.0, min_clips=1)
-    checks = judging.judge(judging.Comparison(clips, truth, ours, theirs), gate, files=1).checks
+    checks = judging.judge(comparison(clips, ours, theirs), gate, files=1).checks
     return next(check for check in checks if check.name == "latency")
 
 

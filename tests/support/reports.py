@@ -1,6 +1,5 @@
 """A report with known figures."""
 
-import hashlib
 from pathlib import Path
 
 from exporter.artifact import report
@@ -8,13 +7,13 @@ from exporter.artifact.report import Report
 from exporter.recipe import Decoding
 from tests.support.judging import GATE
 from validate import gate
-from validate.pipeline import _predictions
+from validate.scoring import Comparison
 from validate.wer import normaliser
 
 DIGEST = "ab" * 32
 
 
-def made(one: gate.Comparison) -> Report:
+def made(one: Comparison) -> Report:
     judged = gate.judge(one, GATE, files=9)
     return Report(
         created="2030-01-01T00:00:00+00:00",
@@ -29,7 +28,7 @@ def made(one: gate.Comparison) -> Report:
             source="org/<name>", revision=None, sha256=DIGEST, size_bytes=100, built_from=True
         ),
         data=report.DataStamp(
-            source="clips", sha256=DIGEST, clips=len(one.clips), audio_s=1.0, words=10,
+            source="clips", sha256=DIGEST, clips=len(one.durations_s), audio_s=1.0, words=10,
             max_clips=None, seed=0,
         ),
         gate=GATE,
@@ -38,13 +37,14 @@ def made(one: gate.Comparison) -> Report:
         environment=report.Environment(
             machine=one.candidate.measurement.machine, threads=2, versions={"torch": "2"}
         ),
-        reference_figures=gate.figures(one.reference, one.clips),
-        figures=gate.figures(one.candidate, one.clips),
+        reference_figures=gate.figures(one.reference, one.timed_audio_s),
+        figures=gate.figures(one.candidate, one.timed_audio_s),
         wer_difference=judged.wer_difference,
         cer_difference=judged.cer_difference,
         latency_ratio=judged.latency_ratio,
+        timed_clips=len(one.timed),
         clips_changed=len(one.changed),
         slices=gate.slices(one),
         worst=gate.worst(one),
-        predictions_sha256=hashlib.sha256(_predictions(one)).hexdigest(),
+        predictions_sha256=DIGEST,
     )  # fmt: skip

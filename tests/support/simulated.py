@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from exporter.recipe import Gate
 from tests.support.judging import measurement
 from validate import gate as judging
 from validate import statistics
-from validate.clips import Clip
+from validate.scoring import Comparison, ScoredRun
 from validate.wer import Scores
 
 Random = np.random.Generator
@@ -51,18 +50,14 @@ def passes(kind: Kind, difference: float, count: int, seed: int = 0) -> int:
     """How many of `count` artifacts, truly worse by `difference`, the gate lets through."""
     random = np.random.default_rng(seed)
     gate = Gate(max_wer_increase=kind.margin, max_latency_ratio=1.0, min_clips=1)
-    clips = [Clip(str(n), Path(), "", "en", 5.0) for n in range(kind.clips)]
-    said = measurement([""] * kind.clips)
+    measured = measurement(kind.clips)
+    clips = np.arange(kind.clips)
     through = 0
     with _drawn_once():
         for _ in range(count):
-            sides = (
-                judging.ScoredRun(said, [""] * kind.clips, scores, 1)
-                for scores in _scores(kind, difference, random)
-            )
-            judged = judging.judge(
-                judging.Comparison(clips, [""] * kind.clips, *sides), gate, files=1
-            )
+            sides = (ScoredRun(measured, scores, 1) for scores in _scores(kind, difference, random))
+            one = Comparison(5.0 * np.ones(kind.clips), clips, *sides, clips, 0, 0, [], str.strip)
+            judged = judging.judge(one, gate, files=1)
             through += next(check for check in judged.checks if check.name == "wer").passed is True
     return through
 

@@ -1,7 +1,6 @@
 """The verdict as a pure function: each gate passes, fails, or says that it cannot tell."""
 
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -9,10 +8,19 @@ import pytest
 
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
-from tests.support.judging import GATE, PROBES, SENTENCE, case, measurement
+from tests.support.judging import (
+    GATE,
+    SENTENCE,
+    SHAPES,
+    case,
+    comparison,
+    listed,
+    measurement,
+    output,
+)
 from validate import gate
-from validate.clips import Clip
-from validate.measure import ClipResult, ShapeCheck, remeasure_if_slow
+from validate.measure.latency import remeasure_if_slow
+from validate.measure.shapes import ShapeCheck
 
 
 def check(judged: gate.Judgement, name: str) -> Check:
@@ -49,11 +57,9 @@ def test_too_few_clips_to_tell_is_neither() -> None:
 
 
 def test_a_better_artifact_passes() -> None:
-    truth = [SENTENCE] * 60
-    listed = [Clip(str(index), Path(), SENTENCE, None, 2.0) for index in range(60)]
-    bad = [SENTENCE.replace("light", "lamp")] * 60
-    sides = [gate.side(measurement(texts), truth, str, 1) for texts in (bad, truth)]
-    judged = gate.judge(gate.Comparison(listed, truth, *sides), GATE, files=1)
+    bad, right = [SENTENCE.replace("light", "lamp")] * 60, [SENTENCE] * 60
+    sides = [output(texts, measurement(60)) for texts in (bad, right)]
+    judged = gate.judge(comparison(listed(60), *sides), GATE, files=1)
     assert check(judged, "wer").passed is True
     assert judged.wer_difference.value == pytest.approx(-0.1)
 
@@ -73,25 +79,27 @@ def test_latency(seconds: float, passed: bool) -> None:
 
 
 def test_a_busy_machine_is_told() -> None:
-    one = case()
-    busy = one.candidate.measurement.model_copy(update={"load_average": 7.0})
-    side = gate.side(busy, one.truth, str, 1)
-    judged = gate.judge(gate.Comparison(one.clips, one.truth, one.reference, side), GATE, files=9)
+    judged = gate.judge(case(load_average=7.0), GATE, files=9)
     assert "The machine was busy (load average 7.0)" in check(judged, "latency").sentence
 
 
-def test_latency_too_close_to_tell() -> None:
-    one = case()
-    ratios = np.where(np.arange(100) % 2, 0.9, 1.12)
-    heard = tuple(
-        ClipResult(text=SENTENCE, tokens=1, seconds=seconds)
-        for seconds in one.reference.seconds * ratios
-    )
-    theirs = measurement([SENTENCE] * 100).model_copy(update={"heard": heard})
-    side = gate.side(theirs, one.truth, str, 1)
-    judged = gate.judge(gate.Comparison(one.clips, one.truth, one.reference, side), GATE, files=9)
-    assert check(judged, "latency").passed is None
+def close(clips: int) -> Check:
+    """The check of an artifact that is slower in half of the clips, faster in the others."""
+    ours = measurement(clips)
+    ratios = np.where(np.arange(clips) % 2, 0.9, 1.12)
+    theirs = measurement(clips, seconds=tuple(ours.seconds * ratios))
+    sides = (output([SENTENCE] * clips, each) for each in (ours, theirs))
+    judged = gate.judge(comparison(listed(clips), *sides), GATE, files=9)
     assert judged.verdict == "undecided"
+    return check(judged, "latency")
+
+
+def test_latency_too_close_to_tell() -> None:
+    """More clips are of help only where not so many are timed as would be."""
+    for clips, words in ((60, " or with more clips."), (gate.TIMED_CLIPS, "a quiet machine.")):
+        told = close(clips)
+        assert told.passed is None
+        assert told.sentence.endswith(words)
 
 
 def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:
@@ -101,13 +109,13 @@ def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:
 
 def test_slowness_counts_only_if_it_stays() -> None:
     """Another program may have run beside the candidate; then what both take in turns counts."""
-    fast, slow = measurement([SENTENCE] * 60, 0.1), measurement([SENTENCE] * 60, 0.2)
+    fast, slow = measurement(60, 0.1), measurement(60, 0.2)
     too_slow = partial(gate.too_slow, most=1.0)
 
     def settled(*seconds: float) -> list[float]:
         both = remeasure_if_slow(fast, slow, too_slow, lambda: [[each] * 60 for each in seconds])
-        assert [clip.text for side in both for clip in side.heard] == [SENTENCE] * 120
-        return [side.heard[59].seconds for side in both]
+        assert [len(side.seconds) for side in both] == [60, 60]
+        return [side.seconds[59] for side in both]
 
     assert settled(0.2, 0.1) == [0.2, 0.1]
     assert settled(0.1, 0.3) == [0.1, 0.3]
@@ -117,7 +125,7 @@ def test_slowness_counts_only_if_it_stays() -> None:
 def test_without_memory_for_both_each_ones_own_times_count(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fast, slow = measurement([SENTENCE] * 60, 0.1), measurement([SENTENCE] * 60, 0.2)
+    fast, slow = measurement(60, 0.1), measurement(60, 0.2)
 
     def in_turns() -> NoReturn:
         msg = "ended for want of memory"
@@ -134,34 +142,32 @@ def test_empty_and_looping_texts_fail(damage: str) -> None:
 
 
 def test_what_the_original_does_too_is_no_fault() -> None:
-    one = case()
-    loop = gate.side(measurement(["no " * 20] * 100), one.truth, str.strip, 1)
-    judged = gate.judge(gate.Comparison(one.clips, one.truth, loop, loop), GATE, files=9)
+    judged = gate.judge(case(right="no " * 20, hear=lambda _: "no " * 20), GATE, files=9)
     assert check(judged, "texts").passed is True
 
 
 @pytest.mark.parametrize(
-    ("probe", "name", "passed"),
+    ("shape", "name", "passed"),
     [
         (ShapeCheck(lengths_s=(1.0,), error="RuntimeError: shapes"), "shapes", False),
         (ShapeCheck(lengths_s=(1.0,), finite=True, likeness=0.1), "shapes", False),
         (ShapeCheck(lengths_s=(1.0,), finite=False, likeness=1.0), "finite", False),
     ],
 )
-def test_probes(probe: ShapeCheck, name: str, passed: bool) -> None:
-    judged = gate.judge(case(probes=(probe, *PROBES[1:])), GATE, files=9)
+def test_shapes(shape: ShapeCheck, name: str, passed: bool) -> None:
+    judged = gate.judge(case(shapes=(shape, *SHAPES[1:])), GATE, files=9)
     assert check(judged, name).passed is passed
     assert judged.verdict == "failed"
 
 
 def test_unseen_outputs_cannot_be_called_finite() -> None:
-    unseen = tuple(probe.model_copy(update={"finite": None}) for probe in PROBES)
-    assert gate.judge(case(probes=unseen), GATE, files=9).verdict == "undecided"
+    unseen = tuple(shape.model_copy(update={"finite": None}) for shape in SHAPES)
+    assert gate.judge(case(shapes=unseen), GATE, files=9).verdict == "undecided"
 
 
 def test_figures_and_slices() -> None:
     one = case(hear=lambda index: SENTENCE if index % 2 else SENTENCE.replace(" now", ""))
-    figures = gate.figures(one.candidate, one.clips)
+    figures = gate.figures(one.candidate, one.timed_audio_s)
     assert figures.wer == pytest.approx(0.05)
     assert (figures.substitutions, figures.deletions, figures.insertions) == (0, 50, 0)
     assert figures.rtf * figures.rtfx == pytest.approx(1)
@@ -173,3 +179,19 @@ def test_figures_and_slices() -> None:
     worst = gate.worst(one)
     assert len(worst) == gate.WORST
     assert all(clip.errors == 1 and clip.errors_reference == 0 for clip in worst)
+
+
+def test_times_are_those_of_the_timed_clips() -> None:
+    """Errors are counted in all; a range of durations without a timed clip has no ratio."""
+    one = case(hear=lambda index: SENTENCE if index % 2 else "", timed=range(30, 100, 10))
+    judged = gate.judge(one, GATE, files=9)
+    assert "over 7 clips, " in check(judged, "latency").sentence
+    assert check(judged, "clips").value == 100
+    figures = gate.figures(one.candidate, one.timed_audio_s)
+    assert figures.empty_texts == 50
+    assert figures.rtf == pytest.approx(one.candidate.seconds.sum() / sum(range(33, 103, 10)))
+    ratios = [found.latency_ratio for found in gate.slices(one)]
+    assert ratios[:3] == [None] * 3
+    assert ratios[3] == pytest.approx(0.5)
+    times = [one.rows[index]["time"] for index in (29, 30, 31)]
+    assert times == [None, one.candidate.seconds[0], None]

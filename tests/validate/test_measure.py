@@ -21,7 +21,8 @@ from exporter.runtime.load import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.system.worker import child_environment
-from validate.measure import MAX_PASSES, WARM_UPS, Request, measure_fresh, time_interleaved
+from validate.measure.latency import MAX_PASSES, Request, measure_fresh, time_interleaved
+from validate.measure.model import ModelSpec
 
 
 @pytest.fixture
@@ -32,13 +33,17 @@ def request_(tmp_path: Path) -> Request:
         paths.append(tmp_path / f"{number}.wav")
         soundfile.write(paths[-1], 0.1 * random.normal(size=int(16000 * seconds)), 16000)
     return Request(
-        model=tmp_path / "nowhere",
-        original=True,
-        threads=1,
-        decoding=Decoding(language="en", task="transcribe"),
+        spec=spec(tmp_path / "nowhere"),
         clips=tuple(paths),
+        shapes=(paths[0], paths[2], paths[3]),
         repeat_s=0.0,
     )
+
+
+def spec(model: Path) -> ModelSpec:
+    """An original, decoded as these tests do."""
+    decoding = Decoding(language="en", task="transcribe")
+    return ModelSpec(model=model, original=True, threads=1, decoding=decoding)
 
 
 def quiet(_what: str, _fraction: float | None) -> None:
@@ -48,13 +53,13 @@ def quiet(_what: str, _fraction: float | None) -> None:
 @pytest.mark.slow
 def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> None:
     told: list[float | None] = []
-    request = request_.model_copy(update={"model": tiny_whisper})
+    request = request_.model_copy(update={"spec": spec(tiny_whisper)})
     measured = measure_fresh(request, "original", lambda _what, done: told.append(done))
-    assert len(measured.heard) == 4
-    assert all(heard.text and heard.tokens and heard.seconds > 0 for heard in measured.heard)
-    assert [len(probe.lengths_s) for probe in measured.probes] == [1, 2, 3]
-    assert all(probe.finite and not probe.error for probe in measured.probes)
-    assert measured.probes[1].likeness == 1.0
+    assert len(measured.seconds) == 4
+    assert min(measured.seconds) > 0
+    assert [len(shape.lengths_s) for shape in measured.shapes] == [1, 2, 3]
+    assert all(shape.finite and not shape.error for shape in measured.shapes)
+    assert measured.shapes[1].likeness == 1.0
     assert measured.peak_rss_bytes > 50e6
     assert measured.threads == 1
     assert {0.0, 0.25, 0.5, 0.75} <= set(told)
@@ -64,7 +69,7 @@ def test_a_measurement_is_complete(request_: Request, tiny_whisper: Path) -> Non
 def test_two_take_turns(
     request_: Request, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, steps_here: None
 ) -> None:
-    request = request_.model_copy(update={"model": tiny_whisper, "repeat_s": 60})
+    request = request_.model_copy(update={"spec": spec(tiny_whisper), "repeat_s": 60})
     heard: list[tuple[object, str]] = []
     transcribe = Recogniser.transcribe
 
@@ -76,7 +81,7 @@ def test_two_take_turns(
     seconds = time_interleaved([request, request], "it", quiet)
     assert [len(each) for each in seconds] == [4, 4]
     assert min(map(min, seconds)) > 0
-    turns = heard[2 * WARM_UPS :]
+    turns = heard[2 * len(request.shapes) :]
     assert len(turns) == 2 * 4 * MAX_PASSES
     pairs = list(zip(turns[::2], turns[1::2], strict=True))
     assert all(one[0] is not other[0] and one[1] == other[1] for one, other in pairs)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import DataError, IntegrityError
 from validate.statistics import clips_needed, median_ratio, rate_difference
-from validate.wer import align, loops, normaliser, score
+from validate.wer import align, loops, normaliser, score, total
 
 
 def test_rates_are_sums_over_the_corpus() -> None:
@@ -26,7 +26,14 @@ def test_rates_are_sums_over_the_corpus() -> None:
 
 def test_a_rate_needs_words() -> None:
     with pytest.raises(DataError, match="no clip has a word"):
-        score(["", ""], ["a", ""])
+        total([score(["", ""], ["a", ""]), score([""], [""])])
+
+
+def test_parts_make_a_whole() -> None:
+    truth, heard = ["one two", "", "three"], ["one", "a", "tree"]
+    whole = total([score(truth[:2], heard[:2]), score(truth[2:], heard[2:])])
+    assert whole.errors.tolist() == score(truth, heard).errors.tolist()
+    assert whole.character_errors.tolist() == score(truth, heard).character_errors.tolist()
 
 
 def test_english_is_normalised_with_the_checkpoints_spellings(tmp_path: Path) -> None:

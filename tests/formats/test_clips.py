@@ -1,16 +1,20 @@
-"""Every layout of clips gives the same clips, and every bad line is told with file and line."""
+"""Every layout of clips gives the same corpus, and every bad line is told with file and line."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import soundfile
 
 from exporter.errors import DataError, HubError
+from exporter.formats.clips import Clip
 from exporter.recipe import Data
-from validate.clips import digest, read_clips
+from exporter.system.progress import silent
+from validate.corpus import Corpora, Corpus
 from validate.dataset import dataset_clips
 
 TEXTS = {"a.wav": "open the door", "b.wav": "", "c.wav": "seven, eight"}
@@ -21,6 +25,17 @@ def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(TEXTS, 1):
         soundfile.write(tmp_path / name, np.full(1600 * number, 0.1), 16000)
     return tmp_path
+
+
+def corpus(source: Path, **how: Any) -> Corpus:
+    """A corpus with an index of its own."""
+    place = source.parent / f"index-{uuid4().hex}"
+    place.mkdir()
+    return Corpora(place, silent).open(Data(clips=source.name, **how), source.parent)
+
+
+def read_clips(source: Path, **how: Any) -> list[Clip]:
+    return list(corpus(source, **how))
 
 
 def write_lines(path: Path, *rows: object) -> Path:
@@ -87,6 +102,7 @@ BAD = {
     "a folder": {"audio": ".", "text": "x"},
     "offset": {"audio": "b.wav", "text": "x", "offset": 1.5},
     "twice": {"audio": "a.wav", "text": "x"},
+    "half a character": {"audio": "b.wav", "text": "\ud83d"},
 }
 
 
@@ -131,12 +147,12 @@ def test_a_sample_is_random_repeatable_and_in_order(folder: Path) -> None:
 
 def test_the_digest_sees_audio_and_text(folder: Path) -> None:
     manifest = write_lines(folder / "m.jsonl", *rows("audio", "text"))
-    before = digest(read_clips(manifest))
-    assert before == digest(read_clips(manifest))
+    before = corpus(manifest).sha256
+    assert before == corpus(manifest).sha256
     soundfile.write(folder / "a.wav", np.full(1600, 0.2), 16000)
-    louder = digest(read_clips(manifest))
+    louder = corpus(manifest).sha256
     write_lines(manifest, *rows("audio", "text")[:2], {"audio": "c.wav", "text": "other"})
-    assert len({before, louder, digest(read_clips(manifest))}) == 3
+    assert len({before, louder, corpus(manifest).sha256}) == 3
 
 
 @pytest.fixture
@@ -159,14 +175,21 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_dataset() -> None:
+def test_a_hub_dataset(tmp_path: Path) -> None:
     data = Data(dataset="org/speech", config="en", split="test")
-    clips = dataset_clips(data)
+    clips = Corpora(tmp_path, silent).open(data, Path())
     assert [clip.text for clip in clips] == list(TEXTS.values())
     assert [clip.duration_s for clip in clips] == pytest.approx([0.1, 0.2, 0.3])
-    assert len(dataset_clips(data.model_copy(update={"max_clips": 2}))) == 2
+    assert len(list(dataset_clips(data.model_copy(update={"max_clips": 2})))) == 2
     with pytest.raises(DataError, match="split train"):
-        dataset_clips(data.model_copy(update={"split": "train"}))
+        list(dataset_clips(data.model_copy(update={"split": "train"})))
+
+
+def test_a_hub_dataset_is_brought_as_it_is_asked_for(hub: Path) -> None:
+    clips = dataset_clips(Data(dataset="org/speech", config="en"))
+    first = next(clips)
+    assert first.text == TEXTS["a.wav"]
+    assert [path.name for path in (hub / "cache").rglob("*.wav")] == [first.path.name]
 
 
 @pytest.mark.usefixtures("hub")
@@ -179,4 +202,4 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         HubError, match="cannot fetch the dataset org/speech from the Hub: no route"
     ):
-        dataset_clips(Data(dataset="org/speech"))
+        list(dataset_clips(Data(dataset="org/speech")))

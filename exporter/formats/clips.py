@@ -5,16 +5,14 @@ it, so that each mistake is told with file and line before any model is opened.
 """
 
 import csv
-import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import DataError
-from exporter.formats import audio
 
 # In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
 AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")
@@ -33,42 +31,35 @@ class Clip:
     duration_s: float = 0.0
 
 
-def read_clips(source: Path, *, max_clips: int | None = None, seed: int = 0) -> list[Clip]:
-    """Read a folder (manifest, audiofolder or LibriSpeech layout) or a manifest file.
+def list_clips(source: Path) -> Iterator[Clip]:
+    """Yield the clips of a folder (manifest, audiofolder, LibriSpeech's layout) or a manifest.
 
-    `max_clips` takes a random sample with the seed, kept in the data's order. Raises DataError
-    naming file and line for the first bad row, and the file for missing or unreadable audio.
+    Rows are checked one at a time, and no audio is opened: the durations are zero.
+
+    Args:
+        source: The folder or the manifest file.
+
+    Yields:
+        The clips in the data's order.
+
+    Raises:
+        DataError: For the first bad row, naming file and line.
     """
-    clips: dict[str, Clip] = {}
+    listed: set[str] = set()
     for where, base, row in _rows(source):
         clip = _clip(where, base, row)
-        if clip.id in clips:
+        if clip.id in listed:
             msg = f"{where}: {clip.id} is listed twice; each clip must count once"
             raise DataError(msg)
-        clips[clip.id] = clip
-    if not clips:
-        msg = f"{source} lists no clips"
-        raise DataError(msg)
-    listed = list(clips.values())
-    return [_timed(listed[place]) for place in chosen(len(listed), max_clips, seed)]
+        listed.add(clip.id)
+        yield clip
 
 
-def chosen(count: int, most: int | None, seed: int) -> list[int]:
-    """At most `most` of `count` places, at random: the first ones may all be one speaker's."""
+def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
+    """Choose at most `most` of `count` places at random: the first may all be one speaker's."""
     if most is None or most >= count:
-        return list(range(count))
+        return range(count)
     return sorted(random.Random(seed).sample(range(count), most))
-
-
-def digest(clips: Iterable[Clip]) -> str:
-    """The sha256 of every clip's name, audio bytes, text and language, in order."""
-    whole = hashlib.sha256()
-    for clip in clips:
-        with clip.path.open("rb") as stream:
-            sound = hashlib.file_digest(stream, "sha256").hexdigest()
-        line = json.dumps([clip.id, sound, clip.text, clip.language], ensure_ascii=True)
-        whole.update(line.encode() + b"\n")
-    return whole.hexdigest()
 
 
 class _Tabs(csv.excel_tab):
@@ -104,13 +95,13 @@ def _rows(source: Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines that are not blank, each with its place."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read as UTF-8 text ({error})"
         raise DataError(msg) from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", line
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -181,8 +172,7 @@ def _field(where: str, row: Mapping[str, Any], names: tuple[str, ...], what: str
     if not isinstance(row[found], str):
         msg = f"{where}: {found} must be a string, not {row[found]!r:.40}"
         raise DataError(msg)
+    if any("\ud800" <= character <= "\udfff" for character in row[found]):
+        msg = f"{where}: {found} holds half a character (a lone surrogate), which no file can"
+        raise DataError(msg)
     return str(row[found])
-
-
-def _timed(clip: Clip) -> Clip:
-    return replace(clip, duration_s=audio.duration_s(clip.path))

@@ -1,0 +1,109 @@
+"""Where independent steps run: one interface, whoever maps over clips, files or builds.
+
+Latency is not measured through it: what runs beside a model slows it down.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Protocol
+
+from exporter.system import worker
+from exporter.system.progress import Progress
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step for a process of its own.
+
+    Attributes:
+        step: "module:function", which is given the request and a progress function.
+        request: Plain data for JSON.
+        what: Names the task in messages.
+        threads: Of its numerical libraries; None leaves that to them.
+    """
+
+    step: str
+    request: dict[str, Any]
+    what: str
+    threads: int | None = None
+
+
+class Executor(Protocol):
+    """Runs tasks, a number of them at a time."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at a time, so into how many parts work is worth cutting."""
+
+    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Answer]:
+        """Run every task.
+
+        Args:
+            tasks: May run in any order, and more than once where a worker is lost.
+            progress: Hears what one of the tasks does, and how far all are.
+
+        Yields:
+            The tasks' answers, in the tasks' order.
+
+        Raises:
+            ExporterError: A task's own, as `worker.run` raises it; the others are ended.
+        """
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Processes on this machine."""
+
+    workers: int = 1
+
+    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Answer]:
+        """Run every task in a fresh process; else as `Executor.map` says."""
+        shares = _Shares(len(tasks), progress)
+        if self.workers == 1:
+            for place, task in enumerate(tasks):
+                how: dict[str, Any] = {"what": task.what, "threads": task.threads}
+                yield worker.run(task.step, task.request, shares.of(place), **how)
+            return
+        # This thread starts and ends the processes, so that Ctrl-C ends them; others follow them.
+        running: deque[tuple[ExitStack, Future[Answer]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool, ExitStack() as processes:
+            for place, task in enumerate(tasks):
+                if len(running) == self.workers:
+                    yield _end_of(*running.popleft())
+                process = processes.enter_context(ExitStack())
+                child = process.enter_context(
+                    worker.started(task.step, task.request, what=task.what, threads=task.threads)
+                )
+                running.append((process, pool.submit(child.answer, shares.of(place))))
+            while running:
+                yield _end_of(*running.popleft())
+
+
+def _end_of(process: ExitStack, answer: Future[Answer]) -> Answer:
+    with process:
+        return answer.result()
+
+
+class _Shares:
+    """The progress of tasks that run beside each other, as one."""
+
+    def __init__(self, count: int, progress: Progress) -> None:
+        self._done = [0.0] * count
+        self._progress = progress
+        self._lock = Lock()
+
+    def of(self, place: int) -> Progress:
+        """The progress of one task."""
+
+        def progress(what: str, done: float | None) -> None:
+            with self._lock:
+                self._done[place] = max(self._done[place], done or 0)
+                self._progress(what, sum(self._done) / len(self._done))
+
+        return progress

@@ -1,0 +1,248 @@
+"""Validation in two passes: streamed from disk to disk, spread over workers, timed on a sample."""
+
+import itertools
+import json
+import os
+import shutil
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from exporter.artifact import report
+from exporter.artifact.report import Report
+from exporter.bench.executors import LocalExecutor, Task
+from exporter.formats import audio
+from exporter.recipe import Data, Decoding
+from exporter.system import hardware
+from exporter.system.progress import Progress, silent
+from tests.support.golden import GOLDEN
+from tests.support.judging import measurement
+from validate import corpus as reading
+from validate import gate, pipeline, subjects
+from validate.corpus import Corpora, Corpus, RowFile
+from validate.measure.model import ModelSpec, OpenModel
+from validate.measure.run import ModelRun
+from validate.measure.transcripts import Part, read_transcripts, transcribe_part
+from validate.scoring import ModelOutput, compare
+
+
+def write_clips(folder: Path, count: int, text: str = "red green blue") -> Path:
+    """Recordings of 100 to 400 ms with a manifest; ten of them differ."""
+    folder.mkdir()
+    source = np.random.default_rng(0)
+    for number in range(min(count, 10)):
+        samples = source.normal(0, 0.1, 1600 + 500 * number)
+        soundfile.write(folder / f"{number}.wav", samples, 16_000)
+    for number in range(10, count):
+        os.link(folder / f"{number % 10}.wav", folder / f"{number}.wav")
+    rows = [json.dumps({"audio": f"{number}.wav", "text": text}) for number in range(count)]
+    (folder / "manifest.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def open_corpus(folder: Path, index: Path) -> Corpus:
+    index.mkdir()
+    return Corpora(index, silent).open(Data(clips=str(folder)), Path())
+
+
+class Model:
+    """Stands for a recogniser; it hears the same in everything."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.processor = None
+        self.family = SimpleNamespace(sampling_rate=lambda _processor: 16_000)
+
+    def transcribe(self, sounds: Sequence[object], decoding: Decoding) -> list[SimpleNamespace]:
+        return [SimpleNamespace(text=self.text, tokens=(1, 2)) for _ in sounds]
+
+
+def opened(text: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> OpenModel:
+    monkeypatch.setattr("validate.measure.model.opened", lambda *_, **__: (Model(text), 0.0))
+    decoding = Decoding(batch_size=batch_size)
+    spec = ModelSpec(model=Path(), original=True, threads=1, decoding=decoding)
+    return OpenModel(spec, silent)
+
+
+def whole(corpus: Corpus, output: Path) -> Part:
+    """A part that is all of a corpus."""
+    total = len(corpus)
+    index = corpus.index.path
+    return Part(index=index, offset=0, first=0, clips=total, total=total, output=output)
+
+
+def test_the_audio_of_one_batch_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_corpus(write_clips(tmp_path / "clips", 2000), tmp_path / "index")
+    alive, most, read = 0, 0, audio.read
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def noted(path: Path, rate: int) -> audio.Samples:
+        nonlocal alive, most
+        samples = read(path, rate)
+        weakref.finalize(samples, gone)
+        alive += 1
+        most = max(alive, most)
+        return samples
+
+    monkeypatch.setattr(audio, "read", noted)
+    model = opened("red", 4, monkeypatch)
+    transcribe_part(model, whole(corpus, tmp_path / "out"), silent)
+    assert len(list(read_transcripts([tmp_path / "out"]))) == 2000
+    assert (alive, most) == (0, 4)
+
+
+def peak_bytes(clips: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The most that Python held while a corpus was read, transcribed and scored."""
+    text = " ".join(word * 250 for word in "abcd")
+    place.mkdir()
+    folder = write_clips(place / "clips", clips, text)
+    model = opened(text[:-1], 1, monkeypatch)
+    tracemalloc.start()
+    corpus = open_corpus(folder, place / "index")
+    outputs = []
+    for side in ("original", "artifact"):
+        transcribe_part(model, whole(corpus, place / side), silent)
+        results = read_transcripts([place / side])
+        outputs.append(ModelOutput(measurement(1), results, 1))
+    rows = RowFile(place / "rows")
+    with rows.writing() as write:
+        one = compare(corpus, [0], *outputs, str.strip, rows=rows, write=write)
+    assert len(gate.worst(one)) == gate.WORST
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_grows_by_counts_and_not_by_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three texts of a kilobyte a clip, and audio of three to ten: of that, names and numbers."""
+    few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (300, 800))
+    assert (many - few) / 500 < 400
+
+
+class Here:
+    """An executor of a number of workers, that runs their steps in this process."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            module, _, function = task.step.partition(":")
+            yield getattr(import_module(module), function)(task.request, progress)
+
+
+@pytest.fixture
+def judged(
+    tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, steps_here: None
+) -> Callable[..., list[Report]]:
+    """Judge copies of a golden artifact against a checkpoint, with a clock that only counts."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("validate.measure.model.time", clock)
+    monkeypatch.setattr(pipeline, "LocalExecutor", Here)
+    write_clips(tmp_path / "clips", 7)
+
+    def judge(*names: str, **how: Any) -> list[Report]:
+        folders = [tmp_path / name for name in names]
+        for folder in folders:
+            shutil.copytree(GOLDEN / "v1-torch-int8", folder)
+        reference = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
+        return pipeline.validate(folders, threads=1, **reference, **how)
+
+    return judge
+
+
+def test_however_many_workers_the_predictions_are_the_same_bytes(
+    judged: Callable[..., list[Report]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine = replace(hardware.describe(), cores=2)
+    monkeypatch.setattr(hardware, "describe", lambda: machine)
+    (one,) = judged("one")
+    assert "share" not in caplog.text
+    (many,) = judged("many", workers=3)
+    assert "3 workers of 1 threads share 2 cores" in caplog.text
+    predictions = [(tmp_path / name / "predictions.jsonl").read_bytes() for name in ("one", "many")]
+    assert predictions[0] == predictions[1]
+    assert one.predictions_sha256 == many.predictions_sha256
+    rows = [json.loads(line) for line in predictions[0].splitlines()]
+    assert [row["audio_filepath"] for row in rows] == [f"{number}.wav" for number in range(7)]
+    assert all(row["pred_text"] and row["pred_text_reference"] for row in rows)
+    assert one.timed_clips == many.timed_clips == 7
+    assert report.read(tmp_path / "many") == many
+    assert one.figures.wer == many.figures.wer
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_reads_its_corpus_once_and_hears_the_original_once(
+    workers: int, judged: Callable[..., list[Report]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    opening = OpenModel.__init__
+
+    def noted(self: OpenModel, spec: ModelSpec, progress: Progress) -> None:
+        calls.append("original" if spec.original else spec.model.name)
+        opening(self, spec, progress)
+
+    real = reading.sha256_file
+
+    def hashed(path: Path) -> str:
+        calls.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(OpenModel, "__init__", noted)
+    monkeypatch.setattr(reading, "sha256_file", hashed)
+    reports = judged("a", "b", workers=workers)
+    assert len({each.data.sha256 for each in reports}) == 1
+    assert [calls.count(f"{number}.wav") for number in range(7)] == [1] * 7
+    # Workers wait until all is timed: what they do would be told as a load on the machine.
+    shared = [] if workers == 1 else [name for name in ("original", "a", "b") for _ in range(2)]
+    assert [name for name in calls if name[-4:] != ".wav"] == ["original", "a", "b", *shared]
+
+
+def test_a_sample_is_timed_and_the_report_says_of_how_many(
+    judged: Callable[..., list[Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subjects, "TIMED_CLIPS", 3)
+    monkeypatch.setattr(subjects, "TIMED_BATCHES", 1)
+    (told,) = judged("sampled")
+    assert (told.data.clips, told.timed_clips) == (7, 3)
+    rows = [json.loads(line) for line in (tmp_path / "sampled/predictions.jsonl").open()]
+    timed = [row["audio_filepath"] for row in rows if row["time"] is not None]
+    assert len(timed) == 3
+    assert timed == [row["audio_filepath"] for row in rows if row["time_reference"] is not None]
+    page = (tmp_path / "sampled" / "report.html").read_text()
+    assert "3 of the 7 clips were timed" in page
+    judged("again")
+    rows = [json.loads(line) for line in (tmp_path / "again/predictions.jsonl").open()]
+    assert timed == [row["audio_filepath"] for row in rows if row["time"] is not None]
+
+
+@pytest.mark.slow
+def test_real_workers_write_what_one_process_writes(tmp_path: Path, tiny_whisper: Path) -> None:
+    corpus = open_corpus(write_clips(tmp_path / "clips", 7), tmp_path / "index")
+    decoding = Decoding(language="en", task="transcribe", batch_size=2)
+    spec = ModelSpec(model=tiny_whisper, original=True, threads=1, decoding=decoding)
+    transcribe_part(OpenModel(spec, silent), whole(corpus, tmp_path / "here"), silent)
+    run = ModelRun(spec, "original", corpus, (), tmp_path / "out", LocalExecutor(2), silent)
+    parts = [path.read_bytes() for path in run.transcripts]
+    assert [len(part.splitlines()) for part in parts] == [4, 3]
+    assert b"".join(parts) == (tmp_path / "here").read_bytes()

@@ -1,0 +1,211 @@
+"""A corpus: listed, opened and hashed once in a run, and kept on disk.
+
+In memory are a clip's place in the index and its duration, 16 bytes; texts and paths are not.
+"""
+
+import hashlib
+import json
+import random
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.errors import DataError
+from exporter.formats import audio
+from exporter.formats.clips import Clip, chosen, list_clips
+from exporter.recipe import Data
+from exporter.system.files import sha256_file
+from exporter.system.progress import Progress
+from validate.dataset import dataset_clips
+
+_TELL_EVERY = 100
+
+
+class RowFile:
+    """JSON lines on disk: written once, in order; any of them can be read again.
+
+    In memory are only the places of the rows, 8 bytes each.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets = array("q")
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes written so far."""
+        return self._hash.hexdigest()
+
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[object], None]]:
+        """Open the file, which must be new, and give the function that adds a row."""
+        with self.path.open("xb") as stream:
+
+            def write(row: object) -> None:
+                text = json.dumps(row, ensure_ascii=False) + "\n"
+                line = text.encode(errors="surrogatepass")  # paths need not be UTF-8
+                self.offsets.append(stream.tell())
+                self._hash.update(line)
+                stream.write(line)
+
+            yield write
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> Any:
+        return next(rows_from(self.path, self.offsets[index]))
+
+    def __iter__(self) -> Iterator[Any]:
+        return rows_from(self.path)
+
+
+def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
+    """Yield the rows of a file of JSON lines, from the one that begins at `offset` bytes."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        for line in stream:
+            yield json.loads(line)
+
+
+def clip_of(row: list[Any]) -> Clip:
+    """Return the clip that a row of a corpus' index describes."""
+    name, path, text, language, duration_s = row
+    return Clip(name, Path(path), text, language, duration_s)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The clips of one run, in order.
+
+    Attributes:
+        index: One row a clip; `clip_of` reads it.
+        durations_s: Seconds of each clip, float64 [clips].
+        sha256: Over every clip's name, audio bytes, text and language, in order.
+        languages: All that clips tell; None where one tells none.
+    """
+
+    index: RowFile
+    durations_s: NDArray[np.float64]
+    sha256: str
+    languages: frozenset[str | None]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> Clip:
+        return clip_of(self.index[place])
+
+    def __iter__(self) -> Iterator[Clip]:
+        return map(clip_of, self.index)
+
+    def sample(self, count: int, seed: int) -> list[int]:
+        """Choose clips that stand for all: every n-th by duration, from a start by the seed.
+
+        Args:
+            count: How many; all where the corpus has no more.
+            seed: Decides where the counting starts.
+
+        Returns:
+            The clips' places in the corpus, ascending.
+        """
+        if count >= len(self):
+            return list(range(len(self)))
+        steps = random.Random(seed).random() + np.arange(count)
+        places = (steps * len(self) / count).astype(np.int64)
+        return sorted(self._by_duration()[places].tolist())
+
+    def typical(self) -> tuple[int, int, int]:
+        """Return the places of the shortest, the median and the longest clip."""
+        order = self._by_duration()
+        return int(order[0]), int(order[len(order) // 2]), int(order[-1])
+
+    def _by_duration(self) -> NDArray[np.intp]:
+        return np.argsort(self.durations_s, kind="stable")
+
+    def parts(self, count: int, batch_size: int) -> list[range]:
+        """Cut the corpus into parts of about as much audio each, between batches.
+
+        Args:
+            count: At most so many parts; none of them is empty.
+            batch_size: Batches are the same ones, however many parts there are.
+
+        Returns:
+            The places of each part's clips, part by part.
+        """
+        done_s = np.cumsum(self.durations_s)
+        shares = done_s[-1] * np.arange(1, count) / count
+        inner = np.searchsorted(done_s, shares) // batch_size * batch_size
+        ends = np.unique([0, *inner, len(self)]).tolist()
+        return [range(start, end) for start, end in pairwise(ends)]
+
+
+class Corpora:
+    """Reads each corpus once, however many artifacts are judged on it.
+
+    The indices lie in `folder`.
+    """
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._read: dict[Data, Corpus] = {}
+
+    def open(self, data: Data, base: Path) -> Corpus:
+        """Return the corpus that `data` names.
+
+        Args:
+            data: What a recipe says about its clips.
+            base: The folder from which a path in `data` starts.
+
+        Raises:
+            DataError: A row is bad, or audio is missing, unreadable or empty.
+            HubError: The Hub or the network does not give a dataset.
+            MachineError: pyarrow is missing, which a dataset needs.
+        """
+        source = base / data.clips if data.clips else None
+        key = data.model_copy(update={"clips": str(source.resolve())}) if source else data
+        if key not in self._read:
+            place = self._folder / f"corpus-{len(self._read)}"
+            clips = _sampled(source, data, place) if source else dataset_clips(data)
+            self._read[key] = self._index(clips, str(source or data.dataset), place)
+        return self._read[key]
+
+    def _index(self, clips: Iterable[Clip], source: str, place: Path) -> Corpus:
+        index, whole = RowFile(place.with_suffix(".jsonl")), hashlib.sha256()
+        durations, languages = array("d"), set()
+        with index.writing() as write:
+            for clip in clips:
+                if len(index) % _TELL_EVERY == 0:
+                    self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
+                duration_s = audio.duration_s(clip.path)
+                known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+                whole.update(json.dumps(known, ensure_ascii=True).encode() + b"\n")
+                write([clip.id, str(clip.path.resolve()), clip.text, clip.language, duration_s])
+                durations.append(duration_s)
+                languages.add(clip.language)
+        if not durations:
+            msg = f"{source} lists no clips"
+            raise DataError(msg)
+        lengths = np.array(durations, dtype=np.float64)
+        return Corpus(index, lengths, whole.hexdigest(), frozenset(languages))
+
+
+def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
+    """The clips of a folder or a manifest, or a sample of them once all have been checked."""
+    clips = list_clips(source)
+    if data.max_clips is None:
+        return clips
+    listed = RowFile(place.with_suffix(".all.jsonl"))
+    with listed.writing() as write:
+        for clip in clips:
+            write([clip.id, str(clip.path), clip.text, clip.language, clip.duration_s])
+    return (clip_of(listed[at]) for at in chosen(len(listed), data.max_clips, data.seed))

@@ -1,0 +1,1 @@
+"""Measurements in fresh processes: transcripts of a corpus, latency, memory, unusual shapes."""

@@ -1,0 +1,102 @@
+"""Batches of sizes and lengths that no graph was traced with."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.formats import audio
+from validate.measure.model import Frozen, OpenModel
+
+
+class ShapeCheck(Frozen):
+    """A batch of a shape unlike the traced one. `finite` is None where no output could be seen.
+
+    `likeness`: of the texts in the batch to those of the same clips alone, 0 to 1, on average.
+    """
+
+    lengths_s: tuple[float, ...]
+    finite: bool | None = None
+    likeness: float | None = None
+    error: str | None = None
+
+
+def check_shapes(
+    model: OpenModel, clips: Sequence[Path], alone: Sequence[str]
+) -> tuple[ShapeCheck, ...]:
+    """Try batches of one, two and three clips of several lengths, each within the window.
+
+    Args:
+        model: What is checked.
+        clips: A short, a middling and a long one.
+        alone: The text of each when it is transcribed by itself.
+
+    Returns:
+        A check for each batch.
+    """
+    window = model.recogniser.family.window(model.recogniser.processor)
+    sounds = [model.read(path) for path in clips]
+    texts = [
+        text if len(sound) <= window else None for text, sound in zip(alone, sounds, strict=True)
+    ]
+    shortest, middle, longest = (sound[:window] for sound in sounds)
+    snippet = middle[: max(model.rate // 5, len(middle) // 3)]
+    batches: list[tuple[list[audio.Samples], list[str | None]]] = [
+        ([snippet], [None]),
+        ([shortest, longest], [texts[0], texts[2]]),
+        ([middle, snippet, shortest], [texts[1], None, texts[0]]),
+    ]
+    return tuple(_check(model, batch, expected) for batch, expected in batches)
+
+
+def _check(
+    model: OpenModel, batch: list[audio.Samples], expected: Sequence[str | None]
+) -> ShapeCheck:
+    lengths = tuple(round(len(samples) / model.rate, 3) for samples in batch)
+    together = model.decoding.model_copy(update={"batch_size": len(batch)})
+    try:
+        with _watched(model.recogniser.model) as finite:
+            transcripts = model.recogniser.transcribe(batch, decoding=together)
+        pairs = zip(transcripts, expected, strict=True)
+        likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a runtime throws is what the check looks for
+        lines = str(error).splitlines() or [""]
+        return ShapeCheck(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
+    return ShapeCheck(
+        lengths_s=lengths,
+        finite=all(finite) if finite else None,
+        likeness=statistics.fmean(likeness) if likeness else None,
+    )
+
+
+def _likeness(text: str, other: str) -> float:
+    return SequenceMatcher(None, text, other, autojunk=False).ratio()
+
+
+@contextmanager
+def _watched(model: Any) -> Iterator[list[bool]]:
+    """Note for every step of the model whether its logits are finite.
+
+    Only during these checks: looking costs time. Works for torch modules, as every family's is.
+    """
+    seen: list[bool] = []
+
+    def look(_module: Any, _inputs: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if logits is not None:
+            seen.append(bool(np.isfinite(logits.detach().float().numpy()).all()))
+
+    if not hasattr(model, "register_forward_hook"):
+        yield seen
+        return
+    handle = model.register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,84 @@
+"""The first pass: every clip is transcribed once, in as many processes as there are workers.
+
+What is heard goes to disk batch by batch; a process holds the audio of one batch.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from exporter.system.progress import Progress
+from validate.corpus import clip_of, rows_from
+from validate.measure.model import Frozen, ModelSpec, OpenModel
+
+Item = TypeVar("Item")
+
+
+class ClipResult(Frozen):
+    """A clip's transcript, and of how many tokens it is."""
+
+    text: str
+    tokens: int
+
+
+class Part(Frozen):
+    """Clips that follow each other in a corpus, and where their transcripts go.
+
+    Attributes:
+        index: The corpus' index.
+        offset: Where in the index the first clip's row begins, in bytes.
+        first: The first clip's place in the corpus.
+        clips: How many there are in this part.
+        total: How many there are in the corpus.
+        output: The file to write, a ClipResult a line.
+    """
+
+    index: Path
+    offset: int
+    first: int
+    clips: int
+    total: int
+    output: Path
+
+
+class Request(Frozen):
+    """A part to transcribe, and the model that does it."""
+
+    spec: ModelSpec
+    part: Part
+
+
+def transcribe(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Open a model and transcribe a part: a step for `exporter.system.worker`."""
+    request = Request.model_validate(asked)
+    transcribe_part(OpenModel(request.spec, progress), request.part, progress)
+    return {}
+
+
+def transcribe_part(model: OpenModel, part: Part, progress: Progress) -> None:
+    """Transcribe a part, and write each batch before the next one is read."""
+    rows = islice(rows_from(part.index, part.offset), part.clips)
+    done = 0
+    with part.output.open("w", encoding="utf-8") as stream:
+        for batch in batches((clip_of(row).path for row in rows), model.decoding.batch_size):
+            clip = f"clip {part.first + done + 1} of {part.total} ({batch[0].name})"
+            progress(clip, done / part.clips)
+            for heard in model.transcribe(batch)[0]:
+                result = ClipResult(text=heard.text, tokens=len(heard.tokens))
+                stream.write(result.model_dump_json() + "\n")
+            done += len(batch)
+
+
+def read_transcripts(paths: Sequence[Path]) -> Iterator[ClipResult]:
+    """Yield what the parts' files hold, one after the other."""
+    for path in paths:
+        with path.open(encoding="utf-8") as stream:
+            yield from (ClipResult(**json.loads(line)) for line in stream)
+
+
+def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items; the last may be shorter."""
+    while batch := list(islice(items, size)):
+        yield batch

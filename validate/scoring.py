@@ -1,0 +1,235 @@
+"""Both sides' transcripts against the true texts, clip by clip; what they say goes to disk.
+
+In memory stay counts: some numbers a clip, whatever is said in it.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.formats.clips import Clip
+from validate.measure.latency import Measurement
+from validate.measure.transcripts import ClipResult, batches
+from validate.wer import Scores, loops, score, total
+
+Normalise = Callable[[str], str]
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float64]
+_BATCH = 256  # clips whose texts are in memory together
+
+
+class Rows(Protocol):
+    """Rows of predictions.jsonl, any of which can be read again."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Return the row of a clip."""
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What one model gave: its measurement, its transcripts in the clips' order, and its size."""
+
+    measurement: Measurement
+    transcripts: Iterable[ClipResult]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """One model's measurement, its errors clip by clip, and what is to be told of its texts."""
+
+    measurement: Measurement
+    scores: Scores
+    size_bytes: int
+    tokens: int = 0
+    empty_texts: int = 0
+    looping_texts: int = 0
+
+    @property
+    def seconds(self) -> Floats:
+        """Seconds of each timed clip, float64 [timed clips]."""
+        return np.array(self.measurement.seconds, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ClipTexts:
+    """One clip's normalised texts."""
+
+    id: str
+    duration_s: float
+    truth: str
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a judge looks at.
+
+    Attributes:
+        durations_s: Seconds of each clip, float64 [clips].
+        timed: Which clips were timed, int64 [timed clips].
+        reference: The original's side.
+        candidate: The artifact's.
+        changed: The clips whose normalised transcripts differ between the sides, int64 [changed].
+        newly_empty: Clips in which only the candidate writes nothing.
+        newly_looping: Clips in which only the candidate repeats itself.
+        rows: The predictions.
+        normalise: What makes two spellings of the same words equal.
+    """
+
+    durations_s: Floats
+    timed: Indices
+    reference: ScoredRun
+    candidate: ScoredRun
+    changed: Indices
+    newly_empty: int
+    newly_looping: int
+    rows: Rows
+    normalise: Normalise
+
+    @property
+    def timed_audio_s(self) -> float:
+        """Seconds of audio in the timed clips."""
+        return float(self.durations_s[self.timed].sum())
+
+    def texts(self, index: int) -> ClipTexts:
+        """Read the texts of a clip again."""
+        row = self.rows[index]
+        names = "text", "pred_text_reference", "pred_text"
+        texts = (self.normalise(row[name]) for name in names)
+        return ClipTexts(row["audio_filepath"], float(self.durations_s[index]), *texts)
+
+
+class _Tally:
+    """What is counted of one side while its transcripts go by."""
+
+    def __init__(self) -> None:
+        self._scores: list[Scores] = []
+        self._tokens = self._empty = self._looping = 0
+
+    def add(
+        self, truth: Sequence[str], texts: Sequence[str], results: Sequence[ClipResult]
+    ) -> list[bool]:
+        """Count some clips; tell which of their texts repeat themselves."""
+        looping = [loops(text) for text in texts]
+        self._scores.append(score(truth, texts))
+        self._tokens += sum(result.tokens for result in results)
+        self._empty += sum(not text for text in texts)
+        self._looping += sum(looping)
+        return looping
+
+    def run(self, output: ModelOutput) -> ScoredRun:
+        """Return the side with all that was counted."""
+        return ScoredRun(
+            output.measurement,
+            total(self._scores),
+            output.size_bytes,
+            self._tokens,
+            self._empty,
+            self._looping,
+        )
+
+
+class _Tallies:
+    """What is counted of both sides, each by itself and together."""
+
+    def __init__(self, normalise: Normalise) -> None:
+        self._normalise = normalise
+        self.reference, self.candidate = _Tally(), _Tally()
+        self.durations_s, self.changed = array("d"), array("q")
+        self.newly_empty = self.newly_looping = 0
+
+    def add(self, batch: Sequence[tuple[Clip, ClipResult, ClipResult]]) -> None:
+        """Count some clips."""
+        clips, ours, theirs = zip(*batch, strict=True)
+        truth, left, right = (
+            [self._normalise(each.text) for each in column] for column in (clips, ours, theirs)
+        )
+        known = self.reference.add(truth, left, ours)
+        looping = self.candidate.add(truth, right, theirs)
+        for place, texts in enumerate(zip(truth, left, right, strict=True)):
+            self.newly_empty += bool(texts[0] and texts[1] and not texts[2])
+            self.newly_looping += looping[place] and not known[place] and not loops(texts[0])
+            if texts[1] != texts[2]:
+                self.changed.append(len(self.durations_s) + place)
+        self.durations_s.extend(clip.duration_s for clip in clips)
+
+
+def compare(
+    clips: Iterable[Clip],
+    timed: Sequence[int],
+    reference: ModelOutput,
+    candidate: ModelOutput,
+    normalise: Normalise,
+    *,
+    rows: Rows,
+    write: Callable[[dict[str, Any]], None],
+) -> Comparison:
+    """Count both sides' errors, and write a row of predictions.jsonl for each clip meanwhile.
+
+    Args:
+        clips: All of them; they are gone through once.
+        timed: The places of those that were timed, as in the measurements.
+        reference: What the original gave.
+        candidate: What the artifact gave.
+        normalise: Applied to the true texts and to both sides.
+        rows: Reads again what `write` wrote.
+        write: Takes each clip's row.
+
+    Returns:
+        Both sides, scored.
+
+    Raises:
+        DataError: No clip has a word.
+    """
+    tallies = _Tallies(normalise)
+    seconds = _seconds(timed, reference.measurement, candidate.measurement)
+    triples = zip(clips, reference.transcripts, candidate.transcripts, strict=True)
+    for batch in batches(triples, _BATCH):
+        for place, triple in enumerate(batch, len(tallies.durations_s)):
+            write(_row(*triple, seconds.get(place, (None, None))))
+        tallies.add(batch)
+    return Comparison(
+        durations_s=np.array(tallies.durations_s, dtype=np.float64),
+        timed=np.array(timed, dtype=np.int64),
+        reference=tallies.reference.run(reference),
+        candidate=tallies.candidate.run(candidate),
+        changed=np.array(tallies.changed, dtype=np.int64),
+        newly_empty=tallies.newly_empty,
+        newly_looping=tallies.newly_looping,
+        rows=rows,
+        normalise=normalise,
+    )
+
+
+def _seconds(
+    timed: Sequence[int], reference: Measurement, candidate: Measurement
+) -> dict[int, tuple[float, float]]:
+    both = zip(reference.seconds, candidate.seconds, strict=True)
+    return dict(zip(timed, both, strict=True))
+
+
+def _row(
+    clip: Clip,
+    reference: ClipResult,
+    candidate: ClipResult,
+    seconds: tuple[float | None, float | None],
+) -> dict[str, Any]:
+    """In Open ASR's field names: enough to score again without running; untimed is null."""
+    return {
+        "audio_filepath": clip.id,
+        "duration": round(clip.duration_s, 4),
+        "language": clip.language,
+        "text": clip.text,
+        "pred_text": candidate.text,
+        "time": seconds[1],
+        "tokens": candidate.tokens,
+        "pred_text_reference": reference.text,
+        "time_reference": seconds[0],
+        "tokens_reference": reference.tokens,
+    }

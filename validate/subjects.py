@@ -1,0 +1,84 @@
+"""What is judged: a whole artifact, its recipe, and the corpus that it will hear."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.artifact import local_paths
+from exporter.artifact.manifest import RECIPE, Manifest
+from exporter.artifact.trust import verify_and_authorize
+from exporter.errors import DataError
+from exporter.recipe import Data, Recipe, read
+from exporter.system.progress import Progress
+from validate.corpus import Corpora, Corpus
+from validate.gate import TIMED_CLIPS
+
+# A batch is timed as a whole, so a few of them must be.
+TIMED_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One artifact to judge: whole by its hashes, with its recipe and the clips it will hear.
+
+    `timed` are the places of the clips that are timed, the same for all artifacts on this data.
+    """
+
+    folder: Path
+    manifest: Manifest
+    recipe: Recipe
+    data: Data
+    corpus: Corpus
+    timed: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The artifact's folder, which is called as its target is in the recipe."""
+        return self.folder.resolve().name
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says: data, clips, reference, threads, workers, trust."""
+
+    data: str | None
+    max_clips: int | None
+    reference: str | None
+    threads: int | None
+    workers: int
+    trust: bool
+
+
+def open_subject(folder: Path, settings: Settings, corpora: Corpora, progress: Progress) -> Subject:
+    """Check an artifact's bytes and read its clips, so that no model runs for nothing.
+
+    Args:
+        folder: The artifact.
+        settings: What goes before the recipe's word.
+        corpora: Reads each corpus once.
+        progress: Hears what is being done.
+
+    Raises:
+        DataError: No data are named, or they cannot be read.
+        IntegrityError: The artifact's bytes are not those that were sealed.
+        TrustError: Its code was not built here, and the user does not trust it.
+        HubError: The Hub or the network does not give a dataset.
+        MachineError: pyarrow is missing, which a dataset needs.
+    """
+    progress(f"{folder.name}: checking bytes", None)
+    manifest = verify_and_authorize(folder, trust=settings.trust)
+    recipe = read(folder / RECIPE)
+    data = recipe.data
+    if settings.data:
+        data = Data(clips=settings.data, seed=data.seed if data else 0)
+    if data is None:
+        msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
+        raise DataError(msg)
+    if settings.max_clips:
+        data = data.model_copy(update={"max_clips": settings.max_clips})
+    base = Path() if settings.data else Path(local_paths.read(folder, manifest).recipe).parent
+    if data.clips and not settings.data and not (base / data.clips).exists():
+        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
+        raise DataError(msg)
+    corpus = corpora.open(data, base)
+    most = max(TIMED_CLIPS, TIMED_BATCHES * recipe.decoding.batch_size)
+    return Subject(folder, manifest, recipe, data, corpus, tuple(corpus.sample(most, data.seed)))
