@@ -75,7 +75,9 @@ def build_graph(
         "machine": [describe().cpu, sorted(describe().features)],
         "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
-    get_or_build(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
+    what = f"aoti {path.name} of {job.size}"
+    sources = (__name__, job.family.__name__)
+    get_or_build(path, what, parts, compiled, sources=sources, fresh=job.fresh)
     constants = read_spec(path).constants.values()
     return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights
 

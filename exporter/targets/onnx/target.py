@@ -180,7 +180,9 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "versions": installed_versions(),
     }
-    get_or_build(path, f"onnx-int8 {path.name} of {job.size}", parts, trace, fresh=job.fresh)
+    what = f"onnx-int8 {path.name} of {job.size}"
+    sources = (__name__, job.family.__name__)
+    get_or_build(path, what, parts, trace, sources=sources, fresh=job.fresh)
     if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
     else:
