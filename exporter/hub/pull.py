@@ -18,10 +18,10 @@ from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURE, SIGNATURES
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.errors import listed as listed_names
-from exporter.hub import client, model_card
+from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id
-from exporter.hub.download import Transfer, listed
-from exporter.hub.errors import explained, unavailable
+from exporter.hub.download import Transfer, list_repository
+from exporter.hub.errors import unavailable
 from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
 from exporter.system.progress import Progress, silent
@@ -115,17 +115,8 @@ class _Wanted:
     admit: Callable[[Path, Manifest], None]
 
     def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
-        """Have it there, trying again after what may pass."""
-        return client.with_retries(
-            lambda: self._tried(progress),
-            progress,
-            self.repo,
-            lambda root: explained(root, self.repo, self.revision or "main"),
-            pauses,
-        )
-
-    def _tried(self, progress: Progress) -> Pulled:
-        transfer = listed(self.repo, self.revision or "main", progress)
+        """Have it there; `pauses` are those between tries to ask the Hub for it."""
+        transfer = list_repository(self.repo, self.revision, progress, pauses=pauses)
         if MANIFEST not in transfer.files:
             msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
             raise IntegrityError(msg)

@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifact.manifest import MANIFEST
-from exporter.artifact.store import SIDECAR_FILES, find
+from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES, find
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client
 from exporter.hub.eligibility import check_publishable
 from exporter.hub.errors import endpoint, unpushed
 from exporter.hub.upload_plan import UploadFile, UploadPlan, plan_uploads, write_cards
-from exporter.system.files import sha256_file
+from exporter.system.files import read_small, sha256_file
 from exporter.system.progress import Progress, shown_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-_MAX_MANIFEST_BYTES = 4 << 20
 # What a repository may hold before an artifact comes, and keeps.
 _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
@@ -156,11 +155,12 @@ class _Delivery:
             return []
         if ours[MANIFEST].equals(files[MANIFEST]):
             return sorted(SIDECAR_FILES & files.keys() - ours.keys())
-        if (files[MANIFEST].size or 0) > _MAX_MANIFEST_BYTES:
+        if (files[MANIFEST].size or 0) > MAX_MANIFEST_BYTES:
             self._refuse_strangers({MANIFEST})
-        path = self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha)
+        path = Path(self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha))
         try:
-            named = {str(file["path"]) for file in json.loads(Path(path).read_bytes())["files"]}
+            data = read_small(path, MAX_MANIFEST_BYTES, ValueError, "a manifest")
+            named = {str(file["path"]) for file in json.loads(data)["files"]}
         except (ValueError, KeyError, TypeError):
             self._refuse_strangers({MANIFEST})
         return sorted((named | SIDECAR_FILES) & files.keys() - ours.keys())
