@@ -21,7 +21,6 @@ class Family(Protocol):
     count of its layers. Models and processors are opaque to everybody else.
     """
 
-    __name__: str
     TIED: dict[str, str]
     HEAD: str
     LAYERS: dict[str, str]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from exporter.system.files import make_folder, partial_name, read_small, sha256_file, write_atomic
@@ -49,7 +50,7 @@ def get_or_build(
     parts: Mapping[str, Any],
     make: Callable[[], None],
     *,
-    sources: Iterable[str],
+    makers: Iterable[object],
     fresh: bool,
 ) -> None:
     """Have at `path` what `make` writes there, or wrote there when everything was last the same.
@@ -61,10 +62,11 @@ def get_or_build(
         what: What it is, for people.
         parts: Whatever decides its bytes, beside the sources, as JSON.
         make: Writes it.
-        sources: Dotted names of the modules that make it; what they import counts, too.
+        makers: The modules, or objects of classes in them, whose sources make it.
         fresh: Make it in any case.
     """
-    named = json.dumps({**parts, "code": sources_sha256(frozenset(sources))}, sort_keys=True)
+    code = sources_sha256(frozenset(map(_module_name, makers)))
+    named = json.dumps({**parts, "code": code}, sort_keys=True)
     kept = place() / hashlib.sha256(named.encode()).hexdigest()
     if not fresh and _copied(kept, path):
         return
@@ -73,6 +75,10 @@ def get_or_build(
         _keep(path, kept, what)
     except OSError as error:
         _log.warning("nothing was kept for the next build: %s", error)
+
+
+def _module_name(maker: object) -> str:
+    return maker.__name__ if isinstance(maker, ModuleType) else type(maker).__module__
 
 
 @cache

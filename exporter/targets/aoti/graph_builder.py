@@ -1,5 +1,6 @@
 """One graph of a model, from its form to a package: replaced modules, tracing, compiling."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -76,8 +77,8 @@ def build_graph(
         "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
     what = f"aoti {path.name} of {job.size}"
-    sources = (__name__, job.family.__name__)
-    get_or_build(path, what, parts, compiled, sources=sources, fresh=job.fresh)
+    makers = (sys.modules[__name__], job.family)
+    get_or_build(path, what, parts, compiled, makers=makers, fresh=job.fresh)
     constants = read_spec(path).constants.values()
     return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights
 

@@ -8,6 +8,7 @@ the weights of those that other people's loaders want.
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +182,8 @@ def _build_graph(job: Job[Options], prepared: _Prepared) -> None:
         "versions": installed_versions(),
     }
     what = f"onnx-int8 {path.name} of {job.size}"
-    sources = (__name__, job.family.__name__)
-    get_or_build(path, what, parts, trace, sources=sources, fresh=job.fresh)
+    makers = (sys.modules[__name__], job.family)
+    get_or_build(path, what, parts, trace, makers=makers, fresh=job.fresh)
     if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
     else:
