@@ -48,14 +48,18 @@ def moved() -> None:
 
 
 def silence_s() -> float:
-    """Seconds that may pass without a byte: $EXPORTER_HUB_TIMEOUT, or a minute."""
-    asked = os.environ.get(_PLACE) or str(_SILENCE_S)
+    """Return the seconds that may pass without a byte: $EXPORTER_HUB_TIMEOUT, or a minute.
+
+    Raises:
+        RecipeError: Where the variable holds no number of seconds.
+    """
+    given = os.environ.get(_PLACE) or str(_SILENCE_S)
     try:
-        seconds = float(asked)
+        seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86_400:
-        msg = f"{_PLACE} is {asked[:40]!r}: give seconds, like 60"
+        msg = f"{_PLACE} is {given[:40]!r}: give seconds, like 60"
         raise RecipeError(msg)
     return seconds
 
@@ -306,18 +310,18 @@ _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def hub_id(text: str) -> tuple[str, str | None] | None:
-    """The parts of `ORG/NAME` or `ORG/NAME@REVISION`; None for other texts."""
+    """Split `ORG/NAME` or `ORG/NAME@REVISION`; None for other texts."""
     match = None if text.startswith(".") or ".." in text else _ID.fullmatch(text)
     return (match["repo"], match["revision"]) if match else None
 
 
 def git_sha1(data: bytes) -> str:
-    """Git's name for a file's bytes, by which the Hub knows its small files."""
+    """Return git's name for a file's bytes, by which the Hub knows its small files."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def faults() -> tuple[type[Exception], ...]:
-    """What may come out of a request: the library's and the network's errors, answers cut short."""
+    """Return what may come out of a request: the library's and the network's errors."""
     client = _httpx(import_module("huggingface_hub.utils._http"))
     known = (OSError, ValueError, RuntimeError)  # RuntimeError: around whatever an upload raised
     return (*known, client.HTTPError) if client else known

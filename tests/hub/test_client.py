@@ -26,7 +26,7 @@ ASKS_NOBODY = {"huggingface_hub.constants", "huggingface_hub.errors"}
 def folder(loopback: Hub, tmp_path: Path) -> Path:
     """An artifact that is on the Hub already, and one to push instead; a dataset and weights."""
     old = passing.make(tmp_path / "onnx-int8")
-    list(push.push(push.prepared(old, None, None), push.Way(), silent))
+    list(push.push(push.plan_push(old, None, None), push.Way(), silent))
     weights = {"model.safetensors": File(bytes(9), True), "config.json": File(b"{}", False)}
     loopback.api.create("org/weights", files=weights)
     loopback.api.create("datasets/org/clips", files=weights)
@@ -51,7 +51,7 @@ def test_only_the_hubs_package_asks_the_hub() -> None:
 
 
 def push_it(folder: Path) -> object:
-    return list(push.push(push.prepared(folder, None, None), push.Way(), silent))
+    return list(push.push(push.plan_push(folder, None, None), push.Way(), silent))
 
 
 ASKED: dict[str, tuple[Callable[[Path], object], str, int]] = {
