@@ -182,7 +182,9 @@ def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool)
 
 
 def _same(path: Path, there: "RepoSibling") -> bool:
-    return path.is_file() and git_sha1(path.read_bytes()) == there.blob_id
+    if not path.is_file() or path.stat().st_size != there.size:
+        return False
+    return git_sha1(path.read_bytes()) == there.blob_id
 
 
 def _announced(transfer: Transfer, folder: Path) -> Manifest:

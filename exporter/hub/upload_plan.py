@@ -18,10 +18,11 @@ from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id
 from exporter.hub.eligibility import PublishableArtifact
-from exporter.system.files import write_atomic
+from exporter.system.files import read_small, write_atomic
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
 _SMALL = 10_000_000
+_MAX_SIGNED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,14 @@ def _items(proof: PublishableArtifact, repo: str) -> list[UploadFile]:
     promised[report.PAGE] = judged.page_sha256
     files = [_item(proof.folder, name, sha256) for name, sha256 in promised.items()]
     beside = (proof.folder / name for name in (PROVENANCE, *SIGNATURES))
-    files += [_small(path.name, path.read_bytes()) for path in beside if path.is_file()]
+    files += [_small(path.name, _read_signed(path)) for path in beside if path.is_file()]
     ours = {report.REPORT: report.text(judged), **model_card.render(proof, repo)}
     return sorted([*files, *(_small(*one) for one in ours.items())], key=lambda item: item.path)
+
+
+def _read_signed(path: Path) -> bytes:
+    """A provenance or a signature, which has been verified as the bounded file that it is."""
+    return read_small(path, _MAX_SIGNED_BYTES, IntegrityError, "a signature", follow_links=False)
 
 
 def _item(folder: Path, name: str, promised: str) -> UploadFile:
