@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from exporter.errors import RecipeError
 from exporter.formats.yaml_source import MAX_BYTES, Loc, Source, parse
+from exporter.system.files import read_small
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -242,14 +243,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_small(path, MAX_BYTES, RecipeError, "a recipe")
     except OSError as error:
         msg = f"{path}: cannot read the recipe: {error.strerror}"
         raise RecipeError(msg) from None
-    if len(raw) > MAX_BYTES:
-        msg = f"{path}: a recipe has at most {MAX_BYTES // 1024} KiB"
-        raise RecipeError(msg)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

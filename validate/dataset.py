@@ -11,10 +11,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter.errors import DataError, HubError, MachineError
+from exporter.errors import DataError, MachineError
 from exporter.formats.clips import TEXT_NAMES, Clip, chosen
+from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
+from exporter.system.progress import silent
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:
@@ -29,7 +31,7 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
 
     Raises:
         HubError: The Hub or the network does not give it.
-        DataError: The split, or a column, is not there.
+        DataError: The split or a column is not there, or a file is damaged.
         MachineError: pyarrow is missing.
     """
     try:
@@ -52,32 +54,20 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
             yield _clip(folder, index, row, data)
 
 
-def _download(data: Data) -> list[str]:
+def _download(data: Data) -> list[Path]:
     """The split's parquet files, in both layouts that the Hub has: flat names and folders."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     split = re.escape(data.split or "test")
     config = f"(.*/)?{re.escape(data.config)}/(.*/)?" if data.config else "(.*/)?"
     pattern = re.compile(rf"{config}{split}([-./].*)?\.parquet")
-    try:
-        info = HfApi().dataset_info(str(data.dataset), revision=data.revision)
-        names = sorted(item.rfilename for item in info.siblings or ())
-        found = [name for name in names if pattern.fullmatch(name)]
-        paths = [
-            hf_hub_download(info.id, name, repo_type="dataset", revision=info.sha) for name in found
-        ]
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        msg = f"cannot fetch the dataset {data.dataset} from the Hub: {reason}\nUse local clips."
-        raise HubError(msg) from error
-    if not paths:
+    transfer = list_repository(str(data.dataset), data.revision, silent, repo_type="dataset")
+    names = sorted(name for name in transfer.files if pattern.fullmatch(name))
+    if not names:
         msg = (
             f"dataset {data.dataset}: no parquet files of config {data.config or '(any)'}, "
             f"split {data.split or 'test'}.\nTry `revision: refs/convert/parquet`."
         )
         raise DataError(msg)
-    return paths
+    return [transfer.bring(name) for name in names]
 
 
 def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:

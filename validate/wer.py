@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from exporter.artifact.report import NormaliserStamp
 from exporter.errors import DataError, IntegrityError
+from exporter.system.files import read_small
 
 Counts = NDArray[np.int64]
 _ENGLISH = re.compile(r"(<\|)?(en|eng|english)([-_][a-z]+)?(\|>)?", re.IGNORECASE)
@@ -25,6 +26,7 @@ _ENGLISH = re.compile(r"(<\|)?(en|eng|english)([-_][a-z]+)?(\|>)?", re.IGNORECAS
 _COMPRESSION_RATIO = 2.4
 _PIECE_BYTES = 500  # about what is said in one window of 30 s
 _LOOP_REPEATS, _LOOP_WORDS = 4, 8
+_MAX_SPELLINGS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _spellings(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
+        data = read_small(path, _MAX_SPELLINGS_BYTES, IntegrityError, "a mapping of spellings")
+        mapping = json.loads(data.decode("utf-8"))
         return {str(key): str(value) for key, value in mapping.items()}
     except (ValueError, AttributeError) as error:
         msg = f"{path} is not a JSON mapping of spellings ({error})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import MachineError, RecipeError
+from exporter.system.files import read_small
 from exporter.system.user_dirs import home, owned
 
 _PLACE = "EXPORTER_CONFIG"
@@ -85,8 +86,7 @@ def _serialization() -> Any:
 def _loaded(key: Path, kind: str, read: Any) -> Any:
     unsupported = import_module("cryptography.exceptions").UnsupportedAlgorithm
     try:
-        with key.open("rb") as file:
-            loaded = read(file.read(_MAX_BYTES))
+        loaded = read(read_small(key, _MAX_BYTES, RecipeError, "a key in PEM"))
     except OSError as error:
         msg = f"{key} cannot be read: {error.strerror}"
         raise RecipeError(msg) from error

@@ -6,10 +6,10 @@ an artifact's digest. The file is never pushed; without it, `--reference` and `-
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact.manifest import Manifest
-from exporter.system.files import write_atomic
+from exporter.system.files import read_small, write_atomic
 
 PLACES = "places.json"
 _MAX_BYTES = 64 << 10
@@ -33,8 +33,8 @@ def read(folder: Path, manifest: Manifest) -> LocalPaths:
     """The places of an artifact; where nothing tells them, the names in its manifest."""
     path = folder / PLACES
     try:
-        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-            return LocalPaths.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):  # a note of no weight: what it leads to is held to its hash
+        data = read_small(path, _MAX_BYTES, ValueError, "a note of paths")
+        return LocalPaths.model_validate_json(data)
+    except (OSError, ValueError):  # a note of no weight: what it leads to is held to its hash
         pass
     return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)

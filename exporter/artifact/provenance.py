@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from exporter.artifact.manifest import MANIFEST, RECIPE, Manifest, Origin
 from exporter.errors import IntegrityError
 from exporter.recipe import Recipe
-from exporter.system.files import write_atomic
+from exporter.system.files import read_small, write_atomic
 
 PROVENANCE = "provenance.intoto.json"
 # https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
@@ -97,10 +97,8 @@ def require(folder: Path, manifest: Manifest) -> None:
     if not os.path.lexists(path):
         return
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            msg = "no plain file, or too large"
-            raise ValueError(msg)
-        told = _Statement.model_validate_json(path.read_bytes())
+        data = read_small(path, _MAX_BYTES, ValueError, "a provenance", follow_links=False)
+        told = _Statement.model_validate_json(data)
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): remove it, or build again with --force"

@@ -20,7 +20,7 @@ from exporter.artifact.manifest import Manifest
 from exporter.artifact.store import require_plain
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
-from exporter.system.files import sha256_file, write_atomic
+from exporter.system.files import read_small, sha256_file, write_atomic
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -218,11 +218,9 @@ def read(folder: Path) -> Report:
     path = folder / REPORT
     try:
         require_plain(path)
-        with path.open("rb") as stream:
-            written = stream.read(_MAX_BYTES + 1)
-        if len(written) > _MAX_BYTES:
-            msg = f"{path}: larger than {_MAX_BYTES} bytes: not a report of ours"
-            raise IntegrityError(msg)
+        written = read_small(
+            path, _MAX_BYTES, IntegrityError, "a report of ours", follow_links=False
+        )
         report = Report.model_validate_json(written)
     except FileNotFoundError:
         msg = f"{folder} has no {REPORT}: run `exporter validate {folder}` first"

@@ -23,7 +23,7 @@ from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.store import SIDECAR_FILES
 from exporter.errors import IntegrityError, listed
-from exporter.system.files import sha256_file, write_atomic
+from exporter.system.files import read_small, sha256_file, write_atomic
 
 SIGNATURE = "model.sig"
 VERDICT = "report.sig"
@@ -186,10 +186,8 @@ def _read(path: Path) -> tuple[_Bundle, dict[str, str]]:
     Read with the parser that the library uses, and strictly, so that both see the same.
     """
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            msg = "no plain file, or too large"
-            raise ValueError(msg)
-        bundle = _Bundle.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        data = read_small(path, _MAX_BYTES, ValueError, "a signature", follow_links=False)
+        bundle = _Bundle.model_validate(json.loads(data.decode("utf-8")))
         payload = base64.b64decode(bundle.dsse_envelope.payload, validate=True)
         statement = _Statement.model_validate(json.loads(payload))
     except (ValueError, OSError, RecursionError) as error:

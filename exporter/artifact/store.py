@@ -4,8 +4,6 @@ Kept without torch so that verifying, listing and pushing answer at once. The ma
 last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
 """
 
-import errno
-import fcntl
 import re
 import shutil
 import stat
@@ -13,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from filelock import Timeout
+
 from exporter.artifact.manifest import MANIFEST, File, Manifest
 from exporter.errors import BusyError, IntegrityError, listed
 from exporter.system.files import (
+    file_lock,
     make_folder,
     partial_name,
     partial_of,
+    read_small,
     recover,
     remove,
     replace_dir_atomically,
@@ -33,7 +35,7 @@ _SIGNED = "provenance.intoto.json model.sig report.sig"
 SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 # One of these half way through `write_atomic`, or left there by a process that died.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
-_MAX_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -41,10 +43,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         require_plain(path)
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            msg = f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes: not a manifest of ours"
-            raise IntegrityError(msg)
-        sealed = path.read_bytes()
+        sealed = read_small(
+            path, MAX_MANIFEST_BYTES, IntegrityError, "a manifest of ours", follow_links=False
+        )
         manifest = Manifest.model_validate_json(sealed)
         canonical = manifest.canonical()
     except FileNotFoundError:
@@ -155,16 +156,14 @@ def publish(folder: Path, final: Path) -> None:
 
 @contextmanager
 def _lock(final: Path) -> Iterator[None]:
-    """Hold an advisory lock beside `final`; the kernel drops it when the process dies."""
-    path = final.parent / f".{final.name}.lock"
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            msg = f"another build is writing {final}: wait for it, or choose another --output"
-            raise BusyError(msg) from None
+    """Hold a lock beside `final`, or raise BusyError where another build does."""
+    lock = file_lock(final.parent / f".{final.name}.lock", wait_s=0)
+    try:
+        held = lock.acquire()
+    except Timeout:
+        msg = f"another build is writing {final}: wait for it, or choose another --output"
+        raise BusyError(msg) from None
+    with held:
         yield
 
 

@@ -1,8 +1,7 @@
 """Bringing a checkpoint's files from the Hub: only those that are needed, at one commit.
 
-huggingface_hub transfers and keeps the cache; its environment variables (HF_TOKEN, HF_ENDPOINT,
-HF_HOME, HF_HUB_OFFLINE) are the settings, and there are none beside. Files come one after the
-other, weights last, so that what is missing or not allowed is told before gigabytes move.
+Files come one after the other, weights last, so that what is missing or not allowed is told before
+gigabytes move.
 """
 
 import logging
@@ -18,17 +17,15 @@ from exporter.checkpoint.files import (
     is_adapter,
     weight_names,
 )
-from exporter.errors import CheckpointError, exhausted
+from exporter.errors import CheckpointError, HubError
 from exporter.families import companion_names, family_facts, family_name
 from exporter.formats.config_json import read_json
-from exporter.hub.client import request_timeouts
-from exporter.hub.download import Transfer, listed, local
-from exporter.hub.errors import explained, root_of, status_of, unavailable
+from exporter.hub.download import Transfer, cached_snapshot, list_repository, remote_header
+from exporter.hub.errors import root_of, status_of, unavailable
 from exporter.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_io import TensorInfo
-
 
 _log = logging.getLogger(__name__)
 
@@ -52,35 +49,34 @@ def fetch(
 ) -> Fetched:
     """Bring a Hub repository's needed files into the local cache, at a commit that is recorded.
 
-    Where the Hub cannot be asked, what is cached of the revision is used, if it is whole. With
-    `weights` False, safetensors that are not cached stay where they are. Pickles come only with
-    `allow_pickle`. Raises HubError, and CheckpointError where the repository holds no usable
-    checkpoint.
+    Where the Hub cannot be asked, what is cached of the revision is used, if it is whole.
+
+    Args:
+        repo: `ORG/NAME`.
+        revision: A branch, tag or commit; `main` if None.
+        progress: Is told of bytes.
+        weights: Bring the weights, too; else safetensors that are not cached stay on the Hub.
+        allow_pickle: Bring weights also where they are pickles.
+
+    Raises:
+        HubError: Where the Hub refuses, or cannot be asked and the cache does not do.
+        CheckpointError: Where the repository holds no usable checkpoint.
     """
-    from huggingface_hub.errors import HFValidationError
-
-    asked = revision or "main"
-    with request_timeouts():
-        try:
-            transfer = listed(repo, asked, progress)
-        except (OSError, HFValidationError) as error:
-            if exhausted(error) or local(error):
-                raise
-            if unavailable(error):
-                return _cached(repo, asked, error)
-            raise explained(error, repo, asked) from error
-        try:
-            return _brought(transfer, asked, weights=weights, allow_pickle=allow_pickle)
-        except OSError as error:
-            if exhausted(error) or local(error):
-                raise
-            raise explained(error, repo, asked) from error
+    wanted = revision or "main"
+    cached = _cached(repo, wanted)
+    try:
+        transfer = list_repository(repo, wanted, progress, pauses=() if cached else None)
+    except HubError as error:
+        cause = error.__cause__ or error
+        if cached is None or not unavailable(cause):
+            raise
+        _tell_cached(cached, repo, cause)
+        return cached
+    return _brought(transfer, wanted, weights=weights, allow_pickle=allow_pickle)
 
 
-def _brought(transfer: Transfer, asked: str, *, weights: bool, allow_pickle: bool) -> Fetched:
+def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: bool) -> Fetched:
     """Bring the needed files, then note in the cache which commit the revision stands for."""
-    from huggingface_hub import hf_hub_download
-
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
     heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
@@ -96,7 +92,7 @@ def _brought(transfer: Transfer, asked: str, *, weights: bool, allow_pickle: boo
     wanted = [*small, *(name for name in heavy if name not in left)]
     transfer.announce(wanted)
     folder = [transfer.bring(name) for name in wanted][-1].parent
-    hf_hub_download(repo, small[0], revision=asked)
+    transfer.note_revision(small[0], revision)
     return Fetched(folder, commit, left)
 
 
@@ -132,23 +128,11 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     """
     if not fetched.left:
         return {}
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import SafetensorsParsingError
-
     from exporter.formats.tensor_io import TensorInfo
 
     infos: dict[str, TensorInfo] = {}
     for name in fetched.left:
-        try:
-            with request_timeouts():
-                header = HfApi().parse_safetensors_file_metadata(
-                    repo, name, revision=fetched.commit
-                )
-        except SafetensorsParsingError as error:
-            msg = f"{repo}: the header of {name} makes no sense: it is damaged"
-            raise CheckpointError(msg) from error
-        except OSError as error:
-            raise explained(error, repo, fetched.commit) from error
+        header = remote_header(repo, fetched.commit, name)
         infos |= {
             tensor: TensorInfo(fetched.folder / name, of.data_offsets[0], tuple(of.shape), of.dtype)
             for tensor, of in header.tensors.items()
@@ -156,25 +140,27 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     return infos
 
 
-def _cached(repo: str, asked: str, error: BaseException) -> Fetched:
+def _cached(repo: str, revision: str) -> Fetched | None:
     """What the cache holds of a revision, whole or not at all."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        folder = Path(snapshot_download(repo, revision=asked, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise explained(error, repo, asked) from error
+    folder = cached_snapshot(repo, revision)
+    if folder is None:
+        return None
     names = {path.name for path in folder.iterdir() if path.is_file()}
     try:
         weight_names(names, str(folder), folder.joinpath, allow_pickle=True)  # whole, or not
-    except CheckpointError as partial:
-        raise explained(error, repo, asked) from partial
-    if _companions(names, folder.joinpath)[1]:
-        raise explained(error, repo, asked) from error
+        missing = _companions(names, folder.joinpath)[1]
+    except CheckpointError:
+        return None
+    return None if missing else Fetched(folder, folder.name)
+
+
+def _tell_cached(cached: Fetched, repo: str, error: BaseException) -> None:
+    """Warn that the cache is used, unless nobody wanted the Hub to be asked."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     if not isinstance(error, OfflineModeIsEnabled):
-        reason = f"HTTP {status_of(root_of(error))}" if status_of(root_of(error)) else "no network"
+        status = status_of(root_of(error))
+        reason = f"HTTP {status}" if status else "no network"
         _log.warning(
-            "the Hub cannot be asked (%s): using %s at %s, as cached", reason, repo, folder.name
+            "the Hub cannot be asked (%s): using %s at %s, as cached", reason, repo, cached.commit
         )
-    return Fetched(folder, folder.name)

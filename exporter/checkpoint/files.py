@@ -1,10 +1,10 @@
 """Which files hold a checkpoint's weights, by name; what lies beside them its family tells."""
 
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from exporter.errors import CheckpointError
+from exporter.formats.config_json import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -67,8 +67,8 @@ def pickle_refused(where: str) -> str:
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = read_json(index)["weight_map"].values()
         return sorted({str(name) for name in names})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, AttributeError) as error:
         msg = f"{index}: no `weight_map` ({type(error).__name__})"
         raise CheckpointError(msg) from error

@@ -26,17 +26,29 @@ from exporter.cli import (
     validate,
 )
 from exporter.cli.output.terminal import Terminal
-from exporter.errors import ExporterError, RecipeError, exhausted, exhaustion
+from exporter.errors import (
+    EXIT_CODES,
+    CheckpointError,
+    ExporterError,
+    RecipeError,
+    ResourceError,
+    exhausted,
+    exhaustion,
+)
 from exporter.hub.errors import unsigned
 from exporter.system import signals
 
 _FORBIDDEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
+# The first line keeps click from filling the others.
+_EPILOG = "\n".join(
+    ["\b", "Exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())]
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="exporter")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
 @click.pass_obj
@@ -67,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(arguments, prog_name="exporter", standalone_mode=False, obj=terminal)
     except click.ClickException as error:
         terminal.tell(_usage(error))
-        return 2
+        return RecipeError.exit_code
     except signals.Terminated:
         signals.leave()
         return 143
@@ -101,8 +113,8 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, ExporterError):
         return error.exit_code, str(error)
     if exhausted(error):
-        return 8, exhaustion(error)
+        return ResourceError.exit_code, exhaustion(error)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
-        return 3, f"{error.filename}: {error.strerror}"
+        return CheckpointError.exit_code, f"{error.filename}: {error.strerror}"
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     return 1, f"{said}\nThis is a bug. Run `exporter --debug ...` again and report the traceback."

@@ -42,54 +42,54 @@ def push(
 
     with terminal.progress() as progress:
         progress("verifying", None)
-        parcels = pushing.prepared(path, repo, private)
+        plans = pushing.plan_push(path, repo, private)
     if dry_run:
-        _say_parcels(terminal, parcels, as_json)
+        _say_plans(terminal, plans, as_json)
         return
     done: list[Pushed] = []
     try:
         with terminal.progress() as progress:
-            for one in pushing.push(parcels, pushing.Way(revision, create_pr), progress):
+            for one in pushing.push(plans, pushing.Way(revision, create_pr), progress):
                 done.append(one)
     finally:  # what has arrived is told, also when the next one fails
         _say_pushed(terminal, done, as_json)
 
 
-def _say_parcels(terminal: Terminal, parcels: list[UploadPlan], as_json: bool) -> None:
+def _say_plans(terminal: Terminal, plans: list[UploadPlan], as_json: bool) -> None:
     from exporter.hub.model_card import CARD
 
     cards = [
         item.source.decode()
-        for parcel in parcels
-        for item in parcel.items
+        for plan in plans
+        for item in plan.items
         if item.path == CARD and isinstance(item.source, bytes)
     ]
     if as_json:
         rows = [
-            {**_row(parcel), "private": parcel.private, "card": card}
-            for parcel, card in zip(parcels, cards, strict=True)
+            {**_row(plan), "private": plan.private, "card": card}
+            for plan, card in zip(plans, cards, strict=True)
         ]
         terminal.say_json(plan=rows)
         return
-    for parcel, card in zip(parcels, cards, strict=True):
-        closed = "private" if parcel.private else "public"
+    for plan, card in zip(plans, cards, strict=True):
+        closed = "private" if plan.private else "public"
         terminal.say(
-            f"{shown(parcel.proof.folder)} to {parcel.repo}, {closed}, as {parcel.tag}: "
-            f"{shown_bytes(parcel.size_bytes)}"
+            f"{shown(plan.proof.folder)} to {plan.repo}, {closed}, as {plan.tag}: "
+            f"{shown_bytes(plan.size_bytes)}"
         )
-        for item in parcel.items:
+        for item in plan.items:
             terminal.say(f"  {item.path} {shown_bytes(item.size_bytes)}")
         terminal.say(card)
 
 
-def _row(parcel: UploadPlan) -> dict[str, Any]:
+def _row(plan: UploadPlan) -> dict[str, Any]:
     return {
-        "path": str(parcel.proof.folder),
-        "repo": parcel.repo,
-        "digest": parcel.proof.manifest.digest,
+        "path": str(plan.proof.folder),
+        "repo": plan.repo,
+        "digest": plan.proof.manifest.digest,
         "files": [
             {"path": item.path, "size_bytes": item.size_bytes, "sha256": item.sha256}
-            for item in parcel.items
+            for item in plan.items
         ],
     }
 
@@ -98,7 +98,7 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
     if as_json:
         rows = [
             {
-                **_row(one.parcel),
+                **_row(one.plan),
                 "changed": one.changed,
                 "commit": one.commit,
                 "tag": one.tag,
@@ -110,12 +110,12 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
         terminal.say_json(pushed=rows)
         return
     for one in done:
-        parcel, commit = one.parcel, one.commit[:12]
-        what = f"{len(parcel.items)} files, {shown_bytes(parcel.size_bytes)}"
+        plan, commit = one.plan, one.commit[:12]
+        what = f"{len(plan.items)} files, {shown_bytes(plan.size_bytes)}"
         did = f"pushed {what}" if one.changed else f"all is there already, {what}"
         tagged = f", tag {one.tag}" if one.tag else ""
         terminal.say(
-            f"{shown(parcel.proof.folder)} to {parcel.repo}: {did}; commit {commit}{tagged}\n"
+            f"{shown(plan.proof.folder)} to {plan.repo}: {did}; commit {commit}{tagged}\n"
             f"  {one.url}"
         )
 

@@ -5,31 +5,32 @@ list tells.
 """
 
 from exporter.doctor.folder import Folder, listed
-from exporter.errors import CheckpointError, exhausted
-from exporter.hub.download import listed as listed_on_hub
-from exporter.hub.download import local
-from exporter.hub.errors import explained
+from exporter.errors import CheckpointError
+from exporter.hub.download import list_repository
 from exporter.system.progress import Progress
 
 _BROUGHT = (".json", ".txt", ".onnx", ".yaml")
 
 
 def brought(repo: str, revision: str | None, progress: Progress) -> Folder:
-    """Bring what is looked into, into the library's cache; raise HubError."""
-    from huggingface_hub.errors import HFValidationError
+    """Bring what is looked into, into the library's cache.
 
-    try:
-        transfer = listed_on_hub(repo, revision or "main", progress)
-        names = [name for name in transfer.files if name.endswith(_BROUGHT)]
-        if not names:
-            msg = f"{repo} holds no configs and no ONNX graphs: nothing can be said of it"
-            raise CheckpointError(msg)
-        transfer.announce(names)
-        paths = [transfer.bring(name) for name in names]
-    except (OSError, HFValidationError) as error:
-        if exhausted(error) or local(error):
-            raise
-        raise explained(error, repo, revision or "main") from error
+    Args:
+        repo: `ORG/NAME`.
+        revision: A branch, tag or commit; `main` if None.
+        progress: Is told of bytes.
+
+    Raises:
+        HubError: Where the Hub refuses, or cannot be asked.
+        CheckpointError: Where the repository holds nothing to look into.
+    """
+    transfer = list_repository(repo, revision, progress)
+    names = [name for name in transfer.files if name.endswith(_BROUGHT)]
+    if not names:
+        msg = f"{repo} holds no configs and no ONNX graphs: nothing can be said of it"
+        raise CheckpointError(msg)
+    transfer.announce(names)
+    paths = [transfer.bring(name) for name in names]
     top = paths[0]
     for _ in names[0].split("/"):
         top = top.parent

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import CheckpointError
+from exporter.system.files import read_small
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 32
@@ -35,10 +36,8 @@ def read_json(path: Path) -> dict[str, Any]:
         msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
         raise CheckpointError(msg)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            msg = f"{path}: larger than {_MAX_BYTES} bytes: not a configuration"
-            raise CheckpointError(msg)
-        value = json.loads(path.read_text(encoding="utf-8"))
+        data = read_small(path, _MAX_BYTES, CheckpointError, "a configuration")
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         msg = f"{path}: not readable as JSON ({error})"
         raise CheckpointError(msg) from error

@@ -1,48 +1,128 @@
 """One commit's files on their way from the Hub into the library's cache, and how far they are.
 
-huggingface_hub downloads; added here are what it lacks: bytes told to our `Progress`, a transfer
-that was cut taken up again, and a look at what arrived.
+huggingface_hub downloads, and its environment variables (HF_TOKEN, HF_ENDPOINT, HF_HOME,
+HF_HUB_OFFLINE) are the settings. Added here are what it lacks: bytes told to our `Progress`, time
+limits and retries as of all requests, and a look at what arrived.
 """
 
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from exporter.errors import HubError, exhausted
-from exporter.hub.client import git_sha1
-from exporter.hub.errors import Silence, root_of, status_of
+from exporter.errors import CheckpointError, HubError
+from exporter.hub.client import git_sha1, with_retries
+from exporter.hub.errors import explained, interrupted, kind_of
 from exporter.system.files import sha256_file
-from exporter.system.progress import Progress, shown_bytes
-
-if TYPE_CHECKING:
-    pass
+from exporter.system.progress import Progress, shown_bytes, silent
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-_TRIES = 4
-_PAUSE_S = 1.0
-_TELL_EVERY_S = 0.25
+_REPORT_EVERY_S = 0.25
 _LOOKS = 2
+
+
+def list_repository(
+    repo: str,
+    revision: str | None,
+    progress: Progress,
+    *,
+    repo_type: str = "model",
+    pauses: Sequence[float] | None = None,
+) -> "Transfer":
+    """Ask the Hub which commit a revision is, and what files it holds.
+
+    Args:
+        repo: `ORG/NAME`.
+        revision: A branch, tag or commit; `main` if None.
+        progress: Is told of tries, and later of bytes.
+        repo_type: `model` or `dataset`.
+        pauses: Seconds between tries, as `with_retries` takes them.
+
+    Raises:
+        HubError: Where the Hub refuses, or cannot be asked.
+    """
+    from huggingface_hub import HfApi, constants
+
+    wanted = revision or "main"
+
+    def ask() -> Any:
+        return HfApi().repo_info(
+            repo,
+            revision=wanted,
+            repo_type=repo_type,
+            files_metadata=True,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        )
+
+    def explain(root: BaseException) -> HubError:
+        return explained(root, repo, wanted, repo_type)
+
+    info = with_retries(ask, progress, repo, explain, pauses=pauses)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    return Transfer(repo, info.sha or wanted, files, progress, repo_type)
+
+
+def cached_snapshot(repo: str, revision: str) -> Path | None:
+    """Return the folder of what is cached of a revision, whole or not; None if nothing is."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def remote_header(repo: str, commit: str, name: str) -> Any:
+    """Read the header of a safetensors file that stays on the Hub.
+
+    Args:
+        repo: `ORG/NAME` of a model.
+        commit: The commit that holds the file.
+        name: The file's path in the repository.
+
+    Returns:
+        The library's `SafetensorsFileMetadata`.
+
+    Raises:
+        HubError: Where the Hub refuses, or cannot be asked.
+        CheckpointError: Where the header is damaged.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    def ask() -> Any:
+        return HfApi().parse_safetensors_file_metadata(repo, name, revision=commit)
+
+    try:
+        return with_retries(ask, silent, repo, lambda root: explained(root, repo, commit))
+    except SafetensorsParsingError as error:
+        msg = f"{repo}: the header of {name} makes no sense: it is damaged"
+        raise CheckpointError(msg) from error
 
 
 class Transfer:
     """One commit's files on their way into the cache, and how much of them has come."""
 
     def __init__(
-        self, repo: str, commit: str, files: "Mapping[str, RepoSibling]", progress: Progress
+        self,
+        repo: str,
+        commit: str,
+        files: "Mapping[str, RepoSibling]",
+        progress: Progress,
+        repo_type: str = "model",
     ) -> None:
+        """Keep the files of `commit` by name, as the Hub lists them; nothing is asked."""
         from huggingface_hub import constants
         from huggingface_hub.file_download import repo_folder_name
 
         self.repo, self.commit, self.files = repo, commit, files
-        self._progress = progress
-        self._cache = Path(
-            constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model")
-        )
+        self._progress, self._type = progress, repo_type
+        folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
+        self._cache = Path(constants.HF_HUB_CACHE, folder)
         self._done = self._total = 0
 
     def size(self, name: str) -> int:
@@ -60,12 +140,16 @@ class Transfer:
     def bring(self, name: str) -> Path:
         """Have one file in the cache, whole, and return its place in the snapshot.
 
-        Bytes that arrive damaged are fetched once more.
+        A transfer that is cut is taken up where it stopped, bytes that arrive damaged are fetched
+        once more.
+
+        Raises:
+            HubError: Where the Hub does not give it.
         """
         fresh = not self.here(name)
         for _ in range(_LOOKS):
             with self._watched(name):
-                path = self._downloaded(name)
+                path = self._download(name, self.commit)
             if not fresh or self._whole(path, name):
                 break
             path.resolve().unlink()
@@ -76,8 +160,12 @@ class Transfer:
             raise HubError(msg)
         if fresh:
             self._done += self.size(name)
-            self._tell(0)
+            self._report(0)
         return path
+
+    def note_revision(self, name: str, revision: str) -> None:
+        """Have the cache know which commit a branch or tag is, by asking for a file of it."""
+        self._download(name, revision)
 
     def forget_damaged(self, name: str) -> None:
         """Remove a file from the cache unless it is whole there, so that it is fetched anew."""
@@ -89,28 +177,25 @@ class Transfer:
         file = self.files[name]
         return self._cache / "blobs" / str(file.lfs.sha256 if file.lfs else file.blob_id)
 
-    def _downloaded(self, name: str) -> Path:
-        """Download a file; where a transfer breaks off, take it up again where it stopped."""
+    def _download(self, name: str, revision: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        tries, reached = _TRIES, 0
-        while True:
-            try:
-                return Path(hf_hub_download(self.repo, name, revision=self.commit))
-            except (OSError, RuntimeError) as error:  # RuntimeError: hf_xet's only one
-                if not _broken_off(error):
-                    raise
-                arrived = self._arrived(name)
-                tries = _TRIES if arrived > reached else tries - 1
-                reached = max(arrived, reached)
-                if not tries:
-                    msg = (
-                        f"fetching {name} of {self.repo} broke off ({type(error).__name__}) at "
-                        f"{shown_bytes(arrived)} of {shown_bytes(self.size(name))}.\n"
-                        "Run this again: it goes on where it stopped."
-                    )
-                    raise HubError(msg) from error
-            time.sleep(_PAUSE_S)
+        return with_retries(
+            lambda: Path(hf_hub_download(self.repo, name, repo_type=self._type, revision=revision)),
+            self._progress,
+            f"{self.repo}: {name}",
+            lambda root: self._explained(name, root),
+            received=lambda: self._arrived(name),
+        )
+
+    def _explained(self, name: str, error: BaseException) -> HubError:
+        if not interrupted(error):
+            return explained(error, self.repo, self.commit, self._type)
+        arrived = f"{shown_bytes(self._arrived(name))} of {shown_bytes(self.size(name))}"
+        return HubError(
+            f"fetching {name} of {self.repo} broke off ({kind_of(error)}) at {arrived}.\n"
+            "Run this again: it goes on where it stopped."
+        )
 
     def _arrived(self, name: str) -> int:
         """Bytes of a file that is being downloaded; one that is written anywhere is sparse."""
@@ -122,7 +207,7 @@ class Transfer:
             return 0
         return min(state.st_size, state.st_blocks * 512)
 
-    def _tell(self, arrived: int) -> None:
+    def _report(self, arrived: int) -> None:
         if self._total:
             done = min(self._done + arrived, self._total)
             of = f"{shown_bytes(done)} of {shown_bytes(self._total)}"
@@ -138,8 +223,8 @@ class Transfer:
         stop = threading.Event()
 
         def watch() -> None:
-            while not stop.wait(_TELL_EVERY_S):
-                self._tell(self._arrived(name))
+            while not stop.wait(_REPORT_EVERY_S):
+                self._report(self._arrived(name))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -155,27 +240,3 @@ class Transfer:
         if file.lfs:
             return sha256_file(path) == file.lfs.sha256
         return file.blob_id is None or git_sha1(path.read_bytes()) == file.blob_id
-
-
-def _broken_off(error: BaseException) -> bool:
-    """Whether a transfer that had begun was cut, and trying again may go on."""
-    root = root_of(error)
-    if isinstance(root, Silence):
-        return False
-    return not exhausted(error) and root is error and not local(error) and not status_of(error)
-
-
-def local(error: BaseException) -> bool:
-    """Whether the trouble is this machine's: the network's errors carry no number."""
-    return getattr(error, "errno", None) is not None
-
-
-def listed(repo: str, asked: str, progress: Progress) -> Transfer:
-    """Ask the Hub which commit a revision is, and what files it holds."""
-    from huggingface_hub import HfApi, constants
-
-    info = HfApi().model_info(
-        repo, revision=asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-    )
-    files = {file.rfilename: file for file in info.siblings or ()}
-    return Transfer(repo, info.sha or asked, files, progress)

@@ -26,9 +26,13 @@ class PublishableArtifact:
 def check_publishable(folder: Path) -> PublishableArtifact:
     """Verify an artifact and its report.
 
-    Raises IntegrityError where bytes are not the sealed, the judged or the signed ones, GateError
-    where there is no verdict, it is not `passed`, or it was reached on other terms than the sealed
-    recipe's.
+    Args:
+        folder: The artifact.
+
+    Raises:
+        IntegrityError: Where bytes are not the sealed, the judged or the signed ones.
+        GateError: Where there is no verdict, it is not `passed`, or it was reached on other terms
+            than the sealed recipe's.
     """
     manifest = store.verify(folder)
     recipe = read(folder / RECIPE)
@@ -52,7 +56,7 @@ def check_publishable(folder: Path) -> PublishableArtifact:
 
 
 def _other_terms(judged: Report, recipe: Recipe, manifest: Manifest) -> str:
-    """How a report's terms differ from the sealed recipe's; a recipe without data allows any."""
+    """Tell how a report's terms differ from its recipe's; one without data allows any."""
     if judged.gate != recipe.gate:
         return "by another gate than"
     if judged.decoding != recipe.decoding:

@@ -21,17 +21,33 @@ class Silence(ConnectionError):
     """The Hub left several requests without an answer."""
 
 
-def explained(error: BaseException, repo: str, revision: str) -> HubError:
-    """Turn an error of huggingface_hub, about a model's revision, into one of ours."""
+class Interrupted(ConnectionError):
+    """A connection that was refused, cut, or late; the cause is the HTTP client's own error.
+
+    A class of our own, because the library repeats requests that end with its client's errors.
+    """
+
+
+def explained(error: BaseException, repo: str, revision: str, repo_type: str = "model") -> HubError:
+    """Make one of our errors of one of huggingface_hub's.
+
+    Args:
+        error: What the library, or the client's `with_retries`, came out with.
+        repo: `ORG/NAME`.
+        revision: What was asked of it.
+        repo_type: `model` or `dataset`.
+    """
     from huggingface_hub.errors import RevisionNotFoundError
 
     root = root_of(error)
     status = status_of(root)
     if isinstance(root, RevisionNotFoundError):
-        msg = f"{repo} has no revision {revision!r}.\nGive a commit, or one of: {_revisions(repo)}"
+        known = _revisions(repo, repo_type)
+        msg = f"{repo} has no revision {revision!r}.\nGive a commit, or one of: {known}"
         return HubError(msg)
-    said = _unreached(root, repo, revision) if status is None else _answered(root, status, repo)
-    return HubError(said)
+    if status is None:
+        return HubError(_unreached(root, repo, revision, repo_type))
+    return HubError(_answered(root, status, repo, repo_type))
 
 
 def unpushed(error: BaseException, repo: str) -> HubError:
@@ -40,8 +56,8 @@ def unpushed(error: BaseException, repo: str) -> HubError:
     if isinstance(error, Silence):
         return HubError(_silent(error))
     if status is None:
-        told = f"the Hub at {endpoint()} cannot be reached, or breaks off ({type(error).__name__})"
-        return HubError(f"{told}.\nPush again: what has arrived is not sent twice.")
+        what = f"the Hub at {endpoint()} cannot be reached, or breaks off ({kind_of(error)})"
+        return HubError(f"{what}.\nPush again: what has arrived is not sent twice.")
     if status in (403, 404):
         return HubError(
             f"the Hub does not let this token write to {repo}{_said(error)}.\n"
@@ -71,6 +87,19 @@ def status_of(error: BaseException) -> int | None:
     return None if response is None else int(response.status_code)
 
 
+def kind_of(error: BaseException) -> str:
+    """Return the name of an error's class, as whoever raised it first has named it."""
+    return type((isinstance(error, Interrupted) and error.__cause__) or error).__name__
+
+
+def interrupted(error: BaseException) -> bool:
+    """Tell whether a transfer was cut, so that it can be taken up: the Hub has said nothing."""
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    told = isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled))
+    return not told and status_of(error) is None
+
+
 def unavailable(error: BaseException) -> bool:
     """Whether the Hub could not be asked, which says nothing about what was asked for."""
     from huggingface_hub.errors import HFValidationError
@@ -82,14 +111,15 @@ def unavailable(error: BaseException) -> bool:
     return status >= 500 or status == _OVERLOADED
 
 
-def _answered(error: BaseException, status: int, repo: str) -> str:
+def _answered(error: BaseException, status: int, repo: str, repo_type: str = "model") -> str:
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
+        place = f"datasets/{repo}" if repo_type == "dataset" else repo
         return (
             f"{repo} is gated: its authors want their terms accepted first.\n"
-            f"Accept them at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+            f"Accept them at {endpoint()}/{place}, then run `hf auth login` or set HF_TOKEN."
         )
     if status == 401 and get_token():
         return (
@@ -98,7 +128,7 @@ def _answered(error: BaseException, status: int, repo: str) -> str:
         )
     if status == 401 or isinstance(error, RepositoryNotFoundError):
         return (
-            f"the Hub has no model {repo}, or it is private and not yours to read.\n"
+            f"the Hub has no {repo_type} {repo}, or it is private and not yours to read.\n"
             "Check the id; for a private one run `hf auth login`, or set HF_TOKEN."
         )
     if status == 403:
@@ -136,29 +166,30 @@ def _silent(error: Silence) -> str:
     )
 
 
-def _unreached(error: BaseException, repo: str, revision: str) -> str:
+def _unreached(error: BaseException, repo: str, revision: str, repo_type: str) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+    local = "local clips" if repo_type == "dataset" else "a local folder"
     if isinstance(error, Silence):
         return _silent(error)
     if isinstance(error, HFValidationError):
-        return f"{repo} is not a Hub id.\nGive one like ORG/NAME, or a local folder."
+        return f"{repo} is not a Hub id.\nGive one like ORG/NAME, or {local}."
     wanted = f"{repo} at {revision} is not wholly in the cache {constants.HF_HUB_CACHE}"
     if isinstance(error, OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, and {wanted}.\nUnset it, or give a local folder."
+        return f"HF_HUB_OFFLINE is set, and {wanted}.\nUnset it, or give {local}."
     return (
-        f"the Hub at {endpoint()} cannot be reached ({type(error).__name__}), and {wanted}."
-        "\nCheck the network (and proxy), or give a local folder."
+        f"the Hub at {endpoint()} cannot be reached ({kind_of(error)}), and {wanted}."
+        f"\nCheck the network (and proxy), or give {local}."
     )
 
 
-def _revisions(repo: str) -> str:
+def _revisions(repo: str, repo_type: str) -> str:
     """The branches and tags there are; where even they cannot be had, the one that always is."""
     from huggingface_hub import HfApi
 
     try:
-        refs = HfApi().list_repo_refs(repo)
+        refs = HfApi().list_repo_refs(repo, repo_type=repo_type)
     except OSError:
         return "main"
     names = [ref.name for ref in (*refs.branches, *refs.tags)]

@@ -26,8 +26,16 @@ _TEMPLATE = "model_card.md.j2"
 _TASK = "automatic-speech-recognition"
 
 
-def written(proof: PublishableArtifact, repo: str) -> dict[str, bytes]:
-    """The card of an artifact in a repository, and its picture, by file name."""
+def render(proof: PublishableArtifact, repo: str) -> dict[str, bytes]:
+    """Write the card of an artifact and its picture.
+
+    Args:
+        proof: The artifact and its report.
+        repo: `ORG/NAME` that the card speaks of.
+
+    Returns:
+        Files' bytes by name.
+    """
     judged = proof.report
     picture = interval_svg(judged.wer_difference, judged.gate.max_wer_increase)
     return {CARD: _text(proof, repo).encode(), PICTURE: standalone(picture).encode()}

@@ -18,10 +18,10 @@ from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURE, SIGNATURES
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.errors import listed as listed_names
-from exporter.hub import client, model_card
+from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id
-from exporter.hub.download import Transfer, listed
-from exporter.hub.errors import explained, unavailable
+from exporter.hub.download import Transfer, list_repository
+from exporter.hub.errors import unavailable
 from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
 from exporter.system.progress import Progress, silent
@@ -56,10 +56,18 @@ class Pulled:
 
 
 def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = False) -> Pulled:
-    """Have `ORG/NAME` or `ORG/NAME@REVISION` at OUTPUT/ORG/NAME, as the Hub has it now.
+    """Fetch an artifact to OUTPUT/ORG/NAME, as the Hub has it now, and verify it.
 
-    Another artifact in its place is an error unless `force`. Raises HubError, and IntegrityError
-    where the repository holds no whole artifact.
+    Args:
+        name: `ORG/NAME` or `ORG/NAME@REVISION`.
+        output: The folder in which it gets its place.
+        progress: Is told of tries and bytes.
+        force: Replace another artifact that has the place.
+
+    Raises:
+        RecipeError: Where `name` is no id, or something else has the place.
+        HubError: Where the Hub refuses, or cannot be asked.
+        IntegrityError: Where the repository holds no whole artifact.
     """
     named = hub_id(name)
     if named is None:
@@ -69,23 +77,37 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     return wanted.had(progress)
 
 
-def located(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """The folder of an artifact that is given as a folder, or by a name of the Hub: see `opened`.
+def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
+    """Return the folder of an artifact that is given as a folder, or by a name of the Hub.
 
     A name is the Hub's if nothing lies there, nor in what would be its first folder.
+
+    Args:
+        path: The folder, or the name as `fetch_to_cache` takes it.
+        progress: Is told of tries and bytes.
+        trust: Let code come that was not built here.
     """
     place = Path(path)
     here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
     if here or hub_id(str(path)) is None:
         return place
-    return opened(str(path), progress, trust=trust)
+    return fetch_to_cache(str(path), progress, trust=trust)
 
 
-def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """The folder of a Hub's artifact in this machine's cache, fetched or renewed where needed.
+def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
+    """Return the folder of a Hub's artifact in this machine's cache, renewed where needed.
 
-    Where the Hub cannot be asked, what was pulled before is used. Raises TrustError, before more
-    than the manifest has come, for code that was not built here, unless the caller does `trust` it.
+    Where the Hub cannot be asked, what was pulled before is used.
+
+    Args:
+        name: `ORG/NAME` or `ORG/NAME@REVISION`.
+        progress: Is told of tries and bytes.
+        trust: Let code come that was not built here.
+
+    Raises:
+        HubError: Where the Hub refuses, or cannot be asked and nothing was pulled before.
+        IntegrityError: Where the repository holds no whole artifact.
+        TrustError: For code that was not built here, before more than the manifest has come.
     """
     repo, revision = hub_id(name) or (name, None)
     place = user_dirs.pulled() / repo / (revision or "main").replace("/", "--")
@@ -115,17 +137,8 @@ class _Wanted:
     admit: Callable[[Path, Manifest], None]
 
     def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
-        """Have it there, trying again after what may pass."""
-        return client.with_retries(
-            lambda: self._tried(progress),
-            progress,
-            self.repo,
-            lambda root: explained(root, self.repo, self.revision or "main"),
-            pauses,
-        )
-
-    def _tried(self, progress: Progress) -> Pulled:
-        transfer = listed(self.repo, self.revision or "main", progress)
+        """Have it there; `pauses` are those between tries to ask the Hub for it."""
+        transfer = list_repository(self.repo, self.revision, progress, pauses=pauses)
         if MANIFEST not in transfer.files:
             msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
             raise IntegrityError(msg)
@@ -169,7 +182,9 @@ def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool)
 
 
 def _same(path: Path, there: "RepoSibling") -> bool:
-    return path.is_file() and git_sha1(path.read_bytes()) == there.blob_id
+    if not path.is_file() or path.stat().st_size != there.size:
+        return False
+    return git_sha1(path.read_bytes()) == there.blob_id
 
 
 def _announced(transfer: Transfer, folder: Path) -> Manifest:

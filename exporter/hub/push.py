@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifact.manifest import MANIFEST
-from exporter.artifact.store import SIDECAR_FILES, find
+from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES, find
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client
 from exporter.hub.eligibility import check_publishable
 from exporter.hub.errors import endpoint, unpushed
 from exporter.hub.upload_plan import UploadFile, UploadPlan, plan_uploads, write_cards
-from exporter.system.files import sha256_file
+from exporter.system.files import read_small, sha256_file
 from exporter.system.progress import Progress, shown_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-_MAX_MANIFEST_BYTES = 4 << 20
 # What a repository may hold before an artifact comes, and keeps.
 _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
@@ -44,7 +43,7 @@ class Way:
 class Pushed:
     """An artifact on the Hub; `changed` is False where all was there already."""
 
-    parcel: UploadPlan
+    plan: UploadPlan
     commit: str
     changed: bool
     tag: str | None
@@ -53,13 +52,24 @@ class Pushed:
     @property
     def url(self) -> str:
         """Where to look at it."""
-        return self.pull_request or f"{endpoint()}/{self.parcel.repo}/tree/{self.commit}"
+        return self.pull_request or f"{endpoint()}/{self.plan.repo}/tree/{self.commit}"
 
 
-def prepared(path: Path, repo: str | None, private: bool | None) -> list[UploadPlan]:
-    """What pushing the artifact, or all artifacts, at `path` would bring; nothing is asked.
+def plan_push(path: Path, repo: str | None, private: bool | None) -> list[UploadPlan]:
+    """Plan what pushing the artifact, or all artifacts, at `path` brings; nobody is asked.
 
-    Raises GateError or IntegrityError unless every one is what it says, and passed.
+    Args:
+        path: An artifact, or a folder of them.
+        repo: `ORG/NAME` instead of the recipe's.
+        private: Visibility of a new repository, instead of the recipe's.
+
+    Returns:
+        A plan for each artifact.
+
+    Raises:
+        GateError: Where one did not pass its gate.
+        IntegrityError: Where there is none, or one is not what it says.
+        RecipeError: Where there is no usable address.
     """
     folders = find(path)
     if not folders:
@@ -68,8 +78,19 @@ def prepared(path: Path, repo: str | None, private: bool | None) -> list[UploadP
     return plan_uploads([check_publishable(folder) for folder in folders], repo, private)
 
 
-def push(parcels: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:
-    """Push parcels one after the other, and give each as it has arrived."""
+def push(plans: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:
+    """Carry out plans one after the other, and yield each as it has arrived.
+
+    Args:
+        plans: What `plan_push` has planned.
+        way: The branch, or a pull request.
+        progress: Is told of tries and bytes.
+
+    Raises:
+        HubError: Without a token, and where the Hub refuses or cannot be reached.
+        IntegrityError: Where files change on their way.
+        RecipeError: Where the repository holds something else, or is public against the plan.
+    """
     from huggingface_hub import HfApi, constants, get_token
 
     if constants.HF_HUB_OFFLINE:
@@ -78,26 +99,26 @@ def push(parcels: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterato
     if not get_token():
         msg = "pushing needs a token with write access: run `hf auth login`, or set HF_TOKEN"
         raise HubError(msg)
-    write_cards(parcels)
-    for parcel in parcels:
-        yield _Delivery(HfApi(), parcel, way, progress).made()
+    write_cards(plans)
+    for plan in plans:
+        yield _Delivery(HfApi(), plan, way, progress).run()
 
 
 class _Delivery:
-    """One parcel on its way."""
+    """One plan that is carried out."""
 
-    def __init__(self, api: "HfApi", parcel: UploadPlan, way: Way, progress: Progress) -> None:
-        self._api, self._parcel, self._way, self._progress = api, parcel, way, progress
-        self._repo = parcel.repo
+    def __init__(self, api: "HfApi", plan: UploadPlan, way: Way, progress: Progress) -> None:
+        self._api, self._plan, self._way, self._progress = api, plan, way, progress
+        self._repo = plan.repo
         self._changed = False
 
-    def made(self) -> Pushed:
+    def run(self) -> Pushed:
         """Try, and try again after what may pass."""
         return client.with_retries(self._tried, self._progress, self._repo, self._failed)
 
     def _failed(self, root: BaseException) -> ExporterError:
         """Why it cannot be done: the Hub's words, unless files changed on their way there."""
-        for item in self._parcel.items:
+        for item in self._plan.items:
             if isinstance(item.source, Path) and sha256_file(item.source) != item.sha256:
                 return IntegrityError(_changed(item.source))
         return unpushed(root, self._repo)
@@ -108,7 +129,7 @@ class _Delivery:
         self._require_visibility(info)
         files = _files(info)
         stale = self._stale(info, files)
-        lacking = [item for item in self._parcel.items if not item.equals(files.get(item.path))]
+        lacking = [item for item in self._plan.items if not item.equals(files.get(item.path))]
         request = None
         if not lacking and not stale:
             commit = str(info.sha)
@@ -116,9 +137,9 @@ class _Delivery:
             commit, request = self._requested(info, lacking, stale)
         else:
             commit, _ = self._committed(info, lacking, stale)
-        self._require_arrival(self._parcel.items, commit)
+        self._require_arrival(self._plan.items, commit)
         tag = None if request else self._tagged(commit)
-        return Pushed(self._parcel, commit, self._changed, tag, request)
+        return Pushed(self._plan, commit, self._changed, tag, request)
 
     def _info(self) -> "ModelInfo":
         """The branch as it is; the repository, or the branch, is made where there is none."""
@@ -127,7 +148,7 @@ class _Delivery:
         try:
             return self._state(self._way.revision)
         except RepositoryNotFoundError:
-            self._api.create_repo(self._repo, private=self._parcel.private, exist_ok=True)
+            self._api.create_repo(self._repo, private=self._plan.private, exist_ok=True)
         except RevisionNotFoundError:
             self._api.create_branch(self._repo, branch=self._way.revision, exist_ok=True)
         try:
@@ -140,7 +161,7 @@ class _Delivery:
         return self._api.model_info(self._repo, revision=revision, files_metadata=True)
 
     def _require_visibility(self, info: "ModelInfo") -> None:
-        if self._parcel.private and info.private is False:
+        if self._plan.private and info.private is False:
             msg = f"{self._repo} is public, and this is to be private: push with --public"
             raise RecipeError(msg + ", or to another --repo")
 
@@ -150,17 +171,18 @@ class _Delivery:
         Of the same artifact these are a signature, or a provenance, that ours has no more.
         Raises RecipeError where the repository holds something that is no artifact.
         """
-        ours = {item.path: item for item in self._parcel.items}
+        ours = {item.path: item for item in self._plan.items}
         if MANIFEST not in files:
             self._refuse_strangers(files.keys() - _HARMLESS)
             return []
         if ours[MANIFEST].equals(files[MANIFEST]):
             return sorted(SIDECAR_FILES & files.keys() - ours.keys())
-        if (files[MANIFEST].size or 0) > _MAX_MANIFEST_BYTES:
+        if (files[MANIFEST].size or 0) > MAX_MANIFEST_BYTES:
             self._refuse_strangers({MANIFEST})
-        path = self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha)
+        path = Path(self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha))
         try:
-            named = {str(file["path"]) for file in json.loads(Path(path).read_bytes())["files"]}
+            data = read_small(path, MAX_MANIFEST_BYTES, ValueError, "a manifest")
+            named = {str(file["path"]) for file in json.loads(data)["files"]}
         except (ValueError, KeyError, TypeError):
             self._refuse_strangers({MANIFEST})
         return sorted((named | SIDECAR_FILES) & files.keys() - ours.keys())
@@ -173,14 +195,14 @@ class _Delivery:
     def _requested(
         self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str]:
-        """A pull request that brings the parcel: one that is open already, or a new one."""
+        """A pull request that brings the plan: one that is open already, or a new one."""
         for one in self._api.get_repo_discussions(
             self._repo, discussion_type="pull_request", discussion_status="open"
         ):
-            if one.title == self._parcel.title:
+            if one.title == self._plan.title:
                 there = self._state(f"refs/pr/{one.num}")
                 files = _files(there)
-                if all(item.equals(files.get(item.path)) for item in self._parcel.items):
+                if all(item.equals(files.get(item.path)) for item in self._plan.items):
                     return str(there.sha), f"{endpoint()}/{self._repo}/discussions/{one.num}"
         commit, request = self._committed(info, lacking, stale)
         return commit, str(request)
@@ -203,7 +225,7 @@ class _Delivery:
             made = self._api.create_commit(
                 self._repo,
                 operations,
-                commit_message=self._parcel.title,
+                commit_message=self._plan.title,
                 revision=self._way.revision,
                 parent_commit=info.sha,
                 create_pr=self._way.pull_request,
@@ -216,7 +238,7 @@ class _Delivery:
 
         operation = CommitOperationAdd(item.path, stream)
         if operation.upload_info.sha256.hex() != item.sha256:
-            raise IntegrityError(_changed(self._parcel.proof.folder / item.path))
+            raise IntegrityError(_changed(self._plan.proof.folder / item.path))
         return operation
 
     def _require_arrival(self, items: Sequence[UploadFile], commit: str) -> None:
@@ -233,13 +255,13 @@ class _Delivery:
 
     def _tagged(self, commit: str) -> str:
         """Name the commit; a tag that is there already must be on the same sealed files."""
-        tag = self._parcel.tag
+        tag = self._plan.tag
         tags = {ref.name: ref.target_commit for ref in self._api.list_repo_refs(self._repo).tags}
         if tag not in tags:
             self._api.create_tag(self._repo, tag=tag, revision=commit, exist_ok=True)
             self._changed = True
         elif tags[tag] != commit:
-            self._require_arrival(self._parcel.sealed, tags[tag])
+            self._require_arrival(self._plan.sealed, tags[tag])
         return tag
 
 
@@ -252,7 +274,7 @@ def _files(info: "ModelInfo") -> dict[str, Any]:
 
 
 class _Meter:
-    """How far the bytes of a parcel are, told in steps that a terminal can follow."""
+    """How far the bytes of a plan are, told in steps that a terminal can follow."""
 
     _STEPS = 200
 

@@ -18,10 +18,11 @@ from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id
 from exporter.hub.eligibility import PublishableArtifact
-from exporter.system.files import write_atomic
+from exporter.system.files import read_small, write_atomic
 
 # Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
 _SMALL = 10_000_000
+_MAX_SIGNED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class UploadFile:
     source: bytes | Path
 
     def equals(self, there: Any) -> bool:
-        """Whether a file as the Hub lists it has these bytes; large ones have a sha256 there."""
+        """Tell whether a file as the Hub lists it has these bytes; large ones have a sha256."""
         if there is None:
             return False
         if there.lfs:
@@ -80,32 +81,40 @@ def plan_uploads(
 ) -> list[UploadPlan]:
     """Address every artifact, write its card, and take its files' bytes and hashes.
 
-    `repo` and `private` stand in for the recipe's `hub`. Several artifacts, or one of a recipe with
-    several targets and no `repo`, get a repository each, named after the target. Raises RecipeError
-    where there is no usable address, IntegrityError where bytes are no more what was verified.
+    Several artifacts, or one of a recipe with several targets and no `repo`, get a repository each,
+    named after the target.
+
+    Args:
+        proofs: Artifacts of one recipe that may be published.
+        repo: `ORG/NAME` instead of the recipe's.
+        private: Visibility of a new repository, instead of the recipe's.
+
+    Raises:
+        RecipeError: Where there is no usable address, or paths of this machine would be published.
+        IntegrityError: Where bytes are no more what was verified.
     """
     if len({proof.manifest.recipe.sha256 for proof in proofs}) > 1:
         folders = ", ".join(str(proof.folder) for proof in proofs)
         msg = f"{folders} are of different recipes.\nPush them one by one, or build them anew."
         raise RecipeError(msg)
-    parcels = []
+    plans = []
     for proof in proofs:
         address = _address(proof, repo, alone=len(proofs) == 1)
         hub = proof.recipe.hub
         closed = private if private is not None else hub is None or hub.private
         _refuse_paths(proof)
-        parcels.append(UploadPlan(address, closed, proof, tuple(_items(proof, address))))
-    return parcels
+        plans.append(UploadPlan(address, closed, proof, tuple(_items(proof, address))))
+    return plans
 
 
-def write_cards(parcels: Sequence[UploadPlan]) -> None:
-    """Have beside each artifact the card that its repository gets."""
-    for parcel in parcels:
-        for item in parcel.items:
+def write_cards(plans: Sequence[UploadPlan]) -> None:
+    """Write beside each artifact the card that its repository gets."""
+    for plan in plans:
+        for item in plan.items:
             if item.path in (model_card.CARD, model_card.PICTURE) and isinstance(
                 item.source, bytes
             ):
-                write_atomic(parcel.proof.folder / item.path, item.source)
+                write_atomic(plan.proof.folder / item.path, item.source)
 
 
 def _address(proof: PublishableArtifact, repo: str | None, *, alone: bool) -> str:
@@ -148,9 +157,14 @@ def _items(proof: PublishableArtifact, repo: str) -> list[UploadFile]:
     promised[report.PAGE] = judged.page_sha256
     files = [_item(proof.folder, name, sha256) for name, sha256 in promised.items()]
     beside = (proof.folder / name for name in (PROVENANCE, *SIGNATURES))
-    files += [_small(path.name, path.read_bytes()) for path in beside if path.is_file()]
-    ours = {report.REPORT: report.text(judged), **model_card.written(proof, repo)}
+    files += [_small(path.name, _read_signed(path)) for path in beside if path.is_file()]
+    ours = {report.REPORT: report.text(judged), **model_card.render(proof, repo)}
     return sorted([*files, *(_small(*one) for one in ours.items())], key=lambda item: item.path)
+
+
+def _read_signed(path: Path) -> bytes:
+    """A provenance or a signature, which has been verified as the bounded file that it is."""
+    return read_small(path, _MAX_SIGNED_BYTES, IntegrityError, "a signature", follow_links=False)
 
 
 def _item(folder: Path, name: str, promised: str) -> UploadFile:

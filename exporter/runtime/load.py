@@ -85,7 +85,7 @@ def load(
     machine lacks what the artifact needs. `threads` (default: those compiled in, else all cores)
     holds for this process.
     """
-    folder = pull.located(path, progress, trust=trust)
+    folder = pull.locate(path, progress, trust=trust)
     manifest = verify_and_authorize(folder, trust=trust)
     device = require_device(manifest.needs.device, str(folder))
     require_features(manifest.needs.cpu_features, str(folder))

@@ -33,8 +33,8 @@ class Request(BaseModel):
 
 
 def transcribe_fresh(request: Request, progress: Progress) -> list[Transcript]:
-    """Transcribe in a process of its own; raises what `pull.located` and `child.run` raise."""
-    folder = pull.located(request.artifact, progress, trust=request.trust)
+    """Transcribe in a process of its own; raises what `pull.locate` and `child.run` raise."""
+    folder = pull.locate(request.artifact, progress, trust=request.trust)
     asked = {**request.model_dump(mode="json"), "artifact": str(folder)}
     answer = worker.run(f"{__name__}:transcribe", asked, progress, what=request.artifact)
     return [_transcript(**row) for row in answer["transcripts"]]

@@ -7,18 +7,20 @@ what a living one is writing by a lock, which the kernel drops with its holder.
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import io
 import os
 import re
 import shutil
+import stat
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # A file system, or a system, that cannot exchange two names says one of these.
@@ -39,6 +41,65 @@ def partial_name(name: str) -> str:
 _PARTIAL = re.compile(partial_name(".+"))
 
 
+def file_lock(path: Path, wait_s: float = -1) -> FileLock:
+    """Return a lock on a file, to be used as a context manager.
+
+    It is the kernel's (flock), which drops it when its holder dies, however that happens. The file
+    is made where it is missing, and stays; it is not truncated, and a link is not followed.
+
+    Args:
+        path: The file that is locked.
+        wait_s: Seconds to wait for another holder, then `filelock.Timeout` is raised; for ever if
+            negative.
+    """
+    return FileLock(path, timeout=wait_s, fallback_to_soft=False)
+
+
+def read_small(
+    path: Path,
+    most_bytes: int,
+    error: Callable[[str], Exception],
+    what: str,
+    *,
+    follow_links: bool = True,
+) -> bytes:
+    """Read a regular file that is meant to be small, and that anybody may have written.
+
+    Args:
+        path: The file.
+        most_bytes: How large it may be.
+        error: Makes the error to raise of a message.
+        what: What the file is to be, with its article, for messages.
+        follow_links: Whether `path` itself may be a link.
+
+    Returns:
+        All of its bytes.
+
+    Raises:
+        OSError: Where it is not there, is a folder, or cannot be read.
+        Exception: Whatever `error` makes, for a pipe, a device, a link that is not followed, and
+            for a file that is too large.
+    """
+    # A pipe without a writer would be waited for in open() already.
+    more = os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as stream:
+            regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+            data = stream.read(most_bytes + 1) if regular else b""
+    except OSError as failure:
+        if failure.errno not in (errno.ELOOP, errno.ENXIO):  # ENXIO: a socket
+            raise
+        regular = False
+    if not regular:
+        linked = path.is_symlink() and not follow_links
+        msg = f"{path} is {'a link' if linked else 'no regular file'}, where {what} is expected"
+        raise error(msg)
+    if len(data) > most_bytes:
+        msg = f"{path}: larger than {most_bytes} bytes: not {what}"
+        raise error(msg)
+    return data
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part.
 
@@ -52,7 +113,8 @@ def copy_atomic(source: IO[bytes], path: Path) -> None:
     _clear(path.parent)
     partial = partial_of(path)
     try:
-        with _made(partial) as stream:
+        # While the lock is held, `_clear` of another process leaves the file alone.
+        with file_lock(partial), partial.open("r+b") as stream:
             shutil.copyfileobj(source, stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -62,23 +124,11 @@ def copy_atomic(source: IO[bytes], path: Path) -> None:
     sync(path.parent)
 
 
-@contextmanager
-def _made(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, locked while it is open: `_clear` of another process leaves it alone."""
-    while True:
-        with path.open("xb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if os.fstat(stream.fileno()).st_nlink:  # else it was cleared before it was locked
-                yield stream
-                return
-
-
 def _clear(folder: Path) -> None:
     """Remove half-written files that nobody holds."""
     for path in folder.iterdir():
         if _PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            with suppress(OSError), path.open("rb") as stream:  # held, or gone meanwhile
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError, Timeout), file_lock(path, wait_s=0):  # held, or gone meanwhile
                 path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,5 @@
 """Folders for what a step needs while it runs; those of processes that were killed are removed."""
 
-import fcntl
 import os
 import re
 import tempfile
@@ -8,9 +7,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from exporter.system.files import remove
+from filelock import FileLock, Timeout
+
+from exporter.system.files import file_lock, remove
 from exporter.system.signals import undisturbed
 
 _NAME = re.compile(r"exporter-step-[0-9a-f]{32}")
@@ -21,7 +21,7 @@ _LOCK = "lock"
 def scratch() -> Iterator[Path]:
     """A private folder in the system's place for such; it is gone when the block ends."""
     above = Path(tempfile.gettempdir())
-    claim: tuple[Path, IO[bytes]] | None = None
+    claim: tuple[Path, FileLock] | None = None
     try:
         with undisturbed():
             _clear(above)
@@ -33,30 +33,27 @@ def scratch() -> Iterator[Path]:
                 remove(claim[0])
 
 
-def _claimed(above: Path) -> tuple[Path, IO[bytes]]:
-    """A new folder and, open and locked, the file in it that keeps others from clearing it."""
+def _claimed(above: Path) -> tuple[Path, FileLock]:
+    """Return a new folder, and the lock in it, held, that keeps others from clearing it."""
     while True:
         folder = above / f"exporter-step-{uuid.uuid4().hex}"
         folder.mkdir(mode=0o700)
+        lock = file_lock(folder / _LOCK)
         try:
-            stream = (folder / _LOCK).open("xb")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            lock.acquire()
         except FileNotFoundError:  # cleared before it was locked
             continue
         except OSError:
             remove(folder)
             raise
-        if os.fstat(stream.fileno()).st_nlink:
-            return folder, stream
-        stream.close()
+        return folder, lock
 
 
 def _clear(above: Path) -> None:
     """Remove such folders of this user whose maker is gone: the kernel has dropped its lock."""
     for folder in above.iterdir():
-        with suppress(OSError):  # held, or gone meanwhile
+        with suppress(OSError, Timeout):  # held, or gone meanwhile
             if not _NAME.fullmatch(folder.name) or folder.lstat().st_uid != os.geteuid():
                 continue
-            with (folder / _LOCK).open("ab") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with file_lock(folder / _LOCK, wait_s=0):
                 remove(folder)

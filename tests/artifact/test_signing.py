@@ -183,9 +183,9 @@ CHANGED: dict[str, tuple[Edit, str]] = {
     "a list": (lambda f: (f / "model.sig").write_text("[1]"), "is no signature by a key"),
     "no text": (lambda f: (f / "model.sig").write_bytes(b"\xff\0"), "is no signature by a key"),
     "deep": (lambda f: (f / "model.sig").write_text("[" * 99_999), "is no signature by a key"),
-    "large": (lambda f: os.truncate(f / "model.sig", 5 << 20), "no plain file, or too large"),
-    "a link": (link, "no plain file, or too large"),
-    "a pipe": (pipe, "no plain file, or too large"),
+    "large": (lambda f: os.truncate(f / "model.sig", 5 << 20), "larger than 4194304 bytes"),
+    "a link": (link, "is a link, where a signature is expected"),
+    "a pipe": (pipe, "is no regular file, where a signature"),
 }
 
 

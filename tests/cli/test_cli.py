@@ -98,6 +98,13 @@ def test_no_arguments_show_the_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert "Usage: exporter" in capfd.readouterr().err
 
 
+def test_the_help_lists_the_exit_codes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capfd.readouterr().out.partition("Exit codes:")[2].splitlines()
+    listed = dict(line.split(maxsplit=1) for line in lines if line)
+    assert listed == {str(code): text for code, text in errors.EXIT_CODES.items()}
+
+
 def test_a_bad_recipe_is_told_without_loading_torch(here: Path) -> None:
     (here / "recipe.yaml").write_text("name: x\ncheckpoint: y\ntargets: [{kind: aoti}]\ngat: 1\n")
     code, loaded, err = _fresh(["build", "recipe.yaml"])
@@ -120,6 +127,7 @@ def test_each_error_has_its_exit_code(
 ) -> None:
     monkeypatch.setattr(facts, "of_path", raising(kind("what: where\nwhat to do")))
     assert main(["inspect", "x"]) == kind.exit_code
+    assert kind.exit_code in errors.EXIT_CODES
     assert capfd.readouterr() == ("", "error: what: where\nwhat to do\n")
 
 

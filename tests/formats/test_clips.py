@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub import constants
 
 from exporter.errors import DataError, HubError
 from exporter.formats.clips import Clip
 from exporter.recipe import Data
 from exporter.system.progress import silent
+from tests.support.hub import File, Hub, reads_large
 from validate.corpus import Corpora, Corpus
 from validate.dataset import dataset_clips
 
@@ -156,50 +157,79 @@ def test_the_digest_sees_audio_and_text(folder: Path) -> None:
 
 
 @pytest.fixture
-def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(folder: Path, loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub with one dataset of three rows, in the layout that `datasets` pushes."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     sounds = [{"bytes": (folder / name).read_bytes(), "path": name} for name in TEXTS]
     table = arrow.table({"audio": sounds, "sentence": list(TEXTS.values()), "speaker": [1, 2, 3]})
-    parquet.write_table(table, folder / "test-00000-of-00001.parquet")
-    names = ["README.md", "en/test-00000-of-00001.parquet", "de/test-00000-of-00001.parquet"]
-    info = SimpleNamespace(
-        id="org/speech", sha="c0ffee", siblings=[SimpleNamespace(rfilename=n) for n in names]
-    )
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_args, **_how: info)
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda _id, name, **_how: str(folder / Path(name).name)
-    )
+    parquet.write_table(table, folder / "test.parquet")
+    data = File((folder / "test.parquet").read_bytes(), True)
+    names = ("en/test-00000-of-00001.parquet", "de/test-00000-of-00001.parquet")
+    files = {"README.md": File(b"# speech", False), **dict.fromkeys(names, data)}
+    loopback.api.create("datasets/org/speech", files=files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    return folder
+    return loopback
+
+
+DATA = Data(dataset="org/speech", config="en", split="test")
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_hub_dataset(tmp_path: Path) -> None:
-    data = Data(dataset="org/speech", config="en", split="test")
-    clips = Corpora(tmp_path, silent).open(data, Path())
+    clips = Corpora(tmp_path, silent).open(DATA, Path())
     assert [clip.text for clip in clips] == list(TEXTS.values())
     assert [clip.duration_s for clip in clips] == pytest.approx([0.1, 0.2, 0.3])
-    assert len(list(dataset_clips(data.model_copy(update={"max_clips": 2})))) == 2
+    assert len(list(dataset_clips(DATA.model_copy(update={"max_clips": 2})))) == 2
     with pytest.raises(DataError, match="split train"):
-        list(dataset_clips(data.model_copy(update={"split": "train"})))
-
-
-def test_a_hub_dataset_is_brought_as_it_is_asked_for(hub: Path) -> None:
-    clips = dataset_clips(Data(dataset="org/speech", config="en"))
-    first = next(clips)
-    assert first.text == TEXTS["a.wav"]
-    assert [path.name for path in (hub / "cache").rglob("*.wav")] == [first.path.name]
+        list(dataset_clips(DATA.model_copy(update={"split": "train"})))
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object, **_how: object) -> None:
-        msg = "no route\nto host"
-        raise ConnectionError(msg)
+def test_a_hub_dataset_is_brought_as_it_is_asked_for(folder: Path) -> None:
+    clips = dataset_clips(DATA)
+    first = next(clips)
+    assert first.text == TEXTS["a.wav"]
+    assert [path.name for path in (folder / "cache").rglob("*.wav")] == [first.path.name]
 
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
-    with pytest.raises(
-        HubError, match="cannot fetch the dataset org/speech from the Hub: no route"
+
+def test_a_dataset_is_fetched_once_and_as_the_hub_has_it(hub: Hub) -> None:
+    with hub.failing("flip", reads_large, times=1):
+        first = list(dataset_clips(DATA))
+    assert sum(reads_large(one) for one in hub.requests) == 2
+    hub.requests.clear()
+    assert list(dataset_clips(DATA)) == first
+    assert [one.path for one in hub.requests] == ["/api/datasets/org/speech/revision/main"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        ({"dataset": "org/none"}, "the Hub has no dataset org/none", "Check the id"),
+        ({"revision": "v9"}, "org/speech has no revision 'v9'", "one of: main"),
+        ({"dataset": "org/wh..at"}, "org/wh..at is not a Hub id", "or local clips"),
+    ],
+)
+def test_what_the_hub_refuses_of_a_dataset_is_explained(
+    hub: Hub, changes: dict[str, str], first: str, second: str
+) -> None:
+    with pytest.raises(HubError) as caught:
+        list(dataset_clips(DATA.model_copy(update=changes)))
+    lines = str(caught.value).splitlines()
+    assert (first in lines[0], second in lines[1], len(lines)) == (True, True, 2)
+    assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize("how", ["silence", "trickle"])
+@pytest.mark.parametrize("what", ["/api/datasets", "/resolve/", "/storage/"])
+def test_a_hub_that_does_not_answer_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, how: str, what: str
+) -> None:
+    monkeypatch.setenv("EXPORTER_HUB_TIMEOUT", "0.1")
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 0.1)
+    with (
+        hub.failing(how, lambda asked: what in asked.path),
+        pytest.raises(HubError, match="does not answer"),
     ):
-        list(dataset_clips(Data(dataset="org/speech")))
+        list(dataset_clips(DATA))
+    assert len(list(dataset_clips(DATA))) == 3

@@ -91,7 +91,7 @@ def test_a_missing_recipe(tmp_path: Path) -> None:
     [
         (b"name: \xff\n", "not UTF-8 text (byte 6)"),
         (b"name: \x00\n", "unacceptable character"),
-        (b"#" * (256 * 1024 + 1), "at most 256 KiB"),
+        (b"#" * (256 * 1024 + 1), "larger than 262144 bytes: not a recipe"),
         (b"[" * 100_000, "nested more than 20 levels deep"),
         (b"name: " + b"9" * 5000, "digits"),
         (b"name: 2026-13-45", "put it in quotes"),

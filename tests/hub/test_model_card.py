@@ -68,7 +68,7 @@ def test_every_figure_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_its_picture_stands_alone(tmp_path: Path) -> None:
-    written = model_card.written(
+    written = model_card.render(
         check_publishable(passing.make(tmp_path / "onnx-int8")), "org/speech"
     )
     picture = written[model_card.PICTURE].decode()

@@ -37,7 +37,7 @@ def repo(loopback: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo
 
 
 def push_all(folder: Path) -> None:
-    list(push.push(push.prepared(folder, None, None), push.Way(), silent))
+    list(push.push(push.plan_push(folder, None, None), push.Way(), silent))
 
 
 def change(repo: Repo, **files: bytes) -> None:
@@ -67,7 +67,7 @@ def test_a_tag_names_the_bytes(repo: Repo, tmp_path: Path) -> None:
     digest = read_manifest(tmp_path / "origin" / "onnx-int8").digest
     passing.make(tmp_path / "origin" / "onnx-int8", seed=7)
     list(
-        push.push(push.prepared(tmp_path / "origin" / "onnx-int8", None, None), push.Way(), silent)
+        push.push(push.plan_push(tmp_path / "origin" / "onnx-int8", None, None), push.Way(), silent)
     )
     old = pull.pull(f"org/speech@sha256-{digest[:12]}", Path("old"))
     new = pull.pull("org/speech", Path("new"))
@@ -167,20 +167,20 @@ def test_a_download_that_is_cut_is_taken_up(repo: Repo, loopback: Hub) -> None:
 def test_a_name_of_the_hub_is_opened_from_the_cache(
     repo: Repo, loopback: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = pull.opened("org/speech")
+    first = pull.fetch_to_cache("org/speech")
     assert first == tmp_path / "kept" / "pulled" / "org" / "speech" / "main"
     loopback.fault = lambda _number, _asked: 503
-    assert pull.opened("org/speech") == first
+    assert pull.fetch_to_cache("org/speech") == first
     assert "using org/speech as it was pulled" in caplog.text
     with pytest.raises(HubError, match="HTTP 503"):
-        pull.opened("org/other")
+        pull.fetch_to_cache("org/other")
     loopback.fault = lambda _number, _asked: None
     digest = read_manifest(first).digest
     passing.make(tmp_path / "origin" / "onnx-int8", seed=7)
     list(
-        push.push(push.prepared(tmp_path / "origin" / "onnx-int8", None, None), push.Way(), silent)
+        push.push(push.plan_push(tmp_path / "origin" / "onnx-int8", None, None), push.Way(), silent)
     )
-    assert read_manifest(pull.opened("org/speech")).digest != digest
+    assert read_manifest(pull.fetch_to_cache("org/speech")).digest != digest
 
 
 def test_a_missing_folder_is_no_name_of_the_hub(repo: Repo, loopback: Hub) -> None:
@@ -196,9 +196,9 @@ def test_a_damaged_one_is_pulled_again_and_never_loaded(repo: Repo, loopback: Hu
         data = (folder / "encoder_model.onnx").read_bytes()
         (folder / "encoder_model.onnx").write_bytes(data[:-1] + b"\1")
 
-    place = pull.opened("org/speech")
+    place = pull.fetch_to_cache("org/speech")
     damage(place)
-    assert store.verify(pull.opened("org/speech"))
+    assert store.verify(pull.fetch_to_cache("org/speech"))
     damage(place)
     loopback.fault = lambda _number, _asked: 503
     with pytest.raises(IntegrityError, match=r"encoder_model\.onnx is not what the manifest"):
@@ -220,7 +220,7 @@ def test_names_that_climb_are_none(repo: Repo, loopback: Hub, name: str) -> None
 def test_what_was_opened_is_kept_in_sight(
     repo: Repo, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = pull.opened("org/speech")
+    place = pull.fetch_to_cache("org/speech")
     assert main(["cache"]) == 0
     assert "org/speech at main, pulled" in capfd.readouterr().out
     assert main(["cache", "--clear"]) == 0
@@ -254,11 +254,14 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     assert not trust.built_here(got.manifest)
     with pytest.raises(TrustError):
         load.load(got.path)
-    assert trust.verify_and_authorize(pull.opened(program, trust=True), trust=True) == got.manifest
+    assert (
+        trust.verify_and_authorize(pull.fetch_to_cache(program, trust=True), trust=True)
+        == got.manifest
+    )
     with pytest.raises(TrustError):
         load.load(program)
     trust.record(got.manifest)  # where the very same was built
-    assert trust.verify_and_authorize(pull.opened(program), trust=False) == got.manifest
+    assert trust.verify_and_authorize(pull.fetch_to_cache(program), trust=False) == got.manifest
 
 
 def test_transcribe_refuses_before_anything_is_fetched(

@@ -14,7 +14,7 @@ from huggingface_hub.utils import _http
 from exporter.artifact.store import read_manifest
 from exporter.errors import HubError, IntegrityError, RecipeError
 from exporter.hub import push
-from exporter.hub.push import Pushed, Way, prepared
+from exporter.hub.push import Pushed, Way, plan_push
 from exporter.system.progress import silent
 from tests.support import faulty, passing
 from tests.support.faulty import Pushing, Record
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pushed(path: Path, **way: Any) -> Pushed:
-    (one,) = push.push(prepared(path, None, None), Way(**way), silent)
+    (one,) = push.push(plan_push(path, None, None), Way(**way), silent)
     return one
 
 
@@ -126,7 +126,7 @@ def test_what_is_to_be_private_does_not_go_public(loopback: Hub, folder: Path) -
     with pytest.raises(RecipeError, match="org/speech is public"):
         pushed(folder)
     assert len(repo.commits) == 1
-    list(push.push(prepared(folder, None, False), Way(), silent))
+    list(push.push(plan_push(folder, None, False), Way(), silent))
     assert len(repo.commits) == 2
 
 
@@ -267,11 +267,11 @@ def test_without_a_token_nothing_is_asked(
 
 def test_a_file_that_changes_on_its_way_is_not_pushed(loopback: Hub, tmp_path: Path) -> None:
     folder = passing.make(tmp_path / "onnx-int8", more={"big.onnx_data": bytes(11_000_000)})
-    parcels = prepared(folder, None, None)
+    plans = plan_push(folder, None, None)
     with (folder / "big.onnx_data").open("r+b") as file:
         file.write(b"\1")
     with pytest.raises(IntegrityError, match=r"big\.onnx_data changed after it was verified"):
-        list(push.push(parcels, Way(), silent))
+        list(push.push(plans, Way(), silent))
     assert len(loopback.repos["org/speech"].commits) == 1
 
 
@@ -295,29 +295,29 @@ def test_several_artifacts_get_a_repository_each(loopback: Hub, tmp_path: Path) 
     both = passing.RECIPE.replace("{kind: onnx-int8}", "{kind: onnx-int8}, {kind: aoti}")
     for name in ("onnx-int8", "aoti"):
         passing.make(tmp_path / "speech" / name, recipe=both)
-    repos = [parcel.repo for parcel in prepared(tmp_path / "speech", None, None)]
+    repos = [plan.repo for plan in plan_push(tmp_path / "speech", None, None)]
     assert repos == ["org/speech-aoti", "org/speech-onnx-int8"]
-    assert [p.repo for p in prepared(tmp_path / "speech", "me/it", None)] == [
+    assert [p.repo for p in plan_push(tmp_path / "speech", "me/it", None)] == [
         "me/it-aoti",
         "me/it-onnx-int8",
     ]
     one = tmp_path / "speech" / "aoti"
-    assert [p.repo for p in prepared(one, None, None)] == ["org/speech-aoti"]
-    assert [p.repo for p in prepared(one, "me/it", None)] == ["me/it"]
+    assert [p.repo for p in plan_push(one, None, None)] == ["org/speech-aoti"]
+    assert [p.repo for p in plan_push(one, "me/it", None)] == ["me/it"]
     passing.make(one)
     with pytest.raises(RecipeError, match="are of different recipes"):
-        prepared(tmp_path / "speech", None, None)
+        plan_push(tmp_path / "speech", None, None)
 
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "a/b--c", "a/b@c", "../x", "a/" + "b" * 97])
 def test_an_address_that_is_none(folder: Path, repo: str) -> None:
     with pytest.raises(RecipeError, match="is no place to push to"):
-        prepared(folder, repo, None)
+        plan_push(folder, repo, None)
 
 
 def test_large_files_are_told_by_bytes(loopback: Hub, folder: Path) -> None:
     told: list[tuple[str, float | None]] = []
-    list(push.push(prepared(folder, None, None), Way(), lambda *step: told.append(step)))
+    list(push.push(plan_push(folder, None, None), Way(), lambda *step: told.append(step)))
     sent = [(what, done) for what, done in told if ": sending " in what]
     assert sent[-1][1] == 1.0
     assert [done for _, done in sent] == sorted(done or 0 for _, done in sent)

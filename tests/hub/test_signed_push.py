@@ -32,7 +32,7 @@ def folder(tmp_path: Path, config: Path, loopback: Hub, monkeypatch: pytest.Monk
 
 
 def pushed(folder: Path) -> None:
-    list(push.push(push.prepared(folder, None, None), push.Way(), silent))
+    list(push.push(push.plan_push(folder, None, None), push.Way(), silent))
 
 
 def test_what_is_signed_opens_at_the_other_end(
@@ -52,7 +52,9 @@ def test_what_is_signed_opens_at_the_other_end(
     with pytest.raises(TrustError, match="was made with no key in"):
         load.load(got.path)
     trust_key(config, pair[1])
-    assert trust.verify_and_authorize(pull.opened("org/speech"), trust=False) == got.manifest
+    assert (
+        trust.verify_and_authorize(pull.fetch_to_cache("org/speech"), trust=False) == got.manifest
+    )
     pushed(folder)
     assert len(repo.commits) == 2  # nothing of it changed
 
@@ -108,7 +110,7 @@ def test_one_that_is_signed_later_is_pulled_again(
     pushed(folder)
     first = pull.pull("org/speech", Path("artifacts"))
     with pytest.raises(TrustError, match=r"not built on this machine \(encoder\.pt2\)"):
-        trust.verify_and_authorize(pull.opened("org/speech"), trust=False)
+        trust.verify_and_authorize(pull.fetch_to_cache("org/speech"), trust=False)
     signing.sign(folder, pair[0])
     pushed(folder)
     with pytest.raises(RecipeError, match="holds something else"):
@@ -117,5 +119,5 @@ def test_one_that_is_signed_later_is_pulled_again(
     assert pull.pull("org/speech", Path("artifacts"), force=True).fresh
     assert not [one for one in loopback.requests if one.path.startswith("/storage")]
     assert store.verify(first.path) == trust.verify_and_authorize(first.path, trust=False)
-    assert trust.verify_and_authorize(pull.opened("org/speech"), trust=False)
+    assert trust.verify_and_authorize(pull.fetch_to_cache("org/speech"), trust=False)
     assert not pull.pull("org/speech", Path("artifacts")).fresh

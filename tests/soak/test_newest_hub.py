@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 PACKAGES = (
-    *("huggingface_hub", "click", "jinja2", "markupsafe", "numpy", "pydantic", "rich"),
+    *("huggingface_hub", "filelock", "click", "jinja2", "markupsafe", "numpy", "pydantic", "rich"),
     *("ruamel.yaml", "soundfile", "soxr", "hypothesis", "pytest"),
 )
 TESTS = (

@@ -7,4 +7,4 @@ from exporter.hub.eligibility import check_publishable
 
 
 def text_of(folder: Path, repo: str = "org/speech") -> str:
-    return model_card.written(check_publishable(folder), repo)[model_card.CARD].decode()
+    return model_card.render(check_publishable(folder), repo)[model_card.CARD].decode()

@@ -16,7 +16,7 @@ from exporter.artifact import store
 from exporter.errors import HubError
 from exporter.hub import pull, push
 from exporter.hub.pull import Pulled
-from exporter.hub.push import Pushed, Way, prepared
+from exporter.hub.push import Pushed, Way, plan_push
 from exporter.system.progress import silent
 from tests.support import passing
 from tests.support.hub import Fault, Hub, Repo, Request
@@ -100,10 +100,10 @@ class Pushing(Repeated[Pushed]):
         self.hub, self.way, self._root = hub, Way(**WAYS[way]), root
         old = standing_artifact(root / "old" / "onnx-int8")
         if standing:
-            list(push.push(prepared(old, None, None), Way(), silent))
+            list(push.push(plan_push(old, None, None), Way(), silent))
         self._before = deepcopy(hub.repos), dict(hub.large)
         self._commits = 3 if standing else 2
-        self.parcels = prepared(passing.make(root / "new" / "onnx-int8"), None, None)
+        self.plans = plan_push(passing.make(root / "new" / "onnx-int8"), None, None)
         for _ in range(2):  # newer releases ask some things once per process
             self.require_whole(self.anew({}), "unbroken")
         self.requests = len(hub.requests)
@@ -114,7 +114,7 @@ class Pushing(Repeated[Pushed]):
         self.hub.requests.clear()
 
     def again(self) -> Pushed:
-        (one,) = push.push(self.parcels, self.way, silent)
+        (one,) = push.push(self.plans, self.way, silent)
         return one
 
     def require_nothing_half(self, note: object) -> None:
@@ -128,7 +128,7 @@ class Pushing(Repeated[Pushed]):
                 known += [set(old.files)] if old else []
                 assert names in known, note
             assert len(repo.commits) <= self._commits, note
-            tag = repo.names("tags").get(self.parcels[0].tag)
+            tag = repo.names("tags").get(self.plans[0].tag)
             assert tag is None or set(repo.commits[tag].files) == self._new(), note
 
     def require_whole(self, one: Pushed, note: object) -> None:
@@ -138,11 +138,11 @@ class Pushing(Repeated[Pushed]):
         files = repo.commits[one.commit].files
         assert set(files) == self._new(), note
         assert all(files[item.path].data == _bytes(item.source) for item in self._items()), note
-        tagged = repo.names("tags").get(self.parcels[0].tag) == one.commit
+        tagged = repo.names("tags").get(self.plans[0].tag) == one.commit
         assert tagged != self.way.pull_request, note
 
     def _items(self) -> Iterable[Any]:
-        return self.parcels[0].items
+        return self.plans[0].items
 
     def _new(self) -> set[str]:
         return {item.path for item in self._items()} | {".gitattributes"}
@@ -186,7 +186,7 @@ class Pulling(Repeated[Pulled]):
     def __init__(self, hub: Hub, root: Path) -> None:
         self.hub, self._root = hub, root
         self.origin = passing.make(root / "origin" / "onnx-int8")
-        list(push.push(prepared(self.origin, None, None), Way(), silent))
+        list(push.push(plan_push(self.origin, None, None), Way(), silent))
         self.place = root / "pulled" / "org" / "speech"
         for _ in range(2):
             self.anew({})

@@ -28,7 +28,7 @@ def run(hub: Hub, checkpoint: Path, kind: str) -> None:
     _python(hub, "-m", "exporter", "build", "recipe.yaml")
     folder = Path("artifacts", "speech", kind)
     passing.judged(folder)
-    (one,) = push.push(push.prepared(folder, None, None), push.Way(), lambda *_: None)
+    (one,) = push.push(push.plan_push(folder, None, None), push.Way(), lambda *_: None)
     noise = np.random.default_rng(0).normal(0, 0.1, 32_000)
     soundfile.write("speech.flac", noise, 16_000)
     heard = _heard(hub, str(folder))

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 from exporter.cli import main
 from exporter.system import build_cache, user_dirs
+
+ROOT = Path(build_cache.__file__).parents[2]
+FAMILY = "exporter.families.whisper.family"
+MAKERS = {"aoti": "exporter.targets.aoti.graph_builder", "onnx": "exporter.targets.onnx.target"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +34,9 @@ class Work:
 
     def get_or_build(self, fresh: bool = False, **parts: int) -> None:
         self.path.unlink(missing_ok=True)
-        build_cache.get_or_build(self.path, "a graph", parts, self.make, fresh=fresh)
+        build_cache.get_or_build(
+            self.path, "a graph", parts, self.make, makers=(build_cache, self), fresh=fresh
+        )
         assert self.path.read_bytes() == b"made"
 
 
@@ -53,13 +60,62 @@ def test_fresh_is_made_again_and_kept(work: Work) -> None:
     assert work.times == 2
 
 
-def test_another_version_of_this_code_makes_its_own(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_sources_make_their_own(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     work.get_or_build(a=1)
-    monkeypatch.setattr(build_cache, "_code", lambda: "another")
+    monkeypatch.setattr(build_cache, "sources_sha256", lambda _sources: "another")
     work.get_or_build(a=1)
     assert work.times == 2
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package, to edit."""
+    root = tmp_path_factory.mktemp("sources")
+    shutil.copytree(
+        ROOT / "exporter", root / "exporter", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def unedited() -> dict[str, str]:
+    return keys(ROOT)
+
+
+def keys(root: Path) -> dict[str, str]:
+    digest = build_cache.sources_sha256.__wrapped__
+    return {name: digest(frozenset({maker, FAMILY}), root) for name, maker in MAKERS.items()}
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [
+        ("hub/model_card.py", set()),
+        ("hub/client.py", set()),
+        ("cli/build.py", set()),
+        ("build/pipeline.py", set()),
+        ("system/build_cache.py", set()),
+        ("families/__init__.py", set()),  # the registries: another member changes no graph
+        ("targets/__init__.py", set()),
+        ("quantization/int8.py", {"aoti", "onnx"}),
+        ("families/attention.py", {"aoti", "onnx"}),
+        ("families/whisper/graphs/layers.py", {"aoti", "onnx"}),
+        ("formats/tensor_io.py", {"aoti", "onnx"}),
+        ("targets/aoti/compiler.py", {"aoti"}),
+        ("targets/aoti/kernels/linear.cpp", {"aoti"}),
+        ("targets/aoti/kernels/linear.h", {"aoti"}),
+        ("targets/onnx/passes.py", {"onnx"}),
+    ],
+)
+def test_a_graph_is_made_anew_for_the_sources_that_make_it_alone(
+    copy: Path, unedited: dict[str, str], edited: str, changed: set[str]
+) -> None:
+    path = copy / "exporter" / edited
+    source = path.read_bytes()
+    path.write_bytes(source + b"\n")
+    after = keys(copy)
+    path.write_bytes(source)
+    assert {name for name in MAKERS if unedited[name] != after[name]} == changed
 
 
 @pytest.mark.parametrize("harm", ["bytes", "note", "list", "half", "link"])

@@ -1,6 +1,7 @@
 """What is written is there whole, or as it was; and what the dead have left is cleared."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.artifact import store
-from exporter.errors import BusyError
+from exporter.errors import BusyError, DataError
 from exporter.system import files, signals, tempdirs
 from exporter.system.signals import undisturbed
 from tests.support import sealed
@@ -37,27 +38,93 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> Non
 
 def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / f".note.partial-{'0' * 32}"
-    with files._made(path) as stream:
+    with files.file_lock(path):
         files.write_atomic(tmp_path / "other", b"whole")
-        stream.write(b"part")
         assert path.exists()
 
 
 def test_a_file_cleared_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, lock, times = tmp_path / "note", files.fcntl.flock, []
+    lock, times = fcntl.flock, []
 
-    def late(stream: object, how: int) -> None:
+    def late(descriptor: int, how: int) -> None:
         if not times:
-            path.unlink()
+            next(tmp_path.glob(".note.partial-*")).unlink()
         times.append(how)
-        lock(stream, how)  # type: ignore[arg-type]
+        lock(descriptor, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
-    with files._made(path) as stream:
-        stream.write(b"whole")
-    assert (path.read_bytes(), len(times)) == (b"whole", 2)
+    monkeypatch.setattr(fcntl, "flock", late)
+    files.write_atomic(tmp_path / "note", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+    assert times.count(fcntl.LOCK_EX | fcntl.LOCK_NB) == 2
+
+
+def test_a_lock_follows_no_link_and_truncates_nothing(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("kept")
+    (tmp_path / ".linked.lock").symlink_to(theirs)
+    with pytest.raises(OSError, match="symbolic links"), store.stage(tmp_path / "linked"):
+        pass
+    (tmp_path / ".own.lock").write_text("kept")
+    with store.stage(tmp_path / "own"):
+        pass
+    assert [(tmp_path / name).read_text() for name in ("theirs", ".own.lock")] == ["kept"] * 2
+
+
+def test_a_place_is_held_against_threads_and_processes_until_its_holder_is_killed(
+    tmp_path: Path,
+) -> None:
+    place, busy = tmp_path / "aoti", []
+    holding = (
+        "import sys, time; from pathlib import Path; from exporter.artifact import store\n"
+        "with store.stage(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+
+    def enter() -> None:
+        try:
+            with store.stage(place):
+                pass
+        except BusyError as error:
+            busy.append(str(error))
+
+    with store.stage(place):
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+    command = [sys.executable, "-c", holding, str(place)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        enter()
+        holder.kill()
+    told = f"another build is writing {place}: wait for it, or choose another --output"
+    assert busy == [told, told]
+    enter()
+    assert len(busy) == 2
+
+
+def test_a_small_file_is_read_whole_or_refused(tmp_path: Path) -> None:
+    path, link, pipe = (tmp_path / name for name in ("file", "link", "pipe"))
+    path.write_bytes(b"12345678")
+    link.symlink_to(path)
+    os.mkfifo(pipe)
+
+    def read(path: Path, most: int = 8, *, follow_links: bool = True) -> bytes:
+        return files.read_small(path, most, DataError, "a note", follow_links=follow_links)
+
+    assert read(path) == read(link) == b"12345678"
+    with pytest.raises(DataError, match="larger than 7 bytes: not a note"):
+        read(path, 7)
+    with pytest.raises(DataError, match="is a link, where a note is expected"):
+        read(link, follow_links=False)
+    for odd in (pipe, Path("/dev/zero")):
+        with pytest.raises(DataError, match="is no regular file, where a note is expected"):
+            read(odd)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "absent")
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("steps", ["one", "two"])
@@ -124,7 +191,7 @@ def test_a_scratch_that_cannot_be_locked_is_not_left(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(tempdirs.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(tempdirs.fcntl, "flock", full)
+    monkeypatch.setattr(fcntl, "flock", full)
     with pytest.raises(OSError, match="No locks"), tempdirs.scratch():
         pass
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """One graph of a model, from its variant to a package: replaced modules, tracing, compiling."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -101,7 +102,9 @@ def build_graph(
         "machine": [describe().cpu, sorted(describe().features)],
         "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
-    get_or_build(path, f"aoti {path.name} of {job.size}", parts, compiled, fresh=job.fresh)
+    what = f"aoti {path.name} of {job.size}"
+    makers = (sys.modules[__name__], job.family)
+    get_or_build(path, what, parts, compiled, makers=makers, fresh=job.fresh)
     constants = read_spec(path).constants.values()
     return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights
 

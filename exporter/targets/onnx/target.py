@@ -8,6 +8,7 @@ the weights of those that other people's loaders want.
 """
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,9 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "versions": installed_versions(),
     }
-    get_or_build(path, f"onnx-int8 {path.name} of {job.size}", parts, trace, fresh=job.fresh)
+    what = f"onnx-int8 {path.name} of {job.size}"
+    makers = (sys.modules[__name__], job.family)
+    get_or_build(path, what, parts, trace, makers=makers, fresh=job.fresh)
     if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
     else:

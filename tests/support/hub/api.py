@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 from tests.support.hub.repos import File, Repo, mode
 
 DATE = "2026-01-01T00:00:00.000Z"
-NAME = r"([\w-]+/[\w.-]+)"
+NAME = r"((?:datasets/)?[\w-]+/[\w.-]+)"
 # Stands for what a storage signs its addresses with: whoever has one, may read.
 SIGNATURE = "c4n4ry5ign4ture"
 
@@ -80,7 +80,10 @@ def content(asked: Request, file: File, told: dict[str, str]) -> Answer:
 
 
 class Api:
-    """Repositories by id, and who may do what to them: `token` is the only valid one."""
+    """Repositories by id, and who may do what to them: `token` is the only valid one.
+
+    The id of a dataset begins with `datasets/`, as in its address.
+    """
 
     def __init__(self, token: str, endpoint: str, storage: str) -> None:
         self.token, self.endpoint, self.storage = token, endpoint, storage
@@ -121,7 +124,7 @@ class Api:
             return document({"errors": [], "warnings": []})
         if match := re.fullmatch(rf"/{NAME}/resolve/([^/]+|refs/pr/\d+)/(.+)", asked.path):
             return self._resolve(self._readable(match[1], asked), match[2], match[3], asked)
-        api = rf"/api/models/{NAME}(?:/(revision|refs|tree|[a-z-]+)(?:/(.+))?)?"
+        api = rf"/api/(?:models/|(?=datasets/)){NAME}(?:/(revision|refs|tree|[a-z-]+)(?:/(.+))?)?"
         if match := re.fullmatch(api, asked.path):
             name, what, rest = match[1], match[2] or "revision", match[3] or "main"
             repo = self._readable(name, asked)
@@ -233,7 +236,12 @@ def _told(name: str, repo: Repo, what: str, sha: str, body: bytes) -> Any:
     files = repo.commits[sha].files
     if what == "revision":
         siblings = [file.sibling(path) for path, file in sorted(files.items())]
-        about = {"id": name, "sha": sha, "private": repo.private, "tags": []}
+        about = {
+            "id": name.removeprefix("datasets/"),
+            "sha": sha,
+            "private": repo.private,
+            "tags": [],
+        }
         return {**about, "siblings": siblings}
     if what == "tree":
         return [file.listed(path) for path, file in sorted(files.items())]
