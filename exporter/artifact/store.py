@@ -19,7 +19,6 @@ from exporter.system.files import (
     make_folder,
     partial_name,
     partial_of,
-    recover,
     remove,
     replace_dir_atomically,
     sha256_file,
@@ -121,7 +120,6 @@ def stage(final: Path) -> Iterator[Path]:
     """
     make_folder(final.parent)
     with _lock(final):
-        recover(final)
         for stale in final.parent.iterdir():
             if stale.name.startswith(f".{final.name}.partial-"):
                 remove(stale)

@@ -31,7 +31,7 @@ OTHER = {
     "onnx-int8": ("--set", "targets.1.per_channel=false"),
     "aoti": ("--set", "targets.2.dtype=float32"),
 }
-_HALF = re.compile(r"\.partial-|\.replaced$|^\.aoti-|^\.choosing-")
+_HALF = re.compile(r"\.partial-|^\.aoti-|^\.choosing-")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
