@@ -33,6 +33,24 @@ def in_a_branch(tensor: TensorProto) -> onnx.ModelProto:
     return modelled([helper.make_node("If", ["c"], ["y"], **branches)])
 
 
+def in_a_function(tensor: TensorProto) -> onnx.ModelProto:
+    model = modelled([helper.make_node("F", [], ["y"], domain="d")])
+    inner = helper.make_node("Constant", [], ["y"], value=tensor)
+    opset = helper.make_opsetid("", 21)
+    model.functions.append(helper.make_function("d", "F", [], ["y"], [inner], [opset]))
+    return model
+
+
+def in_a_sparse_one(tensor: TensorProto) -> onnx.ModelProto:
+    model = modelled([helper.make_node("Identity", ["w"], ["y"])])
+    model.graph.sparse_initializer.add(dims=[2]).values.CopyFrom(tensor)
+    return model
+
+
+def in_a_list(tensor: TensorProto) -> onnx.ModelProto:
+    return modelled([helper.make_node("Constant", [], ["y"], values=[tensor])])
+
+
 def modelled(
     nodes: list[onnx.NodeProto], initializers: Iterable[TensorProto] = ()
 ) -> onnx.ModelProto:
