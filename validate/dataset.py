@@ -13,9 +13,9 @@ from typing import Any
 
 from exporter.errors import DataError, HubError, MachineError
 from exporter.formats import audio
+from exporter.formats.clips import TEXT_NAMES, Clip, chosen
 from exporter.recipe import Data
 from exporter.system import user_dirs
-from validate.clips import TEXT_NAMES, Clip, chosen
 
 
 def dataset_clips(data: Data) -> list[Clip]:

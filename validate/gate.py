@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
+from exporter.formats.clips import Clip
 from exporter.recipe import Gate
-from validate.clips import Clip
 from validate.measure import Measurement, ShapeCheck
 from validate.statistics import clips_needed, median_ratio, rate_difference
 from validate.wer import Scores, loops, score

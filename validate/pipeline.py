@@ -27,13 +27,13 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
+from exporter.formats.clips import Clip, digest, read_clips
 from exporter.formats.config_json import read_json
 from exporter.recipe import Data, Recipe, read
 from exporter.system import hardware
 from exporter.system.files import write_atomic
 from exporter.system.progress import Progress
 from validate import gate, html_report
-from validate.clips import Clip, digest, read_clips
 from validate.dataset import dataset_clips
 from validate.measure import (
     Measurement,

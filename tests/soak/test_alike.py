@@ -16,11 +16,11 @@ import pytest
 import soundfile
 
 from exporter.artifact.report import Check
+from exporter.formats.clips import Clip
 from exporter.recipe import Decoding, Gate
 from exporter.system.progress import silent
 from tests.support.golden import GOLDEN
 from validate import gate as judging
-from validate.clips import Clip
 from validate.measure import (
     Measurement,
     Request,

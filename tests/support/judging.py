@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.formats.clips import Clip
 from exporter.recipe import Gate
 from validate import gate
-from validate.clips import Clip
 from validate.measure import ClipResult, Measurement, ShapeCheck
 
 GATE = Gate(max_wer_increase=0.01, max_latency_ratio=1.0, min_clips=50)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.formats.clips import Clip
 from exporter.recipe import Gate
 from tests.support.judging import measurement
 from validate import gate as judging
 from validate import statistics
-from validate.clips import Clip
 from validate.wer import Scores
 
 Random = np.random.Generator

@@ -9,9 +9,9 @@ import pytest
 
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
+from exporter.formats.clips import Clip
 from tests.support.judging import GATE, PROBES, SENTENCE, case, measurement
 from validate import gate
-from validate.clips import Clip
 from validate.measure import ClipResult, ShapeCheck, remeasure_if_slow
 
 

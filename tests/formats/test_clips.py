@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from exporter.errors import DataError, HubError
+from exporter.formats.clips import digest, read_clips
 from exporter.recipe import Data
-from validate.clips import digest, read_clips
 from validate.dataset import dataset_clips
 
 TEXTS = {"a.wav": "open the door", "b.wav": "", "c.wav": "seven, eight"}
