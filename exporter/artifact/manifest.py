@@ -1,7 +1,8 @@
 """The manifest: what an artifact holds, what it was made from, and what it needs.
 
 Its bytes are the artifact's identity, so those of older artifacts must stay what they are: a field
-that is added is `AbsentIfEmpty[...]`, and its default is empty.
+that is added is left out where it says nothing. It is `AbsentIfEmpty[...]`, with an empty default,
+or has an `exclude_if` of its own.
 """
 
 import hashlib
