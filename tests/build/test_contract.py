@@ -300,7 +300,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from exporter import recipe
-from exporter.build import build
+from exporter.build.pipeline import build
 wanted, output = recipe.read(Path(sys.argv[1])), Path(sys.argv[2])
 build(wanted, output=output, targets=["aoti"], progress=lambda what, _: print(what, flush=True))
 """
