@@ -1,21 +1,19 @@
 """Fixtures that more than one test file uses."""
 
-import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from exporter import cli
-from exporter.system.progress import Progress
 from tests.support.corruption import Build
+from tests.support.in_process import steps_in_process
 from tests.support.watched import connections, memory_meter
 
 if TYPE_CHECKING:
@@ -71,17 +69,10 @@ def server() -> Iterator["Server"]:
 
 
 @pytest.fixture
-def steps_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of a command run in this process, which spares ten seconds of importing each."""
-    from exporter.system import worker
-
-    def run(step: str, request: Mapping[str, Any], progress: Progress, **_how: object) -> object:
-        module, _, function = step.partition(":")
-        asked = json.loads(json.dumps(request))
-        answer = getattr(import_module(module), function)(asked, progress)
-        return {"seconds": 1.0, "peak_rss_bytes": 1, **json.loads(json.dumps(answer))}
-
-    monkeypatch.setattr(worker, "run", run)
+def steps_here() -> Iterator[None]:
+    """The steps of a command run in this process."""
+    with steps_in_process():
+        yield
 
 
 @pytest.fixture

@@ -1,21 +1,23 @@
-"""The manifest: what an artifact holds, what it was made from, and what it needs."""
+"""The manifest: what an artifact holds, what it was made from, and what it needs.
+
+Its bytes are the artifact's identity, so those of older artifacts must stay what they are: a field
+that is added is left out where it says nothing. It is `AbsentIfEmpty[...]`, with an empty default,
+or has an `exclude_if` of its own.
+"""
 
 import hashlib
 import json
-from typing import Any, Literal
+import operator
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST = "manifest.json"
-
-
 RECIPE = "recipe.yaml"
+
+_Value = TypeVar("_Value")
+AbsentIfEmpty = Annotated[_Value, Field(exclude_if=operator.not_)]
+"""A field that is written only where it says something: `name: AbsentIfEmpty[Value] = {}`."""
 
 
 class _Frozen(BaseModel):
@@ -107,13 +109,7 @@ class BuildFigures(_Frozen):
 
     seconds: float
     peak_rss_bytes: int
-    predicted: Predicted | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `predicted` out where there is none: older manifests keep their bytes."""
-        told: dict[str, Any] = inner(self)
-        return told if self.predicted else {k: v for k, v in told.items() if k != "predicted"}
+    predicted: AbsentIfEmpty[Predicted | None] = None
 
 
 class Manifest(_Frozen):
@@ -131,15 +127,9 @@ class Manifest(_Frozen):
     machine: dict[str, Any]
     build: BuildFigures
     build_key: str
-    choices: dict[str, AutotuneResult] = {}
-    quantization: tuple[QuantizedModules, ...] = ()
+    choices: AbsentIfEmpty[dict[str, AutotuneResult]] = {}
+    quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
     files: tuple[File, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is empty and older manifests do not have: they keep their bytes."""
-        fields: dict[str, Any] = inner(self)
-        return {k: v for k, v in fields.items() if v or k not in ("choices", "quantization")}
 
     def canonical(self) -> bytes:
         """The manifest's bytes: sorted keys, UTF-8, one final newline."""

@@ -21,7 +21,6 @@ from exporter.system.files import (
     partial_name,
     partial_of,
     read_small,
-    recover,
     remove,
     replace_dir_atomically,
     sha256_file,
@@ -122,7 +121,6 @@ def stage(final: Path) -> Iterator[Path]:
     """
     make_folder(final.parent)
     with _lock(final):
-        recover(final)
         for stale in final.parent.iterdir():
             if stale.name.startswith(f".{final.name}.partial-"):
                 remove(stale)

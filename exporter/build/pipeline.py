@@ -19,7 +19,8 @@ from exporter.build import estimate
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import BusyError, IntegrityError, RecipeError
+from exporter.errors import BusyError, DataError, IntegrityError, RecipeError
+from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
@@ -28,7 +29,6 @@ from exporter.system.progress import Progress
 
 # glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
-_SOUNDS = (".flac", ".wav", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
@@ -293,11 +293,12 @@ def _weights_sha256(checkpoint: Checkpoint, manifest: Manifest) -> str | None:
 
 
 def _one_clip(recipe: Recipe) -> str | None:
-    """A recording of the recipe's data, of middling length, for an artifact's first words."""
+    """The first recording of the recipe's data in which something is said, if it is at hand."""
     if recipe.data is None or recipe.data.clips is None:
         return None
-    place = recipe.path.parent / recipe.data.clips
-    found = place.rglob("*") if place.is_dir() else place.parent.glob("*")
-    sounds = [path for path in found if path.suffix.lower() in _SOUNDS]
-    sounds.sort(key=lambda path: (path.stat().st_size, path))
-    return str(sounds[len(sounds) // 2].resolve()) if sounds else None
+    try:
+        clips = list_clips(recipe.path.parent / recipe.data.clips)
+        spoken = next((clip for clip in clips if clip.text.strip()), None)
+    except DataError:  # a build needs no data; `validate` says what is wrong with them
+        return None
+    return str(spoken.path.resolve()) if spoken else None

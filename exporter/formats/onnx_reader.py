@@ -5,6 +5,7 @@ Source: https://github.com/onnx/onnx/blob/v1.21.0/onnx/onnx.proto3
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from mmap import ACCESS_READ, mmap
@@ -19,6 +20,19 @@ _EXTERNAL = 1
 _BITS = {
     **{1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64},
     **{14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4},
+}
+# The fields that lead to weights, by the message that has them.
+_TO_TENSORS = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        **{5: "TensorProto", 6: "GraphProto", 10: "TensorProto", 11: "GraphProto"},
+        **{22: "SparseTensorProto", 23: "SparseTensorProto"},
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
 }
 FLOAT32, INT8, FLOAT16, FLOAT64, BFLOAT16 = 1, 3, 10, 11, 16
 Shape = tuple[int | str | None, ...]
@@ -112,12 +126,27 @@ def _nested(graph: Graph, around: tuple[Graph, ...]) -> Iterator[tuple[Graph, tu
 
 def read_model(path: Path, name: str, budget: Budget) -> Model:
     """Read a graph's structure; `name` is the file's in its folder. Raises DamagedError."""
+    with _opened(path, name, budget) as reader:
+        return reader.model()
+
+
+def read_tensors(path: Path) -> list[Tensor]:
+    """Find every weight at any depth, those of functions, sparse weights and training included.
+
+    Raises DamagedError.
+    """
+    with _opened(path, path.name, Budget()) as reader:
+        return list(reader.tensors())
+
+
+@contextmanager
+def _opened(path: Path, name: str, budget: Budget) -> Iterator["_Reader"]:
     with path.open("rb") as file:
         if not path.stat().st_size:
             msg = "an empty file"
             raise DamagedError(msg)
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            return _Reader(Wire(data, budget), name).model()
+            yield _Reader(Wire(data, budget), name)
 
 
 @dataclass
@@ -155,6 +184,20 @@ class _Reader:
             msg = "no graph in it"
             raise DamagedError(msg)
         return Model(self._name, version, opsets, graph, frozenset(functions), frozenset(metadata))
+
+    def tensors(self) -> Iterator[Tensor]:
+        return self._below(self._wire.whole(), "ModelProto", 0)
+
+    def _below(self, message: Field, kind: str, depth: int) -> Iterator[Tensor]:
+        if depth > 3 * _MAX_DEPTH:  # a graph in a graph is in an attribute of a node
+            msg = f"branches more than {_MAX_DEPTH} deep"
+            raise DamagedError(msg)
+        if kind == "TensorProto":
+            yield self._tensor(message)
+            return
+        for each in self._wire.fields(message):
+            if inner := _TO_TENSORS[kind].get(each.number):
+                yield from self._below(each, inner, depth + 1)
 
     def _texts(self, message: Field, only: tuple[int, ...] = (1, 2)) -> dict[int, str]:
         fields = self._wire.fields(message)

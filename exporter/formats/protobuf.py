@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 _MAX_TEXT_BYTES = 16 << 10
 _MAX_VARINT_BYTES = 10
+_MAX_NUMBER = (1 << 29) - 1
 _FIXED = {1: 8, 5: 4}
 _VARINT, _LENGTH = 0, 2
 
@@ -49,7 +50,7 @@ class Wire:
 
     def fields(self, message: Field) -> Iterator[Field]:
         """The fields of a message, in order."""
-        place, end = message.begin, message.end
+        place, end = self._bytes(message)
         while place < end:
             self._budget.left -= 1
             if self._budget.left < 0:
@@ -57,6 +58,9 @@ class Wire:
                 raise DamagedError(msg)
             key, place = self._varint(place, end)
             number, kind = key >> 3, key & 7
+            if not 0 < number <= _MAX_NUMBER:
+                msg = f"no message at byte {place}"
+                raise DamagedError(msg)
             value = 0
             if kind == _VARINT:
                 value, after = self._varint(place, end)
@@ -86,10 +90,18 @@ class Wire:
 
     def text(self, field: Field) -> str:
         """A field as text."""
-        if field.end - field.begin > _MAX_TEXT_BYTES:
-            msg = f"a name of {field.end - field.begin} bytes"
+        begin, end = self._bytes(field)
+        if end - begin > _MAX_TEXT_BYTES:
+            msg = f"a name of {end - begin} bytes"
             raise DamagedError(msg)
-        return bytes(self._data[field.begin : field.end]).decode("utf-8", "replace")
+        return bytes(self._data[begin:end]).decode("utf-8", "replace")
+
+    def _bytes(self, field: Field) -> tuple[int, int]:
+        """Where a text or a message begins and ends; the library passes over any other kind."""
+        if field.kind != _LENGTH:
+            msg = f"a number where a text or a message belongs, at byte {field.begin}"
+            raise DamagedError(msg)
+        return field.begin, field.end
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
         value = 0

@@ -17,14 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    MappingEndEvent,
-    MappingStartEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-)
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from exporter.errors import RecipeError
 
@@ -34,9 +27,13 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_COMPLAINTS = 3
+_NO_ALIASES = (
+    "aliases (*) are not allowed: write the value out, and put text that begins with * in quotes"
+)
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _MAX_NUMBER = 40
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_DATE = "tag:yaml.org,2002:timestamp"
+_YAML = "tag:yaml.org,2002:"
+_PLAIN = frozenset(_YAML + each for each in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 _WORDS = {
     "Input should be": "expected",
@@ -128,15 +125,21 @@ def _yaml() -> YAML:
 
 def _load(text: str, name: str) -> tuple[Node | None, object]:
     try:
-        _refuse_tricks(text, name)
         yaml = _yaml()
         root = yaml.compose(text)
-        _refuse_odd(root, name)
-        return root, yaml.constructor.construct_document(root) if root else None
+        if root is None:
+            return None, None
+        _refuse_tricks(root, name)
+        return root, yaml.constructor.construct_document(root)
+    except RecursionError:
+        msg = f"{name}:1:1: {_TOO_DEEP}"
+        raise RecipeError(msg) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        msg = f"{place}: {error.problem or error.context}"
+        problem = error.problem or error.context or ""
+        # A pattern like *.fc2 without quotes is an alias of nothing.
+        msg = f"{place}: {_NO_ALIASES if 'undefined alias' in problem else problem}"
         raise RecipeError(msg) from None
     except YAMLError as error:
         at = getattr(error, "position", 0)
@@ -145,46 +148,32 @@ def _load(text: str, name: str) -> tuple[Node | None, object]:
         raise RecipeError(msg) from None
 
 
-def _refuse_tricks(text: str, name: str) -> None:
-    """Refuse what makes YAML more than data, on the event stream: before anything is built."""
-    depth = 0
-    for event in _yaml().parse(text):
-        if isinstance(event, MappingStartEvent | SequenceStartEvent):
-            depth += 1
-        elif isinstance(event, MappingEndEvent | SequenceEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            _refuse(name, event, f"nested more than {MAX_DEPTH} levels deep")
-        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            hint = "write the value out, and put text that begins with * in quotes"
-            _refuse(name, event, f"anchors (&) and aliases (*) are not allowed: {hint}")
-        if tag := getattr(event, "tag", None):
-            _refuse(name, event, f"tags are not allowed: remove {tag}")
-
-
-def _refuse_odd(node: Node | None, name: str) -> None:
-    """Refuse what is no plain data: keys and dates that are no text, endless numbers, half text."""
+def _refuse_tricks(node: Node, name: str, depth: int = 0) -> None:
+    """Refuse what is more than plain data, before anything is built of it."""
+    if problem := _problem(node, depth):
+        _refuse(name, node, problem)
     if isinstance(node, MappingNode):
         for key, value in node.value:
-            if not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            if key.tag != f"{_YAML}str" or not key.value.isprintable():
                 _refuse(name, key, "a key must be text: put it in quotes")
-            if not key.value.isprintable():
-                _refuse(name, key, "a key must be plain text, without control characters")
-            _refuse_odd(value, name)
+            _refuse_tricks(value, name, depth + 1)
     elif isinstance(node, SequenceNode):
         for item in node.value:
-            _refuse_odd(item, name)
-    elif isinstance(node, ScalarNode):
-        _refuse_odd_value(node, name)
+            _refuse_tricks(item, name, depth + 1)
 
 
-def _refuse_odd_value(node: ScalarNode, name: str) -> None:
-    if node.tag == _DATE:
-        _refuse(name, node, "a date must be text: put it in quotes")
-    if node.tag in _NUMBERS and len(node.value) > _MAX_NUMBER:
-        _refuse(name, node, f"a number has at most {_MAX_NUMBER} digits")
-    if any("\ud800" <= character <= "\udfff" for character in node.value):
-        _refuse(name, node, "half a character (a surrogate) is no text")
+def _problem(node: Node, depth: int) -> str | None:
+    if depth > MAX_DEPTH:
+        return _TOO_DEEP
+    if node.anchor:  # what an alias repeats has one
+        return f"anchors (&) and {_NO_ALIASES}"
+    if node.tag == f"{_YAML}timestamp":
+        return "a date must be text: put it in quotes"
+    if node.tag not in _PLAIN:
+        return f"tags are not allowed: remove {node.tag}"
+    if node.tag in (f"{_YAML}int", f"{_YAML}float") and len(node.value) > _MAX_NUMBER:
+        return f"a number has at most {_MAX_NUMBER} digits"
+    return None
 
 
 def _refuse(name: str, marked: Any, message: str) -> NoReturn:
@@ -203,7 +192,7 @@ def _override(data: dict[str, Any], given: str) -> None:
     """Set one `a.b.0.c=value` in `data`, making missing mappings on the way."""
     dotted, equals, text = given.partition("=")
     if dotted.count(".") >= MAX_DEPTH:
-        msg = f"--set {dotted[:60]}...: nested more than {MAX_DEPTH} levels deep"
+        msg = f"--set {dotted[:60]}...: {_TOO_DEEP}"
         raise RecipeError(msg)
     if not equals or not all(dotted.split(".")):
         msg = f"--set {given}: write KEY=VALUE, like --set decoding.num_beams=5"

@@ -165,34 +165,12 @@ def replace_dir_atomically(folder: Path, final: Path) -> None:
     _sync_tree(folder)
     if not final.exists():
         folder.rename(final)
-    elif not _exchanged(folder, final):
-        _replace(folder, final)
-    sync(final.parent)
-
-
-def _replace(folder: Path, final: Path) -> None:
-    """In two steps, for file systems that know no exchange; for a moment nothing is there.
-
-    What stood there comes back if this fails, or, should the process die between the two renames,
-    by `recover`.
-    """
-    final.rename(_aside(final))
-    try:
+    elif not _exchanged(folder, final):  # NFS, for one: for a moment nothing is there
+        aside = partial_of(final)
+        final.rename(aside)
         folder.rename(final)
-    finally:
-        recover(final)
-
-
-def recover(final: Path) -> None:
-    """Undo, or finish, a replacement in two steps that was cut off."""
-    old = _aside(final)
-    if old.exists() and not final.exists():
-        old.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(final: Path) -> Path:
-    return final.with_name(f".{final.name}.replaced")
+        aside.rename(folder)
+    sync(final.parent)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

@@ -26,7 +26,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from exporter import errors
 from exporter.errors import (
     BuildError,
     ExporterError,
@@ -44,6 +43,7 @@ _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
 # What is built must not depend on switches that nothing of it tells.
 _TUNING = re.compile(r"^(TORCHINDUCTOR|TORCH_COMPILE|TORCHDYNAMO|AOT_INDUCTOR)_")
+_ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -167,8 +167,7 @@ def _follow(stream: IO[bytes] | None, progress: Progress) -> tuple[str, dict[str
 
 def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception:
     """The error behind an exit code: told by the child, or guessed from the signal."""
-    if "error" in answer:
-        kind: type[ExporterError] = getattr(errors, answer["error"])
+    if kind := _ERRORS.get(answer.get("error", "")):
         return kind(answer["message"])
     if code == -signal.SIGILL:
         msg = f"{where}: illegal instruction. It was compiled for a CPU with more features."

@@ -63,6 +63,7 @@ def test_one_of_another_artifact_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("steps_here")
 def test_what_a_build_tells_and_what_it_keeps_to_itself(
     english_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,7 @@ def test_an_edited_manifest_is_another_artifact(foreign: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("steps_here")
 def test_one_word_in_the_recipe_allows_a_pickle_for_good(
     english_whisper: Path, tmp_path: Path
 ) -> None:

@@ -327,6 +327,7 @@ def test_a_build_that_was_killed_goes_on(
     assert not list((tmp_path / "out" / "tiny").glob(".aoti.partial-*"))
 
 
+@pytest.mark.usefixtures("steps_here")
 def test_a_multilingual_float32_checkpoint(tiny_whisper: Path, tmp_path: Path) -> None:
     wanted = write_recipe(tmp_path, tiny_whisper, "{language: en, task: transcribe}")
     kinds = ["onnx-int8", "torch-int8"]

@@ -319,6 +319,7 @@ def test_the_original_is_the_merged_model_in_float32(tmp_path: Path, english_whi
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("steps_here")
 def test_an_adapter_becomes_an_artifact_that_speaks_as_the_merged_model(base: Path) -> None:
     from exporter.build.pipeline import build
     from exporter.system.progress import silent

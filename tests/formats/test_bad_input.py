@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter import cli
+from exporter import cli, recipe
 from exporter.artifact import store
+from exporter.build import pipeline
+from exporter.system.progress import silent
 
 RECIPE = """\
 name: tiny
@@ -33,16 +35,21 @@ Place = Path
 Break = Callable[[Place], object]
 
 
+def fill(folder: Path, checkpoint: Path) -> None:
+    """Make a user's folder of it: recipe, checkpoint and clips, all of them good."""
+    shutil.copytree(checkpoint, folder / "checkpoint")
+    (folder / "clips").mkdir()
+    samples = np.random.default_rng(0).normal(0, 0.1, 16000)
+    soundfile.write(folder / "clips" / "a.flac", samples, 16000)
+    row = {"audio": "a.flac", "text": "two one"}
+    (folder / "clips" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "tiny.yaml").write_text(RECIPE)
+
+
 @pytest.fixture
 def place(tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: recipe, checkpoint and clips, all of them good."""
-    shutil.copytree(tiny_whisper, tmp_path / "checkpoint")
-    (tmp_path / "clips").mkdir()
-    samples = np.random.default_rng(0).normal(0, 0.1, 16000)
-    soundfile.write(tmp_path / "clips" / "a.flac", samples, 16000)
-    row = {"audio": "a.flac", "text": "two one"}
-    (tmp_path / "clips" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    """A user's folder."""
+    fill(tmp_path, tiny_whisper)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -146,11 +153,24 @@ def test_a_build_that_cannot_be(place: Path, capfd: pytest.CaptureFixture[str], 
     assert [path for path in place.glob("artifacts/**/*") if path.is_file()] == []
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, tiny_whisper: Path) -> tuple[Path, Path]:
+    """A user's folder with an artifact, which knows its place, and a copy of it."""
+    folder = tmp_path_factory.mktemp("once")
+    fill(folder, tiny_whisper)
+    wanted = recipe.read(folder / "tiny.yaml")
+    pipeline.build(wanted, output=folder / "artifacts", progress=silent)
+    return folder, Path(shutil.copytree(folder, tmp_path_factory.mktemp("kept") / "copy"))
+
+
 @pytest.fixture
-def built(place: Path, capfd: pytest.CaptureFixture[str]) -> Path:
-    code, error = run(capfd, "build", "tiny.yaml")
-    assert code == 0, error
-    return place / "artifacts" / "tiny" / "torch-int8"
+def built(once: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The artifact in the user's folder, where all is as it was after the build."""
+    folder, kept = once
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    monkeypatch.chdir(folder)
+    return folder / "artifacts" / "tiny" / "torch-int8"
 
 
 @pytest.mark.slow

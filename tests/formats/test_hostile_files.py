@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from exporter.artifact import store
 from exporter.errors import DataError
-from exporter.formats import audio
+from exporter.formats import audio, onnx_reader
 from exporter.targets.onnx.external_data_check import require_sealed
 from tests.support.hostile import (
     ELSEWHERE,
@@ -22,7 +22,10 @@ from tests.support.hostile import (
     beside_a_graph,
     field,
     in_a_branch,
+    in_a_function,
+    in_a_list,
     in_a_node,
+    in_a_sparse_one,
     stored,
 )
 from tests.support.sealed import refusal, seal
@@ -32,6 +35,8 @@ pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
 
 # ONNX: weights beside the graph
 
+WHERE = [beside_a_graph, in_a_node, in_a_branch, in_a_function, in_a_sparse_one, in_a_list]
+
 
 def sealed_onnx(folder: Path, graph: bytes) -> Path:
     (folder / "secret").write_bytes(bytes(8))
@@ -39,7 +44,7 @@ def sealed_onnx(folder: Path, graph: bytes) -> Path:
     return seal(folder / "onnx", "onnx-int8", files)
 
 
-@pytest.mark.parametrize("where", [beside_a_graph, in_a_node, in_a_branch])
+@pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("case", ELSEWHERE)
 def test_weights_elsewhere(
     case: str, where: Callable[[TensorProto], onnx.ModelProto], tmp_path: Path
@@ -49,7 +54,7 @@ def test_weights_elsewhere(
     assert "model.onnx: the tensor 'w' " in told
 
 
-@pytest.mark.parametrize("where", [beside_a_graph, in_a_node, in_a_branch])
+@pytest.mark.parametrize("where", WHERE)
 def test_weights_where_they_belong(
     where: Callable[[TensorProto], onnx.ModelProto], tmp_path: Path
 ) -> None:
@@ -80,6 +85,22 @@ def test_branches_without_end(tmp_path: Path) -> None:
         graph = field(1, field(5, field(6, graph)))
     told = refusal(sealed_onnx(tmp_path, field(7, graph)))
     assert "model.onnx is not an ONNX graph" in told
+
+
+def test_no_way_to_a_weight_is_forgotten() -> None:
+    """Of all messages that a model may hold, those and their fields that lead to a tensor."""
+    found, left = {}, [onnx.ModelProto.DESCRIPTOR]
+    while left:
+        message = left.pop()
+        found[message.name] = {f.number: f.message_type for f in message.fields if f.message_type}
+        left += [inner for inner in found[message.name].values() if inner.name not in found]
+    leading = {"TensorProto"}
+    for _ in found:
+        leading |= {n for n, fields in found.items() if leading & {m.name for m in fields.values()}}
+    assert {
+        name: {number: m.name for number, m in found[name].items() if m.name in leading}
+        for name in leading - {"TensorProto"}
+    } == onnx_reader._TO_TENSORS
 
 
 # Configs

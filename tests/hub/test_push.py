@@ -178,10 +178,17 @@ def test_somebody_who_never_stops_writing_is_told(loopback: Hub, folder: Path) -
     assert set(repo.files) == {".gitattributes"}
 
 
-@pytest.mark.parametrize("standing", [False, True], ids=["new", "replacing"])
-@pytest.mark.parametrize("way", faulty.WAYS)
+@pytest.mark.parametrize(
+    ("way", "standing"),
+    [
+        pytest.param("main", False, marks=pytest.mark.sweep, id="main-new"),
+        pytest.param("main", True, id="main-replacing"),
+        pytest.param("request", False, id="request-new"),
+        pytest.param("request", True, marks=pytest.mark.sweep, id="request-replacing"),
+    ],
+)
 def test_every_request_may_break_in_every_way(
-    loopback: Hub, tmp_path: Path, standing: bool, way: str, record_property: Record
+    loopback: Hub, tmp_path: Path, way: str, standing: bool, record_property: Record
 ) -> None:
     count = faulty.survive_one(Pushing(loopback, tmp_path, way, standing=standing), FAULTS)
     faulty.prove(record_property, "P10", count, "every first push arrived")

@@ -32,7 +32,7 @@ OTHER = {
     "onnx-int8": ("--set", f"targets.1.quantization.default={_PER_TENSOR}"),
     "aoti": ("--set", "targets.2.dtype=float32"),
 }
-_HALF = re.compile(r"\.partial-|\.replaced$|^\.aoti-|^\.choosing-")
+_HALF = re.compile(r"\.partial-|^\.aoti-|^\.choosing-")
 _ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from exporter.cli import main
 from exporter.hub import push
 from tests.support import passing
 from tests.support.hub import Hub
+from tests.support.in_process import steps_in_process
 
 
 def run(hub: Hub, checkpoint: Path, kind: str) -> None:
@@ -25,7 +27,8 @@ def run(hub: Hub, checkpoint: Path, kind: str) -> None:
         f"name: speech\ncheckpoint: {named}\ntargets: [{{kind: {kind}}}]\n"
         "decoding: {language: en, task: transcribe}\nhub: {repo: org/speech}\n"
     )
-    _python(hub, "-m", "exporter", "build", "recipe.yaml")
+    with steps_in_process():
+        assert main(["build", "recipe.yaml"]) == 0
     folder = Path("artifacts", "speech", kind)
     passing.judged(folder)
     (one,) = push.push(push.plan_push(folder, None, None), push.Way(), lambda *_: None)

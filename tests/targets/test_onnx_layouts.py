@@ -23,6 +23,7 @@ from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from tests.support import passing
 from tests.support.cards import text_of
+from tests.support.in_process import steps_in_process
 from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
 
 WHISPER, TARGET = FAMILIES["whisper"], TARGETS["onnx-int8"]
@@ -58,7 +59,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, english_whisper: Path) -> Bu
     folder = tmp_path_factory.mktemp("javascript")
     (folder / "recipe.yaml").write_text(RECIPE.format(checkpoint=english_whisper))
     wanted = recipe.read(folder / "recipe.yaml")
-    (one,) = build(wanted, output=folder / "artifacts", progress=silent)
+    with steps_in_process():
+        (one,) = build(wanted, output=folder / "artifacts", progress=silent)
     return one
 
 

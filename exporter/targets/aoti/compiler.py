@@ -1,6 +1,5 @@
 """Running torch.export and AOTInductor so that a package holds no more than its manifest says."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -9,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from exporter.families.graph import Graph
 from exporter.system.accelerators import Device
 from exporter.targets.aoti import kernels, linear, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
+from exporter.targets.aoti.target_isa import target_isa
 
 
 def compile_graph(
@@ -59,7 +58,10 @@ def compile_graph(
             settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
                 own, support.shims
             )
-            with _target_isa(march, folder, objects):
+            exported = folder / "exported"
+            exported.write_text("{ global: AOTInductor*; local: *; };\n", encoding="ascii")
+            linked = [f"-Wl,--version-script={exported}", *map(str, objects)]
+            with target_isa(march, [LIBRARY_FLAGS, *linked]):
                 torch._inductor.aoti_compile_and_package(
                     program, package_path=str(folder / "graph.pt2"), inductor_configs=settings
                 )
@@ -107,38 +109,15 @@ def _compiler() -> str:
 @contextmanager
 def _workplace(beside: Path) -> Iterator[Path]:
     """A private folder, which is also Inductor's cache; it is gone afterwards."""
+    from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
+
     # Beside the artifact there is room for its size; Inductor's commands do not quote paths.
     place = beside if re.fullmatch(r"[\w./+-]+", str(beside)) else None
     with (
         tempfile.TemporaryDirectory(prefix=".aoti-", dir=place) as name,
-        mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": name}),
+        temporary_cache_dir(name),
     ):
         yield Path(name)
-
-
-@contextmanager
-def _target_isa(march: str, folder: Path, objects: Sequence[Path]) -> Iterator[None]:
-    """Make Inductor vectorize for `march` and not for the machine it runs on.
-
-    It probes this CPU and adds -mavx512bf16, -mavx512vnni or -mamx-* where they exist: code that a
-    CPU of the level named in the manifest could not run.
-    """
-    from torch._inductor import cpu_vec_isa
-
-    exported = folder / "exported"
-    exported.write_text("{ global: AOTInductor*; local: *; };\n", encoding="ascii")
-    linked = [f"-Wl,--version-script={exported}", *map(str, objects)]
-    base: Any = cpu_vec_isa.VecAVX512 if march == "x86-64-v4" else cpu_vec_isa.VecAVX2
-
-    class Isa(base):  # type: ignore[misc]
-        _arch_flags = " ".join([base._arch_flags, LIBRARY_FLAGS, *linked])
-        __hash__ = base.__hash__
-
-        def __bool__(self) -> bool:
-            return True
-
-    with mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=[Isa()]):
-        yield
 
 
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
