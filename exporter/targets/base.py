@@ -96,8 +96,8 @@ class Target(Protocol):
         """Estimate the target's own files from shapes and types alone; nothing is read or traced.
 
         Returns:
-            The size in bytes of each file, by its POSIX path inside the artifact. Files of weights
-            are exact within 2 %, those of code and graphs within 30 %.
+            The size in bytes of each file, by its POSIX path inside the artifact: of weights exact
+            or nearly, of code and graphs about right.
         """
         ...
 

@@ -160,7 +160,9 @@ def test_what_is_built_is_what_was_planned_and_loads_on_its_device(
     family, options = FAMILIES["whisper"], options_of(kind)
     model = family.skeleton(checkpoint.config)
     for path, size in TARGETS[kind].layout(options, model, checkpoint, family).items():
-        assert files[path] == pytest.approx(size, rel=0.3), path
+        assert path in files
+        if path.endswith((".safetensors", ".onnx_data")):  # of code and graphs it is "about"
+            assert files[path] == pytest.approx(size, rel=0.05), path
     recogniser = load(folder, threads=1, trust=True)
     assert recogniser.model.device == torch.device("cpu")
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
