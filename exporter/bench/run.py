@@ -157,13 +157,13 @@ def _original_rows(
     """The checkpoints in float32, once each, decoded like the first artifact made of them."""
     from exporter.runtime.reference import References
 
-    originals = References("run this where you ran `exporter build`", progress)
-    made: dict[tuple[str, int], Row] = {}
+    references = References("run this where you ran `exporter build`", progress)
+    originals: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         allowed = recipe.read(folder / RECIPE).allow_pickle
-        checkpoint = originals.of_artifact(folder, manifest, allow_pickle=allowed)
+        checkpoint = references.of_artifact(folder, manifest, allow_pickle=allowed)
         for row in [row for row in rows if row.model == folder]:
-            found = Row(
+            original = Row(
                 name=f"{checkpoint.source} in float32",
                 model=checkpoint.folder,
                 original=True,
@@ -173,8 +173,8 @@ def _original_rows(
                 family=row.family,
                 trust=allowed,
             )
-            made.setdefault((checkpoint.sha256, row.threads), found)
-    return list(made.values())
+            originals.setdefault((checkpoint.sha256, row.threads), original)
+    return list(originals.values())
 
 
 def _warn(rows: Sequence[Row]) -> None:
@@ -214,13 +214,13 @@ def _time_row(
     )
     what = f"{row.name}, threads {row.threads}"
 
-    def told(doing: str, done: float | None) -> None:
+    def report(doing: str, done: float | None) -> None:
         progress(f"{what}: {doing}", stretch[0] + stretch[1] * (done or 0))
 
-    asked = request.model_dump(mode="json")
+    data = request.model_dump(mode="json")
     step = "exporter.bench.timing:time_model"
     try:
-        answer = worker.run(step, asked, told, what=what, threads=row.threads)
+        answer = worker.run(step, data, report, what=what, threads=row.threads)
     except ExporterError as error:
         row.error = error
         return

@@ -85,9 +85,9 @@ class Round(_Frozen):
     profile: Profile | None
 
 
-def time_model(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load, warm up, time every batch in every run, then one more pass with clocks inside."""
-    request = Request.model_validate(asked)
+    request = Request.model_validate(data)
     progress("loading", None)
     recogniser, load_s = opened(
         request.model, original=request.original, threads=request.threads, trust=request.trust
@@ -168,9 +168,9 @@ def _time_runs(
         times = []
         for index, batch in enumerate(batches):
             start = time.perf_counter()
-            said = transcribe(batch)
+            transcripts = transcribe(batch)
             times.append(time.perf_counter() - start)
-            tokens[index] = sum(len(transcript.tokens) for transcript in said)
+            tokens[index] = sum(len(transcript.tokens) for transcript in transcripts)
         seconds.append(tuple(times))
     return tuple(seconds), tuple(tokens)
 

@@ -48,22 +48,22 @@ def derive(
     Raises:
         CheckpointError: The shapes of a parameter's sources do not go together.
     """
-    made: dict[str, TensorInfo] = {}
+    computed: dict[str, TensorInfo] = {}
     used: set[str] = set()
     for name, forms in derived.items():
         whole = (form for form in forms if _are_stored(form, tensors))
         if name not in tensors and (form := next(whole, None)):
-            made[name] = _computed(name, form, tensors)
+            computed[name] = _computed(name, form, tensors)
             used.update(form.sources)
-    return {name: info for name, info in tensors.items() if name not in used} | made
+    return {name: info for name, info in tensors.items() if name not in used} | computed
 
 
 def stored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under the names in which a checkpoint stores them."""
-    found: dict[str, TensorInfo] = {}
+    whole: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
-        found.update(info.sources if isinstance(info, Derived) else [(name, info)])
-    return found
+        whole.update(info.sources if isinstance(info, Derived) else [(name, info)])
+    return whole
 
 
 def _are_stored(form: Derivation, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -179,15 +179,10 @@ def _(
 
 @torch.library.custom_op("exporter::quantized_channels", mutates_args=())
 def quantized_channels(states: Tensor) -> tuple[Tensor, Tensor]:
-    """QuantizationScheme codes of [batch, length, width], and the scale of each channel [width]."""
+    """Int8 codes of [batch, length, width], and the scale of each channel [width]."""
     peak = states.square().amax((0, 1)).sqrt()
     scale = (peak / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (states / scale).round().to(torch.int8), scale
-
-
-@quantized_channels.register_fake
-def _(states: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(states, dtype=torch.int8), states.new_empty(states.shape[-1])
 
 
 @quantized_channels.register_fake
@@ -220,13 +215,6 @@ def _(
     return torch.empty_like(query), torch.empty_like(key_cache), torch.empty_like(value_cache)
 
 
-@shared_attention.register_fake
-def _(
-    query: Tensor, _key: Tensor, _value: Tensor, key_cache: Tensor, value_cache: Tensor, _: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key_cache), torch.empty_like(value_cache)
-
-
 @torch.library.custom_op("exporter::shared_cross_attention", mutates_args=())
 def shared_cross_attention(
     query: Tensor,
@@ -244,15 +232,8 @@ def shared_cross_attention(
     caches = [key, value]
     if scales:
         caches = [codes * scale for codes, scale in zip(caches, scales, strict=True)]
-    heard = joined(attended(queries, *caches))
-    return heard.reshape(query.shape), key.clone(), value.clone()
-
-
-@shared_cross_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, _scales: list[Tensor], _: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    attended_rows = joined(attended(queries, *caches))
+    return attended_rows.reshape(query.shape), key.clone(), value.clone()
 
 
 @shared_cross_attention.register_fake

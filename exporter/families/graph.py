@@ -99,5 +99,8 @@ def parameter_names(graph: Graph, model: nn.Module) -> dict[str, str]:
         for tensors in (model.named_buffers, model.named_parameters)
         for name, tensor in tensors(remove_duplicate=False)
     }
-    found = [*graph.module.named_parameters(remove_duplicate=False), *graph.module.named_buffers()]
-    return {name: names[id(tensor)] for name, tensor in found}
+    own = [
+        *graph.module.named_parameters(remove_duplicate=False),
+        *graph.module.named_buffers(),
+    ]
+    return {name: names[id(tensor)] for name, tensor in own}

@@ -4,6 +4,8 @@ Raw samples go in and letters come out of one graph; there is no generation conf
 has no merges, and a convolution's weight is stored in two parts.
 """
 
+import json
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ name: letters
 checkpoint: {checkpoint}
 targets: [{{kind: onnx-int8}}, {{kind: torch-int8}}, {{kind: aoti}}]
 data: {{clips: {clips}}}
-gate: {{max_wer_increase: 0.5, max_latency_ratio: 1000, min_clips: 2}}
+gate: {{max_wer_increase: 1.0, max_latency_ratio: 1000, min_clips: 2}}
 decoding:
   {decoding}
 """
@@ -85,18 +87,22 @@ def test_it_is_built_to_all_targets(built: dict[str, dict[str, Any]]) -> None:
 @pytest.mark.slow
 def test_it_is_validated(product: Path, place: Path, built: dict[str, dict[str, Any]]) -> None:
     """Random weights write nonsense, but artifacts write nearly the original's nonsense."""
-    judged = run(product, "validate", place / "artifacts")
+    judged = run(product, "validate", place / "artifacts" / "letters")
     assert judged["exit_code"] == 0, judged["stderr"]
-    assert {report["artifact"]["kind"] for report in judged["reports"]} == set(KINDS)
-    for report in judged["reports"]:
-        assert report["verdict"] == "passed", report["sentence"]
-        assert abs(report["cer_difference"]["value"]) < 0.1
+    reports = [row["report"] for row in judged["reports"]]
+    assert {report["artifact"]["kind"] for report in reports} == set(KINDS)
+    assert all(report["verdict"] == "passed" for report in reports)
+    for row in judged["reports"]:
+        lines = (Path(row["path"]) / "predictions.jsonl").read_text().splitlines()
+        for clip in map(json.loads, lines):
+            pair = SequenceMatcher(None, clip["pred_text"], clip["pred_text_reference"])
+            assert pair.ratio() > 0.8
 
 
 @pytest.mark.slow
 def test_it_is_timed(product: Path, place: Path, built: dict[str, dict[str, Any]]) -> None:
     """A window of it is the same work whatever it hears: no tokens are forced, none are timed."""
-    timed = run(product, "bench", place / "artifacts", "--original", "--runs=2")
+    timed = run(product, "bench", place / "artifacts" / "letters", "--original", "--runs=2")
     assert timed["exit_code"] == 0, timed["stderr"]
     rows = {Path(row["name"]).name: row for row in timed["rows"]}
     assert len(rows) == len(KINDS) + 1

@@ -73,6 +73,6 @@ def _check(model: type[_Bounded], values: Mapping[str, Any], where: str) -> None
         model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
-        msg = f"{where}: {told}: this is no Whisper's"
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.40}"
+        msg = f"{where}: {problem}: this is no Whisper's"
         raise CheckpointError(msg) from error

@@ -41,19 +41,19 @@ class LogMel:
 
     def _fill(self, features: Tensor, samples: Audio) -> None:
         """Write one recording's features [mels, frames]."""
-        heard = -(-(len(samples) + self._size // 2) // self._hop)
-        heard = min(self._frames, -(-heard // _TOGETHER) * _TOGETHER)
-        pieces = self._padded(samples, heard).unfold(0, self._size, self._hop)
-        for start in range(0, heard, _STRETCH):
+        frames = -(-(len(samples) + self._size // 2) // self._hop)
+        frames = min(self._frames, -(-frames // _TOGETHER) * _TOGETHER)
+        pieces = self._padded(samples, frames).unfold(0, self._size, self._hop)
+        for start in range(0, frames, _STRETCH):
             spectrum = torch.fft.rfft(pieces[start : start + _STRETCH] * self._window)
             power = spectrum.abs().square_()
             features[:, start : start + len(power)] = self._filters.t() @ power.t()
-        log = features[:, :heard].clamp_min_(_FLOOR).log10_()
+        log = features[:, :frames].clamp_min_(_FLOOR).log10_()
         lowest = log.max() - _RANGE
         torch.maximum(log, lowest, out=log)
         log.add_(4.0).div_(4.0)
         silence = torch.tensor(_FLOOR).log10()
-        features[:, heard:] = torch.maximum(silence, lowest).add_(4.0).div_(4.0)
+        features[:, frames:] = torch.maximum(silence, lowest).add_(4.0).div_(4.0)
 
     def _padded(self, samples: Audio, frames: int) -> Tensor:
         """The samples of so many frames; the first is centred on the first sample, so at both ends

@@ -73,9 +73,9 @@ class Engine:
 
     def rules(self, model: Any, language: str | None, task: str | None) -> Rules | None:
         """The rules of the model's generation config as it is now."""
-        asked = vars(model.generation_config)
-        if asked != self._rules_of:
-            self._rules_of = copy.deepcopy(asked)
+        settings = vars(model.generation_config)
+        if settings != self._rules_of:
+            self._rules_of = copy.deepcopy(settings)
             self._rules.clear()
         key = (language, task)
         if key not in self._rules:
@@ -131,12 +131,12 @@ def decode(
         return None
     windows = _Windows(engine, engine.encode(features), _watcher(model))
     try:
-        found = greedy(windows, rules) if beams == 1 else beam_search(windows, rules, beams)
+        decoded = greedy(windows, rules) if beams == 1 else beam_search(windows, rules, beams)
     finally:
         windows.release()
-    if any(token >= rules.timestamps for row in found for token in row):
+    if any(token >= rules.timestamps for row in decoded for token in row):
         return None  # rare: `generate` cuts at them, and may go on from there
-    return found
+    return decoded
 
 
 def _too_few_tokens(model: Any, rules: Rules, beams: int) -> bool:

@@ -117,11 +117,11 @@ class _Beams:
     def _go_on(self, scores: Scores, parents: Tokens, sequences: Tokens, ends: Tokens) -> None:
         """Keep the best that have not ended."""
         open_scores = scores + ends * _NEVER
-        kept = _descending(open_scores)[:, : self._beams]
-        self._sequences = sequences[self._window, kept]
-        self.scores = open_scores[self._window, kept]
+        best = _descending(open_scores)[:, : self._beams]
+        self._sequences = sequences[self._window, best]
+        self.scores = open_scores[self._window, best]
         first_row = self._window * self._beams
-        self.parents = (parents[self._window, kept] + first_row).ravel()
+        self.parents = (parents[self._window, best] + first_row).ravel()
         self.last = self._sequences[:, :, self.length].ravel()
 
     def _finish(self, scores: Scores, sequences: Tokens, ends: Tokens) -> None:
@@ -133,10 +133,10 @@ class _Beams:
         full = self._ended.all(-1, keepdims=True) & (self._rules.early_stopping is True)
         scores = scores + full * _NEVER + ~self._improvable * _NEVER + ~now * _NEVER
         merged = np.concatenate([self._finished_scores, scores], 1)
-        kept = _descending(merged)[:, : self._beams]
-        self.finished = np.concatenate([self.finished, sequences], 1)[self._window, kept]
-        self._finished_scores = merged[self._window, kept]
-        self._ended = np.concatenate([self._ended, now], 1)[self._window, kept]
+        best = _descending(merged)[:, : self._beams]
+        self.finished = np.concatenate([self.finished, sequences], 1)[self._window, best]
+        self._finished_scores = merged[self._window, best]
+        self._ended = np.concatenate([self._ended, now], 1)[self._window, best]
 
     def _look_ahead(self, all_ended: bool) -> None:
         """Stop where what goes on cannot become better than what has ended."""

@@ -33,8 +33,8 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
     config, generation_config = configs[CONFIG], configs[GENERATION]
     if not is_multilingual(config, generation_config):
         _require_keys(generation_config, "no_timestamps_token_id")
-        asked = {"language": decoding.language, "task": decoding.task}
-        given = [name for name, value in asked.items() if value is not None]
+        options = {"language": decoding.language, "task": decoding.task}
+        given = [name for name, value in options.items() if value is not None]
         if given:
             msg = f"an English-only checkpoint takes no {' or '.join(given)}: leave it out"
             raise RecipeError(msg)
@@ -62,9 +62,9 @@ def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, A
 
     Old ones do not say: then their languages tell, or a vocabulary of the English-only size.
     """
-    said = generation_config.get("is_multilingual")
-    if said is not None:
-        return bool(said)
+    declared = generation_config.get("is_multilingual")
+    if declared is not None:
+        return bool(declared)
     english = config.get("vocab_size") == _ENGLISH_VOCABULARY
     return bool(generation_config.get("lang_to_id")) or not english
 
@@ -125,9 +125,9 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
     beams = decoding.num_beams
     with torch.inference_mode():
         features, mask = _features(model, processor.feature_extractor, audio, long)
-        found = None if timestamps else loop.decode(model, features, **prompt, beams=beams)
-        if found is not None:
-            return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in found]
+        decoded = None if timestamps else loop.decode(model, features, **prompt, beams=beams)
+        if decoded is not None:
+            return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in decoded]
         generated = model.generate(
             features.to(model.device),
             attention_mask=mask,

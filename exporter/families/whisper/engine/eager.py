@@ -123,8 +123,8 @@ class EagerDecoder:
         attention of `generate`, and int8 activations turn that into another token now and then.
         """
         queries = split(query, self._heads).chunk(len(key))
-        heard = [
+        attended_windows = [
             attended(rows, k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))
             for rows, k, v in zip(queries, key.split(1), value.split(1), strict=True)
         ]
-        return merge(attention, torch.cat(heard))
+        return merge(attention, torch.cat(attended_windows))

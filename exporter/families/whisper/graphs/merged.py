@@ -36,10 +36,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.encoder: Any = model.model.encoder
         self.heads = model.config.encoder_attention_heads
-        self._depth = num_layers
+        self._num_layers = num_layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return (encode(self.encoder, inputs[0], self._attend, self._depth),)
+        return (encode(self.encoder, inputs[0], self._attend, self._num_layers),)
 
     def _attend(self, layer: Any, states: Tensor) -> Tensor:
         query = layer.q_proj(states) * layer.scaling
@@ -61,7 +61,7 @@ class MergedDecoder(nn.Module):
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
         self.heads = model.config.decoder_attention_heads
-        self._depth = num_layers
+        self._num_layers = num_layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ids, encoded, *past, cached = inputs
@@ -71,8 +71,8 @@ class MergedDecoder(nn.Module):
         mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
         hidden = embed(self.decoder, ids, positions)
         present: list[Tensor] = []
-        for index, layer in enumerate(self.decoder.layers[: self._depth]):
-            hidden = mark(hidden, self._depth)
+        for index, layer in enumerate(self.decoder.layers[: self._num_layers]):
+            hidden = mark(hidden, self._num_layers)
             key, value, cross_key, cross_value = past[4 * index : 4 * index + 4]
             states = layer.self_attn_layer_norm(hidden)
             query, new_key, new_value = self._project(layer.self_attn, states)
@@ -89,7 +89,7 @@ class MergedDecoder(nn.Module):
             )
             hidden = feed_forward(layer, hidden + layer.encoder_attn.out_proj(attended))
             present += [key, value, cross_key, cross_value]
-        hidden = mark(hidden, self._depth)
+        hidden = mark(hidden, self._num_layers)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
     def _project(self, attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,7 +36,7 @@ class CrossCache(nn.Module):
         self.narrow = _narrow(model)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        made: list[Tensor] = []
+        caches: list[Tensor] = []
         for layer in self.decoder.layers:
             attention = layer.encoder_attn
             states = [attention.k_proj(inputs[0]), attention.v_proj(inputs[0])]
@@ -45,8 +45,8 @@ class CrossCache(nn.Module):
                 pairs = [quantized_channels(each) for each in states]
                 states = [codes for codes, _ in pairs]
                 scales = [scale.unflatten(0, (self.heads, 1, -1)) for _, scale in pairs]
-            made += [*(split(each, self.heads) for each in states), *scales]
-        return tuple(made)
+            caches += [*(split(each, self.heads) for each in states), *scales]
+        return tuple(caches)
 
 
 class Step(nn.Module):
@@ -61,7 +61,7 @@ class Step(nn.Module):
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.proj_out = model.proj_out
-        self._depth = num_layers
+        self._num_layers = num_layers
         self._caches = 6 if _narrow(model) else 4
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -70,8 +70,8 @@ class Step(nn.Module):
         positions = own_last[:1] + torch.arange(1 - tokens, 1, device=ids.device)
         hidden = embed(self.decoder, ids, positions)
         present: list[Tensor] = []
-        for index, layer in enumerate(self.decoder.layers[: self._depth]):
-            hidden = mark(hidden, self._depth)
+        for index, layer in enumerate(self.decoder.layers[: self._num_layers]):
+            hidden = mark(hidden, self._num_layers)
             start = self._caches * index
             key, value, *cross = caches[start : start + self._caches]
             attention = layer.self_attn
@@ -85,7 +85,7 @@ class Step(nn.Module):
             attended, *same = shared_cross_attention(query, *cross[:2], cross[2:], cross_last)
             hidden = feed_forward(layer, hidden + attention.out_proj(attended))
             present += [*own, *same]
-        hidden = mark(hidden, self._depth)
+        hidden = mark(hidden, self._num_layers)
         return self.proj_out(self.decoder.layer_norm(hidden[:, -1:])), *present
 
 
@@ -107,7 +107,7 @@ def step_graphs(model: Any) -> list[Graph]:
         "own_last": {0: "rows"},
         "cross_last": {0: "windows"},
     }
-    made: dict[str, Shape] = {}
+    produced: dict[str, Shape] = {}
     outputs: dict[str, Shape] = {"logits": ("rows", 1, model.config.vocab_size)}
     for index in range(num_layers):
         for leaf in ("key", "value"):
@@ -116,15 +116,20 @@ def step_graphs(model: Any) -> list[Graph]:
             outputs[f"{name}{WRITTEN}"] = ("rows", heads, length, dim)
         for leaf in ("key", "value"):
             name = f"cross.{index}.{leaf}"
-            made[name] = outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
+            produced[name] = outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
             inputs[name] = meta((2, heads, hidden[1], dim), torch.int8 if narrow else torch.float32)
             dynamic[name] = {0: "windows"}
         for name in (f"cross.{index}.{leaf}_scale" for leaf in ("key", "value") if narrow):
-            made[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
+            produced[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
     encoded = {"encoder_hidden_states": meta(hidden)}
     windows = {"encoder_hidden_states": {0: "windows"}}
     cross = Graph(
-        "cross_cache", CrossCache(model), encoded, windows, made, weights_from=_WEIGHTS_FROM
+        "cross_cache",
+        CrossCache(model),
+        encoded,
+        windows,
+        produced,
+        weights_from=_WEIGHTS_FROM,
     )
     step = Graph("step", Step(model), inputs, dynamic, outputs, weights_from=_WEIGHTS_FROM)
     if alike(model.model.decoder.layers):
