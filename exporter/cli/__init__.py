@@ -38,15 +38,15 @@ _FORBIDDEN = {
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="exporter")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and library output.")
 @click.pass_obj
 def cli(terminal: Terminal, debug: bool) -> None:
-    """Turn a speech checkpoint into artifacts, and prove each as good as the original."""
+    """Export speech-recognition models, and validate each export on real audio."""
     terminal.debug = debug
     try:
         Path.cwd()
     except FileNotFoundError:  # torch's libraries would end the process without a word
-        msg = "the folder that this was started in is gone: change to another one"
+        msg = "the working directory no longer exists: change to another one"
         raise RecipeError(msg) from None
 
 
@@ -89,7 +89,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _failed(terminal: Terminal, error: Exception) -> int:
-    """Tell an error in its own few lines and return its exit code."""
+    """Print an error and return its exit code."""
     code, message = _explained(error)
     if terminal.debug:
         terminal.tell(unsigned("".join(traceback.format_exception(error)).rstrip()))

@@ -1,4 +1,4 @@
-"""The bench command: how fast artifacts are on this machine."""
+"""The bench command: time artifacts on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Speech to transcribe; repeatable. Default: one window of noise.",
+    help="Audio to transcribe; repeatable. Default: one window of noise.",
 )
 @click.option(
     "--tokens",
@@ -43,7 +43,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     default=64,
     show_default=True,
     metavar="N",
-    help="Decode exactly so many for each window of noise.",
+    help="Tokens decoded for each window of noise.",
 )
 @click.option(
     "--runs",
@@ -51,21 +51,21 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     default=12,
     show_default=True,
     metavar="N",
-    help="Times that each artifact transcribes everything.",
+    help="Timed transcriptions of each artifact.",
 )
 @click.option(
     "--threads",
     callback=_counts,
     metavar="N,...",
-    help="Each of these in turn, like 1,2; default: the artifact's own, or all cores.",
+    help="Thread counts to time, like 1,2; default: as compiled, or all cores.",
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1, max=1024), metavar="N", help="Recordings at a time."
+    "--batch", type=click.IntRange(min=1, max=1024), metavar="N", help="Recordings in a batch."
 )
 @click.option(
-    "--beams", type=click.IntRange(min=1, max=64), metavar="N", help="Instead of the recipe's."
+    "--beams", type=click.IntRange(min=1, max=64), metavar="N", help="Beams; default: the recipe's."
 )
-@click.option("--original", is_flag=True, help="Also the checkpoint in float32, in transformers.")
+@click.option("--original", is_flag=True, help="Also time the checkpoint in float32.")
 @trust_option
 def bench(
     terminal: Terminal,
@@ -76,7 +76,10 @@ def bench(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Time whole transcriptions by artifacts (or folders of them), side by side."""
+    """Time whole transcriptions of artifacts, side by side.
+
+    PATHS are artifacts, or folders of them.
+    """
     from exporter.bench import run as stand
 
     load = stand.Workload(**given)

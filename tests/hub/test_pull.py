@@ -85,7 +85,7 @@ def test_another_artifact_is_replaced_only_by_force(
     assert told["digest"] == read_manifest(other).digest
     assert told["fresh"]
     assert main(["pull", "org/speech"]) == 0
-    assert "stands there already, verified; org/speech at " in capfd.readouterr().out
+    assert "already there, verified; org/speech at " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

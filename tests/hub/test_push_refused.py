@@ -240,7 +240,7 @@ def test_what_was_pushed_is_told(
     assert first.endswith(f"; commit {commit[:12]}, tag {next(iter(repo.names('tags')))}")
     assert second == f"  {loopback.endpoint}/org/speech/tree/{commit}"
     assert main(["push", str(folder)]) == 0
-    assert ": all is there already, 10 files, " in capfd.readouterr().out
+    assert ": already up to date, 10 files, " in capfd.readouterr().out
     assert main(["push", str(folder), "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["pushed"]
     assert (row["changed"], row["commit"]) == (False, commit)
