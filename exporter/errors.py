@@ -2,13 +2,31 @@
 
 This module imports nothing of the product, so that every package can raise these errors; only
 `exporter.cli` turns them into text. A message has one to three lines: what is wrong, where, and
-what to do. `docs/cli.md` lists the classes' first lines as the meaning of the exit codes.
+what to do.
 """
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
+# What the exit codes of the command line mean; help, documents and tests take it from here.
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "done",
+        1: "a bug of exporter",
+        2: "wrong usage, or a mistake in the recipe",
+        3: "a checkpoint or data that cannot be used, or a build that failed",
+        4: "the gate failed, or could not decide",
+        5: "bytes are not the sealed ones, or code is of unknown origin",
+        6: "this machine lacks what is needed",
+        7: "the Hub, or the network",
+        8: "disk or memory ran out, or would",
+        9: "busy: another build writes to the same place",
+        130: "interrupted (Ctrl-C)",
+        143: "terminated (SIGTERM)",
+    }
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
 # Texts of libraries that report it in their own words; the last is oneDNN's.
 _FULL_TEXTS = (

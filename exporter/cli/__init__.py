@@ -26,17 +26,21 @@ from exporter.cli import (
     validate,
 )
 from exporter.cli.output.terminal import Terminal
-from exporter.errors import ExporterError, RecipeError, exhausted, exhaustion
+from exporter.errors import EXIT_CODES, ExporterError, RecipeError, exhausted, exhaustion
 from exporter.hub.errors import unsigned
 from exporter.system import signals
 
 _FORBIDDEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
+# The first line keeps click from filling the others.
+_EPILOG = "\n".join(
+    ["\b", "Exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())]
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="exporter")
 @click.option("--debug", is_flag=True, help="Show tracebacks and library output.")
 @click.pass_obj
