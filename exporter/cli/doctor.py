@@ -49,8 +49,8 @@ def _say(terminal: Terminal, diagnosis: Diagnosis) -> None:
             terminal.say(f"\n{level}s:" if len(found) > 1 else f"\n{level}:")
         for fix, alike in groupby(found, key=lambda finding: finding.fix):
             for finding in alike:
-                terminal.say(f"  {finding.where}: {finding.what}")
-            terminal.say(f"    fix: {fix}")
+                terminal.say_wrapped(f"  {finding.where}: {finding.what}", indent="    ")
+            terminal.say_wrapped(f"    fix: {fix}", indent="      ")
     if not diagnosis.of("problem"):
         apart = "\n" if diagnosis.found else ""
         terminal.say(f"{apart}no problems, {_counted(diagnosis)}")

@@ -74,7 +74,7 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 
 
 _FIGURES = (
-    *("size (of float32)", "original WER", "WER", "points, 95 %"),
+    *("size (of f32)", "original WER", "WER", "points, 95 %"),
     *("latency", "RTF", "load", "memory"),
 )
 

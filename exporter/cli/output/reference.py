@@ -1,6 +1,6 @@
 """Write `docs/cli.md` from the commands' own help.
 
-    python -m exporter.cli.output.reference docs/cli.md
+python -m exporter.cli.output.reference docs/cli.md
 """
 
 from __future__ import annotations
