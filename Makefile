@@ -2,7 +2,7 @@
 # make test    set up, then lint, types and all tests but the long sweeps
 # make check   lint, types and the fast tests
 # make soak    all tests and sweeps (over an hour; needs strace, npm and a network)
-# make docs    write docs/cli.md from the commands
+# make docs    write the generated parts of docs/
 #
 # VENV=folder puts the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
 
@@ -40,7 +40,7 @@ soak: lint
 	$(BIN)/python -m tests.soak.table .soak/*.xml
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m exporter.cli.output.reference docs/cli.md
+	$(BIN)/python -m docs.generate
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
