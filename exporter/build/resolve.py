@@ -119,7 +119,7 @@ def _planned(
         blocker = error
     path = folder / spec.name
     if path.is_symlink() or (path.exists() and not (path / MANIFEST).is_file()):
-        msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
+        msg = f"{path} exists and is not an artifact: move it, or choose another --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}
     prediction = estimate.predict(spec.kind, options, skeleton, checkpoint, carried)

@@ -128,7 +128,7 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
                     repo, name, revision=fetched.commit
                 )
         except SafetensorsParsingError as error:
-            msg = f"{repo}: the header of {name} makes no sense: it is damaged"
+            msg = f"{repo}: the header of {name} is damaged"
             raise CheckpointError(msg) from error
         except OSError as error:
             raise explained(error, repo, fetched.commit) from error

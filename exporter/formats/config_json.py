@@ -21,10 +21,10 @@ def is_regular_file(path: Path) -> bool:
     if path.is_file():
         return True
     if path.is_symlink() and not path.exists():
-        msg = f"{path} is a link that leads nowhere: fetch the file again"
+        msg = f"{path} is a link to a missing file: fetch the file again"
         raise CheckpointError(msg)
     if path.exists():
-        msg = f"{path} is no file, but something else of that name: fetch the file again"
+        msg = f"{path} is not a regular file: fetch the file again"
         raise CheckpointError(msg)
     return False
 
@@ -56,12 +56,12 @@ def refuse_code(path: Path) -> None:
     for _, key, value in _entries(read_json(path)):
         if (key in _CODE and value) or (key in _KERNELS and "/" in str(value)):
             msg = (
-                f"{path}: `{key}` asks for code beside transformers' own, and none is ever run.\n"
+                f"{path}: `{key}` asks for code outside transformers, which is never run.\n"
                 f"If the model is a plain one, remove `{key}` from the file."
             )
             raise CheckpointError(msg)
         if key in _PATHS and value:
-            msg = f"{path}: `{key}` names a file by itself: remove it, the folder's own is used"
+            msg = f"{path}: `{key}` names a file elsewhere: remove it; the folder's own is used"
             raise CheckpointError(msg)
 
 

@@ -53,7 +53,7 @@ class Wire:
         while place < end:
             self._budget.left -= 1
             if self._budget.left < 0:
-                msg = "more parts than any model has: not looked at"
+                msg = "more parts than any model has: not read"
                 raise DamagedError(msg)
             key, place = self._varint(place, end)
             number, kind = key >> 3, key & 7

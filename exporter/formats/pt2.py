@@ -67,7 +67,7 @@ def check(path: Path) -> None:
         found = f"no readable directory ({error})"
     if found:
         msg = (
-            f"{path} has {found}; nothing in it was opened.\n"
+            f"{path} has {found}; nothing was opened.\n"
             "Build the artifact again, or fetch it from a source you trust."
         )
         raise IntegrityError(msg)

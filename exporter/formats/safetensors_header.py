@@ -27,7 +27,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     try:
         with path.open("rb") as file:
             if int.from_bytes(file.read(8), "little") > _MAX_HEADER_BYTES:
-                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged, or a trap"
+                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged or hostile"
                 raise CheckpointError(msg)
         with safe_open(path, framework="np"):
             pass

@@ -55,7 +55,7 @@ def pickled_infos(path: Path) -> dict[str, TensorInfo]:
     except pickle.UnpicklingError as error:
         msg = (
             f"{path}: refused, because it holds more than tensors and loading it could run code.\n"
-            "Only if you trust who made it, convert it where it may do no harm:\n"
+            "Only if you trust its author, convert it in a sandbox:\n"
             f"{_conversion(path, trusted=True)}"
         )
         raise CheckpointError(msg) from error
@@ -103,7 +103,7 @@ def _require_plain(path: Path) -> None:
     with ZipFile(path) as archive:
         described = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
         if len(described) != 1 or described[0].file_size > _MAX_PICKLE_BYTES:
-            msg = "no description of the tensors, or a monstrous one"
+            msg = "no description of the tensors, or one that is too large"
             raise ValueError(msg)
         opcodes = archive.read(described[0])
     for opcode, argument, _ in pickletools.genops(opcodes):

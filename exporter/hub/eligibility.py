@@ -33,7 +33,7 @@ def check_publishable(folder: Path) -> PublishableArtifact:
     manifest = store.verify(folder)
     recipe = read(folder / RECIPE)
     if not (folder / report.REPORT).exists():
-        msg = f"{folder} was never judged: run `exporter validate {folder}` first"
+        msg = f"{folder} was never validated: run `exporter validate {folder}` first"
         raise GateError(msg)
     judged = report.read_of(folder, manifest)
     if judged.verdict != "passed":

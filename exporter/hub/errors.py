@@ -41,14 +41,14 @@ def unpushed(error: BaseException, repo: str) -> HubError:
         return HubError(_silent(error))
     if status is None:
         told = f"the Hub at {endpoint()} cannot be reached, or breaks off ({type(error).__name__})"
-        return HubError(f"{told}.\nPush again: what has arrived is not sent twice.")
+        return HubError(f"{told}.\nPush again: uploaded files are not sent again.")
     if status in (403, 404):
         return HubError(
             f"the Hub does not let this token write to {repo}{_said(error)}.\n"
             "Check the name, and use a token with write access: `hf auth login`, or HF_TOKEN."
         )
     if status == _MOVED:
-        return HubError(f"somebody else keeps changing {repo}.\nPush again when that is over.")
+        return HubError(f"others keep changing {repo}.\nPush again later.")
     return HubError(_answered(error, status, repo))
 
 

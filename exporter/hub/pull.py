@@ -63,7 +63,7 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     """
     named = hub_id(name)
     if named is None:
-        msg = f"{name!r} is no Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
+        msg = f"{name!r} is not a Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
         raise RecipeError(msg)
     wanted = _Wanted(*named, output / named[0], replace=force, admit=_warn_of_code)
     return wanted.had(progress)
@@ -100,7 +100,7 @@ def opened(name: str, progress: Progress = silent, *, trust: bool = False) -> Pa
     except HubError as error:
         if not standing or not unavailable(error.__cause__ or error):
             raise
-        _log.warning("the Hub cannot be asked: using %s as it was pulled", name)
+        _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
 
 
@@ -149,7 +149,9 @@ def _warn_of_code(folder: Path, manifest: Manifest) -> None:
         trusted.check_trust_before_download(manifest.name, folder, manifest, trust=False)
     except TrustError:
         told = listed_names(trusted.code(manifest))
-        _log.warning("it holds code that was not built here (%s): loading takes --trust", told)
+        _log.warning(
+            "it holds native code that was not built here (%s): loading needs --trust", told
+        )
 
 
 def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:

@@ -167,7 +167,7 @@ class _Delivery:
 
     def _refuse_strangers(self, names: Iterable[str]) -> None:
         if shown := ", ".join(sorted(names)[:3]):
-            msg = f"{self._repo} holds what is no artifact ({shown}): push to another --repo"
+            msg = f"{self._repo} holds files of no artifact ({shown}): push to another --repo"
             raise RecipeError(msg)
 
     def _requested(

@@ -86,7 +86,7 @@ def plan_uploads(
     """
     if len({proof.manifest.recipe.sha256 for proof in proofs}) > 1:
         folders = ", ".join(str(proof.folder) for proof in proofs)
-        msg = f"{folders} are of different recipes.\nPush them one by one, or build them anew."
+        msg = f"{folders} are of different recipes.\nPush them one by one, or build them again."
         raise RecipeError(msg)
     parcels = []
     for proof in proofs:
@@ -124,7 +124,7 @@ def _address(proof: PublishableArtifact, repo: str | None, *, alone: bool) -> st
     except HFValidationError:
         address = ""
     if hub_id(address) is None or "@" in address:
-        msg = f"{stem!r} is no place to push to: give a repository like ORG/NAME"
+        msg = f"{stem!r} is not a repository: give one like ORG/NAME"
         raise RecipeError(msg)
     return address
 

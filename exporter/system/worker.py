@@ -139,7 +139,7 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
         msg = f"{where}: illegal instruction. It was compiled for a CPU with more features."
         return MachineError(msg)
     if code == -signal.SIGKILL:
-        msg = f"{where}: killed from outside, most likely for want of memory.\nFree some memory."
+        msg = f"{where}: killed, most likely because memory ran out.\nFree some memory."
         return ResourceError(msg)
     if code < 0:
         return BuildError(f"{where}: crashed with {signal.Signals(-code).name}. Build it again.")

@@ -144,7 +144,7 @@ def test_settings_that_change_the_mathematics_are_refused(
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({f"{PREFIX}{NORM}.weight": torch.zeros(64)}, f"{NORM}.weight is of no kind"),
+        ({f"{PREFIX}{NORM}.weight": torch.zeros(64)}, f"{NORM}.weight cannot be merged"),
         ({f"{PREFIX}{QUERY}.lora_magnitude_vector": torch.zeros(64)}, "lora_magnitude_vector is"),
         (
             {f"{PREFIX}{QUERY}.lora_A.default.weight": torch.zeros(4, 64)},

@@ -131,7 +131,7 @@ def test_what_github_would_compute_is_refused(
     assert initialise(recipe="${{ secrets.X }}.yaml") == 2
     assert initialise(package="x\n  y") == 2
     assert not (repository / ".github").exists()
-    assert capfd.readouterr().err.count("cannot stand in a workflow") == 2
+    assert capfd.readouterr().err.count("cannot be written into a workflow") == 2
 
 
 def test_another_workflow_stays_unless_forced(
@@ -162,7 +162,7 @@ def test_what_a_runner_could_not_do_is_told(
     nowhere = passing.RECIPE.replace("hub:", "# hub:")
     assert told(nowhere)[0] == 2
     assert "add `hub: {repo: ORG/NAME}`" in told(nowhere)[1]
-    assert "lies in no git repository" in told(passing.RECIPE, tmp_path / "speech.yaml")[1]
+    assert "is in no git repository" in told(passing.RECIPE, tmp_path / "speech.yaml")[1]
     (tmp_path / "checkpoint").mkdir()
     outside = passing.RECIPE.replace("openai/whisper-small", "../../checkpoint")
     code, said = told(outside)

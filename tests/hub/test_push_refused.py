@@ -60,8 +60,8 @@ def compared_with_another(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
-    "no report": (lambda f: (f / "report.json").unlink(), 4, "was never judged"),
-    "another build's report": (sealed_anew, 5, "its report judged another build"),
+    "no report": (lambda f: (f / "report.json").unlink(), 4, "was never validated"),
+    "another build's report": (sealed_anew, 5, "its report is about another build"),
     "verdict edited": (
         lambda f: (
             passing.judged(f, verdict="failed"),
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     "weights edited": (
         lambda f: (f / "encoder_model.onnx").write_bytes(b"\1" + bytes(4_999)),
         5,
-        "not what the manifest promises",
+        "not match the manifest",
     ),
     "manifest edited": (edited("manifest.json", "avx512_vnni", "avx2"), 5, "its report judged"),
     "a file added": (lambda f: (f / "more.onnx").write_bytes(b""), 5, "not in the manifest"),
@@ -174,7 +174,7 @@ def test_one_that_failed_keeps_its_siblings_back(
     ("arguments", "code", "told"),
     [
         (["nothing-here"], 5, "is not an artifact"),
-        (["artifacts/speech/onnx-int8", "--repo", "name"], 2, "is no place to push to"),
+        (["artifacts/speech/onnx-int8", "--repo", "name"], 2, "is not a repository"),
         (["artifacts/speech/onnx-int8", "--create-pr", "--revision", "x"], 2, "leave out"),
     ],
 )

@@ -36,7 +36,7 @@ def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
     text = written(recipe, root, package or _installed(root, recipe))
     path = root / PLACE
     if path.exists() and path.read_text(encoding="utf-8") != text and not force:
-        msg = f"{path} is there already: --force replaces it"
+        msg = f"{path} already exists: replace it with --force"
         raise RecipeError(msg)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode())
@@ -48,7 +48,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if recipe.hub is None:
-        msg = f"{recipe.path} names no place to push to: add `hub: {{repo: ORG/NAME}}`"
+        msg = f"{recipe.path} names no repository: add `hub: {{repo: ORG/NAME}}`"
         raise RecipeError(msg)
     _warn_of_absent(recipe, root)
     values = {
@@ -59,7 +59,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
     }
     for value in values.values():
         if _EXPRESSION in value or not value.isprintable():
-            msg = f"{value!r} cannot stand in a workflow: give it another name"
+            msg = f"{value!r} cannot be written into a workflow: rename it"
             raise RecipeError(msg)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,7 +77,7 @@ def _root(path: Path) -> Path:
     for folder in path.resolve().parents:
         if (folder / ".git").exists():
             return folder
-    msg = f"{path} lies in no git repository: run `git init` where the workflow is to be"
+    msg = f"{path} is in no git repository: run `git init` at its root"
     raise RecipeError(msg)
 
 

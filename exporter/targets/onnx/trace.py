@@ -45,7 +45,7 @@ def _trace(graph: Graph) -> ir.Model:
         },
     )
     if exported is None:
-        msg = f"torch.onnx.export gave nothing for {graph.name}"
+        msg = f"torch.onnx.export returned nothing for {graph.name}"
         raise BuildError(msg)
     if graph.single_layer is not None:
         passes.repeat_layer(exported.model, graph)
