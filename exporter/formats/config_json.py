@@ -1,4 +1,4 @@
-"""Configuration files, read as data: bounded, and refused where they name code or foreign files."""
+"""Configuration files read as data: bounded, and refused if they name code or other files."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from exporter.errors import CheckpointError
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 32
-# Where transformers learns of code beside its own, at any depth: CVE-2026-5241 is a nested one.
+# Keys by which transformers finds code of others, at any depth: CVE-2026-5241 is a nested one.
 _CODE = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
 _KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may name a repository
 # Arguments of tokenizers that transformers opens as they stand, instead of the folder's own files.
@@ -30,7 +30,17 @@ def is_regular_file(path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, with the checkpoint's errors."""
+    """Read a JSON object of at most 16 MiB and 32 levels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: The file is missing, not regular, too large, too deep, or not an object.
+    """
     if not is_regular_file(path):
         msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
         raise CheckpointError(msg)
@@ -52,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_code(path: Path) -> None:
-    """Refuse a config that names code, or files of this machine, for transformers to open."""
+    """Raise CheckpointError for a config that makes transformers run code or open other files."""
     for _, key, value in _entries(read_json(path)):
         if (key in _CODE and value) or (key in _KERNELS and "/" in str(value)):
             msg = (
@@ -66,7 +76,7 @@ def refuse_code(path: Path) -> None:
 
 
 def _entries(value: object) -> Iterator[tuple[int, str | None, object]]:
-    """Every value with its depth and key, without recursion: depth may be what is wrong."""
+    """Yield every value with depth and key, without recursion, since the depth is not bounded."""
     left: list[tuple[int, str | None, object]] = [(0, None, value)]
     while left:
         depth, key, value = left.pop()
