@@ -1,20 +1,23 @@
 """Write the parts of the documentation that are generated: `make docs`.
 
 docs/cli.md comes from the commands' own help, the list of modules in docs/design.md from their
-docstrings. A test compares both with what is generated.
+docstrings, docs/report.schema.json from the report's model. Tests compare all three.
 """
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from exporter.artifact.report import Report
 from exporter.cli import cli
 from tests.support.package_order import PACKAGE_ORDER
 
-ROOT = Path(__file__).resolve().parents[1]
-CLI_PAGE, DESIGN_PAGE = ROOT / "docs" / "cli.md", ROOT / "docs" / "design.md"
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+CLI_PAGE, DESIGN_PAGE, SCHEMA = DOCS / "cli.md", DOCS / "design.md", DOCS / "report.schema.json"
 _START, _END = "<!-- modules, written by `make docs` -->", "<!-- end of modules -->"
 _WIDTH = 80
 _CLI_HEAD = """\
@@ -75,10 +78,16 @@ def _summary(module: Path) -> str:
     return " ".join(docstring.partition("\n\n")[0].split())
 
 
+def report_schema() -> str:
+    """Return docs/report.schema.json."""
+    return json.dumps(Report.model_json_schema(), indent=1) + "\n"
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write all of them."""
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     DESIGN_PAGE.write_text(design_page(), encoding="utf-8")
+    SCHEMA.write_text(report_schema(), encoding="utf-8")
 
 
 if __name__ == "__main__":

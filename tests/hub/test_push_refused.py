@@ -88,16 +88,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
         5,
         "not match the manifest",
     ),
-    "manifest edited": (edited("manifest.json", "avx512_vnni", "avx2"), 5, "its report judged"),
+    "manifest edited": (edited("manifest.json", "avx512_vnni", "avx2"), 5, "its report is about"),
     "a file added": (lambda f: (f / "more.onnx").write_bytes(b""), 5, "not in the manifest"),
     "a file gone": (lambda f: (f / "config.json").unlink(), 5, "missing"),
     "predictions edited": (
         edited("predictions.jsonl", '"a"', '"b"'),
         5,
-        "predictions.jsonl is not",
+        "predictions.jsonl does not",
     ),
-    "page edited": (edited("report.html", "html", "htm"), 5, "report.html is not what"),
-    "page gone": (lambda f: (f / "report.html").unlink(), 5, "report.html is not what"),
+    "page edited": (edited("report.html", "html", "htm"), 5, "report.html does not belong"),
+    "page gone": (lambda f: (f / "report.html").unlink(), 5, "report.html does not belong"),
 }
 
 
