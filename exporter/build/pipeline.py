@@ -1,4 +1,4 @@
-"""From a recipe to sealed artifacts: resolve everything, then build, reload and publish each.
+"""The build: resolve everything, then build, reload and publish each artifact.
 
 All mistakes are told before the first target is built; what stood in an artifact's place stays
 until its successor is sealed and has spoken.

@@ -1,4 +1,4 @@
-"""From a recipe to what is to be built: every mistake is told here, before anything is written."""
+"""Resolve a recipe into artifacts to build; every mistake is reported before any write."""
 
 import hashlib
 import json

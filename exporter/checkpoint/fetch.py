@@ -1,4 +1,4 @@
-"""Bringing a checkpoint's files from the Hub: only those that are needed, at one commit.
+"""Download a checkpoint from the Hub: only the files needed, at one commit.
 
 huggingface_hub transfers and keeps the cache; its environment variables (HF_TOKEN, HF_ENDPOINT,
 HF_HOME, HF_HUB_OFFLINE) are the settings, and there are none beside. Files come one after the

@@ -1,4 +1,4 @@
-"""A LoRA adapter over a base checkpoint: merged tensor by tensor, while the base is read.
+"""LoRA adapters, merged into the base checkpoint tensor by tensor while it is read.
 
 What peft's `merge_and_unload` computes, W + scale * (B @ A), is computed for a few rows at a time,
 in float32, and rounded once to the type in which the base stores W. A setting that would change

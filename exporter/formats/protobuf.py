@@ -1,4 +1,4 @@
-"""Protobuf as bytes in a file: fields one by one, nothing copied, never more than is allowed.
+"""Read protobuf messages from a file field by field, within a budget.
 
 The library would read a whole graph into memory, weights and all, and messages in messages until
 its stack ends. Source: https://protobuf.dev/programming-guides/encoding/

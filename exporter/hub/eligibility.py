@@ -1,4 +1,4 @@
-"""What has to be true of an artifact before anybody else may get it: its bytes, and its verdict.
+"""Check that an artifact may be published: its bytes, and a passing report on them.
 
 Reads files only and asks nobody, so that what fails here is refused before the first request.
 """

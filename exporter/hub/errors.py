@@ -1,4 +1,4 @@
-"""What the Hub, or the way to it, refuses, in words that say what to do.
+"""Turn errors of the Hub and the network into messages that say what to do.
 
 Apart from fetching, because this is about sentences and that about files. The libraries' own texts
 are not passed on: they are long, and some hold signed addresses.

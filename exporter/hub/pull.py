@@ -1,4 +1,4 @@
-"""Pulling artifacts from the Hub: into a sealed folder like a built one, every byte verified first.
+"""Pull artifacts from the Hub: every byte is verified before the folder is visible.
 
 The library does not hash what it downloads. So files come into its cache, are copied aside, held
 against the manifest they came with, and only then renamed to where they can be opened.

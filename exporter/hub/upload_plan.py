@@ -1,4 +1,4 @@
-"""What one push brings: an artifact's files with their hashes, and the repository they go to.
+"""Plan one push: an artifact's files with their hashes, and the repository.
 
 One artifact goes to the root of one repository, because that is where `from_pretrained("ORG/NAME")`
 looks, and where one card, one base model and one verdict belong.

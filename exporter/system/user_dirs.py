@@ -1,4 +1,4 @@
-"""Where the user's files of this program are: its cache, and what was pulled into it."""
+"""The user's folders of this program: its cache, and pulled artifacts."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""One heavy step in a process of its own: its memory is given back, its crash is contained.
+"""Run one heavy step in a process of its own: memory is returned, a crash is contained.
 
 `run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each:
 progress in a list, our own warnings as text, the answer as an object. `main` is the other side.

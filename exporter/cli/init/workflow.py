@@ -1,4 +1,4 @@
-"""A workflow for GitHub: builds a recipe, judges, and pushes from the main branch what passed."""
+"""Write a GitHub workflow: build, validate, and push from main what passed."""
 
 import json
 import logging

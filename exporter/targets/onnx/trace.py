@@ -1,4 +1,4 @@
-"""Graphs traced to ONNX, without their weights."""
+"""Trace graphs to ONNX, without their weights."""
 
 import onnx_ir as ir
 import torch
