@@ -108,5 +108,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         return 8, exhaustion(error)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return 3, f"{error.filename}: {error.strerror}"
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return 1, f"{said}\nThis is a bug. Run `exporter --debug ...` again and report the traceback."
+    summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return (
+        1,
+        f"{summary}\nThis is a bug. Run `exporter --debug ...` again and report the traceback.",
+    )

@@ -118,7 +118,7 @@ def _say_rows(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
 
 
 def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per artifact and number of threads; "-" where something cannot be told."""
+    """Return a table with a row per artifact and number of threads; "-" is unknown."""
     latency = ("p50", "p90", "p99", "min", "max")
     rates = ("tokens/s", "RTF (x real time)", "encoder", "token", "outside")
     columns = ("threads", *latency, *rates, "load", "memory")
@@ -130,7 +130,7 @@ def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _timed(row: Mapping[str, Any]) -> Iterator[str]:
-    """One measured row's cells, in the order of the columns, from the first latency on."""
+    """Yield a measured row's cells from the first latency on."""
     yield from map(moment, row["latency_s"].values())
     yield f"{row['tokens_per_s']:.0f}"
     yield f"{row['rtf']:.4f} ({row['times_real_time']:.3g})"
@@ -142,7 +142,7 @@ def _timed(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What was transcribed how often, under a table of timings."""
+    """Return the line about the workload, below a table of timings."""
     told = next(row for row in rows if not row["error"])
     beams, batch = (
         " or ".join(map(str, sorted({row["decoding"][name] for row in rows})))

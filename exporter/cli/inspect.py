@@ -89,6 +89,6 @@ def _entry_line(entry: Entry) -> str:
 
 
 def _row_line(row: Mapping[str, Any]) -> str:
-    """One row of a list; its first value is a path."""
+    """Return the line of one row of `list`; its first value is a path."""
     path, *rest = (text for _, text in formatting.flat(row))
     return f"{path}: {', '.join(rest)}"

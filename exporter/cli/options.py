@@ -25,5 +25,8 @@ def command(function: Callable[..., None]) -> click.Command:
 
     functools.update_wrapper(run, function)
     json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-    named = click.command(name=function.__name__.rstrip("_"))
+    named = click.command(
+        name=function.__name__.rstrip("_"),
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     return named(json_option(click.pass_obj(run)))

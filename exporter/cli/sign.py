@@ -44,13 +44,13 @@ def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
 
     done = [(folder, signing.sign(folder, key)) for folder in _artifacts(path)]
     if as_json:
-        rows = [{"path": str(folder), "digest": told.digest} for folder, told in done]
+        rows = [{"path": str(folder), "digest": manifest.digest} for folder, manifest in done]
         terminal.say_json(signed=rows)
         return
-    for folder, told in done:
+    for folder, manifest in done:
         judged = (folder / signing.VERDICT).exists()
         terminal.say(
-            f"{shown(folder)}: signed, digest {told.digest[:12]}; "
+            f"{shown(folder)}: signed, digest {manifest.digest[:12]}; "
             f"{'its report too' if judged else 'no report yet'}"
         )
 
@@ -73,15 +73,15 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
 
     rows: list[dict[str, Any]] = []
     for folder in _artifacts(path):
-        told = store.verify(folder)
-        provenance.require(folder, told)
+        manifest = store.verify(folder)
+        provenance.require(folder, manifest)
         row: dict[str, Any] = {
             "path": str(folder),
-            "digest": told.digest,
-            "size_bytes": told.size_bytes,
+            "digest": manifest.digest,
+            "size_bytes": manifest.size_bytes,
         }
         if signed or key:
-            found = signing.verify(folder, told, key)
+            found = signing.verify(folder, manifest, key)
             row["signatures"] = {name: str(by) for name, by in found.items()}
         rows.append(row)
     if as_json:

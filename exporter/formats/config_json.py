@@ -17,7 +17,7 @@ _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_f
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a file is there; what is there and no file is refused, since a pipe never ends."""
+    """Return True for a regular file, False for none; raise CheckpointError for anything else."""
     if path.is_file():
         return True
     if path.is_symlink() and not path.exists():

@@ -146,7 +146,7 @@ def test_another_workflow_stays_unless_forced(
     place.write_text("mine\n")
     assert initialise() == 2
     assert place.read_text() == "mine\n"
-    assert "--force replaces it" in capfd.readouterr().err
+    assert "replace it with --force" in capfd.readouterr().err
     assert initialise("--force") == 0
     assert place.read_text() == ours
 
@@ -204,7 +204,7 @@ def test_the_runner_installs_what_is_installed_here(
     here = {"url": repository.as_uri(), "dir_info": {"editable": True}}
     assert package(here) == ".[datasets]"
     for elsewhere in ({"url": "file:///elsewhere", "dir_info": {}}, "absent"):
-        with pytest.raises(RecipeError, match="give --package"):
+        with pytest.raises(RecipeError, match="pass --package"):
             package(elsewhere)
 
 
