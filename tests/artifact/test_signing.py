@@ -150,7 +150,7 @@ CHANGED: dict[str, tuple[Edit, str]] = {
     "no verdict's": (lambda f: (f / "report.sig").unlink(), "the report of .* is not signed"),
     "one for the other": (lambda f: (f / "report.sig").rename(f / "model.sig"), "other bytes"),
     "another's": (resigned_by_another, r"model\.sig is not by .*maker-public\.pem"),
-    "a payload by hand": (payload_edited(lambda p: p.update(surprise=1)), "forged, or damaged"),
+    "a payload by hand": (payload_edited(lambda p: p.update(surprise=1)), "forged or damaged"),
     "a hint by hand": (
         bundle_edited(lambda b: b["verificationMaterial"]["publicKey"].update(hint="0" * 64)),
         "is not by",
@@ -161,31 +161,31 @@ CHANGED: dict[str, tuple[Edit, str]] = {
     ),
     "other hashes": (
         payload_edited(lambda p: p["predicate"]["resources"][0].update(algorithm="blake2")),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "another statement": (
         payload_edited(lambda p: p.update(predicateType="https://slsa.dev/provenance/v1")),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "a second spelling": (
         bundle_edited(lambda b: b.update(dsse_envelope=b["dsseEnvelope"])),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "a certificate": (
         bundle_edited(lambda b: b["verificationMaterial"].update(certificate={})),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "no signature in it": (
         bundle_edited(lambda b: b["dsseEnvelope"].update(signatures=[])),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
-    "nothing": (lambda f: (f / "model.sig").write_bytes(b""), "is no signature by a key"),
-    "a list": (lambda f: (f / "model.sig").write_text("[1]"), "is no signature by a key"),
-    "no text": (lambda f: (f / "model.sig").write_bytes(b"\xff\0"), "is no signature by a key"),
-    "deep": (lambda f: (f / "model.sig").write_text("[" * 99_999), "is no signature by a key"),
-    "large": (lambda f: os.truncate(f / "model.sig", 5 << 20), "no plain file, or too large"),
-    "a link": (link, "no plain file, or too large"),
-    "a pipe": (pipe, "no plain file, or too large"),
+    "nothing": (lambda f: (f / "model.sig").write_bytes(b""), "is not a signature by a key"),
+    "a list": (lambda f: (f / "model.sig").write_text("[1]"), "is not a signature by a key"),
+    "no text": (lambda f: (f / "model.sig").write_bytes(b"\xff\0"), "is not a signature by a key"),
+    "deep": (lambda f: (f / "model.sig").write_text("[" * 99_999), "is not a signature by a key"),
+    "large": (lambda f: os.truncate(f / "model.sig", 5 << 20), "not a regular file, or too large"),
+    "a link": (link, "not a regular file, or too large"),
+    "a pipe": (pipe, "not a regular file, or too large"),
 }
 
 

@@ -113,10 +113,10 @@ def test_files_of_the_artifact_before_go_and_others_stay(loopback: Hub, folder: 
 def test_a_repository_of_something_else_is_left_alone(loopback: Hub, folder: Path) -> None:
     repo = loopback.api.create("org/speech", private=True)
     repo.add("refs/heads/main", "weights", {"model.safetensors": File(b"theirs", True)})
-    with pytest.raises(RecipeError, match=r"holds what is no artifact \(model\.safetensors\)"):
+    with pytest.raises(RecipeError, match=r"holds files of no artifact \(model\.safetensors\)"):
         pushed(folder)
     repo.add("refs/heads/main", "other", {"manifest.json": File(b"[]", False)})
-    with pytest.raises(RecipeError, match=r"holds what is no artifact \(manifest\.json\)"):
+    with pytest.raises(RecipeError, match=r"holds files of no artifact \(manifest\.json\)"):
         pushed(folder)
     assert len(repo.commits) == 3
 

@@ -51,7 +51,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Place:
-    """A user's folder with recipe, checkpoint and clips, and in it also cache and build registry."""
+    """A user's folder with recipe, checkpoint, clips, cache and build registry."""
 
     base: Path
     target: str = "torch-int8"
