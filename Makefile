@@ -1,22 +1,25 @@
-# make demo: set up, build the demo's three artifacts, validate them.   make test: set up, check everything but the long sweeps.
-# make soak: every fault, thousands of them, for more than an hour; needs strace, npm and the package registries.
-# VENV=folder keeps the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
+# make demo    set up, build the demo's three artifacts and validate them
+# make test    set up, then lint, types and all tests but the long sweeps
+# make check   lint, types and the fast tests
+# make soak    all tests and sweeps (over an hour; needs strace, npm and a network)
+# make docs    write the generated parts of docs/
+#
+# VENV=folder puts the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# The exact pin lets pip take a CPU build of torch where one is at hand (a local folder, a mirror).
+# The exact pin lets pip take a CPU build of torch where one is available (a local folder, a mirror).
 TORCH := torch==2.13.0
-# A file's tests share what they build.
+# Tests of one file share what they build.
 WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak lint tools
+.PHONY: help demo test check soak docs lint tools
 
 help:
-	@grep -E '^# make' Makefile | sed -e 's/^# //' -e 's/\.   /\n/'
-	@echo "make check: lint, types and the fast tests."
+	@sed -n -e 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.ready
 	$(BIN)/exporter build recipes/whisper-demo-int8.yaml --output artifacts
@@ -28,7 +31,7 @@ test: lint
 check: lint
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not sweep"
 
-# First what measures time, then the other sweeps, whose files are few and long.
+# First the tests that measure time, alone; then the others, the long sweeps first.
 soak: lint
 	rm -rf .soak
 	$(BIN)/python -m pytest -v tests -m alone --junitxml=.soak/alone.xml
@@ -36,22 +39,25 @@ soak: lint
 	  --junitxml=.soak/together.xml
 	$(BIN)/python -m tests.soak.table .soak/*.xml
 
+docs: $(VENV)/.ready
+	$(BIN)/python -m docs.generate
+
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict exporter validate
 
 tools:
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing: apt install python3 python3-venv"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: apt install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }
-	@command -v $${CXX:-g++} >/dev/null || { echo "error: $${CXX:-g++} is missing: apt install g++"; exit 1; }
+	@command -v $${CXX:-g++} >/dev/null || { echo "error: $${CXX:-g++} not found: apt install g++"; exit 1; }
 
 $(BIN)/python: | tools
 	@$(PYTHON) -m venv $(VENV) || \
-	  { rm -f $(BIN)/python; echo "error: no environment: apt install python3-venv"; exit 1; }
+	  { rm -f $(BIN)/python; echo "error: cannot create an environment: apt install python3-venv"; exit 1; }
 
-# The stamps are older than pyproject.toml exactly when something must be installed anew.
+# A stamp older than pyproject.toml means that dependencies may have changed.
 $(VENV)/.ready: pyproject.toml | tools $(BIN)/python
 	@echo "installing into $(VENV) (minutes, the first time)"
 	@$(PIP) install $(TORCH) --editable .

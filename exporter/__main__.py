@@ -1,4 +1,4 @@
-"""Where the command line starts, as `exporter` and as `python -m exporter`."""
+"""Entry point of the command line: `exporter` and `python -m exporter`."""
 
 import signal
 import sys

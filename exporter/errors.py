@@ -1,7 +1,8 @@
-"""Every error that a user can cause or mend, one class per exit code.
+"""The errors that a user can cause or fix, each with its exit code.
 
-Kept apart, without imports of ours, so that any floor can raise one and only `cli.py` turns them
-into text. A message has one to three lines: what is wrong, where, and what to do next.
+This module imports nothing of the product, so that every package can raise these errors; only
+`exporter.cli` turns them into text. A message has one to three lines: what is wrong, where, and
+what to do.
 """
 
 import errno
@@ -27,7 +28,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
-# Of libraries that say it in their own words; the last is oneDNN's.
+# Texts of libraries that report it in their own words; the last is oneDNN's.
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
@@ -35,79 +36,83 @@ _FULL_TEXTS = (
 
 
 class ExporterError(Exception):
-    """Base of all expected errors; anything else that reaches the command line is a bug."""
+    """Base of all expected errors; any other exception is a bug.
+
+    Attributes:
+        exit_code: What the command line exits with.
+    """
 
     exit_code = 1
 
 
 class RecipeError(ExporterError):
-    """The command line or the recipe is wrong."""
+    """Wrong usage of the command line, or a wrong recipe."""
 
     exit_code = 2
 
 
 class CheckpointError(ExporterError):
-    """The checkpoint cannot be used: missing, damaged, incomplete or of an unknown family."""
+    """A checkpoint that is missing, damaged, incomplete or of an unknown family."""
 
     exit_code = 3
 
 
 class DataError(ExporterError):
-    """The audio or its transcripts cannot be used."""
+    """Audio or transcripts that cannot be used."""
 
     exit_code = 3
 
 
 class BuildError(ExporterError):
-    """A target could not be built, or what was built does not speak."""
+    """A build that failed, or an artifact that does not transcribe."""
 
     exit_code = 3
 
 
 class GateError(ExporterError):
-    """The artifact did not pass its gate, or the gate could not decide."""
+    """An artifact that failed its gate, or on which the gate could not decide."""
 
     exit_code = 4
 
 
 class IntegrityError(ExporterError):
-    """Bytes are not what the manifest promises."""
+    """Bytes that differ from the manifest, or a report on another artifact."""
 
     exit_code = 5
 
 
 class TrustError(ExporterError):
-    """Code of unknown origin would have to run."""
+    """Native code that was neither built here nor signed by a trusted key."""
 
     exit_code = 5
 
 
 class MachineError(ExporterError):
-    """This machine lacks a CPU feature, a library or a tool."""
+    """A CPU feature, a library or a tool that this machine lacks."""
 
     exit_code = 6
 
 
 class HubError(ExporterError):
-    """The Hub or the network said no."""
+    """A refusal or failure of the Hub or the network."""
 
     exit_code = 7
 
 
 class ResourceError(ExporterError):
-    """Disk or memory ran out, also when foreseen, or failed."""
+    """Disk or memory that ran out, would run out, or failed."""
 
     exit_code = 8
 
 
 class BusyError(ExporterError):
-    """Another build holds the place."""
+    """Another build at work on the same artifact."""
 
     exit_code = 9
 
 
 def exhausted(error: BaseException | None) -> bool:
-    """Whether disk or memory ran out or failed, at the root of whatever a library made of it."""
+    """Return True if disk or memory ran out or failed, also as the cause of a library's error."""
     if error is None:
         return False
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in _FULL:
@@ -116,13 +121,13 @@ def exhausted(error: BaseException | None) -> bool:
 
 
 def exhaustion(error: BaseException) -> str:
-    """What to say of an error that is `exhausted`."""
+    """Return the message for an error that is `exhausted`."""
     what = "the disk failed" if os.strerror(errno.EIO) in str(error) else "out of disk or memory"
     return f"{what}: {str(error) or 'memory'}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """A few of the names in one line, whatever characters somebody put into them."""
+    """Return the first three names in one line, escaped if unprintable and cut at 80 characters."""
     first, *others = sorted(names)
     shown = [name[:80] if name.isprintable() else ascii(name)[:80] for name in (first, *others[:2])]
     return ", ".join(shown) + (" ..." if len(others) > 2 else "")

@@ -1,6 +1,6 @@
-"""What a recipe may say: strict, frozen models, read from YAML with every mistake told at its line.
+"""Recipes: strict, frozen models, read from YAML, with every mistake reported at its line.
 
-Data only: no key names a Python object, and nothing is fetched or resolved here.
+Data only: no key names a Python object, and nothing is downloaded or resolved here.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class TargetSpec(_Strict):
 
 
 class Decoding(_Strict):
-    """How audio becomes text, the same for the reference and for every artifact."""
+    """How audio becomes text, for the original and for every artifact."""
 
     language: Text | None = None
     task: Literal["transcribe", "translate"] | None = None
@@ -117,7 +117,7 @@ class Decoding(_Strict):
 
 
 class Data(_Strict):
-    """What to validate on: `clips`, relative to the recipe, or a `dataset` of the Hub."""
+    """The data to validate on: `clips`, relative to the recipe, or a `dataset` on the Hub."""
 
     clips: Text | None = None
     dataset: RepoId | None = None
@@ -140,7 +140,7 @@ class Data(_Strict):
 
     @property
     def shown(self) -> str:
-        """Where the clips come from, for what may be published: no paths of this machine."""
+        """The source of the clips without paths of this machine, since it may be published."""
         if self.clips is not None:
             return Path(self.clips).name if Path(self.clips).is_absolute() else self.clips
         parts = (self.dataset, self.config, self.split or "test", self.revision)
@@ -148,7 +148,7 @@ class Data(_Strict):
 
 
 class Gate(_Strict):
-    """What an artifact must reach; a WER increase is a fraction: 0.005 is half a point."""
+    """The limits for an artifact; a WER increase is a fraction: 0.005 is half a point."""
 
     max_wer_increase: float = Field(default=0.005, ge=0, le=1)
     max_latency_ratio: float = Field(default=1.0, gt=0)
@@ -156,7 +156,7 @@ class Gate(_Strict):
 
 
 class Hub(_Strict):
-    """Where a passing artifact may be published, and the licence that its card tells."""
+    """The repository that a passing artifact is pushed to, and the licence on its card."""
 
     repo: RepoId
     private: bool = True
@@ -177,9 +177,9 @@ def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
 
 
 class Recipe(_Strict):
-    """One checkpoint, the artifacts to make of it, and what each must prove.
+    """One checkpoint, the artifacts to build from it, and the gate for each.
 
-    `allow_pickle` lets weights be read from torch's own files where there are no safetensors.
+    `allow_pickle` allows weights in `pytorch_model.bin` where there are no safetensors.
     """
 
     name: FolderName
@@ -196,12 +196,12 @@ class Recipe(_Strict):
 
     @property
     def path(self) -> Path:
-        """The file as it was named."""
+        """The path that `read` was given."""
         return self._source.path
 
     @property
     def text(self) -> str:
-        """The file's text, verbatim; with overrides, the same data written anew."""
+        """The file's text; with overrides, the resulting data as YAML."""
         return self._source.effective_text
 
     @property
@@ -211,12 +211,12 @@ class Recipe(_Strict):
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The `a.b.0=value` texts that `read` was given; `text` holds them already."""
+        """The `a.b.0=value` texts that `read` was given; `text` has them applied."""
         return self._source.overrides
 
     @property
     def absolute_paths(self) -> list[str]:
-        """The places that it names from the root of this machine, which nobody else has."""
+        """The absolute paths in the recipe, which exist only on this machine."""
         typed = (self.checkpoint, self.data.clips if self.data else None)
         return [path for path in typed if path and path.startswith(("/", "~"))]
 
@@ -234,7 +234,18 @@ class Recipe(_Strict):
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, lay `a.b.0=value` overrides over it; raise RecipeError with every mistake."""
+    """Read a recipe.
+
+    Args:
+        path: The YAML file, at most 256 KiB of UTF-8.
+        overrides: Changes like `decoding.num_beams=5` or `targets.0.name=small`.
+
+    Returns:
+        The recipe with the overrides applied.
+
+    Raises:
+        RecipeError: The file cannot be read, or with every mistake at its line.
+    """
     source = parse(path, _read_text(path), overrides)
     recipe = source.check(Recipe, source.data)
     recipe._source = source

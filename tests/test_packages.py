@@ -15,14 +15,10 @@ from exporter.families import FAMILIES
 from exporter.quantization.schemes import SCHEMES
 from exporter.system.registry import Registry
 from exporter.targets import TARGETS
+from tests.support.package_order import PACKAGE_ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the top down, as in docs/design.md. A package imports only what stands below it.
-ORDER = (
-    *("cli", "validate", "build", "bench", "runtime", "doctor", "targets", "quantization"),
-    *("checkpoint", "hub", "families", "artifact", "recipe", "formats", "system", "errors"),
-)
 HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "onnxscript", "optimum", "safetensors"} | {
     "onnx_ir"
 }
@@ -69,7 +65,7 @@ def package_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first == "validate":
         return first
-    return rest[0] if first == "exporter" and rest and rest[0] in ORDER else None
+    return rest[0] if first == "exporter" and rest and rest[0] in PACKAGE_ORDER else None
 
 
 def entries(folder: Path) -> list[str]:
@@ -87,7 +83,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_every_package_has_its_place() -> None:
     found = {path.name.removesuffix(".py") for path in (ROOT / "exporter").iterdir()}
     found = {name for name in found if name[0] not in "_." and name != "py"}
-    assert found - {"py.typed"} == set(ORDER) - {"validate"}
+    assert found - {"py.typed"} == set(PACKAGE_ORDER) - {"validate"}
 
 
 @each_file
@@ -97,7 +93,7 @@ def test_packages_import_downwards_only(path: Path) -> None:
     if package is None:  # the package itself, and `python -m exporter`
         return
     for imported in filter(None, map(package_of, imports_of(path))):
-        below = ORDER.index(imported) > ORDER.index(package)
+        below = PACKAGE_ORDER.index(imported) > PACKAGE_ORDER.index(package)
         assert imported == package or below, f"{module} imports {imported}"
 
 

@@ -1,4 +1,4 @@
-"""The validator: is an artifact as good as its original, in words, speed, memory and integrity?
+"""Validate artifacts against their original: words, speed, memory and integrity.
 
 `validate` is all that the command line uses. It is imported late, so that the fresh process of a
 measurement does not carry the parent's libraries in its memory.

@@ -1,4 +1,4 @@
-"""Clips out of a Hub dataset's parquet files; apart because only this needs a network.
+"""Clips from a Hub dataset's parquet files, in a module of its own because of the network.
 
 `datasets` is not used: it would bring its own pins of the Hub client and of an audio decoder.
 """

@@ -1,4 +1,4 @@
-"""From two measurements to a verdict: pure functions, no files, no clocks.
+"""Judge two measurements by the gate: pure functions, without files and clocks.
 
 A check that the data cannot decide is neither passed nor failed, and the artifact does not pass.
 """

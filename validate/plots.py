@@ -1,4 +1,4 @@
-"""The page's picture of every clip's seconds; `exporter/drawing.py` draws the other one."""
+"""The page's picture of every clip's seconds; `exporter.hub.drawing` draws the other one."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Build checkpoints into a scratch folder and tell what was foretold beside what was measured.
+"""Build checkpoints into a scratch folder and tell what was estimated beside what was measured.
 
 To recalibrate the targets' `COSTS` on one machine, while nothing else runs; the last lines tell
 what each measurement consists of, which is all that the constants there are fitted to.
@@ -31,7 +31,7 @@ FIGURES = ("size_bytes", "peak_rss_bytes", "reload_rss_bytes", "seconds", "reloa
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(list(TARGETS)), help="Only this.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Where there is disk to build.")
 def main(checkpoints: tuple[Path, ...], kinds: tuple[str, ...], scratch: Path | None) -> None:
-    """Build CHECKPOINTS and print a row of figures per artifact: foretold, measured, ratio."""
+    """Build CHECKPOINTS and print a row of figures per artifact: estimated, measured, ratio."""
     for checkpoint in checkpoints:
         for kind in kinds or tuple(TARGETS):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -50,7 +50,7 @@ def build_one(checkpoint: Path, kind: str, folder: Path) -> BuiltArtifact:
 
 
 def compared(built: BuiltArtifact) -> Iterator[str]:
-    """Each figure as it was foretold and as it was measured."""
+    """Each figure as it was estimated and as it was measured."""
     assert built.reload is not None
     found: dict[str, Any] = {
         "size_bytes": built.manifest.size_bytes,
@@ -59,10 +59,10 @@ def compared(built: BuiltArtifact) -> Iterator[str]:
         "reload_rss_bytes": built.reload["peak_rss_bytes"],
         "reload_seconds": built.reload["seconds"],
     }
-    foretold = built.prediction.as_row()
+    estimated = built.prediction.as_row()
     for name in FIGURES:
         unit = 1e6 if name.endswith("bytes") else 1
-        told, measured = foretold[name] / unit, found[name] / unit
+        told, measured = estimated[name] / unit, found[name] / unit
         yield f"{name} {told:.1f} / {measured:.1f} = {told / measured:.2f}"
 
 

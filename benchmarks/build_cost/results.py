@@ -24,7 +24,7 @@ OPTIMUM = "optimum"
 _START, _END = "<!-- build_shapes -->", "<!-- /build_shapes -->"
 _COLUMNS = [
     *("shape", "built as", "build", "memory", "whole command", "its memory", "size"),
-    *("of the ideal", "foretold", "token"),
+    *("of the ideal", "estimated", "token"),
 ]
 
 
@@ -135,11 +135,11 @@ def _cells(figures: dict[str, Any], ideal: int) -> Iterator[str]:
     yield _gigabytes(figures["command_peak_bytes"])
     yield f"{figures['size_bytes'] / 1e6:.1f} MB"
     yield f"{figures['size_bytes'] / ideal:.3f}"
-    yield _foretold(figures["predicted"]) if built else ""
+    yield _estimated(figures["predicted"]) if built else ""
     yield f"{figures['token_s'] * 1e3:.1f} ms"
 
 
-def _foretold(predicted: dict[str, Any]) -> str:
+def _estimated(predicted: dict[str, Any]) -> str:
     return f"{_seconds(predicted['seconds'])}, {_gigabytes(predicted['peak_rss_bytes'])}"
 
 

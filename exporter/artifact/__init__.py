@@ -1,1 +1,1 @@
-"""What is built, and what is known of it: manifest, report, provenance, signatures, trust."""
+"""Artifacts: manifest, report, provenance, signatures, trust."""

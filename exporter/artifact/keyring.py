@@ -1,6 +1,6 @@
-"""Keys that sign, and the keyring: public keys of those whose signatures count on this machine.
+"""Signing keys, and the keyring: the public keys that are trusted on this machine.
 
-What reads them comes with the extra `sign`, and is imported only where a key is used.
+The libraries that read keys come with the extra `sign` and are imported only when a key is used.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 
 def keyring() -> Path:
-    """The folder of public keys (*.pem) whose signatures count.
+    """Return the folder of trusted public keys (*.pem).
 
-    In $EXPORTER_CONFIG, or `exporter` in the user's folder for configuration.
+    It is in $EXPORTER_CONFIG, or in `exporter` in the user's configuration folder.
     """
     if chosen := os.environ.get(_PLACE):
         return Path(chosen) / "trusted_keys"
@@ -33,19 +33,19 @@ def keyring() -> Path:
 
 
 def trusted() -> list[Path]:
-    """The files of the keyring: plain, ours, and written by nobody else, like their folder."""
+    """Return the keyring's regular files that only their owner, this user, can write."""
     place = keyring()
     if not place.is_dir() or not owned(place):
         return []
     found = sorted(path for path in place.glob("*.pem") if path.is_file())
     linked = [path for path in found if path.is_symlink()]
     for path in linked:
-        _log.warning("%s is a link, and not used: put the key itself there", path)
+        _log.warning("%s is a link and is ignored: replace it by the key itself", path)
     return [path for path in found if path not in linked and owned(path)]
 
 
 def hints() -> dict[str, Path]:
-    """The keys of the keyring by the names that signatures give them; what is no key is told."""
+    """Map the hints of the keyring's keys to their files, and log a warning for other files."""
     named = {}
     for path in trusted():
         try:
@@ -56,7 +56,12 @@ def hints() -> dict[str, Path]:
 
 
 def hint(key: Path) -> str:
-    """How a signature names a public key; raise RecipeError for a file that holds none."""
+    """Return the hint by which a signature names a public key.
+
+    Raises:
+        RecipeError: The file holds no elliptic-curve public key.
+        MachineError: model-signing is not installed.
+    """
     serialization = _serialization()
     loaded = _loaded(key, "public", serialization.load_pem_public_key)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -64,13 +69,13 @@ def hint(key: Path) -> str:
 
 
 def require_private(key: Path) -> None:
-    """Raise RecipeError for a file that holds no private key to sign with."""
+    """Raise RecipeError unless a file holds an elliptic-curve private key."""
     read = _serialization().load_pem_private_key
     _loaded(key, "private", lambda text: read(text, None))
 
 
 def model_signing() -> Any:
-    """The library; raise MachineError where it is not installed."""
+    """Import model-signing; raise MachineError if it is not installed."""
     try:
         return import_module("model_signing")
     except ImportError as error:
@@ -98,7 +103,7 @@ def _loaded(key: Path, kind: str, read: Any) -> Any:
         raise RecipeError(msg) from error
     if getattr(getattr(loaded, "curve", None), "name", None) not in _CURVES:
         msg = (
-            f"{key} is no elliptic-curve key of P-256, P-384 or P-521. Make one:\n"
+            f"{key} is not an elliptic-curve key of P-256, P-384 or P-521. Create one:\n"
             "openssl ecparam -name prime256v1 -genkey -noout -out private.pem\n"
             "openssl ec -in private.pem -pubout -out public.pem"
         )

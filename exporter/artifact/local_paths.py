@@ -1,7 +1,7 @@
-"""Where an artifact's recipe and checkpoint lay on the machine that built it.
+"""The paths of an artifact's recipe and checkpoint on the machine that built it.
 
-Apart from the manifest, because paths of a machine are nobody else's business and must not change
-an artifact's digest. The file is never pushed; without it, `--reference` and `--data` name them.
+Apart from the manifest, because a machine's paths are private and must not change the digest. The
+file is never pushed; without it, `--reference` and `--data` name the paths.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ _MAX_BYTES = 64 << 10
 
 
 class LocalPaths(BaseModel):
-    """Paths as they were typed: the recipe's file, and the checkpoint's folder or Hub id."""
+    """Paths as given to `build`: the recipe's file, and the checkpoint's folder or Hub id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,16 +25,16 @@ class LocalPaths(BaseModel):
 
 
 def write(folder: Path, places: LocalPaths) -> None:
-    """Note the places beside a manifest."""
+    """Write the paths beside a manifest."""
     write_atomic(folder / PLACES, places.model_dump_json(indent=1).encode() + b"\n")
 
 
 def read(folder: Path, manifest: Manifest) -> LocalPaths:
-    """The places of an artifact; where nothing tells them, the names in its manifest."""
+    """Return the paths of an artifact; without a readable file, the names in its manifest."""
     path = folder / PLACES
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a note of paths")
         return LocalPaths.model_validate_json(data)
-    except (OSError, ValueError):  # a note of no weight: what it leads to is held to its hash
+    except (OSError, ValueError):  # harmless: what the paths lead to is compared by hash
         pass
     return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)

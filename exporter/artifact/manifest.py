@@ -33,7 +33,7 @@ class File(_Frozen):
 
 
 class Origin(_Frozen):
-    """The checkpoint an artifact was built from; `revision` is a commit of the Hub.
+    """The checkpoint that an artifact was built from; `revision` is a commit on the Hub.
 
     `source` is a Hub id, or the name of a folder: manifests may be published, paths may not.
     """
@@ -66,10 +66,10 @@ class Requirements(_Frozen):
 
 
 class AutotuneResult(_Frozen):
-    """What a build chose for one graph, and why: `seconds` of a call, by candidate.
+    """The form that a build chose for one graph, and the `seconds` of a call of each candidate.
 
-    They are measured on models of so many `layers` each, and extrapolated for `depth` of them.
-    There are none where there was but one candidate.
+    Times are measured with each count of `layers` and extrapolated to `depth` layers. A single
+    candidate is not timed.
     """
 
     chosen: str
@@ -96,7 +96,7 @@ class BuildResult(_Frozen):
 
 
 class Predicted(_Frozen):
-    """What the plan foretold: the artifact's size, the build step, and the first reload."""
+    """The estimate before the build: the artifact's size, the build step, and the first reload."""
 
     size_bytes: int
     peak_rss_bytes: int
@@ -105,7 +105,7 @@ class Predicted(_Frozen):
 
 
 class BuildFigures(_Frozen):
-    """What the build cost on the machine it ran on, and what had been foretold."""
+    """The cost of the build on the machine that ran it, and the estimate before it."""
 
     seconds: float
     peak_rss_bytes: int
@@ -132,7 +132,7 @@ class Manifest(_Frozen):
     files: tuple[File, ...] = ()
 
     def canonical(self) -> bytes:
-        """The manifest's bytes: sorted keys, UTF-8, one final newline."""
+        """Return the manifest's bytes: sorted keys, UTF-8, one final newline."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
         return text.encode() + b"\n"
 

@@ -1,7 +1,7 @@
-"""Where an artifact came from: an in-toto statement with SLSA's provenance, beside the manifest.
+"""The provenance of an artifact: an in-toto statement with SLSA's predicate, beside the manifest.
 
-Outside the digest, since it tells when. It is its builder's own word, and is worth the signature
-over it. Like a manifest it may be published: no path, no name of a machine or a user is in it.
+Outside the digest, because it has the time of the build. It is only as trustworthy as the signature
+over it. It may be published: it has no path, and no name of a machine or a user.
 """
 
 import json
@@ -25,7 +25,7 @@ PROVENANCE = "provenance.intoto.json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 # https://slsa.dev/spec/v1.0/provenance
 _PREDICATE = "https://slsa.dev/provenance/v1"
-# What both mean stands in docs/design.md. A builder is whoever ran the command, on any machine.
+# docs/trust.md defines both. The builder is whoever ran the command, on any machine.
 _BUILD_TYPE = "urn:x-exporter:build:v1"
 _BUILDER = "urn:x-exporter:own-machine:v1"
 _OURSELVES = "exporter"
@@ -38,7 +38,7 @@ class _Subject(BaseModel):
 
 
 class _Statement(BaseModel):
-    """As much of a statement as binds it to an artifact."""
+    """The part of a statement that binds it to an artifact."""
 
     predicateType: str
     subject: tuple[_Subject, ...]
@@ -52,10 +52,15 @@ def write(
     started: datetime,
     predecessor: Manifest | None = None,
 ) -> None:
-    """Tell how a sealed artifact was made, from `started` until now.
+    """Write the provenance of a sealed artifact that was built from `started` until now.
 
-    `asked` is the target as the recipe resolved it; `predecessor` the artifact whose files were
-    sealed again under another recipe.
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        recipe: The recipe that it was built from.
+        asked: The target with all defaults.
+        started: When the build began.
+        predecessor: The artifact whose files were sealed again with another recipe.
     """
     statement = {
         "_type": _STATEMENT,
@@ -92,7 +97,7 @@ def write(
 
 
 def require(folder: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError for a provenance, where there is one, that is not of this artifact."""
+    """Raise IntegrityError if a provenance exists and is not about this artifact."""
     path = folder / PROVENANCE
     if not os.path.lexists(path):
         return
@@ -105,17 +110,17 @@ def require(folder: Path, manifest: Manifest) -> None:
         raise IntegrityError(msg) from error
     named = {subject.name: subject.digest.get("sha256") for subject in told.subject}
     if told.predicateType != _PREDICATE or named != _subjects(manifest):
-        msg = f"{path} tells of another artifact: remove it, or build again with --force"
+        msg = f"{path} describes another artifact: remove it, or build again with --force"
         raise IntegrityError(msg)
 
 
 def _subjects(manifest: Manifest) -> dict[str, str]:
-    """What the statement is about: every sealed file, and the manifest, with its sha256."""
+    """Return the statement's subjects: every sealed file and the manifest, with their sha256."""
     return {**{file.path: file.sha256 for file in manifest.files}, MANIFEST: manifest.digest}
 
 
 def _resolved(recipe: Recipe, asked: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    """The recipe for this one target, all defaults told; of a path only its last name."""
+    """Return the recipe for this target with all defaults, and paths cut to their last name."""
     told = recipe.model_dump(mode="json", exclude={"targets"}, exclude_none=True)
     told |= {"checkpoint": origin.source, "targets": [asked]}
     if recipe.data and recipe.data.clips:
@@ -124,7 +129,7 @@ def _resolved(recipe: Recipe, asked: dict[str, Any], origin: Origin) -> dict[str
 
 
 def _dependencies(manifest: Manifest, predecessor: Manifest | None) -> Iterator[dict[str, Any]]:
-    """What went into it: the checkpoint, the recipe, the wheels; of weights our own sha256."""
+    """Yield the inputs of the build: checkpoint, recipe, wheels."""
     origin = manifest.checkpoint
     yield {"name": "checkpoint", "digest": {"sha256": origin.sha256}}
     if origin.revision:

@@ -1,7 +1,7 @@
-"""The report: what was measured on one artifact, against what, on which data, and the verdict.
+"""The report on one artifact: its figures, the original's, the data, and the verdict.
 
-Kept without torch because `push` and `inspect` read it. It is bound to the artifact's digest, so a
-verdict cannot be carried to other bytes. `Report.model_json_schema()` is the written-down schema.
+Without torch, because `push` and `inspect` read it. It holds the artifact's digest, so that its
+verdict applies to these bytes alone. docs/report.schema.json is `Report.model_json_schema()`.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class _Frozen(BaseModel):
 
 
 class ArtifactStamp(_Frozen):
-    """The artifact judged."""
+    """The artifact that was validated."""
 
     digest: str
     name: str
@@ -47,7 +47,7 @@ class ArtifactStamp(_Frozen):
 
 
 class ReferenceStamp(_Frozen):
-    """The original it was compared with, run in float32; `built_from`: its own origin."""
+    """The original, run in float32; `built_from` is True if the artifact was built from it."""
 
     source: str
     revision: str | None
@@ -69,7 +69,7 @@ class DataStamp(_Frozen):
 
 
 class NormaliserStamp(_Frozen):
-    """What was done to both sides' text before counting; never compare rates across stamps."""
+    """The text normaliser; error rates compare only under the same one."""
 
     name: str
     language: str | None
@@ -80,7 +80,7 @@ class NormaliserStamp(_Frozen):
 
 
 class Environment(_Frozen):
-    """Where and with what it was measured."""
+    """The machine, threads and package versions of the measurement."""
 
     machine: dict[str, Any]
     threads: int
@@ -104,11 +104,12 @@ class Interval(_Frozen):
 
 
 class Figures(_Frozen):
-    """One side's numbers. Rates are fractions; times cover audio samples in to text out.
+    """The figures of the original or the artifact.
 
-    `rtf` is seconds of work by seconds of audio, `rtfx` its inverse; `load_s` starts when all
-    libraries are imported; `load_average` is the machine's just before; `passes` is how often each
-    clip was timed (its time is the median). Times are those of the timed clips, all else of all.
+    Rates are fractions; times go from samples to text, and are those of the timed clips. `rtf` is
+    seconds of computing per second of audio, `rtfx` its inverse. `load_s` begins after all imports.
+    `load_average` is the machine's, just before. Each clip was timed `passes` times, and its time
+    is the median.
     """
 
     wer: float
@@ -168,10 +169,11 @@ class Check(_Frozen):
 
 
 class Report(_Frozen):
-    """Everything that the verdict rests on; percentages appear only in `sentence`s and pages.
+    """Everything that the verdict depends on.
 
-    `timed_clips` is on how many of the clips times rest; None, in older reports, is all of them.
-    `sha256` covers all else, so that an edit by hand shows; `write` puts it in.
+    Rates are fractions; only `sentence`s have percentages. `timed_clips` is how many clips were
+    timed; None, in older reports, is all of them. `sha256` is over all other fields, so that an
+    edit is detected; `write` sets it.
     """
 
     schema_version: Literal[1] = 1
@@ -209,12 +211,16 @@ class Report(_Frozen):
 
     @property
     def seal(self) -> str:
-        """What `sha256` has to be."""
+        """The sha256 over all other fields."""
         return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
 
 
 def read(folder: Path) -> Report:
-    """Read an artifact's report; raise IntegrityError when there is none or it is not ours."""
+    """Read an artifact's report.
+
+    Raises:
+        IntegrityError: There is none, it was edited, or another version wrote it.
+    """
     path = folder / REPORT
     try:
         require_plain(path)
@@ -230,32 +236,44 @@ def read(folder: Path) -> Report:
         msg = f"{path} is not a report of this version ({reason}).\nRun `exporter validate` again."
         raise IntegrityError(msg) from error
     if report.sha256 != report.seal or text(report) != written:
-        msg = f"{path} is not as this validator writes it.\nRun `exporter validate` again."
+        msg = f"{path} was edited, or written by another version.\nRun `exporter validate` again."
         raise IntegrityError(msg)
     return report
 
 
 def read_of(folder: Path, manifest: Manifest) -> Report:
-    """Read the report on an artifact; raise IntegrityError unless it, and what lies with it, is."""
+    """Read the report of an artifact, and check that it belongs to it.
+
+    Args:
+        folder: The artifact.
+        manifest: Its verified manifest.
+
+    Returns:
+        The report.
+
+    Raises:
+        IntegrityError: There is none, it is about another artifact, or page or predictions are not
+            those of the report.
+    """
     judged = read(folder)
     if judged.artifact.digest != manifest.digest:
-        msg = f"{folder}: its report judged another build: run `exporter validate {folder}` again"
+        msg = f"{folder}: its report is about another build: run `exporter validate {folder}` again"
         raise IntegrityError(msg)
     for name, promised in ((PREDICTIONS, judged.predictions_sha256), (PAGE, judged.page_sha256)):
         path = folder / name
         if not path.is_file() or sha256_file(path) != promised:
-            msg = f"{path} is not what the report was written with: run `exporter validate` again"
+            msg = f"{path} does not belong to the report: run `exporter validate` again"
             raise IntegrityError(msg)
     return judged
 
 
 def write(folder: Path, report: Report) -> Report:
-    """Write the report beside the manifest, whole or not at all; return it as written."""
+    """Write a report beside the manifest, atomically, and return it with its sha256."""
     sealed = report.model_copy(update={"sha256": report.seal})
     write_atomic(folder / REPORT, text(sealed))
     return sealed
 
 
 def text(report: Report) -> bytes:
-    """A report's bytes on disk."""
+    """Return a report's bytes on disk."""
     return report.model_dump_json(indent=1).encode() + b"\n"

@@ -1,9 +1,10 @@
-"""Signatures beside an artifact, in the format of OpenSSF model-signing, made and checked offline.
+"""Signatures beside an artifact, in the format of OpenSSF model-signing, offline.
 
-`model.sig` is over the artifact: its sealed files, the manifest and the provenance. `report.sig` is
-over the verdict on it. Apart, because judging again must not take away what lets code run.
+`model.sig` covers the artifact: its sealed files, the manifest and the provenance. `report.sig`
+covers the report on it. They are separate, because validating again must not invalidate the
+signature that lets native code run.
 
-Whether a signature is of the files as they are is told without a key, and without the library.
+Whether a signature is about the files as they are is checked without a key and without the library.
 """
 
 import base64
@@ -33,7 +34,7 @@ _MAX_BYTES = 4 << 20
 
 
 class _Strict(BaseModel):
-    """Nothing but what is named: no second spelling that the library would read instead."""
+    """Accepts only the named keys, and no second spelling that the library might read."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
@@ -59,7 +60,7 @@ class _Envelope(_Strict):
 
 
 class _Bundle(_Strict):
-    """A signature file: which key is said to have signed, and what."""
+    """A signature file: the hint of the signing key, and the signed statement."""
 
     media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
     verification_material: _Material
@@ -77,17 +78,26 @@ class _Predicate(BaseModel):
 
 
 class _Statement(BaseModel):
-    """As much of what was signed as names files."""
+    """The part of the signed statement that names files."""
 
     predicateType: Literal["https://model_signing/signature/v1.0"]
     predicate: _Predicate
 
 
 def sign(folder: Path, key: Path) -> Manifest:
-    """Verify an artifact, and sign it and the verdict on it, if there is one, with a private key.
+    """Verify an artifact, then sign it and its report, if there is one.
 
-    Raises RecipeError for a key that cannot sign, IntegrityError for bytes, a provenance or a
-    report that are not this artifact's.
+    Args:
+        folder: The artifact.
+        key: A private key on the curve P-256, P-384 or P-521, in PEM.
+
+    Returns:
+        The artifact's manifest.
+
+    Raises:
+        RecipeError: The key cannot sign.
+        IntegrityError: Bytes, provenance or report are not this artifact's.
+        MachineError: model-signing is not installed.
     """
     keyring.require_private(key)
     manifest = store.verify(folder)
@@ -107,47 +117,56 @@ def sign(folder: Path, key: Path) -> Manifest:
 
 
 def exists(folder: Path) -> bool:
-    """Whether an artifact has a signature, good or bad."""
+    """Return True if an artifact has a signature, valid or not."""
     return bool(_present(folder, SIGNATURES))
 
 
 def require_current(folder: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError unless a verified artifact's signatures are of its files as they are.
+    """Raise IntegrityError unless a verified artifact's signatures are about its current files.
 
-    By whom they are is another question: no key is needed here.
+    This needs no key, and does not check who signed.
     """
     for name, covered in _scopes(folder, manifest).items():
         _require_of(folder, manifest, name, covered)
 
 
 def verify(folder: Path, manifest: Manifest, key: Path | None = None) -> dict[str, Path]:
-    """By which key a verified artifact, and the verdict on it, are signed: `key`, or a trusted one.
+    """Verify the signatures of an artifact and its report.
 
-    Raises IntegrityError where a signature is missing, of other bytes, or by another key.
+    Args:
+        folder: The artifact.
+        manifest: Its verified manifest.
+        key: The public key to require; None for any key of the keyring.
+
+    Returns:
+        The signature files, each with the key that signed it.
+
+    Raises:
+        IntegrityError: A signature is missing, about other bytes, or by another key.
     """
     scopes = _scopes(folder, manifest)
     return {name: _verified(folder, manifest, name, scopes[name], key) for name in scopes}
 
 
 def verify_trusted_signature(folder: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError unless a trusted key signed a verified artifact, judged as it may be."""
+    """Raise IntegrityError unless a trusted key signed a verified artifact, with any report."""
     _verified(folder, manifest, SIGNATURE, _scopes(folder, manifest)[SIGNATURE], None)
 
 
 def has_trusted_signer(folder: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError unless a trusted key is said to have signed; nothing is verified yet."""
+    """Raise IntegrityError unless `model.sig` names a trusted key; nothing is verified yet."""
     path = folder / SIGNATURE
     bundle, signed = _read(path)
     _maker(path, bundle, None)
     if signed.get(MANIFEST) != manifest.digest:
-        msg = f"{path} was made for another artifact"
+        msg = f"{path} is for another artifact"
         raise IntegrityError(msg)
 
 
 def _scopes(folder: Path, manifest: Manifest) -> Mapping[str, frozenset[str]]:
-    """Which files each signature is over; a verdict's is over the manifest too, to be of no other.
+    """Map each signature to the files that it covers; both cover the manifest.
 
-    The card and its picture are written by every push, and places are this machine's own.
+    Not covered are the model card and its picture, which every push writes, and local paths.
     """
     made = {file.path for file in manifest.files} | _present(folder, (PROVENANCE,))
     scopes = {SIGNATURE: frozenset(made | {MANIFEST})}
@@ -171,7 +190,7 @@ def _require_of(folder: Path, manifest: Manifest, name: str, covered: Collection
     known = {file.path: file.sha256 for file in manifest.files} | {MANIFEST: manifest.digest}
     here = {path: known.get(path) or _sha256(folder / path) for path in covered}
     if other := {path for path in {*here, *signed} if here.get(path) != signed.get(path)}:
-        msg = f"{folder / name} was made for other bytes ({listed(other)}).\nSign again: {again}"
+        msg = f"{folder / name} is for other bytes ({listed(other)}).\nSign again: {again}"
         raise IntegrityError(msg)
     return bundle
 
@@ -181,9 +200,9 @@ def _sha256(path: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[_Bundle, dict[str, str]]:
-    """A signature file, and the files with their hashes that it names; nothing is verified yet.
+    """Read a signature file, and the hashes of the files that it names; nothing is verified yet.
 
-    Read with the parser that the library uses, and strictly, so that both see the same.
+    Uses the library's own parser, strictly, so that both see the same.
     """
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a signature", follow_links=False)
@@ -192,7 +211,7 @@ def _read(path: Path) -> tuple[_Bundle, dict[str, str]]:
         statement = _Statement.model_validate(json.loads(payload))
     except (ValueError, OSError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        msg = f"{path} is no signature by a key ({reason}): sign again, or remove it"
+        msg = f"{path} is not a signature by a key ({reason}): sign again, or remove it"
         raise IntegrityError(msg) from error
     return bundle, {one.name: one.digest for one in statement.predicate.resources}
 
@@ -200,7 +219,7 @@ def _read(path: Path) -> tuple[_Bundle, dict[str, str]]:
 def _verified(
     folder: Path, manifest: Manifest, name: str, covered: Collection[str], key: Path | None
 ) -> Path:
-    """The key that made a signature of these very files: `key`, or one of the keyring."""
+    """Verify a signature of these very files; return its key: `key`, or one of the keyring."""
     path = folder / name
     maker = _maker(path, _require_of(folder, manifest, name, covered), key)
     checking = (
@@ -211,26 +230,26 @@ def _verified(
     try:
         checking.verify(folder.resolve(), path)
     except (ValueError, forged) as error:
-        msg = f"{path} names {maker}, which did not make it: forged, or damaged"
+        msg = f"{path} names {maker}, whose key did not sign it: forged or damaged"
         raise IntegrityError(msg) from error
     return maker
 
 
 def _maker(path: Path, bundle: _Bundle, key: Path | None) -> Path:
-    """The key that is said to have made a signature: `key`, or one of the keyring."""
+    """Return the key that a signature names: `key`, or one of the keyring."""
     known = {keyring.hint(key): key} if key else keyring.hints()
     maker = known.get(bundle.verification_material.public_key.hint)
     if maker is None:
-        msg = f"{path} was not made with {key}"
+        msg = f"{path} is not by {key}"
         if key is None:
             ring = keyring.keyring()
-            msg = f"{path} was made with no key in {ring}: put its maker's there if you trust them"
+            msg = f"{path} is by no key in {ring}: add its signer's key there if you trust them"
         raise IntegrityError(msg)
     return maker
 
 
 def _hashing(folder: Path, covered: Collection[str]) -> Any:
-    """The library's way to hash exactly the files that are covered, hidden ones like all others."""
+    """Return the library's settings for hashing exactly the covered files, hidden ones too."""
     every = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {path.relative_to(folder).as_posix() for path in every}
     config = keyring.model_signing().hashing.Config().use_file_serialization()

@@ -1,7 +1,7 @@
-"""Artifacts on disk: built aside, sealed by a manifest, renamed into place, never edited.
+"""Artifacts on disk: staged, sealed by a manifest, renamed into place, never edited.
 
-Kept without torch so that verifying, listing and pushing answer at once. The manifest is written
-last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
+Without torch, so that verifying, listing and pushing start at once. The manifest is written last
+and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
 """
 
 import re
@@ -28,17 +28,27 @@ from exporter.system.files import (
 )
 from exporter.system.signals import undisturbed
 
-# Written after sealing, so outside the digest: the verdict on an artifact cannot be part of it.
+# Sidecar files are written after sealing and are outside the digest.
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
 _SIGNED = "provenance.intoto.json model.sig report.sig"
 SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
-# One of these half way through `write_atomic`, or left there by a process that died.
+# A sidecar file during `write_atomic`, or what a killed process left of one.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read an artifact's manifest without looking at its files."""
+    """Read an artifact's manifest without checking its files.
+
+    Args:
+        folder: The artifact.
+
+    Returns:
+        The manifest, whose canonical form equals the file byte for byte.
+
+    Raises:
+        IntegrityError: There is no manifest, or it is damaged or was edited.
+    """
     path = folder / MANIFEST
     try:
         require_plain(path)
@@ -57,15 +67,24 @@ def read_manifest(folder: Path) -> Manifest:
         msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error
     if canonical != sealed:
-        msg = f"{path} was edited after sealing: build it again with --force"
+        msg = f"{path} was edited after the build: build it again with --force"
         raise IntegrityError(msg)
     return manifest
 
 
 def verify(folder: Path) -> Manifest:
-    """Check that the folder holds the sealed files, byte for byte, and nothing else.
+    """Check that a folder holds the sealed files, byte for byte, and no others.
 
-    An artifact that is replaced in the middle of that is looked at again, as the one it is now.
+    An artifact that is replaced meanwhile is checked again.
+
+    Args:
+        folder: The artifact.
+
+    Returns:
+        The manifest that the files match.
+
+    Raises:
+        IntegrityError: A file is missing, added, changed, or not a regular file.
     """
     while True:
         manifest = read_manifest(folder)
@@ -79,9 +98,9 @@ def verify(folder: Path) -> Manifest:
 
 
 def require_same(folder: Path, manifest: Manifest) -> None:
-    """Raise BusyError where another artifact has taken the place of the one that was verified."""
+    """Raise BusyError if the verified artifact was replaced by another one."""
     if read_manifest(folder) != manifest:
-        msg = f"{folder} was replaced in the middle of this: run it again"
+        msg = f"{folder} was replaced meanwhile: run the command again"
         raise BusyError(msg)
 
 
@@ -99,12 +118,12 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
         except FileNotFoundError:
             equal = False
         if not equal:
-            msg = f"{path} is not what the manifest promises: build it again with --force"
+            msg = f"{path} does not match the manifest: build it again with --force"
             raise IntegrityError(msg)
 
 
 def find(path: Path) -> list[Path]:
-    """The artifact at `path`, or the artifacts in the folders right below it, by name."""
+    """Return the artifact at `path`, or the artifacts one level below it, sorted by name."""
     if (path / MANIFEST).exists() or not path.is_dir():
         return [path]
     return sorted(
@@ -114,10 +133,16 @@ def find(path: Path) -> list[Path]:
 
 @contextmanager
 def stage(final: Path) -> Iterator[Path]:
-    """Give a fresh sibling folder to build into; it is gone when the block ends without `seal`.
+    """Yield a new folder beside `final` to build into, and remove it if it was not published.
 
-    Holds a lock on the place, so that a second build of the same artifact fails at once. Folders
-    that a killed build left behind are removed by the next one.
+    Holds a lock, so that a second build of the same artifact fails at once. Staged folders of
+    killed builds are removed.
+
+    Args:
+        final: Where the artifact will be.
+
+    Raises:
+        BusyError: Another build holds the lock.
     """
     make_folder(final.parent)
     with _lock(final):
@@ -134,7 +159,15 @@ def stage(final: Path) -> Iterator[Path]:
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Hash every staged file and write the manifest last; nothing is visible yet."""
+    """Hash every staged file and write the manifest.
+
+    Args:
+        folder: The staged folder.
+        manifest: The manifest without its list of files.
+
+    Returns:
+        The manifest as written.
+    """
     files = []
     for path in sorted(_walk(folder)):
         relative = path.relative_to(folder).as_posix()
@@ -145,9 +178,9 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def publish(folder: Path, final: Path) -> None:
-    """Put a sealed folder into its place, under the lock of `stage`, instead of what stood there.
+    """Move a sealed folder to its final place, in one step, under the lock of `stage`.
 
-    Whoever looks finds the one or the other, whole.
+    Readers see the previous artifact or the new one.
     """
     replace_dir_atomically(folder, final)
 
@@ -171,7 +204,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def inside(path: str) -> PurePosixPath:
-    """A manifest's path, refused unless it stays inside the artifact."""
+    """Return a manifest's path; raise IntegrityError if it leads outside the artifact."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
         msg = f"the manifest names {path!r}, which leads outside the artifact"
@@ -180,11 +213,11 @@ def inside(path: str) -> PurePosixPath:
 
 
 def require_plain(path: Path) -> None:
-    """Refuse links, whose target is another's, and pipes, which are never read to an end."""
+    """Raise IntegrityError unless a path is a regular file with one name: no link, no pipe."""
     state = path.lstat()
     if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
-        kind = "a link" if path.is_symlink() or state.st_nlink != 1 else "no file"
-        msg = f"{path} is {kind}: an artifact holds plain files only"
+        kind = "a link" if path.is_symlink() or state.st_nlink != 1 else "not a file"
+        msg = f"{path} is {kind}: an artifact has regular files only"
         raise IntegrityError(msg)
 
 

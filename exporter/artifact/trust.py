@@ -1,8 +1,8 @@
-"""Whose code may run here: what this machine built, and what its user vouches for.
+"""The gate before native code: an artifact must be built here, signed by a trusted key, or trusted.
 
-A manifest says what an artifact is, not who made it. Weights and graphs are read as data, whoever
-made them; a `.pt2` is a program. So what holds code is opened only if its digest is in the journal
-that builds keep in the user's own folder, or if the caller says `trust`.
+A manifest says what an artifact is, not who built it. Weights and graphs are read as data; a `.pt2`
+is a program. So an artifact with code is opened only if its digest is in the local build registry,
+a folder that `build` writes, if a key of the keyring signed it, or if the caller passes `trust`.
 """
 
 import json
@@ -22,15 +22,15 @@ from exporter.system.user_dirs import home, owned
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_STATE"
-# What is only ever read as data. Of anything else nobody promises that.
+# Files that are only read as data. Any other suffix counts as code.
 _DATA = frozenset({".json", ".txt", ".yaml", ".safetensors", ".onnx", ".onnx_data"})
 _PACKAGE = ".pt2"
 
 
-def journal() -> Path:
-    """A file for each artifact built here, named by its digest.
+def build_registry() -> Path:
+    """Return the local build registry: a folder with a file per artifact, named by its digest.
 
-    In $EXPORTER_STATE, or `exporter` in the user's folder for state.
+    It is in $EXPORTER_STATE, or in `exporter` in the user's state folder.
     """
     if chosen := os.environ.get(_PLACE):
         return Path(chosen) / "built"
@@ -39,32 +39,42 @@ def journal() -> Path:
 
 
 def record(manifest: Manifest) -> None:
-    """Note that this machine built an artifact. A note that cannot be written costs `--trust`."""
+    """Add an artifact to the local build registry, or log a warning that it needs `--trust`."""
     note = {"name": manifest.name, "kind": manifest.kind, "built": time.time()}
     try:
-        make_folder(journal(), 0o700)
-        write_atomic(journal() / manifest.digest, json.dumps(note).encode() + b"\n")
+        make_folder(build_registry(), 0o700)
+        write_atomic(build_registry() / manifest.digest, json.dumps(note).encode() + b"\n")
     except OSError as error:
-        _log.warning("not noted as built here, so loading it may take --trust: %s", error)
+        _log.warning(
+            "cannot write to the local build registry, so loading may need --trust: %s", error
+        )
 
 
 def built_here(manifest: Manifest) -> bool:
-    """Whether this machine built an artifact: its digest is in a journal that only we can write."""
-    entry = journal() / manifest.digest
+    """Return True if the registry, which only this user can write, has an artifact's digest."""
+    entry = build_registry() / manifest.digest
     return entry.is_file() and owned(entry.parent)
 
 
 def code(manifest: Manifest) -> list[str]:
-    """The files of an artifact that are more than data."""
+    """Return the files of an artifact that are code."""
     return [f.path for f in manifest.files if PurePosixPath(f.path).suffix not in _DATA]
 
 
 def check_trust_before_download(
     name: str, folder: Path, manifest: Manifest, *, trust: bool
 ) -> None:
-    """Raise TrustError for what `verify_and_authorize` would refuse, by manifest and signature.
+    """Raise TrustError for what `verify_and_authorize` would refuse, before it is downloaded.
 
-    So what is on the Hub under this name is refused before it comes. No signature is checked yet.
+    Args:
+        name: What errors call the artifact.
+        folder: Where its manifest and signature are.
+        manifest: Its manifest.
+        trust: Accept code of unknown origin.
+
+    Raises:
+        TrustError: The artifact has code that was not built here, and its signature names no
+            trusted key. The signature itself is not verified yet.
     """
     _require(name, folder, manifest, signing.has_trusted_signer, trust=trust)
 
@@ -77,7 +87,7 @@ def _require(
     *,
     trust: bool,
 ) -> None:
-    """Raise TrustError for an artifact with code that nobody answers for; nothing is opened."""
+    """Raise TrustError for an artifact with code of unknown origin; nothing is opened."""
     found = code(manifest)
     if not found or trust or built_here(manifest):
         return
@@ -91,17 +101,28 @@ def _require(
             return
     msg = (
         f"{where} holds code that was not built on this machine ({listed(found)}).\n"
-        f"{doubt}Nothing of it was opened. {build} you trust who built it,{gap}"
+        f"{doubt}Nothing of it was opened. {build} you trust its builder,{gap}"
         "load it with --trust (in Python: trust=True)."
     )
     raise TrustError(msg)
 
 
 def verify_and_authorize(folder: Path, *, trust: bool) -> Manifest:
-    """The one way to an artifact that is to be loaded: bytes verified, code answered for.
+    """Verify an artifact's bytes and the origin of its code, before anything of it is opened.
 
-    Raises IntegrityError and TrustError, without having opened anything. Packages must be what we
-    write, and configs without code, even if they are trusted: no build of ours makes others.
+    Every loader starts here. Packages must have the form that this package writes, and configs must
+    bring no code, even in a trusted artifact.
+
+    Args:
+        folder: The artifact.
+        trust: Accept code that was neither built here nor signed by a trusted key.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        IntegrityError: Bytes differ from the manifest, or a package has another form.
+        TrustError: Code is of unknown origin, or a config brings code.
     """
     manifest = store.verify(folder)
     _require(folder, folder, manifest, signing.verify_trusted_signature, trust=trust)
@@ -114,7 +135,7 @@ def verify_and_authorize(folder: Path, *, trust: bool) -> Manifest:
 
 
 def _require_data(config: Path) -> None:
-    """Raise TrustError for a config that brings code, or is none."""
+    """Raise TrustError for a config that brings code or cannot be read."""
     try:
         refuse_code(config)
     except CheckpointError as error:

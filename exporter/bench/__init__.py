@@ -1,1 +1,1 @@
-"""Whole transcriptions timed side by side."""
+"""Time whole transcriptions side by side."""

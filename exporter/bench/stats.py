@@ -1,4 +1,4 @@
-"""From measured seconds to what people compare: percentiles, tokens a second, real-time factor."""
+"""Percentiles, tokens per second and real-time factor of measured times."""
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""From a recipe to sealed artifacts."""
+"""Build sealed artifacts from a recipe."""

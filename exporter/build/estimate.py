@@ -1,4 +1,4 @@
-"""What a build will write and take, known before it starts, and whether this machine has it.
+"""Estimate the files, memory, disk and time of a build, and compare them with this machine.
 
 Sizes come from the targets, which lay their files out without reading a weight; memory, time and
 scratch space come from the measured constants that each target tells. A build that cannot fit is

@@ -1,4 +1,4 @@
-"""From a recipe to sealed artifacts: resolve everything, then build, reload and publish each.
+"""The build: resolve everything, then build, reload and publish each artifact.
 
 All mistakes are told before the first target is built; what stood in an artifact's place stays
 until its successor is sealed and has spoken.
@@ -235,7 +235,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
         return manifest
     with store.stage(planned.path) as folder:
         if store.read_manifest(planned.path) != manifest:
-            msg = f"{planned.path} was built anew meanwhile: run this again"
+            msg = f"{planned.path} was rebuilt meanwhile: run the command again"
             raise BusyError(msg)
         for file in manifest.files:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,7 @@ def _standing(planned: Planned) -> Manifest | None:
     if weights is None or manifest.build_key != planned.key(weights):
         msg = (
             f"{planned.path} was built from another checkpoint, other options or versions.\n"
-            "Build it anew with --force, or elsewhere with --output."
+            "Rebuild it with --force, or choose another --output."
         )
         raise RecipeError(msg)
     return manifest

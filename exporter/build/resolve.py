@@ -1,4 +1,4 @@
-"""From a recipe to what is to be built: every mistake is told here, before anything is written."""
+"""Resolve a recipe into artifacts to build; every mistake is reported before any write."""
 
 import hashlib
 import json
@@ -132,7 +132,7 @@ def _planned(
         blocker = error
     path = folder / spec.name
     if path.is_symlink() or (path.exists() and not (path / MANIFEST).is_file()):
-        msg = f"{path} is in the way and is not an artifact: move it, or choose --output"
+        msg = f"{path} exists and is not an artifact: move it, or choose another --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}
     return Planned(

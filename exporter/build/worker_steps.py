@@ -1,4 +1,4 @@
-"""The heavy steps of a build, each run in a process of its own by `child`."""
+"""The heavy steps of a build, each run in a worker process."""
 
 from pathlib import Path
 from typing import Any

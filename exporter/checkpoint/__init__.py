@@ -1,1 +1,1 @@
-"""Checkpoints opened, checked and read tensor by tensor."""
+"""Open, check and read checkpoints, tensor by tensor."""

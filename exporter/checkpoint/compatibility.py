@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors fit the model that its config describes."""
+"""Check that a checkpoint's tensors fit the model that its config describes."""
 
 from collections.abc import Mapping
 

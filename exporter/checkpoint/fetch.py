@@ -1,4 +1,4 @@
-"""Bringing a checkpoint's files from the Hub: only those that are needed, at one commit.
+"""Download a checkpoint from the Hub: only the files needed, at one commit.
 
 Files come one after the other, weights last, so that what is missing or not allowed is told before
 gigabytes move.

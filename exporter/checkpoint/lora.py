@@ -1,4 +1,4 @@
-"""A LoRA adapter over a base checkpoint: merged tensor by tensor, while the base is read.
+"""LoRA adapters, merged into the base checkpoint tensor by tensor while it is read.
 
 What peft's `merge_and_unload` computes, W + scale * (B @ A), is computed for a few rows at a time,
 in float32, and rounded once to the type in which the base stores W. A setting that would change
@@ -148,7 +148,7 @@ def merge(
     updated = _updates(path, settings, base, left)
     tensors = {**base, **updated, **_replacements(path, settings, base, left)}
     if left:
-        msg = f"{path}: the tensor {_PREFIX}{next(iter(left))} is of no kind that can be merged"
+        msg = f"{path}: the tensor {_PREFIX}{next(iter(left))} cannot be merged"
         raise _unmergeable(msg)
     for name in tied:
         if tensors.get(name) != base.get(name):
@@ -186,7 +186,7 @@ def _replacements(
             replaced[name] = left.pop(name)
             ours, theirs = _own(path, name, base).shape, replaced[name].shape
             if ours != theirs:
-                msg = f"{path}: {name} is {list(theirs)}, the base's {list(ours)}: is it another's?"
+                msg = f"{path}: {name} is {list(theirs)}, in the base {list(ours)}: another base?"
                 raise CheckpointError(msg)
     return replaced
 
@@ -202,7 +202,7 @@ def _adapter_infos(path: Path) -> dict[str, TensorInfo]:
     infos = safetensors_infos(path)
     for name, info in infos.items():
         if not name.startswith(_PREFIX) or info.dtype not in FLOATS:
-            msg = f"{path}: the tensor {name} ({info.dtype}) is of no kind that can be merged"
+            msg = f"{path}: the tensor {name} ({info.dtype}) cannot be merged"
             raise _unmergeable(msg)
     if not infos:
         msg = f"{path}: holds no tensors: the adapter was not saved whole"
@@ -212,7 +212,7 @@ def _adapter_infos(path: Path) -> dict[str, TensorInfo]:
 
 def _own(path: Path, name: str, base: Mapping[str, TensorInfo]) -> TensorInfo:
     if name not in base:
-        msg = f"{path}: it changes {name}, which the base does not have: is it another base's?"
+        msg = f"{path}: it changes {name}, which the base lacks: is it for another base?"
         raise CheckpointError(msg)
     return base[name]
 

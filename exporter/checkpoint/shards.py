@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's weights: one, or several with an index that tells which.
+"""Find the files that hold a checkpoint's weights: one, or shards with an index.
 
 They must agree: of a tensor that is in two files, or not where the index says, nobody can tell
 which values are meant.

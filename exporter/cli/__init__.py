@@ -50,15 +50,15 @@ _EPILOG = "\n".join(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="exporter")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what libraries print.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and library output.")
 @click.pass_obj
 def cli(terminal: Terminal, debug: bool) -> None:
-    """Turn a speech checkpoint into artifacts, and prove each as good as the original."""
+    """Export speech-recognition models, and validate each export on real audio."""
     terminal.debug = debug
     try:
         Path.cwd()
     except FileNotFoundError:  # torch's libraries would end the process without a word
-        msg = "the folder that this was started in is gone: change to another one"
+        msg = "the working directory no longer exists: change to another one"
         raise RecipeError(msg) from None
 
 
@@ -101,7 +101,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _failed(terminal: Terminal, error: Exception) -> int:
-    """Tell an error in its own few lines and return its exit code."""
+    """Print an error and return its exit code."""
     code, message = _explained(error)
     if terminal.debug:
         terminal.tell(unsigned("".join(traceback.format_exception(error)).rstrip()))
@@ -116,5 +116,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         return ResourceError.exit_code, exhaustion(error)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return CheckpointError.exit_code, f"{error.filename}: {error.strerror}"
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return 1, f"{said}\nThis is a bug. Run `exporter --debug ...` again and report the traceback."
+    summary = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return (
+        1,
+        f"{summary}\nThis is a bug. Run `exporter --debug ...` again and report the traceback.",
+    )

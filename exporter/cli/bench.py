@@ -1,4 +1,4 @@
-"""The bench command: how fast artifacts are on this machine."""
+"""The bench command: time artifacts on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Speech to transcribe; repeatable. Default: one window of noise.",
+    help="Audio to transcribe; repeatable. Default: one window of noise.",
 )
 @click.option(
     "--tokens",
@@ -43,7 +43,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     default=64,
     show_default=True,
     metavar="N",
-    help="Decode exactly so many for each window of noise.",
+    help="Tokens decoded for each window of noise.",
 )
 @click.option(
     "--runs",
@@ -51,21 +51,21 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     default=12,
     show_default=True,
     metavar="N",
-    help="Times that each artifact transcribes everything.",
+    help="Timed transcriptions of each artifact.",
 )
 @click.option(
     "--threads",
     callback=_counts,
     metavar="N,...",
-    help="Each of these in turn, like 1,2; default: the artifact's own, or all cores.",
+    help="Thread counts to time, like 1,2; default: as compiled, or all cores.",
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1, max=1024), metavar="N", help="Recordings at a time."
+    "--batch", type=click.IntRange(min=1, max=1024), metavar="N", help="Recordings in a batch."
 )
 @click.option(
-    "--beams", type=click.IntRange(min=1, max=64), metavar="N", help="Instead of the recipe's."
+    "--beams", type=click.IntRange(min=1, max=64), metavar="N", help="Beams; default: the recipe's."
 )
-@click.option("--original", is_flag=True, help="Also the checkpoint in float32, in transformers.")
+@click.option("--original", is_flag=True, help="Also time the checkpoint in float32.")
 @trust_option
 def bench(
     terminal: Terminal,
@@ -76,7 +76,10 @@ def bench(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Time whole transcriptions by artifacts (or folders of them), side by side."""
+    """Time whole transcriptions of artifacts, side by side.
+
+    PATHS are artifacts, or folders of them.
+    """
     from exporter.bench import run as stand
 
     load = stand.Workload(**given)
@@ -115,7 +118,7 @@ def _say_rows(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
 
 
 def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per artifact and number of threads; "-" where something cannot be told."""
+    """Return a table with a row per artifact and number of threads; "-" is unknown."""
     latency = ("p50", "p90", "p99", "min", "max")
     rates = ("tokens/s", "RTF (x real time)", "encoder", "token", "outside")
     columns = ("threads", *latency, *rates, "load", "memory")
@@ -127,7 +130,7 @@ def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _timed(row: Mapping[str, Any]) -> Iterator[str]:
-    """One measured row's cells, in the order of the columns, from the first latency on."""
+    """Yield a measured row's cells from the first latency on."""
     yield from map(moment, row["latency_s"].values())
     yield f"{row['tokens_per_s']:.0f}"
     yield f"{row['rtf']:.4f} ({row['times_real_time']:.3g})"
@@ -139,7 +142,7 @@ def _timed(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What was transcribed how often, under a table of timings."""
+    """Return the line about the workload, below a table of timings."""
     told = next(row for row in rows if not row["error"])
     beams, batch = (
         " or ".join(map(str, sorted({row["decoding"][name] for row in rows})))

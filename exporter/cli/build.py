@@ -27,18 +27,22 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default="artifacts",
     show_default=True,
-    help="The folder that holds a folder per recipe.",
+    help="Folder of artifacts; each recipe gets a folder in it.",
 )
-@click.option("--checkpoint", metavar="ID_OR_PATH", help="Instead of the recipe's own.")
+@click.option("--checkpoint", metavar="ID_OR_PATH", help="Checkpoint in place of the recipe's.")
 @click.option(
-    "--target", "targets", multiple=True, metavar="NAME", help="Only this one; repeatable."
+    "--target", "targets", multiple=True, metavar="NAME", help="Build only this target; repeatable."
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Like decoding.num_beams=5."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of the recipe, like decoding.num_beams=5; repeatable.",
 )
-@click.option("--force", is_flag=True, help="Build anew, and replace what differs.")
+@click.option("--force", is_flag=True, help="Rebuild even what is up to date.")
 @click.option(
-    "--dry-run", is_flag=True, help="Tell what would be built and what it takes; build nothing."
+    "--dry-run", is_flag=True, help="Show the plan: files, sizes, memory and time; build nothing."
 )
 def build(
     terminal: Terminal,
@@ -48,7 +52,10 @@ def build(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Build a recipe's artifacts into OUTPUT/<recipe>/<target>."""
+    """Build a recipe's artifacts into OUTPUT/<recipe>/<target>.
+
+    RECIPE is a YAML file. An artifact that is up to date is verified and kept.
+    """
     from exporter.recipe import read
 
     wanted = read(recipe, overrides)  # before torch is loaded, so that a typo is told at once
@@ -72,7 +79,7 @@ def build(
 
 
 def _built_row(one: BuiltArtifact) -> dict[str, Any]:
-    """An artifact as data, with what was foretold beside what was measured."""
+    """Return an artifact as data, with the estimated costs beside the measured ones."""
     figures, reload = one.manifest.build, one.reload
     measured = {
         "size_bytes": one.manifest.size_bytes,

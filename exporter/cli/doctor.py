@@ -1,4 +1,4 @@
-"""The command that looks at other people's folders: what is wrong, and how to mend it."""
+"""The doctor command: find faults in exported models, and name the fix of each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @command
 @click.argument("source", metavar="PATH_OR_ID")
 def doctor(terminal: Terminal, source: str, as_json: bool) -> None:
-    """Tell what is wrong with anybody's ONNX or torch speech model, and how to mend it.
+    """Find faults in an ONNX or torch speech model, with fixes.
 
-    PATH_OR_ID is a folder (optimum, transformers.js, onnxruntime-genai, sherpa-onnx, a
-    transformers checkpoint, an artifact), or ORG/NAME of the Hub. Nothing in it is run. Of the Hub
-    come configs, tokenizer and *.onnx files, with such weights as lie inside those; all others stay
-    there, and of them names and sizes are checked. Exits with 3 where there are problems.
+    PATH_OR_ID is a folder (of optimum, transformers.js, onnxruntime-genai or sherpa-onnx, a
+    transformers checkpoint, an artifact), or ORG/NAME on the Hub. Nothing in it is run. From the
+    Hub, only configs, tokenizer and .onnx files are downloaded; other files are checked by name
+    and size. Exits with 3 where there are problems.
     """
     from exporter import doctor as doctors
 
@@ -47,17 +47,19 @@ def _say(terminal: Terminal, diagnosis: Diagnosis) -> None:
         found = diagnosis.of(level)
         if found:
             terminal.say(f"\n{level}s:" if len(found) > 1 else f"\n{level}:")
-        for mend, alike in groupby(found, key=lambda finding: finding.mend):
+        for fix, alike in groupby(found, key=lambda finding: finding.fix):
             for finding in alike:
-                terminal.say(f"  {finding.where}: {finding.what}")
-            terminal.say(f"    mend: {mend}")
+                terminal.say_wrapped(f"  {finding.where}: {finding.what}", indent="    ")
+            terminal.say_wrapped(f"    fix: {fix}", indent="      ")
     if not diagnosis.of("problem"):
         apart = "\n" if diagnosis.found else ""
         terminal.say(f"{apart}no problems, {_counted(diagnosis)}")
 
 
 def _counted(diagnosis: Diagnosis) -> str:
-    """The findings that are no problems."""
+    """Count the findings that are not problems."""
     warnings, notes = len(diagnosis.of("warning")), len(diagnosis.of("note"))
-    told = f"{warnings} warning{'' if warnings == 1 else 's'}"
-    return f"{told} and {notes} note{'' if notes == 1 else 's'}"
+    return (
+        f"{warnings} warning{'' if warnings == 1 else 's'} "
+        f"and {notes} note{'' if notes == 1 else 's'}"
+    )

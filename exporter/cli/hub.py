@@ -1,4 +1,4 @@
-"""The commands about the Hub: push what passed, pull what others pushed."""
+"""The push and pull commands."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--repo", metavar="ORG/NAME", help="Instead of the recipe's `hub: {repo: ...}`.")
-@click.option("--private/--public", default=None, help="Instead of the recipe's `hub.private`.")
-@click.option("--revision", metavar="BRANCH", default="main", show_default=True, help="To push to.")
+@click.option("--repo", metavar="ORG/NAME", help="Repository in place of the recipe's `hub.repo`.")
+@click.option("--private/--public", default=None, help="Visibility in place of the recipe's.")
+@click.option("--revision", metavar="BRANCH", default="main", show_default=True, help="Branch.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of changing `main`.")
-@click.option("--dry-run", is_flag=True, help="Tell files and card; ask the Hub nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the files and the model card; send nothing.")
 def push(
     terminal: Terminal,
     path: Path,
@@ -34,7 +34,10 @@ def push(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Push an artifact, or a folder of them, that passed its gate."""
+    """Push artifacts that passed their gate to the Hub.
+
+    PATH is an artifact, or a folder of them; each goes to a repository of its own.
+    """
     if create_pr and revision != "main":
         msg = "--create-pr is a request to `main`: leave out --revision"
         raise click.UsageError(msg)
@@ -51,7 +54,7 @@ def push(
         with terminal.progress() as progress:
             for one in pushing.push(plans, pushing.Way(revision, create_pr), progress):
                 done.append(one)
-    finally:  # what has arrived is told, also when the next one fails
+    finally:  # prints what was pushed, also when the next one fails
         _say_pushed(terminal, done, as_json)
 
 
@@ -112,7 +115,7 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
     for one in done:
         plan, commit = one.plan, one.commit[:12]
         what = f"{len(plan.items)} files, {shown_bytes(plan.size_bytes)}"
-        did = f"pushed {what}" if one.changed else f"all is there already, {what}"
+        did = f"pushed {what}" if one.changed else f"already up to date, {what}"
         tagged = f", tag {one.tag}" if one.tag else ""
         terminal.say(
             f"{shown(plan.proof.folder)} to {plan.repo}: {did}; commit {commit}{tagged}\n"
@@ -127,11 +130,11 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
     type=click.Path(path_type=Path),
     default="artifacts",
     show_default=True,
-    help="The folder that gets ORG/NAME.",
+    help="Folder of artifacts, which gets ORG/NAME.",
 )
-@click.option("--force", is_flag=True, help="Replace another artifact that stands there.")
+@click.option("--force", is_flag=True, help="Replace a different artifact there.")
 def pull(terminal: Terminal, name: str, output: Path, force: bool, as_json: bool) -> None:
-    """Fetch an artifact from the Hub and verify every byte of it."""
+    """Download an artifact from the Hub and verify every byte."""
     from exporter.hub import pull as pulling
 
     with terminal.progress() as progress:
@@ -146,7 +149,7 @@ def pull(terminal: Terminal, name: str, output: Path, force: bool, as_json: bool
             manifest=got.manifest.model_dump(mode="json"),
         )
         return
-    did = "pulled and verified" if got.fresh else "stands there already, verified"
+    did = "pulled and verified" if got.fresh else "already there, verified"
     terminal.say(
         f"{shown(got.path)}: {shown_bytes(got.manifest.size_bytes)}, {did}; "
         f"{got.repo} at {got.commit[:12]}, digest {got.manifest.digest[:12]}"

@@ -1,4 +1,4 @@
-"""The commands that tell what there is: inspect, list, cache."""
+"""The inspect, list and cache commands."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--allow-pickle", is_flag=True, help="Also weights in torch's own files.")
+@click.option("--allow-pickle", is_flag=True, help="Also read weights in pytorch_model.bin.")
 def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -> None:
-    """Tell what an artifact is, or a checkpoint and what its builds would take."""
+    """Show an artifact, or what builds of a checkpoint would take.
+
+    PATH is an artifact, or a checkpoint: a folder or a Hub id. Nothing is hashed.
+    """
     from exporter.cli.output import facts as overview
 
     facts = overview.of_path(path, allow_pickle=allow_pickle)
@@ -38,9 +41,12 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
 
 
 @command
-@click.option("--clear", is_flag=True, help="Remove it all.")
+@click.option("--clear", is_flag=True, help="Remove everything that is cached.")
 def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
-    """List what is kept: graphs for the next build, and artifacts opened by a Hub's name."""
+    """List or clear cached graphs and artifacts.
+
+    Builds cache their graphs; artifacts opened by Hub id are cached too.
+    """
     from exporter.hub import pull
     from exporter.system import build_cache, user_dirs
 
@@ -60,7 +66,10 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
 
 @command
 def list_(terminal: Terminal, as_json: bool) -> None:
-    """List recipes, kinds of target, families, and what is built in ./artifacts."""
+    """List recipes, targets, families and built artifacts.
+
+    Recipes are looked for in ./recipes, artifacts in ./artifacts.
+    """
     from exporter.cli.output import facts
 
     found = facts.of_folder(Path())
@@ -69,17 +78,17 @@ def list_(terminal: Terminal, as_json: bool) -> None:
         return
     for title, rows in found.items():
         terminal.say(f"{title}:")
-        for row in rows or ["none here"]:
+        for row in rows or ["none"]:
             terminal.say("  " + (row if isinstance(row, str) else _row_line(row)))
 
 
 def _entry_line(entry: Entry) -> str:
-    """One kept file's line."""
+    """Return the line of one cached file."""
     made = datetime.fromtimestamp(entry.made).astimezone()
     return f"{made:%Y-%m-%d %H:%M}  {shown_bytes(entry.size_bytes):>8}  {entry.what}"
 
 
 def _row_line(row: Mapping[str, Any]) -> str:
-    """One row of a list; its first value is a path."""
+    """Return the line of one row of `list`; its first value is a path."""
     path, *rest = (text for _, text in formatting.flat(row))
     return f"{path}: {', '.join(rest)}"

@@ -1,4 +1,4 @@
-"""The machine command: what this machine offers, and how fast it is."""
+"""The machine command: what this machine offers to artifacts, and how fast it is."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 @command
-@click.option("--measure", is_flag=True, help="Also measure memory and products: seconds.")
+@click.option("--measure", is_flag=True, help="Also measure memory and matrix products (seconds).")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="To measure with; default: all cores.",
+    help="Threads to measure with; default: all cores.",
 )
 def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: bool) -> None:
-    """Tell what this machine offers, and what follows for each kind of artifact."""
+    """Show what this machine offers to each kind of artifact."""
     if threads and not measure:
         msg = "--threads goes with --measure"
         raise click.UsageError(msg)
@@ -47,15 +47,15 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
 
 
 def machine_lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What a machine is, and what follows from it for each kind of artifact, line by line."""
+    """Yield the lines about a machine and what it offers to each kind of artifact."""
     has = [name for name, there in facts["features"].items() if there]
     lacks = [name for name, there in facts["features"].items() if not there]
     memory, free = (shown_bytes(facts[f"memory_{which}bytes"]) for which in ("", "available_"))
     yield f"cpu: {facts['cpu']}, {_cores(facts['cores'])}, {facts['isa']}"
-    yield f"has: {' '.join(has) or 'none of the below'}"
-    yield f"lacks: {' '.join(lacks) or 'nothing'}"
-    yield f"caches: {', '.join(map(_cache, facts['caches'])) or 'not told by this system'}"
-    yield f"memory: {memory}, {free} of it available"
+    yield f"has: {' '.join(has) or 'none of these'}"
+    yield f"lacks: {' '.join(lacks) or 'none'}"
+    yield f"caches: {', '.join(map(_cache, facts['caches'])) or 'unknown'}"
+    yield f"memory: {memory}, {free} available"
     for kind, target in facts["targets"].items():
         options = (target["defaults"] or {}).items()
         defaults = ", ".join(f"{key}={option_value(value)}" for key, value in options)
@@ -74,15 +74,15 @@ def _cores(count: int) -> str:
 
 
 def of_rates(measured: Mapping[str, Any]) -> Iterator[str]:
-    """How fast memory is read and matrices are multiplied, line by line."""
+    """Yield the lines about measured memory bandwidth and matrix products."""
     memory = measured["memory"]
     yield (
-        f"memory is read at {memory['read_bytes_per_s'] / 1e9:.1f} GB/s "
-        f"({shown_bytes(memory['buffer_bytes'])} in a row, threads {measured['threads']})"
+        f"memory read: {memory['read_bytes_per_s'] / 1e9:.1f} GB/s "
+        f"({shown_bytes(memory['buffer_bytes'])} in sequence, threads {measured['threads']})"
     )
     for each in measured["products"]:
         rates = ", ".join(
             f"{dtype} {each[dtype] / 1e9:.0f}" for dtype in ("int8", "bfloat16", "float32")
         )
         shape = f"[{each['rows']}, {each['width']}] by [{each['width']}, {each['width']}]"
-        yield f"products {shape}, billion operations a second: {rates}"
+        yield f"matrix product {shape}, billion operations per second: {rates}"

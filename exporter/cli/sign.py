@@ -1,4 +1,4 @@
-"""The commands about signatures: sign an artifact, and verify its bytes and who signed them."""
+"""The sign and verify commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _artifacts(path: Path) -> list[Path]:
-    """The artifact at a path, or those in a folder: never none, which would be no error."""
+    """Return the artifact at a path, or those in a folder; raise IntegrityError for none."""
     from exporter.artifact import store
 
     if found := store.find(path):
@@ -33,49 +33,55 @@ def _artifacts(path: Path) -> list[Path]:
     type=click.Path(path_type=Path),
     required=True,
     metavar="PRIVATE.pem",
-    help="An elliptic-curve key: P-256, P-384 or P-521.",
+    help="Private key on the curve P-256, P-384 or P-521.",
 )
 def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
-    """Sign an artifact, or a folder of them, and the report on each, with a key of your own."""
+    """Sign artifacts and their reports with your own key.
+
+    PATH is an artifact, or a folder of them. Needs `pip install 'exporter[sign]'`.
+    """
     from exporter.artifact import signing
 
     done = [(folder, signing.sign(folder, key)) for folder in _artifacts(path)]
     if as_json:
-        rows = [{"path": str(folder), "digest": told.digest} for folder, told in done]
+        rows = [{"path": str(folder), "digest": manifest.digest} for folder, manifest in done]
         terminal.say_json(signed=rows)
         return
-    for folder, told in done:
+    for folder, manifest in done:
         judged = (folder / signing.VERDICT).exists()
         terminal.say(
-            f"{shown(folder)}: signed, digest {told.digest[:12]}; "
-            f"{'its report too' if judged else 'it has no report yet'}"
+            f"{shown(folder)}: signed, digest {manifest.digest[:12]}; "
+            f"{'its report too' if judged else 'no report yet'}"
         )
 
 
 @command
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--signature", "signed", is_flag=True, help="Also who signed it, and its report.")
+@click.option("--signature", "signed", is_flag=True, help="Also require trusted signatures.")
 @click.option(
     "--key",
     type=click.Path(path_type=Path),
     metavar="PUBLIC.pem",
-    help="Signed by this one, instead of any of your keyring; implies --signature.",
+    help="Require signatures by this key, not by your keyring's; implies --signature.",
 )
 def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_json: bool) -> None:
-    """Hold an artifact, or a folder of them, against its manifest, byte for byte."""
+    """Check the bytes of artifacts against their manifests.
+
+    PATH is an artifact, or a folder of them. Exits with 5 where a byte differs.
+    """
     from exporter.artifact import provenance, signing, store
 
     rows: list[dict[str, Any]] = []
     for folder in _artifacts(path):
-        told = store.verify(folder)
-        provenance.require(folder, told)
+        manifest = store.verify(folder)
+        provenance.require(folder, manifest)
         row: dict[str, Any] = {
             "path": str(folder),
-            "digest": told.digest,
-            "size_bytes": told.size_bytes,
+            "digest": manifest.digest,
+            "size_bytes": manifest.size_bytes,
         }
         if signed or key:
-            found = signing.verify(folder, told, key)
+            found = signing.verify(folder, manifest, key)
             row["signatures"] = {name: str(by) for name, by in found.items()}
         rows.append(row)
     if as_json:
@@ -83,7 +89,7 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
         return
     for row in rows:
         place = shown(Path(row["path"]))
-        terminal.say(f"{place}: {shown_bytes(row['size_bytes'])}, as sealed")
+        terminal.say(f"{place}: {shown_bytes(row['size_bytes'])}, verified")
         terminal.say(f"  digest {row['digest']}")
         for name, by in row.get("signatures", {}).items():
             terminal.say(f"  {name} by {by}")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @command
 @click.argument("artifact")
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--language", metavar="CODE", help="Like en; instead of the recipe's.")
-@click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Also instead.")
-@click.option("--timestamps", is_flag=True, help="Show when each piece is said.")
+@click.option("--language", metavar="CODE", help="Language of the speech, like en.")
+@click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Output text.")
+@click.option("--timestamps", is_flag=True, help="Print start and end of each segment.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: all cores.")
 @trust_option
 def transcribe(
@@ -33,7 +33,11 @@ def transcribe(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Print the text of audio files, heard by an artifact: a folder, or ORG/NAME of the Hub."""
+    """Print the text of audio files.
+
+    ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. Language and task default to the
+    recipe's.
+    """
     from exporter.runtime.transcribe import Request, transcribe_fresh
 
     changes = {key: value for key, value in how.items() if value is not None}

@@ -22,28 +22,31 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips, instead of the recipe's own.")
-@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="At most so many clips.")
-@click.option("--reference", metavar="ID_OR_PATH", help="Instead of the artifact's own origin.")
+@click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips in place of the recipe's.")
+@click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Use at most N clips.")
+@click.option("--reference", metavar="ID_OR_PATH", help="Original checkpoint to compare with.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="For both sides; default: all cores."
+    "--threads", type=click.IntRange(min=1), metavar="N", help="For both models; default: all."
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     metavar="N",
-    help="Processes that transcribe side by side, each with --threads; default: 1. Latency is "
-    "timed with nothing beside it.",
+    help="Processes that transcribe in parallel, each with --threads; default: 1.",
 )
 @click.option(
-    "--summary", type=click.Path(path_type=Path), help="A file to add the verdicts to, in Markdown."
+    "--summary", type=click.Path(path_type=Path), help="Append the verdicts to this Markdown file."
 )
 @trust_option
 def validate(
     terminal: Terminal, paths: Sequence[Path], summary: Path | None, as_json: bool, **how: Any
 ) -> None:
-    """Judge artifacts (or folders of them) against their original on real audio."""
+    """Compare artifacts with their original on real audio.
+
+    PATHS are artifacts, or folders of them. Writes report.json, report.html and predictions.jsonl
+    into each artifact. Exits with 4 unless every artifact passes its gate.
+    """
     from exporter.artifact import store
     from validate import validate as judge
 
@@ -81,7 +84,7 @@ def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report])
 
 
 _FIGURES = (
-    *("size (of float32)", "original WER", "WER", "points, 95 %"),
+    *("size (of f32)", "original WER", "WER", "points, 95 %"),
     *("latency", "RTF", "load", "memory"),
 )
 

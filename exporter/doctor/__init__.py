@@ -1,8 +1,8 @@
-"""What is wrong with anybody's folder of a speech model, and how to mend it: nothing of it is run.
+"""Find faults in any folder of a speech model without running anything in it.
 
-Files are read as data and within bounds, weights stay where they are but for small scales, and
-whatever cannot be read is a finding. Each check is a function of the folder; to add one, write it
-in the module of its subject and name it in that module's `CHECKS`.
+Files are read as data and within bounds. Of weights only small scales are read. A file that cannot
+be read is a finding. Each check is a function of the folder; to add one, write it in the module of
+its subject and add it to that module's `CHECKS`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +41,15 @@ CHECKS: tuple[Check, ...] = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a folder looks like, and what was found, each with the name of its check."""
+    """The findings about a folder, each with the name of its check.
+
+    Attributes:
+        source: The folder or Hub id, as given.
+        looks_like: The folder's layout, model and size in one line.
+        layout: The layout's name in `detect.LAYOUTS`.
+        size_bytes: Bytes of all files.
+        found: Pairs of check and finding, problems first.
+    """
 
     source: str
     looks_like: str
@@ -50,11 +58,11 @@ class Diagnosis:
     found: tuple[tuple[str, Finding], ...]
 
     def of(self, level: Level) -> list[Finding]:
-        """The findings of a level."""
+        """Return the findings of a level."""
         return [finding for _, finding in self.found if finding.level == level]
 
     def as_row(self) -> dict[str, Any]:
-        """Everything as data."""
+        """Return the diagnosis as data, as `--json` prints it."""
         rows = [{"check": name, **vars(finding)} for name, finding in self.found]
         counts = {f"{level}s": len(self.of(level)) for level in LEVELS}
         facts = {"source": self.source, "looks_like": self.looks_like, "layout": self.layout}
@@ -62,9 +70,19 @@ class Diagnosis:
 
 
 def examine(source: str, progress: Progress = silent) -> Diagnosis:
-    """Examine a folder, or a repository of the Hub by `ORG/NAME` or `ORG/NAME@REVISION`.
+    """Examine a folder or a Hub repository.
 
-    Raises RecipeError where there is neither, and HubError.
+    Args:
+        source: A folder, or `ORG/NAME` or `ORG/NAME@REVISION` on the Hub.
+        progress: Receives the name of each check and the fraction done.
+
+    Returns:
+        The findings of all checks, problems first.
+
+    Raises:
+        RecipeError: `source` is neither a folder nor a Hub id.
+        CheckpointError: The repository holds no configs and no ONNX graphs.
+        HubError: The Hub refused, or did not answer.
     """
     folder = _opened(source, progress)
     found = sorted(_found(folder, progress), key=lambda each: LEVELS.index(each[1].level))
@@ -75,19 +93,19 @@ def examine(source: str, progress: Progress = silent) -> Diagnosis:
 
 
 def _opened(source: str, progress: Progress) -> Folder:
-    """A name is the Hub's if nothing lies there, nor in what would be its first folder."""
+    """Open `source`: a Hub id only if no such path, nor its first folder, exists here."""
     place = Path(source)
     if place.is_dir():
         return listed(place)
     named = hub_id(source)
     if place.exists() or named is None or any(Path(first).exists() for first in place.parts[:1]):
-        msg = f"{source}: no folder: give a model's folder, or a Hub id like ORG/NAME"
+        msg = f"{source}: not a folder: name a model's folder, or a Hub id like ORG/NAME"
         raise RecipeError(msg)
     return fetch.brought(*named, progress)
 
 
 def _found(folder: Folder, progress: Progress) -> Iterator[tuple[str, Finding]]:
-    """What all checks find, then what could not be read for them."""
+    """Yield the findings of all checks, then those about unreadable files."""
     for count, check in enumerate(CHECKS):
         progress(f"checking {check.__name__.replace('_', ' ')}", count / len(CHECKS))
         for finding in check(folder):
@@ -97,5 +115,5 @@ def _found(folder: Folder, progress: Progress) -> Iterator[tuple[str, Finding]]:
 
 
 def _shown(finding: Finding) -> Finding:
-    where, what, mend = map(printable, (finding.where, finding.what, finding.mend))
-    return replace(finding, where=where, what=what, mend=mend)
+    where, what, fix = map(printable, (finding.where, finding.what, finding.fix))
+    return replace(finding, where=where, what=what, fix=fix)

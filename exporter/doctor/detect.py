@@ -1,4 +1,4 @@
-"""Which tool's folder it looks like, and which of its graphs plays which part.
+"""Detect which tool wrote a folder, and the role of each of its graphs.
 
 Sources of the names: optimum-onnx's modeling_seq2seq.py, transformers.js' session_config.js,
 onnxruntime-genai's builders/whisper.py, sherpa-onnx' scripts/whisper, CTranslate2's converters.
@@ -24,7 +24,7 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """A tool's way to lay files out, and by which of them it is known."""
+    """A tool's file layout, and the test that recognises it."""
 
     name: str
     title: str
@@ -66,28 +66,28 @@ LAYOUTS = (
     Layout(
         "torch", "torch's own file", lambda folder: bool(folder.matching(".pt", ".pth", ".ckpt"))
     ),
-    Layout("nothing", "no speech model that is known here", lambda _folder: True),
+    Layout("nothing", "no known speech model", lambda _folder: True),
 )
 
 
 def layout(folder: Folder) -> Layout:
-    """The first layout that fits."""
+    """Return the first layout that fits."""
     return next(each for each in LAYOUTS if each.fits(folder))
 
 
 def described(folder: Folder) -> str:
-    """What a folder looks like, in one line."""
+    """Return a folder's layout, model and size in one line."""
     config = folder.config()
-    told = layout(folder).title
+    title = layout(folder).title
     if isinstance(config.get("model_type"), str):
-        told += f" of {config['model_type']}"
+        title += f" of {config['model_type']}"
     facts = []
     layers = [folder.number("config.json", f"{each}_layers") for each in ("encoder", "decoder")]
     if None not in layers:
         facts.append(f"{layers[0]} encoder and {layers[1]} decoder layers")
     if mels := folder.number("config.json", "num_mel_bins"):
         facts.append(f"{mels} mel bins")
-    return f"{told}: {', '.join([*facts, shown_bytes(folder.size_bytes)])}"
+    return f"{title}: {', '.join([*facts, shown_bytes(folder.size_bytes)])}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Part:
 
 
 def parts(folder: Folder) -> list[Part]:
-    """The graphs whose names tell their role."""
+    """Return the graphs whose file names show a role."""
     found = []
     for name, model in folder.models.items():
         path = PurePosixPath(name)
@@ -114,7 +114,7 @@ def parts(folder: Folder) -> list[Part]:
 
 
 def sets(folder: Folder) -> dict[tuple[str, str], dict[str, Model]]:
-    """The parts that work together, by role."""
+    """Group the parts by folder and variant; each group maps roles to graphs."""
     found: dict[tuple[str, str], dict[str, Model]] = {}
     for part in parts(folder):
         found.setdefault((part.place, part.variant), {})[part.role] = part.model
@@ -122,10 +122,10 @@ def sets(folder: Folder) -> dict[tuple[str, str], dict[str, Model]]:
 
 
 def encoders(folder: Folder) -> list[Model]:
-    """The graphs that hear."""
+    """Return the encoder graphs."""
     return [m for name, m in folder.models.items() if "encoder" in PurePosixPath(name).name]
 
 
 def decoders(folder: Folder) -> list[Model]:
-    """The graphs that write."""
+    """Return the decoder graphs."""
     return [m for name, m in folder.models.items() if "decoder" in PurePosixPath(name).name]

@@ -1,7 +1,6 @@
-"""A repository of the Hub for the doctor: configs, tokenizer and graphs; weights stay there.
+"""Download what the doctor reads of a Hub repository: configs, tokenizer and ONNX graphs.
 
-Beside a graph its weights are not fetched: that a file is there, and long enough, the Hub's own
-list tells.
+Weights beside a graph are not downloaded; the Hub's file list has their names and sizes.
 """
 
 from exporter.doctor.folder import Folder, listed
@@ -13,21 +12,24 @@ _BROUGHT = (".json", ".txt", ".onnx", ".yaml")
 
 
 def brought(repo: str, revision: str | None, progress: Progress) -> Folder:
-    """Bring what is looked into, into the library's cache.
+    """Download a repository's configs and graphs into huggingface_hub's cache.
 
     Args:
         repo: `ORG/NAME`.
-        revision: A branch, tag or commit; `main` if None.
-        progress: Is told of bytes.
+        revision: Branch, tag or commit; None for main.
+        progress: Receives the file and the fraction done.
+
+    Returns:
+        The folder of the snapshot; files that stayed on the Hub are in its `left`.
 
     Raises:
-        HubError: Where the Hub refuses, or cannot be asked.
-        CheckpointError: Where the repository holds nothing to look into.
+        CheckpointError: The repository holds no configs and no ONNX graphs.
+        HubError: The Hub refused, or did not answer.
     """
     transfer = list_repository(repo, revision, progress)
     names = [name for name in transfer.files if name.endswith(_BROUGHT)]
     if not names:
-        msg = f"{repo} holds no configs and no ONNX graphs: nothing can be said of it"
+        msg = f"{repo} holds no configs and no ONNX graphs: there is nothing to check"
         raise CheckpointError(msg)
     transfer.announce(names)
     paths = [transfer.bring(name) for name in names]

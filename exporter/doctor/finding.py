@@ -1,4 +1,4 @@
-"""What the doctor finds: how bad, where, what is wrong, and how to mend it."""
+"""A finding of the doctor: its level, file, fault and fix."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +10,23 @@ _MAX_TEXT = 600
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: a problem breaks or falsifies what somebody does, a warning costs them."""
+    """One fault of a folder.
+
+    Attributes:
+        level: "problem" (breaks loading or falsifies text), "warning" (costs speed, bytes or
+            safety) or "note" (a feature that will not work).
+        where: The file, relative to the folder.
+        what: The fault.
+        fix: What to do about it.
+    """
 
     level: Level
     where: str
     what: str
-    mend: str
+    fix: str
 
 
 def printable(text: str) -> str:
-    """One line that a terminal shows as it is, whatever the folder's author put into it."""
+    """Return `text` cut to 600 characters, with unprintable characters escaped."""
     shown = (each if each.isprintable() else ascii(each)[1:-1] for each in text[:_MAX_TEXT])
     return "".join(shown)

@@ -1,7 +1,7 @@
-"""A folder of somebody's, read as data: its files, configs, graphs and the headers of its weights.
+"""A model's folder read as data: its files, configs, graphs and the headers of its weights.
 
-What cannot be read, or must not be opened, is a finding like any other. Only regular files are
-opened: a pipe would wait for ever, and a link may lead anywhere.
+A file that cannot be read, or must not be opened, is a finding. Only regular files are opened: a
+pipe would block, and a link may lead anywhere.
 """
 
 import os
@@ -32,15 +32,19 @@ _CONFIGS = frozenset(
 _MAX_FILES = 4096
 _MAX_TENSORS = 200_000
 _MAX_DEPTH = 4
-_AGAIN = "Fetch it again, or take it from where the model was exported."
-_TAKE_OUT = "Put the file itself there, or take it out."
+_AGAIN = "Download it again, or export the model again."
+_TAKE_OUT = "Replace it by the file itself, or delete it."
 
 
 @dataclass
 class Folder:
-    """What a folder holds; `left` are files that stayed on the Hub, of which only sizes are known.
+    """The content of a folder.
 
-    `unread` are the findings about what could not be read; reading adds to them.
+    Attributes:
+        path: The folder.
+        files: Sizes in bytes by name, relative to the folder.
+        left: Files that stayed on the Hub, so that only name and size are known.
+        unread: Findings about files that could not be read; reading adds to them.
     """
 
     path: Path
@@ -50,7 +54,7 @@ class Folder:
 
     @property
     def here(self) -> list[str]:
-        """The files that can be looked into, sorted."""
+        """The files that can be read, sorted."""
         return sorted(self.files.keys() - self.left)
 
     @property
@@ -60,7 +64,7 @@ class Folder:
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
-        """The JSON objects at the folder's top that somebody looks at, by the files' names."""
+        """The known JSON configs at the folder's top, by file name."""
         found = {}
         known = _CONFIGS.union(companion_names())
         for name in self.here:
@@ -73,7 +77,7 @@ class Folder:
 
     @cached_property
     def models(self) -> dict[str, Model]:
-        """The ONNX graphs, by the files' names."""
+        """The ONNX graphs, by file name."""
         found: dict[str, Model] = {}
         budget = Budget()
         for name in self.here:
@@ -82,18 +86,18 @@ class Folder:
                     found[name] = read_model(self.path / name, name, budget)
                 except (DamagedError, OSError) as error:
                     size = self.files[name]
-                    self._unread(name, f"is no ONNX graph, or cut off at {size} bytes: {error}")
+                    self._unread(name, f"not an ONNX graph, or cut off at {size} bytes: {error}")
         return found
 
     @cached_property
     def tensors(self) -> dict[str, dict[str, Entry]]:
-        """The headers of safetensors files, by the files' names."""
+        """The headers of safetensors files, by file name."""
         found: dict[str, dict[str, Entry]] = {}
         for name in self.here:
             if name.endswith(".safetensors"):
                 try:
                     if sum(len(tensors) for tensors in found.values()) > _MAX_TENSORS:
-                        msg = "more tensors than any model has: not looked at"
+                        msg = f"more than {_MAX_TENSORS} tensors in the folder: not checked"
                         raise CheckpointError(msg)
                     found[name] = read_header(self.path / name)
                 except CheckpointError as error:
@@ -101,35 +105,39 @@ class Folder:
         return found
 
     def holds(self, place: Place) -> bool:
-        """Whether the bytes of a place can be read: not left on the Hub, not beyond the end."""
+        """Return True if the bytes of a place can be read: downloaded, and within the file."""
         here = place.file in self.files and place.file not in self.left
         return here and place.offset + place.length <= self.files[place.file]
 
     def config(self, name: str = "config.json") -> Mapping[str, Any]:
-        """A config at the top; empty where there is none, or none that can be read."""
+        """Return a config at the folder's top; empty if it is missing or unreadable."""
         return self.configs.get(name, {})
 
     def number(self, config: str, key: str) -> int | None:
-        """A whole number of a config."""
+        """Return an integer of a config, or None."""
         value = self.config(config).get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def matching(self, *suffixes: str) -> list[str]:
-        """The files whose names end so, sorted."""
+        """Return the files whose names end with one of `suffixes`, sorted."""
         return sorted(name for name in self.files if name.endswith(suffixes))
 
-    def _unread(self, name: str, said: str) -> None:
-        what = said.removeprefix(f"{self.path / name}: ").splitlines()[0]
+    def _unread(self, name: str, message: str) -> None:
+        what = message.removeprefix(f"{self.path / name}: ").splitlines()[0]
         self.unread.append(Finding("problem", name, what, _AGAIN))
 
 
 def listed(path: Path) -> Folder:
-    """List a folder's files; what is no plain file of its own becomes a finding."""
+    """List a folder's files.
+
+    Links out of the folder, pipes and the like become findings in `unread`. At most 4096 entries
+    and 4 levels are listed.
+    """
     folder = Folder(path)
     for count, (name, entry) in enumerate(_entries(path)):
         if count == _MAX_FILES:
-            what = f"more than {_MAX_FILES} files and folders: the others were not looked at"
-            folder.unread.append(Finding("warning", ".", what, "Give the model's own folder."))
+            what = f"more than {_MAX_FILES} files and folders: the others were not checked"
+            folder.unread.append(Finding("warning", ".", what, "Name the model's own folder."))
             break
         if name.endswith("/"):
             continue
@@ -137,7 +145,7 @@ def listed(path: Path) -> Folder:
             wrong = _foreign(path, entry)
             size = entry.stat().st_size
         except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-            wrong, size = f"cannot be looked at ({error})", 0
+            wrong, size = f"cannot be read ({error})", 0
         if wrong:
             folder.unread.append(Finding("problem", name, wrong, _TAKE_OUT))
         else:
@@ -160,11 +168,11 @@ def _entries(path: Path, above: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def _foreign(folder: Path, entry: Path) -> str | None:
-    """Why an entry is not opened, if it is not: the Hub's cache links into its own `blobs`."""
+    """Return why an entry is not opened, or None. The Hub's cache links into its `blobs`."""
     here, target = folder.resolve(), entry.resolve()
     cached = here.parent.parent / "blobs"
     if entry.is_symlink() and not (target.is_relative_to(here) or target.parent == cached):
-        return "is a link that leads out of the folder"
+        return "links out of the folder"
     if not target.exists():
-        return "is a link to nothing"
-    return None if stat.S_ISREG(target.stat().st_mode) else "is no regular file"
+        return "links to a missing file"
+    return None if stat.S_ISREG(target.stat().st_mode) else "is not a regular file"

@@ -1,4 +1,4 @@
-"""The kinds of speech model that are known: one package or module each, and this registry.
+"""The families of speech models: a registry of one package or module each.
 
 A family knows how a model is cut into graphs and how it transcribes. To add one: one file (or
 folder) here, one line in `FAMILIES`, one tiny model in `tests/`.

@@ -1,4 +1,4 @@
-"""Attention as operators of our own, so that a target can bring a kernel for it.
+"""Attention as operators of this package, so that a target can have a kernel for it.
 
 What stands here is their meaning, in torch's own operators: what runs where no kernel is brought,
 and what kernels are tested against. Queries are scaled already.

@@ -1,4 +1,4 @@
-"""What a family hands to a target: graphs to trace, and how to call them once they are built.
+"""Graphs that a family passes to a target, and how built ones are called.
 
 A `Graph` is traced on the `meta` device, without weights; a target fills the weights in, tensor by
 tensor, under the names of the transformers model that the graph's module was cut from.

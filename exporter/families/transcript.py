@@ -1,4 +1,4 @@
-"""What a transcription gives back: text, tokens and timed segments, as plain data."""
+"""Transcripts: text, tokens and timed segments, as plain data."""
 
 from dataclasses import dataclass
 

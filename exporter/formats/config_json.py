@@ -1,4 +1,4 @@
-"""Configuration files, read as data: bounded, and refused where they name code or foreign files."""
+"""Configuration files read as data: bounded, and refused if they name code or other files."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from exporter.system.files import read_small
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 32
-# Where transformers learns of code beside its own, at any depth: CVE-2026-5241 is a nested one.
+# Keys by which transformers finds code of others, at any depth: CVE-2026-5241 is a nested one.
 _CODE = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
 _KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may name a repository
 # Arguments of tokenizers that transformers opens as they stand, instead of the folder's own files.
@@ -18,20 +18,30 @@ _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_f
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a file is there; what is there and no file is refused, since a pipe never ends."""
+    """Return True for a regular file, False for none; raise CheckpointError for anything else."""
     if path.is_file():
         return True
     if path.is_symlink() and not path.exists():
-        msg = f"{path} is a link that leads nowhere: fetch the file again"
+        msg = f"{path} is a link to a missing file: fetch the file again"
         raise CheckpointError(msg)
     if path.exists():
-        msg = f"{path} is no file, but something else of that name: fetch the file again"
+        msg = f"{path} is not a regular file: fetch the file again"
         raise CheckpointError(msg)
     return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, with the checkpoint's errors."""
+    """Read a JSON object of at most 16 MiB and 32 levels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: The file is missing, not regular, too large, too deep, or not an object.
+    """
     if not is_regular_file(path):
         msg = f"{path.parent}: {path.name} is missing: is this a Hugging Face checkpoint folder?"
         raise CheckpointError(msg)
@@ -51,21 +61,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_code(path: Path) -> None:
-    """Refuse a config that names code, or files of this machine, for transformers to open."""
+    """Raise CheckpointError for a config that makes transformers run code or open other files."""
     for _, key, value in _entries(read_json(path)):
         if (key in _CODE and value) or (key in _KERNELS and "/" in str(value)):
             msg = (
-                f"{path}: `{key}` asks for code beside transformers' own, and none is ever run.\n"
+                f"{path}: `{key}` asks for code outside transformers, which is never run.\n"
                 f"If the model is a plain one, remove `{key}` from the file."
             )
             raise CheckpointError(msg)
         if key in _PATHS and value:
-            msg = f"{path}: `{key}` names a file by itself: remove it, the folder's own is used"
+            msg = f"{path}: `{key}` names a file elsewhere: remove it; the folder's own is used"
             raise CheckpointError(msg)
 
 
 def _entries(value: object) -> Iterator[tuple[int, str | None, object]]:
-    """Every value with its depth and key, without recursion: depth may be what is wrong."""
+    """Yield every value with depth and key, without recursion, since the depth is not bounded."""
     left: list[tuple[int, str | None, object]] = [(0, None, value)]
     while left:
         depth, key, value = left.pop()

@@ -1,4 +1,4 @@
-"""An ONNX graph as data: nodes, shapes, and where weights lie, of which none is read.
+"""Read the structure of an ONNX graph: nodes, shapes, and places of weights, but no weights.
 
 The numbers of fields are those of onnx.proto3; what is not named here is passed over.
 Source: https://github.com/onnx/onnx/blob/v1.21.0/onnx/onnx.proto3

@@ -1,4 +1,4 @@
-"""Protobuf as bytes in a file: fields one by one, nothing copied, never more than is allowed.
+"""Read protobuf messages from a file field by field, within a budget.
 
 The library would read a whole graph into memory, weights and all, and messages in messages until
 its stack ends. Source: https://protobuf.dev/programming-guides/encoding/
@@ -54,7 +54,7 @@ class Wire:
         while place < end:
             self._budget.left -= 1
             if self._budget.left < 0:
-                msg = "more parts than any model has: not looked at"
+                msg = "more parts than any model has: not read"
                 raise DamagedError(msg)
             key, place = self._varint(place, end)
             number, kind = key >> 3, key & 7

@@ -38,7 +38,7 @@ def check(path: Path) -> None:
         problem = f"no readable directory ({error})"
     if problem:
         msg = (
-            f"{path} has {problem}; nothing in it was opened.\n"
+            f"{path} has {problem}; nothing was opened.\n"
             "Build the artifact again, or fetch it from a source you trust."
         )
         raise IntegrityError(msg)

@@ -1,4 +1,4 @@
-"""The headers of safetensors files, checked by the library, read without torch or values."""
+"""Read the headers of safetensors files, checked by the library, without torch and values."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MAX_HEADER_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's type, as the format names it, its shape, and its bytes' place in the file."""
+    """A tensor's type as the format names it, its shape, and the offsets of its begin and end."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -23,11 +23,21 @@ class Entry:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Read a safetensors file's header; raise CheckpointError."""
+    """Read a safetensors file's header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name, with offsets from the start of the file.
+
+    Raises:
+        CheckpointError: The file is damaged, truncated, or has a header of more than 16 MiB.
+    """
     try:
         with path.open("rb") as file:
             if int.from_bytes(file.read(8), "little") > _MAX_HEADER_BYTES:
-                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged, or a trap"
+                msg = f"{path}: a header of more than {_MAX_HEADER_BYTES} bytes: damaged or hostile"
                 raise CheckpointError(msg)
         with safe_open(path, framework="np"):
             pass

@@ -1,4 +1,4 @@
-"""Read and write weights one tensor at a time, each byte once and in its final place.
+"""Read and write weights tensor by tensor, each byte once and in its final place.
 
 The safetensors library writes from a dictionary that holds every tensor; an artifact of a large
 model must not need that memory. The format is eight bytes of length, a JSON header, and the data.
@@ -46,7 +46,7 @@ def converted(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor goes in a file, and what it must be."""
+    """The offset, type and shape of a tensor in a file."""
 
     offset: int
     dtype: torch.dtype
@@ -64,10 +64,16 @@ def write_safetensors(
     read: Callable[[str], Tensor],
     progress: Progress,
 ) -> None:
-    """Write the tensors of `layout` (name to type and shape), each read when its turn comes.
+    """Write a safetensors file, one tensor in memory at a time.
 
-    Every tensor begins at a multiple of its type's size, and of 64 bytes where sizes allow: those
+    Every tensor begins at a multiple of its type's size, and of 64 bytes where sizes allow: tensors
     that fill whole lines come first, then wide types before narrow ones.
+
+    Args:
+        path: The file.
+        layout: Type and shape by name.
+        read: Returns the tensor of a name.
+        progress: Receives the fraction of bytes written.
     """
     text, places = _laid_out(layout)
     start = 8 + len(text)
@@ -78,7 +84,7 @@ def write_safetensors(
 
 
 def safetensors_bytes(layout: Layout) -> int:
-    """The size of the file that `write_safetensors` would write."""
+    """Return the size in bytes of the file that `write_safetensors` would write."""
     text, places = _laid_out(layout)
     return 8 + len(text) + sum(place.size_bytes for place in places.values())
 
@@ -86,7 +92,7 @@ def safetensors_bytes(layout: Layout) -> int:
 def _laid_out(
     layout: Layout,
 ) -> tuple[bytes, dict[str, Place]]:
-    """The header, and each tensor's place after it."""
+    """Return the header, and each tensor's place after it."""
     places: dict[str, Place] = {}
     offset = 0
     for name in sorted(layout, key=lambda name: _order(*layout[name], name)):
@@ -103,9 +109,15 @@ def _laid_out(
 def write_tensors(
     path: Path, places: Mapping[str, Place], read: Callable[[str], Tensor], progress: Progress
 ) -> None:
-    """Put each tensor in its place in a file, made if it is not there.
+    """Write each tensor to its place in a file, which is created if it is missing.
 
-    Narrow types are read first: int8 codes bring their scales along.
+    Narrow types are read first, because quantizing to int8 computes the scales too.
+
+    Args:
+        path: The file.
+        places: Offset, type and shape by name.
+        read: Returns the tensor of a name.
+        progress: Receives the fraction of bytes written.
     """
     total = sum(place.size_bytes for place in places.values())
     done = 0
@@ -130,7 +142,7 @@ def _order(dtype: torch.dtype, shape: tuple[int, ...], name: str) -> tuple[bool,
 
 @contextmanager
 def _synced(descriptor: int) -> Iterator[Callable[[int], None]]:
-    """Bring what is written to the disk while the next tensors are computed; all, in the end."""
+    """Sync written bytes to disk while the next tensors are computed, and all at the end."""
     with ThreadPoolExecutor(1) as pool:
         last: Future[None] | None = None
         begun = 0
@@ -153,7 +165,7 @@ BLOCK_ELEMENTS = 1 << 19  # a block and its float32 copy stay in a core's cache
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor's values lie, contiguous, and what they are."""
+    """The place of a tensor's contiguous values in a file, their type and shape."""
 
     file: Path
     offset: int
@@ -177,9 +189,9 @@ class TensorInfo:
         return flat.reshape(self.shape)
 
     def blocks(self) -> Iterator[Tensor]:
-        """Read the rows in order, some at a time: tensors [rows, ...] that join to `read()`.
+        """Yield the rows in order, some at a time, as tensors of shape [rows, ...].
 
-        They share their memory: one holds its values until the next is asked for.
+        All share one buffer: a block is valid until the next one is requested.
         """
         rows, width = self.shape[0], self.elements // max(self.shape[0], 1)
         step = min(max(BLOCK_ELEMENTS // max(width, 1), 1), rows)
@@ -191,7 +203,7 @@ class TensorInfo:
             yield flat.reshape(count, *self.shape[1:])
 
     def _fill(self, flat: Tensor, first: int) -> None:
-        """Read as many values as `flat` holds, from the value `first` on."""
+        """Fill `flat` with the values from index `first` on."""
         with self.file.open("rb", buffering=0) as file:
             file.seek(self.offset + first * flat.itemsize)
             wanted = flat.view(torch.uint8).numpy().data
@@ -204,7 +216,7 @@ class TensorInfo:
 
 
 def safetensors_infos(path: Path) -> dict[str, TensorInfo]:
-    """Read a safetensors file's header, checked by the library; raise CheckpointError."""
+    """Return the places of a safetensors file's tensors; raise CheckpointError if damaged."""
     return {
         name: TensorInfo(path, entry.begin, entry.shape, entry.dtype)
         for name, entry in read_header(path).items()

@@ -1,9 +1,9 @@
-"""Where tensors lie in torch's own weight files, `pytorch_model.bin`, without loading them.
+"""Find tensors in torch's weight files, `pytorch_model.bin`, without loading them.
 
 Such a file is a zip archive: a pickle that describes the tensors, and beside it one uncompressed
-record per storage. The pickle's opcodes are looked through for names first; then it is read with
-`weights_only` onto `meta`, so nothing of it is executed and no values are loaded; what it says of
-places is held against the archive's own directory.
+record per storage. The pickle's opcodes are searched for names first; then it is read with
+`weights_only` onto `meta`, so that nothing is executed and no values are loaded. Its offsets are
+compared with the archive's directory.
 """
 
 import pickle
@@ -23,13 +23,13 @@ from exporter.formats.tensor_io import NAMES, TensorInfo
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before version 1.6
-# What torch's restricted unpickler and its zip reader raise on bytes that make no sense.
+# What torch's restricted unpickler and its zip reader raise on damaged bytes.
 _DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(EOFError, OSError, BadZipFile),
 )
-# What a table of plain tensors names. Torch allows more: sparse tensors, whose indices it has read
-# out of bounds, and bytearray, which may ask for all the memory there is.
+# The names in a table of plain tensors. Torch allows more: sparse tensors, whose indices it read
+# out of bounds, and bytearray, which may allocate all memory.
 _NAMED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
 )
@@ -43,9 +43,19 @@ _CONVERT = (
 
 
 def pickled_infos(path: Path) -> dict[str, TensorInfo]:
-    """Find the tensors of a `pytorch_model.bin`; raise CheckpointError where that is not safe.
+    """Return the places of the tensors in a `pytorch_model.bin`.
 
-    Tensors that share their storage, as tied weights do, get the same place.
+    Tensors that share their storage, like tied weights, have the same place.
+
+    Args:
+        path: The file.
+
+    Returns:
+        File, offset, shape and type by name.
+
+    Raises:
+        CheckpointError: The file is damaged, of the format before torch 1.6, or holds more than
+            plain contiguous tensors.
     """
     _require_zip(path)
     try:
@@ -55,7 +65,7 @@ def pickled_infos(path: Path) -> dict[str, TensorInfo]:
     except pickle.UnpicklingError as error:
         msg = (
             f"{path}: refused, because it holds more than tensors and loading it could run code.\n"
-            "Only if you trust who made it, convert it where it may do no harm:\n"
+            "Only if you trust its author, convert it in a sandbox:\n"
             f"{_conversion(path, trusted=True)}"
         )
         raise CheckpointError(msg) from error
@@ -70,7 +80,7 @@ def pickled_infos(path: Path) -> dict[str, TensorInfo]:
 
 
 def _require_zip(path: Path) -> None:
-    """Refuse the format that torch wrote before it wrote archives: its data has no places."""
+    """Raise CheckpointError for the format before zip archives, whose data has no offsets."""
     with path.open("rb") as file:
         begin = file.read(len(_LEGACY))
     if begin == _LEGACY:
@@ -84,7 +94,7 @@ def _require_zip(path: Path) -> None:
 
 
 def _records(path: Path) -> dict[int, int]:
-    """The bytes of each uncompressed record by the place where it begins in the file."""
+    """Return the size of each uncompressed record by its offset in the file."""
     found = {}
     with ZipFile(path) as archive, path.open("rb") as file:
         for record in archive.infolist():
@@ -99,11 +109,11 @@ def _records(path: Path) -> dict[int, int]:
 
 
 def _require_plain(path: Path) -> None:
-    """Raise UnpicklingError where the pickle names anything that plain tensors do not need."""
+    """Raise UnpicklingError if the pickle names anything that plain tensors do not need."""
     with ZipFile(path) as archive:
         described = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
         if len(described) != 1 or described[0].file_size > _MAX_PICKLE_BYTES:
-            msg = "no description of the tensors, or a monstrous one"
+            msg = "no description of the tensors, or one that is too large"
             raise ValueError(msg)
         opcodes = archive.read(described[0])
     for opcode, argument, _ in pickletools.genops(opcodes):

@@ -1,4 +1,4 @@
-"""A YAML text with its places: parsed safely, overridden by `--set`, cited by line in complaints.
+"""YAML with positions: parsed safely, changed by `--set`, cited by line in errors.
 
 Separate from `recipe.py` so that what a recipe may say and how a mistake is told can be read alone.
 """

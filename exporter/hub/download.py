@@ -1,4 +1,4 @@
-"""One commit's files on their way from the Hub into the library's cache, and how far they are.
+"""Download files of one commit into huggingface_hub's cache, with progress and hashes.
 
 huggingface_hub downloads, and its environment variables (HF_TOKEN, HF_ENDPOINT, HF_HOME,
 HF_HUB_OFFLINE) are the settings. Added here are what it lacks: bytes told to our `Progress`, time

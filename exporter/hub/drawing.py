@@ -1,4 +1,4 @@
-"""Pictures as SVG, coloured by the style sheet they stand in, light and dark.
+"""Draw pictures as SVG for pages in light and dark.
 
 Written by hand because a drawing of thirty lines needs no plotting library in the product. Below
 the validator, because a model card shows the same picture as the report's page.

@@ -1,4 +1,4 @@
-"""What has to be true of an artifact before anybody else may get it: its bytes, and its verdict.
+"""Check that an artifact may be published: its bytes, and a passing report on them.
 
 Reads files only and asks nobody, so that what fails here is refused before the first request.
 """
@@ -37,7 +37,7 @@ def check_publishable(folder: Path) -> PublishableArtifact:
     manifest = store.verify(folder)
     recipe = read(folder / RECIPE)
     if not (folder / report.REPORT).exists():
-        msg = f"{folder} was never judged: run `exporter validate {folder}` first"
+        msg = f"{folder} was never validated: run `exporter validate {folder}` first"
         raise GateError(msg)
     judged = report.read_of(folder, manifest)
     if judged.verdict != "passed":

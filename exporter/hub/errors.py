@@ -1,4 +1,4 @@
-"""What the Hub, or the way to it, refuses, in words that say what to do.
+"""Turn errors of the Hub and the network into messages that say what to do.
 
 Apart from fetching, because this is about sentences and that about files. The libraries' own texts
 are not passed on: they are long, and some hold signed addresses.
@@ -57,14 +57,14 @@ def unpushed(error: BaseException, repo: str) -> HubError:
         return HubError(_silent(error))
     if status is None:
         what = f"the Hub at {endpoint()} cannot be reached, or breaks off ({kind_of(error)})"
-        return HubError(f"{what}.\nPush again: what has arrived is not sent twice.")
+        return HubError(f"{what}.\nPush again: uploaded files are not sent again.")
     if status in (403, 404):
         return HubError(
             f"the Hub does not let this token write to {repo}{_said(error)}.\n"
             "Check the name, and use a token with write access: `hf auth login`, or HF_TOKEN."
         )
     if status == _MOVED:
-        return HubError(f"somebody else keeps changing {repo}.\nPush again when that is over.")
+        return HubError(f"others keep changing {repo}.\nPush again later.")
     return HubError(_answered(error, status, repo))
 
 

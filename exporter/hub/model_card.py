@@ -1,4 +1,4 @@
-"""The model card: README.md of an artifact's repository, from its manifest and report alone.
+"""Write the model card, README.md, from the manifest and the report alone.
 
 No figure is typed by hand, and none is left out because it looks bad. The licence is the recipe's
 word (`hub.license`), since neither a manifest nor a report knows it.

@@ -1,4 +1,4 @@
-"""Pulling artifacts from the Hub: into a sealed folder like a built one, every byte verified first.
+"""Pull artifacts from the Hub: every byte is verified before the folder is visible.
 
 The library does not hash what it downloads. So files come into its cache, are copied aside, held
 against the manifest they came with, and only then renamed to where they can be opened.
@@ -71,7 +71,7 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     """
     named = hub_id(name)
     if named is None:
-        msg = f"{name!r} is no Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
+        msg = f"{name!r} is not a Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
         raise RecipeError(msg)
     wanted = _Wanted(*named, output / named[0], replace=force, admit=_warn_of_code)
     return wanted.had(progress)
@@ -122,7 +122,7 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
     except HubError as error:
         if not standing or not unavailable(error.__cause__ or error):
             raise
-        _log.warning("the Hub cannot be asked: using %s as it was pulled", name)
+        _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
 
 
@@ -162,7 +162,9 @@ def _warn_of_code(folder: Path, manifest: Manifest) -> None:
         trusted.check_trust_before_download(manifest.name, folder, manifest, trust=False)
     except TrustError:
         told = listed_names(trusted.code(manifest))
-        _log.warning("it holds code that was not built here (%s): loading takes --trust", told)
+        _log.warning(
+            "it holds native code that was not built here (%s): loading needs --trust", told
+        )
 
 
 def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:

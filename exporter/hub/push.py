@@ -1,4 +1,4 @@
-"""Pushing proven artifacts to the Hub: one commit each, whole or not at all, and looked at after.
+"""Push artifacts to the Hub: one commit each, compared with the manifest afterwards.
 
 Every step asks the Hub what is there and does what is lacking, so an attempt that broke off
 anywhere is simply made again, and what has arrived is not sent twice.
@@ -189,7 +189,7 @@ class _Delivery:
 
     def _refuse_strangers(self, names: Iterable[str]) -> None:
         if shown := ", ".join(sorted(names)[:3]):
-            msg = f"{self._repo} holds what is no artifact ({shown}): push to another --repo"
+            msg = f"{self._repo} holds files of no artifact ({shown}): push to another --repo"
             raise RecipeError(msg)
 
     def _requested(

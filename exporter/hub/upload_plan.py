@@ -1,4 +1,4 @@
-"""What one push brings: an artifact's files with their hashes, and the repository they go to.
+"""Plan one push: an artifact's files with their hashes, and the repository.
 
 One artifact goes to the root of one repository, because that is where `from_pretrained("ORG/NAME")`
 looks, and where one card, one base model and one verdict belong.
@@ -95,7 +95,7 @@ def plan_uploads(
     """
     if len({proof.manifest.recipe.sha256 for proof in proofs}) > 1:
         folders = ", ".join(str(proof.folder) for proof in proofs)
-        msg = f"{folders} are of different recipes.\nPush them one by one, or build them anew."
+        msg = f"{folders} are of different recipes.\nPush them one by one, or build them again."
         raise RecipeError(msg)
     plans = []
     for proof in proofs:
@@ -133,7 +133,7 @@ def _address(proof: PublishableArtifact, repo: str | None, *, alone: bool) -> st
     except HFValidationError:
         address = ""
     if hub_id(address) is None or "@" in address:
-        msg = f"{stem!r} is no place to push to: give a repository like ORG/NAME"
+        msg = f"{stem!r} is not a repository: give one like ORG/NAME"
         raise RecipeError(msg)
     return address
 

@@ -1,4 +1,4 @@
-"""A tensor's rows as int8 numbers and scales."""
+"""Quantize the rows of a tensor to int8 numbers and scales."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,4 @@
-"""Modules replaced, and parameters without values, in models on the `meta` device."""
+"""Replace modules and parameters in models on the `meta` device."""
 
 import torch
 from torch import nn

@@ -1,1 +1,1 @@
-"""Artifacts and originals opened, and audio transcribed."""
+"""Open artifacts and originals, and transcribe audio."""

@@ -147,6 +147,6 @@ def _require_packages(manifest: Manifest) -> None:
         if len(found) > 1:
             msg = (
                 f"{' and '.join(found)} are both installed and overwrite each other.\n"
-                f"Mend it: pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
+                f"Fix it: pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
             )
             raise MachineError(msg)

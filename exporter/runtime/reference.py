@@ -1,4 +1,4 @@
-"""The checkpoint that an artifact was built from, found again and held against its manifest."""
+"""Find the checkpoint that an artifact was built from, and check its hash."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Graphs without weights, traced or compiled, that one build keeps for the next.
+"""The cache of traced and compiled graphs, which hold no weights.
 
 An entry is named by a digest of everything it is made from, the sources that make it included, and
 is believed only while its bytes are those that were written. Tracing and compiling are what takes

@@ -1,4 +1,4 @@
-"""Files and folders that come into being whole, or not at all, and outlive a loss of power.
+"""Write files and folders atomically, so that they survive a loss of power.
 
 A rename is the moment from which something is there; everything below it is on the disk before
 that, and the rename itself afterwards. What a process that died has left half-written is told from

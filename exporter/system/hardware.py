@@ -159,7 +159,7 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
 def require_cores(threads: int) -> None:
     """Refuse to time more threads than there are cores: they would wait for each other."""
     if threads > describe().cores:
-        msg = f"--threads {threads}: this machine has {describe().cores} cores, and more only wait"
+        msg = f"--threads {threads}: this machine has {describe().cores} cores"
         raise MachineError(msg)
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory and multiplies matrices: what speech models are bound by.
+"""Measure memory bandwidth and matrix products, which bound speech models.
 
 A decoder's token reads every weight once, so memory decides; an encoder's window is matrix
 products. Measured with torch in a process of its own, in a few seconds.

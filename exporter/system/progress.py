@@ -1,4 +1,4 @@
-"""How long work tells of itself, whoever shows it."""
+"""Progress of long work, as a callback."""
 
 from collections.abc import Callable
 

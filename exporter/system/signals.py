@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: heard once, not by impatience, and not while something cleans up."""
+"""SIGINT and SIGTERM: handled once, and not during cleanup."""
 
 import signal
 import threading

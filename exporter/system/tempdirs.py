@@ -1,4 +1,4 @@
-"""Folders for what a step needs while it runs; those of processes that were killed are removed."""
+"""Temporary folders; those of killed processes are removed by the next run."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Where the user's files of this program are: its cache, and what was pulled into it."""
+"""The user's folders of this program: its cache, and pulled artifacts."""
 
 import logging
 import os
@@ -34,5 +34,5 @@ def owned(folder: Path) -> bool:
     state = folder.stat()
     if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
-    _log.warning("%s can be written by others, so nothing in it is used: chmod go-w", folder)
+    _log.warning("%s is writable by others and is ignored: run chmod go-w", folder)
     return False

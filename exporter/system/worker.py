@@ -1,4 +1,4 @@
-"""One heavy step in a process of its own: its memory is given back, its crash is contained.
+"""Run one heavy step in a process of its own: memory is returned, a crash is contained.
 
 `run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each:
 progress in a list, our own warnings as text, the answer as an object. `main` is the other side.
@@ -173,7 +173,7 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
         msg = f"{where}: illegal instruction. It was compiled for a CPU with more features."
         return MachineError(msg)
     if code == -signal.SIGKILL:
-        msg = f"{where}: killed from outside, most likely for want of memory.\nFree some memory."
+        msg = f"{where}: killed, most likely because memory ran out.\nFree some memory."
         return ResourceError(msg)
     if code < 0:
         return BuildError(f"{where}: crashed with {signal.Signals(-code).name}. Build it again.")

@@ -1,4 +1,4 @@
-"""The kinds of artifact: one package or module each, and this registry.
+"""The kinds of artifact: a registry of one package or module each.
 
 A target knows how a checkpoint becomes files and how those files come back to life. To add one: one
 file (or folder) here, one line in `TARGETS`.

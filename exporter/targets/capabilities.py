@@ -1,4 +1,4 @@
-"""What this machine offers to each kind of artifact: facts, and what follows from them in words.
+"""What this machine offers to each kind of artifact, as data and in words.
 
 Without torch, so that `exporter machine` answers at once: each target tells its own. What takes
 time to find out is measured in `exporter.system.microbench`.

@@ -54,7 +54,7 @@ def test_a_signature_that_leaves_code_out_vouches_for_nothing(
     signing.set_hashing_config(narrow).sign(program, program / "model.sig")
     checking = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=pair[1])
     checking.verify(program, program / "model.sig")
-    with pytest.raises(TrustError, match=r"model\.sig was made for other bytes \(encoder\.pt2\)"):
+    with pytest.raises(TrustError, match=r"model\.sig is for other bytes \(encoder\.pt2\)"):
         trust.verify_and_authorize(program, trust=False)
 
 
@@ -68,9 +68,9 @@ def refused(folder: Path) -> str:
 def test_a_trusted_key_lets_code_be_loaded(
     program: Path, pair: tuple[Path, Path], config: Path
 ) -> None:
-    assert f"model.sig was made with no key in {config}" in refused(program)
+    assert f"model.sig is by no key in {config}" in refused(program)
     trust_key(config, make_keys(program.parent, "other")[1])
-    assert f"model.sig was made with no key in {config}" in refused(program)
+    assert f"model.sig is by no key in {config}" in refused(program)
     trust_key(config, pair[1])
     with pytest.raises(MachineError, match="cannot be loaded"):  # the stub of a library is none
         load.load(program)
@@ -101,8 +101,8 @@ def test_a_keyring_that_others_can_write_is_not_believed(
         kept.symlink_to(pair[1])
     else:
         (kept if what == "key" else kept.parent).chmod(0o777)
-    assert "was made with no key in" in refused(program)
-    assert ("is a link" if what == "link" else "can be written by others") in caplog.text
+    assert "is by no key in" in refused(program)
+    assert ("is a link" if what == "link" else "is writable by others") in caplog.text
 
 
 def test_a_file_that_is_no_key_spoils_no_other(

@@ -35,7 +35,7 @@ def test_an_edit_shows(tmp_path: Path, one: Comparison) -> None:
     report.write(tmp_path, made(one))
     path = tmp_path / "report.json"
     path.write_text(path.read_text().replace('"threads": 2', '"threads": 3'))
-    with pytest.raises(IntegrityError, match="is not as this validator writes it"):
+    with pytest.raises(IntegrityError, match="was edited, or written by another version"):
         report.read(tmp_path)
 
 

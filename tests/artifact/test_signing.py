@@ -129,31 +129,31 @@ def pipe(folder: Path) -> None:
 
 
 CHANGED: dict[str, tuple[Edit, str]] = {
-    "a byte": (lambda f: (f / "config.json").write_bytes(b"[]\n"), "not what the manifest"),
+    "a byte": (lambda f: (f / "config.json").write_bytes(b"[]\n"), "not match the manifest"),
     "a file more": (lambda f: (f / "more.onnx").write_bytes(b""), "not in the manifest"),
-    "sealed anew": (sealed_anew, r"model\.sig was made for other bytes \(config\.json, manifest"),
+    "sealed anew": (sealed_anew, r"model\.sig is for other bytes \(config\.json, manifest"),
     "a provenance": (
         lambda f: (f / "provenance.intoto.json").write_text("{}"),
-        r"model\.sig was made for other bytes \(provenance\.intoto\.json\)",
+        r"model\.sig is for other bytes \(provenance\.intoto\.json\)",
     ),
     "judged again": (
         lambda f: passing.judged(f, created="2026-02-02T00:00:00+00:00"),
-        r"report\.sig was made for other bytes \(report\.json\)\.\nSign again: exporter sign",
+        r"report\.sig is for other bytes \(report\.json\)\.\nSign again: exporter sign",
     ),
     "a verdict by hand": (
         lambda f: passing.judged(f, sentence="Better than the original."),
-        r"report\.sig was made for other bytes \(report\.json\)",
+        r"report\.sig is for other bytes \(report\.json\)",
     ),
     "a page by hand": (lambda f: (f / "report.html").write_text("x"), r"\(report\.html\)"),
     "no predictions": (lambda f: (f / "predictions.jsonl").unlink(), r"\(predictions\.jsonl\)"),
     "no signature": (lambda f: (f / "model.sig").unlink(), "speech is not signed: exporter sign"),
     "no verdict's": (lambda f: (f / "report.sig").unlink(), "the report of .* is not signed"),
     "one for the other": (lambda f: (f / "report.sig").rename(f / "model.sig"), "other bytes"),
-    "another's": (resigned_by_another, r"model\.sig was not made with .*maker-public\.pem"),
-    "a payload by hand": (payload_edited(lambda p: p.update(surprise=1)), "forged, or damaged"),
+    "another's": (resigned_by_another, r"model\.sig is not by .*maker-public\.pem"),
+    "a payload by hand": (payload_edited(lambda p: p.update(surprise=1)), "forged or damaged"),
     "a hint by hand": (
         bundle_edited(lambda b: b["verificationMaterial"]["publicKey"].update(hint="0" * 64)),
-        "was not made with",
+        "is not by",
     ),
     "fewer files": (
         payload_edited(lambda p: p["predicate"]["resources"].pop(0)),
@@ -161,28 +161,28 @@ CHANGED: dict[str, tuple[Edit, str]] = {
     ),
     "other hashes": (
         payload_edited(lambda p: p["predicate"]["resources"][0].update(algorithm="blake2")),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "another statement": (
         payload_edited(lambda p: p.update(predicateType="https://slsa.dev/provenance/v1")),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "a second spelling": (
         bundle_edited(lambda b: b.update(dsse_envelope=b["dsseEnvelope"])),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "a certificate": (
         bundle_edited(lambda b: b["verificationMaterial"].update(certificate={})),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
     "no signature in it": (
         bundle_edited(lambda b: b["dsseEnvelope"].update(signatures=[])),
-        "is no signature by a key",
+        "is not a signature by a key",
     ),
-    "nothing": (lambda f: (f / "model.sig").write_bytes(b""), "is no signature by a key"),
-    "a list": (lambda f: (f / "model.sig").write_text("[1]"), "is no signature by a key"),
-    "no text": (lambda f: (f / "model.sig").write_bytes(b"\xff\0"), "is no signature by a key"),
-    "deep": (lambda f: (f / "model.sig").write_text("[" * 99_999), "is no signature by a key"),
+    "nothing": (lambda f: (f / "model.sig").write_bytes(b""), "is not a signature by a key"),
+    "a list": (lambda f: (f / "model.sig").write_text("[1]"), "is not a signature by a key"),
+    "no text": (lambda f: (f / "model.sig").write_bytes(b"\xff\0"), "is not a signature by a key"),
+    "deep": (lambda f: (f / "model.sig").write_text("[" * 99_999), "is not a signature by a key"),
     "large": (lambda f: os.truncate(f / "model.sig", 5 << 20), "larger than 4194304 bytes"),
     "a link": (link, "is a link, where a signature is expected"),
     "a pipe": (pipe, "is no regular file, where a signature"),
@@ -209,11 +209,11 @@ def test_a_report_of_another_build_is_not_signed(signed: Path, pair: tuple[Path,
     kept = (signed / "report.json").read_bytes()
     passing.make(signed, seed=3)
     (signed / "report.json").write_bytes(kept)
-    with pytest.raises(IntegrityError, match="judged another build"):
+    with pytest.raises(IntegrityError, match="is about another build"):
         signing.sign(signed, pair[0])
     passing.judged(signed)
     (signed / "provenance.intoto.json").write_text('{"predicateType": "x", "subject": []}')
-    with pytest.raises(IntegrityError, match="tells of another artifact"):
+    with pytest.raises(IntegrityError, match="describes another artifact"):
         signing.sign(signed, pair[0])
 
 
@@ -229,8 +229,10 @@ def test_keys_that_cannot_sign(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         public: "holds no private key",
         tmp_path / "text": "holds no private key",
         write_private(tmp_path / "locked.pem", encrypted, b"secret"): "is encrypted: decrypt it",
-        write_private(tmp_path / "rsa.pem", small): "is no elliptic-curve key",
-        write_private(tmp_path / "ed.pem", ed25519.Ed25519PrivateKey.generate()): "is no elliptic",
+        write_private(tmp_path / "rsa.pem", small): "is not an elliptic-curve key",
+        write_private(
+            tmp_path / "ed.pem", ed25519.Ed25519PrivateKey.generate()
+        ): "is not an elliptic",
         write_private(
             tmp_path / "k1.pem", ec.generate_private_key(ec.SECP256K1())
         ): "openssl ecparam",
@@ -262,7 +264,7 @@ def test_the_commands(
     assert main(["verify", str(folder.parent)]) == 0
     assert f"digest {digest}" in capfd.readouterr().out
     assert main(["verify", str(folder), "--signature"]) == 5
-    assert f"was made with no key in {config}" in capfd.readouterr().err
+    assert f"is by no key in {config}" in capfd.readouterr().err
     kept = trust_key(config, pair[1])
     assert main(["verify", str(folder), "--signature", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["verified"]

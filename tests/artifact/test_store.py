@@ -58,7 +58,7 @@ def test_one_changed_bit_is_found(sealed: Path, place: int) -> None:
     data = bytearray((sealed / "weights.bin").read_bytes())
     data[place] ^= 1
     (sealed / "weights.bin").write_bytes(data)
-    with pytest.raises(IntegrityError, match=r"weights\.bin is not what the manifest promises"):
+    with pytest.raises(IntegrityError, match=r"weights\.bin does not match the manifest"):
         store.verify(sealed)
 
 

@@ -54,7 +54,7 @@ Call = Callable[[Path, bool], object]
 
 
 @pytest.fixture(autouse=True)
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
     return tmp_path / "state" / "built"
 
@@ -104,10 +104,10 @@ def test_foreign_code_is_refused_by_everything_that_loads(
 
 
 @pytest.mark.parametrize("call", ["runtime.load", "measure", "stopwatch"])
-@pytest.mark.parametrize("way", ["the user's word", "the journal"])
+@pytest.mark.parametrize("way", ["the user's word", "the registry"])
 def test_what_somebody_answers_for_reaches_its_loader(call: str, way: str, foreign: Path) -> None:
     """There the stub of a library is no library."""
-    if way == "the journal":
+    if way == "the registry":
         trust.record(store.read_manifest(foreign))
     with pytest.raises(MachineError, match="cannot be loaded"):
         CALLS[call](foreign, way == "the user's word")
@@ -165,7 +165,7 @@ def test_nor_where_bytes_are_not_those_that_were_sealed(
     (foreign / "encoder.pt2").write_bytes(package)
     code, error, noted = run(foreign, command)
     assert code == 5, error
-    assert "encoder.pt2 is not what the manifest promises" in error
+    assert "encoder.pt2 does not match the manifest" in error
     assert noted == ""
     record_property("promise", "P6")
     record_property("cases", 1)
@@ -230,50 +230,50 @@ def renamed(number: int) -> Manifest:
     return manifest("aoti").model_copy(update={"name": f"tiny-{number}"})
 
 
-def test_the_journal_is_a_file_for_each_digest(journal: Path) -> None:
+def test_the_journal_is_a_file_for_each_digest(registry: Path) -> None:
     assert not trust.built_here(renamed(1))
     trust.record(renamed(1))
     trust.record(renamed(1))
-    assert [path.name for path in journal.iterdir()] == [renamed(1).digest]
-    assert json.loads((journal / renamed(1).digest).read_text())["name"] == "tiny-1"
+    assert [path.name for path in registry.iterdir()] == [renamed(1).digest]
+    assert json.loads((registry / renamed(1).digest).read_text())["name"] == "tiny-1"
     assert trust.built_here(renamed(1))
     assert not trust.built_here(renamed(2))
 
 
-def test_builds_at_the_same_time_all_note_theirs(journal: Path) -> None:
+def test_builds_at_the_same_time_all_note_theirs(registry: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: trust.record(renamed(number % 20)), range(160)))
-    assert sorted(path.name for path in journal.iterdir()) == sorted(
+    assert sorted(path.name for path in registry.iterdir()) == sorted(
         renamed(number).digest for number in range(20)
     )
 
 
 def test_a_journal_that_others_can_write_is_not_believed(
-    journal: Path, caplog: pytest.LogCaptureFixture
+    registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trust.record(renamed(1))
-    journal.chmod(0o777)
+    registry.chmod(0o777)
     assert not trust.built_here(renamed(1))
-    assert "can be written by others" in caplog.text
+    assert "is writable by others" in caplog.text
 
 
 def test_a_journal_that_cannot_be_written_costs_a_warning(
-    journal: Path, caplog: pytest.LogCaptureFixture
+    registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal.parent.write_text("in the way")
+    registry.parent.write_text("in the way")
     trust.record(renamed(1))
     assert "--trust" in caplog.text
     assert not trust.built_here(renamed(1))
 
 
 def test_the_journals_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trust.journal() == tmp_path / "state" / "built"
+    assert trust.registry() == tmp_path / "state" / "built"
     monkeypatch.delenv("EXPORTER_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    assert trust.journal() == tmp_path / "xdg" / "exporter" / "built"
+    assert trust.registry() == tmp_path / "xdg" / "exporter" / "built"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert trust.journal() == tmp_path / ".local" / "state" / "exporter" / "built"
+    assert trust.registry() == tmp_path / ".local" / "state" / "exporter" / "built"
 
 
 def test_an_edited_manifest_is_another_artifact(foreign: Path) -> None:

@@ -62,12 +62,12 @@ def canned() -> dict[str, Any]:
     """Figures of two shapes; optimum's build of the large one was killed."""
     whole = {"command_s": 20.0, "command_peak_bytes": 900_000_000, "killed_for": None}
     decoded = {"tokens": [1, 2], "load_s": 0.1, "token_s": 0.003}
-    foretold = {"size_bytes": 100_000_000, "peak_rss_bytes": 500_000_000, "seconds": 10.0}
+    estimated = {"size_bytes": 100_000_000, "peak_rss_bytes": 500_000_000, "seconds": 10.0}
     ours = {
         **whole,
         "build_s": 12.3,
         "build_peak_bytes": 600_000_000,
-        "predicted": foretold,
+        "predicted": estimated,
         "size_bytes": 101_000_000,
         **decoded,
     }

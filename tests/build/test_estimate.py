@@ -107,7 +107,7 @@ def test_a_dry_run_is_a_table_on_a_terminal(run: Run, no_child: None) -> None:
     code, out, _ = run("build", "tiny.yaml", "--dry-run", "--target", "torch-int8")
     assert code == 0
     head, _, row, contents, files, *rest = out.splitlines()
-    for column in ("artifact", "size", "memory to build", "to load", "disk", "time, about", "here"):
+    for column in ("artifact", "size", "memory to build", "to load", "disk", "time", "here"):
         assert column in head
     assert row.split()[0] == "artifacts/tiny/torch-int8"
     assert row.endswith(" yes")

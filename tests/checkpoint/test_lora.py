@@ -143,11 +143,14 @@ def test_settings_that_change_the_mathematics_are_refused(
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({f"{PREFIX}{NORM}.weight": torch.zeros(64)}, f"{NORM}.weight is of no kind"),
-        ({f"{PREFIX}{QUERY}.lora_magnitude_vector": torch.zeros(64)}, "lora_magnitude_vector is"),
+        ({f"{PREFIX}{NORM}.weight": torch.zeros(64)}, f"{NORM}.weight cannot be merged"),
+        (
+            {f"{PREFIX}{QUERY}.lora_magnitude_vector": torch.zeros(64)},
+            "lora_magnitude_vector cannot be merged",
+        ),
         (
             {f"{PREFIX}{QUERY}.lora_A.default.weight": torch.zeros(4, 64)},
-            "lora_A.default.weight is",
+            "lora_A.default.weight cannot be merged",
         ),
         ({f"{QUERY}.lora_A.weight": torch.zeros(4, 64)}, f"the tensor {QUERY}.lora_A.weight"),
         ({f"{PREFIX}{QUERY}.lora_A.weight": None}, f"{QUERY}.lora_A.weight is missing"),
@@ -158,7 +161,7 @@ def test_settings_that_change_the_mathematics_are_refused(
                 f"{PREFIX}nowhere.lora_A.weight": torch.zeros(4, 64),
                 f"{PREFIX}nowhere.lora_B.weight": torch.zeros(64, 4),
             },
-            "nowhere.weight, which the base does not have",
+            "nowhere.weight, which the base lacks",
         ),
         (
             {
@@ -196,7 +199,7 @@ def test_a_weight_that_others_share_is_not_changed(base: Path) -> None:
 def test_a_replacement_of_another_shape(base: Path) -> None:
     adapter = write_adapter(base, modules_to_save=["layer_norm"])
     change(adapter, {f"{PREFIX}{NORM}.weight": torch.zeros(63)})
-    with pytest.raises(CheckpointError, match=r"is \[63\], the base's \[64\]"):
+    with pytest.raises(CheckpointError, match=r"is \[63\], in the base \[64\]"):
         open_checkpoint(str(adapter))
 
 

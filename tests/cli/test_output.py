@@ -1,12 +1,14 @@
 """What the commands print of their results, with the work itself replaced."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.artifact.report import Report
@@ -14,6 +16,8 @@ from exporter.build import pipeline
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
+from exporter.cli.output.formatting import fitted
+from exporter.cli.validate import of_reports
 from exporter.families.transcript import Segment, Transcript
 from exporter.recipe import Decoding, Recipe
 from exporter.runtime import load as loading
@@ -23,7 +27,7 @@ from exporter.system.progress import Progress
 from tests.support.judging import SENTENCE, case
 from tests.support.reports import made
 
-FORETOLD = Prediction({"weights": 3_000_000}, 400_000_000, 500_000_000, 0, 120.0, 4.0)
+ESTIMATED = Prediction({"weights": 3_000_000}, 400_000_000, 500_000_000, 0, 120.0, 4.0)
 RELOAD = {"peak_rss_bytes": 480_000_000, "seconds": 3.5, "text": "so"}
 RECIPE = "name: speech\ncheckpoint: org/model\ntargets: [{kind: aoti}, {kind: torch-int8}]\n"
 
@@ -61,7 +65,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]
         how.pop("progress")("weights", 0.5)
         heard.append((recipe, how))
         return [
-            BuiltArtifact(Path("artifacts/speech") / spec.name, manifest(spec.kind), FORETOLD, cost)
+            BuiltArtifact(
+                Path("artifacts/speech") / spec.name, manifest(spec.kind), ESTIMATED, cost
+            )
             for spec, cost in zip(recipe.targets, (RELOAD, None), strict=True)
         ]
 
@@ -115,7 +121,7 @@ def test_a_dry_run_builds_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
-    plan = [{**row, "action": "build", **FORETOLD.as_row(), "fits": True, "why_not": None}]
+    plan = [{**row, "action": "build", **ESTIMATED.as_row(), "fits": True, "why_not": None}]
     room = Resources(8_000_000_000, 9_000_000_000, Path("artifacts"))
     monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: (plan, room))
     assert main(["build", "recipe.yaml", "--dry-run"]) == 0
@@ -130,6 +136,25 @@ def test_a_dry_run_builds_nothing(
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())
     assert not calls
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_wide_table_is_turned_on_its_side(count: int) -> None:
+    folders = [Path(f"artifact-{number}") for number in range(count)]
+    wide = of_reports(folders, [made(case())] * count)
+    assert fitted(wide, 400) == [wide]
+    console = Console(width=80)
+    with console.capture() as drawn:
+        for table in fitted(wide, 80):
+            console.print(table)
+    text = drawn.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for folder in folders:
+        assert len(re.findall(rf"\b{folder.name}\b", text)) == 1
+    tables = text.count("original WER")
+    assert tables == (count + 2) // 3
+    assert sum(line.split().count("passed") for line in text.splitlines()) == count
 
 
 @pytest.fixture

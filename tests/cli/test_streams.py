@@ -40,6 +40,6 @@ def test_a_folder_that_is_gone(tmp_path: Path, record_property: Record) -> None:
     """Where torch's libraries end the process without a word."""
     done = Surroundings(before=nowhere).run(tmp_path, "list")
     assert done.returncode == 2
-    assert done.stderr.startswith(b"error: the folder that this was started in is gone")
+    assert done.stderr.startswith(b"error: the working directory no longer exists")
     record_property("promise", "P22")
     record_property("cases", 1)

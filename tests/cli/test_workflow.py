@@ -131,7 +131,7 @@ def test_what_github_would_compute_is_refused(
     assert initialise(recipe="${{ secrets.X }}.yaml") == 2
     assert initialise(package="x\n  y") == 2
     assert not (repository / ".github").exists()
-    assert capfd.readouterr().err.count("cannot stand in a workflow") == 2
+    assert capfd.readouterr().err.count("cannot be written into a workflow") == 2
 
 
 def test_another_workflow_stays_unless_forced(
@@ -146,7 +146,7 @@ def test_another_workflow_stays_unless_forced(
     place.write_text("mine\n")
     assert initialise() == 2
     assert place.read_text() == "mine\n"
-    assert "--force replaces it" in capfd.readouterr().err
+    assert "replace it with --force" in capfd.readouterr().err
     assert initialise("--force") == 0
     assert place.read_text() == ours
 
@@ -162,7 +162,7 @@ def test_what_a_runner_could_not_do_is_told(
     nowhere = passing.RECIPE.replace("hub:", "# hub:")
     assert told(nowhere)[0] == 2
     assert "add `hub: {repo: ORG/NAME}`" in told(nowhere)[1]
-    assert "lies in no git repository" in told(passing.RECIPE, tmp_path / "speech.yaml")[1]
+    assert "is in no git repository" in told(passing.RECIPE, tmp_path / "speech.yaml")[1]
     (tmp_path / "checkpoint").mkdir()
     outside = passing.RECIPE.replace("openai/whisper-small", "../../checkpoint")
     code, said = told(outside)
@@ -204,7 +204,7 @@ def test_the_runner_installs_what_is_installed_here(
     here = {"url": repository.as_uri(), "dir_info": {"editable": True}}
     assert package(here) == ".[datasets]"
     for elsewhere in ({"url": "file:///elsewhere", "dir_info": {}}, "absent"):
-        with pytest.raises(RecipeError, match="give --package"):
+        with pytest.raises(RecipeError, match="pass --package"):
             package(elsewhere)
 
 
@@ -212,7 +212,7 @@ def test_verdicts_in_markdown(tmp_path: Path) -> None:
     folders = [passing.make(tmp_path / name) for name in ("onnx-int8", "other")]
     judged = [report.read(folders[0]), passing.judged(folders[1], verdict="failed")]
     head, line, first, second, *checks = validate.markdown(folders, judged).splitlines()
-    assert head.startswith("| artifact | size (of float32) | original WER | WER | points, 95 % |")
+    assert head.startswith("| artifact | size (of f32) | original WER | WER | points, 95 % |")
     assert line == "| --- |" + " ---: |" * 8 + " --- |"
     assert first.startswith("| speech/onnx-int8 | 5.37 MB (34%) | 4.57% | 4.00% | -0.57 [")
     assert first.endswith(" | passed |")

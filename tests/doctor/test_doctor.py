@@ -239,7 +239,7 @@ def test_the_command(merged_export: Path, copied: Copy, capfd: pytest.CaptureFix
     assert main(["doctor", str(folder)]) == 3
     said = capfd.readouterr()
     assert said.err.startswith(f"error: 1 problem in {folder}")
-    assert "preprocessor_config.json: 128 mel bins, but config.json 80" in said.out
+    assert "preprocessor_config.json: 128 mel bins, but config.json has 80" in said.out
     assert main(["doctor", str(folder), "--json"]) == 3
     told = json.loads(capfd.readouterr().out)
     assert (told["problems"], told["warnings"], told["layout"]) == (1, 0, "optimum")

@@ -245,9 +245,9 @@ OUTSIDE: dict[str, tuple[Change, str]] = {
     "truncated": (lambda folder: os.truncate(folder / "data", 1000), "it is cut off"),
     "outside": (entry("location", "../data"), "outside the folder"),
     "the root": (entry("location", "/etc/passwd"), "outside the folder"),
-    "over another": (entry("offset", "4"), "lies partly over"),
-    "no number": (entry("offset", "x"), "makes no sense"),
-    "another length": (entry("length", "12"), "other bytes than type and shape take"),
+    "over another": (entry("offset", "4"), "partly overlaps"),
+    "no number": (entry("offset", "x"), "is invalid"),
+    "another length": (entry("length", "12"), "do not match type and shape"),
 }
 
 

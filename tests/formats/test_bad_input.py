@@ -204,7 +204,7 @@ def test_an_artifact_that_stands(built: Path, capfd: pytest.CaptureFixture[str])
     for command in ("validate", "transcribe"):
         audio = ["clips/a.flac"] if command == "transcribe" else []
         code, error = run(capfd, command, str(built), *audio)
-        assert (code, "model.safetensors is not what" in error) == (5, True), error
+        assert (code, "model.safetensors does not match" in error) == (5, True), error
 
 
 @pytest.mark.slow

@@ -112,4 +112,4 @@ def test_a_recipe_is_valid_or_its_mistake_has_a_place(
     record_property("promise", "P17")
     record_property("cases", count)
     p99 = sorted(seconds)[count * 99 // 100]
-    record_property("measured", f"{count - valid} mistakes told, p99 {1000 * p99:.0f} ms")
+    record_property("measured", f"{count - valid} mistakes reported, p99 {1000 * p99:.0f} ms")

@@ -58,9 +58,9 @@ def test_every_figure_is_the_reports(tmp_path: Path) -> None:
     text, judged = text_of(folder), report.read(folder)
     assert judged.sentence in text
     assert "| word error rate | 4.57 % | 4.00 % | -0.57 [-1.51, +0.18] points |" in text
-    assert "| seconds a clip, median | 300 ms | 80 ms | x 0.27 [0.26, 0.28] |" in text
+    assert "| seconds per clip, median | 300 ms | 80 ms | x 0.27 [0.26, 0.28] |" in text
     assert "| size | 16 MB | 5.37 MB | 34 % |" in text
-    assert "Measured on AMD EPYC, 2 cores, 2 threads on both sides" in text
+    assert "Measured on AMD EPYC, 2 cores, 2 threads for both" in text
     assert "- word errors: within the gate" in text
     assert judged.artifact.digest in text
     assert judged.data.sha256 in text
@@ -87,7 +87,7 @@ def test_native_code_is_told(tmp_path: Path) -> None:
     )
     text = text_of(folder)
     assert "\nIt needs a CPU with avx512_vnni.\n" in text
-    assert "\nIt holds native code: `trust=True` says" in text
+    assert "\nIt contains native code. Pass `trust=True`" in text
     assert 'print(load("org/speech", trust=True).transcribe("speech.flac")[0].text)' in text
     assert "trust" not in text_of(passing.make(tmp_path / "onnx-int8"))
 

@@ -60,20 +60,20 @@ def compared_with_another(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
-    "no report": (lambda f: (f / "report.json").unlink(), 4, "was never judged"),
-    "another build's report": (sealed_anew, 5, "its report judged another build"),
+    "no report": (lambda f: (f / "report.json").unlink(), 4, "was never validated"),
+    "another build's report": (sealed_anew, 5, "its report is about another build"),
     "verdict edited": (
         lambda f: (
             passing.judged(f, verdict="failed"),
             edited("report.json", "failed", "passed")(f),
         ),
         5,
-        "is not as this validator",
+        "was edited, or written",
     ),
     "figure edited": (
         edited("report.json", '"wer": 0.04,', '"wer": 0.01,'),
         5,
-        "is not as this validator",
+        "was edited, or written",
     ),
     "report unreadable": (lambda f: (f / "report.json").write_text("{"), 5, "not a report"),
     "failed": (judged(verdict="failed"), 4, "did not pass its gate (failed)"),
@@ -86,18 +86,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     "weights edited": (
         lambda f: (f / "encoder_model.onnx").write_bytes(b"\1" + bytes(4_999)),
         5,
-        "not what the manifest promises",
+        "not match the manifest",
     ),
-    "manifest edited": (edited("manifest.json", "avx512_vnni", "avx2"), 5, "its report judged"),
+    "manifest edited": (edited("manifest.json", "avx512_vnni", "avx2"), 5, "its report is about"),
     "a file added": (lambda f: (f / "more.onnx").write_bytes(b""), 5, "not in the manifest"),
     "a file gone": (lambda f: (f / "config.json").unlink(), 5, "missing"),
     "predictions edited": (
         edited("predictions.jsonl", '"a"', '"b"'),
         5,
-        "predictions.jsonl is not",
+        "predictions.jsonl does not",
     ),
-    "page edited": (edited("report.html", "html", "htm"), 5, "report.html is not what"),
-    "page gone": (lambda f: (f / "report.html").unlink(), 5, "report.html is not what"),
+    "page edited": (edited("report.html", "html", "htm"), 5, "report.html does not belong"),
+    "page gone": (lambda f: (f / "report.html").unlink(), 5, "report.html does not belong"),
 }
 
 
@@ -174,7 +174,7 @@ def test_one_that_failed_keeps_its_siblings_back(
     ("arguments", "code", "told"),
     [
         (["nothing-here"], 5, "is not an artifact"),
-        (["artifacts/speech/onnx-int8", "--repo", "name"], 2, "is no place to push to"),
+        (["artifacts/speech/onnx-int8", "--repo", "name"], 2, "is not a repository"),
         (["artifacts/speech/onnx-int8", "--create-pr", "--revision", "x"], 2, "leave out"),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_was_pushed_is_told(
     assert first.endswith(f"; commit {commit[:12]}, tag {next(iter(repo.names('tags')))}")
     assert second == f"  {loopback.endpoint}/org/speech/tree/{commit}"
     assert main(["push", str(folder)]) == 0
-    assert ": all is there already, 10 files, " in capfd.readouterr().out
+    assert ": already up to date, 10 files, " in capfd.readouterr().out
     assert main(["push", str(folder), "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["pushed"]
     assert (row["changed"], row["commit"]) == (False, commit)

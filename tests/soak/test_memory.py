@@ -1,4 +1,4 @@
-"""Memory of builds and validations: within what is promised, and about what the plan foretold."""
+"""Memory of builds and validations: within what is promised, and about as estimated."""
 
 import json
 import sys
@@ -50,10 +50,10 @@ def test_what_a_build_and_a_validation_hold(
         _, validation = metered(place, "validate", row["path"])
         assert build <= 2.2 * size + 1.5 * GIB
         assert validation <= row["size_bytes"] + 1.5 * GIB
-        foretold, seen = (row[what]["peak_rss_bytes"] for what in ("predicted", "measured"))
-        assert seen <= 1.3 * foretold
+        estimated, seen = (row[what]["peak_rss_bytes"] for what in ("predicted", "measured"))
+        assert seen <= 1.3 * estimated
         held = f"build {shown_bytes(build)}, validation {shown_bytes(validation)}"
-        measured.append(f"{kind}: {held}, build step {seen / foretold:.2f} of what was foretold")
+        measured.append(f"{kind}: {held}, build step {seen / estimated:.2f} of the estimate")
     record_property("promise", "P20")
     record_property("cases", 2 * len(KINDS))
     record_property("measured", f"{shape}, {shown_bytes(size)}: {'; '.join(measured)}")

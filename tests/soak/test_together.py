@@ -38,7 +38,7 @@ def test_eight_real_builds_of_one_target(tmp_path: Path, record_property: Record
     assert where.left() == []
     record_property("promise", "P4")
     record_property("cases", 8)
-    record_property("measured", f"{codes.count(0)} built or reused, {codes.count(9)} told to wait")
+    record_property("measured", f"{codes.count(0)} built or reused, {codes.count(9)} exited with 9")
 
 
 @pytest.mark.parametrize("kind", ["torch-int8", "onnx-int8"])
@@ -73,4 +73,4 @@ def test_replaced_while_it_is_judged(
         assert case.where.left() == []
     record_property("promise", "P4")
     record_property("cases", len(codes))
-    record_property("measured", f"{codes.count(9)} told that it was replaced")
+    record_property("measured", f"{codes.count(9)} exited with 9: replaced")

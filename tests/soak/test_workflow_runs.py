@@ -122,7 +122,7 @@ def test_what_passes_is_pushed(tmp_path: Path, record_property: Record) -> None:
         assert builder.installed.read_text().splitlines() == ["-m", "pip", "install", PACKAGE]
         assert not hub.requests
         summary = builder.summary.read_text()
-        assert summary.startswith("| artifact | size (of float32) | original WER | WER |")
+        assert summary.startswith("| artifact | size (of f32) | original WER | WER |")
         assert summary.count("| passed |") == 2
         pusher = Runner(tmp_path / "second", repository, hub)
         carried(builder, pusher)

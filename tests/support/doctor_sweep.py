@@ -30,7 +30,7 @@ def looked_at(folder: Path) -> Diagnosis:
     """What is found, in words that a terminal shows; nothing has run."""
     found = doctor.examine(str(folder))
     for _, finding in found.found:
-        told = f"{finding.where}{finding.what}{finding.mend}"
+        told = f"{finding.where}{finding.what}{finding.fix}"
         assert told.isprintable()
         assert len(told) < 3000
     assert json.dumps(found.as_row())

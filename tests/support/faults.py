@@ -52,7 +52,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Place:
-    """A user's folder with recipe, checkpoint and clips, and in it also cache and journal."""
+    """A user's folder with recipe, checkpoint, clips, cache and build registry."""
 
     base: Path
     target: str = "torch-int8"
@@ -109,8 +109,8 @@ class Place:
                 found.append((process / "cmdline").read_text().replace("\0", " "))
         return found
 
-    def journal(self) -> list[str]:
-        """The digests of the journal, each of whose notes is whole."""
+    def registry(self) -> list[str]:
+        """The digests in the build registry, each entry whole."""
         folder = self.base / "state" / "built"
         notes = {path.name: json.loads(path.read_bytes()) for path in folder.glob("*")}
         assert all(note.keys() == {"name", "kind", "built"} for note in notes.values())
@@ -124,7 +124,7 @@ class Place:
                 shutil.copytree(self.base / name, self.base / "kept" / name)
 
     def forget(self) -> None:
-        """Have neither artifacts nor a journal."""
+        """Have neither artifacts nor a build registry."""
         for name in ("artifacts", "state"):
             shutil.rmtree(self.base / name, ignore_errors=True)
 
@@ -260,7 +260,7 @@ def after_a_rerun(where: Place, ran: Ran, wanted: Manifest) -> None:
     assert ran.code == 0, ran.said
     (found,) = where.listed()
     assert made_of(found) == made_of(wanted)
-    assert found.digest in where.journal()
+    assert found.digest in where.registry()
     assert where.left() == []
 
 

@@ -187,7 +187,7 @@ def one_wins(server: Server, where: Place, copies: int) -> int:
         assert ran.code == 0 or "another build" in one_error(ran)
     (found,) = where.listed()
     assert f'"digest": "{found.digest}"' in built[0].said
-    assert found.digest in where.journal()
+    assert found.digest in where.registry()
     assert where.left() == []
     return copies
 

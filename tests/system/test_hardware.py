@@ -187,8 +187,8 @@ def test_rates_are_told_when_asked_for(
     monkeypatch.setattr(microbench, "measure_fresh", lambda threads, _progress: MEASURED)
     assert main(["machine", "--measure"]) == 0
     assert capfd.readouterr().out.splitlines()[-2:] == [
-        "memory is read at 77.0 GB/s (1.07 GB in a row, threads 2)",
-        "products [1500, 768] by [768, 768], billion operations a second: "
+        "memory read: 77.0 GB/s (1.07 GB in sequence, threads 2)",
+        "matrix product [1500, 768] by [768, 768], billion operations per second: "
         "int8 910, bfloat16 440, float32 123",
     ]
     assert main(["machine", "--measure", "--json"]) == 0

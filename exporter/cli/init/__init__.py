@@ -1,4 +1,4 @@
-"""The command that sets up a repository: a workflow for the machines of its host."""
+"""The init command: write a CI workflow into a repository."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--github", is_flag=True, help="A workflow for GitHub Actions.")
+@click.option("--github", is_flag=True, help="Write a workflow for GitHub Actions.")
 @click.option(
-    "--package", metavar="SPEC", help="What pip installs there; default: what is installed here."
+    "--package", metavar="SPEC", help="Requirement for pip to install; default: this installation."
 )
-@click.option("--force", is_flag=True, help="Replace another workflow that stands there.")
+@click.option("--force", is_flag=True, help="Replace a different workflow.")
 def init(
     terminal: Terminal, recipe: Path, github: bool, package: str | None, force: bool, as_json: bool
 ) -> None:
-    """Write a workflow that builds a recipe, judges, and pushes from main what passed."""
+    """Write a CI workflow: build, validate, push what passed.
+
+    The workflow builds and validates every push and pull request, and pushes artifacts to the Hub
+    from the main branch.
+    """
     if not github:
-        msg = "say for whom the workflow is: --github"
+        msg = "name the CI service: --github"
         raise click.UsageError(msg)
     from exporter.cli.init import workflow
     from exporter.recipe import read

@@ -1,4 +1,4 @@
-"""A workflow for GitHub: builds a recipe, judges, and pushes from the main branch what passed."""
+"""Write a GitHub workflow: build, validate, and push from main what passed."""
 
 import json
 import logging
@@ -30,13 +30,13 @@ def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
     """Write the workflow of a recipe into its repository, and return where it is.
 
     `package` is what pip is to install, if not what is installed here. Raises RecipeError where
-    the runner could not build, would not know where to push, or another workflow stands there.
+    the runner could not build or push, or where a different workflow exists.
     """
     root = _root(recipe.path)
     text = written(recipe, root, package or _installed(root, recipe))
     path = root / PLACE
     if path.exists() and path.read_text(encoding="utf-8") != text and not force:
-        msg = f"{path} is there already: --force replaces it"
+        msg = f"{path} already exists: replace it with --force"
         raise RecipeError(msg)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode())
@@ -48,7 +48,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if recipe.hub is None:
-        msg = f"{recipe.path} names no place to push to: add `hub: {{repo: ORG/NAME}}`"
+        msg = f"{recipe.path} names no repository: add `hub: {{repo: ORG/NAME}}`"
         raise RecipeError(msg)
     _warn_of_absent(recipe, root)
     values = {
@@ -59,7 +59,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
     }
     for value in values.values():
         if _EXPRESSION in value or not value.isprintable():
-            msg = f"{value!r} cannot stand in a workflow: give it another name"
+            msg = f"{value!r} cannot be written into a workflow: rename it"
             raise RecipeError(msg)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,7 +77,7 @@ def _root(path: Path) -> Path:
     for folder in path.resolve().parents:
         if (folder / ".git").exists():
             return folder
-    msg = f"{path} lies in no git repository: run `git init` where the workflow is to be"
+    msg = f"{path} is in no git repository: run `git init` at its root"
     raise RecipeError(msg)
 
 
@@ -91,7 +91,7 @@ def _argument(path: str) -> str:
 
 
 def _warn_of_absent(recipe: Recipe, root: Path) -> None:
-    """Tell of folders that a runner, which has the repository alone, will not have."""
+    """Warn of folders outside the repository, which a runner will not have."""
     for name in (recipe.checkpoint, recipe.data.clips if recipe.data else None):
         path = (recipe.path.parent / (name or "")).resolve()
         if path.exists() and not path.is_relative_to(root):
@@ -99,7 +99,7 @@ def _warn_of_absent(recipe: Recipe, root: Path) -> None:
 
 
 def _installed(root: Path, recipe: Recipe) -> str:
-    """What pip has to be told to install this very package (PEP 610 has where it came from).
+    """Return the requirement by which pip installs this very package (its origin is in PEP 610).
 
     Never the bare name: a package index may have somebody else's package of that name.
     """
@@ -108,18 +108,18 @@ def _installed(root: Path, recipe: Recipe) -> str:
         found = distribution("exporter")
     except PackageNotFoundError:
         raise _unknown_origin() from None
-    told = json.loads(found.read_text("direct_url.json") or "{}")
-    if control := told.get("vcs_info"):
-        return f"exporter{extra} @ {control['vcs']}+{told['url']}@{control['commit_id']}"
-    if told.get("url") == root.as_uri():
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if control := origin.get("vcs_info"):
+        return f"exporter{extra} @ {control['vcs']}+{origin['url']}@{control['commit_id']}"
+    if origin.get("url") == root.as_uri():
         return f".{extra}"
-    if not told:
+    if not origin:
         return f"exporter{extra}=={found.version}"
     raise _unknown_origin()
 
 
 def _unknown_origin() -> RecipeError:
     return RecipeError(
-        "what a runner is to install cannot be told from here, since exporter was installed from "
-        "a folder: give --package, like 'exporter @ git+https://HOST/ORG/exporter@COMMIT'"
+        "cannot tell what the workflow should install, because exporter was installed from a "
+        "folder: pass --package, like 'exporter @ git+https://HOST/ORG/exporter@COMMIT'"
     )

@@ -1,4 +1,4 @@
-"""Facts about an artifact or a checkpoint, and lists of all that can be named, as plain data.
+"""Facts about artifacts and checkpoints as plain data, for `inspect` and `list`.
 
 Without torch but for checkpoints.
 """

@@ -1,6 +1,6 @@
-"""The terminal: results to standard output, messages to standard error, libraries to nowhere.
+"""The terminal: results on standard output, messages on standard error, libraries silenced.
 
-Separate from `cli.py` because it is about file descriptors and drawing, not about commands.
+Apart from the commands because this is about file descriptors and drawing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import faulthandler
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,11 +21,15 @@ from typing import TYPE_CHECKING, Any
 from exporter.system.progress import Progress
 
 if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.table import Table
+
+
+_UNLIMITED = 400  # columns, where no terminal sets the width
 
 
 class Terminal:
-    """The streams that were there at the start, whatever libraries write to since."""
+    """The standard streams as they were at the start, apart from what libraries write."""
 
     def __init__(self) -> None:
         _fill_gaps()
@@ -36,7 +42,7 @@ class Terminal:
         from rich.console import Console
 
         class Patient(Console):
-            """Goes on where nobody reads its messages any more; rich would end the command."""
+            """Continues when its reader is gone; rich would end the command."""
 
             def on_broken_pipe(self) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -48,12 +54,25 @@ class Terminal:
         try:
             self.out.write(text + "\n")
             self.out.flush()
-        except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        except BrokenPipeError:  # the reader, like `head`, has stopped
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
             raise SystemExit(0) from None
 
+    def say_wrapped(self, text: str, indent: str) -> None:
+        """Print one result; a terminal gets it wrapped, with `indent` from the second line on."""
+        if self.out.isatty():
+            columns = shutil.get_terminal_size().columns
+            text = textwrap.fill(
+                text,
+                columns,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        self.say(text)
+
     def tell(self, text: str) -> None:
-        """Print a message about the work, which is no result; it may cite what others wrote."""
+        """Print a message, not a result; text of others in it is made harmless."""
         lines = text.split("\n")
         self._console.print("\n".join(map(_harmless, lines)))
 
@@ -61,14 +80,17 @@ class Terminal:
         """Print the result as one JSON document."""
         self.say(json.dumps({"schema_version": 1, **document}, indent=2, ensure_ascii=False))
 
-    def draw(self, thing: RenderableType) -> None:
-        """Print a table or the like as a result, never cut where no terminal sets the width."""
+    def draw(self, table: Table) -> None:
+        """Print a table as a result: turned on its side where the terminal is too narrow."""
         from rich.console import Console
 
-        width = None if self.out.isatty() else 400
+        from exporter.cli.output.formatting import fitted
+
+        width = None if self.out.isatty() else _UNLIMITED
         console = Console(file=self.out, width=width, highlight=False)
         with console.capture() as drawn:
-            console.print(thing)
+            for each in fitted(table, console.width):
+                console.print(each)
         self.say("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
 
     @contextmanager
@@ -101,7 +123,7 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Give a function that shows what is being done, how far it is and the time left."""
+        """Yield a function that shows the current step, the fraction done and the time left."""
         if not self.err.isatty():
             yield lambda _what, _fraction: None
             return
@@ -127,7 +149,7 @@ class Terminal:
             def tell(what: str, fraction: float | None) -> None:
                 nonlocal reached
                 if fraction is not None and fraction < reached:
-                    bar.reset(task)  # a new stretch of work: its speed says nothing of the last one
+                    bar.reset(task)  # a new step: the speed of the last one does not apply
                 reached = fraction or 0.0
                 total = None if fraction is None else 1.0
                 bar.update(task, description=what, total=total, completed=reached)
@@ -136,7 +158,7 @@ class Terminal:
 
 
 def _fill_gaps() -> None:
-    """Have all three streams, where the caller closed some: files would take their numbers."""
+    """Open streams that the caller closed: other files would take their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -150,7 +172,7 @@ _OUR_LOGS = ("exporter", "validate")
 
 
 class _Messages(logging.Handler):
-    """Shows our own log records as messages."""
+    """Prints this package's log records as messages."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__()
@@ -170,7 +192,7 @@ def _attach_log(terminal: Terminal) -> logging.Handler:
 
 
 def _harmless(line: str) -> str:
-    """A line without what would move a terminal's cursor, or change what stands there."""
+    """Return a line with control characters escaped, so that it cannot rewrite the screen."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
 
 

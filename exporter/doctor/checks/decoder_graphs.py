@@ -1,4 +1,4 @@
-"""The graphs of one model side by side: parts missing, weights held twice, shapes that differ."""
+"""Checks of the graphs of one model together: missing parts, duplicate weights, shapes."""
 
 import re
 from collections import defaultdict
@@ -23,32 +23,32 @@ _EXPORT = "optimum-cli export onnx --task automatic-speech-recognition-with-past
 
 
 def missing_parts(folder: Folder) -> Iterator[Finding]:
-    """Encoders without decoders, and decoders without what their cache needs."""
+    """Find encoders without decoders, and decoders that lack a part."""
     if layout(folder).name not in ("optimum", "transformers.js"):
         return
     for roles in sets(folder).values():
         one = next(iter(roles.values())).name
         writes = roles.keys() & {_MERGED, _PAST, _FIRST}
         if writes and _ENCODER not in roles:
-            yield Finding("problem", one, "has no encoder beside it of the same name", _EXPORT)
+            yield Finding("problem", one, "has no encoder of the same variant beside it", _EXPORT)
         if _ENCODER in roles and not writes:
-            yield Finding("problem", one, "has no decoder beside it of the same name", _EXPORT)
+            yield Finding("problem", one, "has no decoder of the same variant beside it", _EXPORT)
         elif _MERGED not in roles and writes == {_PAST}:
-            what = "continues what no graph begins: decoder_model.onnx is missing"
+            what = "needs the cache of decoder_model.onnx, which is missing"
             yield Finding("problem", one, what, _EXPORT)
         elif _MERGED not in roles and writes == {_FIRST}:
             what = (
                 "has no decoder_with_past_model.onnx or decoder_model_merged.onnx beside it: "
-                "loaders refuse it, or compute all words again for each"
+                "loaders refuse it, or recompute all earlier tokens for each token"
             )
             yield Finding("problem", roles[_FIRST].name, what, _EXPORT)
         elif _MERGED not in roles and writes and layout(folder).name == "transformers.js":
-            what = "transformers.js opens decoder_model_merged alone, which is missing"
+            what = "transformers.js opens only decoder_model_merged, which is missing"
             yield Finding("problem", roles[_FIRST].name, what, _EXPORT)
 
 
 def several_variants(folder: Folder) -> Iterator[Finding]:
-    """Two sets side by side, of which a loader takes the first without a word."""
+    """Find several variants in one folder: a loader takes the first silently."""
     places: dict[str, list[str]] = defaultdict(list)
     for (place, variant), roles in sets(folder).items():
         if _ENCODER in roles or "model" in roles:
@@ -56,22 +56,22 @@ def several_variants(folder: Folder) -> Iterator[Finding]:
     for place, variants in places.items():
         if len(variants) > 1 and layout(folder).name == "optimum":
             what = f"{len(variants)} variants in one folder ({', '.join(variants[:4])})"
-            mend = "Put each into a folder of its own, or name the files to the loader."
-            yield Finding("warning", place, f"{what}: optimum opens the plain one", mend)
+            fix = "Move each variant into its own folder, or pass the file names to the loader."
+            yield Finding("warning", place, f"{what}: optimum opens the plain one", fix)
 
 
 def weights_twice(folder: Folder) -> Iterator[Finding]:
-    """The same weights stored again in another graph that works with the first, or in itself."""
+    """Find weights that are stored twice among the graphs that work together."""
     for roles in sets(folder).values():
-        kept = sorted(roles, key=lambda role: role != _MERGED)  # what is to stay comes first
-        held = [each for role in kept for each in _large(folder, roles[role])]
+        ordered = sorted(roles, key=lambda role: role != _MERGED)  # the merged decoder stays
+        held = [each for role in ordered for each in _large(folder, roles[role])]
         total = sum(place.length for _, place in held)
         twice = _again(folder, held)
         wasted = sum(place.length for _, place in twice)
         if wasted > _TWICE_FROM * total:
             where = sorted({model for model, _ in twice})
             what = (
-                f"{len(twice)} weights that are stored elsewhere already: {shown_bytes(wasted)} "
+                f"{len(twice)} weights are stored a second time: {shown_bytes(wasted)} "
                 f"of {shown_bytes(total)}"
             )
             yield Finding("warning", ", ".join(where), what, _once(roles))
@@ -85,7 +85,7 @@ def _large(folder: Folder, model: Model) -> Iterator[tuple[str, Place]]:
 
 
 def _again(folder: Folder, held: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
-    """Those whose bytes another place has too; only what has the same size is read."""
+    """Return the places whose bytes another place has too; only equal sizes are read."""
     sizes: dict[int, dict[Place, str]] = defaultdict(dict)
     for name, place in held:
         sizes[place.length].setdefault(place, name)
@@ -101,38 +101,36 @@ def _again(folder: Folder, held: list[tuple[str, Place]]) -> list[tuple[str, Pla
 
 
 def _once(roles: dict[str, Model]) -> str:
-    """How to have them once."""
+    """Return the fix that stores each weight once."""
     if _MERGED in roles and roles.keys() & {_FIRST, _PAST}:
         others = ", ".join(roles[role].name for role in (_FIRST, _PAST) if role in roles)
-        return f"Delete {others}: loaders take the merged decoder."
+        return f"Delete {others}: loaders use the merged decoder."
     if _PAST in roles:
-        return "Merge the two decoders (optimum.onnx.merge_decoders), or exporter build: onnx-int8."
-    return "Export again with weights that are shared, or exporter build: onnx-int8."
+        return "Merge the decoders (optimum.onnx.merge_decoders), or build onnx-int8 with exporter."
+    return "Export again with shared weights, or build onnx-int8 with exporter."
 
 
 def cache_switch(folder: Folder) -> Iterator[Finding]:
-    """A merged decoder that cannot be told whether there is a cache."""
+    """Find merged decoders without the input that switches the cache on."""
     for roles in sets(folder).values():
         merged = roles.get(_MERGED)
         if merged and "use_cache_branch" not in merged.graph.inputs:
-            what = (
-                "is called merged and has no input use_cache_branch: optimum takes it for another"
-            )
+            what = "is named merged but has no input use_cache_branch, which optimum passes to it"
             yield Finding("warning", merged.name, what, f"Merge it again: {_EXPORT}")
 
 
 def cache_order(folder: Folder) -> Iterator[Finding]:
-    """Caches in another order than layer by layer: optimum hands them over by place, not name."""
+    """Find caches out of order: optimum passes them by position, not by name."""
     for model in decoders(folder):
         found = [match for name in model.graph.inputs if (match := _CACHE.fullmatch(name))]
         keys = [(int(m[1]), m[2], m[3]) for m in found]
         if keys != sorted(keys):
-            what = "its caches are not in the order of layers, decoder before encoder, key first"
+            what = "caches are not ordered by layer, then decoder before encoder, key before value"
             yield Finding("problem", model.name, what, f"Export again: {_EXPORT}")
 
 
 def cache_shapes(folder: Folder) -> Iterator[Finding]:
-    """Layers, heads and widths of a decoder that are not those of config.json."""
+    """Compare layers, heads and widths of decoders with config.json."""
     layers, heads, width = (
         folder.number("config.json", key)
         for key in ("decoder_layers", "decoder_attention_heads", "d_model")
@@ -154,33 +152,33 @@ def cache_shapes(folder: Folder) -> Iterator[Finding]:
             elif size and width and size * heads != width:
                 wrong.append(f"heads {size} wide, config.json {width} for {heads}")
         if wrong:
-            mend = "Take the config.json of the checkpoint that was exported, or export again."
-            yield Finding("problem", model.name, "; ".join(wrong), mend)
+            fix = "Use the config.json of the exported checkpoint, or export again."
+            yield Finding("problem", model.name, "; ".join(wrong), fix)
 
 
 def hidden_width(folder: Folder) -> Iterator[Finding]:
-    """An encoder that gives another width than its decoders take."""
+    """Compare the encoder's output width with its decoders' input width."""
     for roles in sets(folder).values():
-        heard = roles[_ENCODER].graph.outputs if _ENCODER in roles else {}
-        given = next((s[-1] for s in heard.values() if len(s) == 3 and type(s[-1]) is int), None)
+        states = roles[_ENCODER].graph.outputs if _ENCODER in roles else {}
+        given = next((s[-1] for s in states.values() if len(s) == 3 and type(s[-1]) is int), None)
         for role in (_MERGED, _FIRST, _PAST):
             taken = roles[role].graph.inputs.get("encoder_hidden_states") if role in roles else None
             if given and taken and isinstance(taken[-1], int) and taken[-1] != given:
-                what = f"takes states {taken[-1]} wide, the encoder gives {given}"
-                mend = "The two are of different models: export both from one checkpoint."
-                yield Finding("problem", roles[role].name, what, mend)
+                what = f"takes hidden states of width {taken[-1]}; the encoder's have {given}"
+                fix = "These are parts of different models: export both from one checkpoint."
+                yield Finding("problem", roles[role].name, what, fix)
 
 
 def fixed_batch(folder: Folder) -> Iterator[Finding]:
-    """Graphs that take the batch, or the count of tokens, of their tracing only."""
+    """Find graphs with a fixed batch size or number of tokens."""
     for model in {m.name: m for m in (*encoders(folder), *decoders(folder))}.values():
         ids = model.graph.inputs.get("input_ids", ())
         features = next((s for n, s in model.graph.inputs.items() if "features" in n), ())
         fixed = [size for size in (*ids[:2], *features[:1]) if isinstance(size, int) and size != 1]
         if fixed:
-            what = f"takes batches or texts of exactly {fixed[0]}, as it was traced with"
-            mend = f"Export again, with dynamic axes: {_EXPORT}"
-            yield Finding("problem", model.name, what, mend)
+            what = f"accepts only batches or texts of size {fixed[0]}, as traced"
+            fix = f"Export again, with dynamic axes: {_EXPORT}"
+            yield Finding("problem", model.name, what, fix)
 
 
 CHECKS = (

@@ -1,4 +1,4 @@
-"""Files beside the weights: those that are missing, and those that hold code."""
+"""Checks of the files beside the weights: missing ones, and ones that hold code."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +17,9 @@ from exporter.formats.config_json import refuse_code
 from exporter.hub.client import hub_id
 
 _WITHOUT = {
-    "config.json": "no loader knows what model it is",
+    "config.json": "loaders cannot tell the kind of model",
     "generation_config.json": (
-        "loaders make one up in silence, without languages, timestamps and suppressed tokens"
+        "loaders use defaults, without languages, timestamps and suppressed tokens"
     ),
     "preprocessor_config.json": (
         "loaders assume 80 mel bins and a window of 30 s, or refuse the folder"
@@ -37,33 +37,33 @@ _GENAI = ("audio_processor_config.json", "tokenizer_config.json")
 
 
 def missing_files(folder: Folder) -> Iterator[Finding]:
-    """What a transcript needs beside weights; each loader of ONNX needs the same."""
+    """Find missing configs and tokenizer files, which every loader needs."""
     kind = layout(folder).name
     if kind == "nothing":
         what = "no ONNX graphs, no safetensors, no torch weights"
-        yield Finding("problem", ".", what, "Give the folder that holds the model itself.")
+        yield Finding("problem", ".", what, "Name the folder that holds the model's files.")
     if kind in ("nothing", "sherpa", "adapter", "torch"):
         return
     if kind == "genai":
         for name in _GENAI:
             if name not in folder.files:
-                mend = "Copy it from the model builder's output."
-                yield Finding("problem", name, "is missing: onnxruntime-genai opens it", mend)
+                fix = "Copy it from the model builder's output."
+                yield Finding("problem", name, "is missing: onnxruntime-genai needs it", fix)
         return
     below = [name.removesuffix("/config.json") for name in folder.matching("/config.json")]
     if below and "config.json" not in folder.files:
-        yield Finding("problem", ".", "holds models in its folders", f"Give one: {below[0]}")
+        yield Finding("problem", ".", "holds models in subfolders", f"Name one: {below[0]}")
         return
     missing = [] if is_adapter(folder.files) else _companions(folder).missing(folder.files)
     if kind == "ctranslate2":
         missing = [name for name in missing if name != "generation_config.json"]
     for name in missing:
-        without = _WITHOUT.get(name, "numbers cannot be turned into text")
+        without = _WITHOUT.get(name, "tokens cannot be turned into text")
         yield Finding("problem", name, f"is missing: {without}", _copy(folder, name))
 
 
 def _companions(folder: Folder) -> Companions:
-    """What the family of a folder's config needs; of other models, what most of them need."""
+    """Return what the family of a folder's config needs; of other models, what most need."""
     try:
         return family_facts(family_name(folder.config())).COMPANIONS
     except CheckpointError:
@@ -73,76 +73,74 @@ def _companions(folder: Folder) -> Companions:
 
 
 def _copy(folder: Folder, name: str) -> str:
-    """The command that mends a missing file, as far as the folder tells its origin."""
+    """Return the command that downloads a missing file, with its origin if known."""
     file = name.split()[0]
     origin = folder.config().get("_name_or_path")
     known = isinstance(origin, str) and hub_id(origin) is not None
     source = origin if known else "ORG/NAME"
-    told = "" if known else "  (ORG/NAME: the model that this was made from)"
-    return f"hf download {source} {file} --local-dir {folder.path}{told}"
+    note = "" if known else "  (ORG/NAME: the original model)"
+    return f"hf download {source} {file} --local-dir {folder.path}{note}"
 
 
 def code_in_configs(folder: Folder) -> Iterator[Finding]:
-    """Configs that ask a loader for code, or for files elsewhere."""
+    """Find configs that make a loader run code, or open files elsewhere."""
     for name in folder.configs:
         if name.endswith("config.json"):
             try:
                 refuse_code(folder.path / name)
             except CheckpointError as error:
                 what = str(error).removeprefix(f"{folder.path / name}: ").splitlines()[0]
-                mend = "Take the key out of the file, or take a model that transformers knows."
-                yield Finding("problem", name, what, mend)
+                fix = "Delete the key, or use a model that transformers implements."
+                yield Finding("problem", name, what, fix)
 
 
 def programs(folder: Folder) -> Iterator[Finding]:
-    """Files that are code, or that run code when they are loaded."""
+    """Find files that are code, or that run code when loaded."""
     for name in folder.matching(*_PROGRAMS):
-        mend = "Read it before a loader imports it; none of the doctor's checks ran it."
-        yield Finding("warning", name, "is code", mend)
+        fix = "Read it before a loader imports it; the doctor did not run it."
+        yield Finding("warning", name, "is code", fix)
     for name in folder.matching(*_PICKLES):
-        mend = "Take safetensors of the same model, or load it only if you trust who made it."
-        yield Finding("warning", name, "is a pickle: what opens it runs what it says", mend)
+        fix = "Use safetensors of the same model, or load it only if you trust its author."
+        yield Finding("warning", name, "is a pickle: loading it can run code", fix)
 
 
 def packages(folder: Folder) -> Iterator[Finding]:
-    """Torch's packages: compiled programs."""
+    """Find torch's compiled packages, which are native code."""
     for name in folder.matching(".pt2"):
         what = "is a compiled program, which torch unpacks and runs"
         if name not in folder.left:
             try:
                 pt2.check(folder.path / name)
             except IntegrityError as error:
-                told = str(error).splitlines()[0].removeprefix(f"{folder.path / name} has ")
-                what += f"; not one of exporter's: {told.split(';')[0]}"
+                reason = str(error).splitlines()[0].removeprefix(f"{folder.path / name} has ")
+                what += f"; not one of exporter's: {reason.split(';')[0]}"
             else:
                 if layout(folder).name == "artifact":
                     continue
-        mend = "Load it only if you trust who built it, on a CPU like the builder's."
-        yield Finding("warning", name, what, mend)
+        fix = "Load it only if you trust its builder, on a CPU like the one it was built on."
+        yield Finding("warning", name, what, fix)
 
 
 def model_type(folder: Folder) -> Iterator[Finding]:
-    """A model that no family here knows."""
-    told = folder.config().get("model_type")
+    """Find models that no family supports."""
+    kind = folder.config().get("model_type")
     known = model_types()
     foreign = layout(folder).name in ("genai", "ctranslate2", "sherpa")
-    if "config.json" in folder.configs and told not in known and not foreign:
-        what = f"model_type {told!r} is not one of: {', '.join(known)}"
-        mend = (
-            "Only what does not depend on the kind of model was checked; exporter builds the known."
-        )
-        yield Finding("warning", "config.json", what, mend)
+    if "config.json" in folder.configs and kind not in known and not foreign:
+        what = f"model_type {kind!r} is not one of: {', '.join(known)}"
+        fix = "exporter cannot build it, and checked only what does not depend on the model type."
+        yield Finding("warning", "config.json", what, fix)
 
 
 def manifest(folder: Folder) -> Iterator[Finding]:
-    """An artifact of ours that is not what its manifest promises."""
+    """Verify the bytes of an exporter artifact against its manifest."""
     if MANIFEST in folder.files and not folder.left:
         try:
             store.verify(folder.path)
         except IntegrityError as error:
             first, *rest = str(error).replace(f"{folder.path}/", "").splitlines()
-            mend = rest[0] if rest else "exporter build RECIPE --force, or exporter pull it again."
-            yield Finding("problem", MANIFEST, first, mend)
+            fix = rest[0] if rest else "exporter build RECIPE --force, or exporter pull it again."
+            yield Finding("problem", MANIFEST, first, fix)
 
 
 CHECKS = (missing_files, code_in_configs, programs, packages, model_type, manifest)

@@ -1,4 +1,4 @@
-"""ONNX files as such: versions, operators, and whether every weight is where the graph says."""
+"""Checks of single ONNX files: versions, operators, and the place of every weight."""
 
 import re
 from collections import defaultdict
@@ -15,14 +15,14 @@ from exporter.doctor.values import read
 from exporter.formats.onnx_reader import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Model, Place, Tensor
 from exporter.system.progress import shown_bytes
 
-# onnxruntime 1.18, of May 2024, to 1.20: what distributions and browsers still have.
+# onnxruntime 1.18 (May 2024) to 1.20, which distributions and browsers still ship.
 # Source: https://onnxruntime.ai/docs/reference/compatibility.html
 _COMMON_IR, _COMMON_OPSET = 10, 21
 _DOMAINS = frozenset(
     {"", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 )
-_AGAIN = "Fetch the data file again, whole; its name and the graph's belong together."
-_REQUANTIZE = "Quantize again, from weights that are numbers."
+_AGAIN = "Download the graph's data file again, under the name that the graph gives it."
+_REQUANTIZE = "Quantize again, from finite weights."
 _UNUSED_FROM = 0.01
 _LARGE_ELEMENTS = 1 << 14
 _CONVERTED = frozenset({"Cast", "Gather"})
@@ -31,28 +31,28 @@ _MOST_SCALES = 4096
 
 
 def versions(folder: Folder) -> Iterator[Finding]:
-    """Graphs newer than the runtime that is here, or than those that are common."""
+    """Find graphs newer than the installed onnxruntime, or than common ones."""
     ir, opset, runtime = _newest()
     for model in folder.models.values():
         theirs = model.opsets.get("", 0)
-        told = (
-            f"IR version {model.ir_version} and opset {theirs}; onnxruntime {runtime} takes "
-            f"{ir} and {opset}, 1.18 to 1.20 take {_COMMON_IR} and {_COMMON_OPSET}"
+        what = (
+            f"IR version {model.ir_version} and opset {theirs}; onnxruntime {runtime} supports "
+            f"{ir} and {opset}, 1.18 to 1.20 support {_COMMON_IR} and {_COMMON_OPSET}"
         )
-        mend = f"Export again with opset {_COMMON_OPSET} or less (optimum-cli: --opset)."
+        fix = f"Export again with opset {_COMMON_OPSET} or less (optimum-cli: --opset)."
         if model.ir_version > ir or theirs > opset:
-            yield Finding("problem", model.name, told, mend)
+            yield Finding("problem", model.name, what, fix)
         elif model.ir_version > _COMMON_IR or theirs > _COMMON_OPSET:
-            yield Finding("warning", model.name, told, mend)
+            yield Finding("warning", model.name, what, fix)
 
 
 @cache
 def _newest() -> tuple[int, int, str]:
-    """The newest IR version and opset of the onnxruntime that is here, as it says itself."""
+    """Return the newest IR version and opset that the installed onnxruntime accepts."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
-    def told(ir: int, opset: int, pattern: str) -> int:
+    def limit(ir: int, opset: int, pattern: str) -> int:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:
@@ -60,12 +60,12 @@ def _newest() -> tuple[int, int, str]:
                 _smallest(ir, opset), options, providers=["CPUExecutionProvider"]
             )
         except (raised.Fail, raised.InvalidGraph, raised.InvalidProtobuf) as error:
-            if found := re.search(pattern, str(error)):
-                return int(found[1])
+            if match := re.search(pattern, str(error)):
+                return int(match[1])
         return 1 << 31  # a runtime that sets no limit
 
-    ir = told(1 << 30, 8, r"max supported IR version: (\d+)")
-    return ir, told(8, 1 << 30, r"is till opset (\d+)"), onnxruntime.__version__
+    ir = limit(1 << 30, 8, r"max supported IR version: (\d+)")
+    return ir, limit(8, 1 << 30, r"is till opset (\d+)"), onnxruntime.__version__
 
 
 def _smallest(ir: int, opset: int) -> bytes:
@@ -73,14 +73,14 @@ def _smallest(ir: int, opset: int) -> bytes:
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    made.ir_version = ir
-    data: bytes = made.SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = ir
+    data: bytes = model.SerializeToString()
     return data
 
 
 def operators(folder: Folder) -> Iterator[Finding]:
-    """Operators that no plain onnxruntime has."""
+    """Find operators that a plain onnxruntime lacks."""
     for model in folder.models.values():
         foreign = {
             f"{node.domain}.{node.op}"
@@ -89,14 +89,14 @@ def operators(folder: Folder) -> Iterator[Finding]:
         }
         if foreign:
             what = (
-                f"uses operators that onnxruntime does not bring: {', '.join(sorted(foreign)[:3])}"
+                f"uses operators that onnxruntime does not have: {', '.join(sorted(foreign)[:3])}"
             )
-            mend = "Export again without custom operators: their library would have to be run."
-            yield Finding("problem", model.name, what, mend)
+            fix = "Export again without custom operators, which need a library of native code."
+            yield Finding("problem", model.name, what, fix)
 
 
 def weights(folder: Folder) -> Iterator[Finding]:
-    """Weights that are not, or not whole, where the graph says: one finding for each reason."""
+    """Find weights that are missing or cut off; one finding for each reason."""
     for model in folder.models.values():
         wrong: dict[str, list[str]] = defaultdict(list)
         for tensor in model.tensors():
@@ -109,26 +109,26 @@ def weights(folder: Folder) -> Iterator[Finding]:
 
 
 def _misplaced(folder: Folder, model: Model, tensor: Tensor) -> str | None:
-    """Why a weight's values cannot be read, if they cannot."""
+    """Return why a weight's values cannot be read, or None."""
     wanted = tensor.size_bytes
     if not tensor.external:
         inside = tensor.inside.length if tensor.inside else wanted
         fits = wanted in (None, inside) or not inside
-        return None if fits else "fewer or more bytes than type and shape take"
+        return None if fits else "their bytes do not match type and shape"
     place = located(model, tensor)
     if place is None:
-        return "their place outside the graph makes no sense"
+        return "the location of their external data is invalid"
     if ".." in PurePosixPath(place.file).parts or PurePosixPath(place.file).is_absolute():
         return f"outside the folder, in {place.file[:80]}"
     if place.file not in folder.files:
-        return f"{place.file[:80]} is missing, or a link, or no file"
+        return f"{place.file[:80]} is missing, or a link, or not a file"
     if place.offset + place.length > folder.files[place.file]:
-        return f"{place.file[:80]} ends before them: it is cut off, or another export's"
-    return None if wanted in (None, place.length) else "other bytes than type and shape take"
+        return f"{place.file[:80]} is too short: it is cut off, or of another export"
+    return None if wanted in (None, place.length) else "their bytes do not match type and shape"
 
 
 def located(model: Model, tensor: Tensor) -> Place | None:
-    """Where a weight's values lie; None where that makes no sense, or they are in small fields."""
+    """Return the place of a weight's values; None if it is invalid, or values are in fields."""
     if not tensor.external:
         return tensor.inside
     told = dict(tensor.told)
@@ -142,7 +142,7 @@ def located(model: Model, tensor: Tensor) -> Place | None:
 
 
 def _overlapping(model: Model) -> Iterator[Finding]:
-    """Weights that lie partly over others; wholly the same place is sharing."""
+    """Find weights that partly overlap; the very same place is sharing."""
     places = {
         (place.file, place.offset, place.offset + place.length): tensor.name
         for tensor in model.tensors()
@@ -151,16 +151,16 @@ def _overlapping(model: Model) -> Iterator[Finding]:
     file, end, before = "", 0, ""
     for where, name in sorted(places.items()):
         if where[0] == file and where[1] < end:
-            what = f"{name[:60]!r} lies partly over {before[:60]!r}"
-            mend = "Export again: one of the two is overwritten."
-            yield Finding("problem", model.name, what, mend)
+            what = f"{name[:60]!r} partly overlaps {before[:60]!r}"
+            fix = "Export again: one overwrites the other."
+            yield Finding("problem", model.name, what, fix)
             return
         file, _, end = where
         before = name
 
 
 def unused(folder: Folder) -> Iterator[Finding]:
-    """Weights that nothing takes, where they are more than crumbs."""
+    """Find weights that no node uses, from 1 % of the bytes on."""
     for model in folder.models.values():
         used = {name for node in model.nodes() for name in node.inputs}
         used |= {name for graph, _ in model.graphs() for name in graph.outputs}
@@ -168,18 +168,18 @@ def unused(folder: Folder) -> Iterator[Finding]:
         idle = [name for name in sizes if name not in used]
         wasted = sum(sizes[name] for name in idle)
         if wasted > _UNUSED_FROM * sum(sizes.values()):
-            what = f"{len(idle)} weights that nothing uses: {shown_bytes(wasted)}"
-            mend = "Save it again after onnxruntime's or onnxslim's clean-up, or export again."
-            yield Finding("warning", model.name, what, mend)
+            what = f"{len(idle)} unused weights: {shown_bytes(wasted)}"
+            fix = "Clean it up with onnxruntime's optimizer or onnxslim, or export again."
+            yield Finding("warning", model.name, what, fix)
 
 
 def float_types(folder: Folder) -> Iterator[Finding]:
-    """Weights in types that a CPU does not multiply by itself; to store them so is no fault."""
+    """Find weights in types that CPUs do not multiply; storing and casting them is fine."""
     names = {FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16"}
     costs = {
-        FLOAT64: "twice the bytes of float32, and half the speed, for no better text",
-        FLOAT16: "CPUs convert it to float32 at every step, or onnxruntime once, in memory",
-        BFLOAT16: "onnxruntime's CPU kernels take hardly any of it",
+        FLOAT64: "twice the bytes of float32 and half the speed, without better text",
+        FLOAT16: "on CPUs it is converted to float32, at every step or once in memory",
+        BFLOAT16: "few of onnxruntime's CPU kernels support it",
     }
     for model in folder.models.values():
         taken = {n for node in model.nodes() if node.op not in _CONVERTED for n in node.inputs}
@@ -190,12 +190,12 @@ def float_types(folder: Folder) -> Iterator[Finding]:
                 sizes[tensor.dtype] += tensor.size_bytes or 0
         for dtype, size in sizes.items():
             what = f"{shown_bytes(size)} of weights in {names[dtype]}: {costs[dtype]}"
-            mend = "For a CPU take the float32 or the int8 export; leave this one to GPUs."
-            yield Finding("warning", model.name, what, mend)
+            fix = "Use the float32 or the int8 export on CPUs, this one on GPUs."
+            yield Finding("warning", model.name, what, fix)
 
 
 def scales(folder: Folder) -> Iterator[Finding]:
-    """Scales of quantized weights that no weight can have."""
+    """Find scales of quantized weights that are empty, zero or not finite."""
     for model in folder.models.values():
         named = _scale_names(model)
         found = [tensor for tensor in model.tensors() if tensor.name in named]
@@ -207,7 +207,7 @@ def scales(folder: Folder) -> Iterator[Finding]:
 
 
 def _scale_names(model: Model) -> set[str]:
-    """The inputs of operators that are scales, by the operators' definitions."""
+    """Return the inputs that are scales, by the operators' definitions."""
     inputs = {
         **{"DequantizeLinear": (1,), "QuantizeLinear": (1,), "DynamicQuantizeMatMul": (2,)},
         **{"MatMulIntegerToFloat": (2, 3), "MatMulNBits": (2,), "QLinearMatMul": (1, 4, 6)},
@@ -218,13 +218,13 @@ def _scale_names(model: Model) -> set[str]:
         for index in inputs.get(node.op, ())
         if index < len(node.inputs)
     }
-    # onnxruntime's quantizer multiplies with the scale afterwards, and names it like the weight.
+    # onnxruntime's quantizer multiplies by the scale in a node of its own, named after the weight.
     weights = {n for node in model.nodes() if node.op.endswith("Integer") for n in node.inputs[1:2]}
     return names | {f"{name.removesuffix('_quantized')}_scale" for name in weights}
 
 
 def _unsound(folder: Folder, model: Model, tensor: Tensor) -> str | None:
-    """What is wrong with a scale, as far as its values can be looked at."""
+    """Return what is wrong with a scale, or None, also where its values cannot be read."""
     if not tensor.elements:
         return "is empty"
     place = located(model, tensor)
@@ -236,7 +236,7 @@ def _unsound(folder: Folder, model: Model, tensor: Tensor) -> str | None:
     values = read(folder.path / place.file, place.offset, place.length, dtype)
     if not np.isfinite(values).all():
         return "holds NaN or infinity"
-    return "is zero throughout" if values.size and not values.any() else None
+    return "is all zeros" if values.size and not values.any() else None
 
 
 CHECKS = (versions, operators, weights, unused, float_types, scales)

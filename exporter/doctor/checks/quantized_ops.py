@@ -1,4 +1,4 @@
-"""What was quantized: products of activations, convolutions, matrices with a single scale."""
+"""Checks of what was quantized: products of activations, convolutions, matrices with one scale."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from exporter.doctor.finding import Finding
 from exporter.doctor.folder import Folder
 from exporter.formats.onnx_reader import INT8, Graph, Model, Node, Tensor
 
-# Products by the places of their two factors. The first is made of activations in all of them.
+# The indexes of the two factors in each operator's inputs. The first is an activation in all.
 _PRODUCTS = {
     **{"MatMulInteger": (0, 1), "DynamicQuantizeMatMul": (0, 1), "MatMulIntegerToFloat": (0, 1)},
     **{"QLinearMatMul": (0, 3)},
@@ -21,19 +21,19 @@ _MATMUL_ONLY = (
 
 
 def activation_products(folder: Folder) -> Iterator[Finding]:
-    """Products of two activations in int8, as optimum's quantizer makes them of attention."""
+    """Find int8 products of two activations, which optimum's quantizer makes in attention."""
     for model in folder.models.values():
         count = sum(_of_activations(node, scope) for node, scope in _seen(model))
         if count:
             what = (
-                f"{count} products of two activations are quantized, those in attention: the text "
-                "may get worse, and quantizing both anew in every call takes time"
+                f"{count} products of two activations (attention) are quantized: the text may get "
+                "worse, and quantizing both in every call takes time"
             )
             yield Finding("problem", model.name, what, _MATMUL_ONLY)
 
 
 def convolutions(folder: Folder) -> Iterator[Finding]:
-    """Convolutions in int8. With signed weights ConvInteger has no fast kernel.
+    """Find convolutions in int8. With signed weights, ConvInteger has no fast kernel.
 
     Whisper base's second one, one thread of a Zen 5 CPU, onnxruntime 1.31: 12 ms in float32, 55
     with int8 weights, 8 with uint8.
@@ -49,18 +49,18 @@ def convolutions(folder: Folder) -> Iterator[Finding]:
         if signed:
             what = (
                 f"{signed} convolutions are ConvInteger with int8 weights: several times slower "
-                "than float32 on CPUs, and unknown to older runtimes and onnxruntime-web"
+                "than float32 on CPUs, and missing in older runtimes and onnxruntime-web"
             )
             yield Finding("warning", model.name, what, _MATMUL_ONLY)
         if others:
             what = (
-                f"{others} convolutions are quantized: all that is heard gets coarser, for little"
+                f"{others} convolutions are quantized: this coarsens all features and gains little"
             )
             yield Finding("note", model.name, what, _MATMUL_ONLY)
 
 
 def single_scales(folder: Folder) -> Iterator[Finding]:
-    """Matrices that share one scale among all their columns."""
+    """Find matrices whose columns share one scale."""
     for model in folder.models.values():
         tensors = {tensor.name: tensor for tensor in model.tensors()}
         coarse = {
@@ -69,13 +69,13 @@ def single_scales(folder: Folder) -> Iterator[Finding]:
             if (weight := _weight(node, tensors)) and _is_single(node, weight, tensors)
         }
         if coarse:
-            what = f"{len(coarse)} matrices with one scale each, instead of one a column"
-            mend = "Quantize again with per_channel=True (optimum-cli: --per_channel)."
-            yield Finding("warning", model.name, what, mend)
+            what = f"{len(coarse)} matrices have one scale each, not one per column"
+            fix = "Quantize again with per_channel=True (optimum-cli: --per_channel)."
+            yield Finding("warning", model.name, what, fix)
 
 
 def _weight(node: Node, tensors: dict[str, Tensor]) -> Tensor | None:
-    """The large constant that an operation takes in int8, if it takes one."""
+    """Return the large int8 constant that a node takes, or None."""
     known = node.op in _PRODUCTS or node.op == "ConvInteger" or node.op == "DequantizeLinear"
     places = _PRODUCTS.get(node.op, (0, 1))
     index = 0 if node.op == "DequantizeLinear" else places[1]
@@ -94,7 +94,7 @@ def _is_single(node: Node, weight: Tensor, tensors: dict[str, Tensor]) -> bool:
 
 
 class _Scope:
-    """What is constant where a node stands, and which node gives each value there."""
+    """The constants that a graph's nodes see, and the node that computes each value."""
 
     def __init__(self, graph: Graph, above: "_Scope | None") -> None:
         self._above = above
@@ -107,18 +107,18 @@ class _Scope:
                 self._constant.update(node.outputs)
 
     def is_constant(self, name: str) -> bool:
-        """Whether a value is the same for every recording: a weight, or made of weights alone."""
+        """Return True for a weight, or a value computed from weights alone."""
         return name in self._constant or (self._above is not None and self._above.is_constant(name))
 
     def is_dequantized(self, name: str) -> bool:
-        """Whether a value was int8 just before."""
+        """Return True if a value is the output of DequantizeLinear."""
         if name in self._made:
             return self._made[name].op == "DequantizeLinear"
         return self._above is not None and self._above.is_dequantized(name)
 
 
 def _seen(model: Model) -> Iterator[tuple[Node, _Scope]]:
-    """Every node at any depth, in its scope."""
+    """Yield every node, of subgraphs too, with its scope."""
     scopes: dict[int, _Scope] = {}
     for graph, around in model.graphs():
         above = scopes[id(around[-1])] if around else None
@@ -128,7 +128,7 @@ def _seen(model: Model) -> Iterator[tuple[Node, _Scope]]:
 
 
 def _of_activations(node: Node, scope: _Scope) -> bool:
-    """Whether both factors of an int8 product vary: of whole numbers, or made whole and back."""
+    """Return True if both factors of an int8 product vary, also one between Q/DQ nodes."""
     if node.op in _PRODUCTS:
         factors = [node.inputs[i] for i in _PRODUCTS[node.op] if i < len(node.inputs)]
     elif node.op == "MatMul":

@@ -1,4 +1,4 @@
-"""Weight files of torch and transformers: their headers, and what loading them would run."""
+"""Checks of weight files of torch and transformers: headers, and code that loading would run."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from exporter.errors import CheckpointError
 from exporter.formats.safetensors_header import Entry
 from exporter.system.progress import shown_bytes
 
-_AGAIN = "Fetch the missing files again: hf download ORG/NAME --local-dir FOLDER"
+_AGAIN = "Download the missing files: hf download ORG/NAME --local-dir FOLDER"
 _FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 _HEAD, _EMBEDDING = "proj_out.weight", "model.decoder.embed_tokens.weight"
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d{1,6})\.")
@@ -23,18 +23,18 @@ _MOST_SCALES = 1024
 
 
 def shards(folder: Folder) -> Iterator[Finding]:
-    """Shards that an index names and the folder lacks."""
+    """Find shards and tensors that an index names and the folder lacks."""
     for name in (INDEX, PICKLE_INDEX):
         if name not in folder.configs or _whole(folder, name):
             continue
         table = folder.configs[name].get("weight_map")
         if not isinstance(table, dict) or not table:
-            yield Finding("problem", name, "has no weight_map: nothing is found by it", _AGAIN)
+            yield Finding("problem", name, "has no weight_map", _AGAIN)
             continue
         wanted = sorted({str(shard) for shard in table.values()})
         absent = [shard for shard in wanted if "/" in shard or shard not in folder.files]
         if absent:
-            what = f"names {len(absent)} of {len(wanted)} shards that are not here: {absent[0]}"
+            what = f"names {len(wanted)} shards, {len(absent)} missing: {absent[0]}"
             yield Finding("problem", name, what, _AGAIN)
         lost = [
             tensor
@@ -42,28 +42,28 @@ def shards(folder: Folder) -> Iterator[Finding]:
             if str(shard) in folder.tensors and tensor not in folder.tensors[str(shard)]
         ]
         if lost:
-            what = f"names {len(lost)} tensors that their shards do not hold: {lost[0]}"
+            what = f"names {len(lost)} tensors that their shards lack: {lost[0]}"
             yield Finding("problem", name, what, _AGAIN)
 
 
 def _whole(folder: Folder, index: str) -> bool:
-    """Whether the weights are in one file too, which loaders take first."""
+    """Return True if the weights are also in one file, which loaders take first."""
     return {INDEX: WEIGHTS, PICKLE_INDEX: PICKLE}[index] in folder.files
 
 
 def layers(folder: Folder) -> Iterator[Finding]:
-    """A config of a larger or smaller model than the weights are."""
+    """Compare the number of layers in config.json and in the weights."""
     found = [m for ts in folder.tensors.values() for name in ts if (m := _LAYER.match(name))]
     for part in ("encoder", "decoder"):
-        told = folder.number("config.json", f"{part}_layers")
+        stated = folder.number("config.json", f"{part}_layers")
         there = {int(match[2]) for match in found if match[1] == part}
-        if told is not None and there and max(there) + 1 != told:
-            what = f"{told} {part} layers, but the weights are of {max(there) + 1}"
-            yield Finding("problem", "config.json", what, "Take the config.json of these weights.")
+        if stated is not None and there and max(there) + 1 != stated:
+            what = f"{stated} {part} layers, but the weights have {max(there) + 1}"
+            yield Finding("problem", "config.json", what, "Use the config.json of these weights.")
 
 
 def tied_twice(folder: Folder) -> Iterator[Finding]:
-    """The embedding stored once more as the head that it is tied to."""
+    """Find a head stored beside the embedding that it is tied to."""
     held = {
         name: (file, entry) for file, ts in folder.tensors.items() for name, entry in ts.items()
     }
@@ -73,19 +73,19 @@ def tied_twice(folder: Folder) -> Iterator[Finding]:
     if (entry.dtype, entry.shape) == (embedding.dtype, embedding.shape):
         what = (
             f"stores {_HEAD} beside {_EMBEDDING}, to which it is tied: "
-            f"{shown_bytes(entry.end - entry.begin)} that loaders pass over"
+            f"{shown_bytes(entry.end - entry.begin)} that loaders ignore"
         )
-        yield Finding("warning", file, what, "Load it with transformers and save_pretrained again.")
+        yield Finding("warning", file, what, "Load it in transformers and save_pretrained again.")
 
 
 def scales(folder: Folder) -> Iterator[Finding]:
-    """Scales of quantized weights that are no numbers, or missing values altogether."""
+    """Find scales of quantized weights that are empty or not finite."""
     for file, tensors in folder.tensors.items():
         named = ((name, entry) for name, entry in tensors.items() if "scale" in name.lower())
         for name, entry in islice(named, _MOST_SCALES):
             if not _sound(folder, file, entry):
-                what = f"the scale {name} holds NaN, infinity or nothing"
-                yield Finding("problem", file, what, "Quantize again, from sound weights.")
+                what = f"the scale {name} is empty, or holds NaN or infinity"
+                yield Finding("problem", file, what, "Quantize again, from finite weights.")
                 break
 
 
@@ -97,7 +97,7 @@ def _sound(folder: Folder, file: str, entry: Entry) -> bool:
 
 
 def pickles(folder: Folder) -> Iterator[Finding]:
-    """Torch's own weight files: looked through opcode by opcode, never loaded."""
+    """Check torch's weight files opcode by opcode, without loading them."""
     for name in folder.matching(".bin"):
         others = f"{name.removesuffix('.bin')}.xml" in folder.files or name == "model.bin"
         if others or name.endswith("training_args.bin"):  # OpenVINO's, CTranslate2's; told apart
@@ -111,11 +111,11 @@ def pickles(folder: Folder) -> Iterator[Finding]:
                 pickled_infos(folder.path / name)
             except CheckpointError as error:
                 what = str(error).splitlines()[0].removeprefix(f"{folder.path / name}: ")
-                yield Finding("problem", name, what, "Take safetensors from where this came from.")
+                yield Finding("problem", name, what, "Use safetensors of the same model.")
                 continue
-        what = "is a pickle: what opens it without care runs what it says"
-        mend = "Load it with transformers and save_pretrained: that writes safetensors."
-        yield Finding("warning", name, what, mend)
+        what = "is a pickle: a careless loader runs the code in it"
+        fix = "Load it in transformers and save_pretrained, which writes safetensors."
+        yield Finding("warning", name, what, fix)
 
 
 CHECKS = (shards, layers, tied_twice, scales, pickles)

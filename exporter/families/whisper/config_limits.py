@@ -1,4 +1,4 @@
-"""What the numbers of a Whisper's configs may be: far beyond any model, and short of any trap.
+"""Limits for the numbers in a Whisper's configs, beyond any real model.
 
 transformers takes them as they are: a billion layers are made one by one before weights are looked
 at, and a window of a terabyte is allocated.

@@ -1,4 +1,4 @@
-"""Running torch.export and AOTInductor so that a package holds no more than its manifest says."""
+"""Run torch.export and AOTInductor, so that a package has only what its manifest says."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The modules that take the place of a model's own while its graphs are traced."""
+"""Linear modules that replace a model's own while its graphs are traced."""
 
 from collections.abc import Sequence
 from typing import Any

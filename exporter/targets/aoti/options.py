@@ -1,4 +1,4 @@
-"""What a recipe may say of an aoti target, and what that means for each graph."""
+"""The options of an aoti target, and what they mean for each graph."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Compiled packages on disk: written lean, described, and called.
+"""Compiled packages on disk: write, describe and call them.
 
 A `.pt2` is a zip with a native library. Its members are checked by `exporter.formats.pt2` before
 they are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.

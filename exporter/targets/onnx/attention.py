@@ -1,4 +1,4 @@
-"""onnxruntime's own attention as nodes of a traced ONNX graph, for our attention operators."""
+"""Attention operators as onnxruntime's own nodes in a traced ONNX graph."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ONNX on disk: a graph, and in a file beside it the weights, each read when its turn comes."""
+"""Write ONNX files: a graph, and its weights in a file beside it, tensor by tensor."""
 
 from collections.abc import Callable, Container
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where a graph's weights lie, looked at before a runtime opens it."""
+"""Check where a graph's weights lie before onnxruntime opens it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where graphs lie and how they are called: for optimum's loader, or for transformers.js.
+"""File names and places of graphs, for optimum or for transformers.js.
 
 transformers.js takes graphs from `onnx/`, their precision from their names (`_quantized` is its q8,
 no ending its fp32), and fetches weights beside a graph only where `config.json` tells that there

@@ -1,4 +1,4 @@
-"""What a recipe may say of an onnx-int8 target."""
+"""The options of an onnx-int8 target."""
 
 from pydantic import model_validator
 

@@ -1,4 +1,4 @@
-"""What is done to a traced ONNX graph: its layer repeated, axes named, the first step set apart.
+"""Graph passes on a traced ONNX graph: repeat layers, name axes, split off the first step.
 
 Separate from the target because it knows nothing of int8, files' names or options. Our custom
 operators are traced as placeholders, nodes of a domain of our own, of which nothing remains.

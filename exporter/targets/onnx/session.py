@@ -1,4 +1,4 @@
-"""A built graph in onnxruntime."""
+"""Run a built graph in onnxruntime."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Graphs traced to ONNX, without their weights."""
+"""Trace graphs to ONNX, without their weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ def _trace(graph: Graph) -> ir.Model:
         custom_translation_table=_translations(),
     )
     if exported is None:
-        msg = f"torch.onnx.export gave nothing for {graph.name}"
+        msg = f"torch.onnx.export returned nothing for {graph.name}"
         raise BuildError(msg)
     if graph.single_layer is not None:
         passes.repeat_layer(exported.model, graph)

@@ -1,4 +1,4 @@
-"""What decides the tokens, read from a generation config: the part of it that the lean loops know.
+"""The part of a generation config that this package's decoding loops implement.
 
 A config that asks for anything else gives no rules, and transformers' `generate` decodes instead.
 """

@@ -1,4 +1,4 @@
-"""Whisper's log-mel features, to the bit those of transformers' extractor.
+"""Whisper's log-mel features, bit for bit those of transformers' extractor.
 
 To the bit, because the least difference can turn an int8 activation, and at last a token. The
 extractor goes through lists, padding and a batch object, and computes the silence after a short

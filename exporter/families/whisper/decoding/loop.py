@@ -1,4 +1,4 @@
-"""Decode windows with next to no time outside the graphs, where the generation config allows it.
+"""Decode windows with little time outside the graphs, if the generation config allows it.
 
 transformers' `generate` spends about 8 ms of Python on each token, more than whisper-small's
 decoder needs. It stays the road for whatever the lean loops do not know: timestamps, recordings

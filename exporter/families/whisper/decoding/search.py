@@ -1,4 +1,4 @@
-"""Greedy and beam search over windows, token for token what transformers' `generate` finds.
+"""Greedy and beam search, token for token as transformers' `generate`.
 
 All that is per token lives here, so it is written for speed: numpy on the vocabulary, which costs
 microseconds where torch's operators and Python objects cost milliseconds. So all of it runs on the

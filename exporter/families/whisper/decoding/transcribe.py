@@ -1,4 +1,4 @@
-"""Audio in, text out: the one road that the original and every artifact take."""
+"""Transcribe audio, for the original and for every artifact."""
 
 import logging
 import re

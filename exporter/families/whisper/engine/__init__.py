@@ -1,1 +1,1 @@
-"""Built graphs joined into a model that generates."""
+"""Join built graphs into a model that generates."""

@@ -1,4 +1,4 @@
-"""What a decoder remembers of the tokens so far, in the form that `generate` carries along."""
+"""The decoder's cache in the form that `generate` passes along."""
 
 from torch import Tensor
 from transformers.cache_utils import Cache

@@ -1,4 +1,4 @@
-"""The lean road of a model that runs as torch modules: its own submodules, called one by one.
+"""Run the decoding loops on a torch model, by calling its submodules one by one.
 
 transformers' forward spends more of a token's time on arguments, masks and cache objects than on
 small products. Here each layer is its dozen operators, on views of caches that are written in

@@ -1,4 +1,4 @@
-"""The decoder with caches of fixed length, which it writes in place and nobody ever copies.
+"""The decoder with caches of fixed length, written in place and never copied.
 
 A beam search permutes a small table instead: for each row and position, the row whose cache holds
 the key and value that were computed there.

@@ -1,4 +1,4 @@
-"""What Whisper's graphs share: layers, embeddings, masks and shapes."""
+"""Layers, embeddings, masks and shapes that Whisper's graphs share."""
 
 from collections.abc import Callable
 from typing import Any
