@@ -131,7 +131,8 @@ class _Validation:
         for pair in pairs:
             original = pair.original.transcripts
             with self._failing():
-                reports.append(_judged(pair, original, self._folder / f"judged-{len(reports)}"))
+                written = self._folder / f"predictions-{next(self._numbers)}"
+                reports.append(_judged(pair, original, written))
         if self._failures:
             raise self._failures[0]
         return reports
@@ -153,18 +154,23 @@ class _Validation:
     def _timed(
         self, subjects: Sequence[Subject], checkpoints: Sequence[Checkpoint]
     ) -> Iterator[Pair]:
-        """Time each artifact; where it seems too slow, it and the original by turns."""
+        """Time each artifact, and before it its original unless that has been."""
         for subject, checkpoint in zip(subjects, checkpoints, strict=True):
             original = self._original(subject, checkpoint)
-            ours = original.measurement
+            reference = original.measurement
             with self._failing():
-                artifact = self._artifact(subject)
-                theirs = artifact.measurement
-                requests = [original.request, artifact.request]
-                too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
-                in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
-                both = remeasure_if_slow(ours, theirs, too_slow, in_turns)
-                yield Pair(subject, checkpoint, original, artifact, *both)
+                yield self._pair(subject, checkpoint, original, reference)
+
+    def _pair(
+        self, subject: Subject, checkpoint: Checkpoint, original: ModelRun, reference: Measurement
+    ) -> Pair:
+        """Time an artifact; where it seems too slow, it and the original by turns."""
+        artifact = self._artifact(subject)
+        requests = [original.request, artifact.request]
+        too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
+        in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
+        both = remeasure_if_slow(reference, artifact.measurement, too_slow, in_turns)
+        return Pair(subject, checkpoint, original, artifact, *both)
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
