@@ -157,7 +157,7 @@ class _Model:
     def hear(self, batch: Sequence[Path]) -> tuple[Sequence[Transcript], float]:
         samples = [self.read(path) for path in batch]
         start = time.perf_counter()
-        said = self.recogniser.transcribe(samples, decoding=self._decoding)
+        said = self.recogniser.decode(samples, self._decoding)
         return said, time.perf_counter() - start
 
 
@@ -263,7 +263,7 @@ def _probe(
     together = decoding.model_copy(update={"batch_size": len(batch)})
     try:
         with _watched(recogniser.model) as finite:
-            said = recogniser.transcribe(batch, decoding=together)
+            said = recogniser.decode(batch, together)
         pairs = zip(said, expected, strict=True)
         likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
     except MemoryError:

@@ -84,9 +84,10 @@ def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kin
     recogniser = load(one(english, kind).path, threads=1)
     source = np.random.default_rng(1)
     audio = [source.normal(0, 0.1, 16000 + 9000 * i).astype(np.float32) for i in range(5)]
-    alone = [t.text for t in recogniser.transcribe(audio, recipe.Decoding())]
-    together = [t.text for t in recogniser.transcribe(audio, recipe.Decoding(batch_size=5))]
-    beams = recogniser.transcribe(audio, recipe.Decoding(num_beams=5, batch_size=2))
+    alone = [t.text for t in recogniser.transcribe(audio, sampling_rate=16000)]
+    fives = recogniser.transcribe(audio, sampling_rate=16000, batch_size=5)
+    together = [t.text for t in fives]
+    beams = recogniser.transcribe(audio, sampling_rate=16000, num_beams=5, batch_size=2)
     assert alone == together
     assert all(t.text for t in beams)
 
