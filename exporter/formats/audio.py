@@ -74,10 +74,7 @@ def load(recording: Recording, rate: int, sampling_rate: int | None, name: str) 
             f"(sampling_rate={rate} for what this model takes as it is; others are resampled)."
         )
         raise DataError(msg)
-    mono = to_mono(recording, name)
-    if len(mono) > _MAX_S * sampling_rate:
-        raise _too_long(name)
-    return _resampled(mono, sampling_rate, rate, name)
+    return _resampled(to_mono(recording, name), sampling_rate, rate, name)
 
 
 def require_rate(sampling_rate: object) -> int:
@@ -169,7 +166,8 @@ def _mono(recording: soundfile.SoundFile, name: str) -> Iterator[Samples]:
     while len(block := recording.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
         left -= len(block)
         if left < 0:
-            raise _too_long(name)
+            msg = f"{name} is longer than {_MAX_S // 3600} hours: cut it"
+            raise DataError(msg)
         yield block.mean(axis=1, dtype=np.float32)
 
 
@@ -210,7 +208,3 @@ def _unreadable(name: str, error: Exception | str) -> DataError:
 
 def _no_audio(name: str) -> DataError:
     return DataError(f"{name} holds no audio: take it out of the data, or record it again")
-
-
-def _too_long(name: str) -> DataError:
-    return DataError(f"{name} is longer than {_MAX_S // 3600} hours: cut it")
