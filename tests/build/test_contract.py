@@ -64,6 +64,24 @@ def test_a_fresh_process_gives_the_originals_text(english: dict[str, Any], kind:
     assert texts_of(one(english, kind).path, clips) == expected
 
 
+SCRIPT = """
+import sys, exporter
+recogniser = exporter.load(sys.argv[1], threads=1)
+for options in ({}, {"timestamps": True}, {"num_beams": 2, "batch_size": 2}):
+    for transcript in recogniser.transcribe_iter(sys.argv[2:], **options):
+        print(transcript)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_script_shows_nothing_but_what_it_prints(english: dict[str, Any], kind: str) -> None:
+    clips = sorted(map(str, (english["folder"] / "clips").glob("*.wav")))
+    command = [sys.executable, "-W", "default", "-c", SCRIPT, str(one(english, kind).path), *clips]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3 * len(clips)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_manifest_tells_what_was_built(english: dict[str, Any], kind: str) -> None:
     told = store.verify(one(english, kind).path)
