@@ -1,13 +1,50 @@
-"""Turn a speech checkpoint into artifacts, and prove that each is as good as the original.
+"""Turn a speech checkpoint into artifacts, and check that each is as good as the original.
 
-Nothing heavy is imported here, so that the command line answers at once; the Python API is in
-`exporter.runtime.load`.
+From Python, an artifact that was built or published transcribes in three lines:
+
+    import exporter
+
+    recogniser = exporter.load("artifacts/whisper-demo-int8/onnx-int8")
+    print(recogniser.transcribe("speech.flac"))
+
+Importing this package imports nothing heavy; what its names stand for is imported at their first
+use.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporter.families.transcript import Segment, Transcript
+    from exporter.runtime.load import load, load_original
+    from exporter.runtime.recogniser import Recogniser
 
 __version__ = "0.1.0"
+
+__all__ = ["Recogniser", "Segment", "Transcript", "load", "load_original"]
+
+_MODULES = {
+    "Recogniser": "exporter.runtime.recogniser",
+    "Segment": "exporter.families.transcript",
+    "Transcript": "exporter.families.transcript",
+    "load": "exporter.runtime.load",
+    "load_original": "exporter.runtime.load",
+}
 
 # onnxruntime tells its makers of every session, unless it finds this when it starts.
 # Source: https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

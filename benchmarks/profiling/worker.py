@@ -53,7 +53,7 @@ class Call:
 
 def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Open both models, warm them up, and time them in turns."""
-    plain = load(asked["plain"], asked["threads"])
+    plain = load(asked["plain"], threads=asked["threads"])
     manifest = read_manifest(Path(asked["plain"]))
     marked = TARGETS["aoti"].load(Path(asked["marked"]), manifest, plain.family, asked["threads"])
     windows = list(np.load(asked["audio"]))

@@ -21,7 +21,7 @@ from exporter.formats import audio
 from exporter.formats.config_json import read_json
 from exporter.recipe import Decoding
 from exporter.runtime import load
-from exporter.runtime.load import Recogniser
+from exporter.runtime.recogniser import Recogniser
 from exporter.system import hardware
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
@@ -96,7 +96,7 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     batches = _batches(request, recogniser)
 
     def transcribe(batch: list[Audio]) -> list[Any]:
-        return recogniser.transcribe(batch, request.decoding)
+        return recogniser.decode(batch, request.decoding)
 
     progress("warming up", None)
     for _ in range(_WARM_UPS):

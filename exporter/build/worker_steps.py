@@ -8,6 +8,7 @@ import numpy as np
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import BuildError
 from exporter.families import FAMILIES, family_name
+from exporter.formats import audio
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
 from exporter.runtime.load import load
@@ -42,8 +43,9 @@ def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if request["clip"] is None:  # without speech at hand only a crash would show, and soon
         recogniser.family.limit_tokens(recogniser.model, _NOISE_TOKENS)
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
-        return {"text": recogniser.transcribe(noise.astype(np.float32), decoding)[0].text}
-    text = recogniser.transcribe(Path(request["clip"]), decoding)[0].text
+        return {"text": recogniser.decode([noise.astype(np.float32)], decoding)[0].text}
+    samples = audio.read(request["clip"], recogniser.sampling_rate)
+    text = recogniser.decode([samples], decoding)[0].text
     if not text:
         msg = f"the artifact gives an empty transcript for {request['clip']}"
         raise BuildError(msg)

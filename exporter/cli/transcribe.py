@@ -12,7 +12,7 @@ from exporter.cli.options import command, trust_option
 from exporter.cli.output.terminal import Terminal
 
 if TYPE_CHECKING:
-    pass
+    from exporter.families.transcript import Transcript
 
 
 @command
@@ -44,19 +44,27 @@ def transcribe(
     if timestamps:
         changes["timestamps"] = True
     request = Request(artifact=artifact, audio=audio, changes=changes, threads=threads, trust=trust)
-    with terminal.progress() as progress:
-        transcripts = transcribe_fresh(request, progress)
-    if as_json:
-        rows = [
-            {"audio": str(path), "text": said.text, "segments": [vars(s) for s in said.segments]}
-            for path, said in zip(audio, transcripts, strict=True)
-        ]
-        terminal.say_json(transcripts=rows)
-        return
-    for path, said in zip(audio, transcripts, strict=True):
+    rows: list[dict[str, Any]] = []
+
+    def on_transcript(path: Path, transcript: Transcript) -> None:
+        if as_json:
+            segments = [vars(segment) for segment in transcript.segments]
+            rows.append({"audio": str(path), "text": transcript.text, "segments": segments})
+            return
         name = f"{path}: " if len(audio) > 1 else ""
-        if not timestamps:
-            terminal.say(f"{name}{said.text.strip()}")
-        for segment in said.segments if timestamps else ():
-            span = f"[{segment.start_s:.2f} - {segment.end_s:.2f}]"
-            terminal.say(f"{name}{span} {segment.text.strip()}")
+        for line in _lines(transcript, timestamps):
+            terminal.say(name + line)
+
+    with terminal.progress() as progress:
+        transcribe_fresh(request, progress, on_transcript)
+    if as_json:
+        terminal.say_json(transcripts=rows)
+
+
+def _lines(transcript: Transcript, timestamps: bool) -> list[str]:
+    if not timestamps:
+        return [transcript.text.strip()]
+    return [
+        f"[{segment.start_s:.2f} - {segment.end_s:.2f}] {segment.text.strip()}"
+        for segment in transcript.segments
+    ]

@@ -20,8 +20,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """One recording's text; `tokens` are the generated ids, special tokens left out."""
+    """One recording's text, which is also its `str`.
+
+    `tokens` are the generated ids, special tokens left out.
+    """
 
     text: str
     tokens: tuple[int, ...]
     segments: tuple[Segment, ...]
+
+    def __str__(self) -> str:
+        return self.text

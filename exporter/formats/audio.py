@@ -1,13 +1,18 @@
-"""Read any recording as float32 mono at a model's rate.
+"""Read any recording as float32 mono at a model's rate: files, their bytes, and arrays.
 
 Kept without torch: the validator's parent process and `exporter transcribe` look at audio before
 any model is opened. Decoding is libsndfile's, resampling is soxr's best quality. What a header
 promises is held against bounds, and memory follows what the file really holds.
 """
 
+from __future__ import annotations
+
+import io
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex, TypeAlias, TypeGuard, Union
 
 import numpy as np
 import soundfile
@@ -15,13 +20,74 @@ import soxr
 from numpy.typing import NDArray
 
 from exporter.errors import DataError
+from exporter.formats.samples import Samples as Samples  # also for those who import this module
+from exporter.formats.samples import to_mono
 
-Samples = NDArray[np.float32]
+if TYPE_CHECKING:
+    import torch
 
+Recording: TypeAlias = Union[
+    str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any], "torch.Tensor"
+]
+"""One recording: a path, an encoded file's bytes or open file, or samples in an array or tensor."""
+
+KINDS = "a path, an encoded file's bytes, a binary file object, a numpy array or a torch tensor"
 _RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 64
 _MAX_S = 24 * 3600
+_MAX_BYTES = 4 << 30  # what the sizes in a WAV file's header can express
 _BLOCK_FRAMES = 1 << 18
+_BLOCK_BYTES = 1 << 20
+
+
+def is_recording(value: object) -> TypeGuard[Recording]:
+    """Whether a value is one recording, and not an iterable of several."""
+    encoded = isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview))
+    return encoded or hasattr(value, "read") or hasattr(value, "__array__")
+
+
+def load(recording: Recording, rate: int, sampling_rate: int | None, name: str) -> Samples:
+    """Bring one recording to mono float32 [samples] at `rate` Hz, full scale at 1.0.
+
+    Args:
+        recording: A path, bytes, binary file object, array or tensor: see `Recording`.
+        rate: What to resample to, in Hz.
+        sampling_rate: The rate of an array or tensor in Hz. Encoded audio carries its own.
+        name: What errors call a recording that has no path.
+
+    Raises:
+        DataError: It cannot be decoded, is empty, out of bounds or not finite, an array comes
+            without `sampling_rate`, or its type or shape does not say what its values mean.
+    """
+    if isinstance(recording, (str, os.PathLike)):
+        return read(Path(recording), rate)
+    if isinstance(recording, (bytes, bytearray, memoryview)):
+        return _read_bytes(bytes(recording), rate, name)
+    if hasattr(recording, "read"):
+        return _read_bytes(_contents(recording, name), rate, name)
+    if not is_recording(recording):
+        msg = f"{name} is of type {type(recording).__name__}: give {KINDS}"
+        raise DataError(msg)
+    if sampling_rate is None:
+        msg = (
+            f"{name} is an array, which does not tell its rate: add sampling_rate=..., in Hz\n"
+            f"(sampling_rate={rate} for what this model takes as it is; others are resampled)."
+        )
+        raise DataError(msg)
+    return _resampled(to_mono(recording, name), sampling_rate, rate, name)
+
+
+def require_rate(sampling_rate: object) -> int:
+    """Return a rate in Hz that a caller gives; raise DataError where it is none."""
+    if isinstance(sampling_rate, SupportsIndex) and not isinstance(sampling_rate, bool):
+        rate = operator.index(sampling_rate)
+        if rate in _RATES:
+            return rate
+    msg = (
+        f"sampling_rate={sampling_rate!r:.40}: give whole samples a second, "
+        f"{_RATES.start} to {_RATES.stop - 1}, like sampling_rate=16000"
+    )
+    raise DataError(msg)
 
 
 def read(path: Path | str, rate: int) -> Samples:
@@ -32,62 +98,113 @@ def read(path: Path | str, rate: int) -> Samples:
     finite.
     """
     path = Path(path)
-    with _open(path) as recording:
-        try:
-            pieces = list(_mono(path, recording))
-        except soundfile.SoundFileRuntimeError as error:
-            raise _unreadable(path, error) from error
-        found = recording.samplerate
-    if not pieces:
-        msg = f"{path} holds no audio: take it out of the data, or record it again"
-        raise DataError(msg)
-    mono = np.concatenate(pieces)
-    if not np.isfinite(mono).all():
-        msg = f"{path} holds samples that are not finite numbers: convert it again"
-        raise DataError(msg)
-    return np.ascontiguousarray(soxr.resample(mono, found, rate, quality="VHQ"), dtype=np.float32)
+    with _open_file(path) as recording:
+        return _decoded(recording, rate, str(path))
 
 
 def duration_s(path: Path | str) -> float:
     """Seconds of audio that the file's header promises; the errors are those of `read`."""
     path = Path(path)
-    with _open(path) as recording:
+    with _open_file(path) as recording:
         if not recording.frames:
-            msg = f"{path} holds no audio: take it out of the data, or record it again"
-            raise DataError(msg)
+            raise _no_audio(str(path))
         return float(recording.frames / recording.samplerate)
 
 
-def _mono(path: Path, recording: soundfile.SoundFile) -> Iterator[Samples]:
+def _read_bytes(encoded: bytes, rate: int, name: str) -> Samples:
+    if not encoded:
+        msg = f"{name} holds no bytes: give a whole audio file, read from its start"
+        raise DataError(msg)
+    with _open(io.BytesIO(encoded), name) as recording:
+        return _decoded(recording, rate, name)
+
+
+def _contents(file: Any, name: str) -> bytes:
+    """The rest of an open file; in memory, because decoding has to seek and pipes cannot."""
+    pieces: list[bytes] = []
+    left = _MAX_BYTES
+    try:
+        while piece := file.read(_BLOCK_BYTES):
+            if not isinstance(piece, bytes):
+                msg = f'{name} is a file of text: open it with mode "rb"'
+                raise DataError(msg)
+            left -= len(piece)
+            if left < 0:
+                msg = f"{name} is longer than {_MAX_BYTES >> 30} GiB: cut it"
+                raise DataError(msg)
+            pieces.append(piece)
+    except (OSError, ValueError) as error:  # a closed file's is a ValueError
+        msg = f"{name} cannot be read: {error}"
+        raise DataError(msg) from error
+    return b"".join(pieces)
+
+
+def _decoded(recording: soundfile.SoundFile, rate: int, name: str) -> Samples:
+    try:
+        pieces = list(_mono(recording, name))
+    except soundfile.SoundFileRuntimeError as error:
+        raise _unreadable(name, error) from error
+    if not pieces:
+        raise _no_audio(name)
+    mono = np.concatenate(pieces)
+    if not np.isfinite(mono).all():
+        msg = f"{name} holds samples that are not finite numbers: convert it again"
+        raise DataError(msg)
+    return _resampled(mono, recording.samplerate, rate, name)
+
+
+def _resampled(mono: Samples, found: int, rate: int, name: str) -> Samples:
+    samples = soxr.resample(mono, found, rate, quality="VHQ")
+    if not len(samples):
+        raise _no_audio(name)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _mono(recording: soundfile.SoundFile, name: str) -> Iterator[Samples]:
     """The mean of the channels, some frames at a time, however many the header promises."""
     left = _MAX_S * recording.samplerate
     while len(block := recording.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
         left -= len(block)
         if left < 0:
-            msg = f"{path} is longer than {_MAX_S // 3600} hours: cut it"
+            msg = f"{name} is longer than {_MAX_S // 3600} hours: cut it"
             raise DataError(msg)
         yield block.mean(axis=1, dtype=np.float32)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        reason = "is not a regular file" if path.exists() else "does not exist"
+def _open_file(path: Path) -> soundfile.SoundFile:
+    try:
+        regular, exists = path.is_file(), path.exists()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        msg = f"audio file {str(path)[:200]} cannot be opened: {error.strerror}"
+        raise DataError(msg) from error
+    if not regular:
+        reason = "is not a regular file" if exists else "does not exist"
         msg = f"audio file {path} {reason}"
         raise DataError(msg)
+    return _open(os.fsencode(path), str(path))  # a name need not be text
+
+
+def _open(file: bytes | io.BytesIO, name: str) -> soundfile.SoundFile:
     try:
-        recording = soundfile.SoundFile(os.fsencode(path))  # names need not be UTF-8
+        recording = soundfile.SoundFile(file)
     except (soundfile.SoundFileRuntimeError, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
+    except TypeError as error:  # for `.raw`, whatever the file holds
+        raise _unreadable(name, "samples without a header") from error
     if recording.samplerate in _RATES and recording.channels <= _MAX_CHANNELS:
         return recording
     recording.close()
     msg = (
-        f"{path} claims {recording.samplerate} samples a second in {recording.channels} channels.\n"
+        f"{name} claims {recording.samplerate} samples a second in {recording.channels} channels.\n"
         f"{_RATES.start} to {_RATES.stop - 1} in at most {_MAX_CHANNELS} are read: convert it."
     )
     raise DataError(msg)
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(name: str, error: Exception | str) -> DataError:
     reason = str(getattr(error, "error_string", error)).rstrip(".")
-    return DataError(f"{path} cannot be read as audio ({reason}).\nConvert it to WAV or FLAC.")
+    return DataError(f"{name} cannot be read as audio ({reason}).\nConvert it to WAV or FLAC.")
+
+
+def _no_audio(name: str) -> DataError:
+    return DataError(f"{name} holds no audio: take it out of the data, or record it again")

@@ -230,6 +230,13 @@ def _child(node: Node, part: str | int) -> tuple[Node, Node] | None:
     return None
 
 
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Say what is wrong with data that stands in no file, a text for each key."""
+    details = filter(_is_cause, error.errors(include_url=False))
+    found = [_finding(detail, model, ()) for detail in details]
+    return [_joined(_dotted(finding.loc), finding.message) for finding in found[:MAX_COMPLAINTS]]
+
+
 @dataclass(frozen=True)
 class _Finding:
     loc: Loc

@@ -1,26 +1,31 @@
-"""Transcribe files in a fresh process: what `exporter transcribe` asks for, and what answers.
+"""Transcribe files in a fresh process: the two sides of `exporter transcribe`.
 
-An artifact may hold native code. It runs where there is no key of its user's, and where its crash
-is told as one. So what the Hub has is pulled before that process starts.
+An artifact may hold native code. It runs where there is no key of its user's, and where a crash of
+it is reported as one. So what the Hub has is pulled before that process starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from exporter.errors import RecipeError
 from exporter.families.transcript import Segment, Transcript
 from exporter.hub import pull
 from exporter.runtime import load
+from exporter.runtime.recogniser import unknown_option
 from exporter.system import worker
 from exporter.system.progress import Progress
 
+OnTranscript = Callable[[Path, Transcript], None]
+
 
 class Request(BaseModel):
-    """Which artifact hears what; `changes` to the recipe's decoding, and the user's word for it.
+    """Which artifact transcribes which files, and with what `changes` to the recipe's decoding.
 
-    `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub.
+    `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` is the user's
+    word for its code.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,24 +37,40 @@ class Request(BaseModel):
     trust: bool
 
 
-def transcribe_fresh(request: Request, progress: Progress) -> list[Transcript]:
-    """Transcribe in a process of its own; raises what `pull.locate` and `child.run` raise."""
+def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTranscript) -> None:
+    """Transcribe in a process of its own; give each file's transcript as soon as it is done.
+
+    Raises what `pull.locate` and `worker.run` raise.
+    """
     folder = pull.locate(request.artifact, progress, trust=request.trust)
-    asked = {**request.model_dump(mode="json"), "artifact": str(folder)}
-    answer = worker.run(f"{__name__}:transcribe", asked, progress, what=request.artifact)
-    return [_transcript(**row) for row in answer["transcripts"]]
+    paths = iter(request.audio)
+
+    def on_result(row: dict[str, Any]) -> None:
+        on_transcript(next(paths), _transcript(**row))
+
+    step, step_request = f"{__name__}:transcribe", request.model_dump(mode="json")
+    step_request["artifact"] = str(folder)
+    worker.run(step, step_request, progress, what=request.artifact, on_result=on_result)
 
 
-def transcribe(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Load the artifact and transcribe every file, in order."""
-    request = Request.model_validate(asked)
+def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
+    """Load the artifact, read and transcribe file after file, and yield what each says."""
+    request = Request.model_validate(step_request)
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
-    progress("transcribing", None)
-    decoding = recogniser.decoding.model_copy(update=request.changes)
-    heard = recogniser.transcribe(list(request.audio), decoding)
-    rows = [{**vars(each), "segments": [vars(s) for s in each.segments]} for each in heard]
-    return {"transcripts": rows}
+    if message := unknown_option(recogniser.decoding, request.changes):
+        msg = f"{request.artifact} has {message}"
+        raise RecipeError(msg)
+    files = _reported(request.audio, progress)
+    for transcript in recogniser.transcribe_iter(files, **request.changes):
+        yield {**vars(transcript), "segments": [vars(each) for each in transcript.segments]}
+
+
+def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:
+    """Give the files one by one, and say which one it is."""
+    for index, path in enumerate(paths):
+        progress(f"file {index + 1} of {len(paths)} ({path.name})", index / len(paths))
+        yield path
 
 
 def _transcript(text: str, tokens: Sequence[int], segments: Sequence[dict[str, Any]]) -> Transcript:

@@ -1,9 +1,9 @@
 """Run one heavy step in a process of its own: memory is returned, a crash is contained.
 
 `run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each:
-progress in a list, our own warnings as text, the answer as an object. `main` is the other side.
-What else the step prints goes to a log. A step runs compilers and native code: it gets no key of
-its owner's.
+progress in a list of two, a result in a list of one, our own warnings as text, the answer as an
+object. `main` is the other side. What else the step prints goes to a log. A step runs compilers and
+native code: it gets no key of its owner's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,6 +48,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+def _unused(_result: Any) -> None:
+    """Do nothing with a result."""
+
+
 def run(
     step: str,
     request: dict[str, Any],
@@ -56,16 +60,18 @@ def run(
     what: str,
     threads: int | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
+    on_result: Callable[[Any], None] = _unused,
 ) -> dict[str, Any]:
     """Call `step` ("module:function", given request and progress) in a fresh process.
 
-    Gives the step's answer with `seconds` and `peak_rss_bytes`. Its own errors come back as what
-    they were; an illegal instruction becomes a MachineError, a kill a ResourceError, any other
-    crash a BuildError, told with `what` and the last progress.
+    Gives the step's answer with `seconds` and `peak_rss_bytes`. A step that is a generator has
+    results instead, and `on_result` is called with each as soon as it comes. The step's own errors
+    come back as what they were; an illegal instruction becomes a MachineError, a kill a
+    ResourceError, any other crash a BuildError, told with `what` and the last progress.
     """
     how: dict[str, Any] = {"what": what, "threads": threads, "environment": environment}
     with started(step, request, **how) as child:
-        return child.answer(progress)
+        return child.answer(progress, on_result)
 
 
 @contextmanager
@@ -110,9 +116,11 @@ class Child:
     what: str
     log: Path
 
-    def answer(self, progress: Progress) -> dict[str, Any]:
+    def answer(
+        self, progress: Progress, on_result: Callable[[Any], None] = _unused
+    ) -> dict[str, Any]:
         """Follow the step to its end, in any thread; the rest is as `run` says."""
-        last, answer = _follow(self.process.stdout, progress)
+        last, answer = _follow(self.process.stdout, progress, on_result)
         code = self.process.wait()
         text = self.log.read_text(encoding="utf-8", errors="replace")
         _log.debug("%s wrote:\n%s", self.step, text)
@@ -147,8 +155,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pass
 
 
-def _follow(stream: IO[bytes] | None, progress: Progress) -> tuple[str, dict[str, Any]]:
-    """Pass the child's progress and warnings on; give what it did last, and its answer."""
+def _follow(
+    stream: IO[bytes] | None, progress: Progress, on_result: Callable[[Any], None]
+) -> tuple[str, dict[str, Any]]:
+    """Pass the child's progress, results and warnings on; give its last progress and its answer."""
     last, answer = "starting", {}
     for line in stream or ():
         try:
@@ -159,6 +169,8 @@ def _follow(stream: IO[bytes] | None, progress: Progress) -> tuple[str, dict[str
             _log.warning("%s", told)
         elif isinstance(told, dict):
             answer = told
+        elif len(told) == 1:
+            on_result(told[0])
         else:
             last, done = told
             progress(last, done)
@@ -196,6 +208,10 @@ def main(step: str, request: str, parent: str) -> int:
     asked = json.loads(Path(request).read_bytes())
     try:
         result = getattr(import_module(module), function)(asked, progress)
+        if isinstance(result, Generator):
+            for each in result:
+                _send(pipe, [each])
+            result = {}
     except Exception as caught:
         error = _mendable(caught)
         _send(pipe, {"error": type(error).__name__, "message": str(error)})

@@ -20,7 +20,8 @@ from exporter.build.pipeline import build
 from exporter.cli import main
 from exporter.errors import MachineError, RecipeError
 from exporter.recipe import Decoding, read
-from exporter.runtime.load import Recogniser, load, load_original
+from exporter.runtime.load import load, load_original
+from exporter.runtime.recogniser import Recogniser
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from tests.support import sealed
@@ -288,7 +289,7 @@ def steps(recogniser: Recogniser, tokens: int, decoding: Decoding) -> list[int]:
     handle = recogniser.model.register_forward_hook(look)
     request = Request(model=Path(), original=False, threads=1, decoding=decoding)
     (batch,) = timing._batches(request, recogniser)
-    recogniser.transcribe(batch, decoding)
+    recogniser.decode(batch, decoding)
     handle.remove()
     return seen
 

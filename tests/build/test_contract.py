@@ -64,6 +64,24 @@ def test_a_fresh_process_gives_the_originals_text(english: dict[str, Any], kind:
     assert texts_of(one(english, kind).path, clips) == expected
 
 
+SCRIPT = """
+import sys, exporter
+recogniser = exporter.load(sys.argv[1], threads=1)
+for options in ({}, {"timestamps": True}, {"num_beams": 2, "batch_size": 2}):
+    for transcript in recogniser.transcribe_iter(sys.argv[2:], **options):
+        print(transcript)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_script_shows_nothing_but_what_it_prints(english: dict[str, Any], kind: str) -> None:
+    clips = sorted(map(str, (english["folder"] / "clips").glob("*.wav")))
+    command = [sys.executable, "-W", "default", "-c", SCRIPT, str(one(english, kind).path), *clips]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3 * len(clips)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_manifest_tells_what_was_built(english: dict[str, Any], kind: str) -> None:
     told = store.verify(one(english, kind).path)
@@ -84,9 +102,10 @@ def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kin
     recogniser = load(one(english, kind).path, threads=1)
     source = np.random.default_rng(1)
     audio = [source.normal(0, 0.1, 16000 + 9000 * i).astype(np.float32) for i in range(5)]
-    alone = [t.text for t in recogniser.transcribe(audio, recipe.Decoding())]
-    together = [t.text for t in recogniser.transcribe(audio, recipe.Decoding(batch_size=5))]
-    beams = recogniser.transcribe(audio, recipe.Decoding(num_beams=5, batch_size=2))
+    alone = [t.text for t in recogniser.transcribe(audio, sampling_rate=16000)]
+    fives = recogniser.transcribe(audio, sampling_rate=16000, batch_size=5)
+    together = [t.text for t in fives]
+    beams = recogniser.transcribe(audio, sampling_rate=16000, num_beams=5, batch_size=2)
     assert alone == together
     assert all(t.text for t in beams)
 

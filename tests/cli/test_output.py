@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,29 +194,38 @@ def test_validate_prints_json_and_fails_with_4(
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
-    """The decodings asked of a recogniser that hears the same in everything."""
-    asked: list[Decoding] = []
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options asked of a recogniser that hears the same in everything."""
+    asked: list[dict[str, Any]] = []
 
-    def transcribe(sounds: Sequence[Path], decoding: Decoding) -> list[Transcript]:
-        asked.append(decoding)
+    def transcribe_iter(paths: Iterator[Path], **options: Any) -> Iterator[Transcript]:
+        asked.append(options)
         segments = (Segment(0.0, 1.25, " turn on"), Segment(1.25, 2.0, " the light"))
-        return [Transcript(" turn on the light", (1, 2), segments) for _ in sounds]
+        return (Transcript(" turn on the light", (1, 2), segments) for _ in paths)
 
     def load(_path: str, threads: int | None, trust: bool) -> SimpleNamespace:
         assert (threads, trust) == (2, False)
-        return SimpleNamespace(decoding=Decoding(language="en"), transcribe=transcribe)
+        return SimpleNamespace(decoding=Decoding(language="en"), transcribe_iter=transcribe_iter)
 
-    def run(step: str, request: dict[str, Any], progress: Progress, what: str) -> dict[str, Any]:
+    def run(
+        step: str,
+        request: dict[str, Any],
+        progress: Progress,
+        what: str,
+        on_result: Callable[[Any], None],
+    ) -> None:
         assert (step, what) == ("exporter.runtime.transcribe:transcribe", "artifact")
-        return json.loads(json.dumps(transcribing.transcribe(request, progress)))  # type: ignore[no-any-return]
+        for row in transcribing.transcribe(request, progress):
+            on_result(json.loads(json.dumps(row)))
 
     monkeypatch.setattr(loading, "load", load)
     monkeypatch.setattr(worker, "run", run)
     return asked
 
 
-def test_transcribe_prints_text(heard: list[Decoding], capfd: pytest.CaptureFixture[str]) -> None:
+def test_transcribe_prints_text(
+    heard: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
     call = ["transcribe", "artifact", "--threads", "2"]
     assert main([*call, "a.wav"]) == 0
     assert capfd.readouterr().out == "turn on the light\n"
@@ -228,9 +237,4 @@ def test_transcribe_prints_text(heard: list[Decoding], capfd: pytest.CaptureFixt
     (row,) = json.loads(capfd.readouterr().out)["transcripts"]
     assert row["audio"] == "a.wav"
     assert row["segments"][1] == {"start_s": 1.25, "end_s": 2.0, "text": " the light"}
-    assert heard == [
-        Decoding(language="en"),
-        Decoding(language="de", task="translate"),
-        Decoding(language="en", timestamps=True),
-        Decoding(language="en"),
-    ]
+    assert heard == [{}, {"language": "de", "task": "translate"}, {"timestamps": True}, {}]

@@ -319,10 +319,9 @@ def test_speech(
     """Every embedded clip, with the weights that understand it."""
     recogniser = load(built_demo / kind, threads=1)
     clips = sorted((repository / "recipes/demo/clips").glob("*.flac"))
-    decoding = recogniser.decoding.model_copy(update={"num_beams": beams})
-    found = recogniser.transcribe(clips, decoding)
+    found = recogniser.transcribe(clips, num_beams=beams)
     monkeypatch.setattr(loop, "decode", lambda *_, **__: None)
-    assert recogniser.transcribe(clips, decoding) == found
+    assert recogniser.transcribe(clips, num_beams=beams) == found
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """Reading real recordings: formats, rates, channels, and what is refused."""
 
+import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,3 +63,63 @@ def test_bad_audio_is_refused_by_name(tmp_path: Path) -> None:
     for name in ("zero.wav", "empty.wav", "missing.wav"):
         with pytest.raises(DataError, match=name):
             audio.duration_s(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
+def test_bytes_and_open_files_give_what_the_file_gives(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, np.stack([tone(44100), tone(44100)], axis=1), 44100)
+    expected = audio.read(path, 16000)
+    encoded = path.read_bytes()
+    piped, writing = os.pipe()
+    os.write(writing, encoded[:60_000])
+    os.close(writing)
+    whole = len(encoded) <= 60_000
+    with path.open("rb") as file, os.fdopen(piped, "rb") as pipe:
+        given: list[Any] = [str(path), encoded, bytearray(encoded), memoryview(encoded), file]
+        given += [io.BytesIO(encoded), *([pipe] if whole else [])]
+        for each in given:
+            assert np.array_equal(audio.load(each, 16000, None, "audio"), expected)
+
+
+def test_files_in_odd_places(tmp_path: Path) -> None:
+    """A name that is no text is a name like any other; one that cannot be is told."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav"))
+    soundfile.write(tmp_path / "tone.wav", tone(16000), 16000)
+    (tmp_path / "tone.wav").rename(odd)
+    assert len(audio.read(odd, 16000)) == 16000
+    (tmp_path / "samples.raw").write_bytes(bytes(3200))
+    with pytest.raises(DataError, match=r"samples\.raw cannot be read as audio"):
+        audio.read(tmp_path / "samples.raw", 16000)
+    with pytest.raises(
+        DataError, match=r"^audio file a{200} cannot be opened: File name too long$"
+    ):
+        audio.read("a" * 5000, 16000)
+
+
+class Failing(io.RawIOBase):
+    """A file on a disk that breaks."""
+
+    def read(self, _size: int = -1) -> bytes:
+        raise OSError(5, "Input/output error")
+
+
+def test_bytes_and_open_files_that_are_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    soundfile.write(tmp_path / "tone.wav", tone(16000), 16000)
+    used_up = (tmp_path / "tone.wav").open("rb")
+    used_up.read()
+    cases = {
+        "holds no bytes": [b"", io.BytesIO(), used_up],
+        "cannot be read as audio": [b"hello", (tmp_path / "tone.wav").read_bytes()[:30]],
+        "is a file of text": [(tmp_path / "text.txt").open()],
+        "I/O operation on closed file": [closed := io.BytesIO(b"RIFF")],
+        "Input/output error": [Failing()],
+        "is of type int": [5],
+        "is of type list": [[0.1, 0.2]],
+    }
+    closed.close()
+    for words, several in cases.items():
+        for each in several:
+            with pytest.raises(DataError, match=rf"^audio\[7\] .*{words}"):
+                audio.load(each, 16000, None, "audio[7]")

@@ -19,7 +19,8 @@ import pytest
 import soundfile
 
 from exporter.families.transcript import Audio
-from exporter.runtime.load import Recogniser, load
+from exporter.runtime.load import load
+from exporter.runtime.recogniser import Recogniser
 from tests.support import passing
 from tests.support.hub import serving
 from tests.support.tiny import make_whisper
@@ -130,7 +131,7 @@ def recordings(folder: Path, count: int) -> list[tuple[Path, Audio]]:
 
 
 def words(recogniser: Recogniser, sounds: Sequence[Audio]) -> list[list[int]]:
-    return [list(said.tokens) for said in recogniser.transcribe(sounds)]
+    return [list(said.tokens) for said in recogniser.decode(sounds)]
 
 
 def unspecial(recogniser: Recogniser, rows: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -211,7 +212,7 @@ def test_the_cards_snippets_run_from_the_hub(
     passing.judged(demo[0])
     (_, samples), *_ = recordings(tmp_path, 1)
     soundfile.write(tmp_path / "speech.flac", samples, 16_000)
-    said = load(demo[0]).transcribe([samples])[0].text.strip()
+    said = load(demo[0]).decode([samples])[0].text.strip()
     token = "hf_abcdefghijklmnopqrstuvwxyz0123456789"
     with serving(token, part_size=65_536) as hub:
         visible = {**places, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}

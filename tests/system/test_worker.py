@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exporter.errors import ResourceError, exhausted, exhaustion
+from exporter.errors import DataError, ResourceError, exhausted, exhaustion
 from exporter.system import worker
 from exporter.system.progress import Progress, silent
 from tests.support.faults import wait_until
@@ -22,6 +23,28 @@ def litter(asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
     if asked["code"]:
         os._exit(asked["code"])
     return {"place": place}
+
+
+def results(asked: dict[str, Any], _progress: Progress) -> Iterator[dict[str, Any]]:
+    """A step that goes on only after its first result has reached somebody; the third fails."""
+    yield {"row": 1}
+    assert wait_until(Path(asked["arrived"]).exists)
+    yield {"row": [2]}
+    msg = "the third is bad"
+    raise DataError(msg)
+
+
+def test_results_come_while_the_step_runs(tmp_path: Path) -> None:
+    came: list[Any] = []
+
+    def on_result(row: Any) -> None:
+        came.append(row)
+        (tmp_path / "arrived").touch()
+
+    request = {"arrived": str(tmp_path / "arrived")}
+    with pytest.raises(DataError, match=r"^the third is bad$"):
+        worker.run(f"{__name__}:results", request, silent, what="it", on_result=on_result)
+    assert came == [{"row": 1}, {"row": [2]}]
 
 
 @pytest.mark.parametrize("code", [0, 7])

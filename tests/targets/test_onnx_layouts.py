@@ -98,12 +98,12 @@ def test_our_runtime_and_optimum_hear_what_the_original_does(
     noise = np.random.default_rng(0)
     sounds = [noise.normal(0, 0.1, length).astype(np.float32) for length in (9000, 32000, 50000)]
     original = load_original(str(english_whisper), threads=1)
-    expected = [list(t.tokens) for t in original.transcribe(sounds)]
+    expected = [list(t.tokens) for t in original.decode(sounds)]
     ours = load(built.path, threads=1)
-    assert [list(t.tokens) for t in ours.transcribe(sounds)] == expected
-    together = ours.transcribe(sounds, Decoding(batch_size=3))
+    assert [list(t.tokens) for t in ours.decode(sounds)] == expected
+    together = ours.decode(sounds, Decoding(batch_size=3))
     assert [list(t.tokens) for t in together] == expected
-    assert all(t.text for t in ours.transcribe(sounds, Decoding(num_beams=3)))
+    assert all(t.text for t in ours.decode(sounds, Decoding(num_beams=3)))
     features = ours.processor(sounds, sampling_rate=16_000, return_tensors="pt").input_features
     theirs = ORTModelForSpeechSeq2Seq.from_pretrained(built.path).generate(features)
     special = set(ours.processor.tokenizer.all_special_ids)

@@ -17,7 +17,7 @@ from exporter.errors import (
     ResourceError,
 )
 from exporter.recipe import Decoding
-from exporter.runtime.load import Recogniser
+from exporter.runtime.recogniser import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.system.worker import child_environment
@@ -71,13 +71,13 @@ def test_two_take_turns(
 ) -> None:
     request = request_.model_copy(update={"spec": spec(tiny_whisper), "repeat_s": 60})
     heard: list[tuple[object, str]] = []
-    transcribe = Recogniser.transcribe
+    decode = Recogniser.decode
 
     def noted(self: Recogniser, sounds: Any, decoding: Decoding) -> Any:
         heard.append((self, str(len(sounds[0]))))
-        return transcribe(self, sounds, decoding=decoding)
+        return decode(self, sounds, decoding)
 
-    monkeypatch.setattr(Recogniser, "transcribe", noted)
+    monkeypatch.setattr(Recogniser, "decode", noted)
     seconds = time_interleaved([request, request], "it", quiet)
     assert [len(each) for each in seconds] == [4, 4]
     assert min(map(min, seconds)) > 0

@@ -60,5 +60,5 @@ class OpenModel:
         """
         samples = [self.read(path) for path in batch]
         start = time.perf_counter()
-        transcripts = self.recogniser.transcribe(samples, decoding=self.decoding)
+        transcripts = self.recogniser.decode(samples, self.decoding)
         return transcripts, time.perf_counter() - start

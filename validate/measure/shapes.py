@@ -60,7 +60,7 @@ def _check(
     together = model.decoding.model_copy(update={"batch_size": len(batch)})
     try:
         with _watched(model.recogniser.model) as finite:
-            transcripts = model.recogniser.transcribe(batch, decoding=together)
+            transcripts = model.recogniser.decode(batch, together)
         pairs = zip(transcripts, expected, strict=True)
         likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
     except MemoryError:

@@ -9,7 +9,7 @@ from exporter.runtime.load import load
 
 def open_model(request: Request) -> Opened:
     """Open an artifact; its generation config forces the number of tokens."""
-    recogniser = load(request.model, request.threads)
+    recogniser = load(request.model, threads=request.threads)
     recogniser.family.force_tokens(recogniser.model, request.tokens)
     windows = request.windows()
     decoding = Decoding(
@@ -18,7 +18,7 @@ def open_model(request: Request) -> Opened:
     told: list[int] = []
 
     def transcribe() -> list[str]:
-        transcripts = recogniser.transcribe(windows, decoding)
+        transcripts = recogniser.decode(windows, decoding)
         told[:] = [len(transcript.tokens) for transcript in transcripts]
         return [transcript.text for transcript in transcripts]
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from exporter.system.progress import Progress
 
 if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
+    from rich import progress
     from rich.console import Console
     from rich.table import Table
-
 
 _UNLIMITED = 400  # columns, where no terminal sets the width
 
@@ -34,6 +34,7 @@ class Terminal:
     def __init__(self) -> None:
         _fill_gaps()
         self.debug = False
+        self._bar: progress.Progress | None = None
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
 
@@ -52,8 +53,9 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print one result."""
         try:
-            self.out.write(text + "\n")
-            self.out.flush()
+            with self._bar_hidden():
+                self.out.write(text + "\n")
+                self.out.flush()
         except BrokenPipeError:  # the reader, like `head`, has stopped
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
             raise SystemExit(0) from None
@@ -70,6 +72,16 @@ class Terminal:
                 break_on_hyphens=False,
             )
         self.say(text)
+
+    @contextmanager
+    def _bar_hidden(self) -> Iterator[None]:
+        """Take a running progress bar off the terminal while a result is printed there."""
+        if self._bar is None or not self.out.isatty():
+            yield
+            return
+        self._bar.stop()
+        yield
+        self._bar.start()
 
     def tell(self, text: str) -> None:
         """Print a message, not a result; text of others in it is made harmless."""
@@ -154,7 +166,11 @@ class Terminal:
                 total = None if fraction is None else 1.0
                 bar.update(task, description=what, total=total, completed=reached)
 
-            yield tell
+            self._bar = bar
+            try:
+                yield tell
+            finally:
+                self._bar = None
 
 
 def _fill_gaps() -> None:

@@ -1,0 +1,212 @@
+"""A model that is ready to transcribe, whatever opened it: an artifact or an original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+
+import numpy as np
+from pydantic import ValidationError
+
+from exporter.artifact.manifest import Manifest
+from exporter.errors import DataError, RecipeError
+from exporter.families.transcript import Audio, Transcript
+from exporter.formats import audio as audio_files
+from exporter.formats.audio import KINDS, Recording, is_recording, require_rate
+from exporter.formats.yaml_source import explain, nearest
+from exporter.recipe import Decoding
+from exporter.runtime.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from exporter.families.base import Family
+
+_Named: TypeAlias = tuple[Iterator[str], Iterable[Recording]]
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model that is ready to transcribe; `exporter.load` opens one.
+
+    Attributes:
+        model: A transformers `WhisperForConditionalGeneration` (or one that acts as it), so that
+            `pipeline("automatic-speech-recognition", model=...)` accepts it with the parts of
+            `processor`.
+        processor: The feature extractor and the tokenizer.
+        family: The module of the model's family.
+        decoding: The options that hold where `transcribe` is given no other: the recipe's.
+        manifest: The artifact's manifest; None for an original.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    decoding: Decoding
+    manifest: Manifest | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second that the model takes; everything else is resampled to it."""
+        return self.family.sampling_rate(self.processor)
+
+    @overload
+    def transcribe(
+        self, audio: Recording, *, sampling_rate: int | None = None, **options: Any
+    ) -> Transcript: ...
+    @overload
+    def transcribe(
+        self, audio: Iterable[Recording], *, sampling_rate: int | None = None, **options: Any
+    ) -> list[Transcript]: ...
+    def transcribe(
+        self,
+        audio: Recording | Iterable[Recording],
+        *,
+        sampling_rate: int | None = None,
+        **options: Any,
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one recording, or each of several.
+
+        Recordings may be longer than the model's window.
+
+        Example:
+            >>> recogniser = exporter.load("artifacts/whisper-demo-int8/onnx-int8")
+            >>> print(recogniser.transcribe("speech.flac", language="en", num_beams=5))
+            >>> samples, rate = soundfile.read("speech.flac")
+            >>> recogniser.transcribe(samples, sampling_rate=rate, timestamps=True).segments
+
+        Args:
+            audio: One recording, or an iterable of recordings. A recording is a path, the bytes of
+                an encoded file (wav, flac, mp3, ogg ...), a binary file object, or samples in a
+                numpy array or torch tensor: [samples], or with one or two channels
+                [channels, samples] or [samples, channels]. The axis of length 1 or 2 holds the
+                channels, which are averaged. Floating-point samples are in [-1, 1]; int8, uint8,
+                int16 and int32 are scaled by their full range.
+            sampling_rate: Samples a second of arrays and tensors, which need it: from 1,000 to
+                768,000 Hz. Encoded audio carries its own. All is resampled to the model's rate.
+            **options: What differs from the recipe's `decoding`. For Whisper: `language` (a code
+                like "en"; None lets the model find it), `task` ("transcribe" or "translate"),
+                `num_beams` (1 is greedy), `timestamps` (segments with times), and `batch_size`
+                (recordings decoded together).
+
+        Returns:
+            A `Transcript` for one recording; for an iterable, a list of them in its order.
+
+        Raises:
+            DataError: A recording cannot be used; the message names it.
+            RecipeError: An option has a value that it cannot have, or that the model lacks.
+            TypeError: There is no such option.
+        """
+        results = self.transcribe_iter(audio, sampling_rate=sampling_rate, **options)
+        return next(results) if is_recording(audio) else list(results)
+
+    def transcribe_iter(
+        self,
+        audio: Recording | Iterable[Recording],
+        *,
+        sampling_rate: int | None = None,
+        **options: Any,
+    ) -> Iterator[Transcript]:
+        """Transcribe recordings as they come, and give each transcript as soon as it is done.
+
+        Reads `batch_size` recordings, yields their transcripts, lets go of them, and only then
+        asks for more. So `audio` may be a generator that never ends. Where a recording cannot be
+        used, those before it are answered before the error is raised.
+
+        Args:
+            audio: As in `transcribe`.
+            sampling_rate: As in `transcribe`.
+            **options: As in `transcribe`.
+
+        Yields:
+            The transcripts, in the order of the recordings.
+
+        Raises:
+            DataError: As in `transcribe`.
+            RecipeError: As in `transcribe`, before anything is read.
+            TypeError: As in `transcribe`, before anything is read.
+        """
+        decoding = self._overlaid(options)
+        rate = None if sampling_rate is None else require_rate(sampling_rate)
+        return self._results(_named(audio), rate, decoding)
+
+    def decode(self, audio: Sequence[Audio], decoding: Decoding | None = None) -> list[Transcript]:
+        """Transcribe arrays that are float32 mono [samples] at `sampling_rate` already.
+
+        For measurements: no reading, converting or checking is in its time. `decoding` holds every
+        option, and is the recipe's where it is None.
+        """
+        with quiet_libraries():
+            return self.family.transcribe(
+                self.model, self.processor, audio, decoding or self.decoding
+            )
+
+    def _results(self, named: _Named, rate: int | None, decoding: Decoding) -> Iterator[Transcript]:
+        for batch in self._batches(named, rate, decoding.batch_size):
+            transcripts = self.decode(batch, decoding)
+            batch.clear()  # what is answered is not held while more is read
+            yield from transcripts
+
+    def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Audio]]:
+        """Read as many recordings as go together; those before a faulty one are given first."""
+        batch: list[Audio] = []
+        names, recordings = named
+        try:
+            for recording in recordings:  # `zip` would hold one while the next is made
+                batch.append(audio_files.load(recording, self.sampling_rate, rate, next(names)))
+                del recording
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
+
+    def _overlaid(self, options: Mapping[str, Any]) -> Decoding:
+        """Lay options over the recipe's, and hold them against what the model has."""
+        if message := unknown_option(self.decoding, options):
+            msg = f"transcribe() got {message}"
+            raise TypeError(msg)
+        decoding = _with_options(self.decoding, options)
+        if decoding != self.decoding:
+            self.family.check_decoding(self.family.configs(self.model), decoding)
+        return decoding
+
+
+def unknown_option(decoding: Decoding, options: Iterable[str]) -> str | None:
+    """Say which option there is not, if any, and which there are."""
+    known = sorted(type(decoding).model_fields)
+    for name in options:
+        if name not in known:
+            guess = nearest(name, known)
+            hint = f"did you mean {guess!r}? " if guess else ""
+            return f"an unknown option {name!r}; {hint}Known: {', '.join(known)}"
+    return None
+
+
+def _named(audio: Recording | Iterable[Recording]) -> _Named:
+    """Tell one recording from several, and give what errors call each."""
+    if is_recording(audio):
+        return iter(["audio"]), [audio]
+    if isinstance(audio, Iterable) and not isinstance(audio, Mapping):
+        return (f"audio[{index}]" for index in count()), cast("Iterable[Recording]", audio)
+    msg = f"audio is of type {type(audio).__name__}: give {KINDS}, or an iterable of these"
+    raise DataError(msg)
+
+
+def _with_options(decoding: Decoding, options: Mapping[str, Any]) -> Decoding:
+    """Raise RecipeError, in a recipe's words, for values that options cannot have."""
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
+    try:
+        # Strict JSON, as recipes are read: no text becomes a number, yet a list may fill a tuple.
+        text = json.dumps({**decoding.model_dump(mode="json"), **plain})
+        return type(decoding).model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecipeError("\n".join(explain(error, type(decoding)))) from None
+    except (TypeError, RecursionError) as error:
+        msg = f"options are text, numbers, true or false, as in a recipe: {error}"
+        raise RecipeError(msg) from None
