@@ -23,9 +23,8 @@ from exporter.quantization.plan import QuantizationPlan, plan_of
 from exporter.quantization.resolve import default_quantization
 from exporter.system import hardware
 from exporter.system.progress import shown_bytes
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, facts_of
 from exporter.targets.cost import MEASURED_ON, Work
-from exporter.targets.facts import facts_of
 from exporter.targets.options import TargetOptions
 
 Row = dict[str, Any]

@@ -116,7 +116,7 @@ def _say_plan(
     terminal.say(formatting.room(room.as_row()))
 
 
-_TIED = "What shares another's weight, like a head the token table, has no bytes before."
+_TIED = "A tied weight, like a head that is the token table, counts 0 bytes before."
 
 
 def _plans(rows: list[dict[str, Any]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:

@@ -28,7 +28,8 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_COMPLAINTS = 3
 _NO_ALIASES = (
-    "aliases (*) are not allowed: write the value out, and put text that begins with * in quotes"
+    "anchors (&) and aliases (*) are not allowed: write the value out, "
+    "and put text that begins with * in quotes"
 )
 _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _MAX_NUMBER = 40
@@ -166,7 +167,7 @@ def _problem(node: Node, depth: int) -> str | None:
     if depth > MAX_DEPTH:
         return _TOO_DEEP
     if node.anchor:  # what an alias repeats has one
-        return f"anchors (&) and {_NO_ALIASES}"
+        return _NO_ALIASES
     if node.tag == f"{_YAML}timestamp":
         return "a date must be text: put it in quotes"
     if node.tag not in _PLAIN:

@@ -12,6 +12,7 @@ from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
     from exporter.targets.base import Target
+    from exporter.targets.facts import TargetFacts
 
 # The package holds the facts that need no torch; see `exporter.targets.base` for its `target`.
 TARGETS: Registry[Target] = Registry(
@@ -22,3 +23,9 @@ TARGETS: Registry[Target] = Registry(
         "aoti": "exporter.targets.aoti",
     },
 )
+
+
+def facts_of(kind: str) -> TargetFacts:
+    """Return the facts of a kind of target; KeyError where `TARGETS` has none of that name."""
+    facts: TargetFacts = TARGETS.facts(kind)
+    return facts

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from exporter.system import accelerators, hardware
-from exporter.targets import TARGETS
-from exporter.targets.facts import facts_of
+from exporter.targets import TARGETS, facts_of
 
 
 def machine_capabilities() -> dict[str, Any]:

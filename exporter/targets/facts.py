@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from exporter.system.accelerators import Device
 from exporter.system.hardware import Machine
-from exporter.targets import TARGETS
 from exporter.targets.cost import Cost
 
 
@@ -46,9 +45,3 @@ class TargetFacts(Protocol):
     def machine_offer(self, machine: Machine) -> Offer:
         """Return what `machine` offers to artifacts of this kind."""
         ...
-
-
-def facts_of(kind: str) -> TargetFacts:
-    """Return the facts of a kind of target; KeyError where `TARGETS` has none of that name."""
-    facts: TargetFacts = TARGETS.facts(kind)
-    return facts

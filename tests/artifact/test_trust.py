@@ -267,13 +267,13 @@ def test_a_journal_that_cannot_be_written_costs_a_warning(
 
 
 def test_the_journals_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trust.registry() == tmp_path / "state" / "built"
+    assert trust.build_registry() == tmp_path / "state" / "built"
     monkeypatch.delenv("EXPORTER_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    assert trust.registry() == tmp_path / "xdg" / "exporter" / "built"
+    assert trust.build_registry() == tmp_path / "xdg" / "exporter" / "built"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert trust.registry() == tmp_path / ".local" / "state" / "exporter" / "built"
+    assert trust.build_registry() == tmp_path / ".local" / "state" / "exporter" / "built"
 
 
 def test_an_edited_manifest_is_another_artifact(foreign: Path) -> None:

@@ -145,7 +145,7 @@ def test_what_cannot_be_timed_says_why_beside_the_others(
     assert lines[2].split() == ["built/a", "1", *"-" * 12, str(len(RECIPE)), "B"]
     assert lines[3].split()[:4] == ["built/a", "2", "100", "ms"]
     assert lines[4] == (
-        "Samples in, text out: a window of 10 s of noise and 64 tokens; beams 2, batch 1, 3 runs, "
+        "Samples in, text out: a window of 10 s of noise and 8 tokens; beams 2, batch 1, 3 runs, "
         "fresh processes in 3 rounds."
     )
     assert lines[5] == "built/a, threads 1: compiled for 3"

@@ -10,9 +10,8 @@ from transformers import WhisperConfig
 
 from benchmarks.random_checkpoints import SHAPES, Shape
 from exporter.families.whisper import family as whisper
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, facts_of
 from exporter.targets.cost import Work
-from exporter.targets.facts import facts_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "build_shapes.json"
 MEASURED: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["shapes"]

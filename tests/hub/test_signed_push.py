@@ -42,7 +42,7 @@ def test_what_is_signed_opens_at_the_other_end(
     pushed(folder)
     repo = loopback.repos["org/speech"]
     assert repo.files.keys() >= SIGNED
-    assert b"It is signed, and so is its report" in repo.files["README.md"].data
+    assert b"The artifact and its report are signed" in repo.files["README.md"].data
     got = pull.pull("org/speech", Path("artifacts"))
     assert signing.verify(got.path, got.manifest, pair[1]).keys() == SIGNED - {
         provenance.PROVENANCE
@@ -100,7 +100,7 @@ def test_a_signature_that_is_no_more_goes_from_the_hub(
     pushed(folder)
     files = loopback.repos["org/speech"].files
     assert not files.keys() & SIGNED
-    assert b"It is signed" not in files["README.md"].data
+    assert b"are signed" not in files["README.md"].data
 
 
 def test_one_that_is_signed_later_is_pulled_again(

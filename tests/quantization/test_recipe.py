@@ -221,7 +221,7 @@ def test_a_dry_run_shows_a_shared_plan_once(write: Write, dry_run: Run) -> None:
     lines = out.splitlines()
     start = lines.index("quantization of onnx-int8, torch-int8; bytes of weights:")
     assert out.count("quantization of") == 1
-    end = next(n for n, line in enumerate(lines) if line.startswith("What shares another's"))
+    end = next(n for n, line in enumerate(lines) if line.startswith("A tied weight,"))
     table = lines[start + 1 : end]
     assert max(map(len, table)) <= 80
     assert table[0].split() == ["pattern", "scheme", "modules", "before", "after"]

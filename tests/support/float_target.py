@@ -11,6 +11,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import safetensors_bytes
+from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.system.hardware import Machine
 from exporter.targets.base import Job
@@ -29,6 +30,7 @@ COSTS: dict[Device, Cost] = {
         reload_bytes_s=400 * MB,
     )
 }
+SCHEMES = frozenset({"float"})
 _WEIGHTS = "model.safetensors"
 
 
@@ -40,18 +42,34 @@ def machine_offer(machine: Machine) -> Offer:
     return Offer(f"float32 products on {machine.cores} cores", {})
 
 
-def check(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> None:
+def check(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> None:
     pass
 
 
 def layout(
-    options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
 ) -> dict[str, int]:
     tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
     return {_WEIGHTS: safetensors_bytes({n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()})}
 
 
-def num_trials(options: Options, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
+def num_trials(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
     return 0
 
 
@@ -60,7 +78,8 @@ def build(job: Job[Options]) -> BuildResult:
     tensors = {name: checkpoint.read(name).contiguous() for name in checkpoint.tensors}
     save_file(tensors, job.folder / _WEIGHTS)
     needs = Requirements(packages=("torch",), device=job.device)
-    return BuildResult(needs=needs, options=job.options.model_dump(mode="json"))
+    options = job.options.model_dump(mode="json")
+    return BuildResult(needs=needs, options=options, quantization=job.plan.as_data())
 
 
 def load(

@@ -12,6 +12,7 @@ from exporter.system import build_cache, user_dirs
 
 ROOT = Path(build_cache.__file__).parents[2]
 FAMILY = "exporter.families.whisper.family"
+SCHEME = "exporter.quantization.schemes.dynamic_int8"
 MAKERS = {"aoti": "exporter.targets.aoti.graph_builder", "onnx": "exporter.targets.onnx.target"}
 
 
@@ -84,7 +85,9 @@ def unedited() -> dict[str, str]:
 
 def keys(root: Path) -> dict[str, str]:
     digest = build_cache.sources_sha256.__wrapped__
-    return {name: digest(frozenset({maker, FAMILY}), root) for name, maker in MAKERS.items()}
+    return {
+        name: digest(frozenset({maker, FAMILY, SCHEME}), root) for name, maker in MAKERS.items()
+    }
 
 
 @pytest.mark.parametrize(

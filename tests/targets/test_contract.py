@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from exporter.artifact import store
 from exporter.artifact.manifest import Requirements
@@ -21,26 +22,26 @@ from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.cli import main
 from exporter.errors import MachineError
 from exporter.families import FAMILIES
+from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
 from exporter.runtime.load import load
 from exporter.system import accelerators
 from exporter.system.hardware import describe
 from exporter.system.progress import silent
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, facts_of
 from exporter.targets.base import Job, Target
 from exporter.targets.cost import Cost
-from exporter.targets.facts import facts_of
 from tests.support import exact, sealed
+from tests.support.plans import FLOAT, plan_for
 
 ONE_FILE = "float32"
 KINDS = [*TARGETS, ONE_FILE]
-MEMBERS = [name for name in vars(Target) if name[0] != "_" and name != "Options"]
+MEMBERS = [name for name in vars(Target) if name[0] != "_" and name not in ("Options", "SCHEMES")]
 RECIPE = "name: tiny\ncheckpoint: {}\ntargets:\n  - {{kind: {}, device: {}}}\n"
 FRESH = """
 import sys
 from exporter.system.hardware import describe
-from exporter.targets import TARGETS
-from exporter.targets.facts import facts_of
+from exporter.targets import TARGETS, facts_of
 for kind in TARGETS:
     facts = facts_of(kind)
     facts.machine_offer(describe()), facts.COSTS["cpu"]
@@ -61,7 +62,13 @@ def checkpoint(tiny_whisper: Path) -> Checkpoint:
 
 
 def options_of(kind: str) -> Any:
-    return TARGETS[kind].Options.model_validate(exact.OPTIONS if kind == "onnx-int8" else {})
+    return TARGETS[kind].Options.model_validate({})
+
+
+def plan_of(kind: str, model: nn.Module) -> QuantizationPlan:
+    """A plan whose schemes the target has."""
+    default = exact.SCHEME if exact.SCHEME.name in TARGETS[kind].SCHEMES else FLOAT
+    return plan_for(model, default)
 
 
 def test_facts_load_nothing_heavy() -> None:
@@ -100,9 +107,10 @@ def test_a_plan_reads_shapes_alone(kind: str, checkpoint: Checkpoint) -> None:
     family, target = FAMILIES["whisper"], TARGETS[kind]
     model, options = family.skeleton(checkpoint.config), options_of(kind)
     before = {name: (type(module), id(module)) for name, module in model.named_modules()}
-    target.check(options, model, checkpoint, family)
-    files = target.layout(options, model, checkpoint, family)
-    assert target.num_trials(options, model, checkpoint, family) == 0
+    plan = plan_of(kind, model)
+    target.check(options, plan, model, checkpoint, family)
+    files = target.layout(options, plan, model, checkpoint, family)
+    assert target.num_trials(options, plan, model, checkpoint, family) == 0
     assert all(size > 0 for size in files.values())
     assert not any(PurePosixPath(path).is_absolute() or ".." in path for path in files)
     assert {name: (type(module), id(module)) for name, module in model.named_modules()} == before
@@ -139,7 +147,9 @@ def test_a_target_in_one_file_is_listed_and_planned(
     assert main(["list", "--json"]) == 0
     assert ONE_FILE in json.loads(capfd.readouterr().out)["targets"]
     path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(tiny_whisper, ONE_FILE, "cpu"))
+    path.write_text(
+        RECIPE.format(tiny_whisper, ONE_FILE, "cpu") + "quantization: {default: float}\n"
+    )
     assert main(["build", str(path), "--dry-run", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["plan"]
     assert (row["options"], row["fits"]) == ({}, True)
@@ -159,7 +169,8 @@ def test_what_is_built_is_what_was_planned_and_loads_on_its_device(
     files = {file.path: file.size_bytes for file in manifest.files}
     family, options = FAMILIES["whisper"], options_of(kind)
     model = family.skeleton(checkpoint.config)
-    for path, size in TARGETS[kind].layout(options, model, checkpoint, family).items():
+    plan = plan_of(kind, model)
+    for path, size in TARGETS[kind].layout(options, plan, model, checkpoint, family).items():
         assert path in files
         if path.endswith((".safetensors", ".onnx_data")):  # of code and graphs it is "about"
             assert files[path] == pytest.approx(size, rel=0.05), path
@@ -168,13 +179,15 @@ def test_what_is_built_is_what_was_planned_and_loads_on_its_device(
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     for beams in (1, 3):
         decoding = Decoding(language="en", task="transcribe", num_beams=beams)
-        assert recogniser.transcribe(noise, decoding)[0].tokens
+        assert recogniser.decode([noise], decoding)[0].tokens
 
 
 def built(kind: str, checkpoint: Checkpoint, final: Path) -> Path:
     """Build a target's files in this process, and seal them with the checkpoint's companions."""
     with store.stage(final) as folder:
-        job = Job(checkpoint, FAMILIES["whisper"], options_of(kind), folder, silent)
+        family = FAMILIES["whisper"]
+        plan = plan_of(kind, family.skeleton(checkpoint.config))
+        job = Job(checkpoint, family, options_of(kind), plan, folder, silent)
         result = TARGETS[kind].build(job)
         assert result.needs.device == job.device == "cpu"
         for name, path in checkpoint.companions.items():

@@ -103,7 +103,7 @@ def build_graph(
         "threads": torch.get_num_threads(),  # Inductor parallelizes by them
     }
     what = f"aoti {path.name} of {job.size}"
-    makers = (sys.modules[__name__], job.family)
+    makers = (sys.modules[__name__], job.family, *job.plan.quantized.values())
     get_or_build(path, what, parts, compiled, makers=makers, fresh=job.fresh)
     constants = read_spec(path).constants.values()
     return {c.name: (getattr(torch, c.dtype), c.shape) for c in constants}, weights

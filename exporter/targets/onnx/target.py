@@ -202,7 +202,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
         "versions": installed_versions(),
     }
     what = f"onnx-int8 {path.name} of {job.size}"
-    makers = (sys.modules[__name__], job.family)
+    makers = (sys.modules[__name__], job.family, *job.plan.quantized.values())
     get_or_build(path, what, parts, trace, makers=makers, fresh=job.fresh)
     if graph.weights_from is None:
         external_data.fill(path, read, job.progress)
