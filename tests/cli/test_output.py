@@ -120,7 +120,10 @@ def test_a_dry_run_builds_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"int8": ["decoder"]}}
+    row = {"artifact": "artifacts/speech/aoti", "kind": "aoti", "options": {"threads": ["two"]}}
+    rule = {"pattern": "*.fc1", "scheme": "float", "label": "float", "parameters": {}, "tied": []}
+    figures = {"modules": 2, "bytes_before": 3000, "bytes_after": 4000}
+    row |= {"quantization": [{**rule, **figures}]}
     plan = [{**row, "action": "build", **ESTIMATED.as_row(), "fits": True, "why_not": None}]
     room = Resources(8_000_000_000, 9_000_000_000, Path("artifacts"))
     monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: (plan, room))
@@ -130,8 +133,10 @@ def test_a_dry_run_builds_nothing(
         *("artifacts/speech/aoti", "3", "MB", "400", "MB", "500", "MB", "3", "MB"),
         *("2.1", "min", "yes"),
     ]
-    assert told[3:5] == ["artifacts/speech/aoti: int8=[decoder]", "  weights 3 MB"]
-    assert told[5] == "Here: 8 GB of memory available, 9 GB of disk free at artifacts."
+    assert told[3:5] == ["artifacts/speech/aoti: threads=[two]", "  weights 3 MB"]
+    assert told[5] == "quantization of aoti; bytes of weights:"
+    assert told[8].split() == ["*.fc1", "float", "2", "3", "kB", "4", "kB"]
+    assert told[9] == "Here: 8 GB of memory available, 9 GB of disk free at artifacts."
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,15 +13,16 @@ from exporter import recipe
 from exporter.artifact.manifest import AutotuneResult
 from exporter.artifact.store import read_manifest
 from exporter.build import pipeline as builder
-from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.cli import build, main
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
+from exporter.families.graph import parameter_names
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.runtime.load import load
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
-from exporter.targets.aoti import autotune
+from exporter.targets.aoti import autotune, graph_builder
 from exporter.targets.aoti import target as aoti
 from exporter.targets.aoti.autotune import Run, candidates, choose, decide, extrapolated, measure
 from exporter.targets.aoti.graph_builder import Setup, setup_of
@@ -314,6 +316,47 @@ def test_a_choice_is_told_and_recorded_and_the_artifact_recognised(
     assert "manifest.quantization: dynamic-int8, bits 8: 1 modules\n" in out
     assert "manifest.quantization: float: 2 modules\n" in out
     assert main(["build", str(path), "--set", "targets.0.dtype=float32"]) == 2
+
+
+def test_what_was_compiled_to_be_timed_serves_the_build_and_the_plan_is_as_built(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the compiler: a package is its graph's own weights, and what it was asked for."""
+    asked: dict[str, list[Any]] = {}
+    prepare, specs = graph_builder.prepared, dict[str, Any]()
+
+    def prepared(setup: Setup, checkpoint: Checkpoint, family: Any, name: str) -> Any:
+        graph, model, weights = prepare(setup, checkpoint, family, name)
+        names = parameter_names(graph, model)
+        own = [SimpleNamespace(name=names[n], t=t) for n, t in graph.module.named_parameters()]
+        constants = {
+            c.name: SimpleNamespace(name=c.name, dtype=str(c.t.dtype)[6:], shape=tuple(c.t.shape))
+            for c in own
+            if (c.name.startswith("model.encoder.") or ".encoder_attn." not in c.name)
+        }
+        specs["last"] = SimpleNamespace(constants=constants)
+        return graph, model, weights
+
+    def get_or_build(path: Path, _what: str, parts: Any, *_: Any, **__: Any) -> None:
+        asked.setdefault(path.stem, []).append(parts)
+
+    seconds = {"int8": 3.0, "int8 in bfloat16": 2.0, "bfloat16": 1.0}
+    monkeypatch.setattr(graph_builder, "prepared", prepared)
+    monkeypatch.setattr(graph_builder, "get_or_build", get_or_build)
+    monkeypatch.setattr(graph_builder, "read_spec", lambda _: specs["last"])
+    monkeypatch.setattr(autotune, "_call", lambda *_: None)
+    monkeypatch.setattr(autotune, "measure", lambda runs: {run: seconds[run[0]] for run in runs})
+    monkeypatch.setattr(aoti, "require_features", lambda *_: None)
+    monkeypatch.setattr(aoti, "write_safetensors", lambda *_: None)
+    result = aoti.build(job_of(tiny_whisper, tmp_path, dtype={"decoder": "auto"}))
+    *timed, final = asked["decoder"]
+    assert len(timed) == 3
+    assert final == timed[-1] != timed[0]
+    assert result.options["dtype"] == {"encoder": "float32", "decoder": "bfloat16"}
+    by_scheme = {group.scheme: group.modules for group in result.quantization}
+    assert "proj_out" in by_scheme["float"]
+    assert "model.decoder.layers.0.fc1" in by_scheme["float"]
+    assert all(name.startswith("model.encoder.") for name in by_scheme["dynamic-int8"])
 
 
 @pytest.mark.slow
