@@ -1,6 +1,6 @@
 """Read the structure of an ONNX graph: nodes, shapes, and places of weights, but no weights.
 
-The numbers of fields are those of onnx.proto3; what is not named here is passed over.
+Field numbers are those of onnx.proto3; other fields are skipped.
 Source: https://github.com/onnx/onnx/blob/v1.21.0/onnx/onnx.proto3
 """
 
@@ -40,7 +40,7 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where values lie: a file beside the graph or the graph itself, and the bytes of it."""
+    """The bytes of values in the graph's file or in a file beside it."""
 
     file: str
     offset: int
@@ -49,7 +49,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight: type and shape, `told` of its external place, and its own place if inside."""
+    """A weight: type and shape, its place if it is inside the graph's file, and else `told`.
+
+    `told` are the keys and values of ONNX's `external_data`, as they stand in the file.
+    """
 
     name: str
     dtype: int
@@ -65,7 +68,7 @@ class Tensor:
 
     @property
     def size_bytes(self) -> int | None:
-        """What its type and shape take; None for texts and unknown types."""
+        """The bytes of its values; None for strings and unknown types."""
         bits = _BITS.get(self.dtype)
         return None if bits is None else -(-self.elements * bits // 8)
 
@@ -103,16 +106,16 @@ class Model:
     metadata: frozenset[str]
 
     def graphs(self) -> Iterator[tuple[Graph, tuple[Graph, ...]]]:
-        """Every graph, each with those around it, the outermost first."""
+        """Yield every graph with its enclosing graphs, the outermost first."""
         yield from _nested(self.graph, ())
 
     def nodes(self) -> Iterator[Node]:
-        """Every node at any depth."""
+        """Yield all nodes at any depth."""
         for graph, _ in self.graphs():
             yield from graph.nodes
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every weight at any depth."""
+        """Yield all weights at any depth."""
         for graph, _ in self.graphs():
             yield from graph.tensors.values()
 
@@ -260,7 +263,7 @@ class _Reader:
         shape: list[int] = []
         dtype, name, external = 0, "", False
         inside = None
-        told = []
+        external_data = []
         for each in self._wire.fields(message):
             if each.number == 1:
                 shape += self._wire.numbers(each)
@@ -272,13 +275,15 @@ class _Reader:
                 name = self._wire.text(each)
             elif each.number == 13:
                 pair = self._texts(each)
-                told.append((pair.get(1, ""), pair.get(2, "")))
+                external_data.append((pair.get(1, ""), pair.get(2, "")))
             elif each.number == 14:
                 external = each.value == _EXTERNAL
         if len(shape) > _MAX_RANK or any(size >= 1 << 63 for size in shape):
             msg = f"a weight with the shape {shape[:4]}"
             raise DamagedError(msg)
-        return Tensor(name, dtype, tuple(shape), inside, tuple(told), external or bool(told))
+        return Tensor(
+            name, dtype, tuple(shape), inside, tuple(external_data), external or bool(external_data)
+        )
 
     def _value(self, message: Field) -> dict[str, Shape]:
         name = ""
