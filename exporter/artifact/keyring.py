@@ -37,11 +37,11 @@ def trusted() -> list[Path]:
     place = keyring()
     if not place.is_dir() or not owned(place):
         return []
-    found = sorted(path for path in place.glob("*.pem") if path.is_file())
-    linked = [path for path in found if path.is_symlink()]
+    paths = sorted(path for path in place.glob("*.pem") if path.is_file())
+    linked = [path for path in paths if path.is_symlink()]
     for path in linked:
         _log.warning("%s is a link and is ignored: replace it by the key itself", path)
-    return [path for path in found if path not in linked and owned(path)]
+    return [path for path in paths if path not in linked and owned(path)]
 
 
 def hints() -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Artifacts on disk: staged, sealed by a manifest, renamed into place, never edited.
 
-Without torch, so that verifying, listing and pushing start at once. The manifest is written last
-and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
+Does not import torch, so that verifying, listing and pushing start at once. The manifest is written
+last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
 """
 
 import re
@@ -187,7 +187,7 @@ def publish(folder: Path, final: Path) -> None:
 
 @contextmanager
 def _lock(final: Path) -> Iterator[None]:
-    """Hold a lock beside `final`, or raise BusyError where another build does."""
+    """Hold a lock beside `final`; raise BusyError if another build holds it."""
     lock = file_lock(final.parent / f".{final.name}.lock", wait_s=0)
     try:
         held = lock.acquire()
@@ -199,7 +199,7 @@ def _lock(final: Path) -> Iterator[None]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, links included, folders not."""
+    """Yield every file below `folder`, including links, excluding folders."""
     return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 

@@ -1,7 +1,4 @@
-"""The terminal: results on standard output, messages on standard error, libraries silenced.
-
-Apart from the commands because this is about file descriptors and drawing.
-"""
+"""The terminal: results on standard output, messages on standard error, libraries silenced."""
 
 from __future__ import annotations
 
@@ -84,7 +81,7 @@ class Terminal:
         self._bar.start()
 
     def tell(self, text: str) -> None:
-        """Print a message, not a result; text of others in it is made harmless."""
+        """Print a message to standard error, with control characters escaped."""
         lines = text.split("\n")
         self._console.print("\n".join(map(_harmless, lines)))
 
@@ -107,10 +104,10 @@ class Terminal:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Keep what libraries, compilers and child processes write off the terminal.
+        """Redirect the output of libraries, compilers and child processes to nowhere.
 
-        By file descriptor, because much of it comes from native code. With `debug` it goes to
-        standard error instead, so that standard output holds results only.
+        File descriptors are redirected, because native code writes much of it. With `debug` it goes
+        to standard error, so that standard output has results only.
         """
         sys.stdout.flush()
         sys.stderr.flush()
@@ -174,7 +171,7 @@ class Terminal:
 
 
 def _fill_gaps() -> None:
-    """Open streams that the caller closed: other files would take their numbers."""
+    """Open standard streams that the caller closed, so that no other file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -53,10 +53,10 @@ def _whole(folder: Folder, index: str) -> bool:
 
 def layers(folder: Folder) -> Iterator[Finding]:
     """Compare the number of layers in config.json and in the weights."""
-    found = [m for ts in folder.tensors.values() for name in ts if (m := _LAYER.match(name))]
+    matches = [m for ts in folder.tensors.values() for name in ts if (m := _LAYER.match(name))]
     for part in ("encoder", "decoder"):
         stated = folder.number("config.json", f"{part}_layers")
-        there = {int(match[2]) for match in found if match[1] == part}
+        there = {int(match[2]) for match in matches if match[1] == part}
         if stated is not None and there and max(there) + 1 != stated:
             what = f"{stated} {part} layers, but the weights have {max(there) + 1}"
             yield Finding("problem", "config.json", what, "Use the config.json of these weights.")
