@@ -57,7 +57,7 @@ class _Strict(BaseModel):
 class SchemeSpec(_Strict):
     """A quantization scheme by name, or `{scheme: NAME, ...}` with parameters.
 
-    Names and parameters are checked where the schemes are known.
+    Names and parameters are checked later, by `exporter.quantization`.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -25,7 +25,7 @@ PROVENANCE = "provenance.intoto.json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 # https://slsa.dev/spec/v1.0/provenance
 _PREDICATE = "https://slsa.dev/provenance/v1"
-# docs/trust.md defines both. The builder is whoever ran the command, on any machine.
+# docs/trust.md defines both. The builder is the user who ran the command, on any machine.
 _BUILD_TYPE = "urn:x-exporter:build:v1"
 _BUILDER = "urn:x-exporter:own-machine:v1"
 _OURSELVES = "exporter"

@@ -34,7 +34,7 @@ _MAX_BYTES = 4 << 20
 
 
 class _Strict(BaseModel):
-    """Accepts only the named keys, and no second spelling that the library might read."""
+    """Accepts only the declared keys, because the library might read other spellings too."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 

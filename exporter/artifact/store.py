@@ -32,7 +32,7 @@ from exporter.system.signals import undisturbed
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
 _SIGNED = "provenance.intoto.json model.sig report.sig"
 SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
-# A sidecar file during `write_atomic`, or what a killed process left of one.
+# The partial file of a sidecar during `write_atomic`, or of a killed process.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
 
@@ -62,7 +62,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not an artifact: it has no {MANIFEST}.\nBuild one: exporter build RECIPE"
         )
         raise IntegrityError(msg) from None
-    except (ValueError, OSError) as error:  # pydantic's are ValueErrors, a NaN is a plain one
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # pydantic's errors are ValueErrors; a NaN raises a plain one
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error

@@ -35,7 +35,7 @@ class Task:
 
 
 class Executor(Protocol):
-    """Runs tasks, a number of them at a time."""
+    """Runs tasks, up to `workers` at a time."""
 
     @property
     def workers(self) -> int:

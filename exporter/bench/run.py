@@ -25,7 +25,7 @@ from exporter.system import hardware, worker
 from exporter.system.progress import Progress, silent
 
 ROUNDS = 3
-_BUSY = 0.5  # processes that run or wait, on average over the last minute
+_BUSY = 0.5  # load average of the last minute: running and waiting processes
 _FLOAT32_BYTES = 4
 
 _log = logging.getLogger(__name__)

@@ -53,12 +53,12 @@ class Prediction:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files that the manifest will name."""
+        """Bytes of all files in the manifest."""
         return sum(self.files.values())
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes on disk at the worst moment of the build."""
+        """Peak bytes on disk during the build."""
         return self.size_bytes + self.scratch_bytes
 
     def for_manifest(self) -> Predicted:

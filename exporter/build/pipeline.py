@@ -349,7 +349,7 @@ def _one_clip(recipe: Recipe) -> str | None:
         return None
     try:
         clips = list_clips(recipe.path.parent / recipe.data.clips)
-        spoken = next((clip for clip in clips if clip.text.strip()), None)
+        clip = next((clip for clip in clips if clip.text.strip()), None)
     except DataError:  # a build needs no data; `validate` reports what is wrong with it
         return None
-    return str(spoken.path.resolve()) if spoken else None
+    return str(clip.path.resolve()) if clip else None

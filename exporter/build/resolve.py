@@ -59,8 +59,8 @@ class Planned:
     @property
     def step(self) -> Step:
         """The disk and memory that it needs; publishing it removes what is in its place."""
-        standing = sum(file.lstat().st_size for file in self.path.rglob("*"))
-        return Step(str(self.path), self.prediction, standing, self.blocker)
+        replaced_bytes = sum(file.lstat().st_size for file in self.path.rglob("*"))
+        return Step(str(self.path), self.prediction, replaced_bytes, self.blocker)
 
 
 def resolve(

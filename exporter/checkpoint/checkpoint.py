@@ -69,7 +69,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The Hub id, or the folder's name without its path, which must not be published."""
+        """The Hub id, or the folder's name; no path, because manifests may be published."""
         return self.source if self.revision else self.folder.resolve().name
 
     @property
@@ -127,7 +127,7 @@ class Checkpoint:
             yield self.folder
             return
         with TemporaryDirectory() as place:
-            folder = Path(place) / self.folder.resolve().name  # errors name it
+            folder = Path(place) / self.folder.resolve().name  # its name appears in errors
             folder.mkdir()
             for name, path in self.companions.items():
                 shutil.copyfile(path, folder / name)

@@ -99,7 +99,7 @@ class Merged(TensorInfo):
     def blocks(self) -> Iterator[Tensor]:
         """Read the rows in order and merge them, some at a time."""
         down, up = self.down.read().float(), self.up.read().float()
-        start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs time
+        start, buffer = 0, torch.empty(0)  # one for all blocks, since allocating memory takes time
         for block in self.base.blocks():
             if len(block) > len(buffer):
                 buffer = torch.empty(block.shape)

@@ -22,7 +22,7 @@ from exporter.formats.onnx_reader import Model, Place, read_model
 from exporter.formats.protobuf import Budget, DamagedError
 from exporter.formats.safetensors_header import Entry, read_header
 
-# Those of other tools, beside what our families' checkpoints have.
+# Configs of other tools; those of our families are added from `companion_names`.
 _CONFIGS = frozenset(
     (
         *(INDEX, PICKLE_INDEX, ADAPTER, "processor_config.json", "ort_config.json"),

@@ -162,7 +162,7 @@ def _clip(where: str, base: Path, row: Mapping[str, Any]) -> Clip:
     if not path.is_file():
         msg = f"{where}: audio file {path} does not exist or is not a regular file"
         raise DataError(msg)
-    # An id may be published in a report: it names the file, never a folder of this machine.
+    # Ids are published in reports, so they must not contain paths of this machine.
     known = name if not Path(name).is_absolute() else path.name
     return Clip(known, path, _field(where, row, TEXT_NAMES, "text"), language)
 

@@ -73,7 +73,7 @@ class Wire:
                 after = place + length
             elif kind in _FIXED:
                 after = place + _FIXED[kind]
-            else:  # groups, which ONNX has none of
+            else:  # groups, which ONNX does not use
                 msg = f"no message at byte {place}"
                 raise DamagedError(msg)
             if after > end:

@@ -56,7 +56,11 @@ def _array(values: Any, name: str) -> NDArray[Any]:
             tensor = values.detach().cpu()
             return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
         return np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantized, on no device
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # sparse or quantized tensors, or those on `meta`
         reason = str(error).splitlines()[0][:120]
         msg = f"{name} cannot be taken as a numpy array: {reason}"
         raise DataError(msg) from error

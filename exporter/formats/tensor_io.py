@@ -27,7 +27,7 @@ _NAMES = {**NAMES, torch.int8: "I8"}
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensors by name: type and shape."""
 
-# A runtime's vector loads, and its cache lines, begin at such offsets.
+# The size of a cache line and of the largest vector register.
 ALIGNMENT = 64
 _SYNC_BYTES = 64 << 20
 

@@ -28,7 +28,7 @@ _DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(EOFError, OSError, BadZipFile),
 )
-# The names in a table of plain tensors. Torch allows more: sparse tensors, whose indices it read
+# The names that plain tensors need. torch allows more: sparse tensors, whose indices it has read
 # out of bounds, and bytearray, which may allocate all memory.
 _NAMED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"

@@ -170,7 +170,7 @@ def _sent_bytes(error: BaseException) -> bool:
 
 
 class _Limits:
-    """The time limits of a task's requests, and how many of them got no answer."""
+    """Sets time limits on the requests of a task, and counts those without an answer."""
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
@@ -249,7 +249,7 @@ class _Limits:
         if answer.status_code >= 500 or answer.status_code == _TOO_MANY:
             self._http.hf_raise_for_status(answer)
         if streams:
-            for name in ("iter_content", "iter_bytes"):  # of requests, of httpx
+            for name in ("iter_content", "iter_bytes"):  # in requests and httpx
                 if hasattr(answer, name):
                     setattr(answer, name, self._reading(getattr(answer, name)))
         elif answer.status_code == _CONFLICT and _BUSY in answer.text:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from exporter.artifact.report import Interval
 
 WIDTH = 480
-# A picture that stands alone, as on the Hub, is an image: the page's own colours do not reach it.
+# The style of a separate file: as an image, it does not inherit the colours of the page.
 _STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#5b6670}.bad{fill:#b3261e;opacity:.12}"
     ".axis,.zero{stroke:#9aa5af}.zero{stroke-dasharray:3 3}.gate{stroke:#b3261e;stroke-width:2}"
@@ -90,4 +90,6 @@ def text(x: float, y: float, words: str, anchor: str = "middle", name: str = "la
 def svg(height: int, label: str, parts: list[str]) -> Markup:
     """Return an `<svg>` element; `label` is its description for screen readers."""
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">'
-    return Markup(head + "".join(parts) + "</svg>")  # safe: numbers and our own words only
+    return Markup(
+        head + "".join(parts) + "</svg>"
+    )  # safe, because it has only numbers and fixed words

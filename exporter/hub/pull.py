@@ -118,16 +118,16 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
     """
     repo, revision = hub_id(name) or (name, None)
     place = user_dirs.pulled() / repo / (revision or "main").replace("/", "--")
-    standing = (place / MANIFEST).exists()
+    cached = (place / MANIFEST).exists()
 
     def admit(folder: Path, manifest: Manifest) -> None:
         trusted.check_trust_before_download(name, folder, manifest, trust=trust)
 
     wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
     try:
-        return wanted.had(progress, pauses=() if standing else None).path
+        return wanted.had(progress, pauses=() if cached else None).path
     except HubError as error:
-        if not standing or not unavailable(error.__cause__ or error):
+        if not cached or not unavailable(error.__cause__ or error):
             raise
         _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
@@ -149,9 +149,9 @@ class _Wanted:
         if MANIFEST not in transfer.files:
             msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
             raise IntegrityError(msg)
-        standing = _standing(self.final, transfer.files, replace=self.replace)
-        if standing is not None:
-            return Pulled(self.final, self.repo, transfer.commit, standing, fresh=False)
+        existing = _existing(self.final, transfer.files, replace=self.replace)
+        if existing is not None:
+            return Pulled(self.final, self.repo, transfer.commit, existing, fresh=False)
         if self.final.exists() and not self.replace:
             msg = f"{self.final} holds something else: replace it with --force, or choose another"
             raise RecipeError(msg + " --output")
@@ -174,7 +174,7 @@ def _warn_of_code(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
+def _existing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
     """Return the manifest of the artifact at `final` if it is the Hub's, else None.
 
     Its manifest, signatures and provenance are compared. A damaged artifact counts as another one

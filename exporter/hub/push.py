@@ -33,7 +33,7 @@ _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.tx
 
 @dataclass(frozen=True)
 class Way:
-    """How to push: to which branch, or as a pull request to `main`."""
+    """The destination of a push: a branch, or a pull request to `main`."""
 
     revision: str = "main"
     pull_request: bool = False
@@ -145,7 +145,7 @@ class _Delivery:
         return Pushed(self._plan, commit, self._changed, tag, request)
 
     def _info(self) -> "ModelInfo":
-        """The branch as it is; the repository, or the branch, is made where there is none."""
+        """Return the state of the branch; create the repository or branch if it is missing."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:

@@ -41,7 +41,7 @@ def _claimed(above: Path) -> tuple[Path, FileLock]:
         lock = file_lock(folder / _LOCK)
         try:
             lock.acquire()
-        except FileNotFoundError:  # cleared before it was locked
+        except FileNotFoundError:  # removed by another process before it was locked
             continue
         except OSError:
             remove(folder)

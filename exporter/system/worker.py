@@ -116,7 +116,7 @@ def started(
                 stderr=stderr,
                 # Files that killed compilers leave are removed with this folder.
                 env={**child_environment(threads), **environment, "TMPDIR": str(place)},
-                start_new_session=True,  # a group of its own, to end compilers with it
+                start_new_session=True,  # a process group, to kill its compilers too
             )
             try:
                 yield Child(process, step, what, log)
@@ -265,7 +265,7 @@ def _die_with(parent: int) -> None:
     """End this process when its parent is killed, so that it writes into no removed folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed before
+        if os.getppid() != parent:  # the parent was killed before prctl
             os._exit(1)
 
 

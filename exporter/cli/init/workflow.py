@@ -84,7 +84,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # YAML; every value goes through `tojson`, which is YAML too
         undefined=StrictUndefined,
-        variable_start_string="[[",  # GitHub has the braces
+        variable_start_string="[[",  # GitHub uses {{ and }} itself
         variable_end_string="]]",
         keep_trailing_newline=True,
     )

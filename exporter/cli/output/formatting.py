@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _MINUTES_FROM_S = 100
-_MOST_NARROW = 24  # columns of a cell in a table turned on its side
+_MOST_NARROW = 24  # width of a cell in a transposed table
 
 
 def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -42,7 +42,7 @@ def _needs(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
 
 
-_PLAN_WIDTHS = (24, 21)  # with the numbers beside them, a table of 80 columns
+_PLAN_WIDTHS = (24, 21)  # together with the numbers, a table of 80 columns
 
 
 def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:

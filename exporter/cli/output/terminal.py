@@ -22,11 +22,11 @@ if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
     from rich.console import Console
     from rich.table import Table
 
-_UNLIMITED = 400  # columns, where no terminal sets the width
+_UNLIMITED = 400  # columns, if the output is no terminal
 
 
 class Terminal:
-    """The standard streams as they were at the start, apart from what libraries write."""
+    """The original standard streams, while those of libraries are redirected."""
 
     def __init__(self) -> None:
         _fill_gaps()
@@ -40,7 +40,7 @@ class Terminal:
         from rich.console import Console
 
         class Patient(Console):
-            """Continues when its reader is gone; rich would end the command."""
+            """Continues after a broken pipe, where rich would end the command."""
 
             def on_broken_pipe(self) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())

@@ -63,7 +63,9 @@ def several_variants(folder: Folder) -> Iterator[Finding]:
 def weights_twice(folder: Folder) -> Iterator[Finding]:
     """Find weights that are stored twice among the graphs that work together."""
     for roles in sets(folder).values():
-        ordered = sorted(roles, key=lambda role: role != _MERGED)  # the merged decoder stays
+        ordered = sorted(
+            roles, key=lambda role: role != _MERGED
+        )  # the merged decoder first, since it is kept
         held = [each for role in ordered for each in _large(folder, roles[role])]
         total = sum(place.length for _, place in held)
         twice = _again(folder, held)

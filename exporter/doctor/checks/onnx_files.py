@@ -62,7 +62,7 @@ def _newest() -> tuple[int, int, str]:
         except (raised.Fail, raised.InvalidGraph, raised.InvalidProtobuf) as error:
             if match := re.search(pattern, str(error)):
                 return int(match[1])
-        return 1 << 31  # a runtime that sets no limit
+        return 1 << 31  # the runtime has no limit
 
     ir = limit(1 << 30, 8, r"max supported IR version: (\d+)")
     return ir, limit(8, 1 << 30, r"is till opset (\d+)"), onnxruntime.__version__

@@ -100,11 +100,13 @@ def pickles(folder: Folder) -> Iterator[Finding]:
     """Check torch's weight files opcode by opcode, without loading them."""
     for name in folder.matching(".bin"):
         others = f"{name.removesuffix('.bin')}.xml" in folder.files or name == "model.bin"
-        if others or name.endswith("training_args.bin"):  # OpenVINO's, CTranslate2's; told apart
+        if others or name.endswith(
+            "training_args.bin"
+        ):  # files of OpenVINO and CTranslate2, and torch's settings
             continue
         if name.rpartition("/")[2].startswith("pytorch_model") and name not in folder.left:
             from exporter.formats.torch_pickle import (
-                pickled_infos,  # torch, which nothing else here needs
+                pickled_infos,  # imports torch, which no other check needs
             )
 
             try:

@@ -45,7 +45,7 @@ def window(folder: Folder) -> Iterator[Finding]:
     if not _is_whisper(folder):
         return
     extractor, positions = folder.config(_EXTRACTOR), folder.number(_CONFIG, "max_source_positions")
-    # The second convolution halves them.
+    # The second convolution halves the number of frames.
     config = None if positions is None else 2 * positions
     values: dict[str, int | None] = {_EXTRACTOR: _frames(extractor), _CONFIG: config}
     values |= {model.name: _feature_size(model.graph.inputs, 2) for model in encoders(folder)}
