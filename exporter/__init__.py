@@ -7,8 +7,7 @@ From Python, an artifact that was built or published transcribes in three lines:
     recogniser = exporter.load("artifacts/whisper-demo-int8/onnx-int8")
     print(recogniser.transcribe("speech.flac"))
 
-Importing this package imports nothing heavy; what its names stand for is imported at their first
-use.
+Importing this package is fast: the modules of its names are imported at their first use.
 """
 
 import os
@@ -32,12 +31,12 @@ _MODULES = {
     "load_original": "exporter.runtime.load",
 }
 
-# onnxruntime tells its makers of every session, unless it finds this when it starts.
+# onnxruntime sends telemetry about every session unless this is set when it starts.
 # Source: https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+if not TYPE_CHECKING:  # a type checker would accept every misspelt name
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:

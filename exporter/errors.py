@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-# What the exit codes of the command line mean; help, documents and tests take it from here.
+# The meanings of the exit codes; the help, the documents and tests read them from here.
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
         0: "done",
@@ -28,7 +28,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
-# Texts of libraries that report it in their own words; the last is oneDNN's.
+# Messages of libraries that raise no OSError for it; the last is oneDNN's.
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),

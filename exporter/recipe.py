@@ -1,6 +1,6 @@
 """Recipes: strict, frozen models, read from YAML, with every mistake reported at its line.
 
-Data only: no key names a Python object, and nothing is downloaded or resolved here.
+Recipes are data: no key names a Python object, and nothing is downloaded or resolved here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _matching(pattern: str, meaning: str) -> AfterValidator:
 
 
 def _mistake(message: str, below: Loc = ()) -> PydanticCustomError:
-    """Return a mistake that a validator raises, `below` the value it was given."""
+    """Return an error for a validator to raise, about the position `below` its value."""
     return PydanticCustomError("mistake", "{message}", {"message": message, "below": below})
 
 
@@ -57,7 +57,7 @@ class _Strict(BaseModel):
 class SchemeSpec(_Strict):
     """A quantization scheme by name, or `{scheme: NAME, ...}` with parameters.
 
-    Names and parameters are checked where the schemes are known.
+    Names and parameters are checked later, by `exporter.quantization`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -66,13 +66,13 @@ class SchemeSpec(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"scheme": given}
-        if not isinstance(given, dict):
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"scheme": value}
+        if not isinstance(value, dict):
             msg = "expected a scheme, like dynamic-int8, or {scheme: dynamic-int8, bits: 7}"
             raise _mistake(msg)
-        return given
+        return value
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class SchemeSpec(_Strict):
 
 
 class Quantization(_Strict):
-    """Schemes of modules by pattern, the first that matches counts, and of every other module."""
+    """Schemes of modules by pattern, where the first match counts, and a default scheme."""
 
     default: SchemeSpec | None = None
     modules: dict[str, SchemeSpec] = {}
@@ -90,8 +90,8 @@ class Quantization(_Strict):
 class TargetSpec(_Strict):
     """One artifact to build.
 
-    Every key but `kind`, `name` and `quantization`, which stands in the place of the recipe's, is
-    an option of the target's kind.
+    Every key but `kind`, `name` and `quantization` (which replaces the recipe's) is an option of
+    the target's kind.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -107,7 +107,7 @@ class TargetSpec(_Strict):
 
 
 class Decoding(_Strict):
-    """How audio becomes text, for the original and for every artifact."""
+    """The decoding of audio to text, the same for the original and every artifact."""
 
     language: Text | None = None
     task: Literal["transcribe", "translate"] | None = None
@@ -169,7 +169,7 @@ def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
         raise _mistake(msg)
     seen: set[str] = set()
     for index, target in enumerate(targets):
-        if target.name.lower() in seen:  # some disks do not tell upper from lower case
+        if target.name.lower() in seen:  # some file systems ignore the case of names
             message = f"two targets are named {target.name!r}: give one another `name`"
             raise _mistake(message, (index, "name"))
         seen.add(target.name.lower())
@@ -196,7 +196,7 @@ class Recipe(_Strict):
 
     @property
     def path(self) -> Path:
-        """The path that `read` was given."""
+        """The path of the recipe, as passed to `read`."""
         return self._source.path
 
     @property
@@ -211,7 +211,7 @@ class Recipe(_Strict):
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The `a.b.0=value` texts that `read` was given; `text` has them applied."""
+        """The `a.b.0=value` texts as passed to `read`; `text` has them applied."""
         return self._source.overrides
 
     @property
@@ -221,11 +221,11 @@ class Recipe(_Strict):
         return [path for path in typed if path and path.startswith(("/", "~"))]
 
     def error(self, loc: Loc, message: str, *, of_key: bool = False) -> RecipeError:
-        """Return an error about what stands at `loc`, like ("targets", 0), citing its line."""
+        """Return an error about the value at `loc`, like ("targets", 0), citing its line."""
         return RecipeError(self._source.cite(loc, message, of_key=of_key))
 
     def check(self, model: type[Options], data: object, loc: Loc) -> Options:
-        """Return `data`, found at `loc`, as a `model`; raise RecipeError citing every mistake."""
+        """Return `data`, located at `loc`, as a `model`; raise RecipeError citing every mistake."""
         return self._source.check(model, data, loc)
 
     def options(self, index: int, model: type[Options]) -> Options:

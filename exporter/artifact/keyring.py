@@ -16,7 +16,7 @@ from exporter.system.user_dirs import home, owned
 
 _PLACE = "EXPORTER_CONFIG"
 _MAX_BYTES = 64 << 10
-_CURVES = {"secp256r1", "secp384r1", "secp521r1"}  # those that model-signing knows
+_CURVES = {"secp256r1", "secp384r1", "secp521r1"}  # the curves that model-signing supports
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ def trusted() -> list[Path]:
     place = keyring()
     if not place.is_dir() or not owned(place):
         return []
-    found = sorted(path for path in place.glob("*.pem") if path.is_file())
-    linked = [path for path in found if path.is_symlink()]
+    paths = sorted(path for path in place.glob("*.pem") if path.is_file())
+    linked = [path for path in paths if path.is_symlink()]
     for path in linked:
         _log.warning("%s is a link and is ignored: replace it by the key itself", path)
-    return [path for path in found if path not in linked and owned(path)]
+    return [path for path in paths if path not in linked and owned(path)]
 
 
 def hints() -> dict[str, Path]:
@@ -84,7 +84,7 @@ def model_signing() -> Any:
 
 
 def _serialization() -> Any:
-    model_signing()  # brings it
+    model_signing()  # depends on cryptography
     return import_module("cryptography.hazmat.primitives.serialization")
 
 
@@ -95,7 +95,7 @@ def _loaded(key: Path, kind: str, read: Any) -> Any:
     except OSError as error:
         msg = f"{key} cannot be read: {error.strerror}"
         raise RecipeError(msg) from error
-    except TypeError as error:  # it asks for a password
+    except TypeError as error:  # raised for a missing password
         msg = f"{key} is encrypted: decrypt it first, openssl pkey -in {key} -out PLAIN.pem"
         raise RecipeError(msg) from error
     except (ValueError, unsupported) as error:

@@ -54,9 +54,9 @@ class RecipeStamp(_Frozen):
 
 
 class Requirements(_Frozen):
-    """What a machine must offer to load an artifact.
+    """The features, packages and device that an artifact needs.
 
-    `device` is a kind of device, perhaps one that only a newer exporter knows. It is left out of
+    `device` is a kind of device, which may be known only to a newer exporter. It is left out of
     the manifest where it is the CPU, so that older manifests keep their bytes.
     """
 
@@ -87,7 +87,7 @@ class QuantizedModules(_Frozen):
 
 
 class BuildResult(_Frozen):
-    """What a target's build tells: what loading needs, options and plan with what it chose."""
+    """The answer of a target's build: requirements, resolved options, plan and choices."""
 
     needs: Requirements
     options: dict[str, Any]
@@ -113,7 +113,7 @@ class BuildFigures(_Frozen):
 
 
 class Manifest(_Frozen):
-    """Everything about an artifact that can be told without opening it."""
+    """The description of an artifact, which is read without opening its models."""
 
     schema_version: Literal[1] = 1
     name: str

@@ -25,7 +25,7 @@ PROVENANCE = "provenance.intoto.json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 # https://slsa.dev/spec/v1.0/provenance
 _PREDICATE = "https://slsa.dev/provenance/v1"
-# docs/trust.md defines both. The builder is whoever ran the command, on any machine.
+# docs/trust.md defines both. The builder is the user who ran the command, on any machine.
 _BUILD_TYPE = "urn:x-exporter:build:v1"
 _BUILDER = "urn:x-exporter:own-machine:v1"
 _OURSELVES = "exporter"
@@ -48,7 +48,7 @@ def write(
     folder: Path,
     manifest: Manifest,
     recipe: Recipe,
-    asked: dict[str, Any],
+    target: dict[str, Any],
     started: datetime,
     predecessor: Manifest | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ def write(
         folder: The artifact.
         manifest: Its manifest.
         recipe: The recipe that it was built from.
-        asked: The target with all defaults.
+        target: The target with all defaults.
         started: When the build began.
         predecessor: The artifact whose files were sealed again with another recipe.
     """
@@ -69,7 +69,7 @@ def write(
         "predicate": {
             "buildDefinition": {
                 "buildType": _BUILD_TYPE,
-                "externalParameters": {"recipe": _resolved(recipe, asked, manifest.checkpoint)},
+                "externalParameters": {"recipe": _resolved(recipe, target, manifest.checkpoint)},
                 "internalParameters": {
                     "family": manifest.family,
                     "options": manifest.options,
@@ -103,13 +103,13 @@ def require(folder: Path, manifest: Manifest) -> None:
         return
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a provenance", follow_links=False)
-        told = _Statement.model_validate_json(data)
+        statement = _Statement.model_validate_json(data)
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): remove it, or build again with --force"
         raise IntegrityError(msg) from error
-    named = {subject.name: subject.digest.get("sha256") for subject in told.subject}
-    if told.predicateType != _PREDICATE or named != _subjects(manifest):
+    named = {subject.name: subject.digest.get("sha256") for subject in statement.subject}
+    if statement.predicateType != _PREDICATE or named != _subjects(manifest):
         msg = f"{path} describes another artifact: remove it, or build again with --force"
         raise IntegrityError(msg)
 
@@ -119,13 +119,13 @@ def _subjects(manifest: Manifest) -> dict[str, str]:
     return {**{file.path: file.sha256 for file in manifest.files}, MANIFEST: manifest.digest}
 
 
-def _resolved(recipe: Recipe, asked: dict[str, Any], origin: Origin) -> dict[str, Any]:
+def _resolved(recipe: Recipe, target: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """Return the recipe for this target with all defaults, and paths cut to their last name."""
-    told = recipe.model_dump(mode="json", exclude={"targets"}, exclude_none=True)
-    told |= {"checkpoint": origin.source, "targets": [asked]}
+    resolved = recipe.model_dump(mode="json", exclude={"targets"}, exclude_none=True)
+    resolved |= {"checkpoint": origin.source, "targets": [target]}
     if recipe.data and recipe.data.clips:
-        told["data"]["clips"] = Path(recipe.data.clips).name or "."
-    return told
+        resolved["data"]["clips"] = Path(recipe.data.clips).name or "."
+    return resolved
 
 
 def _dependencies(manifest: Manifest, predecessor: Manifest | None) -> Iterator[dict[str, Any]]:

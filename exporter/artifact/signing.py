@@ -4,7 +4,7 @@
 covers the report on it. They are separate, because validating again must not invalidate the
 signature that lets native code run.
 
-Whether a signature is about the files as they are is checked without a key and without the library.
+Comparing a signature with the files as they are needs neither a key nor the library.
 """
 
 import base64
@@ -34,7 +34,7 @@ _MAX_BYTES = 4 << 20
 
 
 class _Strict(BaseModel):
-    """Accepts only the named keys, and no second spelling that the library might read."""
+    """Accepts only the declared keys, because the library might read other spellings too."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
@@ -109,9 +109,9 @@ def sign(folder: Path, key: Path) -> Manifest:
     for name, covered in scopes.items():
         signing = keyring.model_signing().signing.Config().use_elliptic_key_signer(private_key=key)
         with TemporaryDirectory(prefix="exporter-") as scratch:
-            made = Path(scratch, name)
-            signing.set_hashing_config(_hashing(folder, covered)).sign(folder.resolve(), made)
-            write_atomic(folder / name, made.read_bytes())
+            signature = Path(scratch, name)
+            signing.set_hashing_config(_hashing(folder, covered)).sign(folder.resolve(), signature)
+            write_atomic(folder / name, signature.read_bytes())
     require_current(folder, manifest)
     return manifest
 
@@ -168,8 +168,8 @@ def _scopes(folder: Path, manifest: Manifest) -> Mapping[str, frozenset[str]]:
 
     Not covered are the model card and its picture, which every push writes, and local paths.
     """
-    made = {file.path for file in manifest.files} | _present(folder, (PROVENANCE,))
-    scopes = {SIGNATURE: frozenset(made | {MANIFEST})}
+    built = {file.path for file in manifest.files} | _present(folder, (PROVENANCE,))
+    scopes = {SIGNATURE: frozenset(built | {MANIFEST})}
     if judged := _present(folder, _JUDGED):
         scopes[VERDICT] = frozenset(judged | {MANIFEST})
     return scopes

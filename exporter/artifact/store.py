@@ -1,7 +1,7 @@
 """Artifacts on disk: staged, sealed by a manifest, renamed into place, never edited.
 
-Without torch, so that verifying, listing and pushing start at once. The manifest is written last
-and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
+Does not import torch, so that verifying, listing and pushing start at once. The manifest is written
+last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
 """
 
 import re
@@ -32,7 +32,7 @@ from exporter.system.signals import undisturbed
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
 _SIGNED = "provenance.intoto.json model.sig report.sig"
 SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
-# A sidecar file during `write_atomic`, or what a killed process left of one.
+# The partial file of a sidecar during `write_atomic`, or of a killed process.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
 
@@ -62,7 +62,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not an artifact: it has no {MANIFEST}.\nBuild one: exporter build RECIPE"
         )
         raise IntegrityError(msg) from None
-    except (ValueError, OSError) as error:  # pydantic's are ValueErrors, a NaN is a plain one
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # pydantic's errors are ValueErrors; a NaN raises a plain one
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error
@@ -187,7 +190,7 @@ def publish(folder: Path, final: Path) -> None:
 
 @contextmanager
 def _lock(final: Path) -> Iterator[None]:
-    """Hold a lock beside `final`, or raise BusyError where another build does."""
+    """Hold a lock beside `final`; raise BusyError if another build holds it."""
     lock = file_lock(final.parent / f".{final.name}.lock", wait_s=0)
     try:
         held = lock.acquire()
@@ -199,7 +202,7 @@ def _lock(final: Path) -> Iterator[None]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, links included, folders not."""
+    """Yield every file below `folder`, including links, excluding folders."""
     return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 

@@ -88,8 +88,8 @@ def _require(
     trust: bool,
 ) -> None:
     """Raise TrustError for an artifact with code of unknown origin; nothing is opened."""
-    found = code(manifest)
-    if not found or trust or built_here(manifest):
+    code_files = code(manifest)
+    if not code_files or trust or built_here(manifest):
         return
     doubt, build, gap = "", "Build it here (exporter build RECIPE --force), or, if", "\n"
     if signing.exists(folder):
@@ -100,7 +100,7 @@ def _require(
         else:
             return
     msg = (
-        f"{where} holds code that was not built on this machine ({listed(found)}).\n"
+        f"{where} holds code that was not built on this machine ({listed(code_files)}).\n"
         f"{doubt}Nothing of it was opened. {build} you trust its builder,{gap}"
         "load it with --trust (in Python: trust=True)."
     )

@@ -1,6 +1,6 @@
-"""Where independent steps run: one interface, whoever maps over clips, files or builds.
+"""Run independent steps in parallel: one interface for clips, files and builds.
 
-Latency is not measured through it: what runs beside a model slows it down.
+Latency is not measured through it, because parallel tasks slow each other down.
 """
 
 from collections import deque
@@ -19,13 +19,13 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One step for a process of its own.
+    """One step to run in a process of its own.
 
     Attributes:
-        step: "module:function", which is given the request and a progress function.
+        step: "module:function", which is called with the request and a progress function.
         request: Plain data for JSON.
-        what: Names the task in messages.
-        threads: Of its numerical libraries; None leaves that to them.
+        what: The task's name in messages.
+        threads: Number of threads of the numerical libraries; None for their default.
     """
 
     step: str
@@ -35,24 +35,24 @@ class Task:
 
 
 class Executor(Protocol):
-    """Runs tasks, a number of them at a time."""
+    """Runs tasks, up to `workers` at a time."""
 
     @property
     def workers(self) -> int:
-        """How many tasks run at a time, so into how many parts work is worth cutting."""
+        """The number of tasks that run at a time."""
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Answer]:
         """Run every task.
 
         Args:
-            tasks: May run in any order, and more than once where a worker is lost.
-            progress: Hears what one of the tasks does, and how far all are.
+            tasks: The tasks, which may run in any order, and again if a worker is lost.
+            progress: Receives the step of one of the tasks, and the fraction done of all.
 
         Yields:
             The tasks' answers, in the tasks' order.
 
         Raises:
-            ExporterError: A task's own, as `worker.run` raises it; the others are ended.
+            ExporterError: The first error of a task, as in `worker.run`; the others are killed.
         """
 
 
@@ -63,14 +63,14 @@ class LocalExecutor:
     workers: int = 1
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Answer]:
-        """Run every task in a fresh process; else as `Executor.map` says."""
+        """Run every task in a fresh process: see `Executor.map`."""
         shares = _Shares(len(tasks), progress)
         if self.workers == 1:
             for place, task in enumerate(tasks):
                 how: dict[str, Any] = {"what": task.what, "threads": task.threads}
                 yield worker.run(task.step, task.request, shares.of(place), **how)
             return
-        # This thread starts and ends the processes, so that Ctrl-C ends them; others follow them.
+        # This thread starts and ends the processes, so that Ctrl-C ends them; threads read output.
         running: deque[tuple[ExitStack, Future[Answer]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool, ExitStack() as processes:
             for place, task in enumerate(tasks):
@@ -91,7 +91,7 @@ def _end_of(process: ExitStack, answer: Future[Answer]) -> Answer:
 
 
 class _Shares:
-    """The progress of tasks that run beside each other, as one."""
+    """Combines the progress of parallel tasks."""
 
     def __init__(self, count: int, progress: Progress) -> None:
         self._done = [0.0] * count
@@ -99,7 +99,7 @@ class _Shares:
         self._lock = Lock()
 
     def of(self, place: int) -> Progress:
-        """The progress of one task."""
+        """Return the progress function of one task."""
 
         def progress(what: str, done: float | None) -> None:
             with self._lock:

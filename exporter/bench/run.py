@@ -1,7 +1,7 @@
-"""Time artifacts side by side, as their users would: samples in, text out.
+"""Time artifacts side by side, as in use: samples in, text out.
 
 Every model is timed in fresh processes, in several rounds that each go through all models, so that
-a slow phase of the machine hits everybody alike. Nothing else is measured meanwhile.
+a slow phase of the machine affects all of them. Only one model runs at a time.
 """
 
 import logging
@@ -25,7 +25,7 @@ from exporter.system import hardware, worker
 from exporter.system.progress import Progress, silent
 
 ROUNDS = 3
-_BUSY = 0.5  # processes that run or wait, on average over the last minute
+_BUSY = 0.5  # load average of the last minute: running and waiting processes
 _FLOAT32_BYTES = 4
 
 _log = logging.getLogger(__name__)
@@ -33,10 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workload:
-    """What every model is given to do; `batch` and `beams` are the recipe's own where None.
+    """The work of every model.
 
-    Without `audio`: one window of noise (or a batch of them), and exactly `tokens` tokens for each
-    where the family can force that.
+    Attributes:
+        audio: Recordings to transcribe. Without any, a batch of windows of noise is decoded.
+        tokens: Number of tokens for each window of noise, where the family can force it.
+        runs: Timed passes over the audio.
+        batch: Batch size; the recipe's if None.
+        beams: Number of beams; the recipe's if None.
     """
 
     audio: tuple[Path, ...] = ()
@@ -48,7 +52,7 @@ class Workload:
 
 @dataclass
 class Row:
-    """One model with so many threads: what was measured of it, or why it could not be."""
+    """The measurements of one model with one number of threads, or the error of its timing."""
 
     name: str
     model: Path
@@ -62,7 +66,7 @@ class Row:
     error: ExporterError | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """Plain data for JSON, with every round's samples."""
+        """Return plain data for JSON, with every round's samples."""
         error = self.error and {"kind": type(self.error).__name__, "message": str(self.error)}
         return {
             "name": self.name,
@@ -85,13 +89,29 @@ def bench(
     trust: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Time the artifacts at `paths` (or in the folders there), with each number of threads.
+    """Time artifacts with each number of threads.
 
-    With `original`, also the checkpoints they were built from. `threads` are at most this
-    machine's cores; without, each artifact's own or all cores. With `trust`, also artifacts whose
-    code was not built here. A model that cannot be timed keeps its error in its row; where none can
-    be, the first error is raised. Raises MachineError, DataError, IntegrityError, TrustError or
-    CheckpointError before anything is timed.
+    An error while a model is timed is stored in its row. The errors below are raised before
+    anything is timed, or if no model could be timed.
+
+    Args:
+        paths: Artifacts, or folders of them.
+        load: The work of every model.
+        threads: Numbers of threads, at most this machine's cores; if empty, those that an artifact
+            was compiled for, or all cores.
+        original: Also time the checkpoints that the artifacts were built from.
+        trust: Also time artifacts whose code was not built here.
+        progress: Receives the current step and the fraction done.
+
+    Returns:
+        A row for each model and number of threads.
+
+    Raises:
+        IntegrityError: There is no artifact, or one is damaged.
+        TrustError: Code is of unknown origin.
+        MachineError: This machine lacks cores or features.
+        DataError: A recording cannot be read.
+        CheckpointError: An original checkpoint cannot be used.
     """
     _check(load, threads)
     folders = [folder for path in paths for folder in store.find(path)]
@@ -123,7 +143,7 @@ def _check(load: Workload, threads: Sequence[int]) -> None:
 def _artifact_rows(
     folder: Path, manifest: Manifest, load: Workload, threads: Sequence[int], *, trust: bool
 ) -> list[Row]:
-    """A row for each number of threads: as asked, as compiled in, or all cores."""
+    """Return a row for each number of threads: requested, compiled in, or all cores."""
     own = manifest.options.get("threads") or hardware.describe().cores
     decoding = _decoding(recipe.read(folder / RECIPE).decoding, load)
     return [
@@ -142,7 +162,7 @@ def _artifact_rows(
 
 
 def _decoding(wanted: Decoding, load: Workload) -> Decoding:
-    """The recipe's, with what the command line says; noise has no times."""
+    """Return the recipe's decoding with the workload's changes; noise gets no timestamps."""
     changes: dict[str, Any] = {} if load.audio else {"timestamps": False}
     if load.batch:
         changes["batch_size"] = load.batch
@@ -154,7 +174,7 @@ def _decoding(wanted: Decoding, load: Workload) -> Decoding:
 def _original_rows(
     folders: Sequence[Path], manifests: Sequence[Manifest], rows: Sequence[Row], progress: Progress
 ) -> list[Row]:
-    """The checkpoints in float32, once each, decoded like the first artifact made of them."""
+    """Return a row for each checkpoint in float32, decoded like its first artifact."""
     from exporter.runtime.reference import References
 
     references = References("run this where you ran `exporter build`", progress)
@@ -178,7 +198,7 @@ def _original_rows(
 
 
 def _warn(rows: Sequence[Row]) -> None:
-    """Say what would make figures misleading."""
+    """Log warnings about conditions that make the figures misleading."""
     busy = os.getloadavg()[0]
     if busy > _BUSY:
         _log.warning("this machine is not idle (load average %.1f): times will be too long", busy)
@@ -201,7 +221,10 @@ def _time_rounds(rows: Sequence[Row], load: Workload, progress: Progress) -> Non
 def _time_row(
     row: Row, load: Workload, runs: int, progress: Progress, stretch: tuple[float, float]
 ) -> None:
-    """Time a model once more in a fresh process; `stretch`: where that begins, and its share."""
+    """Time a model once more in a fresh process.
+
+    `stretch` is the fraction of the total progress at which this begins, and its share of it.
+    """
     request = Request(
         model=row.model.resolve(),
         original=row.original,

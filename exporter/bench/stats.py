@@ -12,11 +12,18 @@ _PERCENTILES = (50, 90, 99)
 
 
 def of_rounds(rounds: Sequence[Round], encoders: Collection[str]) -> dict[str, Any]:
-    """All rounds of one model together, as plain data; times in seconds.
+    """Summarise all rounds of one model.
 
-    `encoders` are the names of the graphs that run once a window. Latencies are those of single
-    calls. Throughput is extrapolated from each batch's median call, so that one disturbance does
-    not move it. What only models of graphs tell is None for others.
+    Throughput is computed from each batch's median call, so that a single disturbance does not
+    change it.
+
+    Args:
+        rounds: The rounds, all with the same batches.
+        encoders: Names of the graphs that run once per window.
+
+    Returns:
+        Plain data; times in seconds, latencies those of single calls. Figures of single graphs are
+        None for models without graphs.
     """
     first = rounds[0]
     runs = [times for each in rounds for times in each.seconds]
@@ -36,7 +43,7 @@ def of_rounds(rounds: Sequence[Round], encoders: Collection[str]) -> dict[str, A
 
 
 def latencies(seconds: Sequence[float]) -> dict[str, float]:
-    """Percentiles, interpolated between the two nearest samples, and both ends."""
+    """Return minimum, maximum and percentiles, interpolated between the two nearest samples."""
     values = np.percentile(seconds, _PERCENTILES).tolist()
     named = {f"p{percent}": value for percent, value in zip(_PERCENTILES, values, strict=True)}
     return {**named, "min": min(seconds), "max": max(seconds)}
@@ -45,7 +52,7 @@ def latencies(seconds: Sequence[float]) -> dict[str, float]:
 def _inside(
     profiles: Sequence[Profile], windows: int, encoders: Collection[str]
 ) -> dict[str, float | None]:
-    """Where the time goes, by the medians over the rounds; `windows` are those of one pass."""
+    """Return the medians over the rounds of the graphs' times; `windows` counts one pass."""
     if not profiles:
         return {"encoder_window_s": None, "decoder_token_s": None, "outside_share": None}
     tokens = [time for p in profiles if (time := _token_s(p.graphs, encoders)) is not None]
@@ -64,6 +71,6 @@ def _encoder_s(graphs: Mapping[str, GraphTime], encoders: Collection[str]) -> fl
 
 
 def _token_s(graphs: Mapping[str, GraphTime], encoders: Collection[str]) -> float | None:
-    """A token is one call of the graph that is called most, of those that are no encoder."""
+    """Return the median call of the most often called graph that is no encoder."""
     decoders = [graph for name, graph in graphs.items() if name not in encoders]
     return max(decoders, key=lambda graph: graph.calls).median_s if decoders else None

@@ -1,7 +1,7 @@
 """Time one model in one fresh process: what `exporter.system.worker` runs for `bench`.
 
-Separate from the parent so that load time and peak memory are this model's alone. Clocks inside the
-model are set only after the timed runs, since they cost time themselves.
+Separate from the parent so that load time and peak memory are those of this model only. The graphs
+are timed in a pass after the timed runs, because these clocks cost time themselves.
 """
 
 import statistics
@@ -36,12 +36,17 @@ class _Frozen(BaseModel):
 
 
 class Request(_Frozen):
-    """What to time. `model` is an artifact, or an original checkpoint's folder.
+    """The model to time, and its work.
 
-    `trust` is the user's word for an artifact's code, or for an original's pickle.
-
-    Without `audio`, a batch of windows of noise and, where the family can force that, exactly
-    `tokens` tokens for each.
+    Attributes:
+        model: An artifact, or an original checkpoint's folder.
+        original: True for a checkpoint.
+        trust: Accept an artifact's code of unknown origin, or a checkpoint's pickle.
+        threads: Number of threads.
+        decoding: Options of the decoding.
+        audio: Recordings. Without any, a batch of windows of noise is decoded.
+        tokens: Number of tokens for each window of noise, where the family can force it.
+        runs: Timed passes over the audio.
     """
 
     model: Path
@@ -55,7 +60,7 @@ class Request(_Frozen):
 
 
 class GraphTime(_Frozen):
-    """One graph's calls in one pass: how many, all their seconds, and the median one's."""
+    """The number of one graph's calls in one pass, their total time, and the median."""
 
     calls: int
     seconds: float
@@ -63,17 +68,23 @@ class GraphTime(_Frozen):
 
 
 class Profile(_Frozen):
-    """One pass with clocks in the model: its seconds, and those within each graph."""
+    """The times of one pass: as a whole, and within each graph."""
 
     seconds: float
     graphs: dict[str, GraphTime]
 
 
 class Round(_Frozen):
-    """What one process measured: `seconds` of each call, by run and then by batch.
+    """The measurements of one process.
 
-    A call takes samples in and gives text out. `audio_s`, `windows` (of the model's length) and
-    `tokens` are those of one batch, all recordings together. Only models of graphs have a profile.
+    Attributes:
+        seconds: Time of each call, from samples to text, by run and then by batch.
+        audio_s: Seconds of audio of each batch, all recordings together.
+        windows: Windows of the model's length of each batch.
+        tokens: Tokens of each batch.
+        load_s: Time to open the model.
+        peak_rss_bytes: Peak memory of the process.
+        profile: Times of the graphs; None for models without graphs.
     """
 
     seconds: tuple[tuple[float, ...], ...]
@@ -86,7 +97,15 @@ class Round(_Frozen):
 
 
 def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Load, warm up, time every batch in every run, then one more pass with clocks inside."""
+    """Load a model, warm up, time every batch in every run, then profile one more pass.
+
+    Args:
+        data: A `Request` as plain data.
+        progress: Receives the current step and the fraction done.
+
+    Returns:
+        A `Round` as plain data, under `round`.
+    """
     request = Request.model_validate(data)
     progress("loading", None)
     recogniser, load_s = opened(
@@ -102,7 +121,7 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     for _ in range(_WARM_UPS):
         transcribe(batches[0])
     seconds, tokens = _time_runs(request, batches, transcribe, progress)
-    if forced:  # the last of them may be no text
+    if forced:  # the last ones may be no text
         tokens = tuple(request.tokens * len(batch) for batch in batches)
     peak_rss_bytes = hardware.peak_rss_bytes()
     progress("looking inside", None)
@@ -121,7 +140,7 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _import_member(model: Path, original: bool) -> None:
-    """Import what opens the model, so that this is not taken for the time of loading."""
+    """Import the modules that open the model, so that the load time excludes imports."""
     if original:
         FAMILIES[family_name(read_json(model / "config.json"))]
     else:
@@ -133,7 +152,17 @@ def _import_member(model: Path, original: bool) -> None:
 def opened(
     model: Path, *, original: bool, threads: int, trust: bool = False
 ) -> tuple[Recogniser, float]:
-    """Open an artifact, or an original's folder, and tell the seconds beside those of imports."""
+    """Open an artifact or an original checkpoint, and time it.
+
+    Args:
+        model: The folder.
+        original: True for a checkpoint.
+        threads: Number of threads.
+        trust: Accept an artifact's code of unknown origin, or a checkpoint's pickle.
+
+    Returns:
+        The recogniser, and the seconds without imports.
+    """
     _import_member(model, original)
     start = time.perf_counter()
     if original:
@@ -144,7 +173,7 @@ def opened(
 
 
 def _batches(request: Request, recogniser: Any) -> list[list[Audio]]:
-    """What each call is given: windows of noise, or the recordings, the last batch filled up."""
+    """Return the batches: windows of noise, or the recordings, the last batch filled up."""
     size = request.decoding.batch_size
     if not request.audio:
         length = recogniser.family.window(recogniser.processor)
@@ -161,7 +190,7 @@ def _time_runs(
     transcribe: Callable[[list[Audio]], list[Any]],
     progress: Progress,
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...]]:
-    """Seconds by run and batch; and the tokens of each batch, which are the same in every run."""
+    """Return the seconds by run and batch, and the number of tokens of each batch."""
     seconds, tokens = [], [0] * len(batches)
     for run in range(request.runs):
         progress(f"run {run + 1} of {request.runs}", run / request.runs)
@@ -176,9 +205,15 @@ def _time_runs(
 
 
 def profile(model: Any, call: Callable[[], object]) -> Profile | None:
-    """Time a call as a whole and within each graph; None for a model that has no graphs.
+    """Time a call as a whole and within each graph.
 
-    One that has them keeps them by name in `engine.functions`, and looks there at every call.
+    Args:
+        model: A model, which has its graphs by name in `engine.functions` and looks them up there
+            at every call.
+        call: Calls the model.
+
+    Returns:
+        The times; None for a model without graphs.
     """
     functions = getattr(getattr(model, "engine", None), "functions", None)
     if functions is None:
@@ -197,7 +232,7 @@ def profile(model: Any, call: Callable[[], object]) -> Profile | None:
 
 @contextmanager
 def _clocked(functions: dict[str, Any]) -> Iterator[Mapping[str, list[float]]]:
-    """Note every call's seconds for every one of a model's functions, by name."""
+    """Yield lists that receive the seconds of every call of a model's functions, by name."""
     originals = dict(functions)
     calls: dict[str, list[float]] = {name: [] for name in originals}
     functions.update({name: _Clocked(run, calls[name]) for name, run in originals.items()})
@@ -208,15 +243,15 @@ def _clocked(functions: dict[str, Any]) -> Iterator[Mapping[str, list[float]]]:
 
 
 class _Clocked:
-    """A function that notes how long each of its calls takes; otherwise it is what it was."""
+    """Wraps a function and records the seconds of each of its calls."""
 
     def __init__(self, run: Callable[..., Any], seconds: list[float]) -> None:
         self._run = run
         self._seconds = seconds
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        result = self._run(*given, **named)
+        result = self._run(*args, **kwargs)
         self._seconds.append(time.perf_counter() - start)
         return result
 

@@ -1,8 +1,8 @@
 """Estimate the files, memory, disk and time of a build, and compare them with this machine.
 
-Sizes come from the targets, which lay their files out without reading a weight; memory, time and
-scratch space come from the measured constants that each target tells. A build that cannot fit is
-refused here, where it can still be told why, instead of being killed half-way.
+Sizes come from the targets, which lay out their files without reading weights; memory, time and
+scratch space come from each target's measured constants. A build that cannot fit is refused with
+the reason, instead of being killed by the kernel.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one artifact will hold, file by file, and what building and reloading it will take."""
+    """The estimated files of one artifact, and the cost of building and reloading it.
+
+    Attributes:
+        files: Sizes in bytes by name.
+        peak_rss_bytes: Peak memory of the build.
+        reload_rss_bytes: Peak memory of the first reload.
+        scratch_bytes: Disk space that the build frees at its end.
+        seconds: Time of the build.
+        reload_seconds: Time of the first reload.
+    """
 
     files: Mapping[str, int]
     peak_rss_bytes: int
@@ -43,16 +52,16 @@ class Prediction:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files that the manifest will name."""
+        """Bytes of all files in the manifest."""
         return sum(self.files.values())
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes on disk at the worst moment of the build."""
+        """Peak bytes on disk during the build."""
         return self.size_bytes + self.scratch_bytes
 
     def for_manifest(self) -> Predicted:
-        """What an artifact keeps of this, beside what was then measured."""
+        """Return the part that a manifest records beside the measured costs."""
         return Predicted(
             size_bytes=self.size_bytes,
             peak_rss_bytes=self.peak_rss_bytes,
@@ -61,7 +70,7 @@ class Prediction:
         )
 
     def as_row(self) -> Row:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         files = sorted(self.files.items())
         return {
             "size_bytes": self.size_bytes,
@@ -76,7 +85,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact to build, what it frees by replacing, and what this machine lacks for it."""
+    """One artifact to build, the bytes of the one it replaces, and what this machine lacks."""
 
     name: str
     prediction: Prediction
@@ -86,14 +95,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is: memory for programs, and disk at a place."""
+    """Available memory, and free disk space at `place`."""
 
     memory_bytes: int
     disk_bytes: int
     place: Path
 
     def as_row(self) -> Row:
-        """Plain data for JSON, with the machine that the figures of time come from."""
+        """Return plain data for JSON, with the machine that the estimates were measured on."""
         return {
             "memory_available_bytes": self.memory_bytes,
             "disk_free_bytes": self.disk_bytes,
@@ -103,7 +112,7 @@ class Resources:
 
 
 def room_at(place: Path) -> Resources:
-    """Look at what this machine has free now."""
+    """Return the memory and disk space that are free now; `place` need not exist."""
     return Resources(hardware.memory_available_bytes(), hardware.disk_free_bytes(place), place)
 
 
@@ -115,9 +124,18 @@ def predict(
     checkpoint: Checkpoint,
     carried: Mapping[str, int],
 ) -> Prediction:
-    """Foretell one artifact from shapes and types.
+    """Estimate one artifact from shapes and types.
 
-    `carried` are files that are copied, except where the target writes one of that name.
+    Args:
+        kind: The target's kind.
+        options: The target's options.
+        plan: The scheme of each module.
+        model: The model, whose weights need no values.
+        checkpoint: The checkpoint; its weights may be on the Hub.
+        carried: Sizes of files that are copied, unless the target writes one of that name.
+
+    Returns:
+        Files, memory, disk space and time.
     """
     family = FAMILIES[family_name(checkpoint.config)]
     files = TARGETS[kind].layout(options, plan, model, checkpoint, family)
@@ -135,17 +153,25 @@ def predict(
 
 
 def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
-    """The files of a checkpoint that every artifact carries along, and their sizes."""
+    """Return the sizes of the checkpoint's files that every artifact includes, by name."""
     return {name: path.stat().st_size for name, path in checkpoint.companions.items()}
 
 
 def resource_errors(
     steps: Sequence[Step], room: Resources, fetch_bytes: int = 0
 ) -> Iterator[ResourceError | MachineError | None]:
-    """Why each artifact cannot be built here, one after the other; None where it can.
+    """Yield the reason why each artifact cannot be built here; None if it can.
 
-    An artifact that is replaced stays until its successor is published, so both lie there at once.
-    What is to be fetched needs its place too, often on the same disk.
+    A replaced artifact stays until its successor is published, so both need space at once. A
+    download needs space too, often on the same disk.
+
+    Args:
+        steps: The artifacts, built in this order.
+        room: The free memory and disk space.
+        fetch_bytes: Bytes of weights to download first.
+
+    Yields:
+        An error, which is not raised, or None, for each step.
     """
     cache = _hub_cache() if fetch_bytes else None
     held = fetch_bytes if cache and hardware.same_disk(cache, room.place) else 0
@@ -158,20 +184,36 @@ def resource_errors(
 
 
 def require_room(steps: Sequence[Step], room: Resources, fetch_bytes: int = 0) -> None:
-    """Refuse to start what cannot end, with the first of the reasons."""
+    """Raise the first error that `resource_errors` yields, if any.
+
+    Raises:
+        ResourceError: Memory or disk space is too small.
+        MachineError: This machine lacks what a target needs.
+    """
     for shortage in resource_errors(steps, room, fetch_bytes):
         if shortage is not None:
             raise shortage
 
 
 def verdict(shortage: ResourceError | MachineError | None) -> Row:
-    """The last columns of a plan's row: whether this machine can do it, and what is in the way."""
+    """Return the last columns of a plan's row: if the build fits this machine, or why not."""
     reason = str(shortage).splitlines()[0] if shortage else None
     return {"fits": shortage is None, "why_not": reason}
 
 
 def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
-    """What each kind of target with its default options would take, every one for itself."""
+    """Estimate each kind of target with its default options, as if built alone.
+
+    Args:
+        checkpoint: The checkpoint; its weights may be on the Hub.
+        room: The free memory and disk space.
+
+    Returns:
+        A row for each kind.
+
+    Raises:
+        CheckpointError: Tensors do not fit the config.
+    """
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
@@ -190,7 +232,7 @@ def _default_row(
     target = TARGETS[kind]
     try:
         options = target.Options()
-    except MachineError as error:  # a default that follows the machine, which offers none
+    except MachineError as error:  # a default depends on the machine, which has no suitable value
         return {"kind": kind, **verdict(error)}
     prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     try:
@@ -199,12 +241,12 @@ def _default_row(
     except MachineError as error:
         blocker = error
     (shortage,) = resource_errors([Step(kind, prediction, blocker=blocker)], room)
-    told = {"kind": kind, "options": options.model_dump(mode="json")}
-    return {**told, **prediction.as_row(), **verdict(shortage)}
+    head = {"kind": kind, "options": options.model_dump(mode="json")}
+    return {**head, **prediction.as_row(), **verdict(shortage)}
 
 
 def work_of(checkpoint: Checkpoint, written_bytes: int, trials: int = 0) -> Work:
-    """What a checkpoint gives a target to do."""
+    """Return the amounts that a target's cost depends on: modules, bytes and trials."""
     sizes = [FLOATS[i.dtype].itemsize * i.elements for i in checkpoint.tensors.values()]
     modules = {name.rpartition(".")[0] for name in checkpoint.tensors}
     return Work(len(modules), max(sizes, default=0), sum(sizes), written_bytes, trials)

@@ -1,7 +1,7 @@
 """The build: resolve everything, then build, reload and publish each artifact.
 
-All mistakes are told before the first target is built; what stood in an artifact's place stays
-until its successor is sealed and has spoken.
+All mistakes are reported before the first target is built. A previous artifact stays in its place
+until its successor is sealed and has decoded one recording.
 """
 
 import shutil
@@ -27,15 +27,19 @@ from exporter.system import worker
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 
-# glibc raises this bound by itself, and then keeps what was freed: up to twice the memory.
+# glibc raises this threshold by itself, and then keeps freed memory: up to twice the peak.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 @dataclass(frozen=True)
 class BuiltArtifact:
-    """A sealed artifact; `reused` when it stood there already, made from the very same things.
+    """A sealed artifact.
 
-    `reload` is what its first words cost, as `child` measured them, where it was built now.
+    Attributes:
+        path: The artifact.
+        manifest: Its manifest.
+        prediction: The estimate before the build.
+        reload: `seconds` and `peak_rss_bytes` of the first reload; None if the artifact was reused.
     """
 
     path: Path
@@ -45,7 +49,7 @@ class BuiltArtifact:
 
     @property
     def reused(self) -> bool:
-        """Whether nothing was built."""
+        """True if an existing artifact was up to date, so that nothing was built."""
         return self.reload is None
 
 
@@ -58,21 +62,42 @@ def build(
     force: bool = False,
     progress: Progress,
 ) -> list[BuiltArtifact]:
-    """Build a recipe's targets (or the named ones) below `output`/<recipe's name>.
+    """Build a recipe's targets below `output`/<recipe's name>.
 
-    An artifact made from the same checkpoint, options and versions is verified and kept (under new
-    terms of judging it is sealed again); another one in its place is an error unless `force`.
-    Nothing is begun that does not fit this machine.
+    An existing artifact from the same checkpoint, options and versions is verified and reused; if
+    the recipe's decoding, data or gate changed, it is sealed again. Nothing is built or downloaded
+    unless everything fits this machine.
+
+    Args:
+        recipe: The recipe.
+        output: The folder of artifacts.
+        checkpoint: A folder or Hub id in place of the recipe's.
+        targets: Names or kinds of the targets to build; all if empty.
+        force: Rebuild existing artifacts, and replace those from other checkpoints or options.
+        progress: Receives the current step, and the fraction done where it is known.
+
+    Returns:
+        The artifacts in the recipe's order.
+
+    Raises:
+        RecipeError: The recipe is wrong, or another artifact is in a target's place.
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The Hub refused, or could not be reached.
+        IntegrityError: An existing artifact is damaged.
+        MachineError: This machine lacks a feature or tool.
+        ResourceError: Memory or disk space is too small.
+        BuildError: A build failed, or an artifact decodes no text.
+        BusyError: Another build writes to the same place.
     """
     planned = _planned(recipe, output, checkpoint, targets, progress)
-    kept = _kept(planned, force)
-    wanted = [p for p in planned if p.path not in kept]
+    reusable = _reusable(planned, force)
+    wanted = [p for p in planned if p.path not in reusable]
     estimate.require_room([p.step for p in wanted], estimate.room_at(output), _to_fetch(wanted))
-    if any(p.checkpoint.remote for p in wanted):  # all is well: now gigabytes may be fetched
+    if any(p.checkpoint.remote for p in wanted):  # everything fits: download the weights
         planned = resolve(recipe, output, checkpoint, targets, progress)
     return [
-        BuiltArtifact(p.path, _with_terms(p, kept[p.path]), p.prediction)
-        if p.path in kept
+        BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
+        if p.path in reusable
         else _build_one(p, progress, fresh=force)
         for p in planned
     ]
@@ -87,13 +112,30 @@ def dry_run(
     force: bool = False,
     progress: Progress,
 ) -> tuple[list[estimate.Row], Resources]:
-    """Tell what `build` with the same arguments would do, a row per target; nothing is written.
+    """Plan what `build` would do with the same arguments; no artifact is written.
 
-    Weights that are not on this machine stay on the Hub: their shapes are enough.
+    Weights that are not on this machine stay on the Hub, since only their shapes are needed.
+
+    Args:
+        recipe: The recipe.
+        output: The folder of artifacts.
+        checkpoint: A folder or Hub id in place of the recipe's.
+        targets: Names or kinds of the targets to build; all if empty.
+        force: Plan to rebuild existing artifacts.
+        progress: Receives the current step.
+
+    Returns:
+        A row for each target, and the free memory and disk space.
+
+    Raises:
+        RecipeError: The recipe is wrong, or another artifact is in a target's place.
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The Hub refused, or could not be reached.
+        IntegrityError: An existing artifact is damaged.
     """
     planned = _planned(recipe, output, checkpoint, targets, progress)
-    kept, room = _kept(planned, force), estimate.room_at(output)
-    wanted = [p for p in planned if p.path not in kept]
+    reusable, room = _reusable(planned, force), estimate.room_at(output)
+    wanted = [p for p in planned if p.path not in reusable]
     reasons = estimate.resource_errors([p.step for p in wanted], room, _to_fetch(wanted))
     verdicts = {p.path: estimate.verdict(reason) for p, reason in zip(wanted, reasons, strict=True)}
     rows = [
@@ -106,7 +148,7 @@ def dry_run(
             "family": p.family,
             "parameters": p.checkpoint.parameters,
             "fetch_bytes": sum(p.checkpoint.remote.values()),
-            "action": "keep" if p.path in kept else "replace" if p.path.exists() else "build",
+            "action": "keep" if p.path in reusable else "replace" if p.path.exists() else "build",
             **p.prediction.as_row(),
             **verdicts.get(p.path, estimate.verdict(None)),
         }
@@ -122,10 +164,10 @@ def _planned(
     targets: Sequence[str],
     progress: Progress,
 ) -> list[Planned]:
-    """Resolve a recipe, its weights left on the Hub where the decision does not need them.
+    """Resolve a recipe, and leave its weights on the Hub where they are not needed yet.
 
-    What stands in a place is known by the commit it was made from. An adapter's commit says nothing
-    of its base, so there the weights must be compared.
+    An existing artifact is compared by the commit of its checkpoint. An adapter's commit does not
+    identify its base, so for adapters the weights are downloaded and hashed.
     """
     planned = resolve(recipe, output, checkpoint, targets, progress, weights=False)
     if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
@@ -134,36 +176,36 @@ def _planned(
 
 
 def _to_fetch(planned: Sequence[Planned]) -> int:
-    """Bytes that are still on the Hub; all targets are of one checkpoint."""
+    """Return the bytes still on the Hub; all targets have the same checkpoint."""
     return max((sum(p.checkpoint.remote.values()) for p in planned), default=0)
 
 
-def _kept(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
-    """The artifacts that stand already, made from the same things, and need no build."""
-    standing = {} if force else {p.path: _standing(p) for p in planned}
-    return {path: manifest for path, manifest in standing.items() if manifest is not None}
+def _reusable(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
+    """Return the manifests of existing artifacts that are up to date, by path."""
+    existing = {} if force else {p.path: _existing(p) for p in planned}
+    return {path: manifest for path, manifest in existing.items() if manifest is not None}
 
 
 def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArtifact:
-    """Build one target aside, seal it, let it speak, and put it in its place.
+    """Build one target in a staged folder, seal it, decode one recording, and publish it.
 
-    `fresh` builds anew what an earlier build has left in the cache.
+    With `fresh`, cached graphs of earlier builds are not used.
     """
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
-    identity = checkpoint.sha256  # before the weights are read, so that it cannot be of later ones
-    foretold = planned.prediction.seconds + planned.prediction.reload_seconds
-    started, end = datetime.now(UTC), time.monotonic() + foretold
+    identity = checkpoint.sha256  # before the weights are read, so that no later change is missed
+    estimated_s = planned.prediction.seconds + planned.prediction.reload_seconds
+    started, end = datetime.now(UTC), time.monotonic() + estimated_s
 
-    def told(what: str, done: float | None) -> None:
+    def report(what: str, done: float | None) -> None:
         left = end - time.monotonic()
         hint = f" (about {left:.0f} s left)" if done is None and left >= 1 else ""
         progress(f"{name}: {what}{hint}", done)
 
-    told("starting", None)
+    report("starting", None)
     with store.stage(planned.path) as folder:
-        standing = None if fresh else _standing(planned)
-        if standing is not None:  # somebody else was faster
-            return BuiltArtifact(planned.path, standing, planned.prediction)
+        existing = None if fresh else _existing(planned)
+        if existing is not None:  # built by another process meanwhile
+            return BuiltArtifact(planned.path, existing, planned.prediction)
         request = {
             "checkpoint": str(checkpoint.folder.resolve()),
             "allow_pickle": recipe.allow_pickle,
@@ -176,23 +218,25 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
         answer = worker.run(
             "exporter.build.worker_steps:build_target",
             request,
-            told,
+            report,
             what=name,
             environment=_FRUGAL,
         )
         for file, path in checkpoint.companions.items():
-            if not (folder / file).exists():  # a target may have something to add
+            if not (folder / file).exists():  # a target may write its own version
                 shutil.copyfile(path, folder / file)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))
-        spoken = {
+        smoke_request = {
             "folder": str(folder.resolve()),
             "decoding": recipe.decoding.model_dump(mode="json"),
             "clip": _one_clip(recipe),
         }
-        reload = worker.run("exporter.build.worker_steps:smoke_test", spoken, told, what=name)
-        provenance.write(folder, manifest, recipe, _asked(planned), started)
+        reload = worker.run(
+            "exporter.build.worker_steps:smoke_test", smoke_request, report, what=name
+        )
+        provenance.write(folder, manifest, recipe, _target_data(planned), started)
         trust.record(manifest)
         store.publish(folder, planned.path)
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
@@ -223,10 +267,10 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
 
 
 def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
-    """A kept artifact under the recipe's decoding, data and gate: where they changed, sealed anew.
+    """Return a reused artifact's manifest, sealed again if decoding, data or gate changed.
 
     `validate` judges by the sealed recipe, and `push` publishes it, unless it names paths of this
-    machine. The files are copied as they are; a report that was made before is left behind.
+    machine. The other files are copied unchanged; an existing report is not copied.
     """
     started, recipe, terms = datetime.now(UTC), planned.recipe, {"decoding", "data", "gate"}
     sealed = read_recipe(planned.path / RECIPE)
@@ -246,8 +290,8 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
         if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
-        provenance.write(folder, renewed, recipe, _asked(planned), started, manifest)
-        if trust.built_here(manifest):  # what came from elsewhere stays what it is
+        provenance.write(folder, renewed, recipe, _target_data(planned), started, manifest)
+        if trust.built_here(manifest):  # an artifact from elsewhere must not become one built here
             trust.record(renewed)
         store.publish(folder, planned.path)
     return renewed
@@ -257,8 +301,8 @@ def _stamp(recipe: Recipe) -> RecipeStamp:
     return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name)
 
 
-def _asked(planned: Planned) -> dict[str, Any]:
-    """The target as the recipe has it, every option told."""
+def _target_data(planned: Planned) -> dict[str, Any]:
+    """Return the target of the recipe with all defaults."""
     name, options = planned.path.name, planned.options.model_dump(mode="json")
     spec = next(spec for spec in planned.recipe.targets if spec.name == name)
     own = spec.model_dump(mode="json", include={"quantization"}, exclude_none=True)
@@ -269,8 +313,12 @@ def _places(planned: Planned) -> LocalPaths:
     return LocalPaths(recipe=str(planned.recipe.path), checkpoint=planned.checkpoint.source)
 
 
-def _standing(planned: Planned) -> Manifest | None:
-    """The artifact in a target's place if it is whole and made from the same things."""
+def _existing(planned: Planned) -> Manifest | None:
+    """Return the manifest of an existing, verified artifact; None if there is none.
+
+    Raises:
+        RecipeError: It is from another checkpoint, other options or versions.
+    """
     if not planned.path.exists():
         return None
     manifest = store.verify(planned.path)
@@ -285,7 +333,10 @@ def _standing(planned: Planned) -> Manifest | None:
 
 
 def _weights_sha256(checkpoint: Checkpoint, manifest: Manifest) -> str | None:
-    """What the checkpoint's weights hash to; of those still on the Hub the commit must tell."""
+    """Return the hash of the checkpoint's weights; None if it is not known.
+
+    Of weights on the Hub it is the manifest's, if that has the same commit.
+    """
     if not checkpoint.remote:
         return checkpoint.sha256
     known = manifest.checkpoint
@@ -293,12 +344,12 @@ def _weights_sha256(checkpoint: Checkpoint, manifest: Manifest) -> str | None:
 
 
 def _one_clip(recipe: Recipe) -> str | None:
-    """The first recording of the recipe's data in which something is said, if it is at hand."""
+    """Return the path of the first local clip that has text; None if there is none."""
     if recipe.data is None or recipe.data.clips is None:
         return None
     try:
         clips = list_clips(recipe.path.parent / recipe.data.clips)
-        spoken = next((clip for clip in clips if clip.text.strip()), None)
-    except DataError:  # a build needs no data; `validate` says what is wrong with them
+        clip = next((clip for clip in clips if clip.text.strip()), None)
+    except DataError:  # a build needs no data; `validate` reports what is wrong with it
         return None
-    return str(spoken.path.resolve()) if spoken else None
+    return str(clip.path.resolve()) if clip else None

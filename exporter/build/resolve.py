@@ -29,7 +29,7 @@ from exporter.targets.options import TargetOptions
 
 @dataclass(frozen=True)
 class Planned:
-    """One target with everything resolved, what it will take, and what this machine lacks."""
+    """One resolved target, its estimate, and what this machine lacks for it."""
 
     recipe: Recipe
     checkpoint: Checkpoint
@@ -43,9 +43,9 @@ class Planned:
     blocker: MachineError | None
 
     def key(self, weights_sha256: str) -> str:
-        """Identify what it is made from: weights, options, quantization plan and versions.
+        """Return the digest of the build's inputs: weights, options, plan and versions.
 
-        The options are those that were asked for: what a build chooses does not make it another.
+        The options are those of the recipe, not what the build chose for `auto`.
         """
         parts = {
             "checkpoint": weights_sha256,
@@ -58,9 +58,9 @@ class Planned:
 
     @property
     def step(self) -> Step:
-        """What it asks of disk and memory; what stands in its place goes when it is published."""
-        standing = sum(file.lstat().st_size for file in self.path.rglob("*"))
-        return Step(str(self.path), self.prediction, standing, self.blocker)
+        """The disk and memory that it needs; publishing it removes what is in its place."""
+        replaced_bytes = sum(file.lstat().st_size for file in self.path.rglob("*"))
+        return Step(str(self.path), self.prediction, replaced_bytes, self.blocker)
 
 
 def resolve(
@@ -74,7 +74,21 @@ def resolve(
 ) -> list[Planned]:
     """Check a recipe against its checkpoint and this machine.
 
-    Without `weights` those that are still on the Hub stay there.
+    Args:
+        recipe: The recipe.
+        output: The folder of artifacts.
+        checkpoint: A folder or Hub id in place of the recipe's.
+        targets: Names or kinds of the targets; all if empty.
+        progress: Receives attempts and bytes of a download.
+        weights: Download weights that are not on this machine.
+
+    Returns:
+        The targets in the recipe's order. What this machine lacks is in their `blocker`.
+
+    Raises:
+        RecipeError: The recipe is wrong, citing the line, or something else is in a target's place.
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The Hub refused, or could not be reached.
     """
     chosen = _chosen(recipe, targets)
     options = {index: _options(recipe, index) for index in chosen}
@@ -120,7 +134,7 @@ def _planned(
     skeleton: nn.Module,
     folder: Path,
 ) -> Planned:
-    """One target of a recipe, checked against the model and its place."""
+    """Check one target of a recipe against the model and its place, and estimate it."""
     spec, name, blocker = recipe.targets[index], family_name(checkpoint.config), None
     target, family, plan = TARGETS[spec.kind], FAMILIES[name], plan_of(matches, skeleton)
     try:
@@ -150,7 +164,7 @@ def _planned(
 
 
 def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
-    """The places of the targets to build: all, or those named by name or kind."""
+    """Return the indices of the targets to build: all, or those named by name or kind."""
     known = {name for spec in recipe.targets for name in (spec.name, spec.kind)}
     for name in names:
         if name not in known:
@@ -164,7 +178,7 @@ def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
 
 
 def _options(recipe: Recipe, index: int) -> TargetOptions:
-    """A target's options, checked by its own module."""
+    """Return a target's options, checked by its own module."""
     kind = recipe.targets[index].kind
     if kind not in TARGETS:
         near = nearest(kind, TARGETS)

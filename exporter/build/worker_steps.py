@@ -20,7 +20,15 @@ _NOISE_TOKENS = 16
 
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Build one target into a staged folder; answer with what it needs and what was chosen."""
+    """Build one target into a staged folder.
+
+    Args:
+        request: Checkpoint, kind, options, plan and folder, as `build.pipeline` sends them.
+        progress: Receives the current step.
+
+    Returns:
+        A `BuildResult` as plain data.
+    """
     checkpoint = open_checkpoint(request["checkpoint"], allow_pickle=request["allow_pickle"])
     target = TARGETS[request["kind"]]
     job = Job(
@@ -36,11 +44,22 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Reload a sealed artifact and decode one recording: one that stays silent is not built."""
+    """Reload a sealed artifact and decode one recording, or a second of noise without one.
+
+    Args:
+        request: Folder, decoding and clip, as `build.pipeline` sends them.
+        progress: Receives the current step.
+
+    Returns:
+        The `text`.
+
+    Raises:
+        BuildError: The text of a recording is empty.
+    """
     progress("decoding one clip", None)
-    recogniser = load(Path(request["folder"]), trust=True)  # built here, a moment ago
+    recogniser = load(Path(request["folder"]), trust=True)  # it was just built here
     decoding = Decoding.model_validate(request["decoding"])
-    if request["clip"] is None:  # without speech at hand only a crash would show, and soon
+    if request["clip"] is None:  # noise shows only crashes: a few tokens are enough
         recogniser.family.limit_tokens(recogniser.model, _NOISE_TOKENS)
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
         return {"text": recogniser.decode([noise.astype(np.float32)], decoding)[0].text}

@@ -1,8 +1,8 @@
 """A checkpoint: a Hugging Face folder whose tensors are read one at a time.
 
-Everything is checked before the first tensor is used, so that a build fails here and not half-way.
-Nothing is loaded as code: `config.json` is read as data, weights from safetensors or, where there
-are none, from torch's own files, of which only the places of tensors are taken.
+Everything is checked before the first tensor is used, so that a bad checkpoint fails at the start
+of a build. Nothing is loaded as code: `config.json` is read as data; weights come from safetensors
+or, where there are none, from torch's own files, whose pickle only tells the tensors' offsets.
 """
 
 import hashlib
@@ -42,14 +42,20 @@ from exporter.system.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; `tensors` come from the headers of the weight files alone.
+    """An opened checkpoint, of whose weight files only the headers were read.
 
-    They have the names that the family's model gives them: one that is stored in parts, or that an
-    adapter changes, is computed when it is read.
-    `companions` are the configuration and tokenizer files by name, which every artifact carries
-    along. An adapter has `settings`, and its tensors and companions come in part from its base.
-    `remote` are weight files that stayed on the Hub, with their sizes; while there are any, values
-    cannot be read and the checkpoint has no `sha256`.
+    Attributes:
+        source: The folder or Hub id, as passed to `open_checkpoint`.
+        revision: The commit on the Hub; None for a folder.
+        folder: The folder of the files.
+        config: The content of `config.json`.
+        tensors: The tensors by their names in the family's model. One that is stored in parts, or
+            that an adapter changes, is computed when it is read.
+        remote: Sizes in bytes of weight files that stayed on the Hub. While there are any, values
+            cannot be read and `sha256` raises CheckpointError.
+        companions: Configuration and tokenizer files by name, which every artifact includes.
+        settings: An adapter's configuration file. Its tensors and companions come in part from its
+            base.
     """
 
     source: str
@@ -63,7 +69,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The Hub id, or the folder's name without its path: what may be published."""
+        """The Hub id, or the folder's name; no path, because manifests may be published."""
         return self.source if self.revision else self.folder.resolve().name
 
     @property
@@ -85,16 +91,16 @@ class Checkpoint:
 
     @property
     def plain(self) -> bool:
-        """Whether all weights are safetensors that hold them as they are, for any loader.
+        """True if all weights are safetensors that any loader reads as they are.
 
-        Beside an adapter's settings they are not: transformers would follow those if peft is there.
+        False for an adapter: transformers would apply its settings if peft is installed.
         """
         safe = all(path.suffix == ".safetensors" for path in self.weight_files)
         return safe and not (self.folder / ADAPTER).exists()
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the weights and configs, whatever the folder is called."""
+        """The digest of the weights and configs, independent of the folder's name."""
         if self.remote:
             msg = f"{self.source}: its weights are still on the Hub: they have to be fetched first"
             raise CheckpointError(msg)
@@ -105,7 +111,7 @@ class Checkpoint:
 
     @property
     def origin(self) -> Origin:
-        """What a manifest says about this checkpoint."""
+        """The manifest's entry for this checkpoint."""
         return Origin(
             source=self.name,
             revision=self.revision,
@@ -116,25 +122,29 @@ class Checkpoint:
 
     @contextmanager
     def gathered(self) -> Iterator[Path]:
-        """A folder with all companions, for loaders that want one: read it before it goes away."""
+        """Yield a folder with all companions, which may be removed when the block ends."""
         if all(path.parent == self.folder for path in self.companions.values()):
             yield self.folder
             return
         with TemporaryDirectory() as place:
-            folder = Path(place) / self.folder.resolve().name  # errors name it
+            folder = Path(place) / self.folder.resolve().name  # its name appears in errors
             folder.mkdir()
             for name, path in self.companions.items():
                 shutil.copyfile(path, folder / name)
             yield folder
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor in its stored type; only its bytes leave the disk."""
+        """Read one tensor in its stored type, and nothing else of its file.
+
+        Raises:
+            CheckpointError: The file is truncated, or a value is not finite.
+        """
         tensor = self.tensors[name].read()
         self.require_finite(name, tensor)
         return tensor
 
     def stored_state(self) -> dict[str, Tensor]:
-        """Read all weights under the names that transformers' own class looks for."""
+        """Read all weights by the names that transformers' own class expects."""
         state = {name: info.read() for name, info in stored(self.tensors).items()}
         for name, tensor in state.items():
             self.require_finite(name, tensor)
@@ -145,8 +155,8 @@ class Checkpoint:
         return self.tensors[name].blocks()
 
     def require_finite(self, name: str, values: Tensor) -> None:
-        """Refuse a tensor of which `values` (its own, or their peaks) are not all numbers."""
-        # In pieces: the test makes copies.
+        """Raise CheckpointError if any of a tensor's values, or of their maxima, is not finite."""
+        # In pieces, because the test makes copies.
         if not all(piece.isfinite().all() for piece in values.flatten().split(BLOCK_ELEMENTS)):
             files = " with ".join(map(str, self.tensors[name].files))
             msg = f"{files}: tensor {name} holds NaN or infinity: the checkpoint is damaged"
@@ -161,13 +171,24 @@ def open_checkpoint(
     weights: bool = True,
     allow_pickle: bool = False,
 ) -> Checkpoint:
-    """Open a folder (relative to `base`) or a Hub id, `ORG/NAME` or `ORG/NAME@REVISION`.
+    """Open a checkpoint's folder or Hub id, and read the headers of its weights.
 
-    A folder with an adapter and no whole weights is opened together with the base that it names.
-    With `weights` False, weights that are not on this machine stay on the Hub: see `remote`. Files
-    of torch's own are read, as `pickled` tells, only with `allow_pickle`. Raises CheckpointError
-    when the folder is missing, incomplete or damaged, HubError when the Hub or the network does not
-    give it.
+    An adapter without full weights is opened together with the base that it names.
+
+    Args:
+        source: A folder, or `ORG/NAME` or `ORG/NAME@REVISION` on the Hub.
+        base: The folder that a relative `source` starts from.
+        progress: Receives attempts and bytes of a download.
+        weights: Download weights that are not on this machine; else they are in `remote`.
+        allow_pickle: Read torch's own files where there are no safetensors: see
+            `exporter.formats.torch_pickle`.
+
+    Returns:
+        The checkpoint, whose values are read on demand.
+
+    Raises:
+        CheckpointError: The folder is missing, incomplete or damaged, or of an unknown family.
+        HubError: The Hub refused, or could not be reached.
     """
     how: dict[str, bool] = {"weights": weights, "allow_pickle": allow_pickle}
     if _is_adapter(base / source):
@@ -204,12 +225,12 @@ def _open(
     allow_pickle: bool,
 ) -> Checkpoint:
     config = read_json(folder / CONFIG)
-    name = family_name(config)  # an unknown family is told before all else
+    name = family_name(config)  # first, so that an unknown family is the first error
     companions = _require_companions(folder, family_facts(name).COMPANIONS)
     family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
     tensors = derive(tensors, family.derived(config))
-    if config.get("tie_word_embeddings", True):  # then transformers does not look at a copy either
+    if config.get("tie_word_embeddings", True):  # transformers ignores a stored copy, too
         tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
     return Checkpoint(
         source=source,
@@ -229,7 +250,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:
-    """Open an adapter's base and put the adapter over it."""
+    """Open an adapter's base and merge the adapter into it."""
     _refuse_foreign(folder, companion_names())
     path = folder / ADAPTER
     settings = lora(path, read_json(path))
@@ -251,9 +272,9 @@ def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) ->
 def _over(
     companions: Companions, own: Mapping[str, Path], base: Mapping[str, Path]
 ) -> dict[str, Path]:
-    """An adapter's companions, and the base's where it has none.
+    """Return an adapter's companions, and the base's where it has none.
 
-    A tokenizer's files belong together: all are the adapter's, if those are whole, or the base's.
+    A tokenizer's files are all the adapter's, if none is missing there, or all the base's.
     """
     tokenizer = base if companions.missing({*own, *companions.configs}) else own
     configs = {**base, **own, CONFIG: base[CONFIG]}
@@ -281,7 +302,7 @@ def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> C
 
 
 def _require_companions(folder: Path, companions: Companions) -> dict[str, Path]:
-    """The companions in a folder; refuse one from which no loader could make a transcript."""
+    """Return the companions in a folder; raise CheckpointError if a loader needs more."""
     _refuse_foreign(folder, companions.names)
     present = _present(folder, companions)
     if missing := companions.missing(present):
@@ -299,9 +320,9 @@ def _present(folder: Path, companions: Companions) -> dict[str, Path]:
 
 
 def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse code, and links out of the checkpoint: what they lead to would be in an artifact.
+    """Refuse configs with code, and links out of the checkpoint, whose targets would be copied.
 
-    The Hub's cache links files into the `blobs` beside its snapshots, and only there.
+    Allowed are the links of the Hub's cache, which lead into `blobs` beside its snapshots.
     """
     here = folder.resolve()
     for path in (folder / name for name in names):
@@ -315,4 +336,4 @@ def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
         if path.name.endswith("config.json"):
             refuse_code(path)
         elif path.suffix == ".json":
-            read_json(path)  # some are only carried along, for others' loaders
+            read_json(path)  # some are only copied into artifacts, for other loaders

@@ -10,9 +10,15 @@ from exporter.formats.tensor_io import FLOATS
 
 
 def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str]) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of its config's model.
+    """Check that a checkpoint's tensors are exactly those of its config's model.
 
-    All differences are counted and the first of each kind is named.
+    Args:
+        checkpoint: The checkpoint.
+        model: The model of its config, whose weights need no values.
+        tied: Names of tied parameters, each with the name that it shares its values with.
+
+    Raises:
+        CheckpointError: With the number of differences and the first of each kind.
     """
     stored = {name: info.shape for name, info in checkpoint.tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -39,6 +45,6 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
 
 
 def _files_of(checkpoint: Checkpoint, names: list[str]) -> str:
-    """Where the first of the tensors lies; without any, the only file, or the folder of several."""
+    """Return the files of the first tensor; without names, the only file or the folder."""
     files = checkpoint.tensors[names[0]].files if names else checkpoint.weight_files
     return " with ".join(map(str, files)) if names or len(files) == 1 else str(checkpoint.folder)

@@ -31,7 +31,7 @@ class Derived(TensorInfo):
         )
 
     def blocks(self) -> Iterator[Tensor]:
-        """Compute all values, and give the rows in order, some at a time."""
+        """Compute all values, and yield the rows in order, some at a time."""
         width = self.elements // max(self.shape[0], 1)
         yield from self.read().split(max(BLOCK_ELEMENTS // max(width, 1), 1))
 
@@ -39,14 +39,17 @@ class Derived(TensorInfo):
 def derive(
     tensors: Mapping[str, TensorInfo], derived: Mapping[str, Sequence[Derivation]]
 ) -> dict[str, TensorInfo]:
-    """Put computed parameters in the place of the tensors that they come from; nothing is read.
+    """Replace stored tensors by the parameters that are computed from them; nothing is read.
 
     Args:
-        tensors: What is stored, by name.
+        tensors: The stored tensors by name.
         derived: A family's `derived`.
 
+    Returns:
+        The parameters and the other tensors by name.
+
     Raises:
-        CheckpointError: The shapes of a parameter's sources do not go together.
+        CheckpointError: The shapes of a parameter's sources do not fit together.
     """
     computed: dict[str, TensorInfo] = {}
     used: set[str] = set()
@@ -59,7 +62,7 @@ def derive(
 
 
 def stored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors under the names in which a checkpoint stores them."""
+    """Return the tensors by the names in which a checkpoint stores them."""
     whole: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
         whole.update(info.sources if isinstance(info, Derived) else [(name, info)])
@@ -67,7 +70,7 @@ def stored(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 
 
 def _are_stored(form: Derivation, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether all sources are there, of types that can be computed with."""
+    """Return True if all sources are stored, in floating-point types."""
     return all(name in tensors and tensors[name].dtype in FLOATS for name in form.sources)
 
 

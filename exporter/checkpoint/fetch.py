@@ -1,7 +1,6 @@
 """Download a checkpoint from the Hub: only the files needed, at one commit.
 
-Files come one after the other, weights last, so that what is missing or not allowed is told before
-gigabytes move.
+Weights come last, so that missing or refused files are reported before gigabytes are downloaded.
 """
 
 import logging
@@ -47,20 +46,23 @@ def fetch(
     weights: bool = True,
     allow_pickle: bool = False,
 ) -> Fetched:
-    """Bring a Hub repository's needed files into the local cache, at a commit that is recorded.
+    """Download the needed files of a Hub repository into the local cache.
 
-    Where the Hub cannot be asked, what is cached of the revision is used, if it is whole.
+    If the Hub cannot be reached, a complete cached copy of the revision is used.
 
     Args:
         repo: `ORG/NAME`.
         revision: A branch, tag or commit; `main` if None.
-        progress: Is told of bytes.
-        weights: Bring the weights, too; else safetensors that are not cached stay on the Hub.
-        allow_pickle: Bring weights also where they are pickles.
+        progress: Receives attempts and bytes.
+        weights: Download the weights, too; else safetensors that are not cached stay on the Hub.
+        allow_pickle: Download weights also where they are pickles.
+
+    Returns:
+        The folder of the cached files, and their commit.
 
     Raises:
-        HubError: Where the Hub refuses, or cannot be asked and the cache does not do.
-        CheckpointError: Where the repository holds no usable checkpoint.
+        HubError: The Hub refused, or could not be reached and no complete copy is cached.
+        CheckpointError: The repository holds no usable checkpoint.
     """
     wanted = revision or "main"
     cached = _cached(repo, wanted)
@@ -76,7 +78,7 @@ def fetch(
 
 
 def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: bool) -> Fetched:
-    """Bring the needed files, then note in the cache which commit the revision stands for."""
+    """Download the needed files, then record in the cache which commit the revision is."""
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
     heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
@@ -99,9 +101,9 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
 def _companions(
     names: Collection[str], bring: Callable[[str], Path]
 ) -> tuple[list[str], list[str]]:
-    """The companion files among `names`, and those that the family of their config lacks.
+    """Return the companion files among `names`, and those that their family needs beside them.
 
-    Without a config only that is lacking; an adapter lacks nothing, since its base has it.
+    Without a config only that is missing. Of an adapter nothing is, since its base has the rest.
     """
     if CONFIG not in names or is_adapter(names):
         missing = [] if is_adapter(names) else [CONFIG]
@@ -111,9 +113,10 @@ def _companions(
 
 
 def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:
-    """The safetensors among `names`, with sizes, unless all are here already.
+    """Return the safetensors among `names` with their sizes; none if all are cached.
 
-    A pickle is not left: it tells its tensors only as a whole. Nor is an adapter, which is small.
+    Pickles are always downloaded, because their tensors cannot be listed without the whole file;
+    adapters are, because they are small.
     """
     tensors = [n for n in names if n.endswith(".safetensors") and n != ADAPTER_WEIGHTS]
     if all(transfer.here(name) for name in tensors):
@@ -122,9 +125,14 @@ def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:
 
 
 def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
-    """Read the headers of the files left on the Hub; places are where values would be if fetched.
+    """Read the headers of the weight files that stayed on the Hub.
 
-    Raises HubError, and CheckpointError where a header is damaged.
+    Returns:
+        The tensors by name, in files that do not exist yet.
+
+    Raises:
+        HubError: The Hub refused, or could not be reached.
+        CheckpointError: A header is damaged.
     """
     if not fetched.left:
         return {}
@@ -141,13 +149,15 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
 
 
 def _cached(repo: str, revision: str) -> Fetched | None:
-    """What the cache holds of a revision, whole or not at all."""
+    """Return the cached copy of a revision if it is complete, else None."""
     folder = cached_snapshot(repo, revision)
     if folder is None:
         return None
     names = {path.name for path in folder.iterdir() if path.is_file()}
     try:
-        weight_names(names, str(folder), folder.joinpath, allow_pickle=True)  # whole, or not
+        weight_names(
+            names, str(folder), folder.joinpath, allow_pickle=True
+        )  # raises if a shard is missing
         missing = _companions(names, folder.joinpath)[1]
     except CheckpointError:
         return None
@@ -155,7 +165,7 @@ def _cached(repo: str, revision: str) -> Fetched | None:
 
 
 def _tell_cached(cached: Fetched, repo: str, error: BaseException) -> None:
-    """Warn that the cache is used, unless nobody wanted the Hub to be asked."""
+    """Log a warning that the cached copy is used, unless the library is set to be offline."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error, OfflineModeIsEnabled):

@@ -1,4 +1,4 @@
-"""Which files hold a checkpoint's weights, by name; what lies beside them its family tells."""
+"""Names of a checkpoint's weight files; those of the other files belong to its family."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,7 +18,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".
 
 
 def is_adapter(names: Collection[str]) -> bool:
-    """Whether files called `names` are a LoRA adapter, whose base has what else is needed."""
+    """Return True if files with these names are a LoRA adapter without full weights."""
     return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
 
 
@@ -29,18 +29,28 @@ def weight_names(
     *,
     allow_pickle: bool = False,
 ) -> list[str]:
-    """The weight files to take: safetensors if there are any, one copy, an index before its shards.
+    """Return the weight files to read: one copy, safetensors if there are any.
 
-    Raises CheckpointError, naming `where`, when there are none, some are missing, or they are
-    pickles and nobody allowed those.
+    Args:
+        names: The names of all files.
+        where: The repository or folder, for messages.
+        bring: Returns the path of a file, which it may download first.
+        allow_pickle: Accept pickles where there are no safetensors.
+
+    Returns:
+        The names; an index comes before its shards.
+
+    Raises:
+        CheckpointError: There are no weights, a shard is missing, or they are pickles that were not
+            allowed.
     """
     if is_adapter(names):
         return [ADAPTER_WEIGHTS]
     chosen = next((name for name in _WHOLE if name in names), None)
     if chosen is None:
         others = sorted(name for name in names if name.endswith(_WEIGHT_SUFFIXES))[:3]
-        found = f" (found {', '.join(others)})" if others else ""
-        msg = f"{where}: no {WEIGHTS}{found}.\nTake a repository of whole transformers weights."
+        present = f" (found {', '.join(others)})" if others else ""
+        msg = f"{where}: no {WEIGHTS}{present}.\nTake a repository of whole transformers weights."
         raise CheckpointError(msg)
     if chosen in (PICKLE, PICKLE_INDEX) and not allow_pickle:
         raise CheckpointError(pickle_refused(f"{where}: {chosen}"))
@@ -57,7 +67,7 @@ def weight_names(
 
 
 def pickle_refused(where: str) -> str:
-    """What to do where there are no safetensors."""
+    """Return the message about a pickle that was not allowed."""
     return (
         f"{where} is a pickle, and those are read only if you allow it: say `allow_pickle: true` "
         "in the recipe\n(build --set allow_pickle=true; inspect --allow-pickle), "

@@ -1,8 +1,8 @@
 """LoRA adapters, merged into the base checkpoint tensor by tensor while it is read.
 
-What peft's `merge_and_unload` computes, W + scale * (B @ A), is computed for a few rows at a time,
-in float32, and rounded once to the type in which the base stores W. A setting that would change
-this mathematics, and is not known here, is refused.
+As in peft's `merge_and_unload`, the result is W + scale * (B @ A). It is computed for a few rows at
+a time, in float32, and rounded once to the type in which the base stores W. Settings that would
+change this formula and are not implemented are refused.
 Source: https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py
 """
 
@@ -24,13 +24,13 @@ from exporter.formats.tensor_io import FLOATS, TensorInfo, safetensors_infos
 _PREFIX = "base_model.model."
 Value = TypeVar("Value")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-# Settings that choose what is trained, or how; the stored tensors already show their effect.
+# Settings of the training, whose effect is in the stored tensors.
 _INERT = frozenset(
     {
         *("auto_mapping", "peft_version", "task_type", "inference_mode", "target_modules"),
         *("exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern"),
         *("megatron_config", "megatron_core", "runtime_config", "ensure_weight_tying"),
-        # Read only where another setting, refused below, asks for it.
+        # Used only together with another setting, which is refused below.
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
     }
 )
@@ -58,16 +58,16 @@ class Lora(BaseModel):
 
     @property
     def base(self) -> str:
-        """The base as a recipe would name it if it comes from the Hub."""
+        """The base's Hub id with its revision, as in a recipe."""
         revision = f"@{self.revision}" if self.revision else ""
         return f"{self.base_model_name_or_path}{revision}"
 
     def rank(self, module: str) -> int:
-        """The rank of a module's update."""
+        """Return the rank of a module's update."""
         return _matching(self.rank_pattern or {}, module, self.r)
 
     def scale(self, module: str) -> float:
-        """What the product of a module's two factors is multiplied with."""
+        """Return the factor of the product of a module's two matrices."""
         rank = self.rank(module)
         alpha = _matching(self.alpha_pattern or {}, module, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
@@ -75,7 +75,7 @@ class Lora(BaseModel):
 
 @dataclass(frozen=True)
 class Merged(TensorInfo):
-    """A linear weight [out, in] of the base, whose blocks come with the adapter's update added."""
+    """A linear weight [out, in] of the base plus the adapter's update."""
 
     base: TensorInfo
     down: TensorInfo
@@ -99,7 +99,7 @@ class Merged(TensorInfo):
     def blocks(self) -> Iterator[Tensor]:
         """Read the rows in order and merge them, some at a time."""
         down, up = self.down.read().float(), self.up.read().float()
-        start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs time
+        start, buffer = 0, torch.empty(0)  # one for all blocks, since allocating memory takes time
         for block in self.base.blocks():
             if len(block) > len(buffer):
                 buffer = torch.empty(block.shape)
@@ -110,14 +110,25 @@ class Merged(TensorInfo):
 
 
 def lora(path: Path, settings: Mapping[str, Any]) -> Lora:
-    """Check an adapter's settings, read from `path`; raise CheckpointError for unknown ones."""
+    """Check an adapter's settings.
+
+    Args:
+        path: The file of the settings, for messages.
+        settings: The file's content.
+
+    Returns:
+        The settings that decide the merged weights.
+
+    Raises:
+        CheckpointError: A setting is wrong, or not implemented here.
+    """
     try:
         read = Lora.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        given = f" (here {first['input']!r})" if first["type"] != "missing" else ""
-        msg = f"{path}: {key}: {first['msg']}{given}"
+        value = f" (here {first['input']!r})" if first["type"] != "missing" else ""
+        msg = f"{path}: {key}: {first['msg']}{value}"
         raise _unmergeable(msg) from error
     for key, value in (read.model_extra or {}).items():
         if value and key not in _INERT:
@@ -139,9 +150,20 @@ def _require_patterns(path: Path, patterns: Collection[str]) -> None:
 def merge(
     folder: Path, settings: Lora, base: Mapping[str, TensorInfo], tied: Collection[str]
 ) -> dict[str, TensorInfo]:
-    """The base's tensors with those of the adapter in `folder` merged in, none of them read yet.
+    """Merge the adapter in `folder` into the base's tensors; values are read later.
 
-    `tied` are names that share one weight: changing one of them would change the other.
+    Args:
+        folder: The adapter.
+        settings: Its settings.
+        base: The base's tensors by name.
+        tied: Names that share one weight, which an adapter must not change.
+
+    Returns:
+        All tensors by name.
+
+    Raises:
+        CheckpointError: The adapter's file is missing or damaged, does not fit the base, or has
+            tensors that cannot be merged.
     """
     path = folder / ADAPTER_WEIGHTS
     left = _adapter_infos(path)
@@ -160,7 +182,7 @@ def merge(
 def _updates(
     path: Path, settings: Lora, base: Mapping[str, TensorInfo], left: dict[str, TensorInfo]
 ) -> dict[str, TensorInfo]:
-    """The weights that pairs of factors update; the pairs are taken out of `left`."""
+    """Return the weights that pairs of factors update; remove the pairs from `left`."""
     modules = [
         name.removesuffix(end) for name in left for end in (_DOWN, _UP) if name.endswith(end)
     ]
@@ -175,7 +197,7 @@ def _updates(
 def _replacements(
     path: Path, settings: Lora, base: Mapping[str, TensorInfo], left: dict[str, TensorInfo]
 ) -> dict[str, TensorInfo]:
-    """The tensors that stand whole in the adapter for the base's; they are taken out of `left`."""
+    """Return the tensors that replace the base's (modules_to_save); remove them from `left`."""
     replaced: dict[str, TensorInfo] = {}
     for saved in settings.modules_to_save or ():
         names = [name for name in left if name.rpartition(".")[0].endswith(saved)]
@@ -192,7 +214,7 @@ def _replacements(
 
 
 def _adapter_infos(path: Path) -> dict[str, TensorInfo]:
-    """The adapter's tensors by the names that the base's modules have."""
+    """Return the adapter's tensors by the names of the base's modules."""
     if not path.is_file():
         msg = (
             f"{path.parent}: {path.name} is missing.\n"
@@ -224,7 +246,7 @@ def _merged(
     factors: tuple[TensorInfo | None, TensorInfo | None],
     settings: Lora,
 ) -> Merged:
-    """Check the shapes of an update and put it over its weight."""
+    """Check the shapes of an update, and return the weight with it."""
     down, up = factors
     if down is None or up is None:
         lacking = _DOWN if down is None else _UP
@@ -245,7 +267,7 @@ def _merged(
 
 
 def _matching(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
-    """The first pattern's value that fits, as peft chooses: a regular expression, or the end."""
+    """Return the value of the first pattern that matches, as in peft; else `default`."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

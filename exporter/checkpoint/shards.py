@@ -1,7 +1,7 @@
 """Find the files that hold a checkpoint's weights: one, or shards with an index.
 
-They must agree: of a tensor that is in two files, or not where the index says, nobody can tell
-which values are meant.
+A tensor in two files, or in another file than the index says, is refused, because its values would
+be ambiguous.
 """
 
 from pathlib import Path
@@ -14,7 +14,19 @@ from exporter.formats.torch_pickle import pickled_infos
 
 
 def tensor_infos(folder: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
-    """Read the headers of all weight files, safetensors where there are any."""
+    """Read the headers of all weight files, safetensors where there are any.
+
+    Args:
+        folder: The checkpoint.
+        allow_pickle: Read `pytorch_model.bin` where there are no safetensors.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, contradictory, or pickles that were not
+            allowed.
+    """
     for whole, index in ((WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)):
         if is_regular_file(folder / whole):
             return _infos(folder / whole, allow_pickle=allow_pickle)
@@ -40,11 +52,11 @@ def _indexed(index: Path, suffix: str, *, allow_pickle: bool) -> dict[str, Tenso
         if Path(shard).name != shard or path.suffix != suffix or not path.is_file():
             msg = f"{index}: names the shard {shard!r}, which is not in the folder"
             raise CheckpointError(msg)
-        found = _infos(path, allow_pickle=allow_pickle)
-        for name in sorted(infos.keys() & found.keys()):
+        shard_infos = _infos(path, allow_pickle=allow_pickle)
+        for name in sorted(infos.keys() & shard_infos.keys()):
             msg = f"{path}: tensor {name} is in {infos[name].file.name} too: fetch both again"
             raise CheckpointError(msg)
-        infos |= found
+        infos |= shard_infos
     for name, shard in weight_map.items():
         if name in infos and infos[name].file.name != shard:
             msg = f"{index}: says that {name} is in {shard}, but it is in {infos[name].file.name}"

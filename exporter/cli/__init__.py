@@ -42,7 +42,7 @@ _FORBIDDEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
-# The first line keeps click from filling the others.
+# The first line, "\b", keeps click from rewrapping the others.
 _EPILOG = "\n".join(
     ["\b", "Exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())]
 )
@@ -57,7 +57,7 @@ def cli(terminal: Terminal, debug: bool) -> None:
     terminal.debug = debug
     try:
         Path.cwd()
-    except FileNotFoundError:  # torch's libraries would end the process without a word
+    except FileNotFoundError:  # libraries of torch would end the process without a message
         msg = "the working directory no longer exists: change to another one"
         raise RecipeError(msg) from None
 

@@ -74,7 +74,7 @@ def bench(
     original: bool,
     trust: bool,
     as_json: bool,
-    **given: Any,
+    **workload: Any,
 ) -> None:
     """Time whole transcriptions of artifacts, side by side.
 
@@ -82,7 +82,7 @@ def bench(
     """
     from exporter.bench import run as stand
 
-    load = stand.Workload(**given)
+    load = stand.Workload(**workload)
     with terminal.progress() as progress:
         rows = stand.bench(
             paths, load, threads=threads, original=original, trust=trust, progress=progress
@@ -99,19 +99,19 @@ def bench(
 def _say_json(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
     from exporter.system.hardware import describe
 
-    asked = {
+    work = {
         "audio": [str(path) for path in load.audio],
         "tokens": None if load.audio else load.tokens,
         "runs": load.runs,
     }
-    terminal.say_json(load=asked, machine=describe().as_dict(), rows=[row.as_row() for row in rows])
+    terminal.say_json(load=work, machine=describe().as_dict(), rows=[row.as_row() for row in rows])
 
 
 def _say_rows(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
-    found = [row.as_row() for row in rows]
-    terminal.draw(of_bench(found))
-    terminal.say(bench_load(load, found))
-    for row in found:
+    data = [row.as_row() for row in rows]
+    terminal.draw(of_bench(data))
+    terminal.say(bench_load(load, data))
+    for row in data:
         if row["error"] and len(rows) > 1:
             reason = row["error"]["message"].splitlines()[0]
             terminal.say(f"{row['name']}, threads {row['threads']}: {reason}")
@@ -143,7 +143,7 @@ def _timed(row: Mapping[str, Any]) -> Iterator[str]:
 
 def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the line about the workload, below a table of timings."""
-    told = next(row for row in rows if not row["error"])
+    first = next(row for row in rows if not row["error"])
     beams, batch = (
         " or ".join(map(str, sorted({row["decoding"][name] for row in rows})))
         for name in ("num_beams", "batch_size")
@@ -151,8 +151,10 @@ def bench_load(load: Workload, rows: Sequence[Mapping[str, Any]]) -> str:
     if load.audio:
         what = ", ".join(path.name for path in load.audio)
     else:
-        length, tokens = (told[of] / told["decoding"]["batch_size"] for of in ("audio_s", "tokens"))
+        length, tokens = (
+            first[of] / first["decoding"]["batch_size"] for of in ("audio_s", "tokens")
+        )
         what = f"a window of {length:.0f} s of noise and {tokens:.0f} tokens"
-    rounds = len(told["rounds"])
+    rounds = len(first["rounds"])
     how = f"beams {beams}, batch {batch}, {load.runs} runs, fresh processes in {rounds} rounds"
     return f"Samples in, text out: {what}; {how}."

@@ -1,4 +1,4 @@
-"""The build command, and how plans and results look."""
+"""The build command, and the output of plans and results."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def build(
     """
     from exporter.recipe import read
 
-    wanted = read(recipe, overrides)  # before torch is loaded, so that a typo is told at once
+    wanted = read(recipe, overrides)  # before torch is imported, so that a typo is reported at once
     from exporter.build import pipeline as builder
 
     with terminal.progress() as progress:
@@ -120,14 +120,14 @@ _TIED = "A tied weight, like a head that is the token table, counts 0 bytes befo
 
 
 def _plans(rows: list[dict[str, Any]]) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """Every quantization plan once, with the names of the targets that share it."""
+    """Yield every distinct quantization plan with the names of the targets that share it."""
     for index, row in enumerate(rows):
         if row["quantization"] not in [other["quantization"] for other in rows[:index]]:
             same = [other for other in rows if other["quantization"] == row["quantization"]]
             yield [Path(other["artifact"]).name for other in same], row["quantization"]
 
 
-# Smaller files of an artifact are told together.
+# Files below this share of an artifact are summed in one entry.
 _SMALL = 0.01
 
 
@@ -135,26 +135,26 @@ _CHOSEN = "chosen by timing while it is built; sizes are of the largest candidat
 
 
 def contents(row: Mapping[str, Any]) -> str:
-    """What a planned artifact will be: its options, and its files with their sizes."""
+    """Return the lines about a planned artifact: its options, and its files with their sizes."""
     options = ", ".join(f"{key}={option_value(value)}" for key, value in row["options"].items())
     large = [f for f in row["files"] if f["size_bytes"] >= _SMALL * row["size_bytes"]]
-    told = [f"{f['path']} {shown_bytes(f['size_bytes'])}" for f in large]
+    entries = [f"{f['path']} {shown_bytes(f['size_bytes'])}" for f in large]
     if small := [f["size_bytes"] for f in row["files"] if f not in large]:
-        told.append(f"{len(small)} small files {shown_bytes(sum(small))}")
+        entries.append(f"{len(small)} small files {shown_bytes(sum(small))}")
     head = f"{row['artifact']}: {options}" if options else row["artifact"]
-    lines = [head, f"  {', '.join(told)}"]
+    lines = [head, f"  {', '.join(entries)}"]
     if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
         lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
     return "\n".join(lines)
 
 
 def _is_open(value: object) -> bool:
-    """Whether an option leaves something to the build."""
+    """Return True if the build chooses an option's value, or a part of it."""
     return "auto" in value.values() if isinstance(value, dict) else value == "auto"
 
 
 def built_line(manifest: Manifest, *, reused: bool) -> str:
-    """One artifact's line after a build."""
+    """Return one artifact's line after a build."""
     if reused:
         return f"{shown_bytes(manifest.size_bytes)}, already built, kept"
     cost = f"{manifest.build.seconds:.0f} s, {shown_bytes(manifest.build.peak_rss_bytes)} of memory"
@@ -162,7 +162,7 @@ def built_line(manifest: Manifest, *, reused: bool) -> str:
 
 
 def choices(manifest: Manifest) -> Iterator[str]:
-    """What the build chose, a line for each graph: every candidate with its time."""
+    """Yield a line for each graph: the candidate that the build chose, and all their times."""
     for graph, choice in manifest.choices.items():
         if not choice.seconds:
             yield f"{graph}: {choice.chosen}, the only candidate"

@@ -34,8 +34,8 @@ def doctor(terminal: Terminal, source: str, as_json: bool) -> None:
     else:
         _say(terminal, diagnosis)
     if problems := diagnosis.of("problem"):
-        found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        msg = f"{found} in {diagnosis.source}, {_counted(diagnosis)}"
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        msg = f"{count} in {diagnosis.source}, {_counted(diagnosis)}"
         raise CheckpointError(msg)
 
 
@@ -44,10 +44,10 @@ def _say(terminal: Terminal, diagnosis: Diagnosis) -> None:
 
     terminal.say(f"{diagnosis.source}: {diagnosis.looks_like}")
     for level in LEVELS:
-        found = diagnosis.of(level)
-        if found:
-            terminal.say(f"\n{level}s:" if len(found) > 1 else f"\n{level}:")
-        for fix, alike in groupby(found, key=lambda finding: finding.fix):
+        findings = diagnosis.of(level)
+        if findings:
+            terminal.say(f"\n{level}s:" if len(findings) > 1 else f"\n{level}:")
+        for fix, alike in groupby(findings, key=lambda finding: finding.fix):
             for finding in alike:
                 terminal.say_wrapped(f"  {finding.where}: {finding.what}", indent="    ")
             terminal.say_wrapped(f"    fix: {fix}", indent="      ")

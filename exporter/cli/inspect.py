@@ -51,16 +51,16 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
     from exporter.system import build_cache, user_dirs
 
     freed = build_cache.clear() + pull.clear() if clear else 0
-    found = sorted(build_cache.entries() + pull.entries(), key=lambda entry: entry.made)
+    entries = sorted(build_cache.entries() + pull.entries(), key=lambda entry: entry.made)
     if as_json:
-        rows = [{**vars(entry), "path": str(entry.path)} for entry in found]
+        rows = [{**vars(entry), "path": str(entry.path)} for entry in entries]
         terminal.say_json(place=str(user_dirs.place()), freed_bytes=freed, entries=rows)
         return
     if clear:
         terminal.say(f"{user_dirs.place()}: {shown_bytes(freed)} removed")
         return
-    terminal.say(f"{user_dirs.place()}: {shown_bytes(sum(e.size_bytes for e in found))}")
-    for entry in found:
+    terminal.say(f"{user_dirs.place()}: {shown_bytes(sum(e.size_bytes for e in entries))}")
+    for entry in entries:
         terminal.say(f"  {_entry_line(entry)}")
 
 
@@ -72,11 +72,11 @@ def list_(terminal: Terminal, as_json: bool) -> None:
     """
     from exporter.cli.output import facts
 
-    found = facts.of_folder(Path())
+    sections = facts.of_folder(Path())
     if as_json:
-        terminal.say_json(**found)
+        terminal.say_json(**sections)
         return
-    for title, rows in found.items():
+    for title, rows in sections.items():
         terminal.say(f"{title}:")
         for row in rows or ["none"]:
             terminal.say("  " + (row if isinstance(row, str) else _row_line(row)))
@@ -84,8 +84,8 @@ def list_(terminal: Terminal, as_json: bool) -> None:
 
 def _entry_line(entry: Entry) -> str:
     """Return the line of one cached file."""
-    made = datetime.fromtimestamp(entry.made).astimezone()
-    return f"{made:%Y-%m-%d %H:%M}  {shown_bytes(entry.size_bytes):>8}  {entry.what}"
+    created = datetime.fromtimestamp(entry.made).astimezone()
+    return f"{created:%Y-%m-%d %H:%M}  {shown_bytes(entry.size_bytes):>8}  {entry.what}"
 
 
 def _row_line(row: Mapping[str, Any]) -> str:

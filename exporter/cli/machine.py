@@ -1,4 +1,4 @@
-"""The machine command: what this machine offers to artifacts, and how fast it is."""
+"""The machine command: this machine's features, and its measured speed."""
 
 from __future__ import annotations
 

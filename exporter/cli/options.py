@@ -1,4 +1,4 @@
-"""Options and wiring that commands share: `--json`, `--trust`, the terminal, quiet libraries."""
+"""Options and setup that commands share: `--json`, `--trust`, the terminal, quiet libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ trust_option = click.option(
 
 
 def command(function: Callable[..., None]) -> click.Command:
-    """Make a click command of a function; `exporter.cli` adds it to the group."""
+    """Return a click command that calls a function; `exporter.cli` adds it to the group."""
 
     def run(terminal: Terminal, /, **options: Any) -> None:
         with terminal.quiet():

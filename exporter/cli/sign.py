@@ -20,8 +20,8 @@ def _artifacts(path: Path) -> list[Path]:
     """Return the artifact at a path, or those in a folder; raise IntegrityError for none."""
     from exporter.artifact import store
 
-    if found := store.find(path):
-        return found
+    if folders := store.find(path):
+        return folders
     msg = f"no artifact in {path}: build one with exporter build RECIPE"
     raise IntegrityError(msg)
 
@@ -81,8 +81,8 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
             "size_bytes": manifest.size_bytes,
         }
         if signed or key:
-            found = signing.verify(folder, manifest, key)
-            row["signatures"] = {name: str(by) for name, by in found.items()}
+            signers = signing.verify(folder, manifest, key)
+            row["signatures"] = {name: str(by) for name, by in signers.items()}
         rows.append(row)
     if as_json:
         terminal.say_json(verified=rows)

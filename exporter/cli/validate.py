@@ -1,4 +1,4 @@
-"""The validate command, and how verdicts look."""
+"""The validate command, and the output of verdicts."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _FIGURES = (
 
 
 def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
-    """A row per artifact that was judged."""
+    """Return a table with a row for each validated artifact."""
     drawn = table("artifact", _FIGURES, "verdict")
     for folder, report in zip(folders, reports, strict=True):
         drawn.add_row(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
@@ -98,7 +98,7 @@ def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
 
 
 def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
-    """The same in Markdown, and what each verdict rests on."""
+    """Return the table of `of_reports` as Markdown, followed by the checks of each gate."""
     rows = [("artifact", *_FIGURES, "verdict"), ("---", *["---:"] * len(_FIGURES), "---")]
     checks = []
     for folder, report in zip(folders, reports, strict=True):
@@ -109,7 +109,7 @@ def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
 
 
 def _figures(report: Report) -> Iterator[str]:
-    """One row's cells, in the order of the columns."""
+    """Yield one row's cells, in the order of the columns."""
     original, ours, points = report.reference_figures, report.figures, report.wer_difference
     yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
     yield f"{original.wer:.2%}"

@@ -1,8 +1,8 @@
 """Find faults in any folder of a speech model without running anything in it.
 
-Files are read as data and within bounds. Of weights only small scales are read. A file that cannot
-be read is a finding. Each check is a function of the folder; to add one, write it in the module of
-its subject and add it to that module's `CHECKS`.
+Files are read as data, up to fixed limits; the only weights that are read are small scales. A file
+that cannot be read is a finding. Each check is a function of the folder; to add one, write it in
+the module of its subject and add it to that module's `CHECKS`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -85,15 +85,15 @@ def examine(source: str, progress: Progress = silent) -> Diagnosis:
         HubError: The Hub refused, or did not answer.
     """
     folder = _opened(source, progress)
-    found = sorted(_found(folder, progress), key=lambda each: LEVELS.index(each[1].level))
+    findings = sorted(_found(folder, progress), key=lambda each: LEVELS.index(each[1].level))
     looks_like = printable(described(folder))
     return Diagnosis(
-        printable(source), looks_like, layout(folder).name, folder.size_bytes, tuple(found)
+        printable(source), looks_like, layout(folder).name, folder.size_bytes, tuple(findings)
     )
 
 
 def _opened(source: str, progress: Progress) -> Folder:
-    """Open `source`: a Hub id only if no such path, nor its first folder, exists here."""
+    """Open `source`: a Hub id only if neither the path nor its first component exists."""
     place = Path(source)
     if place.is_dir():
         return listed(place)

@@ -105,20 +105,20 @@ class Part:
 
 def parts(folder: Folder) -> list[Part]:
     """Return the graphs whose file names show a role."""
-    found = []
+    graph_parts = []
     for name, model in folder.models.items():
         path = PurePosixPath(name)
         if match := _PART.fullmatch(path.name):
-            found.append(Part(match["role"], str(path.parent), match["variant"], model))
-    return found
+            graph_parts.append(Part(match["role"], str(path.parent), match["variant"], model))
+    return graph_parts
 
 
 def sets(folder: Folder) -> dict[tuple[str, str], dict[str, Model]]:
     """Group the parts by folder and variant; each group maps roles to graphs."""
-    found: dict[tuple[str, str], dict[str, Model]] = {}
+    groups: dict[tuple[str, str], dict[str, Model]] = {}
     for part in parts(folder):
-        found.setdefault((part.place, part.variant), {})[part.role] = part.model
-    return found
+        groups.setdefault((part.place, part.variant), {})[part.role] = part.model
+    return groups
 
 
 def encoders(folder: Folder) -> list[Model]:

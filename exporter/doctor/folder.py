@@ -22,7 +22,7 @@ from exporter.formats.onnx_reader import Model, Place, read_model
 from exporter.formats.protobuf import Budget, DamagedError
 from exporter.formats.safetensors_header import Entry, read_header
 
-# Those of other tools, beside what our families' checkpoints have.
+# Configs of other tools; those of our families are added from `companion_names`.
 _CONFIGS = frozenset(
     (
         *(INDEX, PICKLE_INDEX, ADAPTER, "processor_config.json", "ort_config.json"),
@@ -65,44 +65,44 @@ class Folder:
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
         """The known JSON configs at the folder's top, by file name."""
-        found = {}
+        by_name = {}
         known = _CONFIGS.union(companion_names())
         for name in self.here:
             if name in known and name.endswith(".json"):
                 try:
-                    found[name] = read_json(self.path / name)
+                    by_name[name] = read_json(self.path / name)
                 except CheckpointError as error:
                     self._unread(name, str(error))
-        return found
+        return by_name
 
     @cached_property
     def models(self) -> dict[str, Model]:
         """The ONNX graphs, by file name."""
-        found: dict[str, Model] = {}
+        by_name: dict[str, Model] = {}
         budget = Budget()
         for name in self.here:
             if name.endswith(".onnx"):
                 try:
-                    found[name] = read_model(self.path / name, name, budget)
+                    by_name[name] = read_model(self.path / name, name, budget)
                 except (DamagedError, OSError) as error:
                     size = self.files[name]
                     self._unread(name, f"not an ONNX graph, or cut off at {size} bytes: {error}")
-        return found
+        return by_name
 
     @cached_property
     def tensors(self) -> dict[str, dict[str, Entry]]:
         """The headers of safetensors files, by file name."""
-        found: dict[str, dict[str, Entry]] = {}
+        by_name: dict[str, dict[str, Entry]] = {}
         for name in self.here:
             if name.endswith(".safetensors"):
                 try:
-                    if sum(len(tensors) for tensors in found.values()) > _MAX_TENSORS:
+                    if sum(len(tensors) for tensors in by_name.values()) > _MAX_TENSORS:
                         msg = f"more than {_MAX_TENSORS} tensors in the folder: not checked"
                         raise CheckpointError(msg)
-                    found[name] = read_header(self.path / name)
+                    by_name[name] = read_header(self.path / name)
                 except CheckpointError as error:
                     self._unread(name, str(error))
-        return found
+        return by_name
 
     def holds(self, place: Place) -> bool:
         """Return True if the bytes of a place can be read: downloaded, and within the file."""
@@ -154,9 +154,9 @@ def listed(path: Path) -> Folder:
 
 
 def _entries(path: Path, above: str = "", depth: int = 0) -> Iterator[tuple[str, Path]]:
-    """Everything in a folder by its name relative to the top; folders' names end in a slash."""
-    with os.scandir(path) as found:
-        entries = sorted(islice(found, _MAX_FILES), key=lambda entry: entry.name)
+    """Yield all entries by their names relative to the top; those of folders end in a slash."""
+    with os.scandir(path) as scanned:
+        entries = sorted(islice(scanned, _MAX_FILES), key=lambda entry: entry.name)
     for entry in entries:
         name = above + entry.name
         if not entry.is_dir(follow_symlinks=False):
@@ -168,7 +168,7 @@ def _entries(path: Path, above: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def _foreign(folder: Path, entry: Path) -> str | None:
-    """Return why an entry is not opened, or None. The Hub's cache links into its `blobs`."""
+    """Return why an entry is not opened, or None; the Hub's cache may link into its `blobs`."""
     here, target = folder.resolve(), entry.resolve()
     cached = here.parent.parent / "blobs"
     if entry.is_symlink() and not (target.is_relative_to(here) or target.parent == cached):

@@ -1,8 +1,9 @@
 """Read any recording as float32 mono at a model's rate: files, their bytes, and arrays.
 
-Kept without torch: the validator's parent process and `exporter transcribe` look at audio before
-any model is opened. Decoding is libsndfile's, resampling is soxr's best quality. What a header
-promises is held against bounds, and memory follows what the file really holds.
+Does not import torch, because the validator's parent process and `exporter transcribe` check audio
+before any model is opened. libsndfile decodes, soxr resamples in its best quality. The values of a
+header are checked against limits, and memory is allocated for the frames that the file has, not for
+those that its header claims.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import soxr
 from numpy.typing import NDArray
 
 from exporter.errors import DataError
-from exporter.formats.samples import Samples as Samples  # also for those who import this module
+from exporter.formats.samples import Samples as Samples  # re-exported for importers of this module
 from exporter.formats.samples import to_mono
 
 if TYPE_CHECKING:
@@ -35,29 +36,32 @@ KINDS = "a path, an encoded file's bytes, a binary file object, a numpy array or
 _RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 64
 _MAX_S = 24 * 3600
-_MAX_BYTES = 4 << 30  # what the sizes in a WAV file's header can express
+_MAX_BYTES = 4 << 30  # the largest size that a WAV file's header can express
 _BLOCK_FRAMES = 1 << 18
 _BLOCK_BYTES = 1 << 20
 
 
 def is_recording(value: object) -> TypeGuard[Recording]:
-    """Whether a value is one recording, and not an iterable of several."""
+    """Return True if a value is one recording, not an iterable of several."""
     encoded = isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview))
     return encoded or hasattr(value, "read") or hasattr(value, "__array__")
 
 
 def load(recording: Recording, rate: int, sampling_rate: int | None, name: str) -> Samples:
-    """Bring one recording to mono float32 [samples] at `rate` Hz, full scale at 1.0.
+    """Convert one recording to mono float32 at a model's rate.
 
     Args:
         recording: A path, bytes, binary file object, array or tensor: see `Recording`.
-        rate: What to resample to, in Hz.
-        sampling_rate: The rate of an array or tensor in Hz. Encoded audio carries its own.
-        name: What errors call a recording that has no path.
+        rate: The rate of the result in Hz.
+        sampling_rate: The rate of an array or tensor in Hz. Encoded audio has its own.
+        name: The name in messages of a recording that has no path.
+
+    Returns:
+        float32 [samples] at `rate` Hz, full scale at 1.0.
 
     Raises:
         DataError: It cannot be decoded, is empty, out of bounds or not finite, an array comes
-            without `sampling_rate`, or its type or shape does not say what its values mean.
+            without `sampling_rate`, or its type or shape is ambiguous.
     """
     if isinstance(recording, (str, os.PathLike)):
         return read(Path(recording), rate)
@@ -78,7 +82,7 @@ def load(recording: Recording, rate: int, sampling_rate: int | None, name: str) 
 
 
 def require_rate(sampling_rate: object) -> int:
-    """Return a rate in Hz that a caller gives; raise DataError where it is none."""
+    """Return a caller's rate in Hz as an integer; raise DataError if it is not valid."""
     if isinstance(sampling_rate, SupportsIndex) and not isinstance(sampling_rate, bool):
         rate = operator.index(sampling_rate)
         if rate in _RATES:
@@ -91,11 +95,18 @@ def require_rate(sampling_rate: object) -> int:
 
 
 def read(path: Path | str, rate: int) -> Samples:
-    """Decode a recording (wav, flac, mp3, ogg ...), average its channels, resample to `rate` Hz.
+    """Decode a file (wav, flac, mp3, ogg ...), average its channels, and resample it.
 
-    Gives float32 [samples], full scale at 1.0. Raises DataError, naming the file, when there is no
-    such file, or when it cannot be decoded, is empty, out of bounds or holds values that are not
-    finite.
+    Args:
+        path: The file.
+        rate: The rate of the result in Hz.
+
+    Returns:
+        float32 [samples] at `rate` Hz, full scale at 1.0.
+
+    Raises:
+        DataError: The file is missing, cannot be decoded, is empty, out of bounds, or holds values
+            that are not finite.
     """
     path = Path(path)
     with _open_file(path) as recording:
@@ -103,7 +114,11 @@ def read(path: Path | str, rate: int) -> Samples:
 
 
 def duration_s(path: Path | str) -> float:
-    """Seconds of audio that the file's header promises; the errors are those of `read`."""
+    """Return the seconds of audio in a file's header.
+
+    Raises:
+        DataError: The file is missing, cannot be decoded, or is empty.
+    """
     path = Path(path)
     with _open_file(path) as recording:
         if not recording.frames:
@@ -120,7 +135,7 @@ def _read_bytes(encoded: bytes, rate: int, name: str) -> Samples:
 
 
 def _contents(file: Any, name: str) -> bytes:
-    """The rest of an open file; in memory, because decoding has to seek and pipes cannot."""
+    """Read the rest of an open file into memory, because decoding seeks and pipes cannot."""
     pieces: list[bytes] = []
     left = _MAX_BYTES
     try:
@@ -153,15 +168,15 @@ def _decoded(recording: soundfile.SoundFile, rate: int, name: str) -> Samples:
     return _resampled(mono, recording.samplerate, rate, name)
 
 
-def _resampled(mono: Samples, found: int, rate: int, name: str) -> Samples:
-    samples = soxr.resample(mono, found, rate, quality="VHQ")
+def _resampled(mono: Samples, sampling_rate: int, rate: int, name: str) -> Samples:
+    samples = soxr.resample(mono, sampling_rate, rate, quality="VHQ")
     if not len(samples):
         raise _no_audio(name)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _mono(recording: soundfile.SoundFile, name: str) -> Iterator[Samples]:
-    """The mean of the channels, some frames at a time, however many the header promises."""
+    """Yield the mean of the channels, some frames at a time, at most 24 hours."""
     left = _MAX_S * recording.samplerate
     while len(block := recording.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
         left -= len(block)
@@ -174,14 +189,14 @@ def _mono(recording: soundfile.SoundFile, name: str) -> Iterator[Samples]:
 def _open_file(path: Path) -> soundfile.SoundFile:
     try:
         regular, exists = path.is_file(), path.exists()
-    except OSError as error:  # a name too long, a folder that may not be looked into
+    except OSError as error:  # the name is too long, or the folder is not readable
         msg = f"audio file {str(path)[:200]} cannot be opened: {error.strerror}"
         raise DataError(msg) from error
     if not regular:
         reason = "is not a regular file" if exists else "does not exist"
         msg = f"audio file {path} {reason}"
         raise DataError(msg)
-    return _open(os.fsencode(path), str(path))  # a name need not be text
+    return _open(os.fsencode(path), str(path))  # a file name need not be valid text
 
 
 def _open(file: bytes | io.BytesIO, name: str) -> soundfile.SoundFile:
@@ -189,7 +204,7 @@ def _open(file: bytes | io.BytesIO, name: str) -> soundfile.SoundFile:
         recording = soundfile.SoundFile(file)
     except (soundfile.SoundFileRuntimeError, OSError) as error:
         raise _unreadable(name, error) from error
-    except TypeError as error:  # for `.raw`, whatever the file holds
+    except TypeError as error:  # for names that end with `.raw`
         raise _unreadable(name, "samples without a header") from error
     if recording.samplerate in _RATES and recording.channels <= _MAX_CHANNELS:
         return recording

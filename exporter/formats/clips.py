@@ -1,7 +1,7 @@
-"""Clips: recordings with their true text, from the layouts that people already have.
+"""Clips: recordings with their reference text, from common layouts of data sets.
 
-Every reader yields rows (place, audio path, fields); one function checks a row and makes a clip of
-it, so that each mistake is told with file and line before any model is opened.
+Every reader yields rows (place, folder, fields); one function turns a row into a clip, so that each
+mistake is reported with file and line before any model is opened.
 """
 
 import csv
@@ -22,7 +22,7 @@ MANIFESTS = ("manifest.jsonl", "metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording: its name in the data, where it lies, what is said, in which language."""
+    """One recording: its name in the data, its file, its reference text and language."""
 
     id: str
     path: Path
@@ -56,14 +56,17 @@ def list_clips(source: Path) -> Iterator[Clip]:
 
 
 def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
-    """Choose at most `most` of `count` places at random: the first may all be one speaker's."""
+    """Return the sorted indices of `most` of `count` clips, or of all if `most` is None.
+
+    They are drawn at random, because the first clips may all be one speaker's.
+    """
     if most is None or most >= count:
         return range(count)
     return sorted(random.Random(seed).sample(range(count), most))
 
 
 class _Tabs(csv.excel_tab):
-    """Common Voice's: quotation marks are part of the sentence."""
+    """Common Voice's dialect, in which quotation marks are part of the sentence."""
 
     quoting = csv.QUOTE_NONE
 
@@ -72,7 +75,7 @@ Row = tuple[str, Path, Mapping[str, Any]]  # place for messages, folder of the p
 
 
 def _rows(source: Path) -> Iterator[Row]:
-    """Choose the reader by what `source` is."""
+    """Yield the rows of a folder or manifest, by the reader for its layout."""
     if not source.exists():
         msg = f"no clips at {source}: give a folder of audio with a manifest.jsonl, or a manifest"
         raise DataError(msg)
@@ -93,7 +96,7 @@ def _rows(source: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place."""
+    """Yield the lines that are not blank, each with its place for messages."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
@@ -118,7 +121,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _table(path: Path) -> Iterator[Row]:
-    """CSV with a header, or Common Voice's TSV, which keeps its audio in `clips/`."""
+    """Yield the rows of a CSV, or of Common Voice's TSV, whose audio is in `clips/`."""
     tabs = path.suffix == ".tsv"
     base = path.parent / "clips" if tabs and (path.parent / "clips").is_dir() else path.parent
     try:
@@ -143,7 +146,7 @@ def _librispeech(root: Path, path: Path) -> Iterator[Row]:
 
 
 def _clip(where: str, base: Path, row: Mapping[str, Any]) -> Clip:
-    """Check one row. The audio file must be there; its header is read later."""
+    """Check one row; its audio file must exist, and its header is read later."""
     name = _field(where, row, AUDIO_NAMES, "audio").strip()
     if not name or name.startswith("|") or name.endswith("|") or "\0" in name:
         msg = f"{where}: {name!r} is no path of an audio file (commands and pipes are refused)"
@@ -159,20 +162,20 @@ def _clip(where: str, base: Path, row: Mapping[str, Any]) -> Clip:
     if not path.is_file():
         msg = f"{where}: audio file {path} does not exist or is not a regular file"
         raise DataError(msg)
-    # An id may be published in a report: it names the file, never a folder of this machine.
+    # Ids are published in reports, so they must not contain paths of this machine.
     known = name if not Path(name).is_absolute() else path.name
     return Clip(known, path, _field(where, row, TEXT_NAMES, "text"), language)
 
 
 def _field(where: str, row: Mapping[str, Any], names: tuple[str, ...], what: str) -> str:
-    found = next((name for name in names if name in row), None)
-    if found is None:
+    key = next((name for name in names if name in row), None)
+    if key is None:
         msg = f"{where}: no {what}: expected one of the fields {', '.join(names)}"
         raise DataError(msg)
-    if not isinstance(row[found], str):
-        msg = f"{where}: {found} must be a string, not {row[found]!r:.40}"
+    if not isinstance(row[key], str):
+        msg = f"{where}: {key} must be a string, not {row[key]!r:.40}"
         raise DataError(msg)
-    if any("\ud800" <= character <= "\udfff" for character in row[found]):
-        msg = f"{where}: {found} holds half a character (a lone surrogate), which no file can"
+    if any("\ud800" <= character <= "\udfff" for character in row[key]):
+        msg = f"{where}: {key} holds half a character (a lone surrogate), which no file can"
         raise DataError(msg)
-    return str(row[found])
+    return str(row[key])

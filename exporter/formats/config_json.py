@@ -10,10 +10,12 @@ from exporter.system.files import read_small
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 32
-# Keys by which transformers finds code of others, at any depth: CVE-2026-5241 is a nested one.
+# Keys that make transformers run foreign code, at any depth: CVE-2026-5241 is a nested one.
 _CODE = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
-_KERNELS = frozenset({"attn_implementation", "_attn_implementation"})  # may name a repository
-# Arguments of tokenizers that transformers opens as they stand, instead of the folder's own files.
+_KERNELS = frozenset(
+    {"attn_implementation", "_attn_implementation"}
+)  # their value may name a repository
+# Arguments of tokenizers whose paths transformers opens instead of the folder's own files.
 _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
 
 

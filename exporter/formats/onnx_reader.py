@@ -1,6 +1,6 @@
 """Read the structure of an ONNX graph: nodes, shapes, and places of weights, but no weights.
 
-The numbers of fields are those of onnx.proto3; what is not named here is passed over.
+Field numbers are those of onnx.proto3; other fields are skipped.
 Source: https://github.com/onnx/onnx/blob/v1.21.0/onnx/onnx.proto3
 """
 
@@ -16,12 +16,12 @@ from exporter.formats.protobuf import Budget, DamagedError, Field, Wire
 _MAX_DEPTH = 12
 _MAX_RANK = 16
 _EXTERNAL = 1
-# Bits of a value, by the number of its type; small ones share a byte.
+# Bits of a value by data type; values below 8 bits are packed.
 _BITS = {
     **{1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64},
     **{14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4},
 }
-# The fields that lead to weights, by the message that has them.
+# The fields through which weights are reached, by message type.
 _TO_TENSORS = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
@@ -40,7 +40,7 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where values lie: a file beside the graph or the graph itself, and the bytes of it."""
+    """The bytes of values in the graph's file or in a file beside it."""
 
     file: str
     offset: int
@@ -49,7 +49,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight: type and shape, `told` of its external place, and its own place if inside."""
+    """A weight: type and shape, its place if it is inside the graph's file, and else `told`.
+
+    `told` are the keys and values of ONNX's `external_data`, as they stand in the file.
+    """
 
     name: str
     dtype: int
@@ -65,7 +68,7 @@ class Tensor:
 
     @property
     def size_bytes(self) -> int | None:
-        """What its type and shape take; None for texts and unknown types."""
+        """The bytes of its values; None for strings and unknown types."""
         bits = _BITS.get(self.dtype)
         return None if bits is None else -(-self.elements * bits // 8)
 
@@ -93,7 +96,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Model:
-    """A file's graph and versions; `functions` are the domains that it brings itself."""
+    """A file's graph and versions; `functions` are the domains of its own functions."""
 
     name: str
     ir_version: int
@@ -103,16 +106,16 @@ class Model:
     metadata: frozenset[str]
 
     def graphs(self) -> Iterator[tuple[Graph, tuple[Graph, ...]]]:
-        """Every graph, each with those around it, the outermost first."""
+        """Yield every graph with its enclosing graphs, the outermost first."""
         yield from _nested(self.graph, ())
 
     def nodes(self) -> Iterator[Node]:
-        """Every node at any depth."""
+        """Yield all nodes at any depth."""
         for graph, _ in self.graphs():
             yield from graph.nodes
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every weight at any depth."""
+        """Yield all weights at any depth."""
         for graph, _ in self.graphs():
             yield from graph.tensors.values()
 
@@ -151,7 +154,7 @@ def _opened(path: Path, name: str, budget: Budget) -> Iterator["_Reader"]:
 
 @dataclass
 class _Parts:
-    """A graph while it is read."""
+    """The parts of a graph that is being read."""
 
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -160,7 +163,7 @@ class _Parts:
 
 
 class _Reader:
-    """The messages of onnx.proto3, each a method."""
+    """Reads the messages of onnx.proto3, with a method for each type."""
 
     def __init__(self, wire: Wire, name: str) -> None:
         self._wire, self._name = wire, name
@@ -189,7 +192,7 @@ class _Reader:
         return self._below(self._wire.whole(), "ModelProto", 0)
 
     def _below(self, message: Field, kind: str, depth: int) -> Iterator[Tensor]:
-        if depth > 3 * _MAX_DEPTH:  # a graph in a graph is in an attribute of a node
+        if depth > 3 * _MAX_DEPTH:  # a nested graph is three messages deep: graph, node, attribute
             msg = f"branches more than {_MAX_DEPTH} deep"
             raise DamagedError(msg)
         if kind == "TensorProto":
@@ -250,7 +253,7 @@ class _Reader:
         domain = "" if texts[7] == "ai.onnx" else texts[7]
         node = Node(texts[4], domain, tuple(inputs), tuple(outputs), tuple(branches))
         parts.nodes.append(node)
-        # A constant's value is a weight under the name of what it gives.
+        # The value of a Constant node is a weight with the name of the node's output.
         parts.tensors |= {
             name: replace(tensor, name=name)
             for name, tensor in zip(outputs, constants, strict=False)
@@ -260,7 +263,7 @@ class _Reader:
         shape: list[int] = []
         dtype, name, external = 0, "", False
         inside = None
-        told = []
+        external_data = []
         for each in self._wire.fields(message):
             if each.number == 1:
                 shape += self._wire.numbers(each)
@@ -272,13 +275,15 @@ class _Reader:
                 name = self._wire.text(each)
             elif each.number == 13:
                 pair = self._texts(each)
-                told.append((pair.get(1, ""), pair.get(2, "")))
+                external_data.append((pair.get(1, ""), pair.get(2, "")))
             elif each.number == 14:
                 external = each.value == _EXTERNAL
         if len(shape) > _MAX_RANK or any(size >= 1 << 63 for size in shape):
             msg = f"a weight with the shape {shape[:4]}"
             raise DamagedError(msg)
-        return Tensor(name, dtype, tuple(shape), inside, tuple(told), external or bool(told))
+        return Tensor(
+            name, dtype, tuple(shape), inside, tuple(external_data), external or bool(external_data)
+        )
 
     def _value(self, message: Field) -> dict[str, Shape]:
         name = ""
@@ -287,7 +292,7 @@ class _Reader:
             if each.number == 1:
                 name = self._wire.text(each)
             elif each.number == 2:
-                for kind in self._only(each, 1):  # a tensor's type, and of it the shape
+                for kind in self._only(each, 1):  # the type of a tensor, which contains the shape
                     for sizes in self._only(kind, 2):
                         shape += [self._size(size) for size in self._only(sizes, 1)]
         return {name: tuple(shape)}

@@ -1,7 +1,7 @@
 """Read protobuf messages from a file field by field, within a budget.
 
-The library would read a whole graph into memory, weights and all, and messages in messages until
-its stack ends. Source: https://protobuf.dev/programming-guides/encoding/
+The protobuf library would read a whole graph with its weights into memory, and nested messages
+until its stack overflows. Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _VARINT, _LENGTH = 0, 2
 
 
 class DamagedError(ValueError):
-    """Bytes that are no message, or one that asks for too much."""
+    """Bytes that are no valid message, or a message beyond the limits."""
 
 
 class Field(NamedTuple):
@@ -32,24 +32,28 @@ class Field(NamedTuple):
 
 @dataclass
 class Budget:
-    """How many fields may still be read, of all files together: some seconds' worth."""
+    """The number of fields that may still be read from all files: a few seconds of reading."""
 
     left: int = 3_000_000
 
 
 class Wire:
-    """A file's bytes, and how many fields may still be read of them."""
+    """Reads the messages in a file's bytes, within a budget."""
 
     def __init__(self, data: mmap | bytes, budget: Budget) -> None:
         self._data = data
         self._budget = budget
 
     def whole(self) -> Field:
-        """The file as one message."""
+        """Return the file as one message."""
         return Field(0, _LENGTH, 0, len(self._data), 0)
 
     def fields(self, message: Field) -> Iterator[Field]:
-        """The fields of a message, in order."""
+        """Yield the fields of a message, in order.
+
+        Raises:
+            DamagedError: The bytes are no message, or the budget is used up.
+        """
         place, end = self._bytes(message)
         while place < end:
             self._budget.left -= 1
@@ -69,7 +73,7 @@ class Wire:
                 after = place + length
             elif kind in _FIXED:
                 after = place + _FIXED[kind]
-            else:  # groups, which ONNX has none of
+            else:  # groups, which ONNX does not use
                 msg = f"no message at byte {place}"
                 raise DamagedError(msg)
             if after > end:
@@ -79,7 +83,7 @@ class Wire:
             place = after
 
     def numbers(self, field: Field) -> Iterator[int]:
-        """The value of a number's field, or the values packed into one."""
+        """Yield the value of a number's field, or the values of a packed one."""
         if field.kind == _VARINT:
             yield field.value
             return
@@ -89,7 +93,7 @@ class Wire:
             yield value
 
     def text(self, field: Field) -> str:
-        """A field as text."""
+        """Return a field as text; raise DamagedError if it is too long."""
         begin, end = self._bytes(field)
         if end - begin > _MAX_TEXT_BYTES:
             msg = f"a name of {end - begin} bytes"
@@ -97,7 +101,7 @@ class Wire:
         return bytes(self._data[begin:end]).decode("utf-8", "replace")
 
     def _bytes(self, field: Field) -> tuple[int, int]:
-        """Where a text or a message begins and ends; the library passes over any other kind."""
+        """Return begin and end of a text or message; raise DamagedError for another kind."""
         if field.kind != _LENGTH:
             msg = f"a number where a text or a message belongs, at byte {field.begin}"
             raise DamagedError(msg)

@@ -1,7 +1,7 @@
-"""Torch's packages, `.pt2`: zips whose loader unpacks whatever they name, checked before it does.
+"""Check torch's packages, `.pt2`: zips of which torch's loader unpacks every member.
 
-A package must hold just the members that we write, stored, and one directory at its very end, where
-every reader of zips looks. Kept without torch, so that this comes before any loader.
+A package must hold exactly the members that we write, uncompressed, and one directory at its end,
+where every reader of zips looks. Does not import torch, so that the check precedes any loader.
 Source: APPNOTE.TXT 6.3.10, sections 4.3.12 and 4.3.16.
 """
 
@@ -21,15 +21,15 @@ MEMBERS = frozenset({*FIXED, LIBRARY, DESCRIPTION})
 
 _END = struct.Struct("<4s4H2LH")
 _MAX_DIRECTORY_BYTES = 64 << 10
-# What `zipfile` raises on bytes that are no zip, or an encrypted one.
+# The errors of `zipfile` for bytes that are no zip, or an encrypted one.
 _UNREADABLE = (zipfile.BadZipFile, struct.error, OSError, EOFError, ValueError, RuntimeError)
 
 
 def check(path: Path) -> None:
-    """Refuse a package that holds anything but what we write.
+    """Check that a package holds exactly the members that we write.
 
     Raises:
-        IntegrityError: with the file and what is wrong; nothing in it was opened.
+        IntegrityError: It does not, or it is damaged; nothing in it was opened.
     """
     try:
         with path.open("rb") as file:
@@ -49,15 +49,15 @@ def _problem(file: BinaryIO, stem: str) -> str | None:
     file.seek(max(size - _END.size, 0))
     mark, *_, length, begin, comment = _END.unpack(file.read())
     if mark != b"PK\5\6" or comment or begin + length + _END.size != size:
-        return "no directory at its very end"  # `zipfile` would search for one, and torch too
+        return "no directory at its very end"  # `zipfile` and torch would search for one
     if length > _MAX_DIRECTORY_BYTES:
         return "a directory that is too long"
     with zipfile.ZipFile(file) as package:
         members = package.infolist()
-        # `filename` ends at a NUL, which the file's own name may hold.
+        # `filename` is cut at a NUL, which a member's name may hold.
         if sorted(m.orig_filename for m in members) != sorted(f"{stem}/{m}" for m in MEMBERS):
             return "other members than a package has"
         if any(m.compress_type != zipfile.ZIP_STORED for m in members):
             return "a compressed member"
-        # Reads every member: its own header has to repeat its name, and its sum must be right.
+        # Reads every member, and checks the name in its own header and its checksum.
         return "a damaged member" if package.testzip() else None

@@ -1,4 +1,4 @@
-"""Read the headers of safetensors files, checked by the library, without torch and values."""
+"""Read the headers of safetensors files, checked by the library, without torch."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from exporter.errors import CheckpointError
 
-# The library allows 100 MB, a gigabyte of objects here; whisper-large-v3 in two parts has 0.15 MB.
+# The library allows 100 MB, a gigabyte as Python objects; whisper-large-v3's have 0.15 MB.
 _MAX_HEADER_BYTES = 16 << 20
 
 

@@ -1,7 +1,7 @@
-"""Samples in arrays and tensors, as other libraries give them, brought to float32 mono.
+"""Convert samples in arrays and tensors to float32 mono.
 
-Apart from `audio.py` because nothing is decoded here: type and shape must say what the values
-mean, and where they do not, an error is better than a wrong text.
+Type and shape must tell what the values mean; where they are ambiguous, an error is raised, because
+a guess could produce a wrong transcript.
 """
 
 import sys
@@ -14,7 +14,7 @@ from exporter.errors import DataError
 
 Samples = NDArray[np.float32]
 
-# Of integers, by the convention of WAV files: 8 bits may be unsigned, with silence at 128.
+# The full scale of integers, as in WAV files: 8 bits may be unsigned, with silence at 128.
 _FULL_SCALE = {"int8": 1 << 7, "uint8": 1 << 7, "int16": 1 << 15, "int32": 1 << 31}
 _MAX_CHANNELS = 2
 # Floating-point samples have full scale at 1.0. Some recordings exceed it by a few times; values
@@ -22,19 +22,22 @@ _MAX_CHANNELS = 2
 _MAX_PEAK = 16.0
 
 
-def to_mono(given: Any, name: str) -> Samples:
-    """Bring an array or tensor to float32 [samples], full scale at 1.0, always a copy.
+def to_mono(values: Any, name: str) -> Samples:
+    """Convert an array or tensor to float32 mono.
 
     Args:
-        given: [samples], or with one or two channels [channels, samples] or [samples, channels]:
+        values: [samples], or with one or two channels [channels, samples] or [samples, channels]:
             exactly one of the two axes has length 1 or 2, and it holds the channels, which are
             averaged. Floating-point in [-1, 1], or int8, uint8, int16 or int32 at full range.
-        name: What errors call it.
+        name: Its name in messages.
+
+    Returns:
+        float32 [samples], full scale at 1.0, always a copy.
 
     Raises:
-        DataError: It is empty or not finite, or its type or shape does not say what it means.
+        DataError: It is empty or not finite, or its type or shape is ambiguous.
     """
-    array = _array(given, name)
+    array = _array(values, name)
     if array.size == 0:
         msg = f"{name} holds no samples: its shape is {_shape(array)}"
         raise DataError(msg)
@@ -42,15 +45,22 @@ def to_mono(given: Any, name: str) -> Samples:
     return mono
 
 
-def _array(given: Any, name: str) -> NDArray[Any]:
-    """A tensor's or another library's values in numpy; a tensor exists only if torch does."""
+def _array(values: Any, name: str) -> NDArray[Any]:
+    """Return a tensor's or another library's values as a numpy array.
+
+    torch is not imported: if it is not loaded, the values are no tensor.
+    """
     torch: Any = sys.modules.get("torch")
     try:
-        if torch is not None and isinstance(given, torch.Tensor):
-            tensor = given.detach().cpu()
+        if torch is not None and isinstance(values, torch.Tensor):
+            tensor = values.detach().cpu()
             return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
-        return np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantized, on no device
+        return np.asarray(values)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # sparse or quantized tensors, or those on `meta`
         reason = str(error).splitlines()[0][:120]
         msg = f"{name} cannot be taken as a numpy array: {reason}"
         raise DataError(msg) from error

@@ -27,7 +27,7 @@ _NAMES = {**NAMES, torch.int8: "I8"}
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensors by name: type and shape."""
 
-# A runtime's vector loads, and its cache lines, begin at such offsets.
+# The size of a cache line and of the largest vector register.
 ALIGNMENT = 64
 _SYNC_BYTES = 64 << 20
 
@@ -35,7 +35,7 @@ _SYNC_BYTES = 64 << 20
 def converted(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """Return a tensor in another type; raise CheckpointError where float16 cannot hold it."""
     narrow = tensor.to(dtype)
-    # In pieces: the test makes copies.
+    # In pieces, because the test makes copies.
     if dtype == torch.float16 != tensor.dtype and not all(
         rows.isfinite().all() for rows in narrow.split(256)
     ):
@@ -151,7 +151,7 @@ def _synced(descriptor: int) -> Iterator[Callable[[int], None]]:
             nonlocal last, begun
             if written - begun >= _SYNC_BYTES and (last is None or last.done()):
                 if last is not None:
-                    last.result()  # the kernel tells of a failed write once, and only here
+                    last.result()  # the kernel reports a failed write once, at fdatasync
                 begun = written
                 last = pool.submit(os.fdatasync, descriptor)
 

@@ -28,7 +28,7 @@ _DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(EOFError, OSError, BadZipFile),
 )
-# The names in a table of plain tensors. Torch allows more: sparse tensors, whose indices it read
+# The names that plain tensors need. torch allows more: sparse tensors, whose indices it has read
 # out of bounds, and bytearray, which may allocate all memory.
 _NAMED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
@@ -95,17 +95,19 @@ def _require_zip(path: Path) -> None:
 
 def _records(path: Path) -> dict[int, int]:
     """Return the size of each uncompressed record by its offset in the file."""
-    found = {}
+    sizes = {}
     with ZipFile(path) as archive, path.open("rb") as file:
         for record in archive.infolist():
             if record.filename.endswith("/byteorder") and archive.read(record) != b"little":
                 msg = "written on a big-endian machine"
                 raise ValueError(msg)
             if record.compress_type == ZIP_STORED:
-                file.seek(record.header_offset + 26)  # where the header tells its own length
+                file.seek(
+                    record.header_offset + 26
+                )  # the lengths of the header's two variable fields
                 name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-                found[record.header_offset + 30 + name + extra] = record.file_size
-    return found
+                sizes[record.header_offset + 30 + name + extra] = record.file_size
+    return sizes
 
 
 def _require_plain(path: Path) -> None:
@@ -145,9 +147,9 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 
 
 def _conversion(path: Path, *, trusted: bool = False) -> str:
-    """The command that writes safetensors beside the file; those are then read instead.
+    """Return the command that writes safetensors beside the file, which are then preferred.
 
-    In this very Python: another may be on the PATH that has no transformers.
+    It names this Python, because another one on the PATH may have no transformers.
     """
     script = _CONVERT.format(options=", weights_only=False" if trusted else "")
     python, folder = (shlex.quote(str(each)) for each in (sys.executable, path.parent))

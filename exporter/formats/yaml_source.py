@@ -1,6 +1,6 @@
 """YAML with positions: parsed safely, changed by `--set`, cited by line in errors.
 
-Separate from `recipe.py` so that what a recipe may say and how a mistake is told can be read alone.
+`recipe.py` defines the keys of a recipe; this module reads the file and cites its lines.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _WORDS = {
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that `word` most probably meant, if any is close."""
+    """Return the known word that is most similar to `word`; None if none is close."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where data came from: the file, its syntax tree and the places that `--set` overrode."""
+    """Data with its origin: the file, its syntax tree and the overrides of `--set`."""
 
     path: Path
     text: str
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def effective_text(self) -> str:
-        """The YAML that gives `data`: the text as it is where nothing is overridden."""
+        """The YAML of `data`: the file's text, or a dump of the data if there are overrides."""
         if not self.overrides:
             return self.text
         stream = StringIO()
@@ -76,22 +76,22 @@ class Source:
     def check(self, model: type[Model], data: object, prefix: Loc = ()) -> Model:
         """Return `data`, found at `prefix`, as a `model`; raise RecipeError with all mistakes."""
         try:
-            # Strict JSON mode: no text becomes a number, yet a list may fill a tuple.
+            # Strict JSON mode: no text becomes a number, but a list may become a tuple.
             return model.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             details = error.errors(include_url=False)
-        found = [_finding(detail, model, prefix) for detail in details if _is_cause(detail)]
-        found.sort(key=lambda finding: self._position(finding.loc, of_key=finding.of_key))
-        lines = [self.cite(f.loc, f.message, of_key=f.of_key) for f in found[:MAX_COMPLAINTS]]
-        if len(found) > MAX_COMPLAINTS:
-            lines[-1] += f" (and {len(found) - MAX_COMPLAINTS} more)"
+        findings = [_finding(detail, model, prefix) for detail in details if _is_cause(detail)]
+        findings.sort(key=lambda finding: self._position(finding.loc, of_key=finding.of_key))
+        lines = [self.cite(f.loc, f.message, of_key=f.of_key) for f in findings[:MAX_COMPLAINTS]]
+        if len(findings) > MAX_COMPLAINTS:
+            lines[-1] += f" (and {len(findings) - MAX_COMPLAINTS} more)"
         raise RecipeError("\n".join(lines))
 
     def cite(self, loc: Loc, message: str, *, of_key: bool = False) -> str:
         """Return `message` with the file, line and column, or the `--set`, it is about."""
-        for given in map(_place, self.overrides):
-            if loc[: len(given)] == given:
-                return _joined(f"--set {_dotted(given)}", _dotted(loc[len(given) :]), message)
+        for override in map(_place, self.overrides):
+            if loc[: len(override)] == override:
+                return _joined(f"--set {_dotted(override)}", _dotted(loc[len(override) :]), message)
         line, column = self._position(loc, of_key=of_key)
         return _joined(f"{self.path}:{line}:{column}", _dotted(loc), message)
 
@@ -108,15 +108,27 @@ class Source:
 
 
 def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Source:
-    """Parse YAML 1.2 without tags, anchors, aliases or repeated keys; lay `a.b.0=value` over it."""
+    """Parse YAML 1.2 without tags, anchors, aliases or repeated keys, and apply overrides.
+
+    Args:
+        path: The file, for messages.
+        text: Its content.
+        overrides: Changes like `a.b.0=value`.
+
+    Returns:
+        The data with its positions.
+
+    Raises:
+        RecipeError: The text is not valid, is no mapping, or an override does not apply.
+    """
     root, data = _load(text, str(path))
     if not isinstance(root, MappingNode) or not isinstance(data, dict):
         line, column = (root.start_mark.line, root.start_mark.column) if root else (0, 0)
         place = f"{path}:{line + 1}:{column + 1}"
         msg = f"{place}: a recipe is a mapping with `name`, `checkpoint` and `targets`"
         raise RecipeError(msg)
-    for given in overrides:
-        _override(data, given)
+    for override in overrides:
+        _override(data, override)
     return Source(path=path, text=text, root=root, data=data, overrides=tuple(overrides))
 
 
@@ -139,7 +151,7 @@ def _load(text: str, name: str) -> tuple[Node | None, object]:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         problem = error.problem or error.context or ""
-        # A pattern like *.fc2 without quotes is an alias of nothing.
+        # A pattern like *.fc2 without quotes is an undefined alias.
         msg = f"{place}: {_NO_ALIASES if 'undefined alias' in problem else problem}"
         raise RecipeError(msg) from None
     except YAMLError as error:
@@ -150,7 +162,7 @@ def _load(text: str, name: str) -> tuple[Node | None, object]:
 
 
 def _refuse_tricks(node: Node, name: str, depth: int = 0) -> None:
-    """Refuse what is more than plain data, before anything is built of it."""
+    """Refuse anything but plain data, before objects are constructed."""
     if problem := _problem(node, depth):
         _refuse(name, node, problem)
     if isinstance(node, MappingNode):
@@ -166,7 +178,7 @@ def _refuse_tricks(node: Node, name: str, depth: int = 0) -> None:
 def _problem(node: Node, depth: int) -> str | None:
     if depth > MAX_DEPTH:
         return _TOO_DEEP
-    if node.anchor:  # what an alias repeats has one
+    if node.anchor:  # an alias refers to an anchor
         return _NO_ALIASES
     if node.tag == f"{_YAML}timestamp":
         return "a date must be text: put it in quotes"
@@ -184,19 +196,19 @@ def _refuse(name: str, marked: Any, message: str) -> NoReturn:
 
 
 def _place(override: str) -> Loc:
-    """Where an `a.b.0.c=value` goes; a key of a mapping is never all digits in a recipe."""
+    """Return the position of an `a.b.0.c=value`; digits are indices, never keys of a recipe."""
     parts = override.partition("=")[0].split(".")
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def _override(data: dict[str, Any], given: str) -> None:
-    """Set one `a.b.0.c=value` in `data`, making missing mappings on the way."""
-    dotted, equals, text = given.partition("=")
+def _override(data: dict[str, Any], override: str) -> None:
+    """Set one `a.b.0.c=value` in `data`, and create missing mappings."""
+    dotted, equals, text = override.partition("=")
     if dotted.count(".") >= MAX_DEPTH:
         msg = f"--set {dotted[:60]}...: {_TOO_DEEP}"
         raise RecipeError(msg)
     if not equals or not all(dotted.split(".")):
-        msg = f"--set {given}: write KEY=VALUE, like --set decoding.num_beams=5"
+        msg = f"--set {override}: write KEY=VALUE, like --set decoding.num_beams=5"
         raise RecipeError(msg)
     _, value = _load(text, f"--set {dotted}")
     here: Any = data
@@ -232,10 +244,10 @@ def _child(node: Node, part: str | int) -> tuple[Node, Node] | None:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Say what is wrong with data that stands in no file, a text for each key."""
+    """Return messages about data that is in no file, one for each key."""
     details = filter(_is_cause, error.errors(include_url=False))
-    found = [_finding(detail, model, ()) for detail in details]
-    return [_joined(_dotted(finding.loc), finding.message) for finding in found[:MAX_COMPLAINTS]]
+    findings = [_finding(detail, model, ()) for detail in details]
+    return [_joined(_dotted(finding.loc), finding.message) for finding in findings[:MAX_COMPLAINTS]]
 
 
 @dataclass(frozen=True)
@@ -250,7 +262,7 @@ def _is_cause(detail: ErrorDetails) -> bool:
 
 
 def _finding(detail: ErrorDetails, model: type[BaseModel], prefix: Loc) -> _Finding:
-    """Say one of pydantic's complaints in the words of a recipe."""
+    """Turn one of pydantic's errors into a message about a recipe."""
     inner = detail["loc"]
     context = detail.get("ctx", {})
     loc = (*prefix, *inner, *context.get("below", ()))

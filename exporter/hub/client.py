@@ -1,10 +1,10 @@
-"""How requests to the Hub are made: within time limits, and repeated in one place.
+"""Send requests to the Hub with time limits, and repeat failed ones in one place.
 
-huggingface_hub waits for ever for some answers and repeats others for minutes. Here every answer
-has to come within a time, and a Hub that stays silent is given up. What may pass is tried anew by
-`with_retries`, and the library is kept from repeating the same requests below it. One kind is left
-to the library: the sending of bytes (PUT), since only it can rewind the file; what it has repeated
-in vain is not tried anew here.
+huggingface_hub waits for some answers without a limit and repeats other requests for minutes. Here
+every request has a time limit, and after several timeouts the Hub is given up. `with_retries`
+repeats temporary failures, and the library is kept from repeating the same requests itself. Uploads
+of bytes (PUT) are the exception: only the library can rewind the file, so it repeats them, and what
+it gave up is not repeated here.
 """
 
 import hashlib
@@ -26,50 +26,50 @@ from exporter.system.progress import Progress
 
 Result = TypeVar("Result")
 
-# Between the tries, which are one more.
+# Pauses between attempts; there is one attempt more than pauses.
 PAUSES_S = (1.0, 4.0, 16.0)
 SILENCES = 3
 _CONNECT_S = 10.0
-_SILENCE_S = 60.0  # the Hub's own gateway answers, if only with 504, before that
+_SILENCE_S = 60.0  # longer than the Hub's gateway takes to answer with 504
 _PLACE = "EXPORTER_HUB_TIMEOUT"
 _WORTH_ANOTHER_TRY = {408, 409, 412, 429}
 _CONFLICT, _TOO_MANY = 409, 429
 _BUSY = "another conflicting operation is in progress"
-# Where the library cites addresses.
+# The library's loggers that print addresses.
 _LOGS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "huggingface_hub.lfs")
 
 _moved_at = 0.0
 
 
 def moved() -> None:
-    """Note that bytes are on their way: a request that still sends is not waiting."""
+    """Record that bytes were sent, so that a request that still sends does not time out."""
     global _moved_at
     _moved_at = time.monotonic()
 
 
 def silence_s() -> float:
-    """Return the seconds that may pass without a byte: $EXPORTER_HUB_TIMEOUT, or a minute.
+    """Return the seconds that may pass without a byte: $EXPORTER_HUB_TIMEOUT, or 60.
 
     Raises:
-        RecipeError: Where the variable holds no number of seconds.
+        RecipeError: The variable holds no number of seconds.
     """
-    given = os.environ.get(_PLACE) or str(_SILENCE_S)
+    setting = os.environ.get(_PLACE) or str(_SILENCE_S)
     try:
-        seconds = float(given)
+        seconds = float(setting)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86_400:
-        msg = f"{_PLACE} is {given[:40]!r}: give seconds, like 60"
+        msg = f"{_PLACE} is {setting[:40]!r}: give seconds, like 60"
         raise RecipeError(msg)
     return seconds
 
 
 @contextmanager
 def request_timeouts() -> Iterator[None]:
-    """Give every request of the library a time limit, and its log no signed addresses.
+    """Set a time limit on every request of the library, and remove signed addresses from its log.
 
-    Both generations of it are served: releases below 1 speak through requests, later ones through
-    httpx. Whatever client the calling program has configured is used, and stays.
+    Releases of the library below 1 use requests, later ones httpx; both are handled. A client that
+    the calling program has configured is used, and is configured again afterwards.
     """
     http: Any = import_module("huggingface_hub.utils._http")
     limits, logs = _Limits(silence_s()), [logging.getLogger(name) for name in _LOGS]
@@ -97,25 +97,25 @@ def with_retries(
     pauses: Sequence[float] | None = None,
     received: Callable[[], int] | None = None,
 ) -> Result:
-    """Call `attempt` until it succeeds, fails for good, or has failed once more than `pauses`.
+    """Call `attempt` until it succeeds, fails permanently, or no pause is left.
 
-    Calls must not be nested: the numbers of tries would multiply.
+    Calls must not be nested: the numbers of attempts would multiply.
 
     Args:
-        attempt: Asks the Hub; it looks first what is there, so that it can be called again.
-        progress: Is told that another try follows.
-        what: What is tried, for `progress`.
-        explain: Makes an error of ours of the failure that was the last.
-        pauses: Seconds between the tries; `PAUSES_S` if None.
-        received: Tells how many bytes have arrived: after a try that brought some, the tries are
-            counted anew.
+        attempt: Sends the requests; it checks first what the Hub has, so that it can be repeated.
+        progress: Receives a message before each repetition.
+        what: Name of the request for `progress`.
+        explain: Turns the last failure into one of our errors.
+        pauses: Seconds between attempts; `PAUSES_S` if None.
+        received: Returns how many bytes have arrived: after an attempt that brought some, the
+            attempts are counted anew.
 
     Returns:
-        What `attempt` returns.
+        The result of `attempt`.
 
     Raises:
-        ExporterError: What `explain` made, or what `attempt` itself raised.
-        OSError: A trouble of this machine, like a full disk.
+        ExporterError: The error of `explain`, or one that `attempt` raised.
+        OSError: This machine failed, for example because its disk is full.
     """
     each = PAUSES_S if pauses is None else pauses
     left, most = iter(each), received() if received else 0
@@ -123,7 +123,7 @@ def with_retries(
         while True:
             try:
                 return attempt()
-            except faults() as error:  # one of ours may come out of a library's thread
+            except faults() as error:  # also ours, raised in a thread of a library
                 root = root_of(root_of_upload(error))
                 if isinstance(root, ExporterError):
                     raise root from None
@@ -140,7 +140,7 @@ def with_retries(
 
 
 def _of_this_machine(error: BaseException) -> bool:
-    """Whether a disk or the memory is the trouble: the network's errors are about no file."""
+    """Return True if a disk or the memory failed; errors of the network name no file."""
     if exhausted(error) or getattr(error, "filename", None):
         return True
     numbered = getattr(error, "errno", None) is not None
@@ -148,29 +148,29 @@ def _of_this_machine(error: BaseException) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether trying again may help: not where the Hub has understood, and says no."""
+    """Return True if repeating may help, which excludes refusals by the Hub."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     if isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled)):
         return False
     status = status_of(error)
-    if _sent_bytes(error):  # and the library has repeated it for all but these
+    if _sent_bytes(error):  # the library has repeated it for all other statuses
         return status in _WORTH_ANOTHER_TRY
     return status is None or status >= 500 or status in _WORTH_ANOTHER_TRY
 
 
 def _sent_bytes(error: BaseException) -> bool:
-    """Whether an error of the library's client is about a PUT."""
+    """Return True if an error of the library's client is about a PUT."""
     answer: Any = getattr(error, "response", None)
     try:
         request: Any = (error if answer is None else answer).request  # type: ignore[union-attr]
-    except (AttributeError, RuntimeError):  # httpx raises the latter where none was noted
+    except (AttributeError, RuntimeError):  # httpx raises RuntimeError without a request
         return False
     return getattr(request, "method", None) == "PUT"
 
 
 class _Limits:
-    """The time limits of a task's requests, and how many of them got no answer."""
+    """Sets time limits on the requests of a task, and counts those without an answer."""
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
@@ -183,7 +183,7 @@ class _Limits:
         self._broken = broken
 
     def on(self, session: Any) -> Any:
-        """The library's session, or client, with a limit also where a call asks for none."""
+        """Return the library's session or client with limits also for calls that set none."""
         if hasattr(session, "timeout"):
             session.send = self._of_client(session.send)
         else:
@@ -191,7 +191,7 @@ class _Limits:
         return session
 
     def _of_session(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        """As requests asks."""
+        """Wrap `Session.request` of requests."""
 
         def request(*what: Any, **how: Any) -> Any:
             how |= {"timeout": how.get("timeout") or (self._connect, self._silence)}
@@ -202,21 +202,25 @@ class _Limits:
         return request
 
     def _of_client(self, ask: Callable[..., Any]) -> Callable[..., Any]:
-        """As httpx asks, which knows four limits."""
+        """Wrap `Client.send` of httpx, which has four limits."""
         wait_s = dict.fromkeys(("connect", "pool"), self._connect)
         wait_s |= dict.fromkeys(("read", "write"), self._silence)
 
         def send(request: Any, **how: Any) -> Any:
             known = request.extensions.get("timeout") or {}
-            given = {name: seconds for name, seconds in known.items() if seconds is not None}
-            request.extensions["timeout"] = wait_s | given
+            own = {name: seconds for name, seconds in known.items() if seconds is not None}
+            request.extensions["timeout"] = wait_s | own
             puts, streams = request.method == "PUT", bool(how.get("stream"))
             return self._answered(lambda: ask(request, **how), puts=puts, streams=streams)
 
         return send
 
     def _answered(self, ask: Callable[[], Any], *, puts: bool, streams: bool) -> Any:
-        """An answer in time; of a request that `puts` bytes, as the library repeats it."""
+        """Return an answer that came in time.
+
+        For a request that `puts` bytes, the client's own errors are raised, which the library
+        repeats; for others `Interrupted`, which it does not.
+        """
         try:
             answer = _within(self._connect + self._silence, ask)
         except self._late as error:
@@ -238,18 +242,18 @@ class _Limits:
         return answer
 
     def _refuse_to_repeat(self, answer: Any, *, streams: bool) -> None:
-        """Raise, for an answer that the library would ask for again, what it passes on.
+        """Raise an error that the library passes on, for answers after which it would repeat.
 
-        Of an answer that `streams`, do so while it is read.
+        An answer that `streams` raises it while it is read.
         """
         if answer.status_code >= 500 or answer.status_code == _TOO_MANY:
             self._http.hf_raise_for_status(answer)
         if streams:
-            for name in ("iter_content", "iter_bytes"):  # of requests, of httpx
+            for name in ("iter_content", "iter_bytes"):  # in requests and httpx
                 if hasattr(answer, name):
                     setattr(answer, name, self._reading(getattr(answer, name)))
         elif answer.status_code == _CONFLICT and _BUSY in answer.text:
-            raise ConnectionError(_BUSY)  # it would ask for ever, without a pause
+            raise ConnectionError(_BUSY)  # the library would repeat this for ever, without a pause
 
     def _reading(self, read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
         def pieces(*what: Any, **how: Any) -> Iterator[bytes]:
@@ -262,43 +266,44 @@ class _Limits:
 
 
 def _httpx(http: Any) -> Any:
-    """The module that releases of the library from 1 on speak through; None for those before."""
+    """Return the httpx module that the library uses; None for releases below 1."""
     return getattr(http, "httpx2", None) or getattr(http, "httpx", None)
 
 
 def _client_errors(client: Any) -> tuple[type[Exception], tuple[type[Exception], ...]]:
-    """What a client, requests or httpx, raises for no answer in time, and for a cut connection."""
+    """Return the errors of requests or httpx for a timeout, and for a cut connection."""
     if hasattr(client, "TimeoutException"):
         return client.TimeoutException, (client.TransportError,)
     return client.Timeout, (client.ConnectionError, client.exceptions.ChunkedEncodingError)
 
 
 def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """What `ask` gives; TimeoutError where for so long nothing was sent, and no answer was whole.
+    """Return the result of `ask`; raise TimeoutError if it takes longer than `seconds`.
 
-    In a thread of its own, because a socket's limit starts anew with every byte: an answer that
-    comes in drops would be read for ever. Such a thread is left behind, and ends with its socket.
+    The time counts from the start or from the last byte sent. `ask` runs in a thread of its own,
+    because a socket's limit starts anew with every byte, so a slow answer could be read for ever.
+    After a timeout the thread is left behind, and ends with its socket.
     """
-    asked: Future[Any] = Future()
-    threading.Thread(target=_fulfil, args=(asked, copy_context(), ask), daemon=True).start()
+    future: Future[Any] = Future()
+    threading.Thread(target=_fulfil, args=(future, copy_context(), ask), daemon=True).start()
     since = time.monotonic()
-    while not asked.done():
+    while not future.done():
         left = max(since, _moved_at) + seconds - time.monotonic()
         if left <= 0:
             msg = f"no answer within {seconds:g} s"
             raise TimeoutError(msg)
-        wait([asked], timeout=left)
+        wait([future], timeout=left)
     try:
-        return asked.result()
+        return future.result()
     finally:
-        del asked  # an error holds this frame: no circle, so that what it holds goes at once
+        del future  # an error refers to this frame: without a cycle it is freed at once
 
 
-def _fulfil(asked: "Future[Any]", context: Context, ask: Callable[[], Any]) -> None:
+def _fulfil(future: "Future[Any]", context: Context, ask: Callable[[], Any]) -> None:
     try:
-        asked.set_result(context.run(ask))
+        future.set_result(context.run(ask))
     except BaseException as error:
-        asked.set_exception(error)
+        future.set_exception(error)
 
 
 def _without_signatures(record: logging.LogRecord) -> bool:
@@ -310,18 +315,18 @@ _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def hub_id(text: str) -> tuple[str, str | None] | None:
-    """Split `ORG/NAME` or `ORG/NAME@REVISION`; None for other texts."""
+    """Split `ORG/NAME` or `ORG/NAME@REVISION`; return None for other texts."""
     match = None if text.startswith(".") or ".." in text else _ID.fullmatch(text)
     return (match["repo"], match["revision"]) if match else None
 
 
 def git_sha1(data: bytes) -> str:
-    """Return git's name for a file's bytes, by which the Hub knows its small files."""
+    """Return git's blob id of a file's bytes, which the Hub lists for small files."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def faults() -> tuple[type[Exception], ...]:
-    """Return what may come out of a request: the library's and the network's errors."""
+    """Return the errors that a request may raise: the library's and the network's."""
     client = _httpx(import_module("huggingface_hub.utils._http"))
-    known = (OSError, ValueError, RuntimeError)  # RuntimeError: around whatever an upload raised
+    known = (OSError, ValueError, RuntimeError)  # RuntimeError wraps the errors of an upload
     return (*known, client.HTTPError) if client else known

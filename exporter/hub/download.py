@@ -1,8 +1,8 @@
 """Download files of one commit into huggingface_hub's cache, with progress and hashes.
 
 huggingface_hub downloads, and its environment variables (HF_TOKEN, HF_ENDPOINT, HF_HOME,
-HF_HUB_OFFLINE) are the settings. Added here are what it lacks: bytes told to our `Progress`, time
-limits and retries as of all requests, and a look at what arrived.
+HF_HUB_OFFLINE) are the settings. This module adds what it lacks: bytes reported to our
+`Progress`, time limits and retries, and a check of the hashes of what arrived.
 """
 
 import threading
@@ -37,12 +37,15 @@ def list_repository(
     Args:
         repo: `ORG/NAME`.
         revision: A branch, tag or commit; `main` if None.
-        progress: Is told of tries, and later of bytes.
+        progress: Receives attempts, and later bytes.
         repo_type: `model` or `dataset`.
-        pauses: Seconds between tries, as `with_retries` takes them.
+        pauses: Seconds between attempts, as in `with_retries`.
+
+    Returns:
+        The commit's files, none of them downloaded yet.
 
     Raises:
-        HubError: Where the Hub refuses, or cannot be asked.
+        HubError: The Hub refused, or could not be reached.
     """
     from huggingface_hub import HfApi, constants
 
@@ -66,7 +69,7 @@ def list_repository(
 
 
 def cached_snapshot(repo: str, revision: str) -> Path | None:
-    """Return the folder of what is cached of a revision, whole or not; None if nothing is."""
+    """Return the folder of a cached revision, complete or not; None if nothing is cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -88,8 +91,8 @@ def remote_header(repo: str, commit: str, name: str) -> Any:
         The library's `SafetensorsFileMetadata`.
 
     Raises:
-        HubError: Where the Hub refuses, or cannot be asked.
-        CheckpointError: Where the header is damaged.
+        HubError: The Hub refused, or could not be reached.
+        CheckpointError: The header is damaged.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import SafetensorsParsingError
@@ -105,7 +108,7 @@ def remote_header(repo: str, commit: str, name: str) -> Any:
 
 
 class Transfer:
-    """One commit's files on their way into the cache, and how much of them has come."""
+    """The download of one commit's files into the cache, with its progress."""
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class Transfer:
         progress: Progress,
         repo_type: str = "model",
     ) -> None:
-        """Keep the files of `commit` by name, as the Hub lists them; nothing is asked."""
+        """Store the files of `commit` by name, as the Hub lists them; no request is sent."""
         from huggingface_hub import constants
         from huggingface_hub.file_download import repo_folder_name
 
@@ -126,25 +129,25 @@ class Transfer:
         self._done = self._total = 0
 
     def size(self, name: str) -> int:
-        """A file's bytes, as the Hub lists them."""
+        """Return a file's size in bytes, as the Hub lists it."""
         return self.files[name].size or 0
 
     def here(self, name: str) -> bool:
-        """Whether a file's bytes are in the cache."""
+        """Return True if a file's bytes are in the cache."""
         return self._blob(name).exists()
 
     def announce(self, names: list[str]) -> None:
-        """Count what of `names` is to come, for the progress."""
+        """Set the total of the progress: the bytes of those of `names` that are not cached."""
         self._total = sum(self.size(name) for name in names if not self.here(name))
 
     def bring(self, name: str) -> Path:
-        """Have one file in the cache, whole, and return its place in the snapshot.
+        """Download one file into the cache unless it is there, and return its path.
 
-        A transfer that is cut is taken up where it stopped, bytes that arrive damaged are fetched
+        An interrupted download continues where it stopped. A file whose hash is wrong is downloaded
         once more.
 
         Raises:
-            HubError: Where the Hub does not give it.
+            HubError: The Hub refused or could not be reached, or the file arrived damaged twice.
         """
         fresh = not self.here(name)
         for _ in range(_LOOKS):
@@ -164,16 +167,16 @@ class Transfer:
         return path
 
     def note_revision(self, name: str, revision: str) -> None:
-        """Have the cache know which commit a branch or tag is, by asking for a file of it."""
+        """Record in the cache which commit a branch or tag is, by requesting a file of it."""
         self._download(name, revision)
 
     def forget_damaged(self, name: str) -> None:
-        """Remove a file from the cache unless it is whole there, so that it is fetched anew."""
+        """Remove a file from the cache if its hash is wrong, so that it is downloaded again."""
         if self.here(name) and not self._whole(self._blob(name), name):
             self._blob(name).unlink()
 
     def _blob(self, name: str) -> Path:
-        """Where the library keeps a file's bytes."""
+        """Return the path of a file's bytes in the library's cache."""
         file = self.files[name]
         return self._cache / "blobs" / str(file.lfs.sha256 if file.lfs else file.blob_id)
 
@@ -198,7 +201,7 @@ class Transfer:
         )
 
     def _arrived(self, name: str) -> int:
-        """Bytes of a file that is being downloaded; one that is written anywhere is sparse."""
+        """Return the bytes of a file that have arrived; a file written out of order is sparse."""
         blob = self._blob(name)
         partial = blob.with_name(f"{blob.name}.incomplete")
         try:
@@ -215,10 +218,10 @@ class Transfer:
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
-        """Tell how far the whole transfer is while one file comes.
+        """Report the progress of the whole transfer while one file is downloaded.
 
-        By looking at the growing file, because this release of the library shows the bytes of a
-        download to nobody but its own progress bar.
+        The size of the growing file is polled, because the library reports the bytes of a download
+        only to its own progress bar.
         """
         stop = threading.Event()
 
@@ -235,7 +238,7 @@ class Transfer:
             watcher.join()
 
     def _whole(self, path: Path, name: str) -> bool:
-        """Whether bytes are those that the Hub lists: the library compares sizes only."""
+        """Return True if a file has the Hub's hash; the library compares sizes only."""
         file = self.files[name]
         if file.lfs:
             return sha256_file(path) == file.lfs.sha256

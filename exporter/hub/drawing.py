@@ -1,7 +1,7 @@
-"""Draw pictures as SVG for pages in light and dark.
+"""Draw pictures as SVG for light and dark pages.
 
-Written by hand because a drawing of thirty lines needs no plotting library in the product. Below
-the validator, because a model card shows the same picture as the report's page.
+The SVG is written directly, because thirty lines do not justify a plotting library. The module is
+in this package because the model card shows the same picture as the validator's HTML report.
 """
 
 import math
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from exporter.artifact.report import Interval
 
 WIDTH = 480
-# A picture that stands alone, as on the Hub, is an image: the page's own colours do not reach it.
+# The style of a separate file: as an image, it does not inherit the colours of the page.
 _STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#5b6670}.bad{fill:#b3261e;opacity:.12}"
     ".axis,.zero{stroke:#9aa5af}.zero{stroke-dasharray:3 3}.gate{stroke:#b3261e;stroke-width:2}"
@@ -23,7 +23,15 @@ _STYLE = (
 
 
 def interval_svg(difference: Interval, limit: float) -> Markup:
-    """The WER difference with its interval, drawn against zero and the gate's line."""
+    """Draw the WER difference and its interval beside zero and the gate's limit.
+
+    Args:
+        difference: WER of the artifact minus WER of the reference, as a fraction.
+        limit: The largest increase that passes the gate, as a fraction.
+
+    Returns:
+        An `<svg>` element; its axis is in percentage points.
+    """
     ends = (0.0, 100 * limit, 100 * difference.low, 100 * difference.high)
     margin = 0.12 * (max(ends) - min(ends) or 1.0)
     low, high = min(ends) - margin, max(ends) + margin
@@ -54,19 +62,19 @@ def interval_svg(difference: Interval, limit: float) -> Markup:
 
 
 def standalone(picture: Markup) -> str:
-    """A picture as a file of its own."""
+    """Return a picture as the text of an SVG file."""
     opened, _, rest = str(picture).partition(">")
     size = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}"'
     return f"{opened} {size}>{_STYLE}{rest}\n"
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """Map values from low to high onto places from start to end."""
+    """Return a function that maps [low, high] linearly to [start, end]."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def _ticks(low: float, high: float) -> Iterator[float]:
-    """Round numbers between two ends, four to eight of them."""
+    """Yield four to eight round numbers between two ends."""
     rough = (high - low) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough)
@@ -75,11 +83,13 @@ def _ticks(low: float, high: float) -> Iterator[float]:
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", name: str = "label") -> str:
-    """Words at a place; `anchor` tells which part of them lies there."""
+    """Return a text element at a position; `anchor` is the SVG text-anchor."""
     return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
 
 
 def svg(height: int, label: str, parts: list[str]) -> Markup:
-    """A whole picture, `label` for those who cannot see it."""
+    """Return an `<svg>` element; `label` is its description for screen readers."""
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">'
-    return Markup(head + "".join(parts) + "</svg>")  # safe: numbers and our own words only
+    return Markup(
+        head + "".join(parts) + "</svg>"
+    )  # safe, because it has only numbers and fixed words

@@ -1,6 +1,6 @@
 """Check that an artifact may be published: its bytes, and a passing report on them.
 
-Reads files only and asks nobody, so that what fails here is refused before the first request.
+Only files are read, so that an artifact that fails here is refused before the first request.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from exporter.recipe import Recipe, read
 
 @dataclass(frozen=True)
 class PublishableArtifact:
-    """An artifact whose bytes are the sealed ones, and the report that passed exactly these."""
+    """A verified artifact and the report of a passed gate on exactly its bytes."""
 
     folder: Path
     manifest: Manifest
@@ -29,10 +29,13 @@ def check_publishable(folder: Path) -> PublishableArtifact:
     Args:
         folder: The artifact.
 
+    Returns:
+        The artifact with its manifest, report and recipe.
+
     Raises:
-        IntegrityError: Where bytes are not the sealed, the judged or the signed ones.
-        GateError: Where there is no verdict, it is not `passed`, or it was reached on other terms
-            than the sealed recipe's.
+        IntegrityError: Bytes are not the sealed, the judged or the signed ones.
+        GateError: There is no verdict, it is not `passed`, or it was reached on other terms than
+            the sealed recipe's.
     """
     manifest = store.verify(folder)
     recipe = read(folder / RECIPE)
@@ -56,15 +59,15 @@ def check_publishable(folder: Path) -> PublishableArtifact:
 
 
 def _other_terms(judged: Report, recipe: Recipe, manifest: Manifest) -> str:
-    """Tell how a report's terms differ from its recipe's; one without data allows any."""
+    """Return how a report's terms differ from its recipe's; a recipe without data allows any."""
     if judged.gate != recipe.gate:
         return "by another gate than"
     if judged.decoding != recipe.decoding:
         return "with another decoding than"
     if judged.reference.sha256 != manifest.checkpoint.sha256:
         return "against another checkpoint than"
-    data, heard = recipe.data, judged.data
-    asked = data and (data.shown, data.max_clips, data.seed)
-    if asked and asked != (heard.source, heard.max_clips, heard.seed):
+    data, used = recipe.data, judged.data
+    selection = data and (data.shown, data.max_clips, data.seed)
+    if selection and selection != (used.source, used.max_clips, used.seed):
         return "on other clips than"
     return ""

@@ -1,7 +1,6 @@
 """Turn errors of the Hub and the network into messages that say what to do.
 
-Apart from fetching, because this is about sentences and that about files. The libraries' own texts
-are not passed on: they are long, and some hold signed addresses.
+The libraries' own texts are not passed on: they are long, and some hold signed addresses.
 """
 
 import re
@@ -13,7 +12,7 @@ from exporter.errors import HubError
 _OVERLOADED = 429
 _MOVED = 412
 _MAX_SAID = 200
-# What an address is signed with: whoever has it, may read or write there.
+# The query of a signed address, which grants access to whoever knows it.
 _QUERY = re.compile(r"(?<=\?)[^\s'\"<>()]*=[^\s'\"<>()]*")
 
 
@@ -24,18 +23,21 @@ class Silence(ConnectionError):
 class Interrupted(ConnectionError):
     """A connection that was refused, cut, or late; the cause is the HTTP client's own error.
 
-    A class of our own, because the library repeats requests that end with its client's errors.
+    Not one of the client's own errors, because the library repeats requests that raise those.
     """
 
 
 def explained(error: BaseException, repo: str, revision: str, repo_type: str = "model") -> HubError:
-    """Make one of our errors of one of huggingface_hub's.
+    """Turn an error of huggingface_hub into one of ours.
 
     Args:
-        error: What the library, or the client's `with_retries`, came out with.
+        error: The error of the library or of `with_retries`.
         repo: `ORG/NAME`.
-        revision: What was asked of it.
+        revision: The requested branch, tag or commit.
         repo_type: `model` or `dataset`.
+
+    Returns:
+        The error to raise.
     """
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -51,7 +53,7 @@ def explained(error: BaseException, repo: str, revision: str, repo_type: str = "
 
 
 def unpushed(error: BaseException, repo: str) -> HubError:
-    """Turn what went wrong with a push into one of ours; nothing half-made is ever visible."""
+    """Turn an error of a push to `repo` into one of ours; an interrupted push shows nothing."""
     status = status_of(error)
     if isinstance(error, Silence):
         return HubError(_silent(error))
@@ -69,12 +71,12 @@ def unpushed(error: BaseException, repo: str) -> HubError:
 
 
 def root_of_upload(error: BaseException) -> BaseException:
-    """What is behind the library's "Error while uploading"."""
+    """Return the cause of the library's "Error while uploading"."""
     return (error.__cause__ if isinstance(error, RuntimeError) else None) or error
 
 
 def root_of(error: BaseException) -> BaseException:
-    """What is behind the library's "not in the cache, and the Hub did not answer"."""
+    """Return the cause of the library's "not in the cache, and the Hub did not answer"."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     behind = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
@@ -82,26 +84,26 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of the Hub's answer; None where there was no answer."""
+    """Return the HTTP status of the Hub's answer; None if there was no answer."""
     response: Any = getattr(error, "response", None)
     return None if response is None else int(response.status_code)
 
 
 def kind_of(error: BaseException) -> str:
-    """Return the name of an error's class, as whoever raised it first has named it."""
+    """Return the name of an error's class; of an `Interrupted`, its cause's."""
     return type((isinstance(error, Interrupted) and error.__cause__) or error).__name__
 
 
 def interrupted(error: BaseException) -> bool:
-    """Tell whether a transfer was cut, so that it can be taken up: the Hub has said nothing."""
+    """Return True if a transfer was cut without an answer of the Hub, so that it can continue."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-    told = isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled))
-    return not told and status_of(error) is None
+    permanent = isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled))
+    return not permanent and status_of(error) is None
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether the Hub could not be asked, which says nothing about what was asked for."""
+    """Return True if the Hub could not be reached or failed, so that a cached copy may be used."""
     from huggingface_hub.errors import HFValidationError
 
     root = root_of(error)
@@ -147,12 +149,12 @@ def _answered(error: BaseException, status: int, repo: str, repo_type: str = "mo
 
 
 def unsigned(text: str) -> str:
-    """A text without the queries of the addresses in it, which may be keys."""
+    """Return a text without the queries of the addresses in it, which may be keys."""
     return _QUERY.sub("...", text)
 
 
 def endpoint() -> str:
-    """The Hub's address, without the name and password that it may hold."""
+    """Return the Hub's address without the user name and password that it may hold."""
     from huggingface_hub import constants
 
     address = urlsplit(constants.ENDPOINT)
@@ -185,7 +187,7 @@ def _unreached(error: BaseException, repo: str, revision: str, repo_type: str) -
 
 
 def _revisions(repo: str, repo_type: str) -> str:
-    """The branches and tags there are; where even they cannot be had, the one that always is."""
+    """Return up to twelve branches and tags in one line; "main" if they cannot be listed."""
     from huggingface_hub import HfApi
 
     try:
@@ -197,6 +199,6 @@ def _revisions(repo: str, repo_type: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """The Hub's own reason, if it gave one, as an addition to ours."""
+    """Return the Hub's own reason in parentheses; empty if it gave none."""
     lines = (getattr(error, "server_message", None) or "").splitlines()
     return f" ({lines[0][:_MAX_SAID].rstrip('.')})" if lines else ""

@@ -1,7 +1,7 @@
 """Write the model card, README.md, from the manifest and the report alone.
 
-No figure is typed by hand, and none is left out because it looks bad. The licence is the recipe's
-word (`hub.license`), since neither a manifest nor a report knows it.
+All figures come from these two files, unfavourable ones included. The licence comes from the recipe
+(`hub.license`), since neither a manifest nor a report has it.
 """
 
 import json
@@ -27,14 +27,14 @@ _TASK = "automatic-speech-recognition"
 
 
 def render(proof: PublishableArtifact, repo: str) -> dict[str, bytes]:
-    """Write the card of an artifact and its picture.
+    """Render the card of an artifact and its picture.
 
     Args:
         proof: The artifact and its report.
-        repo: `ORG/NAME` that the card speaks of.
+        repo: `ORG/NAME` that the card is for.
 
     Returns:
-        Files' bytes by name.
+        The bytes of both files by name.
     """
     judged = proof.report
     picture = interval_svg(judged.wer_difference, judged.gate.max_wer_increase)
@@ -47,7 +47,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
     manifest, judged = proof.manifest, proof.report
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; what people typed goes through `code`
+        autoescape=False,  # Markdown; user input goes through `code`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -78,7 +78,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
 
 
 def _metadata(proof: PublishableArtifact) -> "ModelCardData":
-    """The front matter, by which the Hub files a model."""
+    """Return the front matter, from which the Hub takes a model's metadata."""
     from huggingface_hub import ModelCardData
 
     manifest, hub = proof.manifest, proof.recipe.hub
@@ -100,10 +100,9 @@ def _metadata(proof: PublishableArtifact) -> "ModelCardData":
 
 
 def _results(proof: PublishableArtifact) -> "list[EvalResult]":
-    """Rates in percent, as other cards have them, under the data's name and revision.
+    """Return the rates in percent, as other cards have them, under the data's name and revision.
 
-    Of clips that are nowhere on the Hub, the revision is the digest of their names, sounds and
-    texts.
+    The revision of clips that are not on the Hub is the digest of their names, sounds and texts.
     """
     from huggingface_hub import EvalResult
 
@@ -134,7 +133,7 @@ def _results(proof: PublishableArtifact) -> "list[EvalResult]":
 
 
 def _original(proof: PublishableArtifact) -> str:
-    """The checkpoint in words: a link to its commit, or a folder's name."""
+    """Return Markdown for the checkpoint: a link to its commit, or a folder's name."""
     origin = proof.manifest.checkpoint
     if not origin.revision:
         return _code(Path(origin.source).name)
@@ -143,34 +142,34 @@ def _original(proof: PublishableArtifact) -> str:
 
 
 def _pinned(proof: PublishableArtifact) -> str:
-    """What to give a build for the same checkpoint."""
+    """Return the `--checkpoint` value that builds from the same checkpoint."""
     origin = proof.manifest.checkpoint
     return f"{origin.source.partition('@')[0]}@{origin.revision}" if origin.revision else "FOLDER"
 
 
 def _clips(proof: PublishableArtifact) -> str:
-    """The data in words: a dataset of the Hub, or a folder's name."""
+    """Return the name of the data: a dataset of the Hub, or a folder's name."""
     data, source = proof.recipe.data, proof.report.data.source
     return source if data and data.dataset else Path(source).name
 
 
 def _generate(proof: PublishableArtifact) -> str:
-    """What a pipeline has to be given to decode as it was judged."""
-    told, beams = _spoken(proof), proof.report.decoding.num_beams
+    """Return the argument with which a pipeline decodes as the report's run did; may be empty."""
+    options, beams = _spoken(proof), proof.report.decoding.num_beams
     if beams > 1:
-        told["num_beams"] = beams
-    return f", generate_kwargs={json.dumps(told)}" if told else ""
+        options["num_beams"] = beams
+    return f", generate_kwargs={json.dumps(options)}" if options else ""
 
 
 def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
-    """What is to be written, and in which language, as far as that was said."""
+    """Return the language and task of the decoding, where they are set."""
     decoding = proof.report.decoding
-    given = {"language": decoding.language, "task": decoding.task}
-    return {name: value for name, value in given.items() if value}
+    options = {"language": decoding.language, "task": decoding.task}
+    return {name: value for name, value in options.items() if value}
 
 
 def _optimum_class(proof: PublishableArtifact) -> str | None:
-    """The class of optimum that loads the artifact as it is."""
+    """Return the class of optimum that loads the artifact as it is; None if there is none."""
     names = {path.stem.removesuffix("_quantized") for path in _graphs(proof)}
     if "encoder_model" in names:
         return "ORTModelForSpeechSeq2Seq"
@@ -178,12 +177,12 @@ def _optimum_class(proof: PublishableArtifact) -> str | None:
 
 
 def _for_javascript(proof: PublishableArtifact) -> bool:
-    """Whether the graphs lie where transformers.js looks for them."""
+    """Return True if the graphs lie where transformers.js looks for them."""
     return any(path.parent.name == "onnx" for path in _graphs(proof))
 
 
 def _library(proof: PublishableArtifact) -> str:
-    """The library by whose snippet the Hub tells people to use it."""
+    """Return the library whose code snippet the Hub shows for the model."""
     if _for_javascript(proof):
         return "transformers.js"
     return "optimum" if _graphs(proof) else "exporter"

@@ -1,7 +1,7 @@
 """Pull artifacts from the Hub: every byte is verified before the folder is visible.
 
-The library does not hash what it downloads. So files come into its cache, are copied aside, held
-against the manifest they came with, and only then renamed to where they can be opened.
+The library does not hash what it downloads. So files are downloaded into its cache, copied to a
+staged folder, compared with the manifest, and only then renamed to their final place.
 """
 
 import logging
@@ -30,7 +30,7 @@ from exporter.system.user_dirs import pulled
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-# What may come along, outside the digest.
+# Files outside the digest that are pulled too.
 _SIGNED = (PROVENANCE, *SIGNATURES)
 _COMPANY = (
     report.REPORT,
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pulled:
-    """An artifact from the Hub, verified; `fresh` is False where it stood there already."""
+    """A verified artifact from the Hub; `fresh` is False if it was in its place already."""
 
     path: Path
     repo: str
@@ -60,14 +60,17 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
 
     Args:
         name: `ORG/NAME` or `ORG/NAME@REVISION`.
-        output: The folder in which it gets its place.
-        progress: Is told of tries and bytes.
-        force: Replace another artifact that has the place.
+        output: The folder that gets ORG/NAME.
+        progress: Receives attempts and bytes.
+        force: Replace another artifact in the same place.
+
+    Returns:
+        The artifact, its commit and manifest.
 
     Raises:
-        RecipeError: Where `name` is no id, or something else has the place.
-        HubError: Where the Hub refuses, or cannot be asked.
-        IntegrityError: Where the repository holds no whole artifact.
+        RecipeError: `name` is no id, or something else is in the artifact's place.
+        HubError: The Hub refused, or could not be reached.
+        IntegrityError: The repository holds no complete artifact.
     """
     named = hub_id(name)
     if named is None:
@@ -78,14 +81,17 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
 
 
 def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """Return the folder of an artifact that is given as a folder, or by a name of the Hub.
+    """Return the folder of an artifact that is named by its folder or by its Hub id.
 
-    A name is the Hub's if nothing lies there, nor in what would be its first folder.
+    `path` is a Hub id if neither it nor its first component exists on disk.
 
     Args:
-        path: The folder, or the name as `fetch_to_cache` takes it.
-        progress: Is told of tries and bytes.
-        trust: Let code come that was not built here.
+        path: The folder, or the id as in `fetch_to_cache`.
+        progress: Receives attempts and bytes.
+        trust: Download code that was not built here.
+
+    Raises:
+        ExporterError: The errors of `fetch_to_cache`.
     """
     place = Path(path)
     here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
@@ -95,32 +101,33 @@ def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False
 
 
 def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """Return the folder of a Hub's artifact in this machine's cache, renewed where needed.
+    """Return the folder of a Hub's artifact in this machine's cache, updated if it changed.
 
-    Where the Hub cannot be asked, what was pulled before is used.
+    If the Hub cannot be reached, the cached artifact is used.
 
     Args:
         name: `ORG/NAME` or `ORG/NAME@REVISION`.
-        progress: Is told of tries and bytes.
-        trust: Let code come that was not built here.
+        progress: Receives attempts and bytes.
+        trust: Download code that was not built here.
 
     Raises:
-        HubError: Where the Hub refuses, or cannot be asked and nothing was pulled before.
-        IntegrityError: Where the repository holds no whole artifact.
-        TrustError: For code that was not built here, before more than the manifest has come.
+        HubError: The Hub refused, or could not be reached and nothing is cached.
+        IntegrityError: The repository holds no complete artifact.
+        TrustError: The artifact has code that was not built here; only its manifest and signature
+            were downloaded.
     """
     repo, revision = hub_id(name) or (name, None)
     place = user_dirs.pulled() / repo / (revision or "main").replace("/", "--")
-    standing = (place / MANIFEST).exists()
+    cached = (place / MANIFEST).exists()
 
     def admit(folder: Path, manifest: Manifest) -> None:
         trusted.check_trust_before_download(name, folder, manifest, trust=trust)
 
     wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
     try:
-        return wanted.had(progress, pauses=() if standing else None).path
+        return wanted.had(progress, pauses=() if cached else None).path
     except HubError as error:
-        if not standing or not unavailable(error.__cause__ or error):
+        if not cached or not unavailable(error.__cause__ or error):
             raise
         _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
@@ -128,7 +135,7 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
 
 @dataclass(frozen=True)
 class _Wanted:
-    """An artifact's revision that is to be in a place; `admit` may refuse it by its manifest."""
+    """A revision of an artifact to pull to `final`; `admit` may refuse it by its manifest."""
 
     repo: str
     revision: str | None
@@ -137,14 +144,14 @@ class _Wanted:
     admit: Callable[[Path, Manifest], None]
 
     def had(self, progress: Progress, pauses: Sequence[float] | None = None) -> Pulled:
-        """Have it there; `pauses` are those between tries to ask the Hub for it."""
+        """Pull it unless it is there; `pauses` are those between attempts to reach the Hub."""
         transfer = list_repository(self.repo, self.revision, progress, pauses=pauses)
         if MANIFEST not in transfer.files:
             msg = f"{self.repo} holds no artifact: it has no {MANIFEST}"
             raise IntegrityError(msg)
-        standing = _standing(self.final, transfer.files, replace=self.replace)
-        if standing is not None:
-            return Pulled(self.final, self.repo, transfer.commit, standing, fresh=False)
+        existing = _existing(self.final, transfer.files, replace=self.replace)
+        if existing is not None:
+            return Pulled(self.final, self.repo, transfer.commit, existing, fresh=False)
         if self.final.exists() and not self.replace:
             msg = f"{self.final} holds something else: replace it with --force, or choose another"
             raise RecipeError(msg + " --output")
@@ -157,20 +164,21 @@ class _Wanted:
 
 
 def _warn_of_code(folder: Path, manifest: Manifest) -> None:
-    """Tell, before gigabytes move, what loading them will take."""
+    """Log a warning, before the download, that loading the artifact will need `--trust`."""
     try:
         trusted.check_trust_before_download(manifest.name, folder, manifest, trust=False)
     except TrustError:
-        told = listed_names(trusted.code(manifest))
+        names = listed_names(trusted.code(manifest))
         _log.warning(
-            "it holds native code that was not built here (%s): loading needs --trust", told
+            "it holds native code that was not built here (%s): loading needs --trust", names
         )
 
 
-def _standing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
-    """The artifact that stands in place, if it is the Hub's; a damaged one may be replaced.
+def _existing(final: Path, files: "Mapping[str, RepoSibling]", *, replace: bool) -> Manifest | None:
+    """Return the manifest of the artifact at `final` if it is the Hub's, else None.
 
-    One that was signed anew is another: its signature must fit what it came with.
+    Its manifest, signatures and provenance are compared. A damaged artifact counts as another one
+    with `replace`, and raises IntegrityError without.
     """
     named = (MANIFEST, *(name for name in _SIGNED if name in files))
     if not all(_same(final / name, files[name]) for name in named):
@@ -190,7 +198,7 @@ def _same(path: Path, there: "RepoSibling") -> bool:
 
 
 def _announced(transfer: Transfer, folder: Path) -> Manifest:
-    """Bring the manifest, held against the Hub's own list, and who is said to have signed it."""
+    """Download the manifest and the signature; compare the manifest with the Hub's file list."""
     for name in {MANIFEST, SIGNATURE} & transfer.files.keys():
         _copy(transfer, name, folder)
     manifest = store.read_manifest(folder)
@@ -199,7 +207,7 @@ def _announced(transfer: Transfer, folder: Path) -> Manifest:
 
 
 def _bring(manifest: Manifest, transfer: Transfer, folder: Path) -> None:
-    """Bring an artifact's files into a folder, and verify them there."""
+    """Download an artifact's files into a folder, and verify them there."""
     names = [file.path for file in manifest.files]
     names += [name for name in _COMPANY if name in transfer.files]
     transfer.announce(names)
@@ -215,7 +223,7 @@ def _copy(transfer: Transfer, name: str, folder: Path) -> None:
 
 
 def _require_whole(manifest: Manifest, transfer: Transfer) -> None:
-    """Refuse, before gigabytes move, what the Hub's own list shows not to fit the manifest."""
+    """Raise IntegrityError, before the download, if the Hub's list contradicts the manifest."""
     for file in manifest.files:
         store.inside(file.path)
         there = transfer.files.get(file.path)
@@ -227,13 +235,13 @@ def _require_whole(manifest: Manifest, transfer: Transfer) -> None:
 
 
 def entries() -> list[Entry]:
-    """List the artifacts that were opened by their names on the Hub, oldest first."""
-    found = (_entry(path.parent) for path in pulled().glob(f"*/*/*/{MANIFEST}"))
-    return sorted(found, key=lambda entry: entry.made)
+    """Return the artifacts that were opened by their Hub ids, oldest first."""
+    pulled_entries = (_entry(path.parent) for path in pulled().glob(f"*/*/*/{MANIFEST}"))
+    return sorted(pulled_entries, key=lambda entry: entry.made)
 
 
 def clear() -> int:
-    """Remove what `entries` lists; return its bytes."""
+    """Remove the artifacts that `entries` lists; return their bytes."""
     freed = sum(entry.size_bytes for entry in entries())
     shutil.rmtree(pulled(), ignore_errors=True)
     return freed

@@ -1,7 +1,7 @@
 """Push artifacts to the Hub: one commit each, compared with the manifest afterwards.
 
-Every step asks the Hub what is there and does what is lacking, so an attempt that broke off
-anywhere is simply made again, and what has arrived is not sent twice.
+Every step asks the Hub for its state and does only what is missing, so an interrupted attempt can
+be repeated, and files that arrived are not sent twice.
 """
 
 import io
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-# What a repository may hold before an artifact comes, and keeps.
+# Files that a repository may hold before the first push; they stay.
 _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to push: to which branch, or as a pull request to `main`."""
+    """The destination of a push: a branch, or a pull request to `main`."""
 
     revision: str = "main"
     pull_request: bool = False
@@ -41,7 +41,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Pushed:
-    """An artifact on the Hub; `changed` is False where all was there already."""
+    """An artifact on the Hub; `changed` is False if everything was there already."""
 
     plan: UploadPlan
     commit: str
@@ -51,12 +51,12 @@ class Pushed:
 
     @property
     def url(self) -> str:
-        """Where to look at it."""
+        """The address of the pull request or of the commit."""
         return self.pull_request or f"{endpoint()}/{self.plan.repo}/tree/{self.commit}"
 
 
 def plan_push(path: Path, repo: str | None, private: bool | None) -> list[UploadPlan]:
-    """Plan what pushing the artifact, or all artifacts, at `path` brings; nobody is asked.
+    """Plan the push of the artifact, or of all artifacts, at `path`; no request is sent.
 
     Args:
         path: An artifact, or a folder of them.
@@ -67,9 +67,9 @@ def plan_push(path: Path, repo: str | None, private: bool | None) -> list[Upload
         A plan for each artifact.
 
     Raises:
-        GateError: Where one did not pass its gate.
-        IntegrityError: Where there is none, or one is not what it says.
-        RecipeError: Where there is no usable address.
+        GateError: An artifact did not pass its gate.
+        IntegrityError: There is no artifact, or bytes do not match a manifest, report or signature.
+        RecipeError: There is no usable repository name.
     """
     folders = find(path)
     if not folders:
@@ -79,17 +79,20 @@ def plan_push(path: Path, repo: str | None, private: bool | None) -> list[Upload
 
 
 def push(plans: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:
-    """Carry out plans one after the other, and yield each as it has arrived.
+    """Push plans one after the other, and yield each result.
 
     Args:
-        plans: What `plan_push` has planned.
+        plans: The plans of `plan_push`.
         way: The branch, or a pull request.
-        progress: Is told of tries and bytes.
+        progress: Receives attempts and bytes.
+
+    Yields:
+        The commit, tag and pull request of each plan, after the Hub's hashes were compared.
 
     Raises:
-        HubError: Without a token, and where the Hub refuses or cannot be reached.
-        IntegrityError: Where files change on their way.
-        RecipeError: Where the repository holds something else, or is public against the plan.
+        HubError: There is no token, or the Hub refused or could not be reached.
+        IntegrityError: Files changed during the push.
+        RecipeError: The repository holds something else, or is public although the plan is private.
     """
     from huggingface_hub import HfApi, constants, get_token
 
@@ -105,7 +108,7 @@ def push(plans: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[
 
 
 class _Delivery:
-    """One plan that is carried out."""
+    """The push of one plan."""
 
     def __init__(self, api: "HfApi", plan: UploadPlan, way: Way, progress: Progress) -> None:
         self._api, self._plan, self._way, self._progress = api, plan, way, progress
@@ -113,11 +116,11 @@ class _Delivery:
         self._changed = False
 
     def run(self) -> Pushed:
-        """Try, and try again after what may pass."""
+        """Push, and repeat after temporary failures."""
         return client.with_retries(self._tried, self._progress, self._repo, self._failed)
 
     def _failed(self, root: BaseException) -> ExporterError:
-        """Why it cannot be done: the Hub's words, unless files changed on their way there."""
+        """Return the error to raise: the Hub's, unless files changed during the push."""
         for item in self._plan.items:
             if isinstance(item.source, Path) and sha256_file(item.source) != item.sha256:
                 return IntegrityError(_changed(item.source))
@@ -142,7 +145,7 @@ class _Delivery:
         return Pushed(self._plan, commit, self._changed, tag, request)
 
     def _info(self) -> "ModelInfo":
-        """The branch as it is; the repository, or the branch, is made where there is none."""
+        """Return the state of the branch; create the repository or branch if it is missing."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
@@ -166,10 +169,13 @@ class _Delivery:
             raise RecipeError(msg + ", or to another --repo")
 
     def _stale(self, info: "ModelInfo", files: dict[str, Any]) -> list[str]:
-        """Files of an artifact that stood here before: beside ours they would be loaded, or lie.
+        """Return the files of a previous artifact, which must be deleted.
 
-        Of the same artifact these are a signature, or a provenance, that ours has no more.
-        Raises RecipeError where the repository holds something that is no artifact.
+        Beside the new files they would be loaded, or describe another artifact. Where the artifact
+        is the same, these are a signature or a provenance that it no longer has.
+
+        Raises:
+            RecipeError: The repository holds something that is no artifact.
         """
         ours = {item.path: item for item in self._plan.items}
         if MANIFEST not in files:
@@ -195,7 +201,7 @@ class _Delivery:
     def _requested(
         self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str]:
-        """A pull request that brings the plan: one that is open already, or a new one."""
+        """Return commit and address of a pull request with the plan: an open one, or a new one."""
         for one in self._api.get_repo_discussions(
             self._repo, discussion_type="pull_request", discussion_status="open"
         ):
@@ -210,7 +216,7 @@ class _Delivery:
     def _committed(
         self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str | None]:
-        """Send what is lacking and move the branch, in one step, if nobody else has moved it."""
+        """Send missing files and move the branch in one commit, if it was not moved meanwhile."""
         from huggingface_hub import CommitOperationDelete
 
         self._changed = True
@@ -222,7 +228,7 @@ class _Delivery:
             ]
             operations += [CommitOperationDelete(name, is_folder=False) for name in stale]
             meter.begin("sending")
-            made = self._api.create_commit(
+            commit = self._api.create_commit(
                 self._repo,
                 operations,
                 commit_message=self._plan.title,
@@ -230,10 +236,10 @@ class _Delivery:
                 parent_commit=info.sha,
                 create_pr=self._way.pull_request,
             )
-        return made.oid, made.pr_url
+        return commit.oid, commit.pr_url
 
     def _addition(self, item: UploadFile, stream: "_Watched") -> "CommitOperationAdd":
-        """One file, hashed by the library: what it will announce must be what was verified."""
+        """Return the upload of one file; raise IntegrityError if the library's hash differs."""
         from huggingface_hub import CommitOperationAdd
 
         operation = CommitOperationAdd(item.path, stream)
@@ -242,7 +248,7 @@ class _Delivery:
         return operation
 
     def _require_arrival(self, items: Sequence[UploadFile], commit: str) -> None:
-        """Hold the Hub's hashes of a commit against ours; nothing is downloaded for that."""
+        """Compare the Hub's hashes of a commit with ours; nothing is downloaded."""
         names = [item.path for item in items]
         there = {
             file.path: file for file in self._api.get_paths_info(self._repo, names, revision=commit)
@@ -254,7 +260,7 @@ class _Delivery:
             raise IntegrityError(msg)
 
     def _tagged(self, commit: str) -> str:
-        """Name the commit; a tag that is there already must be on the same sealed files."""
+        """Tag the commit; an existing tag must be on the same sealed files."""
         tag = self._plan.tag
         tags = {ref.name: ref.target_commit for ref in self._api.list_repo_refs(self._repo).tags}
         if tag not in tags:
@@ -274,7 +280,7 @@ def _files(info: "ModelInfo") -> dict[str, Any]:
 
 
 class _Meter:
-    """How far the bytes of a plan are, told in steps that a terminal can follow."""
+    """Counts the bytes of a plan and reports them in at most 200 steps."""
 
     _STEPS = 200
 
@@ -288,7 +294,7 @@ class _Meter:
         self._what, self._done, self._told = what, 0, 0
 
     def add(self, count: int) -> None:
-        """Count bytes; more than there are, where some were sent twice, are not shown."""
+        """Count bytes, up to the total: some may be sent twice."""
         with self._lock:
             self._done = min(self._done + count, self._total)
             if self._done - self._told < self._total / self._STEPS:
@@ -299,10 +305,10 @@ class _Meter:
 
 
 class _Watched(io.BufferedReader):
-    """An item's bytes, counted while they are read.
+    """A file's bytes, counted while they are read.
 
-    Given an open file, and not a path, the library sends it over HTTP as it is, also where hf_xet
-    is installed: one road, whose hashes and time limits are known.
+    The library sends an open file, unlike a path, over plain HTTP also where hf_xet is installed,
+    so that the hashes and time limits of this package apply.
     """
 
     def __init__(self, item: UploadFile, meter: _Meter) -> None:
@@ -314,7 +320,7 @@ class _Watched(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
         if size and not data and self.tell() < self._item.size_bytes:
-            # Else the Hub waits for the rest, and we for the Hub.
+            # Otherwise the Hub would wait for the rest.
             raise IntegrityError(_changed(Path(str(self._item.source))))
         self._meter.add(len(data))
         client.moved()

@@ -1,7 +1,7 @@
 """Plan one push: an artifact's files with their hashes, and the repository.
 
-One artifact goes to the root of one repository, because that is where `from_pretrained("ORG/NAME")`
-looks, and where one card, one base model and one verdict belong.
+One artifact goes to the root of one repository, because `from_pretrained("ORG/NAME")` looks there,
+and a repository has one card, one base model and one verdict.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from exporter.hub.client import git_sha1, hub_id
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.files import read_small, write_atomic
 
-# Smaller files are read once, checked, and sent from memory; larger ones the Hub keeps as LFS.
+# Smaller files are read once, checked, and sent from memory; the Hub stores larger ones as LFS.
 _SMALL = 10_000_000
 _MAX_SIGNED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class UploadFile:
-    """A file to push: its bytes if they are few, else its place; `git_sha1` is of those few."""
+    """A file to push: `source` is a small file's bytes, which have a `git_sha1`, or a path."""
 
     path: str
     size_bytes: int
@@ -36,7 +36,7 @@ class UploadFile:
     source: bytes | Path
 
     def equals(self, there: Any) -> bool:
-        """Tell whether a file as the Hub lists it has these bytes; large ones have a sha256."""
+        """Return True if a file as the Hub lists it has these bytes; large ones have a sha256."""
         if there is None:
             return False
         if there.lfs:
@@ -46,7 +46,7 @@ class UploadFile:
 
 @dataclass(frozen=True)
 class UploadPlan:
-    """All that goes to one repository."""
+    """Everything that is pushed to one repository."""
 
     repo: str
     private: bool
@@ -61,7 +61,7 @@ class UploadPlan:
 
     @property
     def tag(self) -> str:
-        """The name under which these very bytes stay to be found, whatever comes later."""
+        """The tag of this digest, which stays when another artifact is pushed."""
         return f"sha256-{self.proof.manifest.digest[:12]}"
 
     @property
@@ -79,7 +79,7 @@ class UploadPlan:
 def plan_uploads(
     proofs: Sequence[PublishableArtifact], repo: str | None, private: bool | None
 ) -> list[UploadPlan]:
-    """Address every artifact, write its card, and take its files' bytes and hashes.
+    """Choose every artifact's repository, render its card, and hash its files.
 
     Several artifacts, or one of a recipe with several targets and no `repo`, get a repository each,
     named after the target.
@@ -90,8 +90,9 @@ def plan_uploads(
         private: Visibility of a new repository, instead of the recipe's.
 
     Raises:
-        RecipeError: Where there is no usable address, or paths of this machine would be published.
-        IntegrityError: Where bytes are no more what was verified.
+        RecipeError: There is no usable repository name, recipes differ, or a path of this machine
+            would be published.
+        IntegrityError: Bytes changed after they were verified.
     """
     if len({proof.manifest.recipe.sha256 for proof in proofs}) > 1:
         folders = ", ".join(str(proof.folder) for proof in proofs)
@@ -108,7 +109,7 @@ def plan_uploads(
 
 
 def write_cards(plans: Sequence[UploadPlan]) -> None:
-    """Write beside each artifact the card that its repository gets."""
+    """Write each artifact's card into its folder."""
     for plan in plans:
         for item in plan.items:
             if item.path in (model_card.CARD, model_card.PICTURE) and isinstance(
@@ -139,7 +140,7 @@ def _address(proof: PublishableArtifact, repo: str | None, *, alone: bool) -> st
 
 
 def _refuse_paths(proof: PublishableArtifact) -> None:
-    """Refuse to publish this machine's paths: the sealed recipe goes out as it was read."""
+    """Raise RecipeError if the sealed recipe, which is published, has paths of this machine."""
     paths = proof.recipe.absolute_paths
     if paths:
         msg = (
@@ -163,7 +164,7 @@ def _items(proof: PublishableArtifact, repo: str) -> list[UploadFile]:
 
 
 def _read_signed(path: Path) -> bytes:
-    """A provenance or a signature, which has been verified as the bounded file that it is."""
+    """Read a provenance or a signature, which was verified as a file of bounded size."""
     return read_small(path, _MAX_SIGNED_BYTES, IntegrityError, "a signature", follow_links=False)
 
 

@@ -1,7 +1,7 @@
 """The kinds of device that artifacts run on, and those that this machine has.
 
-A new kind takes its name in `Device` and what finds it in `devices`; each target then says by its
-costs whether it is built for it.
+A new kind needs a name in `Device` and its detection in `devices`; a target supports it if it has
+costs for it.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _WORDS: dict[str, str] = {"cpu": "a CPU"}
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One device of this machine: its model's name, and the bytes of memory that it computes in."""
+    """One device of this machine: its kind, its model's name, and its memory in bytes."""
 
     device: Device
     name: str
@@ -32,19 +32,19 @@ def devices() -> list[DeviceInfo]:
 
 
 def in_words(device: str) -> str:
-    """Return a kind of device as a sentence has it; of an unknown kind, its name."""
+    """Return a kind of device as words for a sentence; of an unknown kind, its name."""
     return _WORDS.get(device, device)
 
 
 def require_device(name: str, what: str = "this artifact") -> Device:
-    """Return the kind of device of that name, of which this machine has one.
+    """Return the kind of device of that name; raise MachineError if this machine has none.
 
     Args:
-        name: A kind of device, as a caller or a manifest of any exporter names it.
+        name: A kind of device, which a manifest of a newer exporter may name.
         what: The subject of the error's sentence.
 
     Raises:
-        MachineError: where this machine, as far as this exporter knows, has no such device.
+        MachineError: This machine has no such device, or it is unknown to this exporter.
     """
     offered = [info.device for info in devices()]
     for device in offered:

@@ -1,8 +1,9 @@
 """The cache of traced and compiled graphs, which hold no weights.
 
-An entry is named by a digest of everything it is made from, the sources that make it included, and
-is believed only while its bytes are those that were written. Tracing and compiling are what takes
-time; an interrupted build, or one of a sister checkpoint, finds them done.
+An entry is named by a digest of all its inputs, including the sources of the code that makes it,
+and is used only if its bytes have the recorded hash. Tracing and compiling take most of a build's
+time; after an interrupted build, or for a checkpoint of the same architecture, they are not
+repeated.
 """
 
 import ast
@@ -24,19 +25,19 @@ from exporter.system.user_dirs import owned, place
 
 _log = logging.getLogger(__name__)
 _NOTE = ".json"
-# An entry, its note, or either half-written.
+# The names of an entry, of its note, and of partial files of both.
 _KEPT = r"[0-9a-f]{64}(\.json)?"
 _NAME = re.compile(f"{_KEPT}|{partial_name(_KEPT)}")
 _MAX_NOTE_BYTES = 64 << 10
 _ROOT = Path(__file__).parents[2]
-# What a graph computes is written in these; of what they import beside, the callers' `parts` tell
-# what matters: the checkpoint's architecture and types, the machine, the libraries' versions.
+# These packages decide what a graph computes. Everything else that matters is in the callers'
+# `parts`: the checkpoint's architecture and types, the machine, the libraries' versions.
 _PACKAGES = tuple(f"exporter.{name}" for name in ("families", "formats", "quantization", "targets"))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One kept file: what it is, its size, and when (seconds since 1970) it was made."""
+    """One cached file: its description, its size, and its time of creation (seconds since 1970)."""
 
     path: Path
     what: str
@@ -53,26 +54,29 @@ def get_or_build(
     makers: Iterable[object],
     fresh: bool,
 ) -> None:
-    """Have at `path` what `make` writes there, or wrote there when everything was last the same.
+    """Copy a file from the cache, or make it and add it to the cache.
 
-    A cache that cannot be read or written costs time, nothing else.
+    If the cache cannot be read or written, the file is made, and a warning is logged.
 
     Args:
-        path: Where the file is wanted.
-        what: What it is, for people.
-        parts: Whatever decides its bytes, beside the sources, as JSON.
-        make: Writes it.
-        makers: The modules, or objects of classes in them, whose sources make it.
-        fresh: Make it in any case.
+        path: The file to write.
+        what: Its description for users.
+        parts: All inputs that decide its bytes, except sources, as JSON.
+        make: Writes it to `path`.
+        makers: The modules that make it, or objects of classes in them; their sources are inputs.
+        fresh: Make it even if it is cached.
+
+    Raises:
+        Exception: Any error of `make`.
     """
     code = sources_sha256(frozenset(map(_module_name, makers)))
     named = json.dumps({**parts, "code": code}, sort_keys=True)
-    kept = place() / hashlib.sha256(named.encode()).hexdigest()
-    if not fresh and _copied(kept, path):
+    entry = place() / hashlib.sha256(named.encode()).hexdigest()
+    if not fresh and _copied(entry, path):
         return
     make()
     try:
-        _keep(path, kept, what)
+        _keep(path, entry, what)
     except OSError as error:
         _log.warning("nothing was kept for the next build: %s", error)
 
@@ -83,12 +87,12 @@ def _module_name(maker: object) -> str:
 
 @cache
 def sources_sha256(modules: frozenset[str], root: Path = _ROOT) -> str:
-    """Hash the sources that make a graph, as they are on the disk.
+    """Hash the sources of the code that makes a graph, as they are on disk.
 
     Args:
-        modules: Dotted names of the modules that it is made by. Modules that they import, at any
-            distance, count where they belong to families, formats, quantization or targets, and of
-            a package its C++ sources, too.
+        modules: Dotted names of the modules that make it. Modules that they import, also
+            indirectly, are included if they belong to families, formats, quantization or targets;
+            of packages, the C++ sources are included too.
         root: The folder that holds the `exporter` package.
 
     Returns:
@@ -110,14 +114,14 @@ def sources_sha256(modules: frozenset[str], root: Path = _ROOT) -> str:
 
 
 def _source(dotted: str, root: Path) -> Path | None:
-    """Return the file of a module, or of the one that holds a name; None where there is none."""
+    """Return the file of a module, or of the module that defines a name; None if there is none."""
     inner = root.joinpath(*dotted.split("."))
     files = (inner.with_suffix(".py"), inner / "__init__.py", inner.parent.with_suffix(".py"))
     return next((each for each in (*files, inner.parent / "__init__.py") if each.is_file()), None)
 
 
 def _imports(source: Path) -> Iterator[str]:
-    """Every module, and every name of one, that a file imports, wherever in it."""
+    """Yield all modules and names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(source.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -126,17 +130,17 @@ def _imports(source: Path) -> Iterator[str]:
 
 
 def entries() -> list[Entry]:
-    """Everything that is kept, oldest first."""
-    found = []
+    """Return all entries, oldest first."""
+    rows = []
     for path in _files():
         note = _read_note(path)
         if note is not None and not path.suffix:
-            found.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
-    return sorted(found, key=lambda entry: entry.made)
+            rows.append(Entry(path, note["what"], path.stat().st_size, note["made"]))
+    return sorted(rows, key=lambda entry: entry.made)
 
 
 def clear() -> int:
-    """Remove everything that is kept, also what was left half-written; return its bytes."""
+    """Remove all entries and partial files; return their bytes."""
     freed = 0
     for path in _files():
         freed += path.lstat().st_size if path.suffix != _NOTE else 0
@@ -144,43 +148,43 @@ def clear() -> int:
     return freed
 
 
-def _keep(path: Path, kept: Path, what: str) -> None:
-    """Copy a file into the cache; its note, written last, makes it valid."""
-    make_folder(kept.parent, 0o700)
-    write_atomic(kept, path.read_bytes())
+def _keep(path: Path, entry: Path, what: str) -> None:
+    """Copy a file into the cache; its note is written last and makes the entry valid."""
+    make_folder(entry.parent, 0o700)
+    write_atomic(entry, path.read_bytes())
     note = {"what": what, "sha256": sha256_file(path), "made": time.time()}
-    write_atomic(kept.with_suffix(_NOTE), json.dumps(note).encode())
+    write_atomic(entry.with_suffix(_NOTE), json.dumps(note).encode())
 
 
-def _copied(kept: Path, path: Path) -> bool:
-    """Copy an entry to `path`, if it is there, ours, and as it was written."""
+def _copied(entry: Path, path: Path) -> bool:
+    """Copy an entry to `path`; return False if it is missing, damaged, or writable by others."""
     try:
-        note = _read_note(kept)
-        if note is None or not owned(kept.parent):
+        note = _read_note(entry)
+        if note is None or not owned(entry.parent):
             return False
-        shutil.copyfile(kept, path, follow_symlinks=False)
+        shutil.copyfile(entry, path, follow_symlinks=False)
         if not path.is_symlink() and sha256_file(path) == note["sha256"]:
             return True
-        _log.warning("%s is damaged and is made again", kept)
+        _log.warning("%s is damaged and is made again", entry)
     except OSError as error:
-        _log.warning("%s cannot be used and is made again: %s", kept, error)
+        _log.warning("%s cannot be used and is made again: %s", entry, error)
     path.unlink(missing_ok=True)
     return False
 
 
-def _read_note(kept: Path) -> dict[str, Any] | None:
+def _read_note(entry: Path) -> dict[str, Any] | None:
     try:
         note = json.loads(
-            read_small(kept.with_suffix(_NOTE), _MAX_NOTE_BYTES, ValueError, "a cache's note")
+            read_small(entry.with_suffix(_NOTE), _MAX_NOTE_BYTES, ValueError, "a cache's note")
         )
     except (OSError, ValueError):
         return None
     whole = isinstance(note, dict) and note.keys() == {"what", "sha256", "made"}
-    return note if whole and kept.is_file() else None
+    return note if whole and entry.is_file() else None
 
 
 def _files() -> Iterator[Path]:
-    """The files that this module wrote, by their names."""
+    """Yield the files in the cache whose names are of this module."""
     here = place()
     for path in sorted(here.iterdir()) if here.is_dir() else ():
         if _NAME.fullmatch(path.name):

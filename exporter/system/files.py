@@ -1,8 +1,8 @@
 """Write files and folders atomically, so that they survive a loss of power.
 
-A rename is the moment from which something is there; everything below it is on the disk before
-that, and the rename itself afterwards. What a process that died has left half-written is told from
-what a living one is writing by a lock, which the kernel drops with its holder.
+Data is synced to disk before it is renamed to its place, and the rename is synced after. A lock
+distinguishes partial files of killed processes from those being written: the kernel releases it
+when its holder dies.
 """
 
 import ctypes
@@ -23,18 +23,18 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-# A file system, or a system, that cannot exchange two names says one of these.
+# The errors of kernels and file systems that cannot exchange two names.
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
 _TRIES = 10
 
 
 def partial_of(path: Path) -> Path:
-    """A fresh hidden name beside `path`, for what will be renamed to it."""
+    """Return a new hidden path beside `path`, for a file or folder to be renamed to it."""
     return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex}")
 
 
 def partial_name(name: str) -> str:
-    """A regular expression for the names that `partial_of` gives; `name` is one, too."""
+    """Return a regular expression for names from `partial_of`; `name` is one of the final name."""
     return rf"\.{name}\.partial-[0-9a-f]{{32}}"
 
 
@@ -44,13 +44,16 @@ _PARTIAL = re.compile(partial_name(".+"))
 def file_lock(path: Path, wait_s: float = -1) -> FileLock:
     """Return a lock on a file, to be used as a context manager.
 
-    It is the kernel's (flock), which drops it when its holder dies, however that happens. The file
-    is made where it is missing, and stays; it is not truncated, and a link is not followed.
+    It is the kernel's (flock), which releases it when its holder dies. A missing file is created
+    and stays; an existing one is not truncated, and a link is not followed.
 
     Args:
-        path: The file that is locked.
-        wait_s: Seconds to wait for another holder, then `filelock.Timeout` is raised; for ever if
-            negative.
+        path: The file to lock.
+        wait_s: Seconds to wait for another holder before `filelock.Timeout` is raised; negative
+            waits without a limit.
+
+    Returns:
+        The lock, not yet acquired.
     """
     return FileLock(path, timeout=wait_s, fallback_to_soft=False)
 
@@ -63,24 +66,24 @@ def read_small(
     *,
     follow_links: bool = True,
 ) -> bytes:
-    """Read a regular file that is meant to be small, and that anybody may have written.
+    """Read a small regular file that may come from an untrusted source.
 
     Args:
         path: The file.
-        most_bytes: How large it may be.
-        error: Makes the error to raise of a message.
-        what: What the file is to be, with its article, for messages.
-        follow_links: Whether `path` itself may be a link.
+        most_bytes: The largest accepted size.
+        error: Returns the error to raise for a message.
+        what: A description of the expected file, with its article, for messages.
+        follow_links: Allow `path` itself to be a link.
 
     Returns:
         All of its bytes.
 
     Raises:
-        OSError: Where it is not there, is a folder, or cannot be read.
-        Exception: Whatever `error` makes, for a pipe, a device, a link that is not followed, and
-            for a file that is too large.
+        OSError: The file is missing, is a folder, or cannot be read.
+        Exception: The one of `error`, for a pipe, a device, a link that is not followed, or a file
+            that is too large.
     """
-    # A pipe without a writer would be waited for in open() already.
+    # Without O_NONBLOCK, open() would wait for a pipe's writer.
     more = os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as stream:
@@ -103,13 +106,16 @@ def read_small(
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part.
 
-    What killed processes have left half-written beside it is removed.
+    Partial files of killed processes in the same folder are removed.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     copy_atomic(io.BytesIO(data), path)
 
 
 def copy_atomic(source: IO[bytes], path: Path) -> None:
-    """Write what is left of an open file, a piece at a time; else as `write_atomic`."""
+    """Copy the rest of an open file to `path` in pieces; otherwise like `write_atomic`."""
     _clear(path.parent)
     partial = partial_of(path)
     try:
@@ -125,7 +131,7 @@ def copy_atomic(source: IO[bytes], path: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove half-written files that nobody holds."""
+    """Remove partial files whose lock nobody holds."""
     for path in folder.iterdir():
         if _PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             with suppress(OSError, Timeout), file_lock(path, wait_s=0):  # held, or gone meanwhile
@@ -133,15 +139,15 @@ def _clear(folder: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those above it that are missing, to stay."""
+    """Create a folder and its missing parents, and sync them to disk."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
-    for made in reversed(missing):
-        sync(made.parent)
+    for created in reversed(missing):
+        sync(created.parent)
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
+    """Sync a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -150,7 +156,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Bring everything in a folder to the disk."""
+    """Sync everything in a folder to disk."""
     for path in folder.rglob("*"):
         if not path.is_symlink():
             sync(path)
@@ -158,14 +164,18 @@ def _sync_tree(folder: Path) -> None:
 
 
 def replace_dir_atomically(folder: Path, final: Path) -> None:
-    """Bring a folder to the disk and then to `final`, in one step also where something stands.
+    """Sync a folder to disk and move it to `final`, in one step if the kernel can exchange names.
 
-    That is in `folder` afterwards. The caller holds a lock on the place.
+    A folder that was at `final` is at `folder` afterwards. The caller must hold a lock on `final`.
+
+    Args:
+        folder: The new folder, on the same file system.
+        final: Its place, which may hold an older folder.
     """
     _sync_tree(folder)
     if not final.exists():
         folder.rename(final)
-    elif not _exchanged(folder, final):  # NFS, for one: for a moment nothing is there
+    elif not _exchanged(folder, final):  # on NFS, for example: for a moment `final` does not exist
         aside = partial_of(final)
         final.rename(aside)
         folder.rename(final)
@@ -174,7 +184,7 @@ def replace_dir_atomically(folder: Path, final: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Give each of two paths what the other has, in one step; False where that cannot be."""
+    """Exchange two paths in one step; return False if the system cannot."""
     if sys.platform != "linux":
         return False
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -190,7 +200,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, also one in which a compiler that lost its parent still writes a file."""
+    """Remove a folder, also while a compiler of a killed process still writes into it."""
     for left in reversed(range(_TRIES)):
         try:
             shutil.rmtree(folder)
@@ -205,6 +215,6 @@ def remove(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hash a file's bytes."""
+    """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""What this machine is: CPU features, cores, caches, memory, compiler.
+"""Describe this machine: CPU features, cores, caches, memory, compiler.
 
-Kept without torch so that an artifact's needs can be checked before any native code is opened.
+Does not import torch, so that an artifact's needs are checked before any native code is loaded.
 """
 
 import os
@@ -24,7 +24,7 @@ _LEVELS: dict[str, frozenset[str]] = {
     "x86-64-v4": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
 }
 
-# What decides how fast, and how exactly, the kernels multiply.
+# Features that decide the speed and exactness of the kernels' multiplications.
 KERNEL_FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
     *("amx_int8", "amx_bf16"),
@@ -34,7 +34,7 @@ _KIB = 1024
 
 @dataclass(frozen=True)
 class Machine:
-    """A description that goes into manifests and reports; it names no host and no user."""
+    """A description for manifests and reports; it names no host and no user."""
 
     cpu: str
     cores: int
@@ -53,18 +53,18 @@ class Machine:
 
     @property
     def vnni(self) -> bool:
-        """Whether u8 x s8 products accumulate in 32 bits; without, they saturate at 16."""
+        """True if u8 x s8 products accumulate in 32 bits; without it, they saturate at 16 bits."""
         return bool(self.features & {"avx512_vnni", "avx_vnni"})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the ISA and what matters to the kernels, not every flag."""
+        """Return plain data for JSON: the ISA and `KERNEL_FEATURES`, not every CPU flag."""
         features = sorted(self.features & set(KERNEL_FEATURES))
         return {**asdict(self), "features": features, "isa": self.isa}
 
 
 @dataclass(frozen=True)
 class Cache:
-    """One of the first core's caches, and how many of this process's cores share it."""
+    """One of the first core's caches, and the number of this process's cores that share it."""
 
     level: int
     kind: str  # data, instruction or unified
@@ -73,7 +73,11 @@ class Cache:
 
 
 def level_features(level: str) -> frozenset[str]:
-    """Every CPU feature that code compiled for an x86-64 level may use."""
+    """Return all CPU features that code for an x86-64 level may use.
+
+    Raises:
+        MachineError: The level is unknown.
+    """
     names = list(_LEVELS)
     if level not in names:
         msg = f"unknown x86-64 level {level!r}: one of {', '.join(names)}"
@@ -94,7 +98,7 @@ def describe() -> Machine:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields of /proc/cpuinfo."""
+    """Return the first processor's fields of /proc/cpuinfo."""
     fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         name, separator, value = line.partition(":")
@@ -105,25 +109,25 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def caches(root: Path = Path("/")) -> list[Cache]:
-    """The caches of the first core that this process may use; none where the kernel tells none."""
+    """Return the caches of the first core that this process may use; empty if unknown."""
     allowed = os.sched_getaffinity(0)
     folders = root.glob(f"sys/devices/system/cpu/cpu{min(allowed)}/cache/index*")
-    found = []
+    rows = []
     for folder in folders:
         try:
             level, kind, size, shared = (
                 (folder / name).read_text(encoding="ascii").strip()
                 for name in ("level", "type", "size", "shared_cpu_list")
             )
-        except OSError:  # some virtual machines tell a part of it
+        except OSError:  # some virtual machines have only a part of these files
             continue
         cores = len(allowed & _listed(shared)) or 1
-        found.append(Cache(int(level), kind.lower(), int(size.rstrip("K")) * _KIB, cores))
-    return sorted(found, key=lambda cache: (cache.level, cache.kind))
+        rows.append(Cache(int(level), kind.lower(), int(size.rstrip("K")) * _KIB, cores))
+    return sorted(rows, key=lambda cache: (cache.level, cache.kind))
 
 
 def _listed(ranges: str) -> set[int]:
-    """The numbers of a kernel's list, like 0-3,8."""
+    """Return the numbers of a kernel's list like 0-3,8."""
     ends = [part.partition("-") for part in ranges.split(",") if part]
     return {n for first, _, last in ends for n in range(int(first), int(last or first) + 1)}
 
@@ -131,7 +135,7 @@ def _listed(ranges: str) -> set[int]:
 def cxx_compiler() -> dict[str, str] | None:
     """Return the C++ compiler that torch would call (CXX, or g++) as `command` and `version`.
 
-    None where there is none.
+    None if there is none.
     """
     command = os.environ.get("CXX", "g++")
     if shutil.which(command) is None:
@@ -146,7 +150,7 @@ def _first_line_of_version(command: str) -> str:
 
 
 def require_features(names: Iterable[str], what: str = "this artifact") -> None:
-    """Refuse to go on where the CPU lacks a feature that native code was compiled for."""
+    """Raise MachineError if the CPU lacks a feature that native code was compiled for."""
     missing = sorted(set(names) - describe().features)
     if missing:
         msg = (
@@ -157,31 +161,34 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
 
 
 def require_cores(threads: int) -> None:
-    """Refuse to time more threads than there are cores: they would wait for each other."""
+    """Raise MachineError for more threads than cores, which would wait for each other."""
     if threads > describe().cores:
         msg = f"--threads {threads}: this machine has {describe().cores} cores"
         raise MachineError(msg)
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those of `packages` that are installed."""
-    found = {}
+    """Return the versions of the installed ones of `packages`, by name."""
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions that decide what a build makes, by package."""
+    """Return the versions of the packages that affect a build's result, by name."""
     names = ("exporter", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "optimum-onnx")
     return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
 
 
 def peak_rss_bytes() -> int:
-    """This program's peak; `ru_maxrss` would do, but it starts from the parent's at the fork."""
+    """Return this process's peak memory in bytes.
+
+    `ru_maxrss` is not used, because after a fork it starts from the parent's value.
+    """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -190,9 +197,9 @@ def peak_rss_bytes() -> int:
 
 
 def memory_available_bytes(root: Path = Path("/")) -> int:
-    """Memory that programs can still take: what the kernel reckons, less where a cgroup limits it.
+    """Return the bytes that programs can still take: the kernel's estimate, or a cgroup's limit.
 
-    A container's limit is not in /proc/meminfo, and going past it kills without a word.
+    A container's limit is not in /proc/meminfo, and a process that exceeds it is killed.
     """
     for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
@@ -202,7 +209,7 @@ def memory_available_bytes(root: Path = Path("/")) -> int:
 
 
 def _cgroup_rooms(root: Path) -> Iterator[int]:
-    """What the limits of this process's control groups, of either version, leave to it."""
+    """Yield the bytes that each memory limit of this process's cgroups (v1 or v2) leaves."""
     groups = root / "proc/self/cgroup"
     for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -214,17 +221,17 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
         else:
             continue
         here = mount / path.lstrip("/")
-        # A limit holds for all below it. Inside a container the path may be the host's: the mount
-        # itself is then the container's group.
+        # A limit applies to all groups below. Inside a container the path may be the host's: then
+        # the mount itself is the container's group.
         for folder in (here, *here.parents):
             if folder.is_relative_to(mount) and (folder / files[0]).is_file():
                 yield from _group_room(folder, *files)
 
 
 def _group_room(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[int]:
-    """A group's limit less its use; caches of files do not count, since they give way.
+    """Yield a group's limit minus its use without file caches, which the kernel can reclaim.
 
-    A group that tells no numbers, as in some sandboxes, tells no limit.
+    Nothing is yielded for a group without numbers, as in some sandboxes.
     """
     try:
         most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
@@ -237,12 +244,12 @@ def _group_room(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[i
 
 
 def disk_free_bytes(place: Path) -> int:
-    """Bytes that can be written at a place, which need not exist yet."""
+    """Return the free disk space in bytes at a place, which need not exist yet."""
     return shutil.disk_usage(_existing(place)).free
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    """Whether two places, which need not exist yet, take their bytes from one file system."""
+    """Return True if two places, which need not exist yet, are on the same file system."""
     return _existing(one).stat().st_dev == _existing(other).stat().st_dev
 
 

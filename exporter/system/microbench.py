@@ -1,7 +1,7 @@
 """Measure memory bandwidth and matrix products, which bound speech models.
 
-A decoder's token reads every weight once, so memory decides; an encoder's window is matrix
-products. Measured with torch in a process of its own, in a few seconds.
+A decoder reads every weight once per token, so memory bandwidth bounds it; an encoder consists of
+matrix products. Both are measured with torch in a process of its own, in a few seconds.
 """
 
 import time
@@ -14,54 +14,63 @@ import numpy as np
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress
 
-# Far beyond any cache, and at most a quarter of the memory that is free.
+# Far larger than any cache; at most a quarter of the free memory is used.
 _BUFFER_BYTES = 1 << 30
 _MEMORY_BUDGET_S = 1.0
 _BUDGET_S = 0.15
-# A window's positions, by the widths of Whisper small and large.
+# The positions of a window, and the widths of Whisper small and large.
 _ROWS = 1500
 _WIDTHS = (768, 1280)
 
 
 def measure_fresh(threads: int | None, progress: Progress) -> dict[str, Any]:
-    """Measure with N threads (default: all cores); also raises what `child.run` raises.
+    """Measure memory and matrix products in a fresh process.
 
-    Raises MachineError where there are fewer cores.
+    Args:
+        threads: Number of threads; all cores if None.
+        progress: Receives the current step.
+
+    Returns:
+        `threads`, `memory` and `products`, as plain data.
+
+    Raises:
+        MachineError: There are fewer cores than threads.
+        ExporterError: The errors of `worker.run`.
     """
     hardware.require_cores(threads or 1)
-    asked = {"threads": threads or hardware.describe().cores}
+    request = {"threads": threads or hardware.describe().cores}
     step = f"{__name__}:measure"
-    told = worker.run(step, asked, progress, what="machine", threads=asked["threads"])
-    return {name: told[name] for name in ("threads", "memory", "products")}
+    measured = worker.run(step, request, progress, what="machine", threads=request["threads"])
+    return {name: measured[name] for name in ("threads", "memory", "products")}
 
 
-def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Run both measurements here, in a process that does nothing else."""
+def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run both measurements in this process."""
     import torch
 
-    torch.set_num_threads(asked["threads"])
+    torch.set_num_threads(request["threads"])
     progress("reading memory", None)
     memory = memory_read()
     progress("multiplying matrices", None)
     return {
-        "threads": asked["threads"],
+        "threads": request["threads"],
         "memory": memory,
         "products": [products(width) for width in _WIDTHS],
     }
 
 
 def memory_read() -> dict[str, Any]:
-    """Bytes a second that all threads together read from memory.
+    """Measure the bytes per second that all threads together read from memory.
 
-    `torch.sum` over 1 GiB of float32, far beyond the caches and in one contiguous stretch for each
-    thread: the additions are vectorised and hide behind the reading, nothing is written. The best
-    of several passes, as in STREAM, since whatever disturbs can only slow it down. In a virtual
-    machine, what its neighbours do can halve the figure for minutes.
+    `torch.sum` over 1 GiB of float32, far larger than the caches and with one contiguous part for
+    each thread: nothing is written, and the vectorised additions are faster than the reads. The
+    best of several passes counts, as in STREAM, since disturbances can only slow it down. In a
+    virtual machine, others on the same host can halve the figure for minutes.
     """
     import torch
 
     size = min(_BUFFER_BYTES, hardware.memory_available_bytes() // 4)
-    # Written, so that every page is there; numpy asks for huge ones.
+    # Filled, so that every page is allocated; numpy requests huge pages.
     buffer = torch.from_numpy(np.ones(size // 4, np.float32))
     return {
         "read_bytes_per_s": buffer.nbytes / _best_s(buffer.sum, _MEMORY_BUDGET_S),
@@ -70,26 +79,26 @@ def memory_read() -> dict[str, Any]:
 
 
 def products(width: int) -> dict[str, Any]:
-    """Operations a second of a linear module, [1500, width] by [width, width].
+    """Measure the operations per second of a linear module, [1500, width] by [width, width].
 
-    int8 is `torch._int_mm`, which the compiled graphs call; a multiplication and an addition are
-    two operations. The best of several calls, weights warm in the caches.
+    int8 is `torch._int_mm`, which the compiled graphs call. A multiplication and an addition are
+    two operations. The best of several calls counts, with the weights in the caches.
     """
     import torch
 
     operations = 2 * _ROWS * width * width
-    found: dict[str, Any] = {"rows": _ROWS, "width": width}
+    rates: dict[str, Any] = {"rows": _ROWS, "width": width}
     codes = torch.randint(-127, 128, (_ROWS, width), dtype=torch.int8)
     weight = torch.randint(-127, 128, (width, width), dtype=torch.int8)
-    found["int8"] = operations / _best_s(partial(torch._int_mm, codes, weight.t()), _BUDGET_S)
+    rates["int8"] = operations / _best_s(partial(torch._int_mm, codes, weight.t()), _BUDGET_S)
     for dtype in (torch.bfloat16, torch.float32):
         linear = partial(torch.nn.functional.linear, codes.to(dtype), weight.to(dtype))
-        found[str(dtype).removeprefix("torch.")] = operations / _best_s(linear, _BUDGET_S)
-    return found
+        rates[str(dtype).removeprefix("torch.")] = operations / _best_s(linear, _BUDGET_S)
+    return rates
 
 
 def _best_s(call: Callable[[], object], budget_s: float) -> float:
-    """The fastest of the calls that fit into the budget, at least one after a first to warm up."""
+    """Return the time of the fastest call within the budget, after one call to warm up."""
     call()
     best, until = float("inf"), time.perf_counter() + budget_s
     while best == float("inf") or time.perf_counter() < until:

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 Progress = Callable[[str, float | None], None]
-"""Called with what is being done, and how far it is in [0, 1] where that is known."""
+"""Called with the current step, and the fraction done in [0, 1], or None if it is unknown."""
 
 
 def silent(_what: str, _done: float | None) -> None:
-    """Tell nobody."""
+    """Ignore all progress."""
 
 
 def shown_bytes(count: float) -> str:
-    """Return bytes as people read them."""
+    """Return a number of bytes as text with a decimal unit, like 1.5 GB."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -13,12 +13,12 @@ Member = TypeVar("Member")
 class Registry(Mapping[str, Member], Generic[Member]):
     """A read-only mapping from names to members, each given by the path of its module.
 
-    A member that is slow to import is a package: the package holds the facts that others ask for
-    without using the member, and its module called `leaf` is the member.
+    A member that is slow to import is a package: the package holds facts that are read without
+    the member, and its module called `leaf` is the member.
     """
 
     def __init__(self, leaf: str, paths: Mapping[str, str]) -> None:
-        """Keep the dotted `paths` by name; nothing is imported."""
+        """Store the dotted `paths` by name; nothing is imported."""
         self._leaf, self._paths = leaf, dict(paths)
 
     def __getitem__(self, name: str) -> Member:
@@ -33,7 +33,7 @@ class Registry(Mapping[str, Member], Generic[Member]):
         return len(self._paths)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._paths  # the mixin's would import
+        return name in self._paths  # the one of Mapping would import the member
 
     def facts(self, name: str) -> Any:
         """Return the module or package at a member's path, without the member's own imports."""

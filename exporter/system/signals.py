@@ -17,8 +17,8 @@ class Terminated(SystemExit):
 def listen() -> None:
     """Let SIGINT raise KeyboardInterrupt, and SIGTERM Terminated.
 
-    Whoever presses Ctrl-C twice gets no more than by pressing it once; only if the first had no
-    effect for seconds, another one is heard. What the caller's shell ignores stays ignored.
+    A second signal within three seconds is ignored, so that pressing Ctrl-C twice does not
+    interrupt the cleanup. Signals that the calling shell ignores stay ignored.
     """
     last = -_PATIENCE_S
 
@@ -35,16 +35,16 @@ def listen() -> None:
 
 
 def leave() -> None:
-    """Hear nothing more: the process ends, and is to end with the code that it has chosen."""
+    """Ignore further signals, so that the process ends with its chosen exit code."""
     for each in _BOTH:
         signal.signal(each, signal.SIG_IGN)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let a block that cleans up come to its end; an interrupt that came meanwhile comes then.
+    """Delay interrupts until the end of a block that cleans up.
 
-    Python hears signals in its main thread only.
+    Python handles signals in its main thread only, so in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,7 @@ _LOCK = "lock"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A private folder in the system's place for such; it is gone when the block ends."""
+    """Yield a private temporary folder, which is removed when the block ends."""
     above = Path(tempfile.gettempdir())
     claim: tuple[Path, FileLock] | None = None
     try:
@@ -34,14 +34,14 @@ def scratch() -> Iterator[Path]:
 
 
 def _claimed(above: Path) -> tuple[Path, FileLock]:
-    """Return a new folder, and the lock in it, held, that keeps others from clearing it."""
+    """Create a folder and hold the lock in it, which keeps other processes from removing it."""
     while True:
         folder = above / f"exporter-step-{uuid.uuid4().hex}"
         folder.mkdir(mode=0o700)
         lock = file_lock(folder / _LOCK)
         try:
             lock.acquire()
-        except FileNotFoundError:  # cleared before it was locked
+        except FileNotFoundError:  # removed by another process before it was locked
             continue
         except OSError:
             remove(folder)
@@ -50,7 +50,7 @@ def _claimed(above: Path) -> tuple[Path, FileLock]:
 
 
 def _clear(above: Path) -> None:
-    """Remove such folders of this user whose maker is gone: the kernel has dropped its lock."""
+    """Remove this user's folders of killed processes, whose locks the kernel has released."""
     for folder in above.iterdir():
         with suppress(OSError, Timeout):  # held, or gone meanwhile
             if not _NAME.fullmatch(folder.name) or folder.lstat().st_uid != os.geteuid():

@@ -10,14 +10,14 @@ _PLACE = "EXPORTER_CACHE"
 
 
 def place() -> Path:
-    """The folder: $EXPORTER_CACHE, or `exporter` in the user's folder for caches."""
+    """Return the cache's folder: $EXPORTER_CACHE, or `exporter` in the user's cache folder."""
     if chosen := os.environ.get(_PLACE):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "exporter"
 
 
 def home() -> Path:
-    """The user's folder; the root for a user who has none and no name, as containers take it."""
+    """Return the user's home; the root for a user without home and name, as in containers."""
     try:
         return Path.home()
     except RuntimeError:
@@ -25,12 +25,15 @@ def home() -> Path:
 
 
 def pulled() -> Path:
-    """Where artifacts are that were opened by their names on the Hub: ORG/NAME/REVISION."""
+    """Return the folder of artifacts that were opened by Hub id, as ORG/NAME/REVISION."""
     return place() / "pulled"
 
 
 def owned(folder: Path) -> bool:
-    """Whether a folder is ours and nobody else can write there: what it holds decides what runs."""
+    """Return True if only this user can write to a path; log a warning if not.
+
+    Files in such folders decide which code runs.
+    """
     state = folder.stat()
     if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True

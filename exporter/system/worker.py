@@ -1,9 +1,9 @@
 """Run one heavy step in a process of its own: memory is returned, a crash is contained.
 
-`run` starts `python -m exporter.system.worker` and follows what it tells, a line of JSON each:
-progress in a list of two, a result in a list of one, our own warnings as text, the answer as an
-object. `main` is the other side. What else the step prints goes to a log. A step runs compilers and
-native code: it gets no key of its owner's.
+`run` starts `python -m exporter.system.worker` and reads lines of JSON from it: progress as a list
+of two, a result as a list of one, warnings as a string, and the answer as an object. `main` is the
+child's side. All other output goes to a log. A step runs compilers and native code, so its
+environment holds no keys or tokens of the user.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from exporter.system.tempdirs import scratch
 
 _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
-# What is built must not depend on switches that nothing of it tells.
+# Switches that would change the result without being recorded in the manifest.
 _TUNING = re.compile(r"^(TORCHINDUCTOR|TORCH_COMPILE|TORCHDYNAMO|AOT_INDUCTOR)_")
 _ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -62,12 +62,26 @@ def run(
     environment: Mapping[str, str] = MappingProxyType({}),
     on_result: Callable[[Any], None] = _unused,
 ) -> dict[str, Any]:
-    """Call `step` ("module:function", given request and progress) in a fresh process.
+    """Call a function in a fresh process.
 
-    Gives the step's answer with `seconds` and `peak_rss_bytes`. A step that is a generator has
-    results instead, and `on_result` is called with each as soon as it comes. The step's own errors
-    come back as what they were; an illegal instruction becomes a MachineError, a kill a
-    ResourceError, any other crash a BuildError, told with `what` and the last progress.
+    Args:
+        step: "module:function", which is called with the request and a progress function.
+        request: Plain data for JSON.
+        progress: Receives the step's progress.
+        what: The step's name in messages.
+        threads: Number of threads of the numerical libraries; None for their default.
+        environment: Additional environment variables.
+        on_result: Called with each result of a step that is a generator, as soon as it arrives.
+
+    Returns:
+        The step's answer with `seconds` and `peak_rss_bytes`.
+
+    Raises:
+        ExporterError: The step's own error.
+        MachineError: The process met an illegal instruction.
+        ResourceError: The process was killed, or memory or disk ran out.
+        BuildError: The process crashed with another signal.
+        RuntimeError: Any other error of the step, which is a bug.
     """
     how: dict[str, Any] = {"what": what, "threads": threads, "environment": environment}
     with started(step, request, **how) as child:
@@ -83,23 +97,26 @@ def started(
     threads: int | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Child]:
-    """Start `step` in a fresh process, which the end of the block kills with all it started.
+    """Start `step` in a fresh process, and kill it and its children when the block ends.
 
-    The process also ends with the thread that started it.
+    The process also ends when the thread that started it ends. Arguments are those of `run`.
+
+    Yields:
+        The running step.
     """
     with scratch() as place:
-        asked, log = place / "request", place / "log"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "exporter.system.worker", step, str(asked)]
+        request_file, log = place / "request", place / "log"
+        request_file.write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "exporter.system.worker", step, str(request_file)]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [*command, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                # What compilers leave when they are killed lies in our folder, and goes with it.
+                # Files that killed compilers leave are removed with this folder.
                 env={**child_environment(threads), **environment, "TMPDIR": str(place)},
-                start_new_session=True,  # a group of its own, to end compilers with it
+                start_new_session=True,  # a process group, to kill its compilers too
             )
             try:
                 yield Child(process, step, what, log)
@@ -109,7 +126,7 @@ def started(
 
 @dataclass(frozen=True)
 class Child:
-    """A step that runs in a process of its own; `log` is what it prints."""
+    """A step that runs in a process of its own; `log` is the file of its output."""
 
     process: subprocess.Popen[bytes]
     step: str
@@ -119,7 +136,7 @@ class Child:
     def answer(
         self, progress: Progress, on_result: Callable[[Any], None] = _unused
     ) -> dict[str, Any]:
-        """Follow the step to its end, in any thread; the rest is as `run` says."""
+        """Wait for the step's end, in any thread; results and errors are those of `run`."""
         last, answer = _follow(self.process.stdout, progress, on_result)
         code = self.process.wait()
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -130,14 +147,17 @@ class Child:
 
 
 def child_environment(threads: int | None = None) -> dict[str, str]:
-    """This process's environment without secrets and tuning, offline, with threads if given."""
+    """Return this process's environment without secrets and compiler switches, set to offline.
+
+    With `threads`, the thread counts of the numerical libraries are set.
+    """
     dropped = _SECRET, _TUNING
-    kept = {n: v for n, v in os.environ.items() if not any(d.search(n) for d in dropped)}
+    inherited = {n: v for n, v in os.environ.items() if not any(d.search(n) for d in dropped)}
     root = str(Path(__file__).resolve().parents[2])
     if root not in map(os.path.realpath, site.getsitepackages()):  # run from a checkout
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")]))
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
     return {
-        **kept,
+        **inherited,
         **(dict.fromkeys(_THREADS, str(threads)) if threads else {}),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -147,7 +167,7 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a step and everything that it started."""
+    """Kill a step and the processes that it started."""
     with undisturbed():
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -158,27 +178,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _follow(
     stream: IO[bytes] | None, progress: Progress, on_result: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
-    """Pass the child's progress, results and warnings on; give its last progress and its answer."""
+    """Pass on the child's progress, results and warnings; return its last progress and answer."""
     last, answer = "starting", {}
     for line in stream or ():
         try:
-            told = json.loads(line)
+            message = json.loads(line)
         except ValueError:  # a line cut off by the child's death
             continue
-        if isinstance(told, str):
-            _log.warning("%s", told)
-        elif isinstance(told, dict):
-            answer = told
-        elif len(told) == 1:
-            on_result(told[0])
+        if isinstance(message, str):
+            _log.warning("%s", message)
+        elif isinstance(message, dict):
+            answer = message
+        elif len(message) == 1:
+            on_result(message[0])
         else:
-            last, done = told
+            last, done = message
             progress(last, done)
     return last, answer
 
 
 def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception:
-    """The error behind an exit code: told by the child, or guessed from the signal."""
+    """Return the error for an exit code: the child's own, or one derived from the signal."""
     if kind := _ERRORS.get(answer.get("error", "")):
         return kind(answer["message"])
     if code == -signal.SIGILL:
@@ -194,10 +214,10 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
 
 
 def main(step: str, request: str, parent: str) -> int:
-    """Run one step here; tell its result, or the error that a user can mend."""
+    """Run one step in this process; send its result or its expected error to the parent."""
     _die_with(int(parent))
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print goes to the log, only progress to the parent
+    os.dup2(2, 1)  # output of libraries goes to the log, only our messages to the parent
     started = time.monotonic()
 
     def progress(what: str, done: float | None) -> None:
@@ -205,15 +225,15 @@ def main(step: str, request: str, parent: str) -> int:
 
     logging.getLogger().addHandler(_Warnings(pipe))
     module, _, function = step.partition(":")
-    asked = json.loads(Path(request).read_bytes())
+    data = json.loads(Path(request).read_bytes())
     try:
-        result = getattr(import_module(module), function)(asked, progress)
+        result = getattr(import_module(module), function)(data, progress)
         if isinstance(result, Generator):
             for each in result:
                 _send(pipe, [each])
             result = {}
     except Exception as caught:
-        error = _mendable(caught)
+        error = _expected(caught)
         _send(pipe, {"error": type(error).__name__, "message": str(error)})
         return error.exit_code
     figures = {
@@ -224,8 +244,8 @@ def main(step: str, request: str, parent: str) -> int:
     return 0
 
 
-def _send(pipe: IO[str], told: object) -> None:
-    pipe.write(json.dumps(told) + "\n")
+def _send(pipe: IO[str], message: object) -> None:
+    pipe.write(json.dumps(message) + "\n")
     pipe.flush()
 
 
@@ -242,15 +262,15 @@ class _Warnings(logging.Handler):
 
 
 def _die_with(parent: int) -> None:
-    """Leave with a parent that is killed, instead of writing into a folder that is no more its."""
+    """End this process when its parent is killed, so that it writes into no removed folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed before
+        if os.getppid() != parent:  # the parent was killed before prctl
             os._exit(1)
 
 
-def _mendable(error: Exception) -> ExporterError:
-    """An error that a user can mend; any other goes on as the bug it is."""
+def _expected(error: Exception) -> ExporterError:
+    """Return an expected error as an ExporterError; raise any other again."""
     if isinstance(error, ExporterError):
         return error
     if exhausted(error):

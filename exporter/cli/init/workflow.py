@@ -11,7 +11,8 @@ from exporter.system.files import write_atomic
 
 PLACE = PurePosixPath(".github/workflows/export.yml")
 _TEMPLATE = "workflow.yml.j2"
-# By commit: a tag can be moved. `git ls-remote --tags https://github.com/actions/checkout` tells.
+# Pinned by commit, since a tag can be moved: `git ls-remote --tags
+# https://github.com/actions/checkout` lists them.
 _ACTIONS = {
     "checkout": "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1",
     "setup_python": "actions/setup-python@5fda3b95a4ea91299a34e894583c3862153e4b97 # v7.0.0",
@@ -21,16 +22,24 @@ _ACTIONS = {
         "actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c # v8.0.1"
     ),
 }
-_EXPRESSION = "${{"  # GitHub computes what follows, wherever it stands
+_EXPRESSION = "${{"  # GitHub evaluates expressions that begin like this, wherever they are
 
 _log = logging.getLogger(__name__)
 
 
 def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
-    """Write the workflow of a recipe into its repository, and return where it is.
+    """Write the workflow of a recipe into its repository.
 
-    `package` is what pip is to install, if not what is installed here. Raises RecipeError where
-    the runner could not build or push, or where a different workflow exists.
+    Args:
+        recipe: The recipe, inside a git repository.
+        package: The requirement for pip to install; this installation if None.
+        force: Replace a different workflow.
+
+    Returns:
+        The path of the workflow.
+
+    Raises:
+        RecipeError: The workflow could not build or push, or a different one exists.
     """
     root = _root(recipe.path)
     text = written(recipe, root, package or _installed(root, recipe))
@@ -44,7 +53,17 @@ def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
 
 
 def written(recipe: Recipe, root: Path, package: str) -> str:
-    """The workflow's text for a recipe in a repository."""
+    """Return the workflow's text.
+
+    Args:
+        recipe: The recipe, inside `root`.
+        root: The git repository.
+        package: The requirement for pip to install.
+
+    Raises:
+        RecipeError: The recipe names no repository on the Hub, or a value cannot be written into a
+            workflow.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if recipe.hub is None:
@@ -65,7 +84,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # YAML; every value goes through `tojson`, which is YAML too
         undefined=StrictUndefined,
-        variable_start_string="[[",  # GitHub has the braces
+        variable_start_string="[[",  # GitHub uses {{ and }} itself
         variable_end_string="]]",
         keep_trailing_newline=True,
     )
@@ -73,7 +92,7 @@ def written(recipe: Recipe, root: Path, package: str) -> str:
 
 
 def _root(path: Path) -> Path:
-    """The repository that a recipe lies in."""
+    """Return the git repository of a recipe; raise RecipeError if there is none."""
     for folder in path.resolve().parents:
         if (folder / ".git").exists():
             return folder
@@ -86,7 +105,7 @@ def _within(root: Path, path: Path) -> str:
 
 
 def _argument(path: str) -> str:
-    """A path that no command takes for an option."""
+    """Return a path that no command parses as an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -99,22 +118,22 @@ def _warn_of_absent(recipe: Recipe, root: Path) -> None:
 
 
 def _installed(root: Path, recipe: Recipe) -> str:
-    """Return the requirement by which pip installs this very package (its origin is in PEP 610).
+    """Return the requirement with which pip installs this package, by its PEP 610 record.
 
     Never the bare name: a package index may have somebody else's package of that name.
     """
     extra = "[datasets]" if recipe.data and recipe.data.dataset else ""
     try:
-        found = distribution("exporter")
+        installed = distribution("exporter")
     except PackageNotFoundError:
         raise _unknown_origin() from None
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
     if control := origin.get("vcs_info"):
         return f"exporter{extra} @ {control['vcs']}+{origin['url']}@{control['commit_id']}"
     if origin.get("url") == root.as_uri():
         return f".{extra}"
     if not origin:
-        return f"exporter{extra}=={found.version}"
+        return f"exporter{extra}=={installed.version}"
     raise _unknown_origin()
 
 

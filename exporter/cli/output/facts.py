@@ -1,6 +1,6 @@
 """Facts about artifacts and checkpoints as plain data, for `inspect` and `list`.
 
-Without torch but for checkpoints.
+Imports torch only for checkpoints.
 """
 
 from pathlib import Path
@@ -16,9 +16,19 @@ from exporter.targets import TARGETS
 
 
 def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """Return what the artifact or checkpoint at `path` says of itself; nothing is hashed.
+    """Return the facts about the artifact or checkpoint at `path`; nothing is hashed.
 
-    A checkpoint may be a Hub id; its weights stay there.
+    Args:
+        path: The folder, or the Hub id of a checkpoint, whose weights are not downloaded.
+        allow_pickle: Read a checkpoint's weights also where they are pickles.
+
+    Returns:
+        Plain data for JSON.
+
+    Raises:
+        IntegrityError: The manifest or report is damaged.
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The Hub refused, or could not be reached.
     """
     if (path / MANIFEST).exists():
         return _artifact_facts(path)
@@ -26,7 +36,7 @@ def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def of_folder(here: Path) -> dict[str, list[Any]]:
-    """Return the recipes and artifacts below `here`, and the targets and families there are."""
+    """Return the recipes and artifacts below `here`, and all targets and families."""
     manifests = sorted((here / "artifacts").glob(f"*/*/{MANIFEST}"))
     return {
         "recipes": [_recipe_row(path) for path in sorted((here / "recipes").glob("*.yaml"))],

@@ -1,7 +1,7 @@
 """Format results for a terminal: plans, verdicts and facts as tables and lines.
 
-Plain functions from results to text, apart from the commands that make the results; drawing is
-imported where it is done, since most calls draw nothing.
+Functions from results to text, separate from the commands that compute the results. rich is
+imported inside functions, since most calls draw nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _MINUTES_FROM_S = 100
-_MOST_NARROW = 24  # columns of a cell in a table turned on its side
+_MOST_NARROW = 24  # width of a cell in a transposed table
 
 
 def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -42,11 +42,11 @@ def _needs(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
 
 
-_PLAN_WIDTHS = (24, 21)  # with the numbers beside them, a table of 80 columns
+_PLAN_WIDTHS = (24, 21)  # together with the numbers, a table of 80 columns
 
 
 def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per pattern of a quantization plan: what it decides, and the bytes of the weights."""
+    """Return a quantization plan as a table: pattern, scheme, modules and bytes of weights."""
     from rich import box
     from rich.table import Table
 

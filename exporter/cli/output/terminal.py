@@ -1,7 +1,4 @@
-"""The terminal: results on standard output, messages on standard error, libraries silenced.
-
-Apart from the commands because this is about file descriptors and drawing.
-"""
+"""The terminal: results on standard output, messages on standard error, libraries silenced."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
     from rich.console import Console
     from rich.table import Table
 
-_UNLIMITED = 400  # columns, where no terminal sets the width
+_UNLIMITED = 400  # columns, if the output is no terminal
 
 
 class Terminal:
-    """The standard streams as they were at the start, apart from what libraries write."""
+    """The original standard streams, while those of libraries are redirected."""
 
     def __init__(self) -> None:
         _fill_gaps()
@@ -43,7 +40,7 @@ class Terminal:
         from rich.console import Console
 
         class Patient(Console):
-            """Continues when its reader is gone; rich would end the command."""
+            """Continues after a broken pipe, where rich would end the command."""
 
             def on_broken_pipe(self) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -84,7 +81,7 @@ class Terminal:
         self._bar.start()
 
     def tell(self, text: str) -> None:
-        """Print a message, not a result; text of others in it is made harmless."""
+        """Print a message to standard error, with control characters escaped."""
         lines = text.split("\n")
         self._console.print("\n".join(map(_harmless, lines)))
 
@@ -107,10 +104,10 @@ class Terminal:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Keep what libraries, compilers and child processes write off the terminal.
+        """Redirect the output of libraries, compilers and child processes to nowhere.
 
-        By file descriptor, because much of it comes from native code. With `debug` it goes to
-        standard error instead, so that standard output holds results only.
+        File descriptors are redirected, because native code writes much of it. With `debug` it goes
+        to standard error, so that standard output has results only.
         """
         sys.stdout.flush()
         sys.stderr.flush()
@@ -174,7 +171,7 @@ class Terminal:
 
 
 def _fill_gaps() -> None:
-    """Open streams that the caller closed: other files would take their numbers."""
+    """Open standard streams that the caller closed, so that no other file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -63,7 +63,9 @@ def several_variants(folder: Folder) -> Iterator[Finding]:
 def weights_twice(folder: Folder) -> Iterator[Finding]:
     """Find weights that are stored twice among the graphs that work together."""
     for roles in sets(folder).values():
-        ordered = sorted(roles, key=lambda role: role != _MERGED)  # the merged decoder stays
+        ordered = sorted(
+            roles, key=lambda role: role != _MERGED
+        )  # the merged decoder first, since it is kept
         held = [each for role in ordered for each in _large(folder, roles[role])]
         total = sum(place.length for _, place in held)
         twice = _again(folder, held)
@@ -122,8 +124,8 @@ def cache_switch(folder: Folder) -> Iterator[Finding]:
 def cache_order(folder: Folder) -> Iterator[Finding]:
     """Find caches out of order: optimum passes them by position, not by name."""
     for model in decoders(folder):
-        found = [match for name in model.graph.inputs if (match := _CACHE.fullmatch(name))]
-        keys = [(int(m[1]), m[2], m[3]) for m in found]
+        matches = [match for name in model.graph.inputs if (match := _CACHE.fullmatch(name))]
+        keys = [(int(m[1]), m[2], m[3]) for m in matches]
         if keys != sorted(keys):
             what = "caches are not ordered by layer, then decoder before encoder, key before value"
             yield Finding("problem", model.name, what, f"Export again: {_EXPORT}")
@@ -160,11 +162,11 @@ def hidden_width(folder: Folder) -> Iterator[Finding]:
     """Compare the encoder's output width with its decoders' input width."""
     for roles in sets(folder).values():
         states = roles[_ENCODER].graph.outputs if _ENCODER in roles else {}
-        given = next((s[-1] for s in states.values() if len(s) == 3 and type(s[-1]) is int), None)
+        width = next((s[-1] for s in states.values() if len(s) == 3 and type(s[-1]) is int), None)
         for role in (_MERGED, _FIRST, _PAST):
             taken = roles[role].graph.inputs.get("encoder_hidden_states") if role in roles else None
-            if given and taken and isinstance(taken[-1], int) and taken[-1] != given:
-                what = f"takes hidden states of width {taken[-1]}; the encoder's have {given}"
+            if width and taken and isinstance(taken[-1], int) and taken[-1] != width:
+                what = f"takes hidden states of width {taken[-1]}; the encoder's have {width}"
                 fix = "These are parts of different models: export both from one checkpoint."
                 yield Finding("problem", roles[role].name, what, fix)
 

@@ -25,7 +25,7 @@ _WITHOUT = {
         "loaders assume 80 mel bins and a window of 30 s, or refuse the folder"
     ),
 }
-# For models of no family that is known here.
+# For models of unknown families.
 _USUAL = Companions(
     configs=("config.json", "generation_config.json", "preprocessor_config.json"),
     tokenizer=(),

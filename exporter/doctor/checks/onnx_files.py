@@ -62,7 +62,7 @@ def _newest() -> tuple[int, int, str]:
         except (raised.Fail, raised.InvalidGraph, raised.InvalidProtobuf) as error:
             if match := re.search(pattern, str(error)):
                 return int(match[1])
-        return 1 << 31  # a runtime that sets no limit
+        return 1 << 31  # the runtime has no limit
 
     ir = limit(1 << 30, 8, r"max supported IR version: (\d+)")
     return ir, limit(8, 1 << 30, r"is till opset (\d+)"), onnxruntime.__version__
@@ -131,11 +131,11 @@ def located(model: Model, tensor: Tensor) -> Place | None:
     """Return the place of a weight's values; None if it is invalid, or values are in fields."""
     if not tensor.external:
         return tensor.inside
-    told = dict(tensor.told)
-    offset, length = told.get("offset") or "0", told.get("length") or str(tensor.size_bytes)
-    name = told.get("location", "").replace("\\", "/")
+    entries = dict(tensor.told)
+    offset, length = entries.get("offset") or "0", entries.get("length") or str(tensor.size_bytes)
+    name = entries.get("location", "").replace("\\", "/")
     plain = all(text.isascii() and text.isdecimal() and len(text) < 20 for text in (offset, length))
-    if not plain or not name or "\0" in name or len(told) != len(tensor.told):
+    if not plain or not name or "\0" in name or len(entries) != len(tensor.told):
         return None
     file = name if name.startswith("/") else str(PurePosixPath(model.name).parent / name)
     return Place(file, int(offset), int(length))
@@ -198,8 +198,8 @@ def scales(folder: Folder) -> Iterator[Finding]:
     """Find scales of quantized weights that are empty, zero or not finite."""
     for model in folder.models.values():
         named = _scale_names(model)
-        found = [tensor for tensor in model.tensors() if tensor.name in named]
-        for tensor in found[:_MOST_SCALES]:
+        scale_tensors = [tensor for tensor in model.tensors() if tensor.name in named]
+        for tensor in scale_tensors[:_MOST_SCALES]:
             if wrong := _unsound(folder, model, tensor):
                 what = f"the scale {tensor.name[:60]!r} {wrong}"
                 yield Finding("problem", model.name, what, _REQUANTIZE)

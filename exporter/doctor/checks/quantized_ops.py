@@ -81,8 +81,10 @@ def _weight(node: Node, tensors: dict[str, Tensor]) -> Tensor | None:
     index = 0 if node.op == "DequantizeLinear" else places[1]
     if not known or index >= len(node.inputs):
         return None
-    found = tensors.get(node.inputs[index])
-    return found if found and len(found.shape) > 1 and found.elements >= _LARGE_ELEMENTS else None
+    weight = tensors.get(node.inputs[index])
+    return (
+        weight if weight and len(weight.shape) > 1 and weight.elements >= _LARGE_ELEMENTS else None
+    )
 
 
 def _is_single(node: Node, weight: Tensor, tensors: dict[str, Tensor]) -> bool:
@@ -101,8 +103,8 @@ class _Scope:
         self._made = {output: node for node in graph.nodes for output in node.outputs}
         self._constant: set[str] = set(graph.tensors)
         for node in graph.nodes:
-            given = [name for name in node.inputs if name]
-            folded = given and not node.branches and all(map(self.is_constant, given))
+            inputs = [name for name in node.inputs if name]
+            folded = inputs and not node.branches and all(map(self.is_constant, inputs))
             if node.op == "Constant" or folded:
                 self._constant.update(node.outputs)
 

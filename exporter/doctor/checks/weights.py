@@ -53,10 +53,10 @@ def _whole(folder: Folder, index: str) -> bool:
 
 def layers(folder: Folder) -> Iterator[Finding]:
     """Compare the number of layers in config.json and in the weights."""
-    found = [m for ts in folder.tensors.values() for name in ts if (m := _LAYER.match(name))]
+    matches = [m for ts in folder.tensors.values() for name in ts if (m := _LAYER.match(name))]
     for part in ("encoder", "decoder"):
         stated = folder.number("config.json", f"{part}_layers")
-        there = {int(match[2]) for match in found if match[1] == part}
+        there = {int(match[2]) for match in matches if match[1] == part}
         if stated is not None and there and max(there) + 1 != stated:
             what = f"{stated} {part} layers, but the weights have {max(there) + 1}"
             yield Finding("problem", "config.json", what, "Use the config.json of these weights.")
@@ -100,11 +100,13 @@ def pickles(folder: Folder) -> Iterator[Finding]:
     """Check torch's weight files opcode by opcode, without loading them."""
     for name in folder.matching(".bin"):
         others = f"{name.removesuffix('.bin')}.xml" in folder.files or name == "model.bin"
-        if others or name.endswith("training_args.bin"):  # OpenVINO's, CTranslate2's; told apart
+        if others or name.endswith(
+            "training_args.bin"
+        ):  # files of OpenVINO and CTranslate2, and torch's settings
             continue
         if name.rpartition("/")[2].startswith("pytorch_model") and name not in folder.left:
             from exporter.formats.torch_pickle import (
-                pickled_infos,  # torch, which nothing else here needs
+                pickled_infos,  # imports torch, which no other check needs
             )
 
             try:

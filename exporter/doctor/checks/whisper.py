@@ -45,7 +45,7 @@ def window(folder: Folder) -> Iterator[Finding]:
     if not _is_whisper(folder):
         return
     extractor, positions = folder.config(_EXTRACTOR), folder.number(_CONFIG, "max_source_positions")
-    # The second convolution halves them.
+    # The second convolution halves the number of frames.
     config = None if positions is None else 2 * positions
     values: dict[str, int | None] = {_EXTRACTOR: _frames(extractor), _CONFIG: config}
     values |= {model.name: _feature_size(model.graph.inputs, 2) for model in encoders(folder)}
@@ -107,14 +107,14 @@ def _tokens(folder: Folder) -> dict[str, int]:
     whole = folder.config("tokenizer.json")
     model = whole.get("model")
     held = model.get("vocab") if isinstance(model, dict) else None
-    found = dict(held) if isinstance(held, dict) else {}
+    ids = dict(held) if isinstance(held, dict) else {}
     added = whole.get("added_tokens")
     for each in added if isinstance(added, list) else ():
         if isinstance(each, dict):
-            found[str(each.get("content"))] = each.get("id")
-    if not found:
-        found = {**folder.config("vocab.json"), **folder.config("added_tokens.json")}
-    return {token: number for token, number in found.items() if isinstance(number, int)}
+            ids[str(each.get("content"))] = each.get("id")
+    if not ids:
+        ids = {**folder.config("vocab.json"), **folder.config("added_tokens.json")}
+    return {token: number for token, number in ids.items() if isinstance(number, int)}
 
 
 def token_numbers(folder: Folder) -> Iterator[Finding]:
