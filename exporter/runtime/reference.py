@@ -42,7 +42,7 @@ class References:
         source = noted.checkpoint
         if origin.revision:  # the commit of the build, which a branch may have left
             source = f"{origin.source.partition('@')[0]}@{origin.revision}"
-        # A recipe's path is relative to its folder, that of `--checkpoint` to the working directory.
+        # A recipe's path is relative to its folder, `--checkpoint` to the working directory.
         beside = Path(noted.recipe).parent
         base = beside if (beside / source).is_dir() else Path()
         if not origin.revision and not (base / source).is_dir():

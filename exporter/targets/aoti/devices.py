@@ -1,4 +1,4 @@
-"""What of compiling, opening and calling a package depends on the kind of device it is for."""
+"""The device-specific parts of compiling, opening and calling a package."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class Cpu:
     """Packages of C++ for an x86-64 level.
 
     Attributes:
-        torch_device: Where weights, inputs and outputs lie.
-        loader_index: The device, as torch's loader of packages numbers it.
-        shims: How the names of C functions begin by which a package calls our kernels.
+        torch_device: The device of weights, inputs and outputs.
+        loader_index: The device index of torch's loader of packages.
+        shims: Prefix of the C functions by which a package calls our kernels.
     """
 
     torch_device = torch.device("cpu")
@@ -30,11 +30,11 @@ class Cpu:
     shims = "aoti_torch_cpu"
 
     def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies where the package can use it."""
+        """Return whether a tensor is on the package's device."""
         return tensor.is_cpu
 
     def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a tensor as the package takes it: on the device, of a type, contiguous."""
+        """Return a tensor on the device, converted to `dtype` and contiguous."""
         return tensor.to(self.torch_device, dtype).contiguous()
 
     def kernel_flags(self, march: str, extensions: Sequence[str], threads: int | None) -> list[str]:
