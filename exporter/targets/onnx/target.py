@@ -3,8 +3,8 @@
 Graphs are traced without weights, from a model whose linear modules are int8 already, so there is
 no float graph to quantize afterwards; weights are then streamed to external data, once each. Only
 products with a constant weight are int8: not those of attention, and not convolutions. If all
-layers of a graph are alike, one is traced and repeated. Graphs for our own sessions use the external
-data of those for other loaders (`weights_from`).
+layers of a graph are alike, one is traced and repeated. Graphs for our own sessions use the
+external data of those for other loaders (`weights_from`).
 """
 
 import logging
