@@ -102,9 +102,7 @@ def _unknown(config: GenerationConfig) -> list[str]:
     if getattr(config, "no_timestamps_token_id", None) is None:
         unknown.append("no_timestamps_token_id")
     if not isinstance(config.eos_token_id, int) or config.pad_token_id != config.eos_token_id:
-        unknown.append(
-            "eos_token_id and pad_token_id"
-        )  # several end tokens, or a different padding token
+        unknown.append("eos_token_id and pad_token_id")  # several ends, or a separate padding
     return unknown
 
 

@@ -24,7 +24,7 @@ def force_tokens(model: Any, tokens: int) -> bool:
         raise RecipeError(msg)
     settings = model.generation_config
     settings.min_new_tokens = settings.max_new_tokens = tokens
-    # If noise made timestamps likely, `generate` would decode the window again from the last one.
+    # A timestamp, which noise may cause, would make `generate` decode on from there.
     times = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
     settings.suppress_tokens = [*(settings.suppress_tokens or ()), *times]
     return True
