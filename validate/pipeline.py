@@ -145,7 +145,7 @@ class _Validation:
             self._failures.append(error)
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:
-        """Open the checkpoint to compare with: the artifact's own unless another is given."""
+        """Open the checkpoint to compare with: the artifact's own, or that of the settings."""
         allowed = subject.recipe.allow_pickle
         if self._settings.reference:
             return self._references.open(self._settings.reference, allow_pickle=allowed)

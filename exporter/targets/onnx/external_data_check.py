@@ -9,10 +9,17 @@ from exporter.formats.protobuf import DamagedError
 
 
 def require_sealed(path: Path, sealed: Mapping[str, int]) -> None:
-    """Check that a graph's external data is inside `sealed` files, given with their sizes in bytes.
+    """Check that a graph's external data is inside the sealed files of its folder.
 
     This is needed because onnxruntime 1.31 refuses `../`, but follows a hard link, and reads
     files that the manifest does not name.
+
+    Args:
+        path: The graph.
+        sealed: The files' sizes in bytes, by name.
+
+    Raises:
+        IntegrityError: A tensor's data is elsewhere.
     """
     try:
         tensors = read_tensors(path)

@@ -25,6 +25,7 @@ def shapes(
 
 
 def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return an example input on the `meta` device."""
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
@@ -85,6 +86,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
 
 
 def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+    """Apply a layer's feed-forward block to [batch, length, width], with its residual."""
     states = layer.fc1(layer.final_layer_norm(hidden))
     output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
     return output
