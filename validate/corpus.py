@@ -168,7 +168,7 @@ class Corpora:
 
         Raises:
             DataError: A row is bad, or audio is missing, unreadable or empty.
-            HubError: The Hub or the network does not give a dataset.
+            HubError: A dataset cannot be downloaded.
             MachineError: pyarrow is missing, which a dataset needs.
         """
         source = base / data.clips if data.clips else None

@@ -109,7 +109,7 @@ class _Validation:
     """The models of one run; each original is timed and transcribes once."""
 
     def __init__(self, settings: Settings, folder: Path, progress: Progress) -> None:
-        from exporter.runtime.reference import References  # and torch, but nothing before the gate
+        from exporter.runtime.reference import References  # late, since it imports torch
 
         self._settings = settings
         self._folder = folder

@@ -17,8 +17,8 @@ RESAMPLES = 10_000
 SEED = 20_240_229
 _LEVEL = 0.95
 _ENDS = ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
-# Where int8 changes a clip at all, it changes two words on average, sometimes five. With 3, less
-# than 5 % of simulated artifacts that are just too bad pass the gates of the recipes; with 2, 6 %.
+# If int8 changes a clip, it changes two words on average, sometimes five. With 3, less than 5 % of
+# simulated artifacts just beyond the limit pass the gates of the recipes; with 2, 6 %.
 _UNSEEN_ERRORS = 3
 _CHUNK_CELLS = 1 << 22  # of resampled counts at a time: 32 MiB
 # Two-sided 5 % and 80 % power: the usual smallest effect that a study can find.

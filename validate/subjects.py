@@ -61,7 +61,7 @@ def open_subject(folder: Path, settings: Settings, corpora: Corpora, progress: P
         DataError: No data are named, or they cannot be read.
         IntegrityError: The artifact's bytes are not those that were sealed.
         TrustError: Its code was not built here, and the user does not trust it.
-        HubError: The Hub or the network does not give a dataset.
+        HubError: A dataset cannot be downloaded.
         MachineError: pyarrow is missing, which a dataset needs.
     """
     progress(f"{folder.name}: checking bytes", None)

@@ -181,7 +181,7 @@ def _at(words: list[str], index: int) -> str | None:
 
 
 def _along(truth: str, hypothesis: str) -> tuple[list[str | None], list[list[str]]]:
-    """Return the word aligned with each true word, and the insertions before each and last."""
+    """Return the word aligned with each true word, and the insertions at each position."""
     words, hypothesis_words = truth.split(), hypothesis.split()
     matched: list[str | None] = [None] * len(words)
     extra: list[list[str]] = [[] for _ in range(len(words) + 1)]

@@ -38,12 +38,12 @@ class References:
             CheckpointError: It is missing.
             IntegrityError: A different checkpoint is in its place.
         """
-        origin, noted = manifest.checkpoint, local_paths.read(folder, manifest)
-        source = noted.checkpoint
-        if origin.revision:  # the commit of the build, which a branch may have left
+        origin, recorded = manifest.checkpoint, local_paths.read(folder, manifest)
+        source = recorded.checkpoint
+        if origin.revision:  # the commit of the build: a branch may have moved since
             source = f"{origin.source.partition('@')[0]}@{origin.revision}"
         # A recipe's path is relative to its folder, `--checkpoint` to the working directory.
-        beside = Path(noted.recipe).parent
+        beside = Path(recorded.recipe).parent
         base = beside if (beside / source).is_dir() else Path()
         if not origin.revision and not (base / source).is_dir():
             msg = f"{folder}: its original is not at {source}: {self._remedy}"

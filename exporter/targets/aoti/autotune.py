@@ -78,8 +78,8 @@ def largest(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Fami
     offered = _offered(setup, model, family)
     settled = _first_of_each(setup, offered)
     for name, variants in offered.items():
-        ways = [settled.with_variant(name, variant) for variant in variants.values()]
-        settled = max(ways, key=lambda way: _weight_bytes(way, checkpoint, family, name))
+        setups = [settled.with_variant(name, variant) for variant in variants.values()]
+        settled = max(setups, key=lambda each: _weight_bytes(each, checkpoint, family, name))
     return settled
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from exporter.system.accelerators import Device
 
-# Small libraries that name no folder of the machine they were compiled on.
+# Flags for small libraries without paths of the machine that compiled them.
 LIBRARY_FLAGS = (
     "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
     '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
