@@ -1,6 +1,6 @@
-"""A corpus: listed, opened and hashed once in a run, and kept on disk.
+"""The index of a corpus: each clip is opened and hashed once in a run, its row written to disk.
 
-In memory are a clip's place in the index and its duration, 16 bytes; texts and paths are not.
+Only the offset of a clip's row and its duration stay in memory, 16 bytes a clip.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ _TELL_EVERY = 100
 
 
 class RowFile:
-    """JSON lines on disk: written once, in order; any of them can be read again.
+    """A file of JSON lines with random access: rows are written once, in order.
 
-    In memory are only the places of the rows, 8 bytes each.
+    Only the rows' byte offsets are held in memory, 8 bytes each.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class RowFile:
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[object], None]]:
-        """Open the file, which must be new, and give the function that adds a row."""
+        """Open the file, which must be new, and yield the function that appends a row."""
         with self.path.open("xb") as stream:
 
             def write(row: object) -> None:
@@ -90,7 +90,7 @@ class Corpus:
         index: One row a clip; `clip_of` reads it.
         durations_s: Seconds of each clip, float64 [clips].
         sha256: Over every clip's name, audio bytes, text and language, in order.
-        languages: All that clips tell; None where one tells none.
+        languages: The languages named by clips; contains None if some clip names none.
     """
 
     index: RowFile
@@ -108,14 +108,14 @@ class Corpus:
         return map(clip_of, self.index)
 
     def sample(self, count: int, seed: int) -> list[int]:
-        """Choose clips that stand for all: every n-th by duration, from a start by the seed.
+        """Choose a sample of clips stratified by duration: every n-th in order of duration.
 
         Args:
-            count: How many; all where the corpus has no more.
-            seed: Decides where the counting starts.
+            count: Size of the sample; all clips if the corpus has no more.
+            seed: Determines the offset of the first clip.
 
         Returns:
-            The clips' places in the corpus, ascending.
+            The clips' indices in the corpus, ascending.
         """
         if count >= len(self):
             return list(range(len(self)))
@@ -124,7 +124,7 @@ class Corpus:
         return sorted(self._by_duration()[places].tolist())
 
     def typical(self) -> tuple[int, int, int]:
-        """Return the places of the shortest, the median and the longest clip."""
+        """Return the indices of the shortest, the median and the longest clip."""
         order = self._by_duration()
         return int(order[0]), int(order[len(order) // 2]), int(order[-1])
 
@@ -132,14 +132,14 @@ class Corpus:
         return np.argsort(self.durations_s, kind="stable")
 
     def parts(self, count: int, batch_size: int) -> list[range]:
-        """Cut the corpus into parts of about as much audio each, between batches.
+        """Split the corpus at batch boundaries into parts with about equal durations of audio.
 
         Args:
-            count: At most so many parts; none of them is empty.
-            batch_size: Batches are the same ones, however many parts there are.
+            count: Maximum number of parts; none of them is empty.
+            batch_size: Clips in a batch; batches do not depend on the number of parts.
 
         Returns:
-            The places of each part's clips, part by part.
+            The range of clip indices of each part, in order.
         """
         done_s = np.cumsum(self.durations_s)
         shares = done_s[-1] * np.arange(1, count) / count
@@ -149,9 +149,9 @@ class Corpus:
 
 
 class Corpora:
-    """Reads each corpus once, however many artifacts are judged on it.
+    """Reads each corpus once, however many artifacts are validated on it.
 
-    The indices lie in `folder`.
+    The index files are written to `folder`.
     """
 
     def __init__(self, folder: Path, progress: Progress) -> None:
@@ -163,12 +163,12 @@ class Corpora:
         """Return the corpus that `data` names.
 
         Args:
-            data: What a recipe says about its clips.
-            base: The folder from which a path in `data` starts.
+            data: The `data` section of a recipe.
+            base: The folder to which a path in `data` is relative.
 
         Raises:
             DataError: A row is bad, or audio is missing, unreadable or empty.
-            HubError: The Hub or the network does not give a dataset.
+            HubError: A dataset cannot be downloaded.
             MachineError: pyarrow is missing, which a dataset needs.
         """
         source = base / data.clips if data.clips else None
@@ -200,7 +200,7 @@ class Corpora:
 
 
 def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
-    """The clips of a folder or a manifest, or a sample of them once all have been checked."""
+    """Return the clips of a folder or manifest, or a sample of them after checking all."""
     clips = list_clips(source)
     if data.max_clips is None:
         return clips

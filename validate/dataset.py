@@ -1,4 +1,4 @@
-"""Clips from a Hub dataset's parquet files, in a module of its own because of the network.
+"""Read clips from a Hub dataset's parquet files; separate because it uses the network.
 
 `datasets` is not used: it would bring its own pins of the Hub client and of an audio decoder.
 """
@@ -20,18 +20,18 @@ from exporter.system.progress import silent
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:
-    """Bring a sample of a dataset's split into the local cache, an audio file at a time.
+    """Extract a sample of a dataset's split into the local cache, one audio file at a time.
 
     Args:
         data: Names the dataset, and how many of its rows to take. It must have a column `audio`
             ({bytes, path}) and one of the text columns.
 
     Yields:
-        The clips in the dataset's order, durations zero.
+        The clips in the dataset's order, with durations of zero.
 
     Raises:
-        HubError: The Hub or the network does not give it.
-        DataError: The split or a column is not there, or a file is damaged.
+        HubError: The dataset cannot be downloaded.
+        DataError: The split or a column is missing, or a file is damaged.
         MachineError: pyarrow is missing.
     """
     try:
@@ -55,7 +55,7 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
 
 
 def _download(data: Data) -> list[Path]:
-    """The split's parquet files, in both layouts that the Hub has: flat names and folders."""
+    """Download a split's parquet files; the Hub has two layouts, flat names and folders."""
     split = re.escape(data.split or "test")
     config = f"(.*/)?{re.escape(data.config)}/(.*/)?" if data.config else "(.*/)?"
     pattern = re.compile(rf"{config}{split}([-./].*)?\.parquet")
@@ -71,7 +71,7 @@ def _download(data: Data) -> list[Path]:
 
 
 def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
-    """Row by row, a few in memory at a time."""
+    """Yield the rows; only a batch of 16 is in memory at a time."""
     for file in files:
         columns = file.schema_arrow.names
         text = next((column for column in TEXT_NAMES if column in columns), None)

@@ -1,6 +1,6 @@
-"""Judge two measurements by the gate: pure functions, without files and clocks.
+"""Compare two measurements with the gate: pure functions, without files and clocks.
 
-A check that the data cannot decide is neither passed nor failed, and the artifact does not pass.
+A check that the data cannot decide is undecided, and then the artifact does not pass.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from validate.measure.shapes import ShapeCheck
 from validate.scoring import Comparison, ScoredRun
 from validate.statistics import Counts, clips_needed, median_ratio, rate_difference
 
-# So many say the median of paired ratios within about a twentieth; the report tells how many.
+# With so many clips the median of paired ratios is known to within about 5 %.
 TIMED_CLIPS = 100
 WORST = 20
 _SLICES = (
@@ -25,13 +25,13 @@ _SLICES = (
     ("over 30 s", float("inf")),
 )
 _LEAST_LIKENESS = 0.8
-# Two runs of one and the same model may differ by so much, with all clips alike.
+# Ratio by which the times of two runs of one model may differ on all clips alike.
 _DRIFT = 1.05
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict, what it rests on, and one sentence that says it."""
+    """The verdict, one sentence for it, and the checks and intervals it is based on."""
 
     verdict: Verdict
     sentence: str
@@ -42,7 +42,16 @@ class Judgement:
 
 
 def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
-    """Apply every check; `files` is how many sealed files were found whole."""
+    """Apply every check of the gate.
+
+    Args:
+        case: Both sides, scored on the same clips.
+        gate: The limits, from the recipe.
+        files: Number of sealed files whose hashes were verified.
+
+    Returns:
+        The verdict with its checks; intervals are candidate against reference.
+    """
     ours, theirs = case.reference.scores, case.candidate.scores
     wer = rate_difference(ours.errors, theirs.errors, ours.words)
     cer = rate_difference(ours.character_errors, theirs.character_errors, ours.characters)
@@ -60,30 +69,30 @@ def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
 
 
 def too_slow(reference: Measurement, candidate: Measurement, most: float) -> bool:
-    """Whether times like these would fail a gate that allows the ratio `most`."""
+    """Return whether the median latency ratio fails a gate that allows at most `most`."""
     ours, theirs = (np.array(one.seconds) for one in (reference, candidate))
     return _latency(median_ratio(ours, theirs), most, len(ours)).passed is False
 
 
 def verdict_of(checks: Sequence[Check]) -> Verdict:
-    """Failed if any check failed, else undecided if any could not tell, else passed."""
+    """Return failed if any check failed, else undecided if any is undecided, else passed."""
     if any(check.passed is False for check in checks):
         return "failed"
     return "passed" if all(check.passed for check in checks) else "undecided"
 
 
 def points(rate: float) -> str:
-    """A difference of rates in print: percentage points with a sign."""
+    """Format a difference of rates as percentage points with a sign."""
     return f"{100 * rate:+.2f} points"
 
 
 def span(interval: Interval) -> str:
-    """An interval of a difference of rates in print."""
+    """Format an interval of a difference of rates, in percentage points."""
     return f"{100 * interval.low:+.2f} to {points(interval.high)}"
 
 
 def speed(ratio: float) -> str:
-    """A latency ratio in words."""
+    """Describe a latency ratio in words."""
     if ratio > 1.005:
         return f"{ratio:.2f} times SLOWER than the original"
     return f"{1 / ratio:.2f} times as fast as the original"
@@ -92,24 +101,26 @@ def speed(ratio: float) -> str:
 def _structure(
     reference: Sequence[ShapeCheck], candidate: Sequence[ShapeCheck]
 ) -> tuple[Check, Check]:
-    """Unusual batches run, give the text they give alone, and stay finite.
+    """Check that unusual batches run, give the same text as single clips, and stay finite.
 
-    What the original cannot do either (a snippet too short, say) is not the artifact's fault.
+    Failures that the original has too (on a very short clip, say) do not count.
     """
     broken = [p for p, ours in zip(candidate, reference, strict=True) if p.error and not ours.error]
     unlike = [p for p, ours in zip(candidate, reference, strict=True) if _odd(p) and not _odd(ours)]
     if broken:
-        said = f"A batch of {len(broken[0].lengths_s)} clips crashes: {broken[0].error}"
+        sentence = f"A batch of {len(broken[0].lengths_s)} clips crashes: {broken[0].error}"
     elif unlike:
-        said = f"A batch of {len(unlike[0].lengths_s)} clips gives other text than they give alone."
+        sentence = (
+            f"A batch of {len(unlike[0].lengths_s)} clips gives other text than they give alone."
+        )
     else:
-        said = f"{len(candidate)} batches of unusual sizes and lengths give the text expected."
+        sentence = f"{len(candidate)} batches of unusual sizes and lengths give the text expected."
     good = not broken and not unlike
     seen = [probe.finite for probe in candidate if probe.finite is not None]
     finite = all(seen) if seen else None
     words = {True: "Every output is finite.", False: "Outputs hold NaN or infinity."}
     return (
-        Check(name="shapes", passed=good, value=len(candidate), sentence=said),
+        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence),
         Check(
             name="finite",
             passed=finite,
@@ -123,30 +134,32 @@ def _odd(probe: ShapeCheck) -> bool:
 
 
 def _degenerate(case: Comparison) -> Check:
-    """Empty or endlessly repeating text counts where neither truth nor reference has it."""
+    """Check for empty or repeating texts where neither truth nor reference has them."""
     empty, looping = case.newly_empty, case.newly_looping
-    said = "No transcript is empty or repeats itself where the original's does not."
+    sentence = "No transcript is empty or repeats itself where the original's does not."
     if empty or looping:
-        said = f"{empty} texts are empty and {looping} repeat themselves, unlike the original's."
+        sentence = (
+            f"{empty} texts are empty and {looping} repeat themselves, unlike the original's."
+        )
     return Check(
         name="texts",
         passed=not empty and not looping,
         value=empty + looping,
         limit=0,
-        sentence=said,
+        sentence=sentence,
     )
 
 
 def _enough(clips: int, least: int) -> Check:
     good = True if clips >= least else None
-    said = f"{clips} clips; the gate asks for at least {least}."
-    return Check(name="clips", passed=good, value=clips, limit=least, sentence=said)
+    sentence = f"{clips} clips; the gate asks for at least {least}."
+    return Check(name="clips", passed=good, value=clips, limit=least, sentence=sentence)
 
 
 def _wer(difference: Interval, most: float, clips: int) -> Check:
-    """Non-inferiority: the whole interval must lie below the limit, not just the estimate."""
-    said = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
-    said += f"at most {points(most)} allowed)"
+    """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
+    sentence = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
+    sentence += f"at most {points(most)} allowed)"
     passed: bool | None = None
     if difference.high <= most:
         passed = True
@@ -154,15 +167,17 @@ def _wer(difference: Interval, most: float, clips: int) -> Check:
         passed = False
     else:
         needed = clips_needed(difference, most, clips)
-        said += ": not enough clips to tell, "
-        said += (
+        sentence += ": not enough clips to tell, "
+        sentence += (
             f"about {needed:,} like these are needed" if needed else "it is too close to the gate"
         )
-    return Check(name="wer", passed=passed, value=difference.high, limit=most, sentence=f"{said}.")
+    return Check(
+        name="wer", passed=passed, value=difference.high, limit=most, sentence=f"{sentence}."
+    )
 
 
 def _busy(case: Comparison) -> str:
-    """A warning where other work ran; our own measurements alone load about `threads`."""
+    """Warn if other work ran; a measurement by itself causes a load of about `threads`."""
     load = max(one.measurement.load_average for one in (case.reference, case.candidate))
     busy = load > 1.5 * case.candidate.measurement.threads
     return (
@@ -172,19 +187,19 @@ def _busy(case: Comparison) -> str:
 
 def _latency(ratio: Interval, most: float, timed: int, warning: str = "") -> Check:
     passed: bool | None = ratio.value <= most
-    said = f"{_capital(speed(ratio.value))} (median of paired latency ratios {ratio.value:.2f} "
-    said += f"over {timed} {'clip' if timed == 1 else 'clips'}, "
-    said += f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}; at most {most:.2f} allowed)"
+    sentence = f"{_capital(speed(ratio.value))} (median of paired latency ratios {ratio.value:.2f} "
+    sentence += f"over {timed} {'clip' if timed == 1 else 'clips'}, "
+    sentence += f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}; at most {most:.2f} allowed)"
     if not passed and ratio.low <= _DRIFT * most:
         passed = None
-        said += ": too close to tell, measure on a quiet machine"
-        said += " or with more clips" if timed < TIMED_CLIPS else ""
-    said = f"{said}.{warning}"
-    return Check(name="latency", passed=passed, value=ratio.value, limit=most, sentence=said)
+        sentence += ": too close to tell, measure on a quiet machine"
+        sentence += " or with more clips" if timed < TIMED_CLIPS else ""
+    sentence = f"{sentence}.{warning}"
+    return Check(name="latency", passed=passed, value=ratio.value, limit=most, sentence=sentence)
 
 
 def _sentence(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: Interval) -> str:
-    """The verdict in one line: what decided it, or the two numbers that everybody asks for."""
+    """Summarise the verdict: the decisive checks, or if passed, the WER and the speed."""
     if verdict == "passed":
         return f"WER {points(wer.value)}, at most {points(wer.high)}; {speed(ratio.value)}."
     decisive = [c for c in checks if c.passed is (False if verdict == "failed" else None)]
@@ -196,7 +211,7 @@ def _capital(text: str) -> str:
 
 
 def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
-    """Sum one side up: errors over all clips, times over those that were timed.
+    """Aggregate one side: errors over all clips, times over the timed clips.
 
     Args:
         run: The side.
@@ -228,7 +243,7 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
 
 
 def slices(case: Comparison) -> tuple[Slice, ...]:
-    """The same rates by duration: damage often shows in long clips only."""
+    """Return error rates by duration: regressions often affect long clips only."""
     durations = case.durations_s
     rows, above = [], 0.0
     for name, most in _SLICES:
@@ -258,20 +273,20 @@ def slices(case: Comparison) -> tuple[Slice, ...]:
 
 
 def most_changed(case: Comparison) -> list[int]:
-    """Return the places of all clips whose transcripts differ, the most harmed first."""
+    """Return the indices of clips whose transcripts differ, by errors added, most first."""
     harm = _harm(case)[case.changed]
     return [int(place) for place in case.changed[np.argsort(-harm, kind="stable")]]
 
 
 def worst_places(case: Comparison) -> list[int]:
-    """Return the places of the clips that lost most against the reference, then of most errors."""
+    """Return clip indices sorted by errors added over the reference, then by errors."""
     errors = case.candidate.scores.errors
     order = np.lexsort((-errors, -_harm(case)))[:WORST]
     return [int(place) for place in order if errors[place]]
 
 
 def worst(case: Comparison) -> tuple[ClipErrors, ...]:
-    """The clips that lost most against the reference, then those with most errors."""
+    """Return the worst clips: most errors added over the reference, then most errors."""
     ours, theirs = case.reference.scores, case.candidate.scores
     return tuple(
         ClipErrors(
@@ -288,5 +303,5 @@ def worst(case: Comparison) -> tuple[ClipErrors, ...]:
 
 
 def _harm(case: Comparison) -> Counts:
-    """Errors of the candidate beyond the reference's, clip by clip."""
+    """Return the candidate's errors minus the reference's, int64 [clips]."""
     return case.candidate.scores.errors - case.reference.scores.errors

@@ -23,7 +23,7 @@ _TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True)
 class Card:
-    """One clip's transcripts, laid along the true words."""
+    """One clip's transcripts, aligned with the true words."""
 
     id: str
     duration_s: float
@@ -33,7 +33,7 @@ class Card:
 
 
 def render(report: Report, case: Comparison) -> str:
-    """The whole page as one HTML document without any outside reference or script."""
+    """Return the page as one HTML document without external resources or scripts."""
     changed = most_changed(case)
     same = set(worst_places(case)) - set(changed)
     environment = Environment(
@@ -69,7 +69,7 @@ def _card(case: Comparison, place: int) -> Card:
 
 
 def _kind(word: str | None, truth: str | None) -> str:
-    """What a word is to the truth; named, so that colour is never the only sign."""
+    """Classify a word against the truth; named so that colour is not the only indication."""
     if word == truth:
         return "hit"
     if word is None:
@@ -90,7 +90,7 @@ def _duration(value: float) -> str:
 
 
 def _change(candidate: float, reference: float) -> str:
-    """A relative change in words that need no sign convention."""
+    """Describe a relative change in words instead of a sign."""
     return f"{candidate / reference:.2f} \u00d7" if reference else "-"
 
 

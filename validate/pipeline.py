@@ -1,7 +1,7 @@
 """Validate sealed artifacts: bytes first, then data, then each model in two passes.
 
-One pass is timed, on a sample of the clips and with nothing beside it; the other hears all of them,
-and workers may share it. What is heard lies on disk until it is judged.
+The timed pass runs alone, on a sample of the clips. The other transcribes all clips in one or more
+workers; transcripts stay on disk until they are scored.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
-# The original's size is told as its weights in float32, the type in which it runs here.
+# The original's size is reported as that of its weights in float32, in which it runs here.
 _FLOAT32_BYTES = 4
 
 
@@ -79,16 +79,16 @@ def validate(
     Args:
         paths: Artifacts, or folders of them.
         data: A folder or manifest of clips, instead of the recipes' own.
-        clips: At most so many.
+        clips: Maximum number of clips; None: as the recipe says.
         reference: A checkpoint by folder or Hub id, instead of each artifact's own origin.
-        threads: For both sides; None: those compiled into an artifact, or all cores.
-        workers: Processes that transcribe beside each other, each with so many threads. Nothing
-            runs beside a model while it is timed.
-        trust: Judge also artifacts whose code was not built on this machine.
-        progress: Hears what is being done and how far, 0 to 1.
+        threads: CPU threads of both sides; None: those compiled into an artifact, or all cores.
+        workers: Processes that transcribe in parallel, each with that many threads. Timing runs
+            alone.
+        trust: Also validate artifacts whose native code was not built on this machine.
+        progress: Called with the current activity and the fraction done, 0 to 1.
 
     Returns:
-        The reports, whatever their verdict.
+        A report per artifact, whatever its verdict.
 
     Raises:
         ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
@@ -106,10 +106,10 @@ def validate(
 
 
 class _Validation:
-    """The models of one run: each original is opened, timed and heard once."""
+    """The models of one run; each original is timed and transcribes once."""
 
     def __init__(self, settings: Settings, folder: Path, progress: Progress) -> None:
-        from exporter.runtime.reference import References  # and torch, but nothing before the gate
+        from exporter.runtime.reference import References  # late, since it imports torch
 
         self._settings = settings
         self._folder = folder
@@ -121,7 +121,7 @@ class _Validation:
         self._numbers = count()
 
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
-        """Judge all; one that cannot run must not keep the others from a verdict."""
+        """Judge all artifacts; one that fails to run does not stop the others."""
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
         pairs = self._timed(subjects, checkpoints)
@@ -145,7 +145,7 @@ class _Validation:
             self._failures.append(error)
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:
-        """The checkpoint to compare with: the artifact's own origin unless another one is given."""
+        """Open the checkpoint to compare with: the artifact's own, or that of the settings."""
         allowed = subject.recipe.allow_pickle
         if self._settings.reference:
             return self._references.open(self._settings.reference, allow_pickle=allowed)
@@ -154,7 +154,7 @@ class _Validation:
     def _timed(
         self, subjects: Sequence[Subject], checkpoints: Sequence[Checkpoint]
     ) -> Iterator[Pair]:
-        """Time each artifact, and before it its original unless that has been."""
+        """Time each artifact, after its original if that is not yet timed."""
         for subject, checkpoint in zip(subjects, checkpoints, strict=True):
             original = self._original(subject, checkpoint)
             reference = original.measurement
@@ -164,7 +164,7 @@ class _Validation:
     def _pair(
         self, subject: Subject, checkpoint: Checkpoint, original: ModelRun, reference: Measurement
     ) -> Pair:
-        """Time an artifact; where it seems too slow, it and the original by turns."""
+        """Time an artifact; if it seems too slow, time it interleaved with the original."""
         artifact = self._artifact(subject)
         requests = [original.request, artifact.request]
         too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
@@ -180,7 +180,7 @@ class _Validation:
         return self._originals[key]
 
     def _artifact(self, subject: Subject) -> ModelRun:
-        (subject.folder / report.REPORT).unlink(missing_ok=True)  # of no use if this one crashes
+        (subject.folder / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
         return self._run(subject, spec, name)
@@ -206,7 +206,7 @@ class _Validation:
         )
 
     def _threads(self, subject: Subject) -> int:
-        """The same for both sides: as asked, as compiled in, or all cores."""
+        """Return the threads of both sides: as requested, as compiled in, or all cores."""
         compiled: int | None = subject.manifest.options.get("threads")
         return self._settings.threads or compiled or hardware.describe().cores
 
@@ -221,7 +221,7 @@ class _Validation:
 def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
     """Judge one artifact, and write its three files, the report last.
 
-    `written`: where the predictions may lie until they are judged.
+    `written` is a temporary path for the predictions until they are judged.
     """
     subject, checkpoint = pair.subject, pair.checkpoint
     transcripts = pair.artifact.transcripts
@@ -250,16 +250,14 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
 
 
 def _language(subject: Subject) -> str | None:
-    """The language of the texts: the recipe's, the one that all clips share, or the model's."""
-    decoding = subject.recipe.decoding
-    if decoding.task == "translate":
-        return "en"
-    (*shared,) = subject.corpus.languages
-    spoken = decoding.language or (shared[0] if len(shared) == 1 else None)
+    """Return the language of the transcripts, as far as clips, recipe and model tell it."""
     from exporter.families import FAMILIES, read_configs
 
+    (*languages,) = subject.corpus.languages
+    spoken = languages[0] if len(languages) == 1 else None
     name = subject.manifest.family
-    return spoken or FAMILIES[name].only_language(read_configs(subject.folder, name))
+    configs = read_configs(subject.folder, name)
+    return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
 
 
 def _report(

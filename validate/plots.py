@@ -1,4 +1,4 @@
-"""The page's picture of every clip's seconds; `exporter.hub.drawing` draws the other one."""
+"""Draw the report's scatter plot of latencies; `exporter.hub.drawing` draws the other plot."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +15,13 @@ _MOST_POINTS = 2000
 def latency_svg(
     reference_s: NDArray[np.float64], candidate_s: NDArray[np.float64], limit: float
 ) -> Markup:
-    """Each clip's seconds on both sides, on logarithmic axes; below the diagonal is faster."""
+    """Draw each clip's seconds on both sides as SVG; below the diagonal is faster.
+
+    Args:
+        reference_s: The original's seconds, float64 [timed clips].
+        candidate_s: The artifact's seconds, float64 [timed clips].
+        limit: The gate's greatest latency ratio, drawn as a line.
+    """
     step = math.ceil(len(reference_s) / _MOST_POINTS)
     both = np.concatenate([reference_s, candidate_s])
     low, high = math.log10(both.min() / 1.25), math.log10(both.max() * 1.25)
@@ -54,7 +60,7 @@ def _slope(
     shift: float,
     name: str,
 ) -> str:
-    """The line candidate = 10^shift times reference, cut at the frame."""
+    """Draw the line candidate = 10^shift times reference, clipped to the frame."""
     start, end = max(low, low - shift), min(high, high - shift)
     if start >= end:
         return ""
@@ -63,7 +69,7 @@ def _slope(
 
 
 def log_ticks(low: float, high: float) -> Iterator[float]:
-    """The numbers 1, 2 and 5, times powers of ten, between 10^low and 10^high."""
+    """Yield 1, 2 and 5 times powers of ten between 10^low and 10^high."""
     for power in range(math.floor(low), math.ceil(high) + 1):
         for digit in (1, 2, 5):
             value = digit * 10.0**power

@@ -1,6 +1,6 @@
-"""Both sides' transcripts against the true texts, clip by clip; what they say goes to disk.
+"""Score both sides' transcripts against the true texts; the texts are written to disk.
 
-In memory stay counts: some numbers a clip, whatever is said in it.
+Only counts stay in memory: a few numbers per clip, whatever its length.
 """
 
 from array import array
@@ -31,7 +31,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one model gave: its measurement, its transcripts in the clips' order, and its size."""
+    """One model's measurement, its transcripts in the clips' order, and its size."""
 
     measurement: Measurement
     transcripts: Iterable[ClipResult]
@@ -40,7 +40,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One model's measurement, its errors clip by clip, and what is to be told of its texts."""
+    """One model's measurement, its errors clip by clip, and counts over its texts."""
 
     measurement: Measurement
     scores: Scores
@@ -68,18 +68,18 @@ class ClipTexts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a judge looks at.
+    """Both sides of a comparison, scored.
 
     Attributes:
         durations_s: Seconds of each clip, float64 [clips].
-        timed: Which clips were timed, int64 [timed clips].
-        reference: The original's side.
-        candidate: The artifact's.
-        changed: The clips whose normalised transcripts differ between the sides, int64 [changed].
-        newly_empty: Clips in which only the candidate writes nothing.
-        newly_looping: Clips in which only the candidate repeats itself.
-        rows: The predictions.
-        normalise: What makes two spellings of the same words equal.
+        timed: Indices of the timed clips, int64 [timed clips].
+        reference: The original's run.
+        candidate: The artifact's run.
+        changed: Indices of clips whose normalised transcripts differ, int64 [changed].
+        newly_empty: Number of clips for which only the candidate's text is empty.
+        newly_looping: Number of clips for which only the candidate's text repeats itself.
+        rows: The rows of predictions.jsonl.
+        normalise: The text normaliser, which unifies spellings.
     """
 
     durations_s: Floats
@@ -98,7 +98,7 @@ class Comparison:
         return float(self.durations_s[self.timed].sum())
 
     def texts(self, index: int) -> ClipTexts:
-        """Read the texts of a clip again."""
+        """Read the texts of a clip from the predictions."""
         row = self.rows[index]
         names = "text", "pred_text_reference", "pred_text"
         texts = (self.normalise(row[name]) for name in names)
@@ -106,7 +106,7 @@ class Comparison:
 
 
 class _Tally:
-    """What is counted of one side while its transcripts go by."""
+    """Counts over one side's transcripts, accumulated batch by batch."""
 
     def __init__(self) -> None:
         self._scores: list[Scores] = []
@@ -115,7 +115,7 @@ class _Tally:
     def add(
         self, truth: Sequence[str], texts: Sequence[str], results: Sequence[ClipResult]
     ) -> list[bool]:
-        """Count some clips; tell which of their texts repeat themselves."""
+        """Count some clips; return for each whether its text repeats itself."""
         looping = [loops(text) for text in texts]
         self._scores.append(score(truth, texts))
         self._tokens += sum(result.tokens for result in results)
@@ -124,7 +124,7 @@ class _Tally:
         return looping
 
     def run(self, output: ModelOutput) -> ScoredRun:
-        """Return the side with all that was counted."""
+        """Return the scored run with the accumulated counts."""
         return ScoredRun(
             output.measurement,
             total(self._scores),
@@ -136,7 +136,7 @@ class _Tally:
 
 
 class _Tallies:
-    """What is counted of both sides, each by itself and together."""
+    """Counts over both sides, separately and compared."""
 
     def __init__(self, normalise: Normalise) -> None:
         self._normalise = normalise
@@ -170,22 +170,22 @@ def compare(
     rows: Rows,
     write: Callable[[dict[str, Any]], None],
 ) -> Comparison:
-    """Count both sides' errors, and write a row of predictions.jsonl for each clip meanwhile.
+    """Count both sides' errors, and write a row of predictions.jsonl for each clip.
 
     Args:
-        clips: All of them; they are gone through once.
-        timed: The places of those that were timed, as in the measurements.
-        reference: What the original gave.
-        candidate: What the artifact gave.
+        clips: All clips; iterated once.
+        timed: The indices of the timed clips, in the order of the measurements.
+        reference: The output of the original.
+        candidate: The output of the artifact.
         normalise: Applied to the true texts and to both sides.
-        rows: Reads again what `write` wrote.
-        write: Takes each clip's row.
+        rows: Random access to the rows that `write` has written.
+        write: Called with each clip's row.
 
     Returns:
         Both sides, scored.
 
     Raises:
-        DataError: No clip has a word.
+        DataError: No clip has a word in its true text.
     """
     tallies = _Tallies(normalise)
     seconds = _seconds(timed, reference.measurement, candidate.measurement)
@@ -220,7 +220,7 @@ def _row(
     candidate: ClipResult,
     seconds: tuple[float | None, float | None],
 ) -> dict[str, Any]:
-    """In Open ASR's field names: enough to score again without running; untimed is null."""
+    """Return a row in Open ASR's field names, enough to score again; untimed is null."""
     return {
         "audio_filepath": clip.id,
         "duration": round(clip.duration_s, 4),

@@ -1,7 +1,7 @@
-"""Intervals by a paired bootstrap over clips, and what a data set of this size can tell.
+"""Intervals by a paired bootstrap over clips, and the effect that a data set of this size detects.
 
-Pairing matters: both sides hear the same clips, so the clips' difficulty cancels (Bisani and Ney,
-2004). Speakers are unknown here; where one speaker says many clips, the interval is too narrow.
+Both sides transcribe the same clips, so in a paired bootstrap the clips' difficulty cancels (Bisani
+and Ney, 2004). Speakers are unknown here; if one speaks many clips, the interval is too narrow.
 """
 
 import math
@@ -17,8 +17,8 @@ RESAMPLES = 10_000
 SEED = 20_240_229
 _LEVEL = 0.95
 _ENDS = ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
-# Where int8 changes a clip at all, it changes two words on average, sometimes five. With 3, less
-# than 5 % of simulated artifacts that are just too bad pass the gates of the recipes; with 2, 6 %.
+# If int8 changes a clip, it changes two words on average, sometimes five. With 3, less than 5 % of
+# simulated artifacts just beyond the limit pass the gates of the recipes; with 2, 6 %.
 _UNSEEN_ERRORS = 3
 _CHUNK_CELLS = 1 << 22  # of resampled counts at a time: 32 MiB
 # Two-sided 5 % and 80 % power: the usual smallest effect that a study can find.
@@ -29,13 +29,20 @@ Floats = NDArray[np.float64]
 
 
 def rate_difference(reference: Counts, candidate: Counts, words: Counts) -> Interval:
-    """The corpus rates' difference, candidate minus reference; errors and words are [clips].
+    """Return the difference of the corpus error rates, candidate minus reference.
 
-    A bootstrap cannot draw what it has not seen: without a changed clip it would be certain. So two
-    clips of mean length join the drawing, one with a few errors more and one with as many less.
+    A bootstrap resamples observed clips only: if no clip changed, the interval would have no width.
+    So two pseudo-clips of mean length are added, one with a few errors more and one with as many
+    fewer.
 
-    Few clips change, and some by many words: plain percentiles would then be too low. BCa's (Efron,
-    1987) are moved by the drawing's bias and by the skewness of what each clip contributes.
+    Few clips change, and some by many words, so plain percentile intervals would be too low. The
+    BCa interval (Efron, 1987) corrects for the bias of the resamples and for the skewness of the
+    clips' influence.
+
+    Args:
+        reference: The reference's errors, int64 [clips].
+        candidate: The candidate's errors, int64 [clips].
+        words: Words of the true texts, int64 [clips].
     """
     change = candidate - reference
     mean = max(1, round(float(words.mean())))
@@ -54,7 +61,7 @@ def rate_difference(reference: Counts, candidate: Counts, words: Counts) -> Inte
 
 
 def median_ratio(reference_s: Floats, candidate_s: Floats) -> Interval:
-    """The median over clips of the candidate's seconds by the reference's."""
+    """Return the median over clips of the ratio candidate / reference; both are seconds [clips]."""
     ratios = np.sort(candidate_s / reference_s)
     middle = math.ceil(len(ratios) / 2)
     samples = []
@@ -65,7 +72,7 @@ def median_ratio(reference_s: Floats, candidate_s: Floats) -> Interval:
 
 
 def clips_needed(interval: Interval, limit: float, clips: int) -> int | None:
-    """About how many clips like these would decide about `limit`; None beyond a hundredfold."""
+    """Estimate how many clips would decide about `limit`; None beyond 100 times `clips`."""
     gap = limit - interval.value
     reach = interval.high - interval.value if gap > 0 else interval.value - interval.low
     if reach > 10 * abs(gap):
@@ -74,7 +81,7 @@ def clips_needed(interval: Interval, limit: float, clips: int) -> int | None:
 
 
 def _resampled(clips: int) -> Iterator[NDArray[np.int64]]:
-    """How often each clip is drawn, [resamples, clips], a piece at a time."""
+    """Yield in chunks how often each resample draws each clip, [resamples, clips]."""
     random = np.random.default_rng(SEED)
     step = max(1, _CHUNK_CELLS // clips)
     for start in range(0, RESAMPLES, step):
@@ -83,7 +90,7 @@ def _resampled(clips: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _corrected(samples: Floats, centre: float, influence: Floats) -> tuple[float, float]:
-    """Which quantiles of the samples end a BCa interval; `influence` is that of each clip."""
+    """Return the quantiles that bound a BCa interval; `influence` is that of each clip."""
     normal = NormalDist()
     below = float(np.mean(samples < centre) + np.mean(samples <= centre)) / 2
     bias = normal.inv_cdf(min(max(below, 1 / len(samples)), 1 - 1 / len(samples)))

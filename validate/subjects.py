@@ -1,4 +1,4 @@
-"""What is judged: a whole artifact, its recipe, and the corpus that it will hear."""
+"""Open the artifacts to judge: verified bytes, the recipe and the corpus to transcribe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,15 @@ from exporter.system.progress import Progress
 from validate.corpus import Corpora, Corpus
 from validate.gate import TIMED_CLIPS
 
-# A batch is timed as a whole, so a few of them must be.
+# A batch is timed as a whole, so several are needed for a median.
 TIMED_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One artifact to judge: whole by its hashes, with its recipe and the clips it will hear.
+    """One artifact to judge: its hashes verified, with its recipe and the clips to transcribe.
 
-    `timed` are the places of the clips that are timed, the same for all artifacts on this data.
+    `timed` are the indices of the clips to time, the same for all artifacts on this data.
     """
 
     folder: Path
@@ -32,13 +32,13 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The artifact's folder, which is called as its target is in the recipe."""
+        """The name of the artifact's folder, which is its target's name in the recipe."""
         return self.folder.resolve().name
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says: data, clips, reference, threads, workers, trust."""
+    """Settings of the command line: data, clips, reference, threads, workers, trust."""
 
     data: str | None
     max_clips: int | None
@@ -49,19 +49,19 @@ class Settings:
 
 
 def open_subject(folder: Path, settings: Settings, corpora: Corpora, progress: Progress) -> Subject:
-    """Check an artifact's bytes and read its clips, so that no model runs for nothing.
+    """Check an artifact's bytes and read its clips, before any model runs.
 
     Args:
         folder: The artifact.
-        settings: What goes before the recipe's word.
+        settings: Settings that override the recipe's.
         corpora: Reads each corpus once.
-        progress: Hears what is being done.
+        progress: Called with the current activity.
 
     Raises:
         DataError: No data are named, or they cannot be read.
         IntegrityError: The artifact's bytes are not those that were sealed.
         TrustError: Its code was not built here, and the user does not trust it.
-        HubError: The Hub or the network does not give a dataset.
+        HubError: A dataset cannot be downloaded.
         MachineError: pyarrow is missing, which a dataset needs.
     """
     progress(f"{folder.name}: checking bytes", None)

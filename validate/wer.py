@@ -24,14 +24,14 @@ Counts = NDArray[np.int64]
 _ENGLISH = re.compile(r"(<\|)?(en|eng|english)([-_][a-z]+)?(\|>)?", re.IGNORECASE)
 # Whisper's own threshold for text that repeats itself (its `compression_ratio_threshold`).
 _COMPRESSION_RATIO = 2.4
-_PIECE_BYTES = 500  # about what is said in one window of 30 s
+_PIECE_BYTES = 500  # about the text of one window of 30 s
 _LOOP_REPEATS, _LOOP_WORDS = 4, 8
 _MAX_SPELLINGS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What makes two spellings of the same words equal, and the stamp that names it."""
+    """A function that unifies spellings of the same words, and the stamp that identifies it."""
 
     apply: Callable[[str], str]
     stamp: NormaliserStamp
@@ -56,7 +56,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Column:
-    """One place in a clip: the true word and what each side has there (None: nothing)."""
+    """One column of an alignment: the true word and each side's word (None: no word)."""
 
     truth: str | None
     reference: str | None
@@ -64,9 +64,14 @@ class Column:
 
 
 def normaliser(language: str | None, folder: Path) -> Normaliser:
-    """Whisper's English normaliser for English, its basic one otherwise, both as in transformers.
+    """Return Whisper's English normaliser for English, its basic one otherwise, as in transformers.
 
-    British spellings are mapped by the `normalizer.json` of the model in `folder`, if it has one.
+    Args:
+        language: A code or name such as "en" or "English"; None if unknown.
+        folder: The model's folder, whose `normalizer.json`, if any, maps British spellings.
+
+    Raises:
+        IntegrityError: `normalizer.json` is not a mapping of spellings.
     """
     from transformers.models.whisper.english_normalizer import (
         BasicTextNormalizer,
@@ -100,10 +105,15 @@ def _spellings(path: Path) -> dict[str, str]:
         raise IntegrityError(msg) from error
 
 
-def score(truth: Sequence[str], heard: Sequence[str]) -> Scores:
-    """Count the errors of each clip; both sides are normalised already."""
-    words = jiwer.process_words(list(truth), list(heard))
-    characters = jiwer.process_characters(list(truth), list(heard))
+def score(truth: Sequence[str], hypothesis: Sequence[str]) -> Scores:
+    """Count the errors of each clip.
+
+    Args:
+        truth: The true texts, normalised.
+        hypothesis: The transcripts of the same clips, normalised.
+    """
+    words = jiwer.process_words(list(truth), list(hypothesis))
+    characters = jiwer.process_characters(list(truth), list(hypothesis))
     counts = {kind: _count(words, kind) for kind in ("substitute", "delete", "insert")}
     return Scores(
         words=np.array([len(text) for text in words.references], dtype=np.int64),
@@ -118,10 +128,10 @@ def score(truth: Sequence[str], heard: Sequence[str]) -> Scores:
 
 
 def total(parts: Sequence[Scores]) -> Scores:
-    """Put the scores of some clips after those of others.
+    """Concatenate the scores of several batches of clips.
 
     Raises:
-        DataError: No clip has a word, so there is no rate.
+        DataError: No clip has a word, so the rate is undefined.
     """
     if not any(part.words.any() for part in parts):
         msg = "no clip has a word in its text: a word error rate needs transcripts"
@@ -131,7 +141,7 @@ def total(parts: Sequence[Scores]) -> Scores:
 
 
 def _count(output: jiwer.WordOutput | jiwer.CharacterOutput, kind: str) -> Counts:
-    """Units of one kind of error in each clip."""
+    """Count the words or characters of one kind of error in each clip."""
     return np.array(
         [
             sum(
@@ -146,7 +156,13 @@ def _count(output: jiwer.WordOutput | jiwer.CharacterOutput, kind: str) -> Count
 
 
 def align(truth: str, reference: str, candidate: str) -> list[Column]:
-    """Lay both sides along the true words; what a side inserts gets columns of its own."""
+    """Align both sides with the true words; insertions get columns of their own.
+
+    Args:
+        truth: The true text, normalised, as are the others.
+        reference: The original's transcript.
+        candidate: The artifact's transcript.
+    """
     words = truth.split()
     ours, ours_extra = _along(truth, reference)
     theirs, theirs_extra = _along(truth, candidate)
@@ -164,13 +180,13 @@ def _at(words: list[str], index: int) -> str | None:
     return words[index] if index < len(words) else None
 
 
-def _along(truth: str, heard: str) -> tuple[list[str | None], list[list[str]]]:
-    """The word heard for each true word, and the words inserted before each (and at the end)."""
-    words, said = truth.split(), heard.split()
+def _along(truth: str, hypothesis: str) -> tuple[list[str | None], list[list[str]]]:
+    """Return the word aligned with each true word, and the insertions at each position."""
+    words, hypothesis_words = truth.split(), hypothesis.split()
     matched: list[str | None] = [None] * len(words)
     extra: list[list[str]] = [[] for _ in range(len(words) + 1)]
-    for chunk in jiwer.process_words([truth], [heard]).alignments[0]:
-        inside = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    for chunk in jiwer.process_words([truth], [hypothesis]).alignments[0]:
+        inside = hypothesis_words[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "insert":
             extra[chunk.ref_start_idx] += inside
         elif chunk.type != "delete":
@@ -179,7 +195,7 @@ def _along(truth: str, heard: str) -> tuple[list[str | None], list[list[str]]]:
 
 
 def loops(text: str) -> bool:
-    """Whether a transcript repeats itself as decoders do that do not find the end."""
+    """Return whether a transcript repeats itself, as decoders do that miss the end of the text."""
     data = text.encode()
     pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES // 2))
     if any(_dense(piece) for piece in pieces):
@@ -189,12 +205,12 @@ def loops(text: str) -> bool:
 
 
 def _dense(piece: bytes) -> bool:
-    """Whether a piece compresses as only repetition does; Whisper's own test, on its own length."""
+    """Check a piece's compression ratio for repetition, as Whisper does for a window."""
     return len(piece) > 40 and len(piece) / len(zlib.compress(piece)) > _COMPRESSION_RATIO
 
 
 def _longest_run(words: list[str], size: int) -> int:
-    """Words in the longest run of one phrase of `size` words repeated often enough in a row."""
+    """Count the words in the longest run of a repeated phrase of `size` words."""
     longest = same = 0
     for index in range(size, len(words)):
         same = same + 1 if words[index] == words[index - size] else 0

@@ -1,6 +1,6 @@
 """The families of speech models: a registry of one package or module each.
 
-A family knows how a model is cut into graphs and how it transcribes. To add one: one file (or
+A family cuts a model into graphs and transcribes with them. To add one: one file (or
 folder) here, one line in `FAMILIES`, one tiny model in `tests/`.
 """
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from exporter.families.base import Configs, Family
     from exporter.families.facts import FamilyFacts
 
-# The package tells `facts.FamilyFacts`, and its module `family` is a `base.Family`.
+# The package has the attributes of `facts.FamilyFacts`; its module `family` is a `base.Family`.
 FAMILIES: Registry[Family] = Registry("family", {"whisper": "exporter.families.whisper"})
 
 
 def family_name(config: Mapping[str, Any]) -> str:
-    """Return the family of a checkpoint by its config's `model_type`; nothing of it is executed.
+    """Return the family of a checkpoint by its config's `model_type`, without importing it.
 
     Raises:
-        CheckpointError: No family knows that type.
+        CheckpointError: No family has that type.
     """
     model_type = config.get("model_type")
     for name in FAMILIES:
@@ -37,18 +37,18 @@ def family_name(config: Mapping[str, Any]) -> str:
 
 
 def family_facts(name: str) -> FamilyFacts:
-    """Return what the family called `name` tells of itself."""
+    """Return the facts of the family called `name`."""
     facts: FamilyFacts = FAMILIES.facts(name)
     return facts
 
 
 def model_types() -> list[str]:
-    """Return every `model_type` that some family knows, sorted."""
+    """Return every `model_type` of all families, sorted."""
     return sorted(_each(lambda facts: facts.MODEL_TYPES))
 
 
 def companion_names() -> list[str]:
-    """Return every file that some family's checkpoints have beside their weights, once each."""
+    """Return the names of all families' companion files, without duplicates."""
     return list(dict.fromkeys(_each(lambda facts: facts.COMPANIONS.names)))
 
 

@@ -1,13 +1,13 @@
 """Attention as operators of this package, so that a target can have a kernel for it.
 
-What stands here is their meaning, in torch's own operators: what runs where no kernel is brought,
-and what kernels are tested against. Queries are scaled already.
+The implementations here use torch's own operators. They run if a target has no kernel, and kernels
+are tested against them. Queries are scaled already.
 """
 
 import torch
 from torch import Tensor, nn
 
-CACHE_DTYPE = torch.float16  # half of float32's bytes at eight times bfloat16's precision
+CACHE_DTYPE = torch.float16  # half the bytes of float32, eight times the precision of bfloat16
 SCALE_BYTES = 4
 
 
@@ -15,7 +15,7 @@ SCALE_BYTES = 4
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attend with queries [batch, length, width] to all keys and values.
 
-    Those are alike, or a cache [batch, heads, source, head_dim].
+    Keys and values have the queries' layout, or are a cache [batch, heads, source, head_dim].
     """
     return attend(query, key, value, heads)
 
@@ -35,12 +35,12 @@ def step_attention(
     ancestors: Tensor,
     position: Tensor,
 ) -> Tensor:
-    """Write new keys and values into their caches, and attend to all up to each token's own.
+    """Write new keys and values into their caches, and attend causally to all of them.
 
     `query`, `key` and `value` are float32 [rows, tokens, width], of tokens that begin at
-    `position` [1]; the caches [rows, heads, positions, head_dim]. `ancestors` int32 [rows,
-    positions] tells for each earlier position the row whose cache holds it, so that a beam search
-    moves no caches.
+    `position` [1]; the caches are [rows, heads, positions, head_dim]. `ancestors` int32 [rows,
+    positions] is, for each earlier position, the row whose cache holds it, so that a beam search
+    copies no caches.
     """
     start, tokens = int(position), query.shape[1]
     rows, heads, _, _ = key_cache.shape
@@ -77,7 +77,7 @@ def _(
 def keep_window(states: Tensor, cross: Tensor, index: int) -> None:
     """Write a window's keys or values, float32 [windows, source, width], to `cross[:, index]`.
 
-    `cross` is uint8 [windows, 2 * layers, heads, source, head_dim + 4]: what `packed` makes.
+    `cross` is uint8 [windows, 2 * layers, heads, source, head_dim + 4]: the result of `packed`.
     """
     cross[:, index] = packed(split(states, cross.shape[2]))
 
@@ -91,8 +91,8 @@ def _(_states: Tensor, _cross: Tensor, _index: int) -> None:
 def window_attention(query: Tensor, cross: Tensor, layer: int) -> Tensor:
     """Attend to a window's keys and values, which all its rows share.
 
-    `query` is float32 [rows, tokens, width]; `cross` as `keep_window` makes it, keys of a layer
-    before its values. Rows of one window come one after the other.
+    `query` is float32 [rows, tokens, width]; `cross` is as in `keep_window`, keys of a layer before
+    its values. Rows of one window are consecutive.
     """
     windows, heads = cross.shape[0], cross.shape[2]
     queries = split(query.reshape(windows, -1, query.shape[-1]), heads)
@@ -106,31 +106,31 @@ def _(query: Tensor, _cross: Tensor, _layer: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """`attention` in torch's own operators, which a tracer sees."""
+    """Compute `attention` with torch's own operators, which a tracer records."""
     if key.dim() == 3:
         key, value = split(key, heads), split(value, heads)
     return joined(attended(split(query, heads), key, value))
 
 
 def split(states: Tensor, heads: int) -> Tensor:
-    """[batch, length, width] -> [batch, heads, length, head_dim]."""
+    """Split heads: [batch, length, width] -> [batch, heads, length, head_dim]."""
     parted: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
     return parted
 
 
 def joined(states: Tensor) -> Tensor:
-    """[batch, heads, length, head_dim] -> [batch, length, width]."""
+    """Join heads: [batch, heads, length, head_dim] -> [batch, length, width]."""
     return states.transpose(1, 2).flatten(2)
 
 
 def narrowed(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same as a cache holds it; what would be infinite there is its type's largest number."""
+    """Convert to a cache's type, with values clamped to its range instead of infinite."""
     largest = torch.finfo(dtype).max
     return states.clamp(-largest, largest).to(dtype)
 
 
 def packed(states: Tensor) -> Tensor:
-    """Float32 [..., n] as int8 codes and their scale: uint8 [..., n + SCALE_BYTES]."""
+    """Quantize float32 [..., n] to int8 codes and a scale: uint8 [..., n + SCALE_BYTES]."""
     scale = (states.abs().amax(-1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
     codes = (states / scale).round().to(torch.int8).view(torch.uint8)
     bits = scale.view(torch.int32)
@@ -139,13 +139,13 @@ def packed(states: Tensor) -> Tensor:
 
 
 def unpacked(rows: Tensor) -> Tensor:
-    """What `packed` was given, up to rounding."""
+    """Invert `packed`, up to rounding."""
     scale = rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
     return rows[..., :-SCALE_BYTES].contiguous().view(torch.int8).float() * scale
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """torch's own attention of [batch, heads, length, head_dim]; queries are scaled already."""
+    """Attend with torch's operator on [batch, heads, length, head_dim]; queries are scaled."""
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
 
 
@@ -155,12 +155,12 @@ def cross_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend to the past keys and values if `cached` [1], else to the new ones.
 
-    Queries are [batch, length, width], keys and values [batch, heads, length, head_dim]. Gives the
-    attention's output and the keys and values to keep: the new ones, or empty ones when the past is
-    used, so that a cache of 100 MB is not copied for every token. The past may have fewer rows
-    than the queries: row r then belongs to past r // (rows / pasts), as a window's hypotheses do.
-    One operator, so that the ONNX target can put the new projections inside an `If` (`torch.cond`
-    refuses branches of different shapes).
+    Queries are [batch, length, width], keys and values [batch, heads, length, head_dim]. Returns
+    the attention's output and the keys and values to keep: the new ones, or empty ones if the past
+    is used, so that a cache of 100 MB is not copied for every token. The past may have fewer rows
+    than the queries: row r then belongs to past r // (rows / pasts), as hypotheses to a window.
+    This is one operator, so that the ONNX target can put the new projections inside an `If`
+    (`torch.cond` refuses branches of different shapes).
     """
     if bool(cached):
         empty = key[:, :, :0]
@@ -179,7 +179,7 @@ def _(
 
 @torch.library.custom_op("exporter::quantized_channels", mutates_args=())
 def quantized_channels(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Int8 codes of [batch, length, width], and the scale of each channel [width]."""
+    """Quantize [batch, length, width] to int8 codes, with a scale per channel [width]."""
     peak = states.square().amax((0, 1)).sqrt()
     scale = (peak / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (states / scale).round().to(torch.int8), scale
@@ -194,9 +194,9 @@ def _(states: Tensor) -> tuple[Tensor, Tensor]:
 def shared_attention(
     query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, last: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend up to each token's own place, and give the caches with the new keys and values.
+    """Attend causally, and return the caches with the new keys and values.
 
-    Those are [rows, tokens, width]; the caches [rows, heads, positions, head_dim].
+    Keys and values are [rows, tokens, width]; the caches [rows, heads, positions, head_dim].
     """
     end, tokens, heads = int(last[0]) + 1, query.shape[1], key_cache.shape[1]
     places = torch.arange(end)
@@ -223,9 +223,9 @@ def shared_cross_attention(
     scales: list[Tensor],
     last: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend to all keys and values [windows, heads, source, head_dim]; give the same back.
+    """Attend to all keys and values [windows, heads, source, head_dim], and return them too.
 
-    They are float32, or int8 with `scales` for the keys' channels and for the values'. Queries are
+    They are float32, or int8 with `scales` for the channels of keys and of values. Queries are
     [rows, tokens, width]; all rows of one window may share its keys and values.
     """
     queries = split(query.reshape(len(key), -1, query.shape[-1]), key.shape[1])

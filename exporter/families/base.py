@@ -1,4 +1,4 @@
-"""What every family offers to the rest: how a model is cut into graphs and how it transcribes.
+"""The interface of families: cutting a model into graphs, and transcribing.
 
 The facts that need no torch are `exporter.families.facts.FamilyFacts`.
 """
@@ -20,16 +20,16 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 
 class Family(Protocol):
-    """What a family's module offers.
+    """The interface of a family's module.
 
-    Models and processors are opaque to everybody else, but for two things. A model whose logits
-    `validate` is to look at is a torch module, and its forward gives an output with `logits`. One
-    that computes with graphs keeps them by name in a dictionary `model.engine.functions`, and looks
-    there at every call, so that `bench` can time them.
+    Models and processors are opaque to other packages, with two exceptions. If `validate` is to
+    check a model's logits, the model is a torch module whose forward returns an output with
+    `logits`. If a model computes with graphs, it looks them up by name in the dictionary
+    `model.engine.functions` at every call, so that `bench` can time them.
 
     Attributes:
         TIED: Maps a parameter of the model to the one with the same values that checkpoints store.
-        HEAD: The name of the module that gives the vocabulary's logits.
+        HEAD: The name of the module that computes the logits.
         LAYERS: Maps the name of each graph of the static cut to the config's key that counts its
             layers.
     """
@@ -39,13 +39,13 @@ class Family(Protocol):
     LAYERS: Mapping[str, str]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return what of a config decides, beside the weights' shapes, what graphs compute.
+        """Return the config values that, besides the weights' shapes, determine the graphs.
 
         Args:
             config: The contents of `config.json`.
 
         Returns:
-            Plain data, part of the key under which a built graph is kept.
+            Plain data, part of the cache key of a built graph.
 
         Raises:
             CheckpointError: No model of this family has such a config.
@@ -60,19 +60,19 @@ class Family(Protocol):
 
         Returns:
             By the parameter's name in `skeleton`, the forms in which it may be stored. The first
-            counts whose sources a checkpoint has all; those are then no tensors of their own. A
-            parameter that is stored under its own name is taken as it is.
+            form with all sources in the checkpoint is used, and its sources are not parameters
+            themselves. A parameter stored under its own name is used unchanged.
         """
         ...
 
     def skeleton(self, config: dict[str, Any], dtype: torch.dtype = ...) -> nn.Module:
-        """Make the model of a config on the `meta` device: shapes without weights.
+        """Create the model of a config on the `meta` device: shapes without weights.
 
-        Its `state_dict` names what a checkpoint has to hold, with `derived` applied.
+        Its `state_dict` names the tensors required of a checkpoint, after applying `derived`.
 
         Args:
             config: The contents of `config.json`.
-            dtype: What the model computes in.
+            dtype: The type in which the model computes.
 
         Raises:
             CheckpointError: No model of this family has such a config.
@@ -83,11 +83,11 @@ class Family(Protocol):
         """Cut a model into the graphs that a target builds.
 
         Args:
-            model: A skeleton, in which a target may have replaced linear modules, and given
-                embeddings and convolution kernels the 16 bits in which they are stored: graphs
-                convert those to the type that they compute in.
-            cache: Whether what the model remembers of a recording grows from call to call, or has
-                a fixed length. A model that remembers nothing has one cut for both.
+            model: A skeleton, in which a target may have replaced linear modules, and set
+                embeddings and convolution kernels to the 16-bit types in which they are stored:
+                graphs convert those to the type in which they compute.
+            cache: "dynamic" if the model's cache grows from call to call, "static" if it has a
+                fixed length. A model without a cache has the same graphs for both.
         """
         ...
 
@@ -98,29 +98,29 @@ class Family(Protocol):
 
         Args:
             folder: The artifact, for the configs in it.
-            functions: The built graphs by their names in one of the cuts; float32 in and out.
+            functions: The built graphs by the names of `graphs`; inputs and outputs are float32.
             cache_dtype: The type of tensors that graphs write in place.
 
         Raises:
-            IntegrityError: The graphs are of no cut that is known.
+            IntegrityError: The names are not those of `graphs`.
         """
         ...
 
     def attach_engine(self, model: Any, folder: Path) -> None:
-        """Make a skeleton with weights ready for `transcribe`.
+        """Prepare a skeleton with weights for `transcribe`.
 
         Args:
-            model: A skeleton whose weights are there, its linear modules perhaps replaced.
+            model: A skeleton with its weights loaded; its linear modules may be replaced.
             folder: The artifact, for the configs in it.
         """
         ...
 
     def open_original(self, folder: Path, state: dict[str, Tensor] | None = ...) -> Any:
-        """Open a checkpoint in float32 as transformers runs it: the reference of comparisons.
+        """Open a checkpoint in float32 in transformers: the reference of comparisons.
 
         Args:
-            folder: The checkpoint, or a folder with its companions alone.
-            state: Its weights by their stored names, where transformers cannot read them itself.
+            folder: The checkpoint, or a folder with only its companions.
+            state: Its weights by their stored names, if transformers cannot read them itself.
         """
         ...
 
@@ -133,11 +133,11 @@ class Family(Protocol):
         ...
 
     def sampling_rate(self, processor: Any) -> int:
-        """Return the samples a second that `transcribe` expects."""
+        """Return the sampling rate in Hz that `transcribe` expects."""
         ...
 
     def window(self, processor: Any) -> int:
-        """Return the samples that are decoded at once; longer recordings take several steps."""
+        """Return the samples in a window; longer recordings are decoded in several steps."""
         ...
 
     def check_processor(self, folder: Path, config: dict[str, Any]) -> None:
@@ -149,38 +149,47 @@ class Family(Protocol):
         ...
 
     def configs(self, model: Any) -> Configs:
-        """Return the configs of an open model, as its folder had them."""
+        """Return the configs of an open model, as in its folder."""
         ...
 
-    def only_language(self, configs: Configs) -> str | None:
-        """Return the language of a model that knows one alone, as its code; None for others."""
+    def text_language(self, configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
+        """Return the language of the transcripts, which decides how words are compared.
+
+        Args:
+            configs: The checkpoint's configs.
+            decoding: Options that `check_decoding` allows.
+            spoken: The code of the language of all recordings, if they share one.
+
+        Returns:
+            A code like `en`; None if it is not known.
+        """
         ...
 
     def check_decoding(self, configs: Configs, decoding: Decoding) -> None:
-        """Check that a checkpoint can decode as it is wanted.
+        """Check that a checkpoint supports the decoding options.
 
         Raises:
             RecipeError: The family lacks an option, or the model a language or a task.
-            CheckpointError: The configs leave open what decoding needs to know.
+            CheckpointError: The configs lack values that decoding needs.
         """
         ...
 
     def limit_tokens(self, model: Any, tokens: int) -> None:
-        """Let a model decode about so many tokens of a recording at most, to save time.
+        """Limit the tokens decoded of a recording to about `tokens`, to save time.
 
-        A model whose text is no longer than its audio allows may ignore it.
+        Models whose audio bounds the length of the text may ignore it.
         """
         ...
 
     def force_tokens(self, model: Any, tokens: int) -> bool:
-        """Make a model decode exactly so many tokens of every window, whatever it hears.
+        """Make a model decode exactly `tokens` tokens of every window, whatever the audio.
 
         Returns:
-            Whether it does. False where the audio's length alone decides what is computed: then
-            every window is the same work anyway.
+            True if it does. False if the computation depends only on the audio's length, so that
+            all windows take equal time anyway.
 
         Raises:
-            RecipeError: The model cannot decode so many.
+            RecipeError: The model cannot decode that many.
         """
         ...
 
@@ -190,8 +199,8 @@ class Family(Protocol):
         """Transcribe recordings, in order.
 
         Args:
-            model: What `assemble`, `attach_engine` or `open_original` has made.
-            processor: What `processor` gave.
+            model: A model from `assemble`, `attach_engine` or `open_original`.
+            processor: The result of `processor`.
             audio: Float32 mono samples in [-1, 1], each of any length, at `sampling_rate`.
             decoding: Options that `check_decoding` allows.
         """

@@ -1,4 +1,4 @@
-"""Which decoding options a family has, of those that a recipe may name."""
+"""Check a recipe's decoding options against those that a family has."""
 
 from collections.abc import Collection
 
@@ -23,6 +23,6 @@ def refuse_foreign_options(decoding: Decoding, known: Collection[str]) -> None:
 
 
 def foreign_option(name: str, known: Collection[str]) -> str:
-    """Say that a kind of model has no such option, and which it has."""
+    """Return a message that a kind of model lacks an option, with those that it has."""
     options = ", ".join(known) or "none"
     return f"this kind of model has no decoding option `{name}`: leave it out (it has: {options})"

@@ -1,4 +1,4 @@
-"""Parameters that a checkpoint does not store as the model has them, and how they come about."""
+"""Parameters that are computed from differently stored tensors of a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class Derivation:
 
     Attributes:
         sources: The stored tensors' names.
-        compute: Takes the sources in float32, in that order, and gives the parameter. It is called
-            with tensors on `meta` too, whose result tells the parameter's shape, and raises
-            RuntimeError, as torch's operators do, where shapes do not go together.
+        compute: Returns the parameter from the sources in float32, in that order. It is also called
+            with tensors on `meta`, to infer the shape, and raises RuntimeError, as torch's
+            operators do, if shapes do not match.
     """
 
     sources: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Facts of a family that are asked for without using it: plain data, no torch."""
+"""Facts about a family that need no torch, as plain data."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Companions:
-    """The small files beside a checkpoint's weights, which every artifact carries along.
+    """The small files beside a checkpoint's weights, which are copied to every artifact.
 
     Attributes:
-        configs: JSON files without which there is no transcript, `config.json` among them.
-        tokenizer: Every file that a tokenizer may have; those that are there are carried.
-        tokenizer_forms: The sets of files of which one has to be whole; messages name the first.
+        configs: The required JSON files, including `config.json`.
+        tokenizer: All files that a tokenizer may have; existing ones are copied.
+        tokenizer_forms: Sets of files, one of which must be complete; messages name the first.
     """
 
     configs: tuple[str, ...]
@@ -25,7 +25,7 @@ class Companions:
         return (*self.configs, *self.tokenizer)
 
     def missing(self, names: Collection[str]) -> list[str]:
-        """Return what is lacking for a transcript where only files called `names` are there."""
+        """Return the required files that are not among `names`."""
         missing = [name for name in self.configs if name not in names]
         if not any(set(form) <= set(names) for form in self.tokenizer_forms):
             first, *others = (" and ".join(form) for form in self.tokenizer_forms)
@@ -34,13 +34,13 @@ class Companions:
 
 
 class FamilyFacts(Protocol):
-    """What a family's package tells at once; one that is a single module tells it there.
+    """The interface of a family's package, or of its module if it is a single one.
 
     Attributes:
-        MODEL_TYPES: The values of `model_type` in `config.json` that are this family's.
+        MODEL_TYPES: The values of `model_type` in `config.json` of this family.
         COMPANIONS: The files that its checkpoints need beside weights.
-        DECODING: The fields of `exporter.recipe.Decoding` that mean something to it.
-        ENCODERS: The names of graphs that run once for a window of audio, not once a token.
+        DECODING: The fields of `exporter.recipe.Decoding` that it supports.
+        ENCODERS: The names of graphs that run once per window of audio, not once per token.
     """
 
     MODEL_TYPES: tuple[str, ...]

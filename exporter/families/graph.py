@@ -1,6 +1,6 @@
-"""Graphs that a family passes to a target, and how built ones are called.
+"""Graphs that a family passes to a target, and the interface of built graphs.
 
-A `Graph` is traced on the `meta` device, without weights; a target fills the weights in, tensor by
+A `Graph` is traced on the `meta` device, without weights; a target adds the weights, tensor by
 tensor, under the names of the transformers model that the graph's module was cut from.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Shape = tuple[int | str, ...]
 
-WRITTEN = ".written"  # ends the name of an output that is an input, written in place
+WRITTEN = ".written"  # suffix of an output that is an input written in place
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Graph:
     """One graph of a model.
 
     `module.forward` takes the tensors of `inputs` in order and returns one per entry of `outputs`.
-    `dynamic` names the axes that may change between calls; `outputs` gives every output's shape,
-    with the same names. Tensors listed in `mutated` are written in place. Where all `num_layers`
-    layers are alike, `single_layer` is the same graph through the first alone: what it does between
-    its two `layer_boundary` is what every layer does, with its own index in the names for 0. A
+    `dynamic` names the axes that may change between calls; `outputs` has every output's shape, with
+    the same names. Tensors listed in `mutated` are written in place. If all `num_layers` layers are
+    alike, `single_layer` is the same graph with only the first: its nodes between the two
+    `layer_boundary` are repeated for every layer, with the layer's index in place of 0 in names. A
     graph with `weights_from` has only weights of the graph of that name, under the same names.
     """
 
@@ -41,7 +41,7 @@ class Graph:
 
 @torch.library.custom_op("exporter::layer_boundary", mutates_args=())
 def layer_boundary(hidden: Tensor) -> Tensor:
-    """Mark where a layer begins, and where the last one ends; the values stay as they are."""
+    """Mark the beginning of a layer and the end of the last; return the values unchanged."""
     return hidden.clone()
 
 
@@ -51,7 +51,7 @@ def _(hidden: Tensor) -> Tensor:
 
 
 def alike(layers: nn.ModuleList) -> bool:
-    """Whether all layers have the same modules, with weights of the same shapes and types."""
+    """Return whether all layers have the same modules, with equal weight shapes and types."""
     kinds = {
         tuple((name, type(m), m.extra_repr()) for name, m in layer.named_modules())
         + tuple((name, t.shape, t.dtype) for name, t in layer.state_dict().items())
@@ -61,7 +61,7 @@ def alike(layers: nn.ModuleList) -> bool:
 
 
 def single_layer_of(graph: Graph) -> Graph:
-    """The same graph with the inputs and outputs of its first layer only."""
+    """Return the graph with the inputs and outputs of its first layer only."""
     return replace(
         graph,
         inputs={name: t for name, t in graph.inputs.items() if layer_of(name) < 1},
@@ -70,15 +70,15 @@ def single_layer_of(graph: Graph) -> Graph:
 
 
 def layer_of(name: str) -> int:
-    """The layer in the name of a cache tensor (past_key_values.3.decoder.key); -1 without."""
+    """Return the layer index in a cache tensor's name (past_key_values.3.decoder.key), or -1."""
     parts = name.split(".")
     return int(parts[1]) if len(parts) > 1 else -1
 
 
 class GraphFunction(Protocol):
-    """A built graph: named tensors in, the wanted outputs (default: all) by name out.
+    """A built graph: takes named tensors and returns the wanted outputs (default: all) by name.
 
-    All of them lie on `device`.
+    All tensors are on `device`.
     """
 
     @property
@@ -92,7 +92,8 @@ class GraphFunction(Protocol):
 def parameter_names(graph: Graph, model: nn.Module) -> dict[str, str]:
     """Map each parameter name of the graph's module to its name in `model`.
 
-    The graph's module holds the model's own tensors under another path, so identity decides.
+    The graph's module holds the model's own tensors under other names, so they are matched by
+    identity.
     """
     names = {
         id(tensor): name

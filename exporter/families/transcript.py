@@ -11,7 +11,7 @@ Audio = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech; times are seconds from the start of the recording."""
+    """A segment of speech; times are in seconds from the start of the recording."""
 
     start_s: float
     end_s: float

@@ -1,1 +1,1 @@
-"""Which scheme each module gets, and the numbers that are stored."""
+"""Quantization: the scheme of each module, and the numbers that are stored for it."""

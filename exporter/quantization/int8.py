@@ -16,21 +16,21 @@ def quantize(
     """Quantize a float weight [out, in], read as blocks of rows: symmetric, half to even.
 
     Args:
-        blocks: Gives the rows, as often as it is called.
+        blocks: Returns an iterator over the rows; called once or twice.
         shape: The weight's shape.
-        bits: The codes go up to 2 ** (bits - 1) - 1.
-        per_channel: One scale a row, else one for the tensor.
+        bits: Width of the codes, whose largest value is 2 ** (bits - 1) - 1.
+        per_channel: Use one scale per row, else one for the tensor.
 
     Returns:
         The int8 codes [out, in] and the float32 scales, [out] or, without `per_channel`, [1]. A
-        weight that holds NaN or infinity gives a scale that is not finite.
+        weight with NaN or infinity has a scale that is not finite.
     """
     limit = 2 ** (bits - 1) - 1
     codes = torch.empty(shape, dtype=torch.int8)
     scales = torch.empty(shape[0] if per_channel else 1)
     if not per_channel:
         scales[0] = _scales(torch.cat([_peaks(block) for block in blocks()]).amax(), limit)
-    start, buffer = 0, torch.empty(0)  # one for all blocks: fresh memory costs as much as the work
+    start, buffer = 0, torch.empty(0)  # reused: allocating costs as much as the arithmetic
     for block in blocks():
         if len(block) > len(buffer):
             buffer = torch.empty(block.shape)
@@ -49,5 +49,5 @@ def _peaks(rows: Tensor) -> Tensor:
 
 
 def _scales(peaks: Tensor, limit: int) -> Tensor:
-    """A row of zeros has the smallest scale instead of none."""
+    """Return the scales; a row of zeros has the smallest positive one."""
     return (peaks / limit).clamp_min(torch.finfo(torch.float32).tiny)

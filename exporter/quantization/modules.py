@@ -7,9 +7,9 @@ from exporter.quantization.weights import Weights
 
 
 def keep_16bit_storage(model: nn.Module, weights: Weights) -> None:
-    """Leave tables and convolution kernels in the 16 bits that the checkpoint stores.
+    """Keep embedding tables and convolution kernels in the 16 bits that the checkpoint stores.
 
-    Linear weights have a precision of their own; biases and norms are too small to matter.
+    The plan sets the precision of linear weights; biases and norms are too small to matter.
     """
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
@@ -21,11 +21,11 @@ def keep_16bit_storage(model: nn.Module, weights: Weights) -> None:
 
 
 def meta_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    """A parameter on `meta`, whose data is read when its turn comes."""
+    """Return a parameter on `meta`, whose data is read later."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the submodule `name`."""
+    """Replace the submodule `name` by `module`."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)

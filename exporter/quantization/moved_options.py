@@ -1,4 +1,4 @@
-"""Options that targets had before there was one plan, refused with the line to write instead."""
+"""Refuse options that targets had before the common plan, with the line to write instead."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _INT8 = {"scheme": DEFAULT}
 def refuse_moved(*names: str) -> Callable[[Any], Any]:
     """Return a validator of a target's options that refuses the options `names`.
 
-    The message has one `quantization` line for all that are there; what was at its default, or has
-    no equal, is to be left out.
+    The message has one `quantization` line that replaces all of them. It says to leave out an
+    option that was at its default or has no equivalent.
     """
 
     def check(options: Any) -> Any:
@@ -38,7 +38,7 @@ def refuse_moved(*names: str) -> Callable[[Any], Any]:
 
 
 def _rules(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Say the same as some options of before in the keys of `quantization`."""
+    """Translate the old options into the keys of `quantization`."""
     parameters = {}
     if options.get("reduce_range") is True:
         parameters["bits"] = 7
@@ -66,9 +66,9 @@ def _rules(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_graph(options: Mapping[str, Any]) -> Iterator[tuple[str | None, Any]]:
-    """Yield the schemes of what `dtype` and `int8` kept in float: for all, or of a graph."""
-    for name, kept in (("dtype", "int8"), ("int8", True)):
-        value = options.get(name, kept)
+    """Yield graph and scheme of what `dtype` and `int8` left in float; the graph None is all."""
+    for name, default in (("dtype", "int8"), ("int8", True)):
+        value = options.get(name, default)
         for graph, each in value.items() if isinstance(value, dict) else [(None, value)]:
             if each in ("float16", "bfloat16"):
                 yield graph, {"scheme": FLOAT, "dtype": each}

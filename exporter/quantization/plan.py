@@ -1,7 +1,7 @@
-"""The quantization plan: which scheme each module of a model has, decided once for all targets.
+"""The quantization plan: the scheme of each module of a model, decided once for all targets.
 
-A recipe gives patterns and a default; `match_rules` holds them against the model, and what comes of
-it, a scheme by module name, is all that targets, the worker process and the manifest see.
+A recipe has patterns and a default. `match_rules` matches them with the model's modules; targets,
+the worker process and the manifest use only the result, a scheme by module name.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from exporter.quantization.schemes import SCHEMES
 from exporter.quantization.schemes.base import IntegerScheme, QuantizationScheme
 
 HEAD = "lm_head"
-"""The pattern that names the vocabulary's projection, whatever a family calls it."""
+"""The pattern for the projection to the vocabulary, whatever its name in a family."""
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Schemes by module name; a module without one stays as it is."""
+    """Schemes by module name; a module without a scheme is unchanged."""
 
     modules: Mapping[str, QuantizationScheme] = field(default_factory=dict)
 
@@ -36,7 +36,7 @@ class QuantizationPlan:
         return {n: s for n, s in self.modules.items() if isinstance(s, IntegerScheme)}
 
     def limited_to(self, names: Collection[str]) -> QuantizationPlan:
-        """Return the plan of a model that has only the modules `names`."""
+        """Return the plan restricted to the modules `names`."""
         return QuantizationPlan({n: scheme for n, scheme in self.modules.items() if n in names})
 
     def with_scheme(self, names: Collection[str], scheme: QuantizationScheme) -> QuantizationPlan:
@@ -55,7 +55,7 @@ class QuantizationPlan:
 
     @classmethod
     def from_data(cls, groups: Iterable[Mapping[str, Any]]) -> QuantizationPlan:
-        """Return the plan that `as_data` wrote."""
+        """Return the plan from the data of `as_data`."""
         modules: dict[str, QuantizationScheme] = {}
         for group in groups:
             scheme = SCHEMES[group["scheme"]].Scheme.model_validate(group["parameters"])
@@ -65,7 +65,7 @@ class QuantizationPlan:
 
 @dataclass(frozen=True)
 class Match:
-    """The modules that got their scheme from one pattern; from the default where it is None."""
+    """The modules whose scheme comes from one pattern, or from the default if it is None."""
 
     pattern: str | None
     scheme: QuantizationScheme
@@ -73,7 +73,7 @@ class Match:
 
 
 class PatternError(RecipeError):
-    """A pattern decides about no module."""
+    """A pattern that sets the scheme of no module."""
 
     def __init__(self, pattern: str, message: str) -> None:
         super().__init__(message)
@@ -86,19 +86,19 @@ def match_rules(
     default: QuantizationScheme,
     head: str,
 ) -> list[Match]:
-    """Hold patterns against a model's modules; of several that match one, the first counts.
+    """Match patterns with a model's modules; the first pattern that matches a module counts.
 
     Args:
-        model: Its modules, by the names that patterns are about.
+        model: The model, whose module names are matched.
         patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
-        default: The scheme of every other module that can have it.
+        default: The scheme of all other modules that can have it.
         head: The name of the module that projects to the vocabulary.
 
     Returns:
-        A match for each pattern, in their order, then the default's.
+        One match per pattern, in order, then the default's.
 
     Raises:
-        PatternError: A pattern decides about no module: its author meant another.
+        PatternError: A pattern sets the scheme of no module, so it is a mistake.
     """
     free = {name: module for name, module in model.named_modules() if _can_be_quantized(module)}
     names = list(free)
@@ -115,7 +115,7 @@ def match_rules(
 
 
 def plan_of(matches: Iterable[Match], model: nn.Module) -> QuantizationPlan:
-    """Return the plan that matches make, in the order of the model's modules."""
+    """Return the plan of some matches, in the order of the model's modules."""
     schemes = {name: match.scheme for match in matches for name in match.modules}
     return QuantizationPlan(
         {name: schemes[name] for name, _ in model.named_modules() if name in schemes}
@@ -123,7 +123,16 @@ def plan_of(matches: Iterable[Match], model: nn.Module) -> QuantizationPlan:
 
 
 def require_schemes(plan: QuantizationPlan, kind: str, known: Collection[str]) -> None:
-    """Raise RecipeError for the first module whose scheme a kind of target cannot execute."""
+    """Check that a kind of target can execute every scheme of a plan.
+
+    Args:
+        plan: The plan.
+        kind: The kind of target, for the message.
+        known: The names of the schemes that it can execute.
+
+    Raises:
+        RecipeError: A module's scheme is not among them.
+    """
     for name, scheme in plan.modules.items():
         if scheme.name not in known:
             msg = f"{name}: {kind} has no `{scheme.name}`; it has {', '.join(sorted(known))}"
@@ -157,7 +166,7 @@ def _why_none(
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
-    """Name the module whose last components look most like those of the pattern."""
+    """Suggest the module whose last name components are most similar to the pattern's."""
     if not names:
         return "the model has none"
     literal = pattern.replace("*", "").replace("?", "").strip(".")

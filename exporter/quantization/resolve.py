@@ -1,4 +1,4 @@
-"""From what a recipe says about quantization to schemes by module, every mistake at its line."""
+"""Resolve a recipe's quantization rules to schemes by module; errors name the recipe's line."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,19 @@ from exporter.recipe import Quantization, Recipe, SchemeSpec
 def resolve_quantization(
     recipe: Recipe, chosen: Sequence[int], model: nn.Module, head: str
 ) -> dict[int, list[Match]]:
-    """Hold what a recipe says against a model, once for all targets without rules of their own.
+    """Resolve a recipe's rules for a model, once for all targets without rules of their own.
 
     Args:
-        recipe: Its own `quantization`, in whose place a target may have another.
-        chosen: The places of the targets in the recipe.
+        recipe: The recipe, whose `quantization` a target's own replaces.
+        chosen: Indices of the targets in the recipe.
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
 
+    Returns:
+        The matches of each target, by its index.
+
     Raises:
-        RecipeError: A scheme is unknown, or a pattern decides about no module.
+        RecipeError: A scheme is unknown, or a pattern sets the scheme of no module.
     """
     shared = _matches(recipe, ("quantization",), recipe.quantization, model, head)
     matches = {}
@@ -51,7 +54,7 @@ def _matches(
 
 
 def default_quantization(model: nn.Module, head: str) -> list[Match]:
-    """Return what a recipe has that says nothing."""
+    """Return the matches of a recipe without `quantization`."""
     return match_rules(model, {}, _default(), head)
 
 

@@ -1,4 +1,4 @@
-"""A plan in rows for people: each pattern with its modules, and their bytes before and after."""
+"""Summarise a plan in rows: each pattern with its modules, and their bytes before and after."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,11 +17,16 @@ Row = dict[str, Any]
 def rows(
     matches: Iterable[Match], model: nn.Module, checkpoint: Checkpoint, tied: Mapping[str, str]
 ) -> list[Row]:
-    """Return a row per pattern, the default's last; a default that is left nothing has none.
+    """Return a row per pattern, and last the default's unless no module is left for it.
 
-    `bytes_before` are those of the weights in the checkpoint, `bytes_after` those that the schemes
-    store. A weight that is tied to another's has none of its own until it is quantized; `tied`
-    names the modules of which that is true.
+    `bytes_before` is the size of the weights in the checkpoint, `bytes_after` that of the tensors
+    that the schemes store. A tied weight counts as zero bytes unless it is quantized.
+
+    Args:
+        matches: The matches of `match_rules`.
+        model: The model, without weights.
+        checkpoint: The checkpoint, for the stored types.
+        tied: Maps tied parameters to the parameters that are stored for them.
     """
     return [_row(match, model, checkpoint, tied) for match in matches if match.modules]
 

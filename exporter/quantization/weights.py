@@ -1,4 +1,4 @@
-"""A checkpoint's tensors by the names of a quantized model, quantized while they are read."""
+"""Read a checkpoint's tensors by the names of a quantized model, quantizing on the way."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ from exporter.quantization.plan import QuantizationPlan
 
 
 class Weights:
-    """The tensors of a planned model by name, read and quantized when asked for.
+    """The tensors of a planned model by name, read and quantized on demand.
 
     A quantized module `m` has the tensors of its scheme, like `m.weight` (int8 [out, in]) and
-    `m.scale` (float32 [out] or [1]); all others come as the checkpoint stores them. `tied` maps a
+    `m.scale` (float32 [out] or [1]); all others are as the checkpoint stores them. `tied` maps a
     module's parameter to the one that the checkpoint stores for it.
     """
 
@@ -28,9 +28,9 @@ class Weights:
         self._small: dict[str, Tensor] = {}
 
     def read(self, name: str) -> Tensor:
-        """The tensor `name` of the planned model.
+        """Return the tensor `name` of the planned model.
 
-        Scales are held, since they are small; of codes only the last module's, until they are read.
+        All scales stay in memory, since they are small; codes only of the last module, until read.
         """
         module, _, leaf = name.rpartition(".")
         if module not in self._plan.quantized or leaf == "bias":
@@ -54,7 +54,7 @@ class Weights:
             self._small[f"{module}.{leaf}"] = tensor
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type that `read` will give, without reading."""
+        """Return the type of the tensor that `read` returns, without reading it."""
         module, _, leaf = name.rpartition(".")
         if module in self._plan.quantized and leaf != "bias":
             weight = self._checkpoint.tensors[self._stored(f"{module}.weight")]

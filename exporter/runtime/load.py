@@ -1,6 +1,6 @@
 """Open an artifact, or an original checkpoint: `exporter.load` and `exporter.load_original`.
 
-Imports torch, and whatever else could run code, only after an artifact has been admitted.
+Torch, and whatever else could run code, is imported only after an artifact is verified.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def load(
     Args:
         path: An artifact's folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub, which is
             pulled into this machine's cache first.
-        device: Where it runs; "cpu" is the only one so far.
-        threads: How many threads it may use, in this whole process. By default those that the
-            artifact was compiled for, else one for each core.
-        trust: Run the artifact's native code though it was not built on this machine.
-        progress: Called with what is being done and the fraction that is done, if known.
+        device: The device it runs on; "cpu" is the only one so far.
+        threads: Number of CPU threads of the whole process. By default the number that the
+            artifact was compiled for, else one per core.
+        trust: Run the artifact's native code even if it was not built on this machine.
+        progress: Called with the current activity and the fraction done, if known.
 
     Returns:
         A `Recogniser`, whose `transcribe` takes audio in many forms.
 
     Raises:
-        IntegrityError: The bytes are not what the manifest promises, or there is no artifact.
+        IntegrityError: The bytes do not match the manifest, or there is no artifact.
         TrustError: It holds native code from elsewhere, and `trust` is False.
         MachineError: This machine lacks the device, a CPU feature or a package.
         HubError: The Hub does not have it or cannot be reached.
@@ -72,7 +72,7 @@ def load(
     with quiet_libraries():
         model = target.load(folder, manifest, family, threads, needed)
         processor, sealed = family.processor(folder), recipe.read(folder / RECIPE)
-    require_same(folder, manifest)  # else parts of two artifacts were put together
+    require_same(folder, manifest)  # fails if the artifact was replaced meanwhile
     return Recogniser(model, processor, family, sealed.decoding, manifest)
 
 
@@ -85,21 +85,21 @@ def load_original(
     decoding: Decoding | None = None,
     allow_pickle: bool = False,
 ) -> Recogniser:
-    """Open a checkpoint in float32, as transformers runs it: the reference for every comparison.
+    """Open a checkpoint in float32 in transformers: the reference for every comparison.
 
     Args:
         source: A checkpoint's folder, relative to `base`, or its Hub id.
         base: The folder that `source` is relative to.
-        device: Where it runs; "cpu" is the only one so far.
-        threads: How many threads it may use, in this whole process; by default one for each core.
-        decoding: The options where `transcribe` is given no other; by default each option's own.
-        allow_pickle: Read torch's own files where there are no safetensors.
+        device: The device it runs on; "cpu" is the only one so far.
+        threads: Number of CPU threads of the whole process; by default one per core.
+        decoding: Default options of `transcribe`; None: each option's own default.
+        allow_pickle: Read torch's pickled files if there are no safetensors.
 
     Returns:
         A `Recogniser`, like an artifact's.
 
     Raises:
-        CheckpointError: It is missing, damaged, incomplete or of a family that is not known.
+        CheckpointError: It is missing, damaged, incomplete or of an unknown family.
         MachineError: This machine lacks the device.
         HubError: The Hub does not have it or cannot be reached.
         RecipeError: An argument has a value that it cannot have.
@@ -111,7 +111,7 @@ def load_original(
     checkpoint = open_checkpoint(str(source), base, allow_pickle=allow_pickle)
     family = FAMILIES[family_name(checkpoint.config)]
     _set_threads(threads)
-    # A plain folder takes transformers' own road: a mistake of ours in reading would show.
+    # transformers reads a plain folder itself, so that an error in our reader would show.
     state = None if checkpoint.plain else checkpoint.stored_state()
     with checkpoint.gathered() as folder, quiet_libraries(), no_progress_bars():
         model = family.open_original(folder, state)
@@ -120,7 +120,7 @@ def load_original(
 
 
 def _require_usable(device: str, threads: int | None) -> None:
-    """Refuse a device that is not offered, and a number of threads that is none."""
+    """Check that the device is available and the number of threads is positive."""
     if str(device) not in DEVICES:
         offered = " or ".join(map(repr, DEVICES))
         msg = f"device={str(device)[:40]!r}: artifacts run on {offered} so far"
@@ -139,17 +139,17 @@ def _set_threads(threads: int | None) -> int:
 
 
 def _require_packages(manifest: Manifest) -> None:
-    """Refuse where a needed package is missing, or where two wheels share one folder."""
+    """Check that each required package is installed, and by only one wheel."""
     names = {(dist.name or "").lower() for dist in distributions()}
     for package in manifest.needs.packages:
-        found = sorted(name for name in names if name == package or name == f"{package}-gpu")
-        if not found:
-            # What to install is not left to a manifest.
+        installed = sorted(name for name in names if name == package or name == f"{package}-gpu")
+        if not installed:
+            # The message takes no install command from a manifest, which is not trusted.
             msg = f"this artifact needs {package!r:.60}, which is not here: install exporter again"
             raise MachineError(msg)
-        if len(found) > 1:
+        if len(installed) > 1:
             msg = (
-                f"{' and '.join(found)} are both installed and overwrite each other.\n"
-                f"Fix it: pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
+                f"{' and '.join(installed)} are both installed and overwrite each other.\n"
+                f"Fix it: pip uninstall -y {' '.join(installed)} && pip install {installed[-1]}"
             )
             raise MachineError(msg)

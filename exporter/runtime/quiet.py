@@ -1,6 +1,6 @@
-"""Keep what transformers says about its own affairs off the screen while we call it.
+"""Silence warnings and progress bars of transformers while this package calls it.
 
-It warns of arguments that we give on purpose, and draws a bar over the shards of a checkpoint.
+It warns about arguments that are passed on purpose, and shows a bar over a checkpoint's shards.
 """
 
 import logging
@@ -15,11 +15,11 @@ _LIBRARY = "transformers"
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Drop transformers' warnings from this thread for one block; errors pass.
+    """Drop transformers' warnings from this thread within the block; errors are shown.
 
-    So does everything where the user made transformers more verbose than it is by default. Only
-    the handlers that transformers shows its messages with are touched, each by a filter of this
-    block, so that levels stay what they are and threads do not disturb one another.
+    Nothing is dropped if the user made transformers more verbose than by default. A filter is
+    added to transformers' own handlers for the block, so that log levels do not change and threads
+    do not affect each other.
     """
     library = logging.getLogger(_LIBRARY)
     if library.getEffectiveLevel() < logging.WARNING:
@@ -37,7 +37,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class _DropsWarningsOf(logging.Filter):
-    """Lets errors through, and what other threads say."""
+    """A filter that passes errors, and all records of other threads."""
 
     def __init__(self, thread: int) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class _DropsWarningsOf(logging.Filter):
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Switch transformers' own progress bars off for one block.
+    """Disable transformers' progress bars within the block.
 
-    By its private switch: `disable_progress_bar` and `enable_progress_bar` also reset what the user
-    chose for the bars of huggingface_hub.
+    This uses a private flag, because `disable_progress_bar` and `enable_progress_bar` also reset
+    the user's setting for the bars of huggingface_hub.
     """
     bars: Any = sys.modules.get(f"{_LIBRARY}.utils.logging")
     if bars is None or not bars.is_progress_bar_enabled():

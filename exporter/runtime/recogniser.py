@@ -1,4 +1,4 @@
-"""A model that is ready to transcribe, whatever opened it: an artifact or an original."""
+"""The recogniser: an open artifact or original that transcribes audio."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recogniser:
             `processor`.
         processor: The feature extractor and the tokenizer.
         family: The module of the model's family.
-        decoding: The options that hold where `transcribe` is given no other: the recipe's.
+        decoding: Default options of `transcribe`: the recipe's.
         manifest: The artifact's manifest; None for an original.
     """
 
@@ -48,7 +48,7 @@ class Recogniser:
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second that the model takes; everything else is resampled to it."""
+        """The model's sampling rate in Hz, to which all audio is resampled."""
         return self.family.sampling_rate(self.processor)
 
     @overload
@@ -85,7 +85,7 @@ class Recogniser:
                 int16 and int32 are scaled by their full range.
             sampling_rate: Samples a second of arrays and tensors, which need it: from 1,000 to
                 768,000 Hz. Encoded audio carries its own. All is resampled to the model's rate.
-            **options: What differs from the recipe's `decoding`. For Whisper: `language` (a code
+            **options: Options that replace the recipe's `decoding`. For Whisper: `language` (a code
                 like "en"; None lets the model find it), `task` ("transcribe" or "translate"),
                 `num_beams` (1 is greedy), `timestamps` (segments with times), and `batch_size`
                 (recordings decoded together).
@@ -95,7 +95,7 @@ class Recogniser:
 
         Raises:
             DataError: A recording cannot be used; the message names it.
-            RecipeError: An option has a value that it cannot have, or that the model lacks.
+            RecipeError: An option has a value that is invalid, or that the model lacks.
             TypeError: There is no such option.
         """
         results = self.transcribe_iter(audio, sampling_rate=sampling_rate, **options)
@@ -108,11 +108,11 @@ class Recogniser:
         sampling_rate: int | None = None,
         **options: Any,
     ) -> Iterator[Transcript]:
-        """Transcribe recordings as they come, and give each transcript as soon as it is done.
+        """Transcribe recordings as they arrive, and yield each transcript as soon as it is done.
 
-        Reads `batch_size` recordings, yields their transcripts, lets go of them, and only then
-        asks for more. So `audio` may be a generator that never ends. Where a recording cannot be
-        used, those before it are answered before the error is raised.
+        Reads `batch_size` recordings, yields their transcripts, releases them, and only then reads
+        more, so `audio` may be an endless generator. If a recording cannot be used, the
+        transcripts of those before it are yielded before the error is raised.
 
         Args:
             audio: As in `transcribe`.
@@ -134,8 +134,8 @@ class Recogniser:
     def decode(self, audio: Sequence[Audio], decoding: Decoding | None = None) -> list[Transcript]:
         """Transcribe arrays that are float32 mono [samples] at `sampling_rate` already.
 
-        For measurements: no reading, converting or checking is in its time. `decoding` holds every
-        option, and is the recipe's where it is None.
+        Used for measurements, since it reads, converts and checks nothing. `decoding` sets every
+        option; None means the recipe's.
         """
         with quiet_libraries():
             return self.family.transcribe(
@@ -145,15 +145,15 @@ class Recogniser:
     def _results(self, named: _Named, rate: int | None, decoding: Decoding) -> Iterator[Transcript]:
         for batch in self._batches(named, rate, decoding.batch_size):
             transcripts = self.decode(batch, decoding)
-            batch.clear()  # what is answered is not held while more is read
+            batch.clear()  # release the recordings before more are read
             yield from transcripts
 
     def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Audio]]:
-        """Read as many recordings as go together; those before a faulty one are given first."""
+        """Yield batches of recordings; those before a faulty one come before its error."""
         batch: list[Audio] = []
         names, recordings = named
         try:
-            for recording in recordings:  # `zip` would hold one while the next is made
+            for recording in recordings:  # `zip` would keep a reference while the next is read
                 batch.append(audio_files.load(recording, self.sampling_rate, rate, next(names)))
                 del recording
                 if len(batch) == size:
@@ -167,7 +167,7 @@ class Recogniser:
             yield batch
 
     def _overlaid(self, options: Mapping[str, Any]) -> Decoding:
-        """Lay options over the recipe's, and hold them against what the model has."""
+        """Merge options with the recipe's, and check that the model supports them."""
         if message := unknown_option(self.decoding, options):
             msg = f"transcribe() got {message}"
             raise TypeError(msg)
@@ -178,7 +178,7 @@ class Recogniser:
 
 
 def unknown_option(decoding: Decoding, options: Iterable[str]) -> str | None:
-    """Say which option there is not, if any, and which there are."""
+    """Return a message about the first unknown option; None if all are known."""
     known = sorted(type(decoding).model_fields)
     for name in options:
         if name not in known:
@@ -189,7 +189,7 @@ def unknown_option(decoding: Decoding, options: Iterable[str]) -> str | None:
 
 
 def _named(audio: Recording | Iterable[Recording]) -> _Named:
-    """Tell one recording from several, and give what errors call each."""
+    """Return the recordings, and a name of each for error messages."""
     if is_recording(audio):
         return iter(["audio"]), [audio]
     if isinstance(audio, Iterable) and not isinstance(audio, Mapping):
@@ -199,10 +199,10 @@ def _named(audio: Recording | Iterable[Recording]) -> _Named:
 
 
 def _with_options(decoding: Decoding, options: Mapping[str, Any]) -> Decoding:
-    """Raise RecipeError, in a recipe's words, for values that options cannot have."""
+    """Return `decoding` with `options`; raise RecipeError for invalid values."""
     plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
     try:
-        # Strict JSON, as recipes are read: no text becomes a number, yet a list may fill a tuple.
+        # Strict JSON, as for recipes: text is not converted to a number, but a list may be a tuple.
         text = json.dumps({**decoding.model_dump(mode="json"), **plain})
         return type(decoding).model_validate_json(text, strict=True)
     except ValidationError as error:

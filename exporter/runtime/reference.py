@@ -10,9 +10,9 @@ from exporter.system.progress import Progress
 
 
 class References:
-    """Opens checkpoints once each, because hashing gigabytes of weights takes a while.
+    """Opens each checkpoint once, because hashing gigabytes of weights takes long.
 
-    `remedy` is what a message tells to do where an original is not the one that is meant.
+    `remedy` is the advice in messages about an original that is missing or is another one.
     """
 
     def __init__(self, remedy: str, progress: Progress) -> None:
@@ -21,7 +21,7 @@ class References:
         self._opened: dict[str, Checkpoint] = {}
 
     def open(self, source: str, base: Path = Path(), *, allow_pickle: bool = False) -> Checkpoint:
-        """A checkpoint by folder or Hub id, whatever it is; raises what `open_checkpoint` does."""
+        """Open a checkpoint by folder or Hub id; raises the exceptions of `open_checkpoint`."""
         key = str(base / source)
         if key not in self._opened:
             self._opened[key] = open_checkpoint(
@@ -32,16 +32,18 @@ class References:
     def of_artifact(
         self, folder: Path, manifest: Manifest, *, allow_pickle: bool = False
     ) -> Checkpoint:
-        """An artifact's own origin, read as its recipe allows.
+        """Open the checkpoint that an artifact was built from.
 
-        Raises CheckpointError where it is gone, IntegrityError where another one stands there.
+        Raises:
+            CheckpointError: It is missing.
+            IntegrityError: A different checkpoint is in its place.
         """
-        origin, noted = manifest.checkpoint, local_paths.read(folder, manifest)
-        source = noted.checkpoint
-        if origin.revision:  # what a branch named when the artifact was built, not what it does now
+        origin, recorded = manifest.checkpoint, local_paths.read(folder, manifest)
+        source = recorded.checkpoint
+        if origin.revision:  # the commit of the build: a branch may have moved since
             source = f"{origin.source.partition('@')[0]}@{origin.revision}"
-        # A recipe names its checkpoint from its own folder, `build --checkpoint` from where it ran.
-        beside = Path(noted.recipe).parent
+        # A recipe's path is relative to its folder, `--checkpoint` to the working directory.
+        beside = Path(recorded.recipe).parent
         base = beside if (beside / source).is_dir() else Path()
         if not origin.revision and not (base / source).is_dir():
             msg = f"{folder}: its original is not at {source}: {self._remedy}"

@@ -1,7 +1,7 @@
 """Transcribe files in a fresh process: the two sides of `exporter transcribe`.
 
-An artifact may hold native code. It runs where there is no key of its user's, and where a crash of
-it is reported as one. So what the Hub has is pulled before that process starts.
+An artifact may hold native code, so it runs in a process without the user's credentials, whose
+crash is reported as an error. Artifacts of the Hub are pulled before that process starts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ OnTranscript = Callable[[Path, Transcript], None]
 
 
 class Request(BaseModel):
-    """Which artifact transcribes which files, and with what `changes` to the recipe's decoding.
+    """An artifact, the files to transcribe, and the `changes` to the recipe's decoding.
 
-    `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` is the user's
-    word for its code.
+    `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` allows its
+    native code to run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,9 +38,15 @@ class Request(BaseModel):
 
 
 def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTranscript) -> None:
-    """Transcribe in a process of its own; give each file's transcript as soon as it is done.
+    """Transcribe in a process of its own.
 
-    Raises what `pull.locate` and `worker.run` raise.
+    Args:
+        request: The artifact and the files.
+        progress: Called with the current activity and the fraction done.
+        on_transcript: Called with each file's path and transcript as soon as it is done.
+
+    Raises:
+        ExporterError: As `pull.locate` and `worker.run` raise it.
     """
     folder = pull.locate(request.artifact, progress, trust=request.trust)
     paths = iter(request.audio)
@@ -54,7 +60,7 @@ def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTran
 
 
 def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
-    """Load the artifact, read and transcribe file after file, and yield what each says."""
+    """Load the artifact, transcribe the files, and yield each transcript as plain data."""
     request = Request.model_validate(step_request)
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
@@ -67,7 +73,7 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
 
 
 def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:
-    """Give the files one by one, and say which one it is."""
+    """Yield the files one by one, and report each to `progress`."""
     for index, path in enumerate(paths):
         progress(f"file {index + 1} of {len(paths)} ({path.name})", index / len(paths))
         yield path

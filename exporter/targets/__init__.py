@@ -1,6 +1,6 @@
 """The kinds of artifact: a registry of one package or module each.
 
-A target knows how a checkpoint becomes files and how those files come back to life. To add one: one
+A target writes a checkpoint as the files of an artifact, and loads those files. To add one: one
 file (or folder) here, one line in `TARGETS`.
 """
 

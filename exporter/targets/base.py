@@ -1,6 +1,6 @@
-"""What every target offers to the rest, and the job that a build hands to it.
+"""The interface of targets, and the job that a build passes to one.
 
-What a target tells without torch is in `exporter.targets.facts`.
+The facts that need no torch are in `exporter.targets.facts`.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ OptionsT = TypeVar("OptionsT", bound=TargetOptions)
 
 @dataclass(frozen=True)
 class Job(Generic[OptionsT]):
-    """One artifact to build, with everything resolved.
+    """One artifact to build.
 
     Attributes:
-        checkpoint: Where the weights are read from, and the model's config.
+        checkpoint: The checkpoint, with the weights and the model's config.
         family: The family of the checkpoint's model.
         options: The target's options, as the recipe has them.
-        folder: An empty folder, into which the target's own files are written.
-        progress: Called with what is being done, and the share of it that is done, 0 to 1.
-        fresh: Whether to make anew what an earlier build has left in the cache.
+        folder: An empty folder for the target's files.
+        progress: Called with the current activity and the fraction done, 0 to 1.
+        fresh: Whether to build graphs again that are in the cache.
     """
 
     checkpoint: Checkpoint
@@ -43,20 +43,20 @@ class Job(Generic[OptionsT]):
 
     @property
     def device(self) -> Device:
-        """The kind of device that the artifact is built for."""
+        """The kind of device to build for."""
         return self.options.device
 
     @property
     def size(self) -> str:
-        """The model's size, by which people know it."""
+        """The model's size, for messages."""
         return f"{self.checkpoint.parameters / 1e6:.0f} M parameters"
 
 
 class Target(Protocol):
-    """What a target's module offers; `SCHEMES` are those that it can store and execute.
+    """The interface of a target's module; `SCHEMES` are those that it can store and execute.
 
-    In all of it, `model` is the family's skeleton of the checkpoint, on the `meta` device and
-    shared with other targets: it is not to be changed.
+    In all methods, `model` is the family's skeleton of the checkpoint, on the `meta` device and
+    shared with other targets: it must not be changed.
     """
 
     SCHEMES: frozenset[str]
@@ -65,7 +65,7 @@ class Target(Protocol):
     def Options(self) -> type[TargetOptions]:
         """The target's options in a recipe.
 
-        Making them raises MachineError where a default follows the machine, which has none.
+        The constructor raises MachineError if a default depends on the machine and has no value.
         """
         ...
 
@@ -77,11 +77,11 @@ class Target(Protocol):
         checkpoint: Checkpoint,
         family: Family,
     ) -> None:
-        """Refuse, before anything is written, options that fit neither model nor machine.
+        """Check, before anything is written, that the options suit the model and the machine.
 
         Raises:
-            RecipeError: where an option names what the model or the checkpoint does not have.
-            MachineError: where this machine lacks what the build needs.
+            RecipeError: An option names something that the model or the checkpoint lacks.
+            MachineError: This machine lacks something that the build needs.
         """
         ...
 
@@ -96,8 +96,8 @@ class Target(Protocol):
         """Estimate the target's own files from shapes and types alone; nothing is read or traced.
 
         Returns:
-            The size in bytes of each file, by its POSIX path inside the artifact: of weights exact
-            or nearly, of code and graphs about right.
+            The size in bytes of each file, by its POSIX path inside the artifact: for weights exact
+            or nearly, for code and graphs approximate.
         """
         ...
 
@@ -109,7 +109,7 @@ class Target(Protocol):
         checkpoint: Checkpoint,
         family: Family,
     ) -> int:
-        """Count the graphs that a build compiles only to time them, where options leave a choice.
+        """Return how many graphs a build compiles only to time them.
 
         Returns:
             The count; 0 where the options leave nothing open.
@@ -120,12 +120,12 @@ class Target(Protocol):
         """Write the target's own files into the job's folder.
 
         Returns:
-            What loading the artifact requires, its device included, and the options with what the
-            build chose.
+            The requirements of loading, including the device, and the options with the choices of
+            the build.
 
         Raises:
-            BuildError: where a compiler or an exporter fails.
-            CheckpointError: where weights do not fit the types that the options ask for.
+            BuildError: A compiler or an exporter fails.
+            CheckpointError: Weights do not fit the types that the options set.
         """
         ...
 
@@ -137,20 +137,20 @@ class Target(Protocol):
         threads: int,
         device: Device = ...,
     ) -> Any:
-        """Bring an artifact's files back to life, on one device.
+        """Load an artifact's files on one device.
 
         Args:
             folder: The artifact, whose bytes are verified and whose code may run.
             manifest: Its manifest.
-            family: The family that it names.
-            threads: How many threads of the CPU one call may use.
+            family: The family named by the manifest.
+            threads: Number of CPU threads that a call may use.
             device: A kind of device that this machine has.
 
         Returns:
             A model that the family's `transcribe` takes, its inputs on `device`.
 
         Raises:
-            IntegrityError: where the files are not what this target writes.
-            MachineError: where this machine, or what is installed on it, cannot run them.
+            IntegrityError: The files are not as this target writes them.
+            MachineError: This machine, or a package installed on it, cannot run them.
         """
         ...

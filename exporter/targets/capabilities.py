@@ -1,7 +1,7 @@
-"""What this machine offers to each kind of artifact, as data and in words.
+"""Describe this machine, and what it supports for each kind of artifact.
 
-Without torch, so that `exporter machine` answers at once: each target tells its own. What takes
-time to find out is measured in `exporter.system.microbench`.
+Imports no torch, so that `exporter machine` is fast; each target describes its own part. What has
+to be measured is in `exporter.system.microbench`.
 """
 
 from dataclasses import asdict
@@ -14,8 +14,8 @@ from exporter.targets import TARGETS, facts_of
 def machine_capabilities() -> dict[str, Any]:
     """Return facts about this machine as plain data, and what they mean for each kind of artifact.
 
-    Sizes are in bytes. `devices` are those that artifacts can be loaded on; below `targets`, each
-    kind tells for which of them it can be built.
+    Sizes are in bytes. `devices` are those that artifacts can be loaded on; the entry of each kind
+    in `targets` lists the devices that it can be built for.
     """
     here = hardware.describe()
     return {

@@ -1,23 +1,24 @@
-"""What a build costs: memory, time and scratch space, from a few measured constants.
+"""Estimate the cost of a build: memory, time and scratch space, from a few measured constants.
 
 Pure arithmetic, so that a plan can be made, tested and recalibrated without building. Each target
-tells its own constants, for each device that it is built for. The sizes of the files are exact and
-come from the targets too; these figures are "about".
+has its own constants, for each device that it is built for. The sizes of the files are exact and
+also come from the targets; the figures here are approximate.
 """
 
 from dataclasses import dataclass
 
 MB = 1_000_000
 
-# Where and when the targets' constants were measured, and with how many threads.
+# The machine, threads and date of the measurement of the targets' constants.
 MEASURED_ON = "AMD EPYC with AVX-512 VNNI, 2 cores, 21 November 2026"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the cost: how much there is to trace, to hold at once, to read and to write.
+    """The amounts that determine the cost of a build.
 
-    `trials` are graphs that are compiled only to be timed.
+    `modules` own tensors, `largest_bytes` is the largest tensor, and `num_trials` counts graphs
+    that are compiled only to be timed.
     """
 
     modules: int
@@ -32,9 +33,9 @@ class Cost:
     """The constants of one kind of target on one kind of device.
 
     `base` is a process with its libraries, `module` is one module that owns tensors, `trial` a
-    graph that is compiled and timed, `largest` how often the largest tensor is held; what is
-    reloaded holds its files `reload_ratio` times. Bytes are read and written at `rate_bytes_s`, and
-    hashed and loaded at `reload_bytes_s`.
+    graph that is compiled and timed, `largest` the number of copies of the largest tensor in
+    memory. A loaded artifact takes `reload_ratio` times the size of its files. Bytes are read and
+    written at `rate_bytes_s`, and hashed and loaded at `reload_bytes_s`.
     """
 
     base_bytes: int
@@ -52,24 +53,24 @@ class Cost:
     reload_bytes_s: float
 
     def peak_rss_bytes(self, work: Work) -> int:
-        """The most memory that the build step holds."""
+        """Return the peak memory of the build step."""
         held = self.module_bytes * work.modules + self.largest * work.largest_bytes
         return round(self.base_bytes + held + self.trial_bytes * work.num_trials)
 
     def reload_rss_bytes(self, work: Work) -> int:
-        """The most memory that the fresh process holds in which the artifact first speaks."""
+        """Return the peak memory of the fresh process that loads and tries the artifact."""
         return round(self.reload_base_bytes + self.reload_ratio * work.written_bytes)
 
     def scratch_bytes(self, work: Work) -> int:
-        """Disk beside the artifact that is free again when it is built."""
+        """Return the temporary disk space beside the artifact during the build."""
         return round(self.scratch_ratio * work.written_bytes)
 
     def seconds(self, work: Work) -> float:
-        """How long the build step takes."""
+        """Return the seconds of the build step."""
         moved = (work.read_bytes + work.written_bytes) / self.rate_bytes_s
         tried = self.trial_s * work.num_trials
         return self.base_s + self.module_s * work.modules + moved + tried
 
     def reload_seconds(self, work: Work) -> float:
-        """How long it takes to seal the artifact and let it speak."""
+        """Return the seconds to hash, load and try the artifact."""
         return self.reload_base_s + work.written_bytes / self.reload_bytes_s

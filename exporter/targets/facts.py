@@ -1,4 +1,4 @@
-"""What a target tells of itself without torch: a plan, `machine` and lists ask for no more.
+"""Facts about targets that need no torch, for plans, `exporter machine` and lists.
 
 The facts are the package at the target's path in `TARGETS`; for a target in one file, the file.
 """
@@ -14,13 +14,13 @@ from exporter.targets.cost import Cost
 
 @dataclass(frozen=True)
 class Offer:
-    """What a machine offers to a target.
+    """A machine's capabilities for a target.
 
     Attributes:
-        says: What follows from the machine, in a few words.
-        defaults: The options whose defaults follow the machine or are worth knowing, with their
-            values here; None where the target cannot be built here.
-        details: Further facts, under names of the target's own.
+        says: A short description of them.
+        defaults: Options whose defaults depend on the machine or are notable, with their values
+            here; None if the target cannot be built here.
+        details: Further facts, under target-specific names.
     """
 
     says: str
@@ -34,7 +34,7 @@ class Offer:
 
 
 class TargetFacts(Protocol):
-    """What the module at a target's path offers, at once.
+    """The interface of the module at a target's path in `TARGETS`.
 
     Attributes:
         COSTS: The constants of a build for each kind of device that the target is built for.
@@ -43,5 +43,5 @@ class TargetFacts(Protocol):
     COSTS: Mapping[Device, Cost]
 
     def machine_offer(self, machine: Machine) -> Offer:
-        """Return what `machine` offers to artifacts of this kind."""
+        """Return the capabilities of `machine` for artifacts of this kind."""
         ...

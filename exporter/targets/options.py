@@ -1,4 +1,4 @@
-"""What every target can be asked for, whatever else its own options are."""
+"""The options that all targets have in common."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from exporter.system.accelerators import DEVICES, Device
 class TargetOptions(BaseModel):
     """A target's options in a recipe, as frozen data; each target adds its own.
 
-    `device` is what the artifact is built for. It is left out of what is written down where it is
-    the CPU: so manifests and build keys that are older than the option keep their bytes.
+    `device` is the device to build for. It is not serialized if it is the CPU, so that manifests
+    and build keys are the same as before the option existed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

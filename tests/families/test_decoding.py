@@ -71,8 +71,12 @@ def test_an_old_checkpoint_is_known_by_its_vocabulary() -> None:
 
 
 def test_an_english_only_checkpoint_has_one_language() -> None:
-    assert whisper.only_language(configs(LARGE, ENGLISH)) == "en"
-    assert whisper.only_language(configs(LARGE, SEVERAL)) is None
+    english, several = configs(LARGE, ENGLISH), configs(LARGE, SEVERAL)
+    assert whisper.text_language(english, Decoding(), None) == "en"
+    assert whisper.text_language(several, Decoding(), None) is None
+    assert whisper.text_language(several, Decoding(), "de") == "de"
+    assert whisper.text_language(several, Decoding(language="fr"), "de") == "fr"
+    assert whisper.text_language(several, Decoding(language="fr", task="translate"), "de") == "en"
 
 
 def test_decoding_that_fits() -> None:

@@ -164,8 +164,8 @@ def configs(model: Any) -> Configs:
     return {"config.json": model.config.to_dict()}
 
 
-def only_language(configs: Configs) -> str | None:
-    return None
+def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
+    return spoken
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:

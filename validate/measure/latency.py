@@ -1,8 +1,8 @@
-"""The second pass: latency, memory and loading, on a sample of the clips, with nothing beside it.
+"""The timed pass: latency, memory and load time on a sample of the clips, run alone.
 
-One model in one fresh process, so that load time and peak memory are its own, and so that a crash
-costs one measurement and not the whole run. Two, where their times leave doubt: what slows a
-machine for seconds, as neighbours do on a shared one, then meets both alike.
+Each model runs in a fresh process, so that load time and peak memory are its own, and a crash loses
+one measurement only. If the candidate seems too slow, both models are timed again in one process,
+interleaved, so that other load on a shared machine affects both alike.
 """
 
 import logging
@@ -29,15 +29,15 @@ Seconds = list[float]
 
 
 class Request(Frozen):
-    """What to measure.
+    """A measurement to make.
 
     Attributes:
         spec: The model.
         clips: The files to time, in order.
-        shapes: A short, a middling and a long one: they warm the model up, each alone, and then
-            make batches of unusual shapes.
-        repeat_s: Clips are timed again while that takes no longer than so.
-        part: What to transcribe afterwards, in the same process: a model need not be opened twice.
+        shapes: A short, a median and a long clip: used singly for the warm-up, then in batches
+            of unusual shapes.
+        repeat_s: Seconds available for repeated passes over the clips.
+        part: Clips to transcribe afterwards in the same process, which avoids a second load.
     """
 
     spec: ModelSpec
@@ -51,15 +51,15 @@ class Measurement(Frozen):
     """Everything that one process measured.
 
     Attributes:
-        seconds: From samples in to text out, for each clip of the request the median over passes.
+        seconds: Time from samples to text for each clip of the request, median over passes.
         shapes: One check a batch.
-        load_s: What opening the model took, imports left out.
-        peak_rss_bytes: When all clips had been timed.
-        passes: How often each clip was timed.
-        threads: Of the numerical libraries.
-        load_average: The machine's over the last minute, just before.
-        machine: As `hardware.describe` tells it.
-        versions: Of Python and the packages that run models.
+        load_s: Seconds to open the model, without imports.
+        peak_rss_bytes: Peak resident memory after the timed passes.
+        passes: Number of times each clip was timed.
+        threads: Threads of the numerical libraries.
+        load_average: The machine's one-minute load average before the measurement.
+        machine: The result of `hardware.describe`.
+        versions: Versions of Python and of the packages that run models.
     """
 
     seconds: tuple[float, ...]
@@ -74,7 +74,7 @@ class Measurement(Frozen):
 
 
 def measure_fresh(request: Request, what: str, progress: Progress) -> Measurement:
-    """Measure in a process of its own; raises what `worker.run` raises."""
+    """Measure in a process of its own; raises the exceptions of `worker.run`."""
 
     def prefixed(doing: str, done: float | None) -> None:
         progress(f"{what}: {doing}", done)
@@ -86,7 +86,11 @@ def measure_fresh(request: Request, what: str, progress: Progress) -> Measuremen
 
 
 def time_interleaved(requests: Sequence[Request], what: str, progress: Progress) -> list[Seconds]:
-    """Each model's seconds for each clip, in a process that holds all; same threads, same clips."""
+    """Time several models in one process, on the same clips with the same threads.
+
+    Returns:
+        Each model's seconds for each clip.
+    """
 
     def prefixed(doing: str, done: float | None) -> None:
         progress(f"{what} and the original by turns: {doing}", done)
@@ -104,9 +108,9 @@ def remeasure_if_slow(
     too_slow: Callable[[Measurement, Measurement], bool],
     in_turns: Callable[[], Sequence[Seconds]],
 ) -> tuple[Measurement, Measurement]:
-    """Both sides; where the candidate seems too slow, with the seconds that both take in turns.
+    """Return both measurements, with interleaved times if the candidate seems too slow.
 
-    Where there is no memory for both, the seconds of each alone count.
+    If both models do not fit in memory, the separate times are kept.
     """
     if not too_slow(reference, candidate):
         return reference, candidate
@@ -122,9 +126,9 @@ def _with(measurement: Measurement, seconds: Seconds) -> Measurement:
     return measurement.model_copy(update={"seconds": tuple(seconds)})
 
 
-def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Load, warm up, time the clips, try unusual batches; then transcribe a part, if asked."""
-    request = Request.model_validate(asked)
+def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Load, warm up, time the clips and try unusual batches; transcribe a part if requested."""
+    request = Request.model_validate(step_request)
     load_average = os.getloadavg()[0]
     model = OpenModel(request.spec, progress)
     alone = _warm_up(model, request.shapes)
@@ -147,9 +151,9 @@ def measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"measurement": measurement.model_dump(mode="json")}
 
 
-def time_interleaved_models(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def time_interleaved_models(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Load and warm up several models, then let each transcribe a batch before the next batch."""
-    requests = [Request.model_validate(request) for request in asked["requests"]]
+    requests = [Request.model_validate(request) for request in step_request["requests"]]
     models = [OpenModel(request.spec, progress) for request in requests]
     for model, request in zip(models, requests, strict=True):
         _warm_up(model, request.shapes)
@@ -157,16 +161,17 @@ def time_interleaved_models(asked: dict[str, Any], progress: Progress) -> dict[s
 
 
 def _warm_up(model: OpenModel, clips: Sequence[Path]) -> list[str]:
-    """Transcribe clips by themselves; give their texts."""
+    """Transcribe clips one at a time; return their texts."""
     return [model.transcribe([path])[0][0].text for path in clips]
 
 
 def _time_clips(
     request: Request, models: Sequence[OpenModel], progress: Progress
 ) -> tuple[list[Seconds], int]:
-    """One pass, and more for steadier times while they are cheap.
+    """Time one pass over the clips, and further passes as `repeat_s` allows.
 
-    Gives each model's median seconds for each clip, and the number of passes.
+    Returns:
+        Each model's median seconds for each clip, and the number of passes.
     """
     cut = list(batches(iter(request.clips), request.spec.decoding.batch_size))
     seconds: list[list[list[float]]] = [[[] for _ in cut] for _ in models]
@@ -179,7 +184,7 @@ def _time_clips(
             progress(clip, (done + index / len(cut)) / passes)
             for one in order:
                 seconds[one][index].append(models[one].transcribe(batch)[1])
-            order.reverse()  # nobody always comes after the same one
+            order.reverse()  # no model always runs after the same one
             timed += len(batch)
         done += 1
         if done == 1:

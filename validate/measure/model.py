@@ -1,4 +1,4 @@
-"""One open model in a fresh process: batches of files in, transcripts and seconds out."""
+"""An open model in a fresh process, which transcribes batches of files and times them."""
 
 import time
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from exporter.system.progress import Progress
 
 
 class Frozen(BaseModel):
-    """Plain data that crosses from one process to another."""
+    """Plain data passed between processes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSpec(Frozen):
-    """Which model runs, and how.
+    """A model to run, and its settings.
 
     Attributes:
         model: A sealed artifact, or an original checkpoint's folder.
-        original: Which of the two it is.
-        trust: The user's word for an artifact's code, or for an original's pickle.
-        threads: Of the numerical libraries.
-        decoding: How audio becomes text.
+        original: True for an original checkpoint, False for an artifact.
+        trust: The user trusts the artifact's native code, or the original's pickle.
+        threads: Threads of the numerical libraries.
+        decoding: The decoding options.
     """
 
     model: Path
@@ -38,7 +38,7 @@ class ModelSpec(Frozen):
 
 
 class OpenModel:
-    """A model that is ready; `load_s` is what opening it took, imports left out."""
+    """A model ready to transcribe; `load_s` is the seconds to open it, without imports."""
 
     def __init__(self, spec: ModelSpec, progress: Progress) -> None:
         progress("loading", None)
@@ -56,7 +56,7 @@ class OpenModel:
         """Transcribe a batch of files.
 
         Returns:
-            The transcripts, and the seconds from samples in to text out.
+            The transcripts, and the seconds from samples to text.
         """
         samples = [self.read(path) for path in batch]
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One model in both passes: timed alone, then its transcripts, which workers may share."""
+"""One model in both passes: timed alone, then transcribing the corpus in several workers."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +15,16 @@ from validate.measure.transcripts import Part
 
 @dataclass(frozen=True)
 class ModelRun:
-    """A model that is measured, and that transcribes a corpus, when that is first asked for.
+    """A model to measure and to transcribe a corpus with, each at its first use.
 
     Attributes:
         spec: The model.
-        name: How messages call it.
-        corpus: What it transcribes.
-        timed: The places of the clips to time.
-        output: A path of its own; what files it writes begin with its name.
-        executor: Where it transcribes; it is timed here.
-        progress: Hears what is being done.
+        name: Its name in messages.
+        corpus: The clips to transcribe.
+        timed: The indices of the clips to time.
+        output: A path of its own; the names of the files it writes begin with this one.
+        executor: Runs the transcription, but not the timed pass.
+        progress: Called with the current activity.
     """
 
     spec: ModelSpec
@@ -37,7 +37,7 @@ class ModelRun:
 
     @property
     def request(self) -> latency.Request:
-        """What to measure, alone or by turns with another model."""
+        """The measurement to make, alone or interleaved with another model."""
         return latency.Request(
             spec=self.spec,
             clips=tuple(self.corpus[place].path for place in self.timed),
@@ -46,7 +46,7 @@ class ModelRun:
 
     @cached_property
     def measurement(self) -> Measurement:
-        """Measure the model in a process of its own; a single worker then goes on there."""
+        """Measure the model in a process of its own, which a single worker then reuses."""
         alone = self.executor.workers == 1
         part = self._parts[0] if alone else None
         request = self.request.model_copy(update={"part": part})
@@ -54,9 +54,9 @@ class ModelRun:
 
     @cached_property
     def transcripts(self) -> tuple[Path, ...]:
-        """Transcribe the corpus; give the files that hold it, in order."""
+        """Transcribe the corpus; return the files with the transcripts, in order."""
         if self.executor.workers == 1:
-            _ = self.measurement  # its process transcribes, too
+            _ = self.measurement  # measuring also transcribes the only part
         else:
             for _ in self.executor.map([self._task(part) for part in self._parts], self._prefixed):
                 pass

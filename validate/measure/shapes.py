@@ -1,4 +1,4 @@
-"""Batches of sizes and lengths that no graph was traced with."""
+"""Check batches of sizes and lengths that no graph was traced with."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,10 @@ from validate.measure.model import Frozen, OpenModel
 
 
 class ShapeCheck(Frozen):
-    """A batch of a shape unlike the traced one. `finite` is None where no output could be seen.
+    """The result for a batch of a shape unlike the traced one.
 
-    `likeness`: of the texts in the batch to those of the same clips alone, 0 to 1, on average.
+    `finite` is None if no output could be observed. `likeness` is the mean similarity, 0 to 1, of
+    the batch's texts to those of the same clips transcribed singly.
     """
 
     lengths_s: tuple[float, ...]
@@ -31,9 +32,9 @@ def check_shapes(
     """Try batches of one, two and three clips of several lengths, each within the window.
 
     Args:
-        model: What is checked.
-        clips: A short, a middling and a long one.
-        alone: The text of each when it is transcribed by itself.
+        model: The model to check.
+        clips: A short, a median and a long clip.
+        alone: The text of each clip when transcribed singly.
 
     Returns:
         A check for each batch.
@@ -65,7 +66,7 @@ def _check(
         likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
     except MemoryError:
         raise
-    except Exception as error:  # whatever a runtime throws is what the check looks for
+    except Exception as error:  # any exception of a runtime is a result of the check
         lines = str(error).splitlines() or [""]
         return ShapeCheck(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
     return ShapeCheck(
@@ -81,9 +82,9 @@ def _likeness(text: str, other: str) -> float:
 
 @contextmanager
 def _watched(model: Any) -> Iterator[list[bool]]:
-    """Note for every step of the model whether its logits are finite.
+    """Record for every step of the model whether its logits are finite.
 
-    Only during these checks: looking costs time. Works for torch modules, as every family's is.
+    Used only in these checks, because it takes time. Works for torch modules only.
     """
     seen: list[bool] = []
 

@@ -1,6 +1,6 @@
-"""The first pass: every clip is transcribed once, in as many processes as there are workers.
+"""The transcription pass: every clip is transcribed once, in as many processes as workers.
 
-What is heard goes to disk batch by batch; a process holds the audio of one batch.
+Transcripts are written to disk batch by batch; a process holds the audio of one batch.
 """
 
 import json
@@ -17,22 +17,22 @@ Item = TypeVar("Item")
 
 
 class ClipResult(Frozen):
-    """A clip's transcript, and of how many tokens it is."""
+    """A clip's transcript, and its number of tokens."""
 
     text: str
     tokens: int
 
 
 class Part(Frozen):
-    """Clips that follow each other in a corpus, and where their transcripts go.
+    """Consecutive clips of a corpus, and the file for their transcripts.
 
     Attributes:
         index: The corpus' index.
-        offset: Where in the index the first clip's row begins, in bytes.
-        first: The first clip's place in the corpus.
-        clips: How many there are in this part.
-        total: How many there are in the corpus.
-        output: The file to write, a ClipResult a line.
+        offset: Byte offset of the first clip's row in the index.
+        first: The first clip's index in the corpus.
+        clips: Number of clips in this part.
+        total: Number of clips in the corpus.
+        output: The file to write, one ClipResult per line.
     """
 
     index: Path
@@ -44,15 +44,15 @@ class Part(Frozen):
 
 
 class Request(Frozen):
-    """A part to transcribe, and the model that does it."""
+    """A part to transcribe, and the model to use."""
 
     spec: ModelSpec
     part: Part
 
 
-def transcribe(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def transcribe(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Open a model and transcribe a part: a step for `exporter.system.worker`."""
-    request = Request.model_validate(asked)
+    request = Request.model_validate(step_request)
     transcribe_part(OpenModel(request.spec, progress), request.part, progress)
     return {}
 
@@ -65,14 +65,14 @@ def transcribe_part(model: OpenModel, part: Part, progress: Progress) -> None:
         for batch in batches((clip_of(row).path for row in rows), model.decoding.batch_size):
             clip = f"clip {part.first + done + 1} of {part.total} ({batch[0].name})"
             progress(clip, done / part.clips)
-            for heard in model.transcribe(batch)[0]:
-                result = ClipResult(text=heard.text, tokens=len(heard.tokens))
+            for transcript in model.transcribe(batch)[0]:
+                result = ClipResult(text=transcript.text, tokens=len(transcript.tokens))
                 stream.write(result.model_dump_json() + "\n")
             done += len(batch)
 
 
 def read_transcripts(paths: Sequence[Path]) -> Iterator[ClipResult]:
-    """Yield what the parts' files hold, one after the other."""
+    """Yield the clip results of the parts' files, in order."""
     for path in paths:
         with path.open(encoding="utf-8") as stream:
             yield from (ClipResult(**json.loads(line)) for line in stream)

@@ -15,4 +15,4 @@ COMPANIONS = Companions(
     tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
 )
 DECODING = ("language", "task", "num_beams", "timestamps", "batch_size")
-ENCODERS = ("encoder_model", "encoder")  # as ONNX Runtime runs it, and compiled or as modules
+ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

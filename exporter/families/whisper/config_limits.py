@@ -1,7 +1,7 @@
-"""Limits for the numbers in a Whisper's configs, beyond any real model.
+"""Limits for the numbers in a Whisper's configs, above those of any real model.
 
-transformers takes them as they are: a billion layers are made one by one before weights are looked
-at, and a window of a terabyte is allocated.
+transformers does not check them: it would create a billion layers one by one before it reads
+weights, and allocate a window of a terabyte.
 """
 
 from collections.abc import Mapping
@@ -57,12 +57,12 @@ class _Generation(_Bounded):
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for a config that no Whisper has."""
+    """Raise CheckpointError for a config with values outside the limits."""
     _check(_Config, config, "config.json")
 
 
 def check_files(folder: Path) -> None:
-    """Raise CheckpointError for what a folder's extractor and generation config ask for."""
+    """Raise CheckpointError for an extractor or generation config outside the limits."""
     for model, name in ((_Extractor, "preprocessor_config"), (_Generation, "generation_config")):
         path = folder / f"{name}.json"
         _check(model, read_json(path), str(path))

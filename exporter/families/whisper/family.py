@@ -22,7 +22,7 @@ from exporter.families.whisper.decoding.transcribe import (
     CONFIG,
     GENERATION,
     check_decoding,
-    only_language,
+    text_language,
     transcribe,
 )
 from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
@@ -48,11 +48,11 @@ __all__ = [  # the family's protocol
     "force_tokens",
     "graphs",
     "limit_tokens",
-    "only_language",
     "open_original",
     "processor",
     "sampling_rate",
     "skeleton",
+    "text_language",
     "transcribe",
     "window",
 ]
@@ -63,7 +63,7 @@ LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
-    """What a config says of the graphs that the weights' shapes do not."""
+    """Return the config values that determine graphs besides the weights' shapes."""
     whole = _config(config)
     names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
     heads = ("encoder_attention_heads", "decoder_attention_heads")
@@ -71,18 +71,22 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
-    """Every parameter is stored as the model has it."""
+    """Return no derivations: every parameter is stored unchanged."""
     return {}
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The transformers model of a config on the `meta` device: shapes without weights."""
+    """Create the transformers model of a config on the `meta` device, without weights.
+
+    Raises:
+        CheckpointError: No Whisper has such a config.
+    """
     try:
         with torch.device("meta"):
             model: nn.Module = WhisperForConditionalGeneration._from_config(
                 _config(config), attn_implementation="sdpa", dtype=dtype
             )
-    except ValueError as error:  # a width, say, that its heads do not divide
+    except ValueError as error:  # for example a width that is no multiple of the heads
         msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
         raise CheckpointError(msg) from error
     return model.eval().requires_grad_(False)
@@ -107,7 +111,13 @@ def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
 def assemble(
     folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
 ) -> GraphWhisper:
-    """Join built graphs, and the configs in `folder`, into a model that generates."""
+    """Join built graphs, and the configs in `folder`, into a model that generates.
+
+    Args:
+        folder: The artifact, for the configs in it.
+        functions: The built graphs by name.
+        cache_dtype: The type of caches that graphs write in place.
+    """
     if functions.keys().isdisjoint(DECODERS):
         msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
         raise IntegrityError(msg)
@@ -117,18 +127,18 @@ def assemble(
 
 
 def attach_engine(model: Any, folder: Path) -> None:
-    """Give a transformers Whisper its generation config, and the lean road as `model.engine`."""
+    """Set a transformers Whisper's generation config, and its decoding loops as `model.engine`."""
     model.generation_config = generation_config(folder)
     model.engine = eager_engine(model)
 
 
 def configs(model: Any) -> Configs:
-    """An open model's configs."""
+    """Return an open model's configs, by file name."""
     return {CONFIG: model.config.to_dict(), GENERATION: model.generation_config.to_dict()}
 
 
 def generation_config(folder: Path) -> GenerationConfig:
-    """The folder's generation config, without the prompt of old checkpoints.
+    """Return the folder's generation config, without the prompt of old checkpoints.
 
     `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
     """
@@ -137,9 +147,9 @@ def generation_config(folder: Path) -> GenerationConfig:
 
 
 def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
-    """The original in float32, as transformers runs it: the reference for every comparison.
+    """Open the original in float32 in transformers: the reference for every comparison.
 
-    With `state`, its weights come from there and only the configs from the folder.
+    With `state`, only the configs are read from the folder.
     """
     check_config(read_json(folder / "config.json"))
     if state is None:
@@ -156,11 +166,15 @@ def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
 
 
 def processor(folder: Path) -> Any:
-    """The feature extractor and tokenizer."""
+    """Open the feature extractor and tokenizer.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
     check_files(folder)
     try:
         return WhisperProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # for a file that makes no sense, tokenizers raises just that
+    except Exception as error:  # the type that tokenizers raises for an invalid file
         if exhausted(error):
             raise
         reason = (str(error).splitlines() or [repr(error)])[0]
@@ -188,9 +202,9 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
-    """The first token, if any, that tokenizer and model number differently.
+    """Return a message for the first token whose ids in tokenizer and model differ, if any.
 
-    An English-only tokenizer with a multilingual model, or the other way round, is one off.
+    Ids of an English-only tokenizer differ by one from those of a multilingual model.
     """
     tasks = generation.get("task_to_id") or {}
     numbered = {
@@ -208,9 +222,9 @@ def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
 
 
 def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
-    """The first word, if any, that `vocab.json` numbers as neither tokenizer nor model does.
+    """Return a message for the first word of `vocab.json` with a wrong id, if any.
 
-    Where there is a `tokenizer.json` we never read the other, but other loaders of the artifact do.
+    This package never reads it beside a `tokenizer.json`, but other loaders of the artifact do.
     """
     if not path.is_file():
         return []
@@ -223,12 +237,12 @@ def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
 
 
 def window(processor: Any) -> int:
-    """Samples that are decoded at once; longer recordings take several steps."""
+    """Return the samples in a window; longer recordings are decoded in several steps."""
     samples: int = processor.feature_extractor.n_samples
     return samples
 
 
 def sampling_rate(processor: Any) -> int:
-    """Samples a second that `transcribe` expects."""
+    """Return the sampling rate in Hz that `transcribe` expects."""
     rate: int = processor.feature_extractor.sampling_rate
     return rate

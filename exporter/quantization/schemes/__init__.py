@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SchemeModule(Protocol):
-    """What a scheme's module offers."""
+    """The interface of a scheme's module."""
 
     @property
     def Scheme(self) -> type[QuantizationScheme]:

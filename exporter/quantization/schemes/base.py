@@ -1,4 +1,4 @@
-"""What every quantization scheme offers to the plan, to the weights' reader and to the targets."""
+"""The interface of quantization schemes for the plan, the weights' reader and the targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -15,10 +15,10 @@ Blocks = Callable[[], Iterable[Tensor]]
 
 
 class QuantizationScheme(BaseModel, ABC):
-    """What a module's weight and its inputs become; the fields are parameters in a recipe.
+    """The storage of a module's weight and the type of its inputs; fields are recipe parameters.
 
-    A scheme is a value: two with the same name and parameters are equal. It says which tensors are
-    stored for a module; how a target multiplies them is the target's own.
+    A scheme is a value: two with the same name and parameters are equal. It defines the tensors
+    stored for a module; each target implements their multiplication itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,35 +32,35 @@ class QuantizationScheme(BaseModel, ABC):
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...], stored: torch.dtype) -> Layout:
-        """Return type and shape of each tensor that replaces a weight, by its name in the module.
+        """Return type and shape of each tensor stored for a weight, by its name in the module.
 
         Args:
             shape: The weight's shape, [out, in].
-            stored: The type in which the checkpoint stores it.
+            stored: The type of the weight in the checkpoint.
         """
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters as plain data; those without a value are left out."""
+        """The parameters as plain data, without those that are None."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def __str__(self) -> str:
-        """Return the name, and each parameter that is not at its default."""
+        """Return the name, and each parameter that differs from its default."""
         fields = type(self).model_fields
         set_here = {k: v for k, v in self.parameters.items() if v != fields[k].default}
         return ", ".join([self.name, *(f"{key} {_shown(v)}" for key, v in set_here.items())])
 
 
 class IntegerScheme(QuantizationScheme):
-    """A scheme that stores integers in the place of a weight."""
+    """A scheme that stores a weight as integers."""
 
     @abstractmethod
     def quantize(self, blocks: Blocks, shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the tensors of `layout` by name; `weight` is the large one.
 
         Args:
-            blocks: The float weight [out, in].
-            shape: Its shape.
+            blocks: Returns an iterator over blocks of rows of the float weight [out, in].
+            shape: The weight's shape.
         """
 
 

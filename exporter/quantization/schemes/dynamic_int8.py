@@ -13,8 +13,8 @@ from exporter.quantization.schemes.base import Blocks, IntegerScheme
 class Scheme(IntegerScheme):
     """int8 codes [out, in] and float32 scales: [out] with `per_channel`, else [1].
 
-    `bits` is 7 where sums of u8 x s8 products would saturate: x86 without VNNI adds pairs of them
-    in 16 bits.
+    With 7 `bits`, sums of u8 x s8 products do not saturate on x86 without VNNI, which adds pairs
+    of them in 16 bits.
     """
 
     name: ClassVar[str] = "dynamic-int8"
@@ -24,7 +24,7 @@ class Scheme(IntegerScheme):
 
     @classmethod
     def applies_to(cls, module: nn.Module) -> bool:
-        """Linear modules: products with a constant weight."""
+        """Return whether the module is linear: a product with a constant weight."""
         return isinstance(module, nn.Linear)
 
     def layout(self, shape: tuple[int, ...], stored: torch.dtype) -> Layout:

@@ -10,7 +10,7 @@ from exporter.quantization.schemes.base import QuantizationScheme
 
 
 class Scheme(QuantizationScheme):
-    """A weight in floating point; without `dtype` in the type that a target stores by itself."""
+    """A weight in floating point; without `dtype`, in the target's default type."""
 
     name: ClassVar[str] = "float"
 
@@ -18,13 +18,13 @@ class Scheme(QuantizationScheme):
 
     @classmethod
     def applies_to(cls, module: nn.Module) -> bool:
-        """Every module can stay as it is."""
+        """Return True: every module can have this scheme."""
         return True
 
     def storage(self, otherwise: torch.dtype) -> torch.dtype:
-        """Return the type in which the weight is stored: `otherwise` where none is set."""
+        """Return the type in which the weight is stored: `dtype`, or `otherwise` if it is None."""
         return otherwise if self.dtype is None else getattr(torch, self.dtype)
 
     def layout(self, shape: tuple[int, ...], stored: torch.dtype) -> Layout:
-        """Return the weight alone."""
+        """Return the type and shape of the weight."""
         return {"weight": (self.storage(stored), shape)}

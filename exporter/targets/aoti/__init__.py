@@ -33,17 +33,17 @@ COSTS: dict[Device, Cost] = {
 
 
 def default_level(machine: Machine) -> Level | None:
-    """Return the x86-64 level that a machine is compiled for; None where there is none for it."""
+    """Return the x86-64 level to compile for on a machine; None if it supports none."""
     return next((level for level in LEVELS if level == machine.isa), None)
 
 
 def default_extension(machine: Machine, march: str | None, feature: str) -> bool:
-    """Return whether kernels for `march` use a CPU feature beyond it, where nobody says so."""
+    """Return whether kernels for `march` use a further CPU feature by default."""
     return march == "x86-64-v4" and feature in machine.features
 
 
 def machine_offer(machine: Machine) -> Offer:
-    """Tell what the options default to, how numbers are multiplied, and what compiles them."""
+    """Describe the options' defaults, the precision of products, and the C++ compiler."""
     march = default_level(machine)
     if march is None:
         levels = " or ".join(LEVELS)

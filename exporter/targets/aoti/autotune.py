@@ -1,9 +1,9 @@
-"""Choosing a graph's variant by the clock, where its dtype is auto.
+"""Choose a graph's variant by measurement, if its dtype is auto.
 
-Every candidate is compiled as the build itself would, for models of few layers with the
-checkpoint's own width, heads and vocabulary, and timed on inputs of the real shapes. From two
-depths the time of a layer follows, and so that of the whole graph: what stands once (convolutions,
-the vocabulary's projection) would else count for far more than it is.
+Every candidate is compiled as in the build, for models of few layers with the checkpoint's own
+width, heads and vocabulary, and timed on inputs of the real shapes. The time of the whole graph is
+extrapolated from two depths, because parts that occur once (convolutions, the projection to the
+vocabulary) would otherwise count for far more than their share.
 """
 
 import ctypes
@@ -35,71 +35,75 @@ from exporter.targets.base import Job
 
 Key = TypeVar("Key")
 
-# A larger variant must be faster than a smaller one by so much: more than two runs ever differ.
+# Relative speedup that a larger variant needs to be chosen: more than two equal runs differ.
 _MARGIN = 0.1
-# Up to so many layers a model is timed whole, and what was compiled then serves the build.
+# Models of up to this many layers are timed whole; the build then reuses the compiled graph.
 _WHOLE = 4
 _DEPTHS = (1, 3)
 _WARM_UPS, _FEWEST, _MOST = 2, 5, 60
 _BUDGET_S = 4.0
-_UNTOLD_CACHE_BYTES = 1 << 27
-# malloc.h; the bound that glibc itself would reach after a few large blocks, and its first for
-# trimming.
+_DEFAULT_CACHE_BYTES = 1 << 27
+# From malloc.h: the mmap threshold that glibc reaches by itself after a few large blocks, and its
+# default trim threshold.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MOST_BYTES, _TRIM_BYTES = 32 << 20, 128 << 10
-_SPREAD = 0.02  # of random weights, as of those that training begins with
+_SPREAD = 0.02  # standard deviation of random weights, as at initialization
 
 
 def candidates(
     options: Options, plan: QuantizationPlan, graph: Graph, model: nn.Module
 ) -> dict[str, Variant]:
-    """The variants that a graph may take, by name: the smaller, and then the simpler, first.
+    """Return the variants of a graph by name, sorted by size, then by simplicity.
 
-    Those with products in bfloat16 where the CPU has them: elsewhere they are float32 in disguise.
-    A graph that writes caches works on few rows, which our kernels always serve. One without a
-    quantized module has a choice of types only.
+    Variants in bfloat16 are candidates only if the CPU multiplies bfloat16: others emulate it in
+    float32. A graph that writes caches has few rows, which our kernels serve, so oneDNN is no
+    candidate. A graph without quantized modules has a choice of types only.
     """
     modules = {name.rpartition(".")[0] for name in parameter_names(graph, model).values()}
     bfloat16 = {"bfloat16": Variant("bfloat16", onednn=False, quantized=False)}
     if modules.isdisjoint(plan.quantized):
         return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
     many = not graph.mutated
-    found = {"int8": Variant("float32", onednn=False)}
+    variants = {"int8": Variant("float32", onednn=False)}
     if options.vnni and many:
-        found["int8 by oneDNN"] = Variant("float32", onednn=True)
+        variants["int8 by oneDNN"] = Variant("float32", onednn=True)
     if options.bf16:
         amx = options.knows_amx and many
-        found |= {"int8 in bfloat16": Variant("bfloat16", onednn=amx), **bfloat16}
-    return found
+        variants |= {"int8 in bfloat16": Variant("bfloat16", onednn=amx), **bfloat16}
+    return variants
 
 
 def largest(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> Setup:
-    """The setup with every open graph in its largest variant: what there must be room for."""
+    """Return the setup with every open graph in its largest variant, to estimate sizes."""
     offered = _offered(setup, model, family)
     settled = _first_of_each(setup, offered)
-    for name, found in offered.items():
-        ways = [settled.with_variant(name, variant) for variant in found.values()]
-        settled = max(ways, key=lambda way: _weight_bytes(way, checkpoint, family, name))
+    for name, variants in offered.items():
+        setups = [settled.with_variant(name, variant) for variant in variants.values()]
+        settled = max(setups, key=lambda each: _weight_bytes(each, checkpoint, family, name))
     return settled
 
 
 def num_trials(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> int:
-    """How many graphs `choose` will compile to time them."""
+    """Return the number of graphs that `choose` compiles to time them."""
     return sum(
-        len(found) * len(_depths(_layers(checkpoint, family, name)))
-        for name, found in _offered(setup, model, family).items()
-        if len(found) > 1
+        len(variants) * len(_depths(_layers(checkpoint, family, name)))
+        for name, variants in _offered(setup, model, family).items()
+        if len(variants) > 1
     )
 
 
 def choose(job: Job[Options], setup: Setup) -> tuple[Setup, dict[str, AutotuneResult]]:
-    """Settle what the options leave open, and tell by which figures."""
+    """Choose the variant of every open graph by measurement.
+
+    Returns:
+        The setup with the chosen variants, and the measurements of each graph, by its name.
+    """
     offered = _offered(setup, _skeleton(job), job.family)
     settled = _first_of_each(setup, offered)
     choices = {}
-    for name, found in offered.items():
-        choices[name] = _choice(job, settled, name, found)
-        settled = settled.with_variant(name, found[choices[name].chosen])
+    for name, variants in offered.items():
+        choices[name] = _choice(job, settled, name, variants)
+        settled = settled.with_variant(name, variants[choices[name].chosen])
     if offered:
         settled = replace(settled, options=setup.options.settled(settled.variants))
     return settled, choices
@@ -111,12 +115,12 @@ def _layers(checkpoint: Checkpoint, family: Family, name: str) -> int:
 
 
 def _depths(layers: int) -> tuple[int, ...]:
-    """How deep the models are on which a graph of so many layers is timed."""
+    """Return the numbers of layers of the models on which a graph is timed."""
     return (layers,) if layers <= _WHOLE else _DEPTHS
 
 
 def _offered(setup: Setup, model: nn.Module, family: Family) -> dict[str, dict[str, Variant]]:
-    """The candidates of every graph that the options leave open."""
+    """Return the candidates of every graph that the options leave open."""
     graphs = family.graphs(model, cache="static")
     return {
         graph.name: candidates(setup.options, setup.plan, graph, model)
@@ -126,33 +130,33 @@ def _offered(setup: Setup, model: nn.Module, family: Family) -> dict[str, dict[s
 
 
 def _first_of_each(setup: Setup, offered: Mapping[str, Mapping[str, Variant]]) -> Setup:
-    """The setup with the first candidate of every graph that is open."""
-    firsts = {name: next(iter(found.values())) for name, found in offered.items()}
+    """Return the setup with the first candidate of every open graph."""
+    firsts = {name: next(iter(variants.values())) for name, variants in offered.items()}
     return replace(setup, variants={**setup.variants, **firsts})
 
 
 def _choice(
-    job: Job[Options], setup: Setup, name: str, found: Mapping[str, Variant]
+    job: Job[Options], setup: Setup, name: str, variants: Mapping[str, Variant]
 ) -> AutotuneResult:
     depth = _layers(job.checkpoint, job.family, name)
-    if len(found) == 1:
-        return AutotuneResult(chosen=next(iter(found)), depth=depth)
+    if len(variants) == 1:
+        return AutotuneResult(chosen=next(iter(variants)), depth=depth)
     depths = _depths(depth)
     with TemporaryDirectory(prefix=".choosing-", dir=job.folder) as folder:
-        runs = _runs(job, setup, name, found, depths, Path(folder))
-        job.progress(f"timing {name} as {', '.join(found)}", None)
+        runs = _runs(job, setup, name, variants, depths, Path(folder))
+        job.progress(f"timing {name} as {', '.join(variants)}", None)
         with _as_loaded(job.options.threads):
             medians = measure(runs)
     seconds = {
         candidate: extrapolated({layers: medians[candidate, layers] for layers in depths}, depth)
-        for candidate in found
+        for candidate in variants
     }
     rounded = {candidate: float(f"{value:.4g}") for candidate, value in seconds.items()}
     return AutotuneResult(chosen=decide(rounded), seconds=rounded, layers=depths, depth=depth)
 
 
 def decide(seconds: Mapping[str, float]) -> str:
-    """The first candidate, unless a later one is clearly faster than the best before it."""
+    """Return the first candidate, or a later one that is clearly faster than the best before it."""
     chosen, *others = seconds
     for other in others:
         if seconds[other] < (1 - _MARGIN) * seconds[chosen]:
@@ -161,7 +165,7 @@ def decide(seconds: Mapping[str, float]) -> str:
 
 
 def extrapolated(seconds: Mapping[int, float], depth: int) -> float:
-    """The time of a graph of `depth` layers, from those of one or two depths."""
+    """Extrapolate the seconds of a graph of `depth` layers from those of one or two depths."""
     (few, first), (many, last) = min(seconds.items()), max(seconds.items())
     layer = max(last - first, 0.0) / (many - few) if many > few else 0.0
     return last + (depth - many) * layer
@@ -169,7 +173,7 @@ def extrapolated(seconds: Mapping[int, float], depth: int) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """A call to be timed, and the bytes that a whole model would read beside it."""
+    """A call to time, and the bytes that the layers left out would read between calls."""
 
     call: Callable[[], object]
     absent_bytes: int = 0
@@ -178,10 +182,10 @@ class Run:
 def measure(
     runs: Mapping[Key, Run], clock: Callable[[], float] = time.perf_counter
 ) -> dict[Key, float]:
-    """The median seconds of each run, in rounds through all of them, every other one backwards.
+    """Return the median seconds of each run, timed in rounds in alternating order.
 
-    Each timed call follows another of the same run, and then as much reading as the absent layers
-    would do, so that it finds in the caches what it would find there in the whole model.
+    Before each timed call, the same run is called once and as many bytes are read as the absent
+    layers have, so that the CPU's caches are as in the whole model.
     """
     absent = torch.ones(max(run.absent_bytes for run in runs.values()) // 4)
     for run in [*runs.values()] * _WARM_UPS:
@@ -203,15 +207,15 @@ def _runs(
     job: Job[Options],
     setup: Setup,
     name: str,
-    found: Mapping[str, Variant],
+    variants: Mapping[str, Variant],
     depths: tuple[int, ...],
     folder: Path,
 ) -> dict[tuple[str, int], Run]:
-    """Compile every candidate at every depth, and give all the same weights and inputs."""
+    """Compile every candidate at every depth, with the same weights and inputs for all."""
     depth = _layers(job.checkpoint, job.family, name)
     weights: dict[tuple[str, str], Tensor] = {}
     runs: dict[tuple[str, int], Run] = {}
-    for candidate, variant in found.items():
+    for candidate, variant in variants.items():
         wanted = setup.with_variant(name, variant)
         whole = _weight_bytes(wanted, job.checkpoint, job.family, name)
         for layers in depths:
@@ -219,20 +223,20 @@ def _runs(
             place.mkdir()
             cut = _cut(job, layers / depth, place)
             small = replace(wanted, plan=cut.plan)
-            told = _telling(cut, f"as {candidate}, {layers} layers, to time it")
-            build_graph(told, small, name, taken(cut, small))
+            labelled = _with_label(cut, f"as {candidate}, {layers} layers, to time it")
+            build_graph(labelled, small, name, taken(cut, small))
             absent = whole - _weight_bytes(small, cut.checkpoint, job.family, name)
             call = _call(place / f"{name}.pt2", weights, cut.device)
             runs[candidate, layers] = Run(call, min(absent, _beyond_caches()))
     return runs
 
 
-def _telling(job: Job[Options], why: str) -> Job[Options]:
-    return replace(job, progress=lambda what, done: job.progress(f"{what} {why}", done))
+def _with_label(job: Job[Options], label: str) -> Job[Options]:
+    return replace(job, progress=lambda what, done: job.progress(f"{what} {label}", done))
 
 
 def _cut(job: Job[Options], share: float, folder: Path) -> Job[Options]:
-    """The job on a model with only a share of each part's layers, at least one."""
+    """Return the job for a model with only a share of each part's layers, at least one."""
     config = job.checkpoint.config
     counts = {key: max(1, round(config[key] * share)) for key in job.family.LAYERS.values()}
     fewer = replace(job.checkpoint, config={**config, **counts})
@@ -258,18 +262,18 @@ def _weight_bytes(setup: Setup, checkpoint: Checkpoint, family: Family, name: st
 
 
 def _beyond_caches() -> int:
-    """As much as makes everybody's last cache forget what was there: twice of what there is."""
-    told = caches()
-    if not told:
-        return _UNTOLD_CACHE_BYTES
-    last = max(told, key=lambda cache: cache.level)
+    """Return the bytes to read to evict all last-level caches: twice their total size."""
+    all_caches = caches()
+    if not all_caches:
+        return _DEFAULT_CACHE_BYTES
+    last = max(all_caches, key=lambda cache: cache.level)
     return 2 * last.size_bytes * -(-describe().cores // last.cores)
 
 
 def _call(
     path: Path, weights: dict[tuple[str, str], Tensor], device: Device
 ) -> Callable[[], object]:
-    """A compiled graph on random weights, kept in `weights` for others that have the same."""
+    """Return a call of a compiled graph on random weights, shared through `weights`."""
     spec, own = read_spec(path), {}
     memory = SUPPORT[device].torch_device
     for constant in spec.constants.values():
@@ -283,7 +287,7 @@ def _call(
 
 
 def _random(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Weights of ordinary size: neither denormal nor growing out of bounds."""
+    """Return random weights of a usual size: no denormals, and no overflow over the layers."""
     generator = torch.Generator().manual_seed(0)
     if not dtype.is_floating_point:
         return torch.randint(-127, 128, shape, dtype=dtype, generator=generator)
@@ -293,21 +297,22 @@ def _random(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 
 
 def _input(spec: TensorSpec) -> Tensor:
-    """One of everything that may be several: one recording, one row, one token.
+    """Return an input with dynamic axes of size 1: one recording, one row, one token.
 
-    Numbers are random; tokens, positions and coded caches are zeros, which is valid for each.
+    Floats are random; tokens, positions and quantized caches are zeros, which is valid for each.
     """
     shape = [axis if isinstance(axis, int) else 1 for axis in spec.shape]
-    made = torch.zeros(shape, dtype=getattr(torch, spec.dtype))
-    random = made.is_floating_point() and not spec.mutated
-    return made.normal_(generator=torch.Generator().manual_seed(0)) if random else made
+    tensor = torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+    random = tensor.is_floating_point() and not spec.mutated
+    return tensor.normal_(generator=torch.Generator().manual_seed(0)) if random else tensor
 
 
 @contextmanager
 def _as_loaded(threads: int | None) -> Iterator[None]:
-    """Threads as the packages will have them, and memory: what is freed serves the next call.
+    """Set threads and the memory allocator as they are when packages are loaded.
 
-    A build's own processes give it back at once, which takes as long as the arithmetic itself.
+    Processes of a build return freed memory at once, which takes as long as the arithmetic itself;
+    here the allocator keeps it for the next call.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -1,4 +1,4 @@
-"""Run torch.export and AOTInductor, so that a package has only what its manifest says."""
+"""Run torch.export and AOTInductor, with settings from the artifact's options only."""
 
 import re
 import shutil
@@ -33,10 +33,21 @@ def compile_graph(
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
 
-    `names` maps the parameters of `module` to the names under which they will be found; the
-    package's spec tells which of them it uses. No parameter's values are read.
-    `march` is an x86-64 level, to which `extensions` (like avx512_vnni) are added; `threads` is
-    baked in, or left open when None. Raises BuildError.
+    No parameter's values are read.
+
+    Args:
+        graph: The graph, with examples of its inputs.
+        module: The module to trace.
+        names: Maps the parameters of `module` to the names of the stored weights; the package's
+            spec lists those it uses.
+        path: The package to write.
+        march: An x86-64 level.
+        extensions: Further CPU features, like avx512_vnni.
+        threads: Number of threads to compile in; None leaves it to the loading process.
+        device: The kind of device to compile for.
+
+    Raises:
+        BuildError: The graph cannot be traced or compiled.
     """
     support = SUPPORT[device]
     examples = tuple(
@@ -75,13 +86,13 @@ def compile_graph(
 
 
 def _reason(error: RuntimeError) -> str:
-    """The line that tells why: a compiler's own, or the first."""
+    """Return the line with the reason: a compiler's error, or the first line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in lines if "error:" in line), lines[0])
 
 
 def require_compiler() -> None:
-    """Refuse to start without the C++ compiler that Inductor will call."""
+    """Check that the C++ compiler that Inductor calls is installed; else raise MachineError."""
     compiler = _compiler()
     if shutil.which(compiler) is None:
         msg = (
@@ -92,14 +103,14 @@ def require_compiler() -> None:
 
 
 def compiler_version() -> str:
-    """What the compiler says of itself, for those who keep what it makes."""
+    """Return the first line of the compiler's `--version`, which is part of cache keys."""
     command = [_compiler(), "--version"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return told.stdout.partition("\n")[0]  # one that fails here will say so when it compiles
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    return process.stdout.partition("\n")[0]  # a broken compiler raises when it compiles
 
 
 def _compiler() -> str:
-    """The C++ compiler that Inductor will call: CXX, or g++."""
+    """Return the C++ compiler that Inductor calls: CXX, or g++."""
     from torch._inductor import config
 
     name: str = config.cpp.cxx[1]
@@ -108,10 +119,10 @@ def _compiler() -> str:
 
 @contextmanager
 def _workplace(beside: Path) -> Iterator[Path]:
-    """A private folder, which is also Inductor's cache; it is gone afterwards."""
+    """Create a temporary folder, which is also Inductor's cache, and remove it afterwards."""
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-    # Beside the artifact there is room for its size; Inductor's commands do not quote paths.
+    # The artifact's disk has room for its size; but Inductor's commands do not quote paths.
     place = beside if re.fullmatch(r"[\w./+-]+", str(beside)) else None
     with (
         tempfile.TemporaryDirectory(prefix=".aoti-", dir=place) as name,
@@ -121,22 +132,22 @@ def _workplace(beside: Path) -> Iterator[Path]:
 
 
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
-    """torch.export's dynamic axes, one mapping an input; one name is one size."""
+    """Return torch.export's dynamic axes, one mapping per input; equal names have equal sizes."""
     named = [graph.dynamic.get(name, {}) for name in graph.inputs]
     sizes = {name: torch.export.Dim(name, min=1) for axes in named for name in axes.values()}
     return tuple({axis: sizes[name] for axis, name in axes.items()} for axes in named)
 
 
 def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> package.Spec:
-    """What the package takes, gives and needs, for the checks of the one who calls it."""
+    """Describe the package's inputs, outputs and weights, for the checks in `Package`."""
     inputs = {}
     for name, tensor in graph.inputs.items():
         axes = graph.dynamic.get(name, {})
         shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
         inputs[name] = _described(tensor, shape, name in graph.mutated)
     results = program.graph.output_node().args[0][-len(graph.outputs) :]
-    given = zip(results, graph.outputs.items(), strict=True)
-    outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in given}
+    pairs = zip(results, graph.outputs.items(), strict=True)
+    outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in pairs}
     parameters = program.graph_signature.inputs_to_parameters
     constants = {}
     for node in program.graph.find_nodes(op="placeholder"):

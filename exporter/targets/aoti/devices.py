@@ -1,4 +1,4 @@
-"""What of compiling, opening and calling a package depends on the kind of device it is for."""
+"""The device-specific parts of compiling, opening and calling a package."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from exporter.system.accelerators import Device
 
-# Small libraries that name no folder of the machine they were compiled on.
+# Flags for small libraries without paths of the machine that compiled them.
 LIBRARY_FLAGS = (
     "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
     '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
@@ -20,9 +20,9 @@ class Cpu:
     """Packages of C++ for an x86-64 level.
 
     Attributes:
-        torch_device: Where weights, inputs and outputs lie.
-        loader_index: The device, as torch's loader of packages numbers it.
-        shims: How the names of C functions begin by which a package calls our kernels.
+        torch_device: The device of weights, inputs and outputs.
+        loader_index: The device index of torch's loader of packages.
+        shims: Prefix of the C functions by which a package calls our kernels.
     """
 
     torch_device = torch.device("cpu")
@@ -30,11 +30,11 @@ class Cpu:
     shims = "aoti_torch_cpu"
 
     def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies where the package can use it."""
+        """Return whether a tensor is on the package's device."""
         return tensor.is_cpu
 
     def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a tensor as the package takes it: on the device, of a type, contiguous."""
+        """Return a tensor on the device, converted to `dtype` and contiguous."""
         return tensor.to(self.torch_device, dtype).contiguous()
 
     def kernel_flags(self, march: str, extensions: Sequence[str], threads: int | None) -> list[str]:

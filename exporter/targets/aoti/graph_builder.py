@@ -1,4 +1,4 @@
-"""One graph of a model, from its variant to a package: replaced modules, tracing, compiling."""
+"""Build one graph of a model as a package: replace modules, trace, compile."""
 
 import sys
 from collections.abc import Mapping
@@ -26,34 +26,34 @@ from exporter.targets.base import Job
 
 @dataclass(frozen=True)
 class Setup:
-    """What decides how graphs are compiled: the options, the plan, and each graph's variant."""
+    """The options, the plan and each graph's variant, which decide how graphs are compiled."""
 
     options: Options
     plan: QuantizationPlan
     variants: Mapping[str, Variant]
 
     def with_variant(self, graph: str, variant: Variant) -> "Setup":
-        """Return the same with another variant of one graph."""
+        """Return the setup with another variant of one graph."""
         return replace(self, variants={**self.variants, graph: variant})
 
     def plan_of(self, graph: str) -> QuantizationPlan:
-        """Return the plan as it holds for a graph: for one that is not quantized, none."""
+        """Return the plan for a graph: an empty one if its variant is not quantized."""
         return self.plan if self.variants[graph].quantized else QuantizationPlan()
 
 
 def setup_of(options: Options, plan: QuantizationPlan, model: nn.Module, family: Family) -> Setup:
-    """Return what options and plan ask for."""
+    """Return the setup of the options and the plan."""
     names = [graph.name for graph in family.graphs(model, cache="static")]
     return Setup(options, plan, {name: options.variant(name) for name in names})
 
 
 def graphs(job: Job[Options], dtype: torch.dtype = torch.float32) -> list[Graph]:
-    """The family's static cut of the job's model, computing in one type."""
+    """Return the static graphs of the job's model, which compute in `dtype`."""
     return job.family.graphs(job.family.skeleton(job.checkpoint.config, dtype), cache="static")
 
 
 def taken(job: Job[Options], setup: Setup) -> dict[str, torch.dtype]:
-    """The type in which each input of each graph is taken, by the input's name."""
+    """Return the type of each input of all graphs, by the input's name."""
     precisions = {name: variant.precision for name, variant in setup.variants.items()}
     cuts = {dtype: graphs(job, dtype) for dtype in set(precisions.values())}
     return {
@@ -66,18 +66,28 @@ def taken(job: Job[Options], setup: Setup) -> dict[str, torch.dtype]:
 def build_graph(
     job: Job[Options], setup: Setup, name: str, taken: Mapping[str, torch.dtype]
 ) -> tuple[Layout, Weights]:
-    """Compile one graph of a model of its own; tell the weights it uses, and what reads them."""
+    """Compile one graph, or take it from the cache.
+
+    Args:
+        job: The job, whose folder gets the package.
+        setup: The options, the plan and the variants.
+        name: The graph's name.
+        taken: The types of all graphs' inputs, from `taken`.
+
+    Returns:
+        Type and shape of each weight that the package uses, and the reader of the weights.
+    """
     options = setup.options
     graph, model, weights = prepared(setup, job.checkpoint, job.family, name)
     names = parameter_names(graph, model)
-    # A graph gives each output in the type in which the next graph takes it.
-    given = [taken.get(output) for output in graph.outputs]
+    # Outputs are converted to the type in which the next graph takes them.
+    output_dtypes = [taken.get(output) for output in graph.outputs]
     path = job.folder / f"{name}.pt2"
 
     def compiled() -> None:
         job.progress(f"compiling {name}", None)
         _make_room(graph, SUPPORT[job.device].torch_device)
-        module = Converted(graph.module, given)
+        module = Converted(graph.module, output_dtypes)
         inner = {f"module.{own}": stored for own, stored in names.items()}
         compile_graph(
             graph,
@@ -96,11 +106,11 @@ def build_graph(
         "options": options.model_dump(mode="json", exclude={"dtype", "onednn"}),
         "variant": asdict(setup.variants[name]),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
-        "given": [str(dtype) for dtype in given],
+        "given": [str(dtype) for dtype in output_dtypes],
         "versions": installed_versions(),
         "compiler": compiler_version(),
         "machine": [describe().cpu, sorted(describe().features)],
-        "threads": torch.get_num_threads(),  # Inductor parallelizes by them
+        "threads": torch.get_num_threads(),  # Inductor generates code for this number
     }
     what = f"aoti {path.name} of {job.size}"
     makers = (sys.modules[__name__], job.family, *job.plan.quantized.values())
@@ -112,7 +122,11 @@ def build_graph(
 def prepared(
     setup: Setup, checkpoint: Checkpoint, family: Family, name: str
 ) -> tuple[Graph, nn.Module, Weights]:
-    """One graph of a model of its own, in the types in which its weights are stored."""
+    """Cut one graph from a new model, with weights in the types in which they are stored.
+
+    Returns:
+        The graph, the model it is cut from, and the reader of the model's weights.
+    """
     variant, plan = setup.variants[name], setup.plan_of(name)
     model = family.skeleton(checkpoint.config, variant.precision)
     weights = Weights(checkpoint, plan, family.TIED)
@@ -128,13 +142,13 @@ def prepared(
 
 
 def _make_room(graph: Graph, device: torch.device) -> None:
-    """Give a graph's parameters memory that is never touched: the compiler asks for no values.
+    """Allocate a graph's parameters without writing them: the compiler reads no values.
 
-    Tied parameters stay one.
+    Tied parameters stay tied.
     """
-    made: dict[int, nn.Parameter] = {}
+    allocated: dict[int, nn.Parameter] = {}
     for name, absent in list(graph.module.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
         room = torch.empty(absent.shape, dtype=absent.dtype, device=device)
-        made.setdefault(id(absent), nn.Parameter(room, requires_grad=False))
-        setattr(graph.module.get_submodule(owner), leaf, made[id(absent)])
+        allocated.setdefault(id(absent), nn.Parameter(room, requires_grad=False))
+        setattr(graph.module.get_submodule(owner), leaf, allocated[id(absent)])

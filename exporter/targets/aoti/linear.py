@@ -1,4 +1,4 @@
-"""Linear modules that replace a model's own while its graphs are traced."""
+"""Int8 linear modules that replace a model's own for tracing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,11 @@ from exporter.quantization.modules import meta_parameter
 def int8_linear(
     states: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, gelu: bool
 ) -> Tensor:
-    """A linear module on int8 weights, as a kernel of ours computes it.
+    """Compute a linear module with int8 weights and dynamically quantized inputs.
 
-    `states` are float32 [..., in], become int8 with one scale a row, and are multiplied with
-    `weight` int8 [out, in], whose rows have `scale` float32 [out]; then bias, and GELU if asked.
+    `states` float32 [..., in] are quantized to int8 with one scale per row and multiplied with
+    `weight` int8 [out, in], whose rows have `scale` float32 [out]; then bias and, with `gelu`,
+    GELU are applied.
     """
     codes, step = Activations().quantize(states)
     product = (codes.double() @ weight.double().t()).float() * (step * scale)
@@ -31,7 +32,7 @@ def _(states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, _gel
 
 
 def fuse_gelu(graph: torch.fx.Graph) -> None:
-    """Let every `int8_linear` whose only use is an exact GELU apply that itself."""
+    """Fuse an exact GELU that is the only use of an `int8_linear` into that operator."""
     operator: Any = int8_linear._opoverload
     for node in graph.find_nodes(op="call_function", target=operator):
         after = next(iter(node.users))
@@ -46,13 +47,13 @@ _MANY = 64
 
 
 class Activations:
-    """Quantizes activations to int8, a scale a row; once for modules that share them."""
+    """Quantizes activations to int8 with a scale per row, once for modules that share them."""
 
     def __init__(self) -> None:
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def quantize(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., in] -> int8 [rows, in] and float32 scales [rows, 1]."""
+        """Quantize [..., in] to int8 [rows, in] and float32 scales [rows, 1]."""
         if self._seen is None or self._seen[0] is not states:
             rows = states.reshape(-1, states.shape[-1]).float()
             scale = (rows.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
@@ -63,9 +64,9 @@ class Activations:
 class Int8Linear(nn.Module):
     """A linear module with weights int8 [out, in] and scales float32 [out].
 
-    A kernel of ours serves any number of rows. Where a graph has many, as an encoder does, two
-    others may be the better: with `activations`, oneDNN's product, which knows AMX and takes the
-    weights as they are stored; and with `widen`, for CPUs without VNNI, a float product.
+    Our kernel serves any number of rows. For graphs with many rows, such as encoders, two others
+    may be faster: with `activations`, oneDNN's product, which uses AMX and takes the weights as
+    they are stored; and with `widen`, for CPUs without VNNI, a float product.
     """
 
     def __init__(
@@ -98,12 +99,12 @@ class Int8Linear(nn.Module):
 
 
 def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same in `dtype`; no conversion to the same type, which `fuse_gelu` would stumble over."""
+    """Convert to `dtype`, without a node if it is the same: `fuse_gelu` would not match it."""
     return states if states.dtype == dtype else states.to(dtype)
 
 
 class Converted(nn.Module):
-    """A graph whose outputs have the types that the graphs after it take."""
+    """A graph with its outputs converted to the types that later graphs take."""
 
     def __init__(self, module: nn.Module, dtypes: Sequence[torch.dtype | None]) -> None:
         super().__init__()

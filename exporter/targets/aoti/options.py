@@ -1,4 +1,4 @@
-"""The options of an aoti target, and what they mean for each graph."""
+"""The options of an aoti target, and the variant of each graph that follows from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from exporter.targets.options import TargetOptions
 
 Auto = Literal["auto"]
 Precision = Literal["float32", "bfloat16", "auto"]
-_ANY_OTHER = "*"  # no graph's name: one that no option names
+_ANY_OTHER = "*"  # stands for every graph that no option names
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What one graph becomes: the type it computes in, and who multiplies int8 weights.
+    """A graph's compute type, and whether oneDNN multiplies its int8 weights.
 
-    Without `quantized`, which only the build itself chooses, its weights stay in that type.
+    Without `quantized`, which only autotuning sets to False, weights stay in the compute type.
     """
 
     dtype: Precision
@@ -40,12 +40,12 @@ class Variant:
 
     @property
     def open(self) -> bool:
-        """Whether the build is to choose."""
+        """True if the build chooses the variant."""
         return self.dtype == "auto"
 
     @property
     def precision(self) -> torch.dtype:
-        """What the graph computes in."""
+        """The type in which the graph computes."""
         assert not self.open, "to be chosen before anything is cut"
         return torch.float32 if self.dtype == "float32" else torch.bfloat16
 
@@ -55,13 +55,13 @@ class Options(TargetOptions):
 
     `march` bounds the instructions that are compiled in; `vnni` and `bf16`, only with x86-64-v4,
     add those of int8 and bfloat16 to our own kernels. Without `vnni` an encoder's int8 weights are
-    widened. `onednn` leaves an encoder's int8 products to oneDNN, which knows AMX. All default to
-    what this machine has. `dtype` auto leaves both, and whether the graph's modules are quantized
-    as planned or stay in bfloat16, to the build, which measures.
-    `threads` is baked in; without it the packages follow their process.
+    widened. `onednn` computes an encoder's int8 products by oneDNN, which uses AMX. Defaults
+    follow this machine. With `dtype` auto, the build measures to choose both, and whether the
+    graph's modules are quantized as planned or stay in bfloat16.
+    `threads` is compiled in; without it packages use the threads of their process.
     """
 
-    device: Device = "cpu"  # written down always: build keys of every aoti artifact have it
+    device: Device = "cpu"  # always serialized, unlike the base's: build keys contain it
     dtype: Precision | dict[str, Precision] = "float32"
     march: Level = Field(default_factory=lambda: _this_level())
     vnni: bool = Field(
@@ -99,52 +99,53 @@ class Options(TargetOptions):
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        """CPU features beyond the level that may be compiled in."""
-        asked = {VNNI: self.vnni, BF16: self.bf16}
-        return tuple(name for name, wanted in asked.items() if wanted)
+        """CPU features beyond the level that are compiled in."""
+        enabled = {VNNI: self.vnni, BF16: self.bf16}
+        return tuple(name for name, wanted in enabled.items() if wanted)
 
     @property
     def features(self) -> frozenset[str]:
-        """Everything that the packages may ask of a CPU."""
+        """All CPU features that the packages may need."""
         return level_features(self.march) | set(self.extensions)
 
     @property
     def knows_amx(self) -> bool:
-        """Whether oneDNN has AMX for int8 here, and is our kernels' better."""
+        """True if oneDNN uses AMX for int8 here, and so is faster than our kernels."""
         return _knows_amx({"vnni": self.vnni})
 
     @property
     def named(self) -> dict[str, str]:
         """The graph names that options use, each with the first option that does."""
-        found: dict[str, str] = {}
+        options: dict[str, str] = {}
         for option in ("dtype", "onednn"):
             value = getattr(self, option)
-            found = {**dict.fromkeys(value if isinstance(value, dict) else (), option), **found}
-        return found
+            names = value if isinstance(value, dict) else ()
+            options = {**dict.fromkeys(names, option), **options}
+        return options
 
     def variant(self, graph: str) -> Variant:
-        """What is asked of a graph."""
+        """Return the variant that the options set for a graph."""
         dtype = _of(self.dtype, graph, "float32")
         auto: Auto | None = "auto" if dtype == "auto" else None
         return Variant(dtype, _of(self.onednn, graph, auto or self.knows_amx))
 
     def settled(self, variants: Mapping[str, Variant]) -> "Options":
-        """The same options with what was chosen for each graph spelt out."""
+        """Return the options with the chosen variant of each graph written out."""
         names = ("dtype", "onednn")
         fields = {name: {g: getattr(v, name) for g, v in variants.items()} for name in names}
         return self.model_copy(update=fields)
 
 
 def _of(value: Any, graph: str, default: Any) -> Any:
-    """What an option says of a graph."""
+    """Return an option's value for a graph."""
     return value.get(graph, default) if isinstance(value, dict) else value
 
 
 def _following(data: dict[str, Any], *, default: bool) -> Any:
-    """Auto where the dtype is, else the default."""
+    """Return the default of `onednn`: auto for graphs whose dtype is auto."""
     dtype = data.get("dtype")
     if isinstance(dtype, dict):
-        return {g: "auto" for g, asked in dtype.items() if asked == "auto"} or default
+        return {g: "auto" for g, precision in dtype.items() if precision == "auto"} or default
     return "auto" if dtype == "auto" else default
 
 

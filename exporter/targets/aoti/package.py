@@ -1,7 +1,7 @@
 """Compiled packages on disk: write, describe and call them.
 
 A `.pt2` is a zip with a native library. Its members are checked by `exporter.formats.pt2` before
-they are opened; the library trusts its caller blindly, so its inputs are checked here, in Python.
+they are opened. The library does not check its inputs, so that is done here, in Python.
 """
 
 import json
@@ -19,7 +19,7 @@ from exporter.formats import pt2
 from exporter.system.accelerators import Device
 from exporter.targets.aoti.devices import SUPPORT
 
-# What a description raises that is not one.
+# The exceptions that an invalid description raises.
 _NO_SPEC = (
     *(zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError),
     RecursionError,
@@ -28,7 +28,7 @@ _NO_SPEC = (
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that a package takes or gives; text in the shape names a dynamic axis."""
+    """An input or output of a package; text in the shape names a dynamic axis."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -37,7 +37,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Constant:
-    """A weight that a package uses: the name it is found under, and what it must be."""
+    """A weight that a package uses: the stored tensor's name, and its type and shape."""
 
     name: str
     dtype: str
@@ -46,7 +46,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a package takes and gives, in order, and the weights it uses, all by its own names."""
+    """A package's inputs and outputs, in order, and its weights, by the package's names."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
@@ -54,10 +54,10 @@ class Spec:
 
 
 class Package:
-    """A compiled graph. Compiled code trusts its caller blindly, so what it gets is checked here.
+    """A compiled graph, called with named tensors.
 
-    It keeps `weights` (by the names of the spec's constants, on the device) and works on them where
-    they lie.
+    Compiled code does not check its inputs, so this class does. It references `weights` (by the
+    names of the spec's constants, on the device) without copying them.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Package:
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
         try:
-            # What `aoti_load_package` calls in the end; that one runs a compiler for a warning.
+            # `aoti_load_package` calls this too, but also runs a compiler, only for a warning.
             self._loader = torch._C._aoti.AOTIModelPackageLoader(
                 str(path), "model", False, 1, self._support.loader_index
             )
@@ -94,7 +94,7 @@ class Package:
         return results if wanted is None else {name: results[name] for name in wanted}
 
     def _fitting(self, name: str, tensor: Tensor, axes: dict[str, int]) -> Tensor:
-        """The tensor in the type and layout that the graph was compiled for."""
+        """Return the tensor in the type and layout that the graph was compiled for."""
         dtype, spec = self._inputs[name]
         fits = tensor.ndim == len(spec.shape) and all(
             size == (axes.setdefault(axis, size) if isinstance(axis, str) else axis)
@@ -111,23 +111,27 @@ class Package:
 
 
 def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:
-    """A weight as the package was compiled for it; raise IntegrityError where it is another."""
-    found = weights.get(constant.name)
+    """Return a weight; raise IntegrityError if its type or shape is not as compiled."""
+    weight = weights.get(constant.name)
     wanted = getattr(torch, constant.dtype), constant.shape
-    if found is None or (found.dtype, tuple(found.shape)) != wanted or not found.is_contiguous():
-        there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
+    if (
+        weight is None
+        or (weight.dtype, tuple(weight.shape)) != wanted
+        or not weight.is_contiguous()
+    ):
+        there = "missing" if weight is None else f"{weight.dtype} {list(weight.shape)}"
         msg = (
             f"{path}: the weight {constant.name} must be {constant.dtype} {list(constant.shape)}; "
             f"it is {there}.\nBuild or fetch the artifact again."
         )
         raise IntegrityError(msg)
-    return found
+    return weight
 
 
 def write(compiled: Path, target: Path, spec: Spec) -> None:
-    """Keep what loading needs of torch's package, under constant names and times.
+    """Copy the members that loading needs from torch's package, with fixed names and times.
 
-    The generated sources are dropped: they are large, and name this machine's folders.
+    The generated sources are dropped: they are large, and contain paths of this machine.
     """
     with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -141,7 +145,8 @@ def write(compiled: Path, target: Path, spec: Spec) -> None:
 def read_spec(path: Path) -> Spec:
     """Check a package's members, without opening native code, and read its description.
 
-    Raises IntegrityError for anything that `write` does not write.
+    Raises:
+        IntegrityError: The package is not one that `write` writes.
     """
     pt2.check(path)
     try:
@@ -165,7 +170,7 @@ def read_spec(path: Path) -> Spec:
 
 
 def _dtype(name: str) -> str:
-    """The name of one of torch's types, and of nothing else that torch has."""
+    """Return the name if it is a type of torch; else raise ValueError."""
     if not isinstance(getattr(torch, name, None), torch.dtype):
         msg = f"no type {name!r}"
         raise ValueError(msg)
@@ -173,7 +178,7 @@ def _dtype(name: str) -> str:
 
 
 def _constant(inner: str) -> str | None:
-    """The name under which a member of torch's package is kept."""
+    """Return the new name of a member of torch's package; None if it is dropped."""
     if inner.endswith(".wrapper.so"):
         return pt2.LIBRARY
     if inner.endswith(".wrapper_metadata.json"):

@@ -1,11 +1,11 @@
 """aoti: torch.export graphs compiled ahead of time by AOTInductor, one `.pt2` package each.
 
-The packages hold code and no weights: those lie beside them in one safetensors file, which loading
-maps into memory. So weights are streamed like everybody else's, and compiling needs none of them.
+Packages hold no weights: these are in one safetensors file beside them, which loading maps into
+memory. So weights are streamed as by other targets, and compiling needs none of them.
 
-The packages hold native code, so this target is strict at both ends: what the compiler may emit is
-pinned to an x86-64 level that the manifest names, and nothing of a package is opened before the
-machine and the package's members have been checked. Loading needs no compiler.
+Packages hold native code. So the compiler is limited to an x86-64 level that the manifest names,
+and no package is opened before the machine and the package's members have been checked. Loading
+needs no compiler.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job
 
 SCHEMES = frozenset({"float", "dynamic-int8"})
-# Native code in a package: what is there once, and about what one module with weights takes.
+# Estimated native code of a package: once, and for each module with weights.
 _WEIGHTS = "weights.safetensors"
 _CODE_BYTES = 150_000
 _MODULE_BYTES = 3_000
@@ -48,7 +48,7 @@ def check(
     checkpoint: Checkpoint,
     family: Family,
 ) -> None:
-    """Refuse graph names that fit nothing, types of weights, a machine without a compiler."""
+    """Refuse unknown graph names, float weights with a dtype, and a missing compiler."""
     names = [graph.name for graph in family.graphs(model, cache="static")]
     for name, option in sorted(options.named.items()):
         if name not in names:
@@ -72,9 +72,9 @@ def layout(
     checkpoint: Checkpoint,
     family: Family,
 ) -> dict[str, int]:
-    """Foretell the files' sizes: weights to the byte or nearly, code about right.
+    """Estimate the files' sizes in bytes: of weights nearly exact, of code approximate.
 
-    Of a graph that the build chooses for, the largest that may come of it.
+    A graph whose variant the build chooses counts with its largest candidate.
     """
     setup = setup_of(options, plan, model, family)
     return _files(autotune.largest(setup, model, checkpoint, family), checkpoint, family)
@@ -85,7 +85,7 @@ def _files(setup: Setup, checkpoint: Checkpoint, family: Family) -> dict[str, in
     tensors: Layout = {}
     for name in setup.variants:
         graph, own, _ = prepared(setup, checkpoint, family, name)
-        # What an earlier graph holds, like the cross-attention's keys, this one does not use.
+        # Weights of an earlier graph, such as the cross-attention's keys, are not used again.
         names = parameter_names(graph, own)
         new = {names[n]: t for n, t in graph.module.named_parameters() if names[n] not in tensors}
         modules = len({n.rpartition(".")[0] for n in new})
@@ -101,7 +101,7 @@ def num_trials(
     checkpoint: Checkpoint,
     family: Family,
 ) -> int:
-    """How many graphs a build compiles only to time them: where `dtype` is auto."""
+    """Return how many graphs a build compiles only to time them, for `dtype` auto."""
     return autotune.num_trials(setup_of(options, plan, model, family), model, checkpoint, family)
 
 
@@ -110,17 +110,17 @@ def build(job: Job[Options]) -> BuildResult:
     model = job.family.skeleton(job.checkpoint.config)
     check(job.options, job.plan, model, job.checkpoint, job.family)
     setup, choices = autotune.choose(job, setup_of(job.options, job.plan, model, job.family))
-    given = taken(job, setup)
+    input_dtypes = taken(job, setup)
     tensors: Layout = {}
     readers: dict[str, Weights] = {}
     for name in setup.variants:
-        used, weights = build_graph(job, setup, name, given)
+        used, weights = build_graph(job, setup, name, input_dtypes)
         tensors |= used
         readers |= dict.fromkeys(used, weights)
 
     def read(name: str) -> Tensor:
         dtype, shape = tensors[name]
-        # One scale of a tensor is repeated: the kernels take one a row.
+        # A single scale is repeated: the kernels take one per row.
         return readers[name].read(name).to(dtype).expand(shape)
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
@@ -139,7 +139,12 @@ def build(job: Job[Options]) -> BuildResult:
 def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
 ) -> Any:
-    """Check the machine and the packages, then open them and join them into a model."""
+    """Check the machine and the packages, then open them and join them into a model.
+
+    Raises:
+        MachineError: The CPU, torch's version or the threads are not as compiled for.
+        IntegrityError: A package is damaged or does not fit its weights.
+    """
     require_features(manifest.needs.cpu_features, str(folder))
     built, here = (_minor(v) for v in (manifest.versions.get("torch", "?"), torch.__version__))
     if built != here:
@@ -154,7 +159,7 @@ def load(
         raise MachineError(msg)
     specs = {path: read_spec(path) for path in sorted(folder.glob("*.pt2"))}
     place = str(SUPPORT[device].torch_device)
-    # On the CPU they are mapped; all graphs share them.
+    # On the CPU weights are mapped into memory; all graphs share them.
     with safe_open(folder / _WEIGHTS, framework="pt", device=place) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     functions = {path.stem: Package(path, spec, weights, device) for path, spec in specs.items()}

@@ -1,9 +1,9 @@
-"""The one place that patches torch: Inductor's choice of vector instructions, and its flags.
+"""Patch Inductor's choice of vector instructions and its flags; nothing else patches torch.
 
-Inductor 2.13 probes this CPU and compiles for all that it finds (`torch/_inductor/cpu_vec_isa.py`).
-Of its settings, `cpp.simdlen` and ATEN_CPU_CAPABILITY only choose among what was found, so that
-x86-64-v4 comes with the -mamx-* and -mavx512vnni of this machine; and there is none for flags of
-the compiler and the linker, which it takes from the chosen instruction set alone.
+Inductor 2.13 probes this CPU and compiles for all its features (`torch/_inductor/cpu_vec_isa.py`).
+Its settings `cpp.simdlen` and ATEN_CPU_CAPABILITY only select among these, so that x86-64-v4 would
+also get this machine's -mamx-* and -mavx512vnni. It has no setting for flags of the compiler and
+the linker, which it takes from the selected instruction set only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from typing import Any
 
 @contextmanager
 def target_isa(march: str, flags: Sequence[str]) -> Iterator[None]:
-    """Let Inductor vectorize for an x86-64 level, whatever this CPU has, and compile with `flags`.
+    """Make Inductor vectorize for an x86-64 level, whatever CPU this is, and add `flags`.
 
     Args:
         march: x86-64-v3 (AVX2) or x86-64-v4 (AVX-512 without later extensions).
-        flags: Options and objects that go to the compiler, which links as well.
+        flags: Options and object files for the compiler, which also links.
     """
     from torch._inductor import cpu_vec_isa
 

@@ -28,7 +28,7 @@ COSTS: dict[Device, Cost] = {
 
 
 def machine_offer(machine: Machine) -> Offer:
-    """The preset is the same everywhere; whether its u8 x s8 products are exact is not."""
+    """Return the preset, and whether its u8 x s8 products are exact on the machine."""
     saturates = products_saturate(machine)
     says = "u8 x s8 products are added in 32 bits: nothing saturates"
     if saturates:

@@ -19,9 +19,9 @@ def operator(
     *attributes: OpSchema.Attribute,
     required: int | None = None,
 ) -> Op:
-    """An operator that onnx has no schema of, as far as making its nodes needs one.
+    """Return an operator without a schema in onnx, with the minimum that its nodes need.
 
-    Inputs beyond the `required` may be left out.
+    Inputs after the first `required` are optional.
     """
     parameter, option = OpSchema.FormalParameter, OpSchema.FormalParameterOption
     needed = inputs if required is None else required
@@ -70,15 +70,16 @@ _GROUP_QUERY = operator(
 
 
 def attention(query: Any, key: Any, value: Any, heads: int) -> Any:
-    """Queries are scaled already.
+    """Return the node of attention with queries that are scaled already.
 
-    With a scale of 1 the product of one query with the keys takes MLAS' routine for one row.
+    With a scale of 1, MLAS computes the product of one query with the keys by its routine for one
+    row.
     """
     return _MULTI_HEAD(query, key, value, num_heads=heads, scale=1.0)
 
 
 def quantized_channels(states: Any) -> Any:
-    """A square and one maximum: onnxruntime's `Abs` and its `ReduceMin` each cost more."""
+    """Quantize channels by square and maximum: `Abs` and `ReduceMin` of onnxruntime are slower."""
     peaks = op.ReduceMax(op.Mul(states, states), op.Constant(value_ints=[0, 1]), keepdims=0)
     scale = op.Max(op.Mul(op.Sqrt(peaks), 1 / 127), op.Constant(value_float=2.0**-126))
     one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(0, ir.DataType.INT8))
@@ -88,7 +89,7 @@ def quantized_channels(states: Any) -> Any:
 def shared_attention(
     query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, last: Any
 ) -> Any:
-    """Past and present are to be bound to one buffer, so that only new keys are written."""
+    """Return the node; past and present share a buffer, so that only new keys are written."""
     first = op.Slice(last, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
     seen = op.Add(first, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
     heads = int(key_cache.shape[1])
@@ -97,9 +98,9 @@ def shared_attention(
 
 
 def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: Any) -> Any:
-    """No new keys come, and its operator wants a present none the less.
+    """Return the node without new keys; its operator requires a present nevertheless.
 
-    The shapes are made of `last`, which all layers share, so onnxruntime makes them once.
+    Shapes are computed from `last`, which all layers share, so onnxruntime computes them once.
     """
     _, heads, source, dim = (int(size) if axis else 0 for axis, size in enumerate(key.shape))
     windows, rows = op.Shape(last), op.Shape(query)
@@ -109,11 +110,11 @@ def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: 
     )
     none = op.ConstantOfShape(nothing)
     total = op.Constant(value=ir.tensor([source], ir.DataType.INT32))
-    given = [op.Reshape(query, queries), none, none, key, value, last, total]
+    arguments = [op.Reshape(query, queries), none, none, key, value, last, total]
     settings: dict[str, Any] = {"num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
     if scales:
-        given += [*[None] * 5, *scales]
+        arguments += [*[None] * 5, *scales]
         kinds = dict.fromkeys(("k_quant_type", "v_quant_type"), "PER_CHANNEL")
         settings |= {"kv_cache_bit_width": 8, **kinds}
-    attended, *same = _GROUP_QUERY(*given, causal=0, **settings)
+    attended, *same = _GROUP_QUERY(*arguments, causal=0, **settings)
     return op.Reshape(attended, rows), *same

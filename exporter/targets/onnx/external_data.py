@@ -12,13 +12,13 @@ from torch import Tensor
 from exporter.formats.tensor_io import ALIGNMENT, Place, converted, write_tensors
 from exporter.system.progress import Progress
 
-# Large tensors begin at whole pages, so that a runtime can map them instead of copying them.
+# Large tensors are page-aligned, so that a runtime can map them instead of copying them.
 _PAGE = 4096
 _LARGE_BYTES = 64 << 10
 
 
 def save(model: ir.Model, path: Path, names: Container[str]) -> None:
-    """Write a graph whose initializers in `names` will lie in a file beside it."""
+    """Write a graph whose initializers in `names` are external data, to be written by `fill`."""
     _forget_source(model)
     for name, place in _places(model, names).items():
         initializer = model.graph.initializers[name]
@@ -36,7 +36,13 @@ def save(model: ir.Model, path: Path, names: Container[str]) -> None:
 
 
 def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
-    """Write the weights of a saved graph to their places, in its types, and check it as a whole."""
+    """Write the weights of a saved graph in its types, and check the model.
+
+    Args:
+        path: The graph, from `save`.
+        read: Returns the weight of a name.
+        progress: Called with the fraction of bytes written.
+    """
     places = {}
     for name, initializer in ir.load(path).graph.initializers.items():
         tensor = initializer.const_value
@@ -53,7 +59,7 @@ def fill(path: Path, read: Callable[[str], Tensor], progress: Progress) -> None:
 
 
 def share_external_data(path: Path, weights_from: Path) -> None:
-    """Let a saved graph's weights be those of another's file, by their names, and check it."""
+    """Point a saved graph's weights to those of the same names in another's file, and check it."""
     model, lent = ir.load(path), ir.load(weights_from).graph.initializers
     for name, initializer in model.graph.initializers.items():
         if isinstance(initializer.const_value, ir.ExternalTensor):
@@ -63,14 +69,14 @@ def share_external_data(path: Path, weights_from: Path) -> None:
 
 
 def weights_from(path: Path) -> set[str]:
-    """The names of the other graphs, mostly none, in whose files a graph's weights lie."""
+    """Return the file names of other graphs whose weights a graph uses; usually none."""
     values = [each.const_value for each in ir.load(path).graph.initializers.values()]
     files = {str(each.location) for each in values if isinstance(each, ir.ExternalTensor)}
     return {file.removesuffix("_data") for file in files} - {path.name}
 
 
 def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
-    """Lay the weights out in the graph's order."""
+    """Assign file offsets to the weights, in the graph's order."""
     places, end = {}, 0
     for name, initializer in model.graph.initializers.items():
         absent = initializer.const_value
@@ -84,7 +90,7 @@ def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
 
 
 def _forget_source(model: ir.Model) -> None:
-    """Drop the tracer's notes: stack traces of this machine, many times the graph's own size."""
+    """Drop the tracer's metadata: stack traces of this machine, much larger than the graph."""
     nodes = list(model.graph.all_nodes())
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [output for node in nodes for output in node.outputs]

@@ -1,4 +1,4 @@
-"""Check where a graph's weights lie before onnxruntime opens it."""
+"""Check the external data of a graph before onnxruntime opens it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,17 @@ from exporter.formats.protobuf import DamagedError
 
 
 def require_sealed(path: Path, sealed: Mapping[str, int]) -> None:
-    """Refuse a graph that takes weights from elsewhere than `sealed` files of so many bytes.
+    """Check that a graph's external data is inside the sealed files of its folder.
 
-    Before a runtime opens it: onnxruntime 1.31 refuses `../`, but follows a hard link, and reads
-    what the artifact's manifest does not name.
+    This is needed because onnxruntime 1.31 refuses `../`, but follows a hard link, and reads
+    files that the manifest does not name.
+
+    Args:
+        path: The graph.
+        sealed: The files' sizes in bytes, by name.
+
+    Raises:
+        IntegrityError: A tensor's data is elsewhere.
     """
     try:
         tensors = read_tensors(path)
@@ -29,14 +36,14 @@ def require_sealed(path: Path, sealed: Mapping[str, int]) -> None:
 
 
 def _outside(tensor: Tensor, sealed: Mapping[str, int]) -> str | None:
-    """What is wrong with where a tensor says that its values lie."""
-    told = dict(tensor.told)
-    if len(told) != len(tensor.told) or not told.keys() <= {"location", "offset", "length"}:
+    """Return the problem with the location of a tensor's data; None if there is none."""
+    entries = dict(tensor.told)
+    if len(entries) != len(tensor.told) or not entries.keys() <= {"location", "offset", "length"}:
         return "says where its values lie in words that we do not write"
-    place = told.get("location", "")
+    place = entries.get("location", "")
     if place not in sealed or "/" in place:
         return f"takes its values from {place[:80]!r}, which is no sealed file beside the graph"
-    first, length = told.get("offset", "0"), told.get("length", "")
+    first, length = entries.get("offset", "0"), entries.get("length", "")
     if not (first.isdecimal() and length.isdecimal() and max(len(first), len(length)) < 20):
         return "has no place in its file"
     return "lies outside its file" if int(first) + int(length) > sealed[place] else None

@@ -1,8 +1,8 @@
-"""File names and places of graphs, for optimum or for transformers.js.
+"""File names and folders of graphs, for optimum or for transformers.js.
 
-transformers.js takes graphs from `onnx/`, their precision from their names (`_quantized` is its q8,
-no ending its fp32), and fetches weights beside a graph only where `config.json` tells that there
-are some: `utils/dtypes.js`, `utils/model-loader.js` and `models/session.js` of its release 4.3.1.
+transformers.js loads graphs from `onnx/` and takes their precision from their names (`_quantized`
+is its q8, no suffix its fp32). It fetches external data only if `config.json` says that there is
+some: `utils/dtypes.js`, `utils/model-loader.js` and `models/session.js` of its release 4.3.1.
 """
 
 import json
@@ -20,7 +20,7 @@ _QUANTIZED = "_quantized"
 
 @dataclass(frozen=True)
 class Named:
-    """A graph: its name, its file inside the artifact, and its dtype as transformers.js has it."""
+    """A graph's name, its file inside the artifact, and its dtype in transformers.js."""
 
     graph: str
     path: PurePosixPath
@@ -28,7 +28,7 @@ class Named:
 
 
 def named(layout: Layout, graph: str, *, int8: bool) -> Named:
-    """Name a graph; weights in 16 bits are fp32 here: what such graphs take, give and compute."""
+    """Return a graph's file and dtype; weights in 16 bits count as fp32, in which they compute."""
     if layout == "optimum":
         path = PurePosixPath(f"{graph}.onnx")
     else:
@@ -37,12 +37,12 @@ def named(layout: Layout, graph: str, *, int8: bool) -> Named:
 
 
 def graph_name(path: PurePath) -> str:
-    """The name of the graph in a file, in either layout."""
+    """Return the name of the graph in a file, in either layout."""
     return path.stem.removesuffix(_QUANTIZED)
 
 
 def config_text(config: Mapping[str, Any], graphs: Iterable[Named]) -> str:
-    """A checkpoint's config with what transformers.js has to be told of the graphs."""
+    """Return a checkpoint's config, as JSON, with the entries about graphs for transformers.js."""
     dtypes = {each.graph: each.dtype for each in graphs}
     alike = len(set(dtypes.values())) == 1
     entry = {

@@ -1,4 +1,4 @@
-"""Linear modules as ONNX multiplies them: int8 with dynamic activations, or kept in float."""
+"""Linear modules for ONNX: int8 with dynamic activations, or float."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ UNSIGNED_ZERO = 128
 
 @torch.library.custom_op("exporter::int8_matmul", mutates_args=())
 def int8_matmul(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """What the graph computes: states [..., in] as u8, one scale a tensor, times int8 [in, out]."""
+    """Multiply states [..., in], quantized to u8 with one scale, by an int8 weight [in, out]."""
     low, high = states.amin().clamp_max(0.0), states.amax().clamp_min(0.0)
     step = (high - low) / 255
     zero = (-low / step).round().clamp(0, 255)
@@ -48,7 +48,7 @@ class Int8MatMul(nn.Module):
 
 
 class FloatMatMul(nn.Module):
-    """A linear module kept in float, its weight [in, out] as ONNX multiplies it."""
+    """A linear module in float, with its weight [in, out] in ONNX's layout."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -61,11 +61,11 @@ class FloatMatMul(nn.Module):
 
 
 class TiedMatMul(nn.Module):
-    """A head in float whose weight is the embedding's table, which is stored once."""
+    """A float head whose weight is the embedding table, stored once."""
 
     def __init__(self, table: nn.Module) -> None:
         super().__init__()
-        self._table = (table,)  # not a module of this one: it has its name elsewhere
+        self._table = (table,)  # in a tuple, so that it is not a submodule here
 
     def forward(self, states: Tensor) -> Tensor:
         table: Any = self._table[0].weight
@@ -74,7 +74,7 @@ class TiedMatMul(nn.Module):
 
 
 def swap_linears(model: nn.Module, plan: QuantizationPlan, int8: torch.dtype) -> set[str]:
-    """Swap in the linear modules that ONNX wants; name the weights, stored [in, out].
+    """Replace linear modules for ONNX; return the names of the weights stored as [in, out].
 
     The codes of integer schemes are `int8`, or uint8 with 128 added; float weights are float32
     unless their scheme says otherwise.
@@ -95,7 +95,7 @@ def _swapped(linear: nn.Linear, scheme: QuantizationScheme, int8: torch.dtype) -
 
 
 def int8_matmul_nodes(states: Any, weight: Any, scale: Any) -> Any:
-    """The nodes that onnxruntime fuses into one `DynamicQuantizeMatMul`."""
+    """Return the nodes that onnxruntime fuses into one `DynamicQuantizeMatMul`."""
     codes, step, zero = op.DynamicQuantizeLinear(states)
     operands = [codes, weight, zero]
     if weight.dtype == ir.DataType.UINT8:

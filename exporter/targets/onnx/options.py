@@ -15,7 +15,7 @@ _MOVED = ("dtype", "per_channel", "reduce_range", "exclude", "include_lm_head")
 class Options(TargetOptions):
     """`preset` is one of optimum's `AutoQuantizationConfig`: the type of the stored integers.
 
-    `layout` says whose names and places the files have; what they hold is the same.
+    `layout` selects the file names and folders; the contents are the same.
     """
 
     preset: Preset = DEFAULT_PRESET

@@ -1,7 +1,7 @@
 """Graph passes on a traced ONNX graph: repeat layers, name axes, split off the first step.
 
-Separate from the target because it knows nothing of int8, files' names or options. Our custom
-operators are traced as placeholders, nodes of a domain of our own, of which nothing remains.
+Independent of int8, file names and options. Custom operators are traced as placeholders, nodes of
+a domain of our own, and the passes replace all of them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _DOMAIN = "exporter"
 
 
 def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
-    """A node of our own domain, for a custom operator that a pass here will replace."""
+    """Return a function that makes a node of our domain, which a pass replaces later."""
     node = operator(_DOMAIN, name, inputs, outputs)
     return lambda *values: node(*values)
 
@@ -26,8 +26,8 @@ def placeholder(name: str, inputs: int, outputs: int) -> Callable[..., Any]:
 def repeat_layer(model: ir.Model, graph: Graph) -> None:
     """Repeat the one layer that was traced (`graph.single_layer`) for all layers of `graph`.
 
-    A layer is what the trace holds between its two LayerBoundary placeholders. Its weights, inputs
-    and outputs are those with its own index in the place of the first 0.
+    The layer's nodes are those between the two LayerBoundary placeholders. Names of its weights,
+    inputs and outputs have the layer's index in place of the first 0.
     """
     begin, end = (node for node in model.graph if node.op_type == LAYER_BOUNDARY)
     nodes = list(model.graph)
@@ -56,7 +56,7 @@ def repeat_layer(model: ir.Model, graph: Graph) -> None:
 
 
 def _own_values(graph: ir.Graph, layer: list[ir.Node]) -> list[ir.Value]:
-    """The weights and inputs that a layer shares with no other."""
+    """Return the weights and inputs that a layer does not share with others."""
     outer = {*graph.inputs, *graph.initializers.values()}
     used = dict.fromkeys(value for node in layer for value in node.inputs if value in outer)
     return [value for value in used if value is not None and ".0." in str(value.name)]
@@ -65,7 +65,7 @@ def _own_values(graph: ir.Graph, layer: list[ir.Node]) -> list[ir.Value]:
 def _copied_node(
     node: ir.Node, copies: dict[ir.Value | None, ir.Value | None], index: int
 ) -> ir.Node:
-    """The node of another layer; its outputs join `copies`."""
+    """Copy a node for another layer; its outputs are added to `copies`."""
     outputs = [_copied(value, index) for value in node.outputs]
     copies |= zip(node.outputs, outputs, strict=True)
     return ir.Node(
@@ -79,14 +79,14 @@ def _copied_node(
 
 
 def _copied(value: ir.Value, index: int) -> ir.Value:
-    """The same value of another layer, under its own name."""
+    """Return the value of another layer that corresponds to `value`."""
     name = str(value.name)
     name = name.replace(".0.", f".{index}.", 1) if ".0." in name else f"{name}.{index}"
     return ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
 
 
 def name_axes(model: ir.Model, graph: Graph) -> None:
-    """Give inputs and outputs the axis names of the graph instead of the tracer's symbols."""
+    """Rename the axes of inputs and outputs from the tracer's symbols to the graph's names."""
     for value, (name, example) in zip(model.graph.inputs, graph.inputs.items(), strict=True):
         axes = graph.dynamic.get(name, {})
         value.shape = ir.Shape(axes.get(axis, size) for axis, size in enumerate(example.shape))
@@ -97,9 +97,9 @@ def name_axes(model: ir.Model, graph: Graph) -> None:
 def condition_cross_attention(model: ir.Model) -> None:
     """Turn every CrossAttention placeholder into an `If`.
 
-    One branch attends to the cache that came in; the other projects the encoder's output first and
-    gives the new cache. The projections move into their branch, so that no weight is stored twice
-    and nothing is computed or copied that a step does not need.
+    One branch attends to the past cache; the other projects the encoder's output first and returns
+    the new cache. The projections move into that branch, so that no weight is stored twice, and a
+    step computes and copies only what it needs.
     """
     for node in [node for node in model.graph if node.op_type == CROSS_ATTENTION]:
         query, past_key, past_value, key, value, cached = filter(None, node.inputs)
@@ -126,24 +126,24 @@ def condition_cross_attention(model: ir.Model) -> None:
 
 
 def _exclusive_ancestors(graph: ir.Graph, node: ir.Node, indices: set[int]) -> list[ir.Node]:
-    """The nodes that serve nothing but the inputs `indices` of `node`, in the graph's order."""
+    """Return the nodes used only for the inputs `indices` of `node`, in the graph's order."""
     chosen: set[ir.Node] = set()
     for candidate in reversed(list(graph)):
         uses = [use for output in candidate.outputs for use in output.uses()]
         wanted = [use.node in chosen or (use.node is node and use.idx in indices) for use in uses]
-        kept = any(output.is_graph_output() for output in candidate.outputs)
-        if uses and all(wanted) and not kept:
+        is_output = any(output.is_graph_output() for output in candidate.outputs)
+        if uses and all(wanted) and not is_output:
             chosen.add(candidate)
     return [each for each in graph if each in chosen]
 
 
 def _cached_branch(name: str | None, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Graph:
-    """Attend to what is there already; the cache that goes out is empty."""
+    """Return the branch that attends to the past cache and outputs an empty one."""
     zero = ir.node("Constant", [], attributes={"value": ir.tensor([0])})
     two = ir.node("Constant", [], attributes={"value": ir.tensor([2])})
     bounds = (zero.outputs[0], zero.outputs[0], two.outputs[0])
     empty = [ir.node("Slice", [past, *bounds]) for past in (key, value)]
-    # The hypotheses of a window share its cache: they are queries of one attention.
+    # Hypotheses of a window share its cache, so they are queries of one attention.
     rest = ir.node("Constant", [], attributes={"value": ir.tensor([-1, _width(key)])})
     pasts = ir.node("Shape", [key], attributes={"end": 1})
     grouped = ir.node("Concat", [pasts.outputs[0], rest.outputs[0]], attributes={"axis": 0})
@@ -162,30 +162,30 @@ def _first_branch(
     key: ir.Value,
     value: ir.Value,
 ) -> ir.Graph:
-    """Project the encoder's output, attend to it, and hand it on as the cache."""
+    """Return the branch that projects the encoder's output, attends, and outputs the cache."""
     attended = _attention(query, key, value)
-    producers = [made for cache in (key, value) if (made := cache.producer()) is not None]
+    producers = [node for cache in (key, value) if (node := cache.producer()) is not None]
     return _branch(f"{name}_first", [*projections, attended], [attended, *producers])
 
 
 def _attention(query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Node:
-    """The node of `onnx_attention.attention`, to keys and values [batch, heads, source, dim]."""
+    """Return the attention node for keys and values [batch, heads, source, head_dim]."""
     assert key.shape is not None
     attributes = {"num_heads": int(key.shape[1]), "scale": 1.0}  # type: ignore[arg-type]
     return ir.node("MultiHeadAttention", [query, key, value], attributes, domain=MICROSOFT)
 
 
 def _width(key: ir.Value) -> int:
-    """The width of a model with keys [batch, heads, length, head_dim]."""
+    """Return the width of a model with keys [batch, heads, length, head_dim]."""
     assert key.shape is not None
     return int(key.shape[1]) * int(key.shape[3])  # type: ignore[arg-type]
 
 
 def _branch(name: str, nodes: list[ir.Node], last: list[ir.Node]) -> ir.Graph:
-    """A branch of an `If`: it takes nothing and gives the first output of each node in `last`."""
-    made = [output for node in nodes for output in node.outputs if output.name is None]
-    for index, output in enumerate(made):
-        output.name = f"{name}_{index}"  # unique in the whole model, as ONNX demands
+    """Return a branch of an `If`, whose outputs are the first of each node in `last`."""
+    unnamed = [output for node in nodes for output in node.outputs if output.name is None]
+    for index, output in enumerate(unnamed):
+        output.name = f"{name}_{index}"  # unique in the whole model, as ONNX requires
     outputs = [node.outputs[0] for node in last]
     for output in outputs:
         output.type = ir.TensorType(ir.DataType.FLOAT)

@@ -1,6 +1,6 @@
-"""Where onnxruntime runs a graph: its execution providers, and how tensors get there and back.
+"""The execution providers of onnxruntime, and the conversion of tensors for each.
 
-All that is true of one kind of device only stands here.
+This module holds all code that is specific to a kind of device.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Provider:
-    """How onnxruntime runs on one kind of device.
+    """Support for onnxruntime on one kind of device.
 
     Attributes:
         names: Execution providers, the preferred one first.
-        memory: onnxruntime's name and number of the device whose memory tensors are bound in.
+        memory: onnxruntime's name and index of the device in whose memory tensors are bound.
         torch_device: The same device for torch.
     """
 

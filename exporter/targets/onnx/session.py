@@ -22,10 +22,10 @@ _NO_GRAPH = (
 
 
 def open_session(path: Path, threads: int, device: Device = "cpu") -> "Session":
-    """Open a graph; one that writes its caches in place gets them bound, not handed over.
+    """Open a graph; caches that it writes in place are bound instead of passed.
 
     Raises:
-        IntegrityError: where the file is no graph that onnxruntime can run.
+        IntegrityError: The file is not a graph that onnxruntime can run.
     """
     provider = PROVIDERS[device]
     options = onnxruntime.SessionOptions()
@@ -46,7 +46,7 @@ def open_session(path: Path, threads: int, device: Device = "cpu") -> "Session":
 
 
 class Session:
-    """Tensors go in and out without a copy."""
+    """A session whose inputs and outputs are not copied."""
 
     def __init__(self, session: Any, provider: Provider) -> None:
         self._session = session
@@ -65,17 +65,17 @@ class Session:
 
 
 class InPlaceSession(Session):
-    """Outputs whose names end in `WRITTEN` go to the memory of the input of that name.
+    """A session that writes outputs whose names end in `WRITTEN` to the input of that name.
 
-    Memory stays bound until another tensor comes: of a hundred, few change from token to token.
+    Tensors stay bound until replaced: of a hundred, few change from token to token.
     """
 
     def __init__(self, session: Any, provider: Provider) -> None:
         super().__init__(session, provider)
         self._written = {n.removesuffix(WRITTEN): n for n in self._outputs if n.endswith(WRITTEN)}
-        self._given = [name for name in self._outputs if not name.endswith(WRITTEN)]
+        self._returned = [name for name in self._outputs if not name.endswith(WRITTEN)]
         self._binding = session.io_binding()
-        for name in self._given:  # the first that are bound are the first that it gives
+        for name in self._returned:  # outputs are returned in the order of binding
             self._binding.bind_output(name, *provider.memory)
         self._bound: dict[str, tuple[int, torch.Size]] = {}
         self._lock = Lock()
@@ -83,18 +83,18 @@ class InPlaceSession(Session):
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        names = self._given if wanted is None else list(wanted)
+        names = self._returned if wanted is None else list(wanted)
         with self._lock:
             for name, tensor in inputs.items():
                 place = (tensor.data_ptr(), tensor.shape)
                 if self._bound.get(name) != place:
                     self._bind(name, tensor)
                     self._bound[name] = place
-            for name in self._given:  # else the next values would take the place of these
+            for name in self._returned:  # new memory, so that earlier results stay valid
                 self._binding.bind_output(name, *self._provider.memory)
             self._session.run_with_iobinding(self._binding)
             values = self._binding.get_outputs_as_ortvaluevector()
-            return {n: self._provider.from_value(values[self._given.index(n)]) for n in names}
+            return {n: self._provider.from_value(values[self._returned.index(n)]) for n in names}
 
     def _bind(self, name: str, tensor: Tensor) -> None:
         array = self._provider.to_array(tensor)

@@ -1,10 +1,10 @@
 """onnx-int8: dynamic int8 ONNX graphs for onnxruntime, optimum and transformers.js.
 
 Graphs are traced without weights, from a model whose linear modules are int8 already, so there is
-no float graph to quantize afterwards; weights are then written once each, as external data, while
-they are read. Only products with a constant weight are int8: never attention's, never convolutions.
-Of a graph whose layers are alike one is traced, and repeated. Graphs for our own sessions borrow
-the weights of those that other people's loaders want.
+no float graph to quantize afterwards; weights are then streamed to external data, once each. Only
+products with a constant weight are int8: not those of attention, and not convolutions. If all
+layers of a graph are alike, one is traced and repeated. Graphs for our own sessions use the
+external data of those for other loaders (`weights_from`).
 """
 
 import logging
@@ -48,9 +48,9 @@ from exporter.targets.onnx.trace import _OPSET, _trace
 
 SCHEMES = frozenset({"float", "dynamic-int8"})
 _log = logging.getLogger(__name__)
-# About what a graph's nodes take, for each linear module and each input with what lies around it.
+# Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
-# The same of a graph that borrows its weights, for each input and output.
+# The same for a graph with `weights_from`, per input and output.
 _SHARING_BYTES = 1_450
 _ORT_CONFIG_BYTES = 700
 _TOKENIZER = "tokenizer.json"
@@ -63,9 +63,9 @@ def check(
     checkpoint: Checkpoint,
     family: Family,
 ) -> None:
-    """Refuse what fits nothing in the checkpoint; warn where this CPU loses precision.
+    """Refuse options that the checkpoint does not support; warn if this CPU loses precision.
 
-    Of a tokenizer's files, transformers.js knows only one.
+    transformers.js reads only `tokenizer.json` of a tokenizer's files.
     """
     if options.layout == "transformers.js" and _TOKENIZER not in checkpoint.companions:
         msg = (
@@ -90,7 +90,7 @@ def layout(
     checkpoint: Checkpoint,
     family: Family,
 ) -> dict[str, int]:
-    """Foretell the files' sizes: weights from the modules that are traced, graphs about right."""
+    """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
     files = {"ort_config.json": _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
@@ -103,7 +103,9 @@ def layout(
             values = len(graph.inputs) + len(graph.outputs)
             files[path] = _SHARING_BYTES * values
             continue
-        weights = dict(graph.module.named_parameters())  # shared ones once, as they are written
+        weights = dict(
+            graph.module.named_parameters()
+        )  # shared weights count once, as they are written
         files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
         modules = graph.module.modules()
         linears = sum(isinstance(each, Int8MatMul | FloatMatMul) for each in modules)
@@ -118,7 +120,7 @@ def num_trials(
     checkpoint: Checkpoint,
     family: Family,
 ) -> int:
-    """Nothing is left to the build."""
+    """Return 0: the build chooses nothing."""
     return 0
 
 
@@ -142,9 +144,9 @@ def build(job: Job[Options]) -> BuildResult:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A graph ready to be traced, the model it is cut from, and what reads their weights.
+    """A graph ready to trace, the model it is cut from, and the reader of their weights.
 
-    Those in `transposed` are stored [in, out], as ONNX multiplies.
+    Weights in `transposed` are stored [in, out], the layout of ONNX.
     """
 
     graph: Graph
@@ -160,7 +162,7 @@ def _prepared(
     family: Family,
     planned: Graph,
 ) -> _Prepared:
-    """One graph of a model of its own, in the types in which its weights are stored."""
+    """Cut one graph from a new model, with weights in the types in which they are stored."""
     model = family.skeleton(checkpoint.config)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
@@ -174,7 +176,7 @@ def _prepared(
 
 
 def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
-    """Trace a graph, unless that was done before, and stream its weights in."""
+    """Trace a graph, or take it from the cache, and stream its weights in."""
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
     unsigned = job.options.preset in _UNSIGNED_PRESETS
@@ -195,7 +197,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
     path.parent.mkdir(exist_ok=True)
     parts = {
         "graph": graph.name,
-        "file": path.name,  # its weights' file is named after it, in the graph
+        "file": path.name,  # the graph contains the name of its external data
         "opset": _OPSET,
         "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
@@ -215,16 +217,16 @@ def load(
 ) -> Any:
     """Open a session per graph and join them into a model that generates.
 
-    Where each graph's weights lie is checked first. A graph that lends its weights is for other
-    people's loaders: the borrowers are here to run.
+    The external data of each graph is checked first. A graph whose weights others use is for other
+    loaders and is not opened: those with its weights replace it.
     """
     sealed = {folder / file.path: file.size_bytes for file in manifest.files}
     paths = sorted(path for path in sealed if path.suffix == ".onnx")
     for path in paths:
         beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
         require_sealed(path, beside)
-    lent = {name for path in paths for name in external_data.weights_from(path)}
-    own = [path for path in paths if path.name not in lent]
+    shared = {name for path in paths for name in external_data.weights_from(path)}
+    own = [path for path in paths if path.name not in shared]
     functions = {graph_name(path): open_session(path, threads, device) for path in own}
     return family.assemble(folder, functions)
 
@@ -232,7 +234,7 @@ def load(
 def _named(
     options: Options, plan: QuantizationPlan, model: nn.Module, graphs: Sequence[Graph]
 ) -> dict[str, Named]:
-    """Every graph's file; one that shares another's weights is named after the types of those."""
+    """Return every graph's file; the name of one with `weights_from` follows the other's types."""
     owners = {graph.name: graph.weights_from or graph.name for graph in graphs}
     int8 = {graph.name: _has_int8(plan, model, graph) for graph in graphs}
     return {name: named(options.layout, name, int8=int8[owners[name]]) for name in owners}
@@ -246,7 +248,7 @@ def _has_int8(plan: QuantizationPlan, model: nn.Module, graph: Graph) -> bool:
 def _config(
     options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph], names: Mapping[str, Named]
 ) -> str | None:
-    """The artifact's own config, in a layout that needs one."""
+    """Return the artifact's config if the layout needs one of its own, else None."""
     if options.layout == "optimum":
         return None
     owners = [names[graph.name] for graph in graphs if graph.weights_from is None]
@@ -262,9 +264,9 @@ def _int8_type(options: Options) -> torch.dtype:
 
 
 def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) -> None:
-    """Record the quantization in optimum's terms, where its tools look for it.
+    """Write the quantization in optimum's format, for its tools.
 
-    optimum has one setting for all modules: what differs between them is in the manifest.
+    It has one setting for all modules; differences between them are in the manifest only.
     """
     from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
 

@@ -17,7 +17,7 @@ _OPSET = 20
 
 
 def _trace(graph: Graph) -> ir.Model:
-    """Trace a graph to ONNX, weights still absent."""
+    """Trace a graph to ONNX, without weights, and apply the passes."""
     traced = graph.single_layer or graph
     axes = [traced.dynamic.get(name, {}) for name in traced.inputs]
     dynamic = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) for named in axes)
@@ -48,7 +48,7 @@ def _trace(graph: Graph) -> ir.Model:
 
 
 def _translations() -> dict[Any, Callable[..., Any]]:
-    """The nodes for each operator of ours, whichever of them a family's graphs use."""
+    """Return the functions that make the nodes of each custom operator."""
     nodes: dict[Any, Callable[..., Any]] = {
         int8_matmul: int8_matmul_nodes,
         operators.attention: attention.attention,
@@ -58,4 +58,4 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         operators.shared_cross_attention: attention.shared_cross_attention,
         layer_boundary: placeholder(passes.LAYER_BOUNDARY, 1, 1),
     }
-    return {operator._opoverload: made for operator, made in nodes.items()}
+    return {operator._opoverload: function for operator, function in nodes.items()}

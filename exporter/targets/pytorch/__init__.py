@@ -23,7 +23,7 @@ COSTS: dict[Device, Cost] = {
 
 
 def machine_offer(machine: Machine) -> Offer:
-    """Tell in how many bits activations are multiplied, which is decided where it is loaded."""
+    """Describe the bits of activations in products, which depend on the loading machine."""
     bits = 8 if machine.vnni else 7
     why = "added in 32 bits" if machine.vnni else "no VNNI: with 8, sums would saturate at 16 bits"
     says = f"activations in {bits} bits ({why}), chosen where the artifact is loaded"

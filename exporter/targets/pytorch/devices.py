@@ -1,4 +1,4 @@
-"""What of running an int8 state_dict depends on the kind of device it is loaded on."""
+"""The device-specific parts of running an int8 state_dict."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from exporter.system.hardware import describe
 
 
 class Int8Linear(nn.Module):
-    """A linear module on int8 weights, its activations quantized to u8 at every call.
+    """A linear module with int8 weights, whose inputs are quantized to u8 at every call.
 
-    `quantized.linear_dynamic` is the fastest int8 product torch has on x86: one call, with the
-    weights packed for the CPU's own instructions. Where u8 x s8 products saturate (no VNNI), the
-    activations keep to 7 bits.
+    `quantized.linear_dynamic` is the fastest int8 product of torch on x86: one call, with the
+    weights packed for the CPU's instructions. If u8 x s8 products saturate (no VNNI), activations
+    are limited to 7 bits.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._reduce_range = not describe().vnni
-        with warnings.catch_warnings():  # torch announces an end of its quantized tensor type
+        with warnings.catch_warnings():  # torch warns that quantized tensors are deprecated
             warnings.simplefilter("ignore", UserWarning)
             numbers = torch._make_per_channel_quantized_tensor(
                 weight,
@@ -41,7 +41,7 @@ class Int8Linear(nn.Module):
 
 @dataclass(frozen=True)
 class Support:
-    """How torch runs on one kind of device: where its tensors lie, and its int8 products."""
+    """Support for one kind of device: the torch device, and its int8 linear module."""
 
     torch_device: torch.device
     int8_linear: type[Int8Linear]

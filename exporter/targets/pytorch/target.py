@@ -1,7 +1,7 @@
 """torch-int8: an int8 state_dict in safetensors, and a transformers model rebuilt around it.
 
-The files hold plain numbers, no packed or pickled objects; how they are multiplied is decided where
-they are loaded.
+The files hold plain numbers, no packed or pickled objects; the loading machine decides how they are
+multiplied.
 """
 
 import json
@@ -32,7 +32,7 @@ _QUANTIZATION = "quantization.json"
 
 
 class Options(TargetOptions):
-    """What a recipe may say of a torch-int8 target: nothing beyond the quantization plan."""
+    """The options of a torch-int8 target, which has none of its own."""
 
     _moved = model_validator(mode="before")(refuse_moved("modules", "exclude", "per_channel"))
 
@@ -54,7 +54,7 @@ def num_trials(
     checkpoint: Checkpoint,
     family: Family,
 ) -> int:
-    """Nothing is left to the build."""
+    """Return 0: the build chooses nothing."""
     return 0
 
 
@@ -82,7 +82,7 @@ def layout(
     checkpoint: Checkpoint,
     family: Family,
 ) -> dict[str, int]:
-    """Foretell the files' sizes, to the byte."""
+    """Return the files' exact sizes in bytes."""
     _, tensors, record = _contents(plan, model, checkpoint, family)
     return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
 
@@ -99,9 +99,9 @@ def load(
         for name in quantized:
             weight, scale = (file.get_tensor(f"{name}.{leaf}") for leaf in ("weight", "scale"))
             bias = f"{name}.bias"
-            kept = file.get_tensor(bias).float() if bias in names else None
-            replace_module(model, name, support.int8_linear(weight, scale, kept))
-        # Widen what was stored in 16 bits: the kernels around the int8 products are float32.
+            float_bias = file.get_tensor(bias).float() if bias in names else None
+            replace_module(model, name, support.int8_linear(weight, scale, float_bias))
+        # Convert tensors stored in 16 bits: the operators around the int8 products are float32.
         wanted = names & model.state_dict().keys()
         floats = {name: file.get_tensor(name).float() for name in wanted}
     for name, stored in family.TIED.items():
@@ -115,7 +115,7 @@ def load(
 def _contents(
     plan: QuantizationPlan, model: nn.Module, checkpoint: Checkpoint, family: Family
 ) -> tuple[Weights, Layout, str]:
-    """Where tensors are read from, what each is, and what `quantization.json` says of them."""
+    """Return the reader of tensors, their types and shapes, and the text of `quantization.json`."""
     weights = Weights(checkpoint, plan, family.TIED)
     state = model.state_dict()
     for name in family.TIED:

@@ -1,6 +1,6 @@
 """The part of a generation config that this package's decoding loops implement.
 
-A config that asks for anything else gives no rules, and transformers' `generate` decodes instead.
+For a config with any other setting there are no rules, and transformers' `generate` decodes.
 """
 
 import copy
@@ -19,8 +19,8 @@ _FOLLOWED = {"begin_suppress_tokens", "decoder_start_token_id", "early_stopping"
 _FOLLOWED |= {"is_multilingual", "lang_to_id", "language", "length_penalty", "max_length"}
 _FOLLOWED |= {"max_new_tokens", "min_length", "min_new_tokens", "no_timestamps_token_id"}
 _FOLLOWED |= {"pad_token_id", "suppress_tokens", "task", "task_to_id"}
-# Without any say in greedy or beam search within one window, asked for without timestamps;
-# `num_beams` and `return_timestamps` are given to `generate` by name.
+# Settings without effect on greedy or beam search within one window, without timestamps;
+# `num_beams` and `return_timestamps` are passed to `generate` as arguments.
 _IDLE = {"alignment_heads", "bos_token_id", "max_initial_timestamp_index", "median_filter_width"}
 _IDLE |= {"forced_decoder_ids", "num_beams", "prev_sot_token_id", "return_timestamps"}
 _IDLE |= {"transformers_version"}
@@ -28,10 +28,10 @@ _IDLE |= {"transformers_version"}
 
 @dataclass(frozen=True)
 class Rules:
-    """How windows are decoded; lengths count the prompt's tokens too.
+    """The rules for decoding a window; lengths include the prompt's tokens.
 
-    `never` are tokens that may not come, `not_first` those that may not come first, `timestamps`
-    the first of the tokens that stand for times.
+    `never` are suppressed tokens, `not_first` tokens suppressed at the first step, `timestamps` the
+    first of the timestamp tokens.
     """
 
     prompt: tuple[int, ...]
@@ -45,7 +45,7 @@ class Rules:
     timestamps: int
 
     def suppress(self, scores: NDArray[np.float32], length: int) -> None:
-        """Take from `scores` [rows, vocabulary] what may not follow `length` tokens."""
+        """Suppress in `scores` [rows, vocabulary] tokens that may not follow `length` tokens."""
         scores[:, self.never] = -np.inf
         if length == len(self.prompt):
             scores[:, self.not_first] = -np.inf
@@ -54,7 +54,13 @@ class Rules:
 
 
 def read_rules(model: Any, language: str | None, task: str | None) -> Rules | None:
-    """The rules of a model's generation config; None where `generate` has to decode."""
+    """Return the rules of a model's generation config; None if `generate` has to decode.
+
+    Args:
+        model: A model with `generation_config`.
+        language: A language code; None for the config's.
+        task: "transcribe" or "translate"; None for the config's.
+    """
     config = copy.deepcopy(model.generation_config)
     unknown = _unknown(config)
     if unknown:
@@ -84,7 +90,7 @@ def read_rules(model: Any, language: str | None, task: str | None) -> Rules | No
 
 
 def _unknown(config: GenerationConfig) -> list[str]:
-    """What the config sets beyond the rules, as transformers' defaults tell."""
+    """Return the config's settings that differ from the defaults and are not in the rules."""
     usual = _defaults()
     unknown = [
         name
@@ -96,7 +102,7 @@ def _unknown(config: GenerationConfig) -> list[str]:
     if getattr(config, "no_timestamps_token_id", None) is None:
         unknown.append("no_timestamps_token_id")
     if not isinstance(config.eos_token_id, int) or config.pad_token_id != config.eos_token_id:
-        unknown.append("eos_token_id and pad_token_id")  # several ends, or padding of its own
+        unknown.append("eos_token_id and pad_token_id")  # several ends, or a separate padding
     return unknown
 
 
@@ -108,7 +114,7 @@ def _defaults() -> dict[str, Any]:
 def _prompt(
     model: Any, config: GenerationConfig, language: str | None, task: str | None
 ) -> tuple[int, ...] | None:
-    """The prompt as transformers makes it; None where it would look for the language first."""
+    """Return the prompt, as in transformers; None if it would first detect the language."""
     config.return_timestamps = False
     model._set_language_and_task(language, task, None, config)
     named = getattr(config, "language", None)
@@ -126,7 +132,7 @@ def _prompt(
 
 
 def _max_length(config: GenerationConfig, prompt: int) -> int:
-    """As transformers counts: new tokens go before, and its own default is of new tokens."""
+    """Return the maximum length, as in transformers: `max_new_tokens` has precedence."""
     if config.max_new_tokens is not None:
         return int(config.max_new_tokens) + prompt
     length: int = config.max_length or 0

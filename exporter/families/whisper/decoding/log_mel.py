@@ -1,8 +1,8 @@
 """Whisper's log-mel features, bit for bit those of transformers' extractor.
 
-To the bit, because the least difference can turn an int8 activation, and at last a token. The
-extractor goes through lists, padding and a batch object, and computes the silence after a short
-recording like any other sound; this does neither, and keeps what it works on in the CPU's caches.
+They are identical, because the least difference can change an int8 activation, and then a token.
+The extractor goes through lists, padding and a batch object, and computes the silence after a short
+recording like other audio; this class avoids both, and works on chunks that fit the CPU's caches.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from transformers import WhisperFeatureExtractor
 from exporter.families.transcript import Audio
 
 _FLOOR = 1e-10  # power below which it is silence
-_RANGE = 8.0  # decades below the loudest that are kept
-_TOGETHER = 32  # frames: products of fewer columns round otherwise
-_STRETCH = 512  # frames at a time, so that what lies between stays in the CPU's caches
+_RANGE = 8.0  # dynamic range below the loudest value, in decades
+_TOGETHER = 32  # frames: products with fewer columns round differently
+_STRETCH = 512  # frames per chunk, so that intermediate results fit the CPU's caches
 
 
 class LogMel:
-    """One extractor's window and filters, and how many frames its window of audio has."""
+    """One extractor's window function, mel filters, and number of frames in a window of audio."""
 
     def __init__(self, extractor: Any) -> None:
         self._size = extractor.n_fft
@@ -33,7 +33,11 @@ class LogMel:
         self._filters = torch.from_numpy(extractor.mel_filters).float()  # [frequencies, mels]
 
     def __call__(self, audio: Sequence[Audio]) -> Tensor:
-        """Recordings of at most a window -> [recordings, mels, frames]; silence fills them up."""
+        """Compute features [recordings, mels, frames], with silence after short recordings.
+
+        Args:
+            audio: Recordings of at most a window, float32 [samples].
+        """
         features = torch.empty(len(audio), self._filters.shape[1], self._frames)
         for samples, row in zip(audio, features, strict=True):
             self._fill(row, samples)
@@ -56,8 +60,9 @@ class LogMel:
         features[:, frames:] = torch.maximum(silence, lowest).add_(4.0).div_(4.0)
 
     def _padded(self, samples: Audio, frames: int) -> Tensor:
-        """The samples of so many frames; the first is centred on the first sample, so at both ends
-        of the window the sound is reflected.
+        """Return the samples of `frames` frames.
+
+        The first frame is centred on the first sample, so both ends of the window are reflected.
         """
         half = self._size // 2
         length = (frames - 1) * self._hop + self._size
@@ -76,7 +81,7 @@ _prepared: WeakKeyDictionary[Any, LogMel] = WeakKeyDictionary()
 
 
 def log_mel(extractor: Any) -> LogMel | None:
-    """The extractor's own `LogMel`, made at its first use; None for one of another kind."""
+    """Return the extractor's `LogMel`, created at first use; None for an unknown extractor."""
     usual = type(extractor) is WhisperFeatureExtractor and not extractor.dither
     if not usual or extractor.padding_value != 0.0 or extractor.padding_side != "right":
         return None

@@ -1,8 +1,8 @@
-"""Decode windows with little time outside the graphs, if the generation config allows it.
+"""Decode windows with little overhead outside the graphs, if the generation config allows it.
 
 transformers' `generate` spends about 8 ms of Python on each token, more than whisper-small's
-decoder needs. It stays the road for whatever the lean loops do not know: timestamps, recordings
-longer than the window, a language to be found, and what `Rules` does not hold of a config.
+decoder needs. It is still used for cases that these loops do not support: timestamps, recordings
+longer than the window, language detection, and settings of a config that `Rules` does not have.
 """
 
 import copy
@@ -20,35 +20,35 @@ from exporter.families.whisper.decoding.search import beam_search, greedy
 
 
 class Decoder(Protocol):
-    """How tokens are decoded against one kind of cache.
+    """A decoder for one kind of cache.
 
-    `encoded` is what the encoder's graph gives, batch first. Rows are hypotheses: row r belongs to
-    window r // (rows / windows), and caches of the audio are not repeated for it.
+    `encoded` is the output of the encoder's graph, batch first. Rows are hypotheses: row r belongs
+    to window r // (rows / windows), and caches of the audio are not repeated for each row.
     """
 
     def start(self) -> Any:
-        """An empty cache."""
+        """Return an empty cache."""
         ...
 
     def step(self, ids: Tensor, encoded: Tensor, cache: Any) -> Tensor:
-        """Logits [rows, 1 or tokens, vocabulary] of ids [rows, tokens]; `cache` moves on."""
+        """Return logits [rows, 1 or tokens, vocabulary] of ids [rows, tokens]; advance `cache`."""
         ...
 
     def expand_beams(self, encoded: Tensor, cache: Any, beams: int) -> Tensor:
-        """Turn every row into `beams` rows alike; gives `encoded` as `step` then wants it."""
+        """Repeat every row `beams` times; return `encoded` in the form that `step` then takes."""
         ...
 
     def release(self, cache: Any) -> None:
-        """Take back a cache that is not needed any more."""
+        """Release a cache that is no longer needed, for reuse."""
         ...
 
 
 @dataclass
 class Engine:
-    """A model's built graphs for the lean loops: its functions by name, and who calls which.
+    """A model's built graphs for the decoding loops: functions by name, and the decoder.
 
-    Functions are looked up at every call, so that whoever measures can put another in a name's
-    place. `encoder` is the encoder's name, `device` where all of them take and give tensors.
+    Functions are looked up at every call, so that measurements can replace them. `encoder` is the
+    encoder's name; inputs and outputs of all functions are on `device`.
     """
 
     functions: dict[str, GraphFunction]
@@ -61,8 +61,8 @@ class Engine:
     def encode(self, features: Tensor) -> Tensor:
         """Run the encoder on float32 features [windows, mels, frames].
 
-        One window after the other: each is enough for all cores, and what several need between the
-        layers lies in no cache. So no window's rounding depends on those beside it, either.
+        Windows are encoded one by one: each uses all cores, and the activations of several would
+        not fit the CPU's caches. Also, a window's rounding then does not depend on the others.
         """
         features = features.to(self.device, torch.float32).contiguous()
         encoded = [self._encode(window) for window in features.split(1)]
@@ -72,7 +72,7 @@ class Engine:
         return next(iter(self.functions[self.encoder]({"input_features": window}).values()))
 
     def rules(self, model: Any, language: str | None, task: str | None) -> Rules | None:
-        """The rules of the model's generation config as it is now."""
+        """Return the rules of the model's current generation config."""
         settings = vars(model.generation_config)
         if settings != self._rules_of:
             self._rules_of = copy.deepcopy(settings)
@@ -86,10 +86,10 @@ class Engine:
 class _Windows:
     """Windows that an engine decodes: `search.Hypotheses`.
 
-    The search runs on the CPU whatever device the graphs run on, and its tensors pass over here: of
-    a step, logits [rows, vocabulary] in float32 one way and ids [rows, tokens] the other. What it
-    does with them are hundreds of small operations that depend on each other's results, which
-    numpy finishes in less time than it takes to start as many on another device.
+    The search always runs on the CPU, so this class copies its tensors: for each step, float32
+    logits [rows, vocabulary] from the device and ids [rows, tokens] to it. The search does hundreds
+    of small dependent operations, which take less time in numpy than the launches of as many
+    kernels on another device.
     """
 
     def __init__(self, engine: Engine, encoded: Tensor, watch: Callable[[Tensor], None] | None):
@@ -120,10 +120,21 @@ class _Windows:
 def decode(
     model: Any, features: Tensor, *, language: str | None, task: str | None, beams: int
 ) -> list[list[int]] | None:
-    """Tokens of each window, prompt and end left out; None where `generate` has to do it.
+    """Decode windows, by greedy search or with `beams` > 1 by beam search.
 
-    `features` are [windows, mels, frames]. Only a model with an `engine` can. The float32 original
-    has none: the reference of every comparison, in tokens and in time, is transformers' own road.
+    The float32 original has no `engine`, so that transformers' own `generate` is the reference of
+    comparisons, both of tokens and of time.
+
+    Args:
+        model: The model.
+        features: Log-mel features, float32 [windows, mels, frames].
+        language: A language code; None for the config's.
+        task: "transcribe" or "translate"; None for the config's.
+        beams: Number of hypotheses per window.
+
+    Returns:
+        The tokens of each window without prompt and end; None if the model has no `engine` or
+        only `generate` supports the request.
     """
     engine: Engine | None = getattr(model, "engine", None)
     rules = None if engine is None else engine.rules(model, language, task)
@@ -135,18 +146,18 @@ def decode(
     finally:
         windows.release()
     if any(token >= rules.timestamps for row in decoded for token in row):
-        return None  # rare: `generate` cuts at them, and may go on from there
+        return None  # rare: `generate` splits there, and may continue from them
     return decoded
 
 
 def _too_few_tokens(model: Any, rules: Rules, beams: int) -> bool:
-    """Whether a beam search could run out of tokens to choose from."""
+    """Return whether a beam search could run out of tokens to choose from."""
     allowed = model.config.vocab_size - len(rules.never) - len(rules.not_first) - 1
     return bool(allowed < 2 * beams)
 
 
 def _watcher(model: Any) -> Callable[[Tensor], None] | None:
-    """Show every step to those who registered forward hooks on the model, as `generate` would."""
+    """Return a function that runs the model's forward hooks for a step, as `generate` would."""
     hooks = tuple(model._forward_hooks.values())
     if not hooks:
         return None

@@ -1,8 +1,8 @@
 """Greedy and beam search, token for token as transformers' `generate`.
 
-All that is per token lives here, so it is written for speed: numpy on the vocabulary, which costs
-microseconds where torch's operators and Python objects cost milliseconds. So all of it runs on the
-CPU; whoever gives `Hypotheses` of another device moves their tensors.
+This code runs for every token, so it is optimised for speed: it uses numpy on the vocabulary, which
+takes microseconds where torch's operators and Python objects take milliseconds. It runs on the CPU;
+implementations of `Hypotheses` on another device copy their tensors.
 """
 
 from typing import Protocol
@@ -17,33 +17,37 @@ from exporter.families.whisper.decoding.generation_rules import Rules
 Scores = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 
-_NEVER = np.float32(-1e9)  # transformers' score of what must not be chosen
+_NEVER = np.float32(-1e9)  # transformers' score of excluded candidates
 _BLOCK = 64
 
 
 class Hypotheses(Protocol):
-    """Windows that are being decoded, some hypotheses each; row r belongs to window r // beams.
+    """Windows being decoded, with one or more hypotheses each; row r is of window r // beams.
 
-    All tensors that it takes and gives are on the CPU.
+    All arguments and results are on the CPU.
     """
 
     windows: int
 
     def step(self, ids: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] in float32, the caller's own, after ids [rows, tokens]."""
+        """Return float32 logits [rows, vocabulary], writable, after ids [rows, tokens]."""
         ...
 
     def expand_beams(self, beams: int) -> None:
-        """Go on with so many hypotheses of each window, all alike."""
+        """Repeat each window's hypothesis `beams` times."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row r go on from what was row rows[r]."""
+        """Replace row r by the former row rows[r]."""
         ...
 
 
 def greedy(hypotheses: Hypotheses, rules: Rules) -> list[list[int]]:
-    """The likeliest token at every step: each window's tokens, prompt and end left out."""
+    """Decode by choosing the most likely token at every step.
+
+    Returns:
+        The tokens of each window, without prompt and end.
+    """
     ids = torch.tensor([rules.prompt]).expand(hypotheses.windows, -1)
     running = np.ones(hypotheses.windows, bool)
     chosen: list[Tokens] = []
@@ -60,11 +64,15 @@ def greedy(hypotheses: Hypotheses, rules: Rules) -> list[list[int]]:
 
 
 def beam_search(hypotheses: Hypotheses, rules: Rules, beams: int) -> list[list[int]]:
-    """The best of `beams` hypotheses of each window, as `GenerationMixin._beam_search` has it."""
+    """Decode by beam search, as `GenerationMixin._beam_search` of transformers.
+
+    Returns:
+        The tokens of each window's best hypothesis of `beams`, without prompt and end.
+    """
     windows = hypotheses.windows
     state = _Beams(rules, windows, beams)
     ids = torch.tensor([rules.prompt]).expand(windows, -1)
-    before = np.zeros((windows, 1), np.float32)  # all of a window's hypotheses are alike still
+    before = np.zeros((windows, 1), np.float32)  # at first all hypotheses of a window are equal
     alike = np.arange(windows * beams)
     while True:
         scores = hypotheses.step(ids).log_softmax(-1)
@@ -81,10 +89,10 @@ def beam_search(hypotheses: Hypotheses, rules: Rules, beams: int) -> list[list[i
 
 
 class _Beams:
-    """Beam search between two steps: what goes on, what has ended, and whether more can come.
+    """The state of a beam search between two steps: running and finished hypotheses.
 
-    Sequences are [windows, beams, max_length], filled up with the end token; scores are
-    [windows, beams] in float32, rounded as transformers rounds them.
+    Sequences are [windows, beams, max_length], padded with the end token; scores are [windows,
+    beams] in float32, rounded as in transformers.
     """
 
     def __init__(self, rules: Rules, windows: int, beams: int) -> None:
@@ -104,7 +112,7 @@ class _Beams:
         self.last = np.zeros(windows * beams, np.int64)
 
     def choose(self, scores: Scores, parents: Tokens, tokens: Tokens) -> None:
-        """Take up the 2 * beams likeliest continuations [windows, 2 * beams], best first."""
+        """Advance with the 2 * beams most likely continuations [windows, 2 * beams], best first."""
         sequences = self._sequences[self._window, parents]
         sequences[:, :, self.length] = tokens
         ends = (tokens == self._rules.end) | (self.length + 1 >= self._rules.max_length)
@@ -115,7 +123,7 @@ class _Beams:
         self._look_ahead(bool(ends.all()))
 
     def _go_on(self, scores: Scores, parents: Tokens, sequences: Tokens, ends: Tokens) -> None:
-        """Keep the best that have not ended."""
+        """Keep the best hypotheses that have not ended."""
         open_scores = scores + ends * _NEVER
         best = _descending(open_scores)[:, : self._beams]
         self._sequences = sequences[self._window, best]
@@ -125,7 +133,7 @@ class _Beams:
         self.last = self._sequences[:, :, self.length].ravel()
 
     def _finish(self, scores: Scores, sequences: Tokens, ends: Tokens) -> None:
-        """Keep the best that have ended, of those before and those now among the first `beams`."""
+        """Keep the best finished hypotheses; new ones count among the first `beams` only."""
         now = ends.copy()
         now[:, self._beams :] = False
         new = self.length + 1 - len(self._rules.prompt)
@@ -139,7 +147,7 @@ class _Beams:
         self._ended = np.concatenate([self._ended, now], 1)[self._window, best]
 
     def _look_ahead(self, all_ended: bool) -> None:
-        """Stop where what goes on cannot become better than what has ended."""
+        """Stop windows whose running hypotheses cannot become better than the finished ones."""
         rules = self._rules
         new = self.length - len(rules.prompt)
         if rules.early_stopping == "never" and rules.length_penalty > 0.0:
@@ -153,9 +161,9 @@ class _Beams:
 
 
 def _best(scores: Tensor, before: Scores, count: int) -> tuple[Scores, Tokens, Tokens]:
-    """The `count` likeliest continuations of each window, best first, for `_Beams.choose`.
+    """Return the `count` most likely continuations of each window, best first.
 
-    `scores` [windows * beams, vocabulary] come on top of `before` [windows, beams].
+    `scores` [windows * beams, vocabulary] are added to `before` [windows, beams].
     """
     windows, size = len(before), scores.shape[1]
     places = _candidates(scores, before, count)
@@ -168,10 +176,10 @@ def _best(scores: Tensor, before: Scores, count: int) -> tuple[Scores, Tokens, T
 
 
 def _candidates(scores: Tensor, before: Scores, count: int) -> Tokens:
-    """LocalPaths in each window's beams * vocabulary among which the `count` best are.
+    """Return indices into each window's beams * vocabulary that include the `count` best.
 
-    They lie in the `count` blocks with the largest maxima. A block is a column of the vocabulary
-    cut into `_BLOCK` stretches, so that maxima are taken of stretches, several at a time.
+    The best are in the `count` blocks with the largest maxima. A block is a column of the
+    vocabulary reshaped to `_BLOCK` rows, so that maxima of many blocks are computed at once.
     """
     windows, beams = before.shape
     size = scores.shape[1]
@@ -189,7 +197,7 @@ def _candidates(scores: Tensor, before: Scores, count: int) -> Tokens:
 
 
 def _descending(scores: Scores) -> Tokens:
-    """The order of each row, largest first; of equals the one before."""
+    """Return the indices that sort each row in descending order; the sort is stable."""
     return np.argsort(-scores, 1, kind="stable")
 
 

@@ -17,7 +17,7 @@ from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
 from exporter.recipe import Decoding
 
-_ENGLISH_VOCABULARY = 51864  # every multilingual one has more
+_ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
 
 _log = logging.getLogger(__name__)
 
@@ -26,17 +26,19 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:
-    """Refuse a language or task that the checkpoint does not have: its text would be wrong.
+    """Check that the checkpoint has the language and the task, else its text would be wrong.
 
-    Raises RecipeError, and CheckpointError where the checkpoint leaves its prompt open.
+    Raises:
+        RecipeError: The checkpoint lacks the language or the task.
+        CheckpointError: The generation config lacks values that the prompt needs.
     """
     config, generation_config = configs[CONFIG], configs[GENERATION]
     if not is_multilingual(config, generation_config):
         _require_keys(generation_config, "no_timestamps_token_id")
         options = {"language": decoding.language, "task": decoding.task}
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            msg = f"an English-only checkpoint takes no {' or '.join(given)}: leave it out"
+        extra = [name for name, value in options.items() if value is not None]
+        if extra:
+            msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
             raise RecipeError(msg)
         return
     _require_keys(generation_config, "no_timestamps_token_id", "lang_to_id", "task_to_id")
@@ -50,7 +52,7 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
     if decoding.task == "translate" and config.get("decoder_layers", 0) < config.get(
         "encoder_layers", 0
     ):
-        # Nothing in a checkpoint says so for certain, and some of these do translate.
+        # A warning only: no config says it for certain, and some of these checkpoints do translate.
         _log.warning(
             "its decoder has fewer layers than its encoder: distilled checkpoints like "
             "large-v3-turbo and distil-whisper were not trained to translate"
@@ -58,9 +60,9 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
 
 
 def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's prompt names language and task.
+    """Return whether a checkpoint's prompt has language and task.
 
-    Old ones do not say: then their languages tell, or a vocabulary of the English-only size.
+    Old configs do not say: then it follows from their languages, or from the vocabulary's size.
     """
     declared = generation_config.get("is_multilingual")
     if declared is not None:
@@ -69,13 +71,16 @@ def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, A
     return bool(generation_config.get("lang_to_id")) or not english
 
 
-def only_language(configs: Configs) -> str | None:
-    """The language of a checkpoint that has no other; None where there are several."""
-    return None if is_multilingual(configs[CONFIG], configs[GENERATION]) else "en"
+def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
+    """Return the language of the transcripts: translations and English-only models write English."""
+    if decoding.task == "translate":
+        return "en"
+    several = is_multilingual(configs[CONFIG], configs[GENERATION])
+    return decoding.language or spoken or (None if several else "en")
 
 
 def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
-    """Refuse a generation config of an old transformers, which would leave prompts incomplete."""
+    """Refuse a generation config of an old transformers, which lacks parts of the prompt."""
     missing = [key for key in keys if generation_config.get(key) in (None, {})]
     if missing:
         msg = (
@@ -100,10 +105,10 @@ def transcribe(
     """Transcribe recordings (float32 mono [samples] at the checkpoint's rate), in order.
 
     `model` is a `WhisperForConditionalGeneration`, `processor` its `WhisperProcessor`; transformers
-    leaves the parts of both untyped.
+    does not type the parts of both.
 
-    Those within the window are decoded `decoding.batch_size` at a time; longer ones one by one,
-    with timestamps, because `generate` moves its window from one timestamp to the next.
+    Recordings within the window are decoded `decoding.batch_size` at a time; longer ones one by
+    one, with timestamps, because `generate` moves its window from one timestamp to the next.
     """
     window = processor.feature_extractor.n_samples
     short = [index for index, samples in enumerate(audio) if len(samples) <= window]
@@ -118,7 +123,7 @@ def transcribe(
 
 
 def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) -> list[Transcript]:
-    """Decode recordings that go through the encoder together: several short ones, or one long."""
+    """Decode recordings that are encoded together: several short ones, or one long one."""
     long = len(audio[0]) > processor.feature_extractor.n_samples
     timestamps = long or decoding.timestamps
     prompt = _prompt(model, decoding)
@@ -145,9 +150,9 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
 def _features(
     model: Any, extractor: Any, audio: list[Audio], long: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-mel features [recordings, mels, frames], and the mask that long ones need.
+    """Return log-mel features [recordings, mels, frames], and the mask for long recordings.
 
-    A model without an `engine`, the original, takes transformers' own as well.
+    For a model without an `engine`, the original, transformers computes the features too.
     """
     lean_mel = None if long or not hasattr(model, "engine") else log_mel(extractor)
     if lean_mel is not None:
@@ -164,17 +169,17 @@ def _features(
 
 
 def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
-    """A window without timestamps, as the one segment that `generate` makes of it."""
-    # Its own steps and precision, down to the rounding of a float32.
+    """Return a window without timestamps as a segment in the form of `generate`."""
+    # The same operations and precision as in `generate`, including float32 rounding.
     steps = int(torch.tensor(frames) * 0.01 / 0.02)
     return {"start": 0.0, "end": steps * 0.02, "tokens": tokens}
 
 
 def _prompt(model: Any, decoding: Decoding) -> dict[str, str | None]:
-    """Language and task for `generate`, which finds the language by itself where none is given.
+    """Return language and task for `generate`, which detects the language if it is None.
 
-    A task is always named where there are several: with neither, old checkpoints' `config.json`
-    would have its own way, and force a language too.
+    A multilingual checkpoint always gets a task: with neither, the `config.json` of old checkpoints
+    would force a language.
     """
     generation_config = vars(model.generation_config)
     if not is_multilingual({"vocab_size": model.config.vocab_size}, generation_config):
@@ -184,7 +189,7 @@ def _prompt(model: Any, decoding: Decoding) -> dict[str, str | None]:
 
 
 def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
-    """Join one recording's segments, as `generate` returns them, their tokens listed."""
+    """Join one recording's segments, in the form of `generate`, to a transcript."""
     tokenizer = processor.tokenizer
     spelling = speller(tokenizer)
     tokens: list[int] = []
@@ -199,14 +204,14 @@ def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
 
 
 class Speller:
-    """What `transcribe` needs of a tokenizer."""
+    """The functions of a tokenizer that `transcribe` needs."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._special = frozenset(tokenizer.all_special_ids)
         self._first_timestamp = tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
 
     def spoken(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens that are text: neither special nor times."""
+        """Return the text tokens: neither special tokens nor timestamps."""
         return [i for i in tokens if i < self._first_timestamp and i not in self._special]
 
 
@@ -214,7 +219,7 @@ _spellers: WeakKeyDictionary[Any, Speller] = WeakKeyDictionary()
 
 
 def speller(tokenizer: Any) -> Speller:
-    """The tokenizer's speller, made at its first use."""
+    """Return the tokenizer's speller, created at first use."""
     if tokenizer not in _spellers:
         _spellers[tokenizer] = Speller(tokenizer)
     return _spellers[tokenizer]

@@ -1,4 +1,4 @@
-"""How many tokens a model decodes, whatever it hears: for benchmarks and first tries."""
+"""Set the number of tokens that a model decodes, for benchmarks and smoke tests."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ _PROMPT_TOKENS = 4  # start, language, task, no timestamps
 
 
 def limit_tokens(model: Any, tokens: int) -> None:
-    """Let a model decode so many tokens of a window at most, its prompt counted."""
+    """Limit the tokens decoded of a window, including the prompt."""
     model.generation_config.max_length = tokens
 
 
 def force_tokens(model: Any, tokens: int) -> bool:
-    """Make `generate`, and the lean loops, decode exactly so many tokens for every window.
+    """Make `generate` and the decoding loops decode exactly `tokens` tokens of every window.
 
-    Raises RecipeError where the model's positions do not suffice.
+    Raises:
+        RecipeError: The model has too few positions.
     """
     most = model.config.max_target_positions - _PROMPT_TOKENS
     if tokens > most:
@@ -23,7 +24,7 @@ def force_tokens(model: Any, tokens: int) -> bool:
         raise RecipeError(msg)
     settings = model.generation_config
     settings.min_new_tokens = settings.max_new_tokens = tokens
-    # Where a model hears times in noise, `generate` would decode the window again from the last.
+    # A timestamp, which noise may cause, would make `generate` decode on from there.
     times = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
     settings.suppress_tokens = [*(settings.suppress_tokens or ()), *times]
     return True

@@ -1,11 +1,11 @@
-"""The decoder's cache in the form that `generate` passes along."""
+"""The decoder's cache, as a cache object of `generate`."""
 
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 
 class GraphCache(Cache):  # type: ignore[misc]
-    """Past tokens of a batch of hypotheses, kept as named tensors with the batch first."""
+    """Past tokens of a batch of hypotheses, as named tensors with the batch first."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -14,9 +14,9 @@ class GraphCache(Cache):  # type: ignore[misc]
         self.shared: dict[str, Tensor] = {}
 
     def get_seq_length(self, _layer: int = 0) -> int:
-        """The number of tokens already decoded."""
+        """Return the number of tokens already decoded."""
         return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow a beam search's choice; `shared` is equal for all beams of a clip, so it stays."""
+        """Reorder rows for a beam search; `shared` is equal for all beams of a clip."""
         self.tensors = {name: t.index_select(0, beam_idx) for name, t in self.tensors.items()}

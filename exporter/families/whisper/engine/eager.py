@@ -1,8 +1,8 @@
 """Run the decoding loops on a torch model, by calling its submodules one by one.
 
-transformers' forward spends more of a token's time on arguments, masks and cache objects than on
-small products. Here each layer is its dozen operators, on views of caches that are written in
-place. The model itself stays what it is, for `generate` and pipelines.
+transformers' forward spends more time per token on arguments, masks and cache objects than on
+small products. Here each layer runs only its dozen operators, on views of caches that are written
+in place. The model itself is unchanged, for `generate` and pipelines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 
 
 def eager_engine(model: Any) -> Engine:
-    """Make the lean road of a transformers Whisper, on the model's own device."""
+    """Return the engine of the decoding loops for a transformers Whisper, on its device."""
     functions: dict[str, GraphFunction] = {
         "encoder": EagerEncoder(model),
         "decoder": EagerDecoder(model),
@@ -33,8 +33,8 @@ class EagerEncoder:
     """input_features [windows, mels, frames] -> cross_cache [windows, 2 * layers, heads, source,
     head_dim], in float32.
 
-    The encoder is transformers' own, call and all: next to its products that costs nothing, and no
-    sum is rounded in another order than by `generate`.
+    It calls transformers' own encoder: the overhead is small next to its products, and sums are
+    rounded in the same order as by `generate`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -58,7 +58,7 @@ class EagerEncoder:
 
 
 class EagerDecoder:
-    """The static decoder's inputs -> float32 logits [rows, vocabulary] of the last token."""
+    """Computes float32 logits [rows, vocabulary] of the last token from the static inputs."""
 
     def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device
@@ -75,7 +75,9 @@ class EagerDecoder:
         ids, cross = inputs["input_ids"], inputs["cross_cache"]
         start = int(inputs["position"])
         stop = start + ids.shape[1]
-        own = len(ids) == len(cross)  # one hypothesis a window: every row is its own ancestor
+        own = len(ids) == len(
+            cross
+        )  # with one hypothesis per window, every row is its own ancestor
         ancestors = None if own else inputs["ancestors"][:, :stop]
         mask = self._mask(start, stop)
         hidden = embed(self._decoder, ids, self._positions[start:stop])
@@ -92,12 +94,12 @@ class EagerDecoder:
             key, value = cross[:, 2 * index], cross[:, 2 * index + 1]
             hidden = hidden + self._listen(attention, query, key, value)
             hidden = feed_forward(layer, hidden)
-        # All tokens, though only the last one counts: int8 activations share one scale.
+        # All tokens, though only the last is used: int8 activations share one scale.
         logits = self._proj_out(self._decoder.layer_norm(hidden))[:, -1]
         return {"logits": logits.float()}
 
     def _mask(self, start: int, stop: int) -> Tensor | None:
-        """Let each of several tokens see those up to itself; a single one sees all."""
+        """Return a causal mask for several tokens; None for a single one, which sees all."""
         if stop - start == 1:
             return None
         return self._positions[start:stop, None] >= self._positions[:stop]
@@ -110,17 +112,17 @@ class EagerDecoder:
         )
 
     def _past(self, cache: Tensor, stop: int, ancestors: Tensor | None) -> Tensor:
-        """Keys or values [rows, heads, stop, head_dim] of each row's ancestors."""
+        """Return keys or values [rows, heads, stop, head_dim] of each row's ancestors."""
         if ancestors is None:
             return cache[:, :, :stop]
         heads = self._positions[: self._heads, None]
         return cache[ancestors[:, None], heads, self._positions[:stop]]
 
     def _listen(self, attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to the audio, window by window, its keys and values seen by all its hypotheses.
+        """Attend to the audio; all hypotheses of a window share its keys and values.
 
-        Those as further queries of one call would be faster, but round otherwise than the
-        attention of `generate`, and int8 activations turn that into another token now and then.
+        Hypotheses as further queries of one call would be faster, but would be rounded differently
+        from `generate`, and with int8 activations that sometimes changes a token.
         """
         queries = split(query, self._heads).chunk(len(key))
         attended_windows = [

@@ -1,7 +1,7 @@
-"""A Whisper whose encoder and decoder are built graphs, for `generate` and for the lean loops.
+"""A Whisper whose encoder and decoder are built graphs, for `generate` and the decoding loops.
 
-For `generate`, only the two forward calls and the cache are ours. Prompt, timestamps rules, beam
-search and long recordings are transformers' code then, the same for the original and for every
+For `generate`, only the two forward calls and the cache are ours. Prompt, timestamp rules, beam
+search and long recordings are then transformers' code, the same for the original and for every
 artifact.
 """
 
@@ -23,7 +23,7 @@ DECODERS = {"step", "decoder"}  # graphs' names, one in each cut
 
 
 class _Encoder(nn.Module):
-    """The encoder's graph in the place where transformers looks for an encoder."""
+    """The encoder's graph as the encoder module of transformers."""
 
     def __init__(self, engine: Engine, original: nn.Module) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are expected: where the graphs take theirs."""
+        """The device of inputs: that of the graphs."""
         return self.engine.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the features; what is inside the graphs is their own affair."""
+        """The type of the features, whatever the types inside the graphs."""
         return torch.float32
 
     def forward(
@@ -67,7 +67,7 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         decoder_attention_mask: Tensor | None = None,
         **_: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits of the next tokens; the rest of transformers' arguments has no meaning here."""
+        """Return the logits of the next tokens; other arguments of transformers have no effect."""
         if decoder_attention_mask is not None and not decoder_attention_mask.all():
             msg = "prompts of different lengths in one batch are not supported: use batch_size 1"
             raise NotImplementedError(msg)
@@ -97,7 +97,11 @@ def assemble(
     functions: Mapping[str, GraphFunction],
     cache_dtype: torch.dtype,
 ) -> GraphWhisper:
-    """Join built graphs into a model; their names tell which cut of Whisper they are."""
+    """Join built graphs into a model; their names identify the cut of Whisper.
+
+    Raises:
+        IntegrityError: The names are those of no cut.
+    """
     named = dict(functions)
     decoder: Decoder
     if "step" in named:

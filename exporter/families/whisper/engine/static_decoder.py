@@ -1,7 +1,7 @@
 """The decoder with caches of fixed length, written in place and never copied.
 
-A beam search permutes a small table instead: for each row and position, the row whose cache holds
-the key and value that were computed there.
+A beam search permutes a small table instead: for each row and position, it has the row whose cache
+holds that position's key and value.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from exporter.families.whisper.engine.cache import GraphCache
 
 
 class StaticCache(GraphCache):
-    """`tensors` are the graph's inputs, all but the tokens: caches, and `ancestors`
-    [rows, max_target_positions] int32, where what is to come counts as a row's own.
+    """`tensors` are the graph's inputs except the tokens: caches, and `ancestors`
+    [rows, max_target_positions] int32, in which future positions refer to the row itself.
     """
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow a beam search's choice: a permutation of the table alone."""
+        """Reorder rows for a beam search, by a permutation of the table only."""
         ancestors = self.tensors["ancestors"].index_select(0, beam_idx)
         own = torch.arange(len(ancestors), dtype=torch.int32, device=ancestors.device)
         ancestors[:, self.length :] = own[:, None]
@@ -28,7 +28,7 @@ class StaticCache(GraphCache):
 
 
 class StaticDecoder:
-    """Calls the graph `decoder`; several tokens go in at once, as many as a prompt has.
+    """Calls the graph `decoder`, which takes all tokens of a prompt at once.
 
     `encoded` is its cross-attention cache [windows, 2 * layers, heads, source, head_dim].
     """
@@ -68,7 +68,7 @@ class StaticDecoder:
         return logits[:, None]
 
     def expand_beams(self, encoded: Tensor, cache: StaticCache, beams: int) -> Tensor:
-        """Take caches for all rows; of those before, only what the prompt has written is copied."""
+        """Allocate caches for all rows; copy only the positions that the prompt has written."""
         before = cache.tensors
         windows = len(before["ancestors"])
         self._allocate(cache, windows * beams)
@@ -83,12 +83,12 @@ class StaticDecoder:
         if cache.tensors:
             self._idle.append({name: cache.tensors[name] for name in self._names})
             cache.tensors = {}
-        del self._idle[:-2]  # those of a prompt, and those of its hypotheses
+        del self._idle[:-2]  # caches of a prompt, and of its hypotheses
 
     def _allocate(self, cache: StaticCache, rows: int) -> None:
-        """Take caches of so many rows: idle ones, whatever is in them, or zeros.
+        """Set caches of `rows` rows: released ones, with their old contents, or zeros.
 
-        Values beyond a row's length are masked, so they matter only if they are not numbers.
+        Values beyond a row's length are masked, so they only have to be finite.
         """
         fitting = [i for i, idle in enumerate(self._idle) if len(idle[self._names[0]]) == rows]
         caches = self._idle.pop(fitting[0]) if fitting else self._zeros(rows)

@@ -14,18 +14,18 @@ class StepCache(GraphCache):
     """`tensors` are the tokens' caches [rows, heads, positions, head_dim], `shared` the audio's."""
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow a beam search's choice: what is written so far changes its rows."""
+        """Reorder rows for a beam search: copy the positions written so far."""
         for tensor in self.tensors.values():
             written = tensor[:, :, : self.length]
             written.copy_(written.index_select(0, beam_idx))
 
 
 class StepDecoder:
-    """Calls the graph `cross_cache` once a window, and `step` for every token.
+    """Calls the graph `cross_cache` once per window, and `step` for every token.
 
-    `encoded` is what the encoder gives. onnxruntime's attention takes several queries only of one
-    row: a prompt goes in row by row, and where several windows have hypotheses, each has a copy of
-    its window's cache. The hypotheses of one window alone are so many queries of one row.
+    `encoded` is the encoder's output. onnxruntime's attention takes several queries only for one
+    row: a prompt is decoded row by row, and with several windows, each hypothesis has a copy of its
+    window's cache. The hypotheses of a single window are queries of one row.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StepDecoder:
         return logits
 
     def expand_beams(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
-        """Take caches for all rows; of those before, only what the prompt has written is copied."""
+        """Allocate caches for all rows; copy only the positions that the prompt has written."""
         rows = torch.arange(len(encoded), device=self._device).repeat_interleave(beams)
         grown = self._allocate(len(rows))
         for name, tensor in cache.tensors.items():
@@ -65,7 +65,7 @@ class StepDecoder:
         return encoded
 
     def _allocate(self, rows: int) -> dict[str, Tensor]:
-        """Whatever is in them: what is not written is not read, and takes no memory."""
+        """Allocate caches without initialization: unwritten positions are not read."""
         shape = (rows, *self._shape)
         return {name: torch.empty(shape, device=self._device) for name in self._own}
 
@@ -89,9 +89,9 @@ class StepDecoder:
         return torch.full((size,), value, dtype=torch.int32, device=self._device)
 
     def release(self, cache: StepCache) -> None:
-        """Nothing is kept for the next window."""
+        """Do nothing: caches are not reused."""
 
 
 def _is_scale(name: str) -> bool:
-    """Whether a part of the audio's cache serves all windows."""
+    """Return whether a tensor of the audio's cache is a scale, common to all windows."""
     return name.endswith("_scale")

@@ -12,7 +12,7 @@ from exporter.families.graph import layer_boundary
 def shapes(
     model: Any,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Example shapes of the features, the encoder's output and a full self-attention cache."""
+    """Return example shapes of the features, the encoder's output and a self-attention cache."""
     config = model.config
     encoder = model.model.encoder
     frames = config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
@@ -25,6 +25,7 @@ def shapes(
 
 
 def meta(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return an example input on the `meta` device."""
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
@@ -34,9 +35,13 @@ def encode(
     attend: Callable[[Any, Tensor], Tensor],
     num_layers: int | None = None,
 ) -> Tensor:
-    """[batch, mels, frames] -> [batch, source, width], as transformers' encoder does it.
+    """Encode features [batch, mels, frames] to [batch, source, width], as in transformers.
 
-    `attend` is a layer's whole self-attention of [batch, source, width].
+    Args:
+        encoder: The encoder of a transformers Whisper.
+        features: Log-mel features.
+        attend: Computes a layer's self-attention of [batch, source, width].
+        num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
     """
     dtype = encoder.layer_norm.weight.dtype
     hidden = features.to(dtype)
@@ -54,13 +59,13 @@ def encode(
 
 
 def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
-    """Mark a layer's boundary in graphs that are to be repeated; others know nothing of it."""
+    """Mark a layer's boundary in a graph whose layer is repeated, that is, with `num_layers`."""
     marked: Tensor = hidden if num_layers is None else layer_boundary(hidden)
     return marked
 
 
 def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    """Token and position embeddings [batch, tokens, width]."""
+    """Return the sum of token and position embeddings, [batch, tokens, width]."""
     tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
     tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
     dtype = decoder.layer_norm.weight.dtype
@@ -68,19 +73,20 @@ def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
 
 
 def merge(attention: Any, attended: Tensor) -> Tensor:
-    """[batch, heads, length, head_dim] -> the output projection of [batch, length, width]."""
+    """Join heads [batch, heads, length, head_dim] and apply the output projection."""
     merged: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
     return merged
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention in separate steps, which ONNX runtimes of all ages know."""
+    """Compute attention in separate steps, which old ONNX runtimes also support."""
     scores = query @ key.transpose(-1, -2)
     weights = (scores if mask is None else scores + mask).softmax(-1)
     return weights @ value
 
 
 def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+    """Apply a layer's feed-forward block to [batch, length, width], with its residual."""
     states = layer.fc1(layer.final_layer_norm(hidden))
     output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
     return output

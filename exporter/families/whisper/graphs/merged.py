@@ -1,9 +1,8 @@
 """Whisper cut into graphs, on the transformers model's own submodules.
 
-Here: an encoder and one merged decoder with a growing cache, in the form that optimum and
-transformers.js load, and the pieces that every cut is made of. Embedding tables and convolution
-kernels may be stored in fewer bits than the graph computes in: they are widened where they are
-used.
+This module has the encoder and one merged decoder with a growing cache, in the form that optimum
+and transformers.js load. Embedding tables and convolution kernels may be stored in fewer bits than
+the graph computes in: they are converted where they are used.
 """
 
 from dataclasses import replace
@@ -29,7 +28,7 @@ from exporter.families.whisper.graphs.layers import (
 class Encoder(nn.Module):
     """input_features [batch, mels, frames] -> last_hidden_state [batch, source, width].
 
-    With `num_layers`, through so many layers only, their boundaries marked.
+    With `num_layers`, it has only so many layers, with marked boundaries.
     """
 
     def __init__(self, model: Any, num_layers: int | None = None) -> None:
@@ -49,11 +48,11 @@ class Encoder(nn.Module):
 
 
 class MergedDecoder(nn.Module):
-    """First step and every later one in one graph, the self-attention cache growing by `tokens`.
+    """The first and all later steps in one graph; the self-attention cache grows by `tokens`.
 
     Takes input_ids, encoder_hidden_states, the past (per layer: decoder key and value, encoder key
-    and value) and use_cache_branch; gives logits and the present in the same order. With
-    `num_layers`, through so many layers only, their boundaries marked.
+    and value) and use_cache_branch; returns logits and the present in the same order. With
+    `num_layers`, it has only so many layers, with marked boundaries.
     """
 
     def __init__(self, model: Any, num_layers: int | None = None) -> None:
@@ -101,7 +100,7 @@ class MergedDecoder(nn.Module):
 
 
 def dynamic_graphs(model: Any) -> list[Graph]:
-    """The encoder and the merged decoder, named as optimum's loader expects them."""
+    """Return the encoder and the merged decoder, with the names of optimum's loader."""
     config = model.config
     features, hidden, cache = shapes(model)
     past_length = 3
@@ -121,7 +120,7 @@ def dynamic_graphs(model: Any) -> list[Graph]:
                 inputs[f"past_key_values.{name}"] = meta((2, cache[1], length, cache[3]))
                 dynamic[f"past_key_values.{name}"] = {0: "batch", 2: axis}
                 outputs[f"present.{name}"] = ("batch", cache[1], grown, cache[3])
-    # Loaders zip the cache to the inputs in the order of the graph: layer by layer.
+    # Loaders match cache tensors to inputs in the graph's order: layer by layer.
     order = [*sorted(inputs, key=layer_of), "use_cache_branch"]
     inputs["use_cache_branch"] = meta((1,), torch.bool)
     ordered = dict(sorted(outputs.items(), key=lambda item: layer_of(item[0])))

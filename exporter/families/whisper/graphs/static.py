@@ -1,8 +1,8 @@
-"""Whisper cut for caches of fixed length: what is compiled ahead of time.
+"""Whisper cut into graphs with caches of fixed length, for ahead-of-time compilation.
 
-The encoder goes on to the cross-attention keys and values of every decoder layer, computed once a
-window and shared by all beams; the decoder takes one token or several and writes their keys and
-values in place, so that one compiled graph serves every length.
+The encoder also computes the cross-attention keys and values of every decoder layer, once per
+window for all beams. The decoder takes one or several tokens and writes their keys and values in
+place, so that one compiled graph works for every length.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from exporter.families.whisper.graphs.layers import embed, encode, feed_forward,
 class CrossEncoder(nn.Module):
     """input_features -> cross_cache [batch, 2 * layers, heads, source, head_dim + 4], in int8.
 
-    Batch comes first, so that it can be selected as any encoder output.
+    The batch is the first axis, as in any encoder output, so that windows can be selected.
     """
 
     def __init__(self, model: Any) -> None:
@@ -49,7 +49,7 @@ class CrossEncoder(nn.Module):
         return (cross,)
 
     def _attend(self, layer: Any, states: Tensor) -> Tensor:
-        # In bfloat16 torch's own kernel is the better, since it knows AMX.
+        # In bfloat16 torch's own kernel is faster, since it uses AMX.
         to_all = attention if states.dtype == torch.float32 else attend
         query = layer.q_proj(states) * layer.scaling
         attended = to_all(query, layer.k_proj(states), layer.v_proj(states), self.encoder_heads)
@@ -58,12 +58,12 @@ class CrossEncoder(nn.Module):
 
 
 class StepDecoder(nn.Module):
-    """One token or several against static caches; what attention does is told at its operators.
+    """Decodes one or several tokens with static caches; see the attention operators.
 
     Takes input_ids [rows, tokens], the position [1] of the first, cross_cache as above, ancestors
     [rows, max_target_positions] and per layer the key and value caches [rows, heads,
-    max_target_positions, head_dim], which it writes; gives float32 logits [rows, vocabulary] of the
-    last token. The rows of one window come one after the other.
+    max_target_positions, head_dim], which it writes; returns float32 logits [rows, vocabulary] of
+    the last token. Rows of one window are consecutive.
     """
 
     def __init__(self, model: Any) -> None:
@@ -90,7 +90,7 @@ class StepDecoder(nn.Module):
 
 
 def static_graphs(model: Any) -> list[Graph]:
-    """The encoder with its cross-attention cache, and the decoder of a step."""
+    """Return the encoder with its cross-attention cache, and the decoder of a step."""
     features, hidden, cache = shapes(model)
     layers, positions = model.config.decoder_layers, cache[2]
     cross = (2, 2 * layers, cache[1], hidden[1], cache[3] + SCALE_BYTES)

@@ -1,8 +1,8 @@
-"""Whisper's decoder for a runtime that writes its caches in place: what our ONNX sessions run.
+"""Whisper's decoder with caches written in place, for our own ONNX sessions.
 
-Two graphs that borrow the merged decoder's weights. One makes a window's cross-attention cache, in
-int8 where the weights are; the other takes a step and writes the tokens' keys and values into
-caches of fixed length.
+It consists of two graphs that share the merged decoder's weights. One computes a window's
+cross-attention cache, in int8 if the weights are; the other decodes a step and writes the tokens'
+keys and values into caches of fixed length.
 """
 
 from dataclasses import replace
@@ -50,11 +50,11 @@ class CrossCache(nn.Module):
 
 
 class Step(nn.Module):
-    """Logits [rows, 1, vocabulary] of each row's last token, and the caches as they are then.
+    """Computes logits [rows, 1, vocabulary] of each row's last token, and the new caches.
 
     Takes input_ids [rows, tokens], own_last int32 [rows], the last token's position, cross_last
     int32 [windows], the audio's last; and per layer the tokens' caches and those of the audio. With
-    `num_layers`, through so many layers only, their boundaries marked.
+    `num_layers`, it has only so many layers, with marked boundaries.
     """
 
     def __init__(self, model: Any, num_layers: int | None = None) -> None:
@@ -90,10 +90,10 @@ class Step(nn.Module):
 
 
 def step_graphs(model: Any) -> list[Graph]:
-    """The graphs `cross_cache` and `step`.
+    """Return the graphs `cross_cache` and `step`.
 
-    Their names keep clear of optimum's search, which takes any other file for a decoder that has
-    the word in its name.
+    Their names do not contain "decoder", because optimum takes any other file with that word in its
+    name for a decoder.
     """
     num_layers, narrow = model.config.decoder_layers, _narrow(model)
     _, hidden, (_, heads, length, dim) = shapes(model)
@@ -142,6 +142,6 @@ def step_graphs(model: Any) -> list[Graph]:
 
 
 def _narrow(model: Any) -> bool:
-    """Whether the audio's keys and values are made by int8 weights, and so may be int8 too."""
+    """Return whether the audio's keys and values come from int8 weights, and so may be int8."""
     weight: Tensor = model.model.decoder.layers[0].encoder_attn.k_proj.weight
     return not weight.dtype.is_floating_point

@@ -1,7 +1,7 @@
-"""Our own kernels in compiled packages: which operators have one, and compiling them.
+"""Select and compile this package's own kernels for the operators of a graph.
 
-AOTInductor calls them directly, through the C interface by which it calls torch's own. They are
-linked into the package's library, so loading needs nothing but that.
+AOTInductor calls them directly, through the C interface that it uses for torch's own. They are
+linked into the package's library, so loading needs no other file.
 """
 
 import subprocess
@@ -22,9 +22,9 @@ _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
 
 @dataclass(frozen=True)
 class Kernel:
-    """An operator's kernel: its files, and the types of what it takes and gives.
+    """An operator's kernel: its source files, and the C types of its arguments and results.
 
-    Below the x86-64 level `march` there is none: `otherwise`, in torch's operators, stands in.
+    Below the x86-64 level `march`, `otherwise` computes the same with torch's operators.
     """
 
     files: tuple[str, ...]
@@ -47,14 +47,14 @@ _KERNELS: dict[Any, Kernel] = {
 
 
 def of_graph(program: torch.export.ExportedProgram, march: str) -> dict[Any, Kernel]:
-    """The kernels that this level has for operators that a graph calls, by operator."""
+    """Return the kernels for the operators that a graph calls, by operator, at an x86-64 level."""
     return {o: kernel for o, kernel in _called(program).items() if kernel.march <= march}
 
 
 def without_others(
     program: torch.export.ExportedProgram, march: str
 ) -> torch.export.ExportedProgram:
-    """The same graph, where operators whose kernel this level has not are torch's own."""
+    """Replace operators without a kernel at this x86-64 level by torch's operators."""
     others = {o: k.otherwise for o, k in _called(program).items() if k.march > march}
     return program.run_decompositions(others) if others else program
 
@@ -66,9 +66,9 @@ def _called(program: torch.export.ExportedProgram) -> dict[Any, Kernel]:
 
 
 def declarations(kernels: Mapping[Any, Kernel], shims: str) -> dict[Any, list[str]]:
-    """Inductor's `custom_ops_to_c_shims`: each operator's function, declared in C.
+    """Return Inductor's `custom_ops_to_c_shims`: the C declaration of each operator's function.
 
-    `shims` begins the functions' names.
+    `shims` is the prefix of the functions' names.
     """
     return {
         operator: [
@@ -82,16 +82,20 @@ def declarations(kernels: Mapping[Any, Kernel], shims: str) -> dict[Any, list[st
 def compile_kernels(
     kernels: Iterable[Kernel], folder: Path, compiler: str, flags: Sequence[str]
 ) -> list[Path]:
-    """Compile kernels into objects in `folder`; raise BuildError."""
+    """Compile kernels to object files in `folder`.
+
+    Raises:
+        BuildError: The compiler fails.
+    """
     includes = [f"-I{path}" for path in (_FOLDER, Path(torch.__file__).parent / "include")]
     objects = []
     for name in sorted({name for kernel in kernels for name in kernel.files}):
-        made = folder / f"{name}.o"
-        command = [compiler, "-c", str(_FOLDER / name), "-o", str(made), *flags, *includes]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            reason = next((line for line in told.stderr.splitlines() if "error" in line), "")
-            msg = f"{compiler} could not compile {name}: {reason or told.stderr[-300:]}"
+        object_path = folder / f"{name}.o"
+        command = [compiler, "-c", str(_FOLDER / name), "-o", str(object_path), *flags, *includes]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            reason = next((line for line in process.stderr.splitlines() if "error" in line), "")
+            msg = f"{compiler} could not compile {name}: {reason or process.stderr[-300:]}"
             raise BuildError(msg)
-        objects.append(made)
+        objects.append(object_path)
     return objects
