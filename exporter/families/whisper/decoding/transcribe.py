@@ -72,7 +72,7 @@ def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, A
 
 
 def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
-    """Return the language of the transcripts: translations and English-only models write English."""
+    """Return the language of the transcripts; translations and English-only models give English."""
     if decoding.task == "translate":
         return "en"
     several = is_multilingual(configs[CONFIG], configs[GENERATION])
