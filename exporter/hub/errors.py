@@ -53,7 +53,10 @@ def explained(error: BaseException, repo: str, revision: str, repo_type: str = "
 
 
 def unpushed(error: BaseException, repo: str) -> HubError:
-    """Turn an error of a push to `repo` into one of ours; an interrupted push shows nothing."""
+    """Turn an error of a push to `repo` into one of ours, and return it.
+
+    A push is one commit, so that an interrupted one changes nothing that readers see.
+    """
     status = status_of(error)
     if isinstance(error, Silence):
         return HubError(_silent(error))
