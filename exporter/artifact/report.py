@@ -11,12 +11,10 @@ from typing import Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
 )
 
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.manifest import AbsentIfEmpty, Manifest
 from exporter.artifact.store import require_plain
 from exporter.errors import IntegrityError
 from exporter.recipe import Decoding, Gate
@@ -193,21 +191,13 @@ class Report(_Frozen):
     wer_difference: Interval
     cer_difference: Interval
     latency_ratio: Interval
-    timed_clips: int | None = None
+    timed_clips: AbsentIfEmpty[int | None] = None
     clips_changed: int
     slices: tuple[Slice, ...]
     worst: tuple[ClipErrors, ...]
     predictions_sha256: str
     page_sha256: str = ""
     sha256: str = ""
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `timed_clips` out where it is None: older reports keep their bytes."""
-        written: dict[str, Any] = inner(self)
-        if self.timed_clips is None:
-            written.pop("timed_clips", None)
-        return written
 
     @property
     def seal(self) -> str:
