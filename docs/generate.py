@@ -59,7 +59,7 @@ def design_page() -> str:
 
 def _package(name: str) -> str:
     """Return a package's name and summary, and a line for each of its modules."""
-    place = ROOT / name if name == "validate" else ROOT / "exporter" / name
+    place = ROOT / "exporter" / name
     if not place.is_dir():
         return f"**{name}.py**: {_summary(place.with_suffix('.py'))}"
     lines = [f"**{name}/**: {_summary(place / '__init__.py')}", ""]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from exporter.runtime.recogniser import Recogniser
 
 __version__ = "0.1.0"
+# The name to install by: `exporter` on the package index is somebody else's.
+DISTRIBUTION = "asr-exporter"
 
 __all__ = ["Recogniser", "Segment", "Transcript", "load", "load_original"]
 

@@ -7,7 +7,7 @@ measurement does not carry the parent's libraries in its memory.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from validate.pipeline import validate
+    from exporter.validate.pipeline import validate
 
 __all__ = ["validate"]
 
@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     if name != "validate":
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from validate.pipeline import validate
+    from exporter.validate.pipeline import validate
 
     return validate

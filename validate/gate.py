@@ -10,10 +10,10 @@ import numpy as np
 
 from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
 from exporter.recipe import Gate
-from validate.measure.latency import Measurement
-from validate.measure.shapes import ShapeCheck
-from validate.scoring import Comparison, ScoredRun
-from validate.statistics import Counts, clips_needed, median_ratio, rate_difference
+from exporter.validate.measure.latency import Measurement
+from exporter.validate.measure.shapes import ShapeCheck
+from exporter.validate.scoring import Comparison, ScoredRun
+from exporter.validate.statistics import Counts, clips_needed, median_ratio, rate_difference
 
 # With so many clips the median of paired ratios is known to within about 5 %.
 TIMED_CLIPS = 100

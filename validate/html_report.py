@@ -12,10 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
-from validate.gate import most_changed, points, span, worst_places
-from validate.plots import latency_svg
-from validate.scoring import Comparison
-from validate.wer import Column, align
+from exporter.validate.gate import most_changed, points, span, worst_places
+from exporter.validate.plots import latency_svg
+from exporter.validate.scoring import Comparison
+from exporter.validate.wer import Column, align
 
 MOST_CLIPS = 100
 _TEMPLATE = "report.html.j2"

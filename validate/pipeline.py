@@ -31,15 +31,15 @@ from exporter.system import hardware
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
-from validate import gate, html_report
-from validate.corpus import Corpora, RowFile
-from validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
-from validate.measure.model import ModelSpec
-from validate.measure.run import ModelRun
-from validate.measure.transcripts import read_transcripts
-from validate.scoring import Comparison, ModelOutput, compare
-from validate.subjects import Settings, Subject, open_subject
-from validate.wer import Normaliser, normaliser
+from exporter.validate import gate, html_report
+from exporter.validate.corpus import Corpora, RowFile
+from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
+from exporter.validate.measure.model import ModelSpec
+from exporter.validate.measure.run import ModelRun
+from exporter.validate.measure.transcripts import read_transcripts
+from exporter.validate.scoring import Comparison, ModelOutput, compare
+from exporter.validate.subjects import Settings, Subject, open_subject
+from exporter.validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.formats.clips import Clip
-from validate.measure.latency import Measurement
-from validate.measure.transcripts import ClipResult, batches
-from validate.wer import Scores, loops, score, total
+from exporter.validate.measure.latency import Measurement
+from exporter.validate.measure.transcripts import ClipResult, batches
+from exporter.validate.wer import Scores, loops, score, total
 
 Normalise = Callable[[str], str]
 Indices = NDArray[np.int64]

@@ -9,8 +9,8 @@ from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
 from exporter.recipe import Data, Recipe, read
 from exporter.system.progress import Progress
-from validate.corpus import Corpora, Corpus
-from validate.gate import TIMED_CLIPS
+from exporter.validate.corpus import Corpora, Corpus
+from exporter.validate.gate import TIMED_CLIPS
 
 # A batch is timed as a whole, so several are needed for a median.
 TIMED_BATCHES = 8

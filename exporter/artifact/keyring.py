@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from exporter import DISTRIBUTION
 from exporter.errors import MachineError, RecipeError
 from exporter.system.files import read_small
 from exporter.system.user_dirs import home, owned
@@ -79,7 +80,7 @@ def model_signing() -> Any:
     try:
         return import_module("model_signing")
     except ImportError as error:
-        msg = "signatures need model-signing: pip install 'exporter[sign]'"
+        msg = f"signatures need model-signing: pip install '{DISTRIBUTION}[sign]'"
         raise MachineError(msg) from error
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from exporter import __version__
 from exporter.cli import (
     bench,
     build,
@@ -49,7 +50,7 @@ _EPILOG = "\n".join(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
-@click.version_option(package_name="exporter")
+@click.version_option(__version__, prog_name="exporter")
 @click.option("--debug", is_flag=True, help="Show tracebacks and library output.")
 @click.pass_obj
 def cli(terminal: Terminal, debug: bool) -> None:

@@ -38,7 +38,10 @@ def _artifacts(path: Path) -> list[Path]:
 def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
     """Sign artifacts and their reports with your own key.
 
-    PATH is an artifact, or a folder of them. Needs `pip install 'exporter[sign]'`.
+    PATH is an artifact, or a folder of them. Needs the extra `sign`:
+
+    \b
+        pip install 'asr-exporter[sign]'
     """
     from exporter.artifact import signing
 

@@ -48,7 +48,7 @@ def validate(
     into each artifact. Exits with 4 unless every artifact passes its gate.
     """
     from exporter.artifact import store
-    from validate import validate as judge
+    from exporter.validate import validate as judge
 
     with terminal.progress() as progress:
         reports = judge(paths, **how, progress=progress)

@@ -257,7 +257,7 @@ class _Warnings(logging.Handler):
         self._pipe = pipe
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.partition(".")[0] in ("exporter", "validate"):
+        if record.name.partition(".")[0] == "exporter":
             _send(self._pipe, record.getMessage())
 
 

@@ -161,7 +161,7 @@ def test_without_the_library(
     for words in (["sign", "--key", str(pair[0])], ["verify", "--signature"]):
         ((code, *heavy), error) = fresh(repository, *words, str(program), missing=True)
         assert (code, heavy) == ("6", []), error
-        assert "pip install 'exporter[sign]'" in error
+        assert "pip install 'asr-exporter[sign]'" in error
     blocked = "import sys; sys.modules['model_signing'] = None; "
     blocked += "from pathlib import Path; from exporter.artifact import trust; "
     blocked += "trust.verify_and_authorize(Path(sys.argv[1]), trust=False)"
@@ -173,7 +173,7 @@ def test_without_the_library(
         check=False,
     )
     assert "TrustError" in done.stderr
-    assert "pip install 'exporter[sign]'" in done.stderr
+    assert "pip install 'asr-exporter[sign]'" in done.stderr
 
 
 @pytest.mark.slow

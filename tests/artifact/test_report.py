@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.errors import IntegrityError
+from exporter.validate import html_report
+from exporter.validate.scoring import Comparison
+from exporter.validate.wer import score
 from tests.support.judging import SENTENCE, case
 from tests.support.reports import DIGEST, made
-from validate import html_report
-from validate.scoring import Comparison
-from validate.wer import score
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,11 @@ from exporter.errors import CheckpointError, ExporterError, MachineError, TrustE
 from exporter.recipe import Decoding
 from exporter.runtime import load
 from exporter.system.progress import silent
+from exporter.validate import validate
+from exporter.validate.measure.latency import Request, measure_fresh
+from exporter.validate.measure.model import ModelSpec
 from tests.support.recipes import write_recipe
 from tests.support.sealed import manifest, seal, write_package, write_safetensors
-from validate import validate
-from validate.measure.latency import Request, measure_fresh
-from validate.measure.model import ModelSpec
 
 # Loaded by every Python process that finds it, children included: notes each loader's import.
 HOOK = """

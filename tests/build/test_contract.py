@@ -24,9 +24,9 @@ from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
 from exporter.runtime.load import load, load_original
 from exporter.system.progress import silent
+from exporter.validate import validate
 from tests.support import exact
 from tests.support.recipes import write_recipe
-from validate import validate
 
 pytestmark = pytest.mark.slow
 

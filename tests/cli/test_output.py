@@ -170,7 +170,7 @@ def reports(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Report]:
         (here / "artifacts" / name / "manifest.json").touch()
     bad = case(hear=lambda index: SENTENCE if index % 3 else "nothing at all")
     given = [made(case(timed=range(0, 100, 5))), made(bad)]
-    monkeypatch.setattr("validate.pipeline.validate", lambda _paths, **_how: given)
+    monkeypatch.setattr("exporter.validate.pipeline.validate", lambda _paths, **_how: given)
     return given
 
 

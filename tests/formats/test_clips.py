@@ -14,9 +14,9 @@ from exporter.errors import DataError, HubError
 from exporter.formats.clips import Clip
 from exporter.recipe import Data
 from exporter.system.progress import silent
+from exporter.validate.corpus import Corpora, Corpus
+from exporter.validate.dataset import dataset_clips
 from tests.support.hub import File, Hub, reads_large
-from validate.corpus import Corpora, Corpus
-from validate.dataset import dataset_clips
 
 TEXTS = {"a.wav": "open the door", "b.wav": "", "c.wav": "seven, eight"}
 

@@ -19,10 +19,8 @@ from exporter.artifact.report import Check
 from exporter.formats.clips import Clip
 from exporter.recipe import Decoding, Gate
 from exporter.system.progress import silent
-from tests.support.golden import GOLDEN
-from tests.support.judging import comparison, output
-from validate import gate as judging
-from validate.measure.latency import (
+from exporter.validate import gate as judging
+from exporter.validate.measure.latency import (
     Measurement,
     Request,
     Seconds,
@@ -30,7 +28,9 @@ from validate.measure.latency import (
     remeasure_if_slow,
     time_interleaved,
 )
-from validate.measure.model import ModelSpec
+from exporter.validate.measure.model import ModelSpec
+from tests.support.golden import GOLDEN
+from tests.support.judging import comparison, output
 
 pytestmark = pytest.mark.alone
 CASES = 100

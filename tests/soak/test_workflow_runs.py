@@ -23,7 +23,7 @@ from tests.support.hub import Hub, serving
 from tests.support.tiny import make_whisper
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "exporter[datasets] @ git+https://git.example/org/exporter@" + "a" * 40
+PACKAGE = "asr-exporter[datasets] @ git+https://git.example/org/exporter@" + "a" * 40
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz0123456789"
 NAME = 'it\'s "odd" & $HOME.yaml'
 RECIPE = """\

@@ -29,7 +29,7 @@ _LOADED = (
     *(
         "exporter.build.pipeline",
         "exporter.build.worker_steps",
-        "validate.pipeline",
+        "exporter.validate.pipeline",
         "exporter.hub.push",
         "exporter.runtime.reference",
     ),
@@ -112,8 +112,7 @@ def _step(command: list[str], pipe: int, how: dict[str, Any]) -> int:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    for name in ("exporter", "validate"):
-        logging.getLogger(name).handlers.clear()
+    logging.getLogger("exporter").handlers.clear()
     os.dup2(pipe, 1)
     os.dup2(how["stderr"].fileno(), 2)
     _placed(how["env"])

@@ -5,10 +5,10 @@ from pathlib import Path
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.recipe import Decoding
+from exporter.validate import gate
+from exporter.validate.scoring import Comparison
+from exporter.validate.wer import normaliser
 from tests.support.judging import GATE
-from validate import gate
-from validate.scoring import Comparison
-from validate.wer import normaliser
 
 DIGEST = "ab" * 32
 

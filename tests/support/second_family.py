@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 _LINE = '"ctc": "exporter.families.ctc"'
-_PRODUCT = ("exporter", "validate")
+_PRODUCT = ("exporter", "validate")  # the first holds a link to the second
 
 
 def copy_product(repository: Path, folder: Path) -> Path:
     """Copy the product's packages and add `tests.support.ctc_family`; return the folder."""
     for package in _PRODUCT:
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(repository / package, folder / package, ignore=ignored)
+        shutil.copytree(repository / package, folder / package, symlinks=True, ignore=ignored)
     families = folder / "exporter" / "families"
     shutil.copyfile(repository / "tests" / "support" / "ctc_family.py", families / "ctc.py")
     registry = families / "__init__.py"

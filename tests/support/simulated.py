@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from exporter.recipe import Gate
+from exporter.validate import gate as judging
+from exporter.validate import statistics
+from exporter.validate.scoring import Comparison, ScoredRun
+from exporter.validate.wer import Scores
 from tests.support.judging import measurement
-from validate import gate as judging
-from validate import statistics
-from validate.scoring import Comparison, ScoredRun
-from validate.wer import Scores
 
 Random = np.random.Generator
 _SPREAD = 0.5  # of the logarithm of a clip's words, as in LibriSpeech test-clean

@@ -10,8 +10,8 @@ import soundfile
 
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from validate import corpus as reading
-from validate.corpus import Corpora, Corpus, RowFile
+from exporter.validate import corpus as reading
+from exporter.validate.corpus import Corpora, Corpus, RowFile
 
 
 @pytest.fixture

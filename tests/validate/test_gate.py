@@ -8,6 +8,9 @@ import pytest
 
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
+from exporter.validate import gate
+from exporter.validate.measure.latency import remeasure_if_slow
+from exporter.validate.measure.shapes import ShapeCheck
 from tests.support.judging import (
     GATE,
     SENTENCE,
@@ -18,9 +21,6 @@ from tests.support.judging import (
     measurement,
     output,
 )
-from validate import gate
-from validate.measure.latency import remeasure_if_slow
-from validate.measure.shapes import ShapeCheck
 
 
 def check(judged: gate.Judgement, name: str) -> Check:

@@ -21,8 +21,8 @@ from exporter.runtime.recogniser import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.system.worker import child_environment
-from validate.measure.latency import MAX_PASSES, Request, measure_fresh, time_interleaved
-from validate.measure.model import ModelSpec
+from exporter.validate.measure.latency import MAX_PASSES, Request, measure_fresh, time_interleaved
+from exporter.validate.measure.model import ModelSpec
 
 
 @pytest.fixture

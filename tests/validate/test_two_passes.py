@@ -24,15 +24,15 @@ from exporter.formats import audio
 from exporter.recipe import Data, Decoding
 from exporter.system import hardware
 from exporter.system.progress import Progress, silent
+from exporter.validate import corpus as reading
+from exporter.validate import gate, pipeline, subjects
+from exporter.validate.corpus import Corpora, Corpus, RowFile
+from exporter.validate.measure.model import ModelSpec, OpenModel
+from exporter.validate.measure.run import ModelRun
+from exporter.validate.measure.transcripts import Part, read_transcripts, transcribe_part
+from exporter.validate.scoring import ModelOutput, compare
 from tests.support.golden import GOLDEN
 from tests.support.judging import measurement
-from validate import corpus as reading
-from validate import gate, pipeline, subjects
-from validate.corpus import Corpora, Corpus, RowFile
-from validate.measure.model import ModelSpec, OpenModel
-from validate.measure.run import ModelRun
-from validate.measure.transcripts import Part, read_transcripts, transcribe_part
-from validate.scoring import ModelOutput, compare
 
 
 def write_clips(folder: Path, count: int, text: str = "red green blue") -> Path:
@@ -67,7 +67,9 @@ class Model:
 
 
 def opened(text: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> OpenModel:
-    monkeypatch.setattr("validate.measure.model.opened", lambda *_, **__: (Model(text), 0.0))
+    monkeypatch.setattr(
+        "exporter.validate.measure.model.opened", lambda *_, **__: (Model(text), 0.0)
+    )
     decoding = Decoding(batch_size=batch_size)
     spec = ModelSpec(model=Path(), original=True, threads=1, decoding=decoding)
     return OpenModel(spec, silent)
@@ -154,7 +156,7 @@ def judged(
     """Judge copies of a golden artifact against a checkpoint, with a clock that only counts."""
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("validate.measure.model.time", clock)
+    monkeypatch.setattr("exporter.validate.measure.model.time", clock)
     monkeypatch.setattr(pipeline, "LocalExecutor", Here)
     write_clips(tmp_path / "clips", 7)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import DataError, IntegrityError
-from validate.statistics import clips_needed, median_ratio, rate_difference
-from validate.wer import align, loops, normaliser, score, total
+from exporter.validate.statistics import clips_needed, median_ratio, rate_difference
+from exporter.validate.wer import align, loops, normaliser, score, total
 
 
 def test_rates_are_sums_over_the_corpus() -> None:

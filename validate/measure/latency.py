@@ -16,9 +16,9 @@ from typing import Any
 from exporter.errors import ResourceError
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress
-from validate.measure.model import Frozen, ModelSpec, OpenModel
-from validate.measure.shapes import ShapeCheck, check_shapes
-from validate.measure.transcripts import Part, batches, transcribe_part
+from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
+from exporter.validate.measure.shapes import ShapeCheck, check_shapes
+from exporter.validate.measure.transcripts import Part, batches, transcribe_part
 
 _log = logging.getLogger(__name__)
 MAX_PASSES = 5

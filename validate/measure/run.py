@@ -6,11 +6,11 @@ from pathlib import Path
 
 from exporter.bench.executors import Executor, Task
 from exporter.system.progress import Progress
-from validate.corpus import Corpus
-from validate.measure import latency, transcripts
-from validate.measure.latency import Measurement
-from validate.measure.model import ModelSpec
-from validate.measure.transcripts import Part
+from exporter.validate.corpus import Corpus
+from exporter.validate.measure import latency, transcripts
+from exporter.validate.measure.latency import Measurement
+from exporter.validate.measure.model import ModelSpec
+from exporter.validate.measure.transcripts import Part
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from exporter.formats import audio
-from validate.measure.model import Frozen, OpenModel
+from exporter.validate.measure.model import Frozen, OpenModel
 
 
 class ShapeCheck(Frozen):

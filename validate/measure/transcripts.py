@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.system.progress import Progress
-from validate.corpus import clip_of, rows_from
-from validate.measure.model import Frozen, ModelSpec, OpenModel
+from exporter.validate.corpus import clip_of, rows_from
+from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 
 Item = TypeVar("Item")
 

@@ -5,6 +5,7 @@ import logging
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 
+from exporter import DISTRIBUTION
 from exporter.errors import RecipeError
 from exporter.recipe import Recipe
 from exporter.system.files import write_atomic
@@ -124,21 +125,21 @@ def _installed(root: Path, recipe: Recipe) -> str:
     """
     extra = "[datasets]" if recipe.data and recipe.data.dataset else ""
     try:
-        installed = distribution("exporter")
+        installed = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         raise _unknown_origin() from None
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     if control := origin.get("vcs_info"):
-        return f"exporter{extra} @ {control['vcs']}+{origin['url']}@{control['commit_id']}"
+        return f"{DISTRIBUTION}{extra} @ {control['vcs']}+{origin['url']}@{control['commit_id']}"
     if origin.get("url") == root.as_uri():
         return f".{extra}"
     if not origin:
-        return f"exporter{extra}=={installed.version}"
+        return f"{DISTRIBUTION}{extra}=={installed.version}"
     raise _unknown_origin()
 
 
 def _unknown_origin() -> RecipeError:
     return RecipeError(
         "cannot tell what the workflow should install, because exporter was installed from a "
-        "folder: pass --package, like 'exporter @ git+https://HOST/ORG/exporter@COMMIT'"
+        "folder: pass --package, like 'asr-exporter @ git+https://HOST/ORG/exporter@COMMIT'"
     )

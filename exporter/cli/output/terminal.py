@@ -120,8 +120,7 @@ class Terminal:
         try:
             yield
         finally:
-            for name in _OUR_LOGS:
-                logging.getLogger(name).removeHandler(handler)
+            logging.getLogger("exporter").removeHandler(handler)
             faulthandler.disable()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -181,9 +180,6 @@ def _fill_gaps() -> None:
     sys.stderr = sys.stderr or os.fdopen(os.dup(2), "w")
 
 
-_OUR_LOGS = ("exporter", "validate")
-
-
 class _Messages(logging.Handler):
     """Prints this package's log records as messages."""
 
@@ -197,10 +193,9 @@ class _Messages(logging.Handler):
 
 def _attach_log(terminal: Terminal) -> logging.Handler:
     handler = _Messages(terminal)
-    for name in _OUR_LOGS:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.DEBUG if terminal.debug else logging.WARNING)
-        logger.addHandler(handler)
+    logger = logging.getLogger("exporter")
+    logger.setLevel(logging.DEBUG if terminal.debug else logging.WARNING)
+    logger.addHandler(handler)
     return handler
 
 

@@ -1,0 +1,74 @@
+"""What `pip install` gives, and that no text of ours asks for somebody else's package."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from exporter import DISTRIBUTION
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = sorted(
+    path
+    for path in subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    if Path(path).suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".j2", "")
+    and path != "LICENSE"
+)
+# The bare name as a requirement: after an installer, or with an extra, a version or an address.
+INSTALLED = re.compile(
+    r"(?:pip3?|pipx|uv)(?: tool)? (?:install|run|inject|add)(?: +-\S+)* +['\"]?exporter\b"
+    r"|(?<![\w./-])exporter(?:\[[a-z,]+\]|\[\{| *@ *git\+| *[=~!<>]=)"
+)
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_no_text_names_the_stranger_of_the_package_index(path: str) -> None:
+    """`exporter` on the index is a tool for notebooks, by others."""
+    if path != "tests/test_distribution.py" and (ROOT / path).is_file():
+        found = INSTALLED.search((ROOT / path).read_text(encoding="utf-8"))
+        assert not found, found
+
+
+@pytest.mark.parametrize(
+    ("line", "names_it"),
+    [
+        ("pip install exporter", True),
+        ("pip install -U 'exporter[sign]'", True),
+        ("uv tool install exporter", True),
+        ("exporter==1.0", True),
+        ("exporter @ git+https://host/x", True),
+        (f"pip install {DISTRIBUTION}", False),
+        (f"pip install '{DISTRIBUTION}[sign]'", False),
+        ("exporter build recipe.yaml", False),
+    ],
+)
+def test_the_check_knows_a_requirement(line: str, names_it: bool) -> None:
+    assert bool(INSTALLED.search(line)) is names_it
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
+    """A top-level `validate` would collide with configobj's module of that name."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"exporter"}
+    assert wheel.name.startswith("asr_exporter-")
+    held = {
+        name.removeprefix("exporter/") for name in names if name.startswith("exporter/validate")
+    }
+    assert held == {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "validate").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
