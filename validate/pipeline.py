@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact import report, store
+from exporter.artifact.lookup import find
 from exporter.artifact.report import Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
     ExporterError,
-    IntegrityError,
     MachineError,
     ResourceError,
 )
@@ -95,10 +95,7 @@ def validate(
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
     settings = Settings(data, clips, reference, threads, workers, trust)
-    folders = [folder for path in paths for folder in store.find(Path(path))]
-    if not folders:
-        msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
-        raise IntegrityError(msg)
+    folders = [folder for path in paths for folder in find(Path(path))]
     with scratch() as place:
         corpora = Corpora(place, progress)
         subjects = [open_subject(folder, settings, corpora, progress) for folder in folders]

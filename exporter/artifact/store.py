@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import Timeout
 
+from exporter.artifact.lookup import not_an_artifact
 from exporter.artifact.manifest import MANIFEST, File, Manifest
 from exporter.errors import BusyError, IntegrityError, listed
 from exporter.system.files import (
@@ -48,6 +49,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         IntegrityError: There is no manifest, or it is damaged or was edited.
+        RecipeError: The folder is something else, such as a folder of artifacts.
     """
     path = folder / MANIFEST
     try:
@@ -57,11 +59,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
         manifest = Manifest.model_validate_json(sealed)
         canonical = manifest.canonical()
-    except FileNotFoundError:
-        msg = (
-            f"{folder} is not an artifact: it has no {MANIFEST}.\nBuild one: exporter build RECIPE"
-        )
-        raise IntegrityError(msg) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise not_an_artifact(folder) from None
     except (
         ValueError,
         OSError,
@@ -123,15 +122,6 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
         if not equal:
             msg = f"{path} does not match the manifest: build it again with --force"
             raise IntegrityError(msg)
-
-
-def find(path: Path) -> list[Path]:
-    """Return the artifact at `path`, or the artifacts one level below it, sorted by name."""
-    if (path / MANIFEST).exists() or not path.is_dir():
-        return [path]
-    return sorted(
-        inner.parent for inner in path.glob(f"*/{MANIFEST}") if inner.parent.name[0] != "."
-    )
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from exporter import recipe
-from exporter.artifact import store
+from exporter.artifact.lookup import find
 from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
-from exporter.errors import ExporterError, IntegrityError
+from exporter.errors import ExporterError
 from exporter.families import family_facts
 from exporter.formats import audio
 from exporter.recipe import Decoding
@@ -114,10 +114,7 @@ def bench(
         CheckpointError: An original checkpoint cannot be used.
     """
     _check(load, threads)
-    folders = [folder for path in paths for folder in store.find(path)]
-    if not folders:
-        msg = f"no artifact in {', '.join(map(str, paths))}: build one with exporter build RECIPE"
-        raise IntegrityError(msg)
+    folders = [folder for path in paths for folder in find(path)]
     manifests = [verify_and_authorize(folder, trust=trust) for folder in folders]
     rows = [
         row

@@ -56,8 +56,10 @@ def build(
 
     RECIPE is a YAML file. An artifact that is up to date is verified and kept.
     """
+    from exporter.artifact.lookup import require_recipe
     from exporter.recipe import read
 
+    require_recipe(recipe)
     wanted = read(recipe, overrides)  # before torch is imported, so that a typo is reported at once
     from exporter.build import pipeline as builder
 

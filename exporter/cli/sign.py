@@ -9,21 +9,10 @@ import click
 
 from exporter.cli.options import command
 from exporter.cli.output.terminal import shown
-from exporter.errors import IntegrityError
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.cli.output.terminal import Terminal
-
-
-def _artifacts(path: Path) -> list[Path]:
-    """Return the artifact at a path, or those in a folder; raise IntegrityError for none."""
-    from exporter.artifact import store
-
-    if folders := store.find(path):
-        return folders
-    msg = f"no artifact in {path}: build one with exporter build RECIPE"
-    raise IntegrityError(msg)
 
 
 @command
@@ -44,8 +33,9 @@ def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
         pip install 'asr-exporter[sign]'
     """
     from exporter.artifact import signing
+    from exporter.artifact.lookup import find
 
-    done = [(folder, signing.sign(folder, key)) for folder in _artifacts(path)]
+    done = [(folder, signing.sign(folder, key)) for folder in find(path)]
     if as_json:
         rows = [{"path": str(folder), "digest": manifest.digest} for folder, manifest in done]
         terminal.say_json(signed=rows)
@@ -73,9 +63,10 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
     PATH is an artifact, or a folder of them. Exits with 5 where a byte differs.
     """
     from exporter.artifact import provenance, signing, store
+    from exporter.artifact.lookup import find
 
     rows: list[dict[str, Any]] = []
-    for folder in _artifacts(path):
+    for folder in find(path):
         manifest = store.verify(folder)
         provenance.require(folder, manifest)
         row: dict[str, Any] = {

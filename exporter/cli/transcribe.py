@@ -38,8 +38,10 @@ def transcribe(
     ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. Language and task default to the
     recipe's.
     """
+    from exporter.artifact.lookup import require_audio
     from exporter.runtime.transcribe import Request, transcribe_fresh
 
+    require_audio(artifact, audio)
     changes = {key: value for key, value in how.items() if value is not None}
     if timestamps:
         changes["timestamps"] = True

@@ -47,12 +47,12 @@ def validate(
     PATHS are artifacts, or folders of them. Writes report.json, report.html and predictions.jsonl
     into each artifact. Exits with 4 unless every artifact passes its gate.
     """
-    from exporter.artifact import store
+    from exporter.artifact.lookup import find
     from exporter.validate import validate as judge
 
     with terminal.progress() as progress:
         reports = judge(paths, **how, progress=progress)
-    folders = [folder for path in paths for folder in store.find(path)]
+    folders = [folder for path in paths for folder in find(path)]
     if summary:
         with summary.open("a", encoding="utf-8") as file:
             file.write(markdown(folders, reports))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from exporter.artifact.lookup import require_model
 from exporter.doctor import fetch
 from exporter.doctor.checks import (
     decoder_graphs,
@@ -80,7 +81,7 @@ def examine(source: str, progress: Progress = silent) -> Diagnosis:
         The findings of all checks, problems first.
 
     Raises:
-        RecipeError: `source` is neither a folder nor a Hub id.
+        RecipeError: `source` is neither a folder nor a Hub id, or is a folder of artifacts.
         CheckpointError: The repository holds no configs and no ONNX graphs.
         HubError: The Hub refused, or did not answer.
     """
@@ -96,6 +97,7 @@ def _opened(source: str, progress: Progress) -> Folder:
     """Open `source`: a Hub id only if neither the path nor its first component exists."""
     place = Path(source)
     if place.is_dir():
+        require_model(place)
         return listed(place)
     named = hub_id(source)
     if place.exists() or named is None or any(Path(first).exists() for first in place.parts[:1]):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter.artifact.lookup import find
 from exporter.artifact.manifest import MANIFEST
-from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES, find
+from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client
 from exporter.hub.eligibility import check_publishable
@@ -71,11 +72,7 @@ def plan_push(path: Path, repo: str | None, private: bool | None) -> list[Upload
         IntegrityError: There is no artifact, or bytes do not match a manifest, report or signature.
         RecipeError: There is no usable repository name.
     """
-    folders = find(path)
-    if not folders:
-        msg = f"no artifact in {path}: build one with exporter build RECIPE"
-        raise IntegrityError(msg)
-    return plan_uploads([check_publishable(folder) for folder in folders], repo, private)
+    return plan_uploads([check_publishable(folder) for folder in find(path)], repo, private)
 
 
 def push(plans: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:

@@ -271,5 +271,6 @@ def test_the_commands(
     assert row["signatures"] == {"model.sig": str(kept), "report.sig": str(kept)}
     (folder / "provenance.intoto.json").write_text("{")
     assert main(["verify", str(folder)]) == 5
-    assert main(["verify", str(tmp_path)]) == 5  # where there is nothing, nothing is good
-    assert "no artifact in" in capfd.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / "empty")]) == 5  # where there is nothing, nothing is good
+    assert "is not an artifact" in capfd.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.artifact import store
+from exporter.artifact import lookup, store
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.errors import BusyError, IntegrityError
 from exporter.system import files
@@ -143,8 +143,8 @@ def test_publish_replaces_and_find_lists(sealed: Path) -> None:
         store.seal(folder, manifest())
         store.publish(folder, sealed)
     assert [file.path for file in store.verify(sealed).files] == ["new"]
-    assert store.find(sealed.parent) == [sealed]
-    assert store.find(sealed) == [sealed]
+    assert lookup.find(sealed.parent) == [sealed]
+    assert lookup.find(sealed) == [sealed]
 
 
 def test_a_report_being_written_is_no_damage(sealed: Path) -> None:

@@ -195,8 +195,8 @@ def test_a_busy_machine_and_unlike_recipes_are_warned_of(
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["nowhere"], 5, "nowhere is not an artifact: it has no manifest.json.\nBuild one"),
-        (["."], 5, "no artifact in .: build one with exporter build RECIPE"),
+        (["nowhere"], 5, "nowhere is not an artifact: it does not exist.\nBuild one"),
+        (["empty"], 5, "empty is not an artifact: it has no manifest.json.\nBuild one"),
         (["built", "--audio", "x.wav"], 3, "audio file x.wav does not exist"),
         (["built", "--audio", "bad.wav"], 3, "bad.wav cannot be read as audio"),
         (["built", "--audio", "empty.wav"], 3, "empty.wav holds no audio"),
@@ -217,6 +217,7 @@ def test_bad_input_is_told_before_anything_is_timed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     Path("bad.wav").write_text("no audio")
+    Path("empty").mkdir()
     soundfile.write("empty.wav", np.zeros(0), 16000)
     assert main(["bench", *arguments]) == code
     out, err = capfd.readouterr()

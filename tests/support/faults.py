@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import store
+from exporter.artifact import lookup, store
 from exporter.artifact.manifest import Manifest
 from tests.support.traced import tracing
 
@@ -88,7 +88,7 @@ class Place:
     def listed(self, output: str = "artifacts") -> list[Manifest]:
         """Every artifact that is to be found, each of them verified."""
         folder = self.base / output / "tiny"
-        return [store.verify(path) for path in store.find(folder)] if folder.exists() else []
+        return [store.verify(path) for path in lookup.inside(folder)] if folder.exists() else []
 
     def left(self) -> list[str]:
         """What a run that has ended must not leave anywhere."""

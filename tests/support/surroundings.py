@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from exporter.artifact import store
+from exporter.artifact import lookup, store
 
 RECIPE = """\
 name: tiny
@@ -72,7 +72,7 @@ def sealed(output: Path) -> dict[str, dict[str, str]]:
     return {
         folder.name: {"build_key": manifest.build_key}
         | {file.path: file.sha256 for file in manifest.files}
-        for folder in store.find(output / "tiny")
+        for folder in lookup.inside(output / "tiny")
         for manifest in [store.verify(folder)]
     }
 

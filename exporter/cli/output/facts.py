@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact import report, store
+from exporter.artifact.lookup import is_artifact, require_model
 from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.signing import SIGNATURES
 from exporter.errors import ExporterError
@@ -27,11 +28,13 @@ def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
 
     Raises:
         IntegrityError: The manifest or report is damaged.
+        RecipeError: The path is neither, but for example a folder of artifacts.
         CheckpointError: The checkpoint cannot be used.
         HubError: The Hub refused, or could not be reached.
     """
-    if (path / MANIFEST).exists():
+    if is_artifact(path):
         return _artifact_facts(path)
+    require_model(path)
     return _checkpoint_facts(path, allow_pickle=allow_pickle)
 
 
