@@ -89,6 +89,10 @@ def _duration(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
+def _rtf(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
+
+
 def _change(candidate: float, reference: float) -> str:
     """Describe a relative change in words instead of a sign."""
     return f"{candidate / reference:.2f} \u00d7" if reference else "-"
@@ -101,6 +105,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "bytes": shown_bytes,
     "points": points,
     "span": span,
+    "rtf": _rtf,
     "kind": _kind,
     "change": _change,
 }

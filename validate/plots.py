@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from exporter.hub.drawing import WIDTH, scale, svg, text
 
 _MOST_POINTS = 2000
+_DIGIT = 8  # width of a digit of 14 pixels, rounded up
 
 
 def latency_svg(
@@ -25,7 +26,10 @@ def latency_svg(
     step = math.ceil(len(reference_s) / _MOST_POINTS)
     both = np.concatenate([reference_s, candidate_s])
     low, high = math.log10(both.min() / 1.25), math.log10(both.max() * 1.25)
-    height, left, bottom = 400, 52, 348
+    ticks = [f"{tick:g}" for tick in log_ticks(low, high)]
+    # The labels end at the axis, and its title stands before the longest.
+    left = 40 + _DIGIT * max(map(len, ticks), default=0)
+    height, bottom = 400, 348
     across, up = scale(low, high, left, WIDTH - 12), scale(low, high, bottom, 12)
     parts = [f'<rect class="frame" x="{left}" y="12" width="{WIDTH - 12 - left}" height="336"/>']
     for tick in log_ticks(low, high):

@@ -47,6 +47,15 @@ _MARKS: tuple[str, ...] = (
 
 
 @dataclass(frozen=True)
+class Point:
+    """A figure in pixels; `killed` if the build did not end by itself."""
+
+    x: float
+    y: float
+    killed: bool
+
+
+@dataclass(frozen=True)
 class Panel:
     """One quantity: its title, the key of its figures, their unit and how a tick is told."""
 
@@ -113,8 +122,12 @@ def _panel(panel: Panel, results: dict[str, Any], ways: list[str]) -> list[str]:
             f'<path class="bound" d="M{panel.left} {y:.1f}H{panel.right}"/>'
             + text(panel.left + 8, y + 17, "all memory of this machine", "start")
         )
-    for index, way in enumerate(ways):
-        parts += _series(panel, shapes, way, index, across, up)
+    series = {way: _points(panel, shapes, way, across, up) for way in ways}
+    for index, points in enumerate(series.values()):
+        parts += _series(points, index)
+    lines = [(a, b) for points in series.values() for a, b in pairwise(points)]
+    for point in (each for points in series.values() for each in points if each.killed):
+        parts.append(text(point.x, _free_height(point, lines), "killed", name="note"))
     return parts
 
 
@@ -147,17 +160,15 @@ def _shape_labels(shapes: dict[str, Any], across: Callable[[float], float]) -> l
     return parts
 
 
-def _series(
+def _points(
     panel: Panel,
     shapes: dict[str, Any],
     way: str,
-    index: int,
     across: Callable[[float], float],
     up: Callable[[float], float],
-) -> list[str]:
-    """The line of one way; a cross, reached by a broken line, is where a build was killed."""
-    points = [
-        (
+) -> list[Point]:
+    return [
+        Point(
             across(math.log10(told["parameters"])),
             up(math.log10(told["ways"][way][panel.key] / panel.unit)),
             bool(told["ways"][way]["killed_for"]),
@@ -165,15 +176,37 @@ def _series(
         for told in shapes.values()
         if panel.key in told["ways"].get(way, {})
     ]
+
+
+def _series(points: list[Point], index: int) -> list[str]:
+    """The line of one way; a cross, reached by a broken line, is where a build was killed."""
     parts = []
-    for (x1, y1, _), (x2, y2, killed) in pairwise(points):
-        name = "line lost" if killed else "line"
+    for start, end in pairwise(points):
+        name = "line lost" if end.killed else "line"
         colour = f"stroke:{_colour(index)}"
-        path = f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"
+        path = f"M{start.x:.1f} {start.y:.1f}L{end.x:.1f} {end.y:.1f}"
         parts.append(f'<path class="{name}" style="{colour}" d="{path}"/>')
-    for x, y, killed in points:
-        parts.append(_cross(index, x, y) if killed else _mark(index, x, y))
+    for point in points:
+        draw = _cross if point.killed else _mark
+        parts.append(draw(index, point.x, point.y))
     return parts
+
+
+def _free_height(point: Point, lines: list[tuple[Point, Point]]) -> float:
+    """Return the baseline of a label below a point, or above it where a line is in the way."""
+    below = point.y + 23
+    box = (point.x - 20, point.x + 20, below - 12, below + 3)  # of "killed" in 13 pixels
+    return point.y - 12 if any(_crosses(box, *line) for line in lines) else below
+
+
+def _crosses(box: tuple[float, float, float, float], start: Point, end: Point) -> bool:
+    left, right, top, bottom = box
+    steps = [step / 100 for step in range(101)]
+    return any(
+        left < start.x + step * (end.x - start.x) < right
+        and top < start.y + step * (end.y - start.y) < bottom
+        for step in steps
+    )
 
 
 def _mark(index: int, x: float, y: float) -> str:
@@ -185,8 +218,7 @@ def _mark(index: int, x: float, y: float) -> str:
 def _cross(index: int, x: float, y: float) -> str:
     place = f'transform="translate({x:.1f} {y:.1f})"'
     colour = f"stroke:{_colour(index)}"
-    cross = f'<path class="cross" style="{colour}" {place} d="M-6 -6L6 6M-6 6L6 -6"/>'
-    return cross + text(x, y + 23, "killed", name="note")
+    return f'<path class="cross" style="{colour}" {place} d="M-6 -6L6 6M-6 6L6 -6"/>'
 
 
 def _colour(index: int) -> str:

@@ -13,6 +13,7 @@ from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.errors import IntegrityError
 from exporter.validate import html_report
+from exporter.validate.plots import latency_svg
 from exporter.validate.scoring import Comparison
 from exporter.validate.wer import score
 from tests.support.judging import SENTENCE, case
@@ -112,6 +113,25 @@ def test_the_page_tells_how_many_clips_were_timed() -> None:
     assert "20 of the 100 clips were timed, each side alone, a sample of all durations" in html
     assert "with 2 threads: 20 of the 100 clips." in html
     assert html.count('class="clip"') == 20
+
+
+def test_a_clip_in_a_hundred_microseconds_leaves_the_axis_title_free() -> None:
+    """Labels of many digits end where those of few do, and the title stands before them."""
+    fast = case(seconds=0.0001)
+    picture = latency_svg(fast.reference.seconds, fast.candidate.seconds, 1.0)
+    labels = re.findall(r'x="([0-9.]+)" [^>]*text-anchor="end">([0-9.e-]+)<', picture)
+    assert "0.0005" in [label for _, label in labels]
+    title_ends = 14 + 7
+    assert all(float(x) - 7.8 * len(label) > title_ends for x, label in labels)
+
+
+def test_the_page_fits_a_phone(one: Comparison) -> None:
+    """What a browser laid out past the edge at 390 pixels: cells that could not shrink."""
+    html = html_report.render(made(one), one)
+    assert "minmax(0, 1fr)" in html
+    assert html.count("<table>") == html.count('<div class="scroll"><table>')
+    assert "artifact, 2030-01-01" in html
+    assert not re.search(r"\ba (aoti|onnx)", html)
 
 
 def test_reports_from_before_the_sample_keep_their_bytes(tmp_path: Path, one: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.build_cost.peak_memory import watch
 from benchmarks.build_cost.plot import draw
 from benchmarks.build_cost.results import fill_in, open_results, save_results, table
 
+ROOT = Path(__file__).resolve().parents[2]
 ALLOCATE = "import time; held = b'x' * {}; time.sleep({})"
 UNLIMITED = {"memory_limit": 1 << 40, "time_limit_s": 60}
 
@@ -160,3 +162,18 @@ def test_figures_of_another_machine_are_refused(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == canned()
     with pytest.raises(click.ClickException, match="another machine"):
         open_results(path)
+
+
+def test_no_label_of_the_picture_lies_on_a_line() -> None:
+    picture = (ROOT / "docs" / "build-cost.svg").read_text(encoding="utf-8")
+    assert picture == draw(json.loads((ROOT / "benchmarks/results/build_shapes.json").read_text()))
+    labels = re.findall(r'x="([0-9.]+)" y="([0-9.]+)"[^>]*>killed<', picture)
+    lines = re.findall(
+        r'class="line[^"]*"[^>]*d="M([0-9.]+) ([0-9.]+)L([0-9.]+) ([0-9.]+)"', picture
+    )
+    assert len(labels) == 2
+    for x, y in (map(float, label) for label in labels):
+        for x1, y1, x2, y2 in (map(float, line) for line in lines):
+            for at in (x - 15, x, x + 15):
+                share = (at - x1) / (x2 - x1) if x2 != x1 else 2
+                assert not (0 <= share <= 1 and y - 10 < y1 + share * (y2 - y1) < y)
