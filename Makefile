@@ -24,6 +24,7 @@ help:
 demo: $(VENV)/.ready
 	$(BIN)/exporter build recipes/whisper-demo-int8.yaml --output artifacts
 	$(BIN)/exporter validate artifacts/whisper-demo-int8
+	@echo 'The command: . $(VENV)/bin/activate && exporter --help'
 
 test: lint
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not sweep"
