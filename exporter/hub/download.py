@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import CheckpointError, HubError
+from exporter.errors import CheckpointError, ExporterError, HubError
+from exporter.hub import replies
 from exporter.hub.client import git_sha1, with_retries
 from exporter.hub.errors import explained, interrupted, kind_of
-from exporter.system.files import sha256_file
+from exporter.system.files import make_folder, sha256_file, write_atomic
 from exporter.system.progress import Progress, shown_bytes, silent
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def list_repository(
 
     Raises:
         HubError: The Hub refused, or could not be reached.
+        IntegrityError: Its list has names or hashes that cannot be paths.
     """
     from huggingface_hub import HfApi, constants
 
@@ -60,12 +62,13 @@ def list_repository(
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
 
-    def explain(root: BaseException) -> HubError:
+    def explain(root: BaseException) -> ExporterError:
         return explained(root, repo, wanted, repo_type)
 
     info = with_retries(ask, progress, repo, explain, pauses=pauses)
+    replies.require_plain_list(repo, info)
     files = {file.rfilename: file for file in info.siblings or ()}
-    return Transfer(repo, info.sha or wanted, files, progress, repo_type)
+    return Transfer(repo, info.sha, files, progress, repo_type)
 
 
 def cached_snapshot(repo: str, revision: str) -> Path | None:
@@ -148,11 +151,12 @@ class Transfer:
 
         Raises:
             HubError: The Hub refused or could not be reached, or the file arrived damaged twice.
+            IntegrityError: Headers name other bytes than the Hub's list.
         """
         fresh = not self.here(name)
         for _ in range(_LOOKS):
             with self._watched(name):
-                path = self._download(name, self.commit)
+                path = self._download(name)
             if not fresh or self._whole(path, name):
                 break
             path.resolve().unlink()
@@ -166,9 +170,12 @@ class Transfer:
             self._report(0)
         return path
 
-    def note_revision(self, name: str, revision: str) -> None:
-        """Record in the cache which commit a branch or tag is, by requesting a file of it."""
-        self._download(name, revision)
+    def note_revision(self, revision: str) -> None:
+        """Record in the cache which commit a branch or tag is, as the library does."""
+        if revision != self.commit:
+            note = self._cache / "refs" / revision
+            make_folder(note.parent)
+            write_atomic(note, self.commit.encode())
 
     def forget_damaged(self, name: str) -> None:
         """Remove a file from the cache if its hash is wrong, so that it is downloaded again."""
@@ -177,21 +184,25 @@ class Transfer:
 
     def _blob(self, name: str) -> Path:
         """Return the path of a file's bytes in the library's cache."""
-        file = self.files[name]
-        return self._cache / "blobs" / str(file.lfs.sha256 if file.lfs else file.blob_id)
+        return self._cache / "blobs" / self._listed(name).blob
 
-    def _download(self, name: str, revision: str) -> Path:
+    def _listed(self, name: str) -> replies.Listed:
+        return replies.listed(self.files[name], self.commit)
+
+    def _download(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        return with_retries(
-            lambda: Path(hf_hub_download(self.repo, name, repo_type=self._type, revision=revision)),
-            self._progress,
-            f"{self.repo}: {name}",
-            lambda root: self._explained(name, root),
-            received=lambda: self._arrived(name),
-        )
+        where: dict[str, Any] = {"repo_type": self._type, "revision": self.commit}
+        with replies.expecting(self._listed(name)):
+            return with_retries(
+                lambda: Path(hf_hub_download(self.repo, name, **where)),
+                self._progress,
+                f"{self.repo}: {name}",
+                lambda root: self._explained(name, root),
+                received=lambda: self._arrived(name),
+            )
 
-    def _explained(self, name: str, error: BaseException) -> HubError:
+    def _explained(self, name: str, error: BaseException) -> ExporterError:
         if not interrupted(error):
             return explained(error, self.repo, self.commit, self._type)
         arrived = f"{shown_bytes(self._arrived(name))} of {shown_bytes(self.size(name))}"
@@ -242,4 +253,4 @@ class Transfer:
         file = self.files[name]
         if file.lfs:
             return sha256_file(path) == file.lfs.sha256
-        return file.blob_id is None or git_sha1(path.read_bytes()) == file.blob_id
+        return git_sha1(path.read_bytes()) == file.blob_id
