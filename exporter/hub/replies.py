@@ -151,7 +151,9 @@ def _check_names(answer: Any) -> None:
     if file is None or not _names_bytes(answer):
         return
     blob = told.get(_LINKED, told.get(_ETAG, file.blob))
-    if blob != file.blob or told.get(_COMMIT, file.commit) != file.commit:
+    size = answer.headers.get("X-Linked-Size", str(file.size_bytes))
+    facts = (blob, told.get(_COMMIT, file.commit), size)
+    if facts != (file.blob, file.commit, str(file.size_bytes)):
         msg = f"the reply about {file.name!r:.80} names other bytes than the Hub's list"
         raise Mislabelled(msg)
 

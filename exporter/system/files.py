@@ -139,11 +139,12 @@ def _clear(folder: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Create a folder and its missing parents, and sync them to disk."""
+    """Create a folder and its missing parents, all with `mode`, and sync them to disk."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
     for created in reversed(missing):
+        created.mkdir(mode=mode, exist_ok=True)
         sync(created.parent)
+    path.mkdir(exist_ok=True)  # raises an error for a file in its place
 
 
 def sync(path: Path) -> None:

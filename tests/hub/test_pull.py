@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from exporter.artifact import store, trust
+from exporter.artifact import build_registry, store, trust
 from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
@@ -251,7 +251,7 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     assert weights_asked(loopback) == []
     got = pull.pull(program, Path("artifacts"))
     assert "not built here (encoder.pt2): loading needs --trust" in caplog.text
-    assert not trust.built_here(got.manifest)
+    assert not build_registry.built_here(got.manifest)
     with pytest.raises(TrustError):
         load.load(got.path)
     assert (
@@ -260,7 +260,7 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     )
     with pytest.raises(TrustError):
         load.load(program)
-    trust.record(got.manifest)  # where the very same was built
+    build_registry.record(got.manifest)  # where the very same was built
     assert trust.verify_and_authorize(pull.fetch_to_cache(program), trust=False) == got.manifest
 
 
