@@ -20,7 +20,7 @@ from contextvars import Context, copy_context
 from importlib import import_module
 from typing import Any, TypeVar
 
-from exporter.errors import ExporterError, RecipeError, exhausted
+from exporter.errors import ExporterError, IntegrityError, RecipeError, exhausted
 from exporter.hub import replies
 from exporter.hub.errors import (
     Interrupted,
@@ -342,6 +342,30 @@ def hub_id(text: str) -> tuple[str, str | None] | None:
     """Split `ORG/NAME` or `ORG/NAME@REVISION`; return None for other texts."""
     match = None if text.startswith(".") or ".." in text else _ID.fullmatch(text)
     return (match["repo"], match["revision"]) if match else None
+
+
+_DIGEST = re.compile(r"sha256-([0-9a-f]+)", re.IGNORECASE)
+
+
+def named_digest(revision: str | None) -> str | None:
+    """Return the digest, or the beginning of one, that a revision like the tags of `push` names."""
+    match = _DIGEST.fullmatch(revision or "")
+    return match[1].lower() if match else None
+
+
+def digest_tag(digest: str) -> str:
+    """Return the tag under which `push` puts an artifact of this digest."""
+    return f"sha256-{digest[:12]}"
+
+
+def require_digest(name: str, revision: str | None, digest: str) -> None:
+    """Raise IntegrityError if a revision names another digest than that of what it leads to."""
+    if not digest.startswith(named_digest(revision) or ""):
+        msg = (
+            f"{name}@{revision} is another artifact, with the digest {digest[:12]}: its tag was "
+            "moved.\nNothing of it was used. Ask its owner, or take it under the new digest."
+        )
+        raise IntegrityError(msg)
 
 
 def git_sha1(data: bytes) -> str:

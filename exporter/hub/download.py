@@ -5,15 +5,16 @@ HF_HUB_OFFLINE) are the settings. This module adds what it lacks: bytes reported
 `Progress`, time limits and retries, and a check of the hashes of what arrived.
 """
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import CheckpointError, ExporterError, HubError
+from exporter.errors import CheckpointError, ExporterError, HubError, IntegrityError
 from exporter.hub import replies
-from exporter.hub.client import git_sha1, with_retries
+from exporter.hub.client import digest_tag, git_sha1, named_digest, with_retries
 from exporter.hub.errors import explained, interrupted, kind_of
 from exporter.system.files import make_folder, sha256_file, write_atomic
 from exporter.system.progress import Progress, shown_bytes, silent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S = 0.25
 _LOOKS = 2
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def list_repository(
@@ -37,7 +39,7 @@ def list_repository(
 
     Args:
         repo: `ORG/NAME`.
-        revision: A branch, tag or commit; `main` if None.
+        revision: A branch, tag or commit; `main` if None. Of a digest (`sha256-HEX`), the tag.
         progress: Receives attempts, and later bytes.
         repo_type: `model` or `dataset`.
         pauses: Seconds between attempts, as in `with_retries`.
@@ -47,11 +49,13 @@ def list_repository(
 
     Raises:
         HubError: The Hub refused, or could not be reached.
-        IntegrityError: Its list has names or hashes that cannot be paths.
+        IntegrityError: Its list has names or hashes that cannot be paths, or is another commit's.
     """
     from huggingface_hub import HfApi, constants
 
-    wanted = revision or "main"
+    digest = named_digest(revision)
+    # A longer digest than that of the tag is compared by the caller.
+    wanted = digest_tag(digest) if digest else revision or "main"
 
     def ask() -> Any:
         return HfApi().repo_info(
@@ -67,6 +71,9 @@ def list_repository(
 
     info = with_retries(ask, progress, repo, explain, pauses=pauses)
     replies.require_plain_list(repo, info)
+    if _COMMIT.fullmatch(wanted) and info.sha != wanted:
+        msg = f"{repo}: the Hub answers for {wanted} with another commit, {info.sha}"
+        raise IntegrityError(msg)
     files = {file.rfilename: file for file in info.siblings or ()}
     return Transfer(repo, info.sha, files, progress, repo_type)
 

@@ -19,7 +19,7 @@ from exporter.artifact.signing import SIGNATURE, SIGNATURES
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.errors import listed as listed_names
 from exporter.hub import model_card
-from exporter.hub.client import git_sha1, hub_id
+from exporter.hub.client import git_sha1, hub_id, require_digest
 from exporter.hub.download import Transfer, list_repository
 from exporter.hub.errors import unavailable
 from exporter.system import user_dirs
@@ -70,7 +70,8 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     Raises:
         RecipeError: `name` is no id, or something else is in the artifact's place.
         HubError: The Hub refused, or could not be reached.
-        IntegrityError: The repository holds no complete artifact.
+        IntegrityError: The repository holds no complete artifact, or not the one whose digest the
+            revision names.
     """
     named = hub_id(name)
     if named is None:
@@ -112,7 +113,8 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
 
     Raises:
         HubError: The Hub refused, or could not be reached and nothing is cached.
-        IntegrityError: The repository holds no complete artifact.
+        IntegrityError: The repository holds no complete artifact, or not the one whose digest the
+            revision names.
         TrustError: The artifact has code that was not built here; only its manifest and signature
             were downloaded.
     """
@@ -129,6 +131,7 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
     except HubError as error:
         if not cached or not unavailable(error.__cause__ or error):
             raise
+        require_digest(repo, revision, store.read_manifest(place).digest)
         _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
 
@@ -151,12 +154,14 @@ class _Wanted:
             raise IntegrityError(msg)
         existing = _existing(self.final, transfer.files, replace=self.replace)
         if existing is not None:
+            require_digest(self.repo, self.revision, existing.digest)
             return Pulled(self.final, self.repo, transfer.commit, existing, fresh=False)
         if self.final.exists() and not self.replace:
             msg = f"{self.final} holds something else: replace it with --force, or choose another"
             raise RecipeError(msg + " --output")
         with store.stage(self.final) as folder:
             manifest = _announced(transfer, folder)
+            require_digest(self.repo, self.revision, manifest.digest)
             self.admit(folder, manifest)
             _bring(manifest, transfer, folder)
             store.publish(folder, self.final)
