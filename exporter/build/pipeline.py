@@ -202,7 +202,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
         progress(f"{name}: {what}{hint}", done)
 
     report("starting", None)
-    with store.stage(planned.path) as folder:
+    with store.stage(planned.path, planned.output) as folder:
         existing = None if fresh else _existing(planned)
         if existing is not None:  # built by another process meanwhile
             return BuiltArtifact(planned.path, existing, planned.prediction)
@@ -277,7 +277,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
     same = sealed.model_dump(include=terms) == recipe.model_dump(include=terms)
     if same and not (sealed.absolute_paths and not recipe.absolute_paths):
         return manifest
-    with store.stage(planned.path) as folder:
+    with store.stage(planned.path, planned.output) as folder:
         if store.read_manifest(planned.path) != manifest:
             msg = f"{planned.path} was rebuilt meanwhile: run the command again"
             raise BusyError(msg)
@@ -291,9 +291,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
         provenance.write(folder, renewed, recipe, _target_data(planned), started, manifest)
-        if build_registry.built_here(
-            manifest
-        ):  # an artifact from elsewhere must not become one built here
+        if build_registry.built_here(manifest):  # another's must not become one built here
             build_registry.record(renewed)
         store.publish(folder, planned.path)
     return renewed

@@ -166,7 +166,8 @@ class Transfer:
                 path = self._download(name)
             if not fresh or self._whole(path, name):
                 break
-            path.resolve().unlink()
+            path.unlink()  # a link to the other, where the cache has links
+            self._blob(name).unlink(missing_ok=True)
         else:
             msg = (
                 f"{name} of {self.repo} arrived damaged twice (its hash differs).\nRun this again."
