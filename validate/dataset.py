@@ -16,6 +16,7 @@ from exporter.formats.clips import TEXT_NAMES, Clip, chosen
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
+from exporter.system.files import make_folder
 from exporter.system.progress import silent
 
 
@@ -48,7 +49,7 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
     places = chosen(total, data.max_clips, data.seed)
     wanted = places if isinstance(places, range) else frozenset(places)
     folder = _cache() / hashlib.sha256(data.model_dump_json().encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, 0o700)
     for index, row in enumerate(_rows(files, str(data.dataset))):
         if index in wanted:
             yield _clip(folder, index, row, data)
@@ -90,7 +91,9 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
         raise DataError(msg)
     suffix = PurePosixPath(sound.get("path") or "clip.wav").suffix
     path = folder / f"{index:06}{suffix if suffix.isascii() else ''}"
-    path.write_bytes(sound["bytes"])
+    path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
+    with path.open("xb") as stream:
+        stream.write(sound["bytes"])
     return Clip(f"{data.split or 'test'}/{path.name}", path, text)
 
 

@@ -249,7 +249,14 @@ def _maker(path: Path, bundle: _Bundle, key: Path | None) -> Path:
 
 
 def _hashing(folder: Path, covered: Collection[str]) -> Any:
-    """Return the library's settings for hashing exactly the covered files, hidden ones too."""
+    """Return the library's settings for hashing exactly the covered files, hidden ones too.
+
+    Raises:
+        IntegrityError: A file beside the sealed ones is a link or no file, which the library
+            refuses too, even where it ignores the file.
+    """
+    for name in sorted(_present(folder, SIDECAR_FILES)):
+        store.require_plain(folder / name)
     every = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {path.relative_to(folder).as_posix() for path in every}
     config = keyring.model_signing().hashing.Config().use_file_serialization()

@@ -24,6 +24,7 @@ from exporter.system.files import (
     read_small,
     remove,
     replace_dir_atomically,
+    require_no_link,
     sha256_file,
     write_atomic,
 )
@@ -125,7 +126,7 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def stage(final: Path) -> Iterator[Path]:
+def stage(final: Path, named: Path | None = None) -> Iterator[Path]:
     """Yield a new folder beside `final` to build into, and remove it if it was not published.
 
     Holds a lock, so that a second build of the same artifact fails at once. Staged folders of
@@ -133,14 +134,22 @@ def stage(final: Path) -> Iterator[Path]:
 
     Args:
         final: Where the artifact will be.
+        named: The folder above it that the user named, which may be a link; by default the one that
+            holds it.
 
     Raises:
         BusyError: Another build holds the lock.
+        IntegrityError: A link, or something that is no artifact, is at a name that is needed.
     """
+    require_no_link(final, named or final.parent)
+    if final.exists() and not final.is_dir():
+        msg = f"{final} is no folder: move it, or choose another --output"
+        raise IntegrityError(msg)
     make_folder(final.parent)
+    stale_name = re.compile(partial_name(re.escape(final.name)))
     with _lock(final):
         for stale in final.parent.iterdir():
-            if stale.name.startswith(f".{final.name}.partial-"):
+            if stale_name.fullmatch(stale.name):
                 remove(stale)
         folder = partial_of(final)
         try:
@@ -181,7 +190,11 @@ def publish(folder: Path, final: Path) -> None:
 @contextmanager
 def _lock(final: Path) -> Iterator[None]:
     """Hold a lock beside `final`; raise BusyError if another build holds it."""
-    lock = file_lock(final.parent / f".{final.name}.lock", wait_s=0)
+    place = final.parent / f".{final.name}.lock"
+    if place.is_symlink() or (place.exists() and not place.is_file()):
+        msg = f"{place} is no file of this program (a link, a pipe, a folder): remove it"
+        raise IntegrityError(msg)
+    lock = file_lock(place, wait_s=0)
     try:
         held = lock.acquire()
     except Timeout:

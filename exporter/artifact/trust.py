@@ -1,59 +1,23 @@
 """The gate before native code: an artifact must be built here, signed by a trusted key, or trusted.
 
 A manifest says what an artifact is, not who built it. Weights and graphs are read as data; a `.pt2`
-is a program. So an artifact with code is opened only if its digest is in the local build registry,
-a folder that `build` writes, if a key of the keyring signed it, or if the caller passes `trust`.
+is a program. So an artifact with code is opened only if the local build registry, which `build`
+writes, holds its digest, if a key of the keyring signed it, or if the caller passes `trust`.
 """
 
-import json
-import logging
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from exporter.artifact import signing, store
+from exporter.artifact.build_registry import built_here
 from exporter.artifact.manifest import Manifest
 from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
-from exporter.system.files import make_folder, write_atomic
-from exporter.system.user_dirs import home, owned
 
-_log = logging.getLogger(__name__)
-_PLACE = "EXPORTER_STATE"
 # Files that are only read as data. Any other suffix counts as code.
 _DATA = frozenset({".json", ".txt", ".yaml", ".safetensors", ".onnx", ".onnx_data"})
 _PACKAGE = ".pt2"
-
-
-def build_registry() -> Path:
-    """Return the local build registry: a folder with a file per artifact, named by its digest.
-
-    It is in $EXPORTER_STATE, or in `exporter` in the user's state folder.
-    """
-    if chosen := os.environ.get(_PLACE):
-        return Path(chosen) / "built"
-    state = os.environ.get("XDG_STATE_HOME") or home() / ".local" / "state"
-    return Path(state) / "exporter" / "built"
-
-
-def record(manifest: Manifest) -> None:
-    """Add an artifact to the local build registry, or log a warning that it needs `--trust`."""
-    note = {"name": manifest.name, "kind": manifest.kind, "built": time.time()}
-    try:
-        make_folder(build_registry(), 0o700)
-        write_atomic(build_registry() / manifest.digest, json.dumps(note).encode() + b"\n")
-    except OSError as error:
-        _log.warning(
-            "cannot write to the local build registry, so loading may need --trust: %s", error
-        )
-
-
-def built_here(manifest: Manifest) -> bool:
-    """Return True if the registry, which only this user can write, has an artifact's digest."""
-    entry = build_registry() / manifest.digest
-    return entry.is_file() and owned(entry.parent)
 
 
 def code(manifest: Manifest) -> list[str]:

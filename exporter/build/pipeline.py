@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import local_paths, provenance, store, trust
+from exporter.artifact import build_registry, local_paths, provenance, store
 from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.manifest import RECIPE, BuildFigures, BuildResult, Manifest, RecipeStamp
 from exporter.build import estimate
@@ -202,7 +202,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
         progress(f"{name}: {what}{hint}", done)
 
     report("starting", None)
-    with store.stage(planned.path) as folder:
+    with store.stage(planned.path, planned.output) as folder:
         existing = None if fresh else _existing(planned)
         if existing is not None:  # built by another process meanwhile
             return BuiltArtifact(planned.path, existing, planned.prediction)
@@ -237,7 +237,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
             "exporter.build.worker_steps:smoke_test", smoke_request, report, what=name
         )
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
-        trust.record(manifest)
+        build_registry.record(manifest)
         store.publish(folder, planned.path)
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
 
@@ -277,7 +277,7 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
     same = sealed.model_dump(include=terms) == recipe.model_dump(include=terms)
     if same and not (sealed.absolute_paths and not recipe.absolute_paths):
         return manifest
-    with store.stage(planned.path) as folder:
+    with store.stage(planned.path, planned.output) as folder:
         if store.read_manifest(planned.path) != manifest:
             msg = f"{planned.path} was rebuilt meanwhile: run the command again"
             raise BusyError(msg)
@@ -291,8 +291,8 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
             msg = f"{planned.path} changed while it was copied: build it again with --force"
             raise IntegrityError(msg)
         provenance.write(folder, renewed, recipe, _target_data(planned), started, manifest)
-        if trust.built_here(manifest):  # an artifact from elsewhere must not become one built here
-            trust.record(renewed)
+        if build_registry.built_here(manifest):  # another's must not become one built here
+            build_registry.record(renewed)
         store.publish(folder, planned.path)
     return renewed
 

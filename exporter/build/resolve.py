@@ -21,6 +21,7 @@ from exporter.quantization import summary
 from exporter.quantization.plan import Match, QuantizationPlan, plan_of, require_schemes
 from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
+from exporter.system.files import require_no_link
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
@@ -41,6 +42,11 @@ class Planned:
     family: str
     prediction: Prediction
     blocker: MachineError | None
+
+    @property
+    def output(self) -> Path:
+        """The folder that the user named for artifacts."""
+        return self.path.parents[1]
 
     def key(self, weights_sha256: str) -> str:
         """Return the digest of the build's inputs: weights, options, plan and versions.
@@ -145,7 +151,8 @@ def _planned(
     except MachineError as error:
         blocker = error
     path = folder / spec.name
-    if path.is_symlink() or (path.exists() and not (path / MANIFEST).is_file()):
+    require_no_link(path, folder.parent)
+    if path.exists() and not (path / MANIFEST).is_file():
         msg = f"{path} exists and is not an artifact: move it, or choose another --output"
         raise RecipeError(msg)
     carried = {**estimate.carried_bytes(checkpoint), RECIPE: len(recipe.text.encode())}

@@ -94,7 +94,7 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
     wanted = [*small, *(name for name in heavy if name not in left)]
     transfer.announce(wanted)
     folder = [transfer.bring(name) for name in wanted][-1].parent
-    transfer.note_revision(small[0], revision)
+    transfer.note_revision(revision)
     return Fetched(folder, commit, left)
 
 

@@ -20,8 +20,17 @@ from contextvars import Context, copy_context
 from importlib import import_module
 from typing import Any, TypeVar
 
-from exporter.errors import ExporterError, RecipeError, exhausted
-from exporter.hub.errors import Interrupted, Silence, root_of, root_of_upload, status_of, unsigned
+from exporter.errors import ExporterError, IntegrityError, RecipeError, exhausted
+from exporter.hub import replies
+from exporter.hub.errors import (
+    Interrupted,
+    Silence,
+    no_hub,
+    root_of,
+    root_of_upload,
+    status_of,
+    unsigned,
+)
 from exporter.system.progress import Progress
 
 Result = TypeVar("Result")
@@ -123,6 +132,10 @@ def with_retries(
         while True:
             try:
                 return attempt()
+            except replies.NO_ANSWERS as error:
+                if replies.raised_by_us(error):
+                    raise
+                raise no_hub(what, error) from error
             except faults() as error:  # also ours, raised in a thread of a library
                 root = root_of(root_of_upload(error))
                 if isinstance(root, ExporterError):
@@ -170,12 +183,12 @@ def _sent_bytes(error: BaseException) -> bool:
 
 
 class _Limits:
-    """Sets time limits on the requests of a task, and counts those without an answer."""
+    """Sets limits on the requests of a task and on their answers, and counts those unanswered."""
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
         self._connect = min(_CONNECT_S, silence)
-        self._unanswered = 0
+        self._unanswered = self._slow = 0
         self._http: Any = import_module("huggingface_hub.utils._http")
         client = _httpx(self._http)
         late, broken = _client_errors(client or self._http.requests)
@@ -186,8 +199,10 @@ class _Limits:
         """Return the library's session or client with limits also for calls that set none."""
         if hasattr(session, "timeout"):
             session.send = self._of_client(session.send)
+            session.event_hooks["response"].append(replies.check)
         else:
             session.request = self._of_session(session.request)
+            session.hooks["response"].append(replies.check)
         return session
 
     def _of_session(self, ask: Callable[..., Any]) -> Callable[..., Any]:
@@ -195,6 +210,7 @@ class _Limits:
 
         def request(*what: Any, **how: Any) -> Any:
             how |= {"timeout": how.get("timeout") or (self._connect, self._silence)}
+            how["headers"] = {**(how.get("headers") or {}), **replies.UNCOMPRESSED}
             puts = "PUT" in (how.get("method"), *what[:1])
             streams = bool(how.get("stream"))
             return self._answered(lambda: ask(*what, **how), puts=puts, streams=streams)
@@ -209,8 +225,9 @@ class _Limits:
         def send(request: Any, **how: Any) -> Any:
             known = request.extensions.get("timeout") or {}
             own = {name: seconds for name, seconds in known.items() if seconds is not None}
-            request.extensions["timeout"] = wait_s | own
             puts, streams = request.method == "PUT", bool(how.get("stream"))
+            request.extensions |= {"timeout": wait_s | own, replies.STREAMS: streams}
+            request.headers.update(replies.UNCOMPRESSED)
             return self._answered(lambda: ask(request, **how), puts=puts, streams=streams)
 
         return send
@@ -251,14 +268,21 @@ class _Limits:
         if streams:
             for name in ("iter_content", "iter_bytes"):  # in requests and httpx
                 if hasattr(answer, name):
-                    setattr(answer, name, self._reading(getattr(answer, name)))
+                    setattr(answer, name, self._reading(answer))
         elif answer.status_code == _CONFLICT and _BUSY in answer.text:
             raise ConnectionError(_BUSY)  # the library would repeat this for ever, without a pause
 
-    def _reading(self, read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
-        def pieces(*what: Any, **how: Any) -> Iterator[bytes]:
+    def _reading(self, answer: Any) -> Callable[..., Iterator[bytes]]:
+        """Return what reads a body as it arrives, which must be neither too long nor too slow."""
+
+        def pieces(*_what: Any, **_how: Any) -> Iterator[bytes]:
             try:
-                yield from read(*what, **how)
+                yield from replies.body(answer, self._silence)
+            except replies.Slow as error:
+                self._slow += 1
+                if self._slow >= SILENCES:
+                    raise Silence(str(error)) from error
+                raise Interrupted(str(error)) from error
             except (*self._late, *self._broken) as error:
                 raise Interrupted(str(error)) from error
 
@@ -311,13 +335,37 @@ def _without_signatures(record: logging.LogRecord) -> bool:
     return True
 
 
-_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
 
 
 def hub_id(text: str) -> tuple[str, str | None] | None:
     """Split `ORG/NAME` or `ORG/NAME@REVISION`; return None for other texts."""
     match = None if text.startswith(".") or ".." in text else _ID.fullmatch(text)
     return (match["repo"], match["revision"]) if match else None
+
+
+_DIGEST = re.compile(r"sha256-([0-9a-f]+)", re.IGNORECASE)
+
+
+def named_digest(revision: str | None) -> str | None:
+    """Return the digest, or the beginning of one, that a revision like the tags of `push` names."""
+    match = _DIGEST.fullmatch(revision or "")
+    return match[1].lower() if match else None
+
+
+def digest_tag(digest: str) -> str:
+    """Return the tag under which `push` puts an artifact of this digest."""
+    return f"sha256-{digest[:12]}"
+
+
+def require_digest(name: str, revision: str | None, digest: str) -> None:
+    """Raise IntegrityError if a revision names another digest than that of what it leads to."""
+    if not digest.startswith(named_digest(revision) or ""):
+        msg = (
+            f"{name}@{revision} is another artifact, with the digest {digest[:12]}: its tag was "
+            "moved.\nNothing of it was used. Ask its owner, or take it under the new digest."
+        )
+        raise IntegrityError(msg)
 
 
 def git_sha1(data: bytes) -> str:

@@ -5,16 +5,18 @@ HF_HUB_OFFLINE) are the settings. This module adds what it lacks: bytes reported
 `Progress`, time limits and retries, and a check of the hashes of what arrived.
 """
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import CheckpointError, HubError
-from exporter.hub.client import git_sha1, with_retries
+from exporter.errors import CheckpointError, ExporterError, HubError, IntegrityError
+from exporter.hub import replies
+from exporter.hub.client import digest_tag, git_sha1, named_digest, with_retries
 from exporter.hub.errors import explained, interrupted, kind_of
-from exporter.system.files import sha256_file
+from exporter.system.files import make_folder, sha256_file, write_atomic
 from exporter.system.progress import Progress, shown_bytes, silent
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S = 0.25
 _LOOKS = 2
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def list_repository(
@@ -36,7 +39,7 @@ def list_repository(
 
     Args:
         repo: `ORG/NAME`.
-        revision: A branch, tag or commit; `main` if None.
+        revision: A branch, tag or commit; `main` if None. Of a digest (`sha256-HEX`), the tag.
         progress: Receives attempts, and later bytes.
         repo_type: `model` or `dataset`.
         pauses: Seconds between attempts, as in `with_retries`.
@@ -46,10 +49,13 @@ def list_repository(
 
     Raises:
         HubError: The Hub refused, or could not be reached.
+        IntegrityError: Its list has names or hashes that cannot be paths, or is another commit's.
     """
     from huggingface_hub import HfApi, constants
 
-    wanted = revision or "main"
+    digest = named_digest(revision)
+    # A longer digest than that of the tag is compared by the caller.
+    wanted = digest_tag(digest) if digest else revision or "main"
 
     def ask() -> Any:
         return HfApi().repo_info(
@@ -60,12 +66,16 @@ def list_repository(
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
 
-    def explain(root: BaseException) -> HubError:
+    def explain(root: BaseException) -> ExporterError:
         return explained(root, repo, wanted, repo_type)
 
     info = with_retries(ask, progress, repo, explain, pauses=pauses)
+    replies.require_plain_list(repo, info)
+    if _COMMIT.fullmatch(wanted) and info.sha != wanted:
+        msg = f"{repo}: the Hub answers for {wanted} with another commit, {info.sha}"
+        raise IntegrityError(msg)
     files = {file.rfilename: file for file in info.siblings or ()}
-    return Transfer(repo, info.sha or wanted, files, progress, repo_type)
+    return Transfer(repo, info.sha, files, progress, repo_type)
 
 
 def cached_snapshot(repo: str, revision: str) -> Path | None:
@@ -148,14 +158,16 @@ class Transfer:
 
         Raises:
             HubError: The Hub refused or could not be reached, or the file arrived damaged twice.
+            IntegrityError: Headers name other bytes than the Hub's list.
         """
         fresh = not self.here(name)
         for _ in range(_LOOKS):
             with self._watched(name):
-                path = self._download(name, self.commit)
+                path = self._download(name)
             if not fresh or self._whole(path, name):
                 break
-            path.resolve().unlink()
+            path.unlink()  # a link to the other, where the cache has links
+            self._blob(name).unlink(missing_ok=True)
         else:
             msg = (
                 f"{name} of {self.repo} arrived damaged twice (its hash differs).\nRun this again."
@@ -166,9 +178,12 @@ class Transfer:
             self._report(0)
         return path
 
-    def note_revision(self, name: str, revision: str) -> None:
-        """Record in the cache which commit a branch or tag is, by requesting a file of it."""
-        self._download(name, revision)
+    def note_revision(self, revision: str) -> None:
+        """Record in the cache which commit a branch or tag is, as the library does."""
+        if revision != self.commit:
+            note = self._cache / "refs" / revision
+            make_folder(note.parent)
+            write_atomic(note, self.commit.encode())
 
     def forget_damaged(self, name: str) -> None:
         """Remove a file from the cache if its hash is wrong, so that it is downloaded again."""
@@ -177,21 +192,25 @@ class Transfer:
 
     def _blob(self, name: str) -> Path:
         """Return the path of a file's bytes in the library's cache."""
-        file = self.files[name]
-        return self._cache / "blobs" / str(file.lfs.sha256 if file.lfs else file.blob_id)
+        return self._cache / "blobs" / self._listed(name).blob
 
-    def _download(self, name: str, revision: str) -> Path:
+    def _listed(self, name: str) -> replies.Listed:
+        return replies.listed(self.files[name], self.commit)
+
+    def _download(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
 
-        return with_retries(
-            lambda: Path(hf_hub_download(self.repo, name, repo_type=self._type, revision=revision)),
-            self._progress,
-            f"{self.repo}: {name}",
-            lambda root: self._explained(name, root),
-            received=lambda: self._arrived(name),
-        )
+        where: dict[str, Any] = {"repo_type": self._type, "revision": self.commit}
+        with replies.expecting(self._listed(name)):
+            return with_retries(
+                lambda: Path(hf_hub_download(self.repo, name, **where)),
+                self._progress,
+                f"{self.repo}: {name}",
+                lambda root: self._explained(name, root),
+                received=lambda: self._arrived(name),
+            )
 
-    def _explained(self, name: str, error: BaseException) -> HubError:
+    def _explained(self, name: str, error: BaseException) -> ExporterError:
         if not interrupted(error):
             return explained(error, self.repo, self.commit, self._type)
         arrived = f"{shown_bytes(self._arrived(name))} of {shown_bytes(self.size(name))}"
@@ -242,4 +261,4 @@ class Transfer:
         file = self.files[name]
         if file.lfs:
             return sha256_file(path) == file.lfs.sha256
-        return file.blob_id is None or git_sha1(path.read_bytes()) == file.blob_id
+        return git_sha1(path.read_bytes()) == file.blob_id

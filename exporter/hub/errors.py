@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from exporter.errors import HubError
+from exporter.errors import ExporterError, HubError, IntegrityError
 
 _OVERLOADED = 429
 _MOVED = 412
@@ -27,7 +27,13 @@ class Interrupted(ConnectionError):
     """
 
 
-def explained(error: BaseException, repo: str, revision: str, repo_type: str = "model") -> HubError:
+class Mislabelled(ConnectionError):
+    """A reply that names other bytes or another commit than the Hub's list of files."""
+
+
+def explained(
+    error: BaseException, repo: str, revision: str, repo_type: str = "model"
+) -> ExporterError:
     """Turn an error of huggingface_hub into one of ours.
 
     Args:
@@ -43,6 +49,9 @@ def explained(error: BaseException, repo: str, revision: str, repo_type: str = "
 
     root = root_of(error)
     status = status_of(root)
+    if isinstance(root, Mislabelled):
+        msg = f"{repo}: {root}.\nNothing was written. Is {endpoint()} a true Hub?"
+        return IntegrityError(msg)
     if isinstance(root, RevisionNotFoundError):
         known = _revisions(repo, repo_type)
         msg = f"{repo} has no revision {revision!r}.\nGive a commit, or one of: {known}"
@@ -73,6 +82,15 @@ def unpushed(error: BaseException, repo: str) -> HubError:
     return HubError(_answered(error, status, repo))
 
 
+def no_hub(what: str, error: BaseException) -> HubError:
+    """Return the error for a reply that the library cannot read: it is not the Hub's."""
+    msg = (
+        f"{what}: the reply from {endpoint()} is not what a Hub answers ({kind_of(error)}).\n"
+        "Check HF_ENDPOINT and the network (a proxy?), or try again later."
+    )
+    return HubError(msg)
+
+
 def root_of_upload(error: BaseException) -> BaseException:
     """Return the cause of the library's "Error while uploading"."""
     return (error.__cause__ if isinstance(error, RuntimeError) else None) or error
@@ -101,7 +119,7 @@ def interrupted(error: BaseException) -> bool:
     """Return True if a transfer was cut without an answer of the Hub, so that it can continue."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-    permanent = isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled))
+    permanent = isinstance(error, (Silence, Mislabelled, HFValidationError, OfflineModeIsEnabled))
     return not permanent and status_of(error) is None
 
 
@@ -195,7 +213,7 @@ def _revisions(repo: str, repo_type: str) -> str:
 
     try:
         refs = HfApi().list_repo_refs(repo, repo_type=repo_type)
-    except OSError:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the reply is unchecked
         return "main"
     names = [ref.name for ref in (*refs.branches, *refs.tags)]
     return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")

@@ -19,11 +19,12 @@ from exporter.artifact.signing import SIGNATURE, SIGNATURES
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.errors import listed as listed_names
 from exporter.hub import model_card
-from exporter.hub.client import git_sha1, hub_id
+from exporter.hub.client import git_sha1, hub_id, require_digest
 from exporter.hub.download import Transfer, list_repository
 from exporter.hub.errors import unavailable
 from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
+from exporter.system.files import make_folder, require_no_link
 from exporter.system.progress import Progress, silent
 from exporter.system.user_dirs import pulled
 
@@ -70,13 +71,16 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     Raises:
         RecipeError: `name` is no id, or something else is in the artifact's place.
         HubError: The Hub refused, or could not be reached.
-        IntegrityError: The repository holds no complete artifact.
+        IntegrityError: The repository holds no complete artifact, or not the one whose digest the
+            revision names.
     """
     named = hub_id(name)
     if named is None:
         msg = f"{name!r} is not a Hub id: give one like ORG/NAME, or ORG/NAME@REVISION"
         raise RecipeError(msg)
-    wanted = _Wanted(*named, output / named[0], replace=force, admit=_warn_of_code)
+    final = output / named[0]
+    require_no_link(final, output)
+    wanted = _Wanted(*named, final, output, replace=force, admit=_warn_of_code)
     return wanted.had(progress)
 
 
@@ -112,34 +116,58 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
 
     Raises:
         HubError: The Hub refused, or could not be reached and nothing is cached.
-        IntegrityError: The repository holds no complete artifact.
+        IntegrityError: The repository holds no complete artifact, or not the one whose digest the
+            revision names.
         TrustError: The artifact has code that was not built here; only its manifest and signature
             were downloaded.
     """
     repo, revision = hub_id(name) or (name, None)
     place = user_dirs.pulled() / repo / (revision or "main").replace("/", "--")
+    _require_own_cache(place)
     cached = (place / MANIFEST).exists()
 
     def admit(folder: Path, manifest: Manifest) -> None:
         trusted.check_trust_before_download(name, folder, manifest, trust=trust)
 
-    wanted = _Wanted(repo, revision, place, replace=True, admit=admit)
+    wanted = _Wanted(repo, revision, place, user_dirs.pulled(), replace=True, admit=admit)
     try:
-        return wanted.had(progress, pauses=() if cached else None).path
+        had = wanted.had(progress, pauses=() if cached else None)
+        had.path.chmod(0o700)
+        return had.path
     except HubError as error:
         if not cached or not unavailable(error.__cause__ or error):
             raise
+        require_digest(repo, revision, store.read_manifest(place).digest)
         _log.warning("the Hub cannot be reached: using the cached %s", name)
         return place
 
 
+def _require_own_cache(place: Path) -> None:
+    """Raise TrustError if somebody else could change a cached artifact.
+
+    Its bytes are verified when it is opened, but would be read again afterwards.
+    """
+    make_folder(place.parent, 0o700)
+    require_no_link(place, user_dirs.pulled())
+    if not all(user_dirs.owned(each) for each in (place.parent, place) if each.exists()):
+        msg = (
+            f"{place}: others can change what is cached there, so that it is not used.\n"
+            f"Remove {user_dirs.pulled()}, or set EXPORTER_CACHE to a folder of your own."
+        )
+        raise TrustError(msg)
+
+
 @dataclass(frozen=True)
 class _Wanted:
-    """A revision of an artifact to pull to `final`; `admit` may refuse it by its manifest."""
+    """A revision of an artifact to pull to `final`; `admit` may refuse it by its manifest.
+
+    `named` is the folder above it that the user named.
+    """
 
     repo: str
     revision: str | None
     final: Path
+    named: Path
     replace: bool
     admit: Callable[[Path, Manifest], None]
 
@@ -151,12 +179,14 @@ class _Wanted:
             raise IntegrityError(msg)
         existing = _existing(self.final, transfer.files, replace=self.replace)
         if existing is not None:
+            require_digest(self.repo, self.revision, existing.digest)
             return Pulled(self.final, self.repo, transfer.commit, existing, fresh=False)
         if self.final.exists() and not self.replace:
             msg = f"{self.final} holds something else: replace it with --force, or choose another"
             raise RecipeError(msg + " --output")
-        with store.stage(self.final) as folder:
+        with store.stage(self.final, self.named) as folder:
             manifest = _announced(transfer, folder)
+            require_digest(self.repo, self.revision, manifest.digest)
             self.admit(folder, manifest)
             _bring(manifest, transfer, folder)
             store.publish(folder, self.final)

@@ -17,7 +17,7 @@ from exporter.artifact.lookup import find
 from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
-from exporter.hub import client
+from exporter.hub import client, replies
 from exporter.hub.eligibility import check_publishable
 from exporter.hub.errors import endpoint, unpushed
 from exporter.hub.upload_plan import UploadFile, UploadPlan, plan_uploads, write_cards
@@ -158,7 +158,9 @@ class _Delivery:
         return self._state(self._way.revision)
 
     def _state(self, revision: str) -> "ModelInfo":
-        return self._api.model_info(self._repo, revision=revision, files_metadata=True)
+        info = self._api.model_info(self._repo, revision=revision, files_metadata=True)
+        replies.require_plain_list(self._repo, info)
+        return info
 
     def _require_visibility(self, info: "ModelInfo") -> None:
         if self._plan.private and info.private is False:
@@ -182,7 +184,9 @@ class _Delivery:
             return sorted(SIDECAR_FILES & files.keys() - ours.keys())
         if (files[MANIFEST].size or 0) > MAX_MANIFEST_BYTES:
             self._refuse_strangers({MANIFEST})
-        path = Path(self._api.hf_hub_download(self._repo, MANIFEST, revision=info.sha))
+        listed = replies.listed(files[MANIFEST], str(info.sha))
+        with replies.expecting(listed):
+            path = Path(self._api.hf_hub_download(self._repo, MANIFEST, revision=listed.commit))
         try:
             data = read_small(path, MAX_MANIFEST_BYTES, ValueError, "a manifest")
             named = {str(file["path"]) for file in json.loads(data)["files"]}

@@ -16,7 +16,7 @@ from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURES
 from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
-from exporter.hub.client import git_sha1, hub_id
+from exporter.hub.client import digest_tag, git_sha1, hub_id
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.files import read_small, write_atomic
 
@@ -62,7 +62,7 @@ class UploadPlan:
     @property
     def tag(self) -> str:
         """The tag of this digest, which stays when another artifact is pushed."""
-        return f"sha256-{self.proof.manifest.digest[:12]}"
+        return digest_tag(self.proof.manifest.digest)
 
     @property
     def size_bytes(self) -> int:

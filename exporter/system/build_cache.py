@@ -151,6 +151,8 @@ def clear() -> int:
 def _keep(path: Path, entry: Path, what: str) -> None:
     """Copy a file into the cache; its note is written last and makes the entry valid."""
     make_folder(entry.parent, 0o700)
+    if not owned(entry.parent):
+        return
     write_atomic(entry, path.read_bytes())
     note = {"what": what, "sha256": sha256_file(path), "made": time.time()}
     write_atomic(entry.with_suffix(_NOTE), json.dumps(note).encode())

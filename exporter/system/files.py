@@ -22,6 +22,8 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
+from exporter.errors import IntegrityError
+
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # The errors of kernels and file systems that cannot exchange two names.
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
@@ -139,11 +141,31 @@ def _clear(folder: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Create a folder and its missing parents, and sync them to disk."""
+    """Create a folder and its missing parents, all with `mode`, and sync them to disk."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
     for created in reversed(missing):
+        created.mkdir(mode=mode, exist_ok=True)
         sync(created.parent)
+    path.mkdir(exist_ok=True)  # raises an error for a file in its place
+
+
+def require_no_link(path: Path, named: Path) -> None:
+    """Raise IntegrityError if a path leads through a link below a folder that the user named.
+
+    That folder may be a link. One below it, at a name that is made up here, was put there by
+    somebody else (in a cloned repository, for example), and would lead what is written elsewhere.
+
+    Args:
+        path: A path below `named`, which may be missing.
+        named: The folder that the user named.
+    """
+    for part in reversed([path, *path.parents[: len(path.relative_to(named).parts) - 1]]):
+        if part.is_symlink():
+            msg = (
+                f"{part} is a link, and nothing is written through links in {named}.\n"
+                "Remove it, or choose another place (which itself may be a link)."
+            )
+            raise IntegrityError(msg)
 
 
 def sync(path: Path) -> None:
@@ -200,10 +222,16 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, also while a compiler of a killed process still writes into it."""
+    """Remove a folder, also while a compiler of a killed process still writes into it.
+
+    A link, or whatever else has its name, is removed itself.
+    """
     for left in reversed(range(_TRIES)):
         try:
-            shutil.rmtree(folder)
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
         except FileNotFoundError:
             if not folder.exists():
                 return

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import MachineError
+from exporter.system.environment import passed_on
 
 # The x86-64 psABI levels in the names of /proc/cpuinfo (abm is LZCNT, pni is SSE3).
 _LEVELS: dict[str, frozenset[str]] = {
@@ -145,7 +146,8 @@ def cxx_compiler() -> dict[str, str] | None:
 
 @cache
 def _first_line_of_version(command: str) -> str:
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    asked = [command, "--version"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=passed_on())
     return done.stdout.partition("\n")[0]
 
 

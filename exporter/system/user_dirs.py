@@ -1,12 +1,15 @@
 """The user's folders of this program: its cache, and pulled artifacts."""
 
+import grp
 import logging
 import os
+import pwd
 import stat
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_CACHE"
+_UNMAPPED = 65534  # how root of the outside appears in a user namespace, or over NFS
 
 
 def place() -> Path:
@@ -30,12 +33,34 @@ def pulled() -> Path:
 
 
 def owned(folder: Path) -> bool:
-    """Return True if only this user can write to a path; log a warning if not.
+    """Return True if only this user can change what a path leads to; log a warning if not.
 
-    Files in such folders decide which code runs.
+    Files in such folders decide which code runs. The folders above are checked too, because who can
+    write to one can exchange what is in it.
     """
-    state = folder.stat()
-    if state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return True
-    _log.warning("%s is writable by others and is ignored: run chmod go-w", folder)
-    return False
+    parents = {*folder.absolute().parents, *folder.resolve().parents}
+    bad = next((each for each in (folder, *sorted(parents)) if not _safe(each, folder)), None)
+    if bad is not None:
+        _log.warning("%s is writable by others and is ignored: run chmod go-w %s", folder, bad)
+    return bad is None
+
+
+def _safe(place: Path, folder: Path) -> bool:
+    """Return True if no other user can change a folder, or one above it."""
+    facts = place.stat()
+    others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if place == folder:
+        return facts.st_uid == os.geteuid() and not others
+    if others == stat.S_IWGRP and facts.st_gid == os.getegid() and _alone_in(facts.st_gid):
+        others = 0  # as a umask of 002 has it
+    sticky = facts.st_mode & stat.S_ISVTX  # as /tmp: others cannot rename what is ours
+    return facts.st_uid in (0, os.geteuid(), _UNMAPPED) and bool(sticky or not others)
+
+
+def _alone_in(group: int) -> bool:
+    """Return True if a group has no other members than this user."""
+    try:
+        members = set(grp.getgrgid(group).gr_mem)
+        return members <= {pwd.getpwuid(os.geteuid()).pw_name}
+    except KeyError:  # in containers, neither may have a name
+        return False

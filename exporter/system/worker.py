@@ -2,8 +2,8 @@
 
 `run` starts `python -m exporter.system.worker` and reads lines of JSON from it: progress as a list
 of two, a result as a list of one, warnings as a string, and the answer as an object. `main` is the
-child's side. All other output goes to a log. A step runs compilers and native code, so its
-environment holds no keys or tokens of the user.
+child's side. All other output goes to a log. A step runs compilers and native code, so it gets the
+environment of `child_environment`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import ctypes
 import json
 import logging
 import os
-import re
 import signal
-import site
 import subprocess
 import sys
 import time
@@ -35,17 +33,14 @@ from exporter.errors import (
     exhaustion,
 )
 from exporter.system import hardware
+from exporter.system.environment import child_environment
 from exporter.system.progress import Progress
 from exporter.system.signals import undisturbed
 from exporter.system.tempdirs import scratch
 
 _log = logging.getLogger(__name__)
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
-# Switches that would change the result without being recorded in the manifest.
-_TUNING = re.compile(r"^(TORCHINDUCTOR|TORCH_COMPILE|TORCHDYNAMO|AOT_INDUCTOR)_")
 _ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def _unused(_result: Any) -> None:
@@ -144,26 +139,6 @@ class Child:
         if code:
             raise _death(code, answer, f"{self.what}: {last}", text)
         return answer
-
-
-def child_environment(threads: int | None = None) -> dict[str, str]:
-    """Return this process's environment without secrets and compiler switches, set to offline.
-
-    With `threads`, the thread counts of the numerical libraries are set.
-    """
-    dropped = _SECRET, _TUNING
-    inherited = {n: v for n, v in os.environ.items() if not any(d.search(n) for d in dropped)}
-    root = str(Path(__file__).resolve().parents[2])
-    if root not in map(os.path.realpath, site.getsitepackages()):  # run from a checkout
-        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
-    return {
-        **inherited,
-        **(dict.fromkeys(_THREADS, str(threads)) if threads else {}),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact import store, trust
+from exporter.artifact import build_registry, store, trust
 from exporter.errors import IntegrityError, TrustError
 from tests.support.sealed import seal
 
@@ -110,7 +110,7 @@ def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact with code, noted as built here."""
     monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
     folder = seal(tmp_path / "artifacts" / "aoti")
-    trust.record(store.read_manifest(folder))
+    build_registry.record(store.read_manifest(folder))
     assert not refused(folder)
     return folder
 

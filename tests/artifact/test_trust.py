@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from exporter import recipe
-from exporter.artifact import store, trust
+from exporter.artifact import build_registry, store, trust
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.bench import run as benching
 from exporter.bench import timing
@@ -108,7 +108,7 @@ def test_foreign_code_is_refused_by_everything_that_loads(
 def test_what_somebody_answers_for_reaches_its_loader(call: str, way: str, foreign: Path) -> None:
     """There the stub of a library is no library."""
     if way == "the registry":
-        trust.record(store.read_manifest(foreign))
+        build_registry.record(store.read_manifest(foreign))
     with pytest.raises(MachineError, match="cannot be loaded"):
         CALLS[call](foreign, way == "the user's word")
 
@@ -159,7 +159,7 @@ def test_no_loader_is_imported_before_the_refusal(command: str, foreign: Path, r
 def test_nor_where_bytes_are_not_those_that_were_sealed(
     command: str, foreign: Path, run: Run, record_property: Callable[[str, object], None]
 ) -> None:
-    trust.record(store.read_manifest(foreign))
+    build_registry.record(store.read_manifest(foreign))
     package = bytearray((foreign / "encoder.pt2").read_bytes())
     package[60] ^= 1
     (foreign / "encoder.pt2").write_bytes(package)
@@ -231,18 +231,18 @@ def renamed(number: int) -> Manifest:
 
 
 def test_the_journal_is_a_file_for_each_digest(registry: Path) -> None:
-    assert not trust.built_here(renamed(1))
-    trust.record(renamed(1))
-    trust.record(renamed(1))
+    assert not build_registry.built_here(renamed(1))
+    build_registry.record(renamed(1))
+    build_registry.record(renamed(1))
     assert [path.name for path in registry.iterdir()] == [renamed(1).digest]
     assert json.loads((registry / renamed(1).digest).read_text())["name"] == "tiny-1"
-    assert trust.built_here(renamed(1))
-    assert not trust.built_here(renamed(2))
+    assert build_registry.built_here(renamed(1))
+    assert not build_registry.built_here(renamed(2))
 
 
 def test_builds_at_the_same_time_all_note_theirs(registry: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: trust.record(renamed(number % 20)), range(160)))
+        list(pool.map(lambda number: build_registry.record(renamed(number % 20)), range(160)))
     assert sorted(path.name for path in registry.iterdir()) == sorted(
         renamed(number).digest for number in range(20)
     )
@@ -251,33 +251,135 @@ def test_builds_at_the_same_time_all_note_theirs(registry: Path) -> None:
 def test_a_journal_that_others_can_write_is_not_believed(
     registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trust.record(renamed(1))
+    build_registry.record(renamed(1))
     registry.chmod(0o777)
-    assert not trust.built_here(renamed(1))
+    assert not build_registry.built_here(renamed(1))
     assert "is writable by others" in caplog.text
+
+
+def test_a_note_must_be_made_with_this_machines_key(
+    registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file at the right place is not enough, nor is another digest's note, nor an edited one."""
+    build_registry.record(renamed(1))
+    note = registry / renamed(1).digest
+    good = json.loads(note.read_text())
+    old = {name: value for name, value in good.items() if name != "hmac"}
+    forged: list[object] = [
+        *(
+            old,
+            good | {"name": "x"},
+            old | {"hmac": ""},
+            old | {"hmac": 1},
+            old | {"hmac": "\u00e9"},
+        ),
+        *([], 1, None, "x"),
+    ]
+    for told in forged:
+        note.write_text(json.dumps(told))
+        assert not build_registry.built_here(renamed(1)), told
+    assert "Build the artifact again with --force, or load it with --trust" in caplog.text
+    for data in (b"", b"{", b"[" * 100_000, bytes(100_000), b"\xff"):
+        note.write_bytes(data)
+        assert not build_registry.built_here(renamed(1)), data[:9]
+    (registry / renamed(2).digest).write_text(json.dumps(good))
+    assert not build_registry.built_here(renamed(2))
+    note.write_text(json.dumps(good))
+    assert build_registry.built_here(renamed(1))
+    kept = note.rename(registry.parent / "kept")
+    note.symlink_to(kept)
+    assert not build_registry.built_here(renamed(1))
+    note.unlink()
+    os.mkfifo(note)
+    assert not build_registry.built_here(renamed(1))
+
+
+def _linked(key: Path) -> None:
+    key.rename(key.with_name("elsewhere"))
+    key.symlink_to("elsewhere")
+
+
+def _dangling(key: Path) -> None:
+    key.unlink()
+    key.symlink_to(key.with_name("made"))
+
+
+def _piped(key: Path) -> None:
+    key.unlink()
+    os.mkfifo(key)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda key: key.chmod(0o644),
+        lambda key: key.write_bytes(b"short"),
+        lambda key: key.write_bytes(bytes(32)),
+        lambda key: os.chown(key, 12345, -1),
+        _linked,
+        _dangling,
+        _piped,
+    ],
+)
+def test_the_key_is_private(registry: Path, spoil: Callable[[Path], None]) -> None:
+    build_registry.record(renamed(1))
+    key = registry.parent / "key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.stat().st_nlink == 1
+    if os.geteuid() and spoil.__name__ == "<lambda>":
+        pytest.skip("only root gives files away")
+    spoil(key)
+    assert not build_registry.built_here(renamed(1))
+    build_registry.record(renamed(2))
+    assert not (registry.parent / "made").exists()
+    assert not list(registry.parent.glob(".key*"))
+
+
+def test_folders_above_the_journal_are_private(
+    tmp_path: Path, registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_registry.record(renamed(1))
+    for mode, believed in ((0o777, False), (0o1777, True), (0o757, False), (0o755, True)):
+        tmp_path.chmod(mode)
+        assert build_registry.built_here(renamed(1)) == believed, oct(mode)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    registry.parent.rename(tmp_path / "mine" / "state")
+    (tmp_path / "open" / "state").symlink_to(tmp_path / "mine" / "state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPORTER_STATE", str(tmp_path / "open" / "state"))
+        assert not build_registry.built_here(renamed(1))
+        patch.setenv("EXPORTER_STATE", str(tmp_path / "mine" / "state"))
+        assert build_registry.built_here(renamed(1))
+    if not os.geteuid():
+        os.chown(tmp_path, 12345, -1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EXPORTER_STATE", str(tmp_path / "mine" / "state"))
+            assert not build_registry.built_here(renamed(1))
 
 
 def test_a_journal_that_cannot_be_written_costs_a_warning(
     registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.parent.write_text("in the way")
-    trust.record(renamed(1))
+    build_registry.record(renamed(1))
     assert "--trust" in caplog.text
-    assert not trust.built_here(renamed(1))
+    assert not build_registry.built_here(renamed(1))
 
 
 def test_the_journals_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trust.build_registry() == tmp_path / "state" / "built"
+    assert build_registry.build_registry() == tmp_path / "state" / "built"
     monkeypatch.delenv("EXPORTER_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    assert trust.build_registry() == tmp_path / "xdg" / "exporter" / "built"
+    assert build_registry.build_registry() == tmp_path / "xdg" / "exporter" / "built"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert trust.build_registry() == tmp_path / ".local" / "state" / "exporter" / "built"
+    assert build_registry.build_registry() == tmp_path / ".local" / "state" / "exporter" / "built"
 
 
 def test_an_edited_manifest_is_another_artifact(foreign: Path) -> None:
-    trust.record(store.read_manifest(foreign))
+    build_registry.record(store.read_manifest(foreign))
     told = store.read_manifest(foreign)
     edited: dict[str, Any] = {"name": "other"}
     (foreign / "manifest.json").write_bytes(told.model_copy(update=edited).canonical())

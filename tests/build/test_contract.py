@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from exporter import recipe
-from exporter.artifact import local_paths, report, store, trust
+from exporter.artifact import build_registry, local_paths, report, store
 from exporter.artifact.manifest import Manifest
 from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
@@ -259,7 +259,7 @@ def test_new_terms_of_judging_need_no_build(
         differ = {file.path for file in set(each.manifest.files) ^ set(old.files)}
         assert differ == {"recipe.yaml"}
         assert recipe.read(each.path / "recipe.yaml").gate.min_clips == 2
-        assert trust.built_here(each.manifest)
+        assert build_registry.built_here(each.manifest)
     (again,) = build(changed, output=output, targets=["aoti"], progress=silent)
     assert again.manifest == store.read_manifest(output / "tiny" / "aoti")
 

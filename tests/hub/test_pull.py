@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from exporter.artifact import store, trust
+from exporter.artifact import build_registry, store, trust
 from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
@@ -72,6 +72,72 @@ def test_a_tag_names_the_bytes(repo: Repo, tmp_path: Path) -> None:
     old = pull.pull(f"org/speech@sha256-{digest[:12]}", Path("old"))
     new = pull.pull("org/speech", Path("new"))
     assert old.manifest.digest == digest != new.manifest.digest
+
+
+def moved_tag(repo: Repo, tmp_path: Path) -> tuple[str, str]:
+    """Somebody moves a digest's tag to another artifact; both digests."""
+    old = read_manifest(tmp_path / "origin" / "onnx-int8").digest
+    push_all(passing.make(tmp_path / "origin" / "onnx-int8", seed=7))
+    repo.refs[f"refs/tags/sha256-{old[:12]}"] = repo.commit
+    return old, read_manifest(tmp_path / "origin" / "onnx-int8").digest
+
+
+def test_a_tag_that_was_moved_is_refused_everywhere(
+    repo: Repo, loopback: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = pull.fetch_to_cache(
+        f"org/speech@sha256-{read_manifest(tmp_path / 'origin' / 'onnx-int8').digest[:12]}"
+    )
+    old, new = moved_tag(repo, tmp_path)
+    before = read_manifest(kept)
+    name = f"org/speech@sha256-{old[:12]}"
+    for command in (
+        ["pull", name],
+        ["transcribe", name, "clip.wav"],
+        ["validate", name],
+        ["bench", name],
+        ["doctor", name],
+    ):
+        code, told = main(command), capfd.readouterr().err
+        if command[0] in ("pull", "transcribe", "doctor"):
+            assert (code, "its tag was moved" in told) == (5, True), (command, told)
+        assert code not in (0, 1), command
+    assert read_manifest(kept) == before
+    assert not Path("artifacts/org/speech").exists()
+    # Also where the other one is in place already, and where the Hub cannot be asked.
+    pull.pull("org/speech", Path("artifacts"))
+    with pytest.raises(IntegrityError, match="its tag was moved"):
+        pull.pull(name, Path("artifacts"), force=True)
+    for place in kept.iterdir():
+        place.unlink()
+    kept.rmdir()
+    pull.fetch_to_cache("org/speech").rename(kept)
+    loopback.fault = lambda _number, _asked: 503
+    with pytest.raises(IntegrityError, match=f"digest {new[:12]}"):
+        pull.fetch_to_cache(name)
+
+
+def test_a_whole_digest_is_a_revision_too(repo: Repo, tmp_path: Path) -> None:
+    digest = read_manifest(tmp_path / "origin" / "onnx-int8").digest
+    for revision in (digest, digest[:20], digest[:12].upper()):
+        got = pull.pull(f"org/speech@sha256-{revision}", tmp_path / revision)
+        assert got.manifest.digest == digest
+    wrong = digest[:12] + "0" * 52
+    with pytest.raises(IntegrityError, match="its tag was moved"):
+        pull.pull(f"org/speech@sha256-{wrong}", tmp_path / "wrong")
+    short = "0" if digest[0] != "0" else "1"
+    repo.refs[f"refs/tags/sha256-{short}"] = repo.commit
+    with pytest.raises(IntegrityError, match="its tag was moved"):
+        pull.pull(f"org/speech@sha256-{short}", tmp_path / "short")
+
+
+def test_a_commit_is_that_commit(repo: Repo, loopback: Hub, tmp_path: Path) -> None:
+    asked = repo.commit
+    push_all(passing.make(tmp_path / "origin" / "onnx-int8", seed=7))
+    newer, repo.commits[asked] = repo.commit, repo.commits[repo.commit]
+    repo.refs[f"refs/heads/{asked}"] = newer
+    with pytest.raises(IntegrityError, match="with another commit"):
+        pull.pull(f"org/speech@{asked}", tmp_path / "other")
 
 
 def test_another_artifact_is_replaced_only_by_force(
@@ -251,7 +317,7 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     assert weights_asked(loopback) == []
     got = pull.pull(program, Path("artifacts"))
     assert "not built here (encoder.pt2): loading needs --trust" in caplog.text
-    assert not trust.built_here(got.manifest)
+    assert not build_registry.built_here(got.manifest)
     with pytest.raises(TrustError):
         load.load(got.path)
     assert (
@@ -260,7 +326,7 @@ def test_code_that_was_pulled_is_not_trusted_for_that(
     )
     with pytest.raises(TrustError):
         load.load(program)
-    trust.record(got.manifest)  # where the very same was built
+    build_registry.record(got.manifest)  # where the very same was built
     assert trust.verify_and_authorize(pull.fetch_to_cache(program), trust=False) == got.manifest
 
 

@@ -14,7 +14,7 @@ LISTENER = """
 #include <stdlib.h>
 #include <sys/socket.h>
 static void note(const char *what, const char *whom) {
-  FILE *file = fopen(getenv("NOTED"), "a");
+  FILE *file = fopen(getenv("EXPORTER_NOTED"), "a");
   if (file) { fprintf(file, "%s %s\\n", what, whom ? whom : ""); fclose(file); }
 }
 static int far(const struct sockaddr *to) {
@@ -50,4 +50,4 @@ def listener(folder: Path) -> tuple[Path, Mapping[str, str]]:
     command = [compiler, "-x", "c", "-fpermissive", "-w", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", library, source, "-ldl"], check=True)
     noted.write_text("")
-    return noted, {"LD_PRELOAD": str(library), "NOTED": str(noted)}
+    return noted, {"LD_PRELOAD": str(library), "EXPORTER_NOTED": str(noted)}

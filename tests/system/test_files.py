@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.artifact import store
-from exporter.errors import BusyError, DataError
+from exporter.errors import BusyError, DataError, IntegrityError
 from exporter.system import files, signals, tempdirs
 from exporter.system.signals import undisturbed
 from tests.support import sealed
@@ -64,7 +64,9 @@ def test_a_lock_follows_no_link_and_truncates_nothing(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_text("kept")
     (tmp_path / ".linked.lock").symlink_to(theirs)
-    with pytest.raises(OSError, match="symbolic links"), store.stage(tmp_path / "linked"):
+    with pytest.raises(IntegrityError, match="remove it"), store.stage(tmp_path / "linked"):
+        pass
+    with pytest.raises(OSError, match="symbolic links"), files.file_lock(tmp_path / ".linked.lock"):
         pass
     (tmp_path / ".own.lock").write_text("kept")
     with store.stage(tmp_path / "own"):

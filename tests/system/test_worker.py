@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exporter.errors import DataError, ResourceError, exhausted, exhaustion
-from exporter.system import worker
+from exporter.system import hardware, worker
 from exporter.system.progress import Progress, silent
 from tests.support.faults import wait_until
 
@@ -73,7 +73,7 @@ def test_a_step_whose_parent_has_died_before_it_began_does_nothing(tmp_path: Pat
         "exporter.system.worker",
         "tests.system.test_worker:touch",
     ]
-    environment = {**worker.child_environment(), "DONE": str(done)}
+    environment = {**worker.child_environment(), "EXPORTER_DONE": str(done)}
     ended = subprocess.run([*command, str(request), other], env=environment, check=False)
     assert ended.returncode == 1
     assert not done.exists()
@@ -83,7 +83,7 @@ def test_a_step_whose_parent_has_died_before_it_began_does_nothing(tmp_path: Pat
 
 def touch(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
     """A step that can be seen to have run."""
-    Path(os.environ["DONE"]).touch()
+    Path(os.environ["EXPORTER_DONE"]).touch()
     return {}
 
 
@@ -93,7 +93,7 @@ def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
         "from exporter.system.progress import silent;"
         "child.run('tests.system.test_worker:linger', {}, silent, what='it')"
     )
-    environment = {**os.environ, "DONE": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "EXPORTER_DONE": str(tmp_path / "pid"), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
         assert wait_until((tmp_path / "pid").exists)
         step = int((tmp_path / "pid").read_text())
@@ -103,9 +103,9 @@ def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
 
 def linger(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
     """A step that does not end by itself."""
-    half = Path(os.environ["DONE"]).with_name("half")
+    half = Path(os.environ["EXPORTER_DONE"]).with_name("half")
     half.write_text(str(os.getpid()))
-    half.rename(os.environ["DONE"])
+    half.rename(os.environ["EXPORTER_DONE"])
     signal.pause()
     return {}
 
@@ -122,3 +122,45 @@ def linger(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
 def test_a_disk_that_fails_is_no_bug(error: Exception, told: str) -> None:
     assert exhausted(error)
     assert exhaustion(error).startswith(told)
+
+
+SECRETS = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GH_PAT", "GITHUB_TOKEN", "OPENAI_KEY", "MY_API_KEY"),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DATABASE_URL", "SSH_AUTH_SOCK", "NETRC"),
+    *("PIP_INDEX_URL", "UV_INDEX_URL", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HF_ENDPOINT"),
+    *("EXPORTER_TOKEN", "ORT_API_KEY", "TORCH_HUB_PASSWORD", "PYTHON_KEYRING_SECRET", "MYKEY"),
+    *("KUBECONFIG", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "DISPLAY"),
+)
+NEEDED = {
+    **{"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", "CXX": "g++", "CPATH": "/opt/include"},
+    **{"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "HF_HOME": "/h", "XDG_CACHE_HOME": "/c"},
+    **{"EXPORTER_CACHE": "/e", "ORT_DISABLE_TELEMETRY": "1", "CUDA_VISIBLE_DEVICES": "0"},
+}
+
+
+def environment(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that tells what it, and a compiler of its, got."""
+    below = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+    return {"here": dict(os.environ), "below": below}
+
+
+def test_a_step_gets_what_it_needs_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "https://me:c4n4ry@example.org")
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(name, value)
+    told = worker.run("tests.system.test_worker:environment", {}, silent, what="it")
+    assert "c4n4ry" not in str(told)
+    assert told["here"].items() >= NEEDED.items()
+    assert told["here"]["PATH"] == os.environ["PATH"]
+
+
+def test_a_compiler_that_is_asked_for_its_version_gets_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho version ${GH_PAT:-none}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("GH_PAT", "c4n4ry")
+    assert hardware.cxx_compiler() == {"command": str(compiler), "version": "version none"}

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from exporter import DISTRIBUTION
 from exporter.errors import RecipeError
 from exporter.recipe import Recipe
-from exporter.system.files import write_atomic
+from exporter.system.files import make_folder, read_small, require_no_link, write_atomic
 
 PLACE = PurePosixPath(".github/workflows/export.yml")
 _TEMPLATE = "workflow.yml.j2"
@@ -23,6 +23,7 @@ _ACTIONS = {
         "actions/download-artifact@3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c # v8.0.1"
     ),
 }
+_MAX_BYTES = 1 << 20
 _EXPRESSION = "${{"  # GitHub evaluates expressions that begin like this, wherever they are
 
 _log = logging.getLogger(__name__)
@@ -41,14 +42,17 @@ def write(recipe: Recipe, package: str | None, *, force: bool) -> Path:
 
     Raises:
         RecipeError: The workflow could not build or push, or a different one exists.
+        IntegrityError: A link is in its place.
     """
     root = _root(recipe.path)
     text = written(recipe, root, package or _installed(root, recipe))
     path = root / PLACE
-    if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+    require_no_link(path, root)
+    there = path.exists() and read_small(path, _MAX_BYTES, RecipeError, "a workflow")
+    if there not in (False, text.encode()) and not force:
         msg = f"{path} already exists: replace it with --force"
         raise RecipeError(msg)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, text.encode())
     return path
 

@@ -1,6 +1,6 @@
 """A Hub for tests: a server on loopback that answers, keeps and breaks off as the real one does."""
 
-from tests.support.hub.api import SIGNATURE, Request, refuse
+from tests.support.hub.api import SIGNATURE, Answer, Request, refuse
 from tests.support.hub.repos import File, Repo, of_folder
 from tests.support.hub.server import FAULTS, FAULTS_OF_A_PULL, Fault, Hub, reads_large, serving
 
@@ -8,6 +8,7 @@ __all__ = [
     "FAULTS",
     "FAULTS_OF_A_PULL",
     "SIGNATURE",
+    "Answer",
     "Fault",
     "File",
     "Hub",

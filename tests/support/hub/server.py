@@ -17,7 +17,8 @@ from tests.support.hub.api import Answer, Api, Refused, Request
 from tests.support.hub.repos import Repo
 from tests.support.hub.storage import BATCH, PLACE, Storage
 
-Fault = str | int | None
+# A callable gives another answer in place of the true one.
+Fault = str | int | Callable[[Answer], Answer] | None
 # Hung up before the request is read, or after it was done; an answer cut; refusals that pass.
 FAULTS: tuple[str | int, ...] = ("before", "after", "cut", 500, 503, 504, 429)
 # What reads also meet: no byte after the head; a bit turned; a wrong name for bytes; a way round.
@@ -175,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _spoilt(self, answer: Answer, fault: Fault) -> Answer:
         """An answer whose bytes, or whose name for them, are not the right ones."""
+        if callable(fault):
+            return fault(answer)
         if fault == "malformed":
             return Answer(200, b"<html>not what you asked for", {"Content-Type": "text/html"})
         if fault == "flip" and answer.body:
@@ -205,6 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, answer: Answer, fault: Fault) -> None:
         if fault == "after":
             return self._hang_up()
+        if fault in ("endless", "drip"):
+            return self._endless(0 if fault == "endless" else 0.02)
         body, half = answer.body, len(answer.body) // 2
         self.send_response(answer.status)
         for name, value in ({"Content-Length": str(len(body))} | answer.headers).items():
@@ -222,6 +227,17 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(_SLOW_S)
         self.wfile.write(body[half:])
         return None
+
+    def _endless(self, pause_s: float) -> None:
+        """Send a body that never ends, at once or a byte at a time."""
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.flush()
+        with suppress(OSError):
+            while not self.server.released.wait(pause_s):
+                self.wfile.write(b"." if pause_s else bytes(65_536))
+                self.wfile.flush()
 
     def _trickle(self) -> None:
         """Send a head that never ends, a byte at a time: no read of it ever waits for long."""
