@@ -33,6 +33,7 @@ _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
     *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
+    *("can't start new thread", "pthread_create failed"),
 )
 
 

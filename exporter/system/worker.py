@@ -292,7 +292,7 @@ def _die_with(parent: int) -> None:
 def _expected(error: Exception) -> ExporterError:
     """Return an expected error as an ExporterError; raise any other again."""
     if isinstance(error, ExporterError):
-        return error
+        return ResourceError(str(error)) if exhausted(error.__cause__) else error
     if exhausted(error):
         return ResourceError(exhaustion(error))
     raise error

@@ -265,6 +265,8 @@ from exporter.artifact.manifest import Requirements
 from tests.targets.test_aoti import Built, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
 run, _ = Built(folder, Requirements(cpu_features=needs), None).load()
+foreign = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "optimum"} & sys.modules.keys()
+assert not foreign, foreign
 print(run(inputs_of(3))["logits"].double().sum().item())
 """
 

@@ -26,6 +26,7 @@ from exporter.formats.config_json import held, is_regular_file, read_json
 
 _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
+_MAX_BYTES = 16 << 20
 _ATTENTION = "sdpa"
 _PROMPT = ("decoder_start_token_id", "no_timestamps_token_id", "prev_sot_token_id")
 
@@ -118,7 +119,7 @@ def processor(folder: Path) -> WhisperProcessor:
     files = {
         argument: str(folder / name)
         for argument, name in _tokenizer_files().items()
-        if is_regular_file(folder / name)
+        if _is_small(folder / name)
     }
     try:
         with offline():
@@ -141,6 +142,15 @@ def _checked(path: Path) -> dict[str, Any]:
     if not is_regular_file(path):
         return {}
     return held(CONFIGS[path.name], read_json(path), str(path))
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether there is a file, which transformers will read whole."""
+    there = is_regular_file(path)
+    if there and path.stat().st_size > _MAX_BYTES:
+        msg = f"{path}: larger than {_MAX_BYTES} bytes: this is no Whisper's tokenizer"
+        raise CheckpointError(msg)
+    return there
 
 
 def _tokenizer_files() -> dict[str, str]:
