@@ -28,10 +28,12 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
-# Messages of libraries that raise no OSError for it; the last is oneDNN's.
+# Messages of libraries that raise no OSError for it: torch, oneDNN, onnxruntime and C++.
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
+    *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
+    *("can't start new thread", "pthread_create failed"),
 )
 
 

@@ -204,7 +204,7 @@ class _Validation:
 
     def _threads(self, subject: Subject) -> int:
         """Return the threads of both sides: as requested, as compiled in, or all cores."""
-        compiled: int | None = subject.manifest.options.get("threads")
+        compiled = subject.manifest.threads
         return self._settings.threads or compiled or hardware.describe().cores
 
     def _warn(self, threads: int) -> None:

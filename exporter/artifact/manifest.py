@@ -10,7 +10,9 @@ import json
 import operator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from exporter.system.hardware import MAX_THREADS
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
@@ -20,16 +22,22 @@ AbsentIfEmpty = Annotated[_Value, Field(exclude_if=operator.not_)]
 """A field that is written only where it says something: `name: AbsentIfEmpty[Value] = {}`."""
 
 
+_Text = Annotated[str, Field(max_length=4096)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Seconds = Annotated[float, Field(ge=0, le=1e12)]
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class File(_Frozen):
     """One sealed file: its POSIX path inside the artifact, its size and its hash."""
 
-    path: str
-    size_bytes: int
-    sha256: str
+    path: _Text
+    size_bytes: _Count
+    sha256: _Sha256
 
 
 class Origin(_Frozen):
@@ -38,19 +46,19 @@ class Origin(_Frozen):
     `source` is a Hub id, or the name of a folder: manifests may be published, paths may not.
     """
 
-    source: str
-    revision: str | None
-    sha256: str
-    size_bytes: int
-    parameters: int
+    source: _Text
+    revision: _Text | None
+    sha256: _Sha256
+    size_bytes: _Count
+    parameters: _Count
 
 
 class RecipeStamp(_Frozen):
     """The recipe an artifact was built by; `source` is the name of the file it was read from."""
 
-    name: str
-    sha256: str
-    source: str
+    name: _Text
+    sha256: _Sha256
+    source: _Text
 
 
 class Requirements(_Frozen):
@@ -60,9 +68,9 @@ class Requirements(_Frozen):
     the manifest where it is the CPU, so that older manifests keep their bytes.
     """
 
-    cpu_features: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-    device: str = Field(default="cpu", exclude_if=lambda device: device == "cpu")
+    cpu_features: tuple[_Text, ...] = ()
+    packages: tuple[_Text, ...] = ()
+    device: _Text = Field(default="cpu", exclude_if=lambda device: device == "cpu")
 
 
 class AutotuneResult(_Frozen):
@@ -72,18 +80,18 @@ class AutotuneResult(_Frozen):
     candidate is not timed.
     """
 
-    chosen: str
-    seconds: dict[str, float] = {}
-    layers: tuple[int, ...] = ()
-    depth: int
+    chosen: _Text
+    seconds: dict[_Text, _Seconds] = {}
+    layers: tuple[_Count, ...] = ()
+    depth: _Count
 
 
 class QuantizedModules(_Frozen):
     """The modules that have one scheme with the same parameters."""
 
-    scheme: str
-    parameters: dict[str, Any] = {}
-    modules: tuple[str, ...]
+    scheme: _Text
+    parameters: dict[_Text, Any] = {}
+    modules: tuple[_Text, ...]
 
 
 class BuildResult(_Frozen):
@@ -98,17 +106,17 @@ class BuildResult(_Frozen):
 class Predicted(_Frozen):
     """The estimate before the build: the artifact's size, the build step, and the first reload."""
 
-    size_bytes: int
-    peak_rss_bytes: int
-    reload_rss_bytes: int
-    seconds: float
+    size_bytes: _Count
+    peak_rss_bytes: _Count
+    reload_rss_bytes: _Count
+    seconds: _Seconds
 
 
 class BuildFigures(_Frozen):
     """The cost of the build on the machine that ran it, and the estimate before it."""
 
-    seconds: float
-    peak_rss_bytes: int
+    seconds: _Seconds
+    peak_rss_bytes: _Count
     predicted: AbsentIfEmpty[Predicted | None] = None
 
 
@@ -116,20 +124,36 @@ class Manifest(_Frozen):
     """The description of an artifact, which is read without opening its models."""
 
     schema_version: Literal[1] = 1
-    name: str
-    kind: str
-    family: str
-    options: dict[str, Any]
+    name: _Text
+    kind: _Text
+    family: _Text
+    options: dict[_Text, Any]
     recipe: RecipeStamp
     checkpoint: Origin
     needs: Requirements
-    versions: dict[str, str]
-    machine: dict[str, Any]
+    versions: dict[_Text, _Text]
+    machine: dict[_Text, Any]
     build: BuildFigures
-    build_key: str
-    choices: AbsentIfEmpty[dict[str, AutotuneResult]] = {}
+    build_key: _Text
+    choices: AbsentIfEmpty[dict[_Text, AutotuneResult]] = {}
     quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
     files: tuple[File, ...] = ()
+
+    @field_validator("options")
+    @classmethod
+    def _has_usable_threads(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Check the option that loading uses; the others describe the build."""
+        threads = options.get("threads")
+        if threads is not None and (type(threads) is not int or not 0 < threads <= MAX_THREADS):
+            msg = f"threads is no number from 1 to {MAX_THREADS}"
+            raise ValueError(msg)
+        return options
+
+    @property
+    def threads(self) -> int | None:
+        """The number of threads that the artifact was compiled for; None if for any."""
+        threads: int | None = self.options.get("threads")
+        return threads
 
     def canonical(self) -> bytes:
         """Return the manifest's bytes: sorted keys, UTF-8, one final newline."""

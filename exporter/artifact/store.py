@@ -4,6 +4,7 @@ Does not import torch, so that verifying, listing and pushing start at once. The
 last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
 """
 
+import hashlib
 import re
 import shutil
 import stat
@@ -37,6 +38,7 @@ SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 # The partial file of a sidecar during `write_atomic`, or of a killed process.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
+_MAX_GRAPH_BYTES = 256 << 20
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -58,7 +60,7 @@ def read_manifest(folder: Path) -> Manifest:
         sealed = read_small(
             path, MAX_MANIFEST_BYTES, IntegrityError, "a manifest of ours", follow_links=False
         )
-        manifest = Manifest.model_validate_json(sealed)
+        manifest = Manifest.model_validate_json(sealed, strict=True)
         canonical = manifest.canonical()
     except (FileNotFoundError, NotADirectoryError):
         raise not_an_artifact(folder) from None
@@ -98,6 +100,36 @@ def verify(folder: Path) -> Manifest:
                 raise
         else:
             return manifest
+
+
+def read_verified(folder: Path, file: File) -> bytes:
+    """Read a program or a graph once, and check what was read.
+
+    Who may write to an artifact can exchange a file between its check and its use. So loaders use
+    these bytes, or a private copy of them. Weights are not code, and are mapped where they are.
+
+    Args:
+        folder: The artifact.
+        file: One of its files.
+
+    Returns:
+        Its sealed bytes.
+
+    Raises:
+        IntegrityError: It is another file now, or larger than a graph without weights is.
+    """
+    path = folder / inside(file.path)
+    try:
+        require_plain(path)
+        data = read_small(
+            path, _MAX_GRAPH_BYTES, IntegrityError, "a graph of ours", follow_links=False
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        data = b""
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        msg = f"{path} was changed while the artifact was opened: build or fetch it again"
+        raise IntegrityError(msg)
+    return data
 
 
 def require_same(folder: Path, manifest: Manifest) -> None:

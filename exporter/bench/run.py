@@ -141,7 +141,7 @@ def _artifact_rows(
     folder: Path, manifest: Manifest, load: Workload, threads: Sequence[int], *, trust: bool
 ) -> list[Row]:
     """Return a row for each number of threads: requested, compiled in, or all cores."""
-    own = manifest.options.get("threads") or hardware.describe().cores
+    own = manifest.threads or hardware.describe().cores
     decoding = _decoding(recipe.read(folder / RECIPE).decoding, load)
     return [
         Row(

@@ -31,7 +31,13 @@ from exporter.checkpoint.files import (
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
-from exporter.families import FAMILIES, companion_names, family_facts, family_name
+from exporter.families import (
+    FAMILIES,
+    companion_names,
+    family_facts,
+    family_name,
+    read_config,
+)
 from exporter.families.facts import Companions
 from exporter.formats.config_json import is_regular_file, read_json, refuse_code
 from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
@@ -48,7 +54,7 @@ class Checkpoint:
         source: The folder or Hub id, as passed to `open_checkpoint`.
         revision: The commit on the Hub; None for a folder.
         folder: The folder of the files.
-        config: The content of `config.json`.
+        config: What its family uses of `config.json`.
         tensors: The tensors by their names in the family's model. One that is stored in parts, or
             that an adapter changes, is computed when it is read.
         remote: Sizes in bytes of weight files that stayed on the Hub. While there are any, values
@@ -224,9 +230,9 @@ def _open(
     *,
     allow_pickle: bool,
 ) -> Checkpoint:
-    config = read_json(folder / CONFIG)
-    name = family_name(config)  # first, so that an unknown family is the first error
+    name = family_name(read_json(folder / CONFIG))  # first: an unknown family is the first error
     companions = _require_companions(folder, family_facts(name).COMPANIONS)
+    config = read_config(folder / CONFIG, name)
     family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
     tensors = derive(tensors, family.derived(config))

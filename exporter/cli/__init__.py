@@ -112,7 +112,8 @@ def _failed(terminal: Terminal, error: Exception) -> int:
 
 def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, ExporterError):
-        return error.exit_code, str(error)
+        full = exhausted(error.__cause__)
+        return ResourceError.exit_code if full else error.exit_code, str(error)
     if exhausted(error):
         return ResourceError.exit_code, exhaustion(error)
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:

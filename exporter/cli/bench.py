@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def _counts(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:
     """Read `1,2` as numbers of threads, each once."""
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdecimal() and int(part) for part in parts):
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) for part in parts):
         msg = f"{text!r} is not a list of numbers like 1,2"
         raise click.BadParameter(msg)
     return tuple(dict.fromkeys(map(int, parts)))

@@ -9,6 +9,7 @@ import click
 
 from exporter.cli.options import command
 from exporter.cli.output.formatting import option_value
+from exporter.system.hardware import MAX_THREADS
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--measure", is_flag=True, help="Also measure memory and matrix products (seconds).")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_THREADS),
     metavar="N",
     help="Threads to measure with; default: all cores.",
 )

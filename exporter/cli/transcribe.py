@@ -10,6 +10,7 @@ import click
 
 from exporter.cli.options import command, trust_option
 from exporter.cli.output.terminal import Terminal
+from exporter.system.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
     from exporter.families.transcript import Transcript
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--language", metavar="CODE", help="Language of the speech, like en.")
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Output text.")
 @click.option("--timestamps", is_flag=True, help="Print start and end of each segment.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="Default: all cores."
+)
 @trust_option
 def transcribe(
     terminal: Terminal,

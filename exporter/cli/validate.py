@@ -12,6 +12,7 @@ from exporter.cli.options import command, trust_option
 from exporter.cli.output.formatting import table
 from exporter.cli.output.terminal import Terminal, shown
 from exporter.errors import GateError
+from exporter.system.hardware import MAX_THREADS
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Use at most N clips.")
 @click.option("--reference", metavar="ID_OR_PATH", help="Original checkpoint to compare with.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="For both models; default: all."
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    metavar="N",
+    help="For both models; default: all.",
 )
 @click.option(
     "--workers",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import CheckpointError
-from exporter.formats.config_json import read_json
+from exporter.formats.config_json import held, read_json
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def family_name(config: Mapping[str, Any]) -> str:
     for name in FAMILIES:
         if model_type in family_facts(name).MODEL_TYPES:
             return name
-    msg = f"config.json: model_type {model_type!r} is not one of: {', '.join(model_types())}"
+    msg = f"config.json: model_type {model_type!r:.60} is not one of: {', '.join(model_types())}"
     raise CheckpointError(msg)
 
 
@@ -53,12 +53,23 @@ def companion_names() -> list[str]:
 
 
 def read_configs(folder: Path, name: str) -> Configs:
-    """Read the JSON files that a family's checkpoints and artifacts have, by file name.
+    """Read what a family uses of the JSON files of its checkpoints and artifacts, by file name.
 
     Raises:
-        CheckpointError: One is missing or cannot be read.
+        CheckpointError: One is missing, cannot be read, or holds what the family's may not.
     """
-    return {file: read_json(folder / file) for file in family_facts(name).COMPANIONS.configs}
+    return {
+        file: read_config(folder / file, name) for file in family_facts(name).COMPANIONS.configs
+    }
+
+
+def read_config(path: Path, name: str) -> dict[str, Any]:
+    """Read what a family uses of one JSON file.
+
+    Raises:
+        CheckpointError: As `read_configs`.
+    """
+    return held(family_facts(name).CONFIGS[path.name], read_json(path), str(path))
 
 
 def _each(fact: Callable[[FamilyFacts], Iterable[str]]) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """Facts about a family that need no torch, as plain data."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from exporter.formats.config_json import Limits
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class FamilyFacts(Protocol):
     Attributes:
         MODEL_TYPES: The values of `model_type` in `config.json` of this family.
         COMPANIONS: The files that its checkpoints need beside weights.
+        CONFIGS: What each JSON file may hold, by its name; the rest of it is never used.
         DECODING: The fields of `exporter.recipe.Decoding` that it supports.
         ENCODERS: The names of graphs that run once per window of audio, not once per token.
     """
 
     MODEL_TYPES: tuple[str, ...]
     COMPANIONS: Companions
+    CONFIGS: Mapping[str, type[Limits]]
     DECODING: tuple[str, ...]
     ENCODERS: tuple[str, ...]

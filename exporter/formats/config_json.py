@@ -1,9 +1,12 @@
 """Configuration files read as data: bounded, and refused if they name code or other files."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter.errors import CheckpointError
 from exporter.system.files import read_small
@@ -11,10 +14,14 @@ from exporter.system.files import read_small
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 32
 # Keys that make transformers run foreign code, at any depth: CVE-2026-5241 is a nested one.
-_CODE = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"})
-_KERNELS = frozenset(
-    {"attn_implementation", "_attn_implementation"}
-)  # their value may name a repository
+_CODE = re.compile(
+    "auto_map|trust_remote_code|custom_pipelines|custom_generate|init_inputs|use_kernels"
+    "|.*(quantization|compression|kernel)_config",
+    re.IGNORECASE,
+)
+# Their value may name a repository (CVE-2026-4372), or a package that transformers fetches.
+_KERNELS = re.compile(".*(attn|attention|experts)_implementation.*", re.IGNORECASE)
+_BUILT_IN = (None, False, True, "", "eager", "sdpa")
 # Arguments of tokenizers whose paths transformers opens instead of the folder's own files.
 _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
 
@@ -62,18 +69,77 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+class Limits(BaseModel):
+    """The keys of a family's config that are used, each with the values that it may have.
+
+    Other keys are never passed on. A field with `exclude` is checked, but not used either.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    def used(self) -> dict[str, Any]:
+        """Return the keys that the file has, and those with a default other than None."""
+        defaults = {
+            name: field.default
+            for name, field in type(self).model_fields.items()
+            if field.default is not None and not field.exclude
+        }
+        return {**defaults, **self.model_dump(exclude_unset=True, by_alias=True)}
+
+
+def held(limits: type[Limits], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Hold a config to a family's limits.
+
+    Args:
+        limits: The keys that are used.
+        values: The config.
+        where: The file, for messages.
+
+    Returns:
+        What may be passed to transformers.
+
+    Raises:
+        CheckpointError: The config names code or other files, or has a value outside the limits.
+    """
+    _refuse_code(values, where)
+    try:
+        return limits.model_validate(values).used()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(_shown, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        told = f"{key}: {reason}, got {first['input']!r:.40}" if key else reason
+        msg = f"{where}: {told}: this is no {limits.model_config['title']}'s"
+        raise CheckpointError(msg) from error
+
+
 def refuse_code(path: Path) -> None:
     """Raise CheckpointError for a config that makes transformers run code or open other files."""
-    for _, key, value in _entries(read_json(path)):
-        if (key in _CODE and value) or (key in _KERNELS and "/" in str(value)):
+    _refuse_code(read_json(path), str(path))
+
+
+def _refuse_code(values: Mapping[str, Any], where: str) -> None:
+    for _, key, value in _entries(values):
+        if key is None or not value:
+            continue
+        foreign = _KERNELS.fullmatch(key) and not (
+            isinstance(value, str | bool) and value in _BUILT_IN
+        )
+        if foreign or _CODE.fullmatch(key):
             msg = (
-                f"{path}: `{key}` asks for code outside transformers, which is never run.\n"
-                f"If the model is a plain one, remove `{key}` from the file."
+                f"{where}: `{_shown(key)}` asks for code outside transformers, which is never run."
+                f"\nIf the model is a plain one, remove `{_shown(key)}` from the file."
             )
             raise CheckpointError(msg)
-        if key in _PATHS and value:
-            msg = f"{path}: `{key}` names a file elsewhere: remove it; the folder's own is used"
+        if key in _PATHS:
+            msg = f"{where}: `{key}` names a file elsewhere: remove it; the folder's own is used"
             raise CheckpointError(msg)
+
+
+def _shown(key: object) -> str:
+    """Return a key of a file in one printable line."""
+    text = str(key)[:80]
+    return text if text.isprintable() else ascii(text)
 
 
 def _entries(value: object) -> Iterator[tuple[int, str | None, object]]:

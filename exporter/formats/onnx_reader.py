@@ -133,13 +133,12 @@ def read_model(path: Path, name: str, budget: Budget) -> Model:
         return reader.model()
 
 
-def read_tensors(path: Path) -> list[Tensor]:
+def read_tensors(graph: bytes, name: str) -> list[Tensor]:
     """Find every weight at any depth, those of functions, sparse weights and training included.
 
-    Raises DamagedError.
+    `name` is the file's in its folder. Raises DamagedError.
     """
-    with _opened(path, path.name, Budget()) as reader:
-        return list(reader.tensors())
+    return list(_Reader(Wire(graph, Budget()), name).tensors())
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import IntegrityError, MachineError, RecipeError
 from exporter.hub import pull
 from exporter.recipe import Decoding
+from exporter.runtime.foreign import foreign_files, sealed_configs
 from exporter.runtime.quiet import no_progress_bars, quiet_libraries
 from exporter.runtime.recogniser import Recogniser
 from exporter.system.accelerators import DEVICES, require_device
-from exporter.system.hardware import describe, require_features
+from exporter.system.hardware import describe, require_features, thread_limit
 from exporter.system.progress import Progress, silent
 
 
@@ -68,8 +69,8 @@ def load(
         msg = f"{folder}: a newer exporter built this {manifest.kind} of {manifest.family}: update"
         raise IntegrityError(msg)
     family, target = FAMILIES[manifest.family], TARGETS[manifest.kind]
-    threads = _set_threads(threads or manifest.options.get("threads"))
-    with quiet_libraries():
+    threads = _set_threads(threads or manifest.threads)
+    with quiet_libraries(), foreign_files(manifest, folder), sealed_configs():
         model = target.load(folder, manifest, family, threads, needed)
         processor, sealed = family.processor(folder), recipe.read(folder / RECIPE)
     require_same(folder, manifest)  # fails if the artifact was replaced meanwhile
@@ -125,8 +126,9 @@ def _require_usable(device: str, threads: int | None) -> None:
         offered = " or ".join(map(repr, DEVICES))
         msg = f"device={str(device)[:40]!r}: artifacts run on {offered} so far"
         raise MachineError(msg)
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        msg = f"threads={threads!r:.40}: give a whole number of at least 1, or leave it out"
+    most = thread_limit()
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
+        msg = f"threads={threads!r:.40}: give a whole number from 1 to {most}, or leave it out"
         raise RecipeError(msg)
 
 
@@ -134,6 +136,12 @@ def _set_threads(threads: int | None) -> int:
     import torch
 
     chosen = threads or describe().cores
+    if chosen > thread_limit():
+        msg = (
+            f"it was compiled for {chosen} threads, and this machine's {describe().cores} cores "
+            f"carry {thread_limit()} at most: build it again with fewer"
+        )
+        raise MachineError(msg)
     torch.set_num_threads(chosen)
     return chosen
 

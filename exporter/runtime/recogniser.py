@@ -18,6 +18,7 @@ from exporter.formats import audio as audio_files
 from exporter.formats.audio import KINDS, Recording, is_recording, require_rate
 from exporter.formats.yaml_source import explain, nearest
 from exporter.recipe import Decoding
+from exporter.runtime.foreign import foreign_files
 from exporter.runtime.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Recogniser:
         Used for measurements, since it reads, converts and checks nothing. `decoding` sets every
         option; None means the recipe's.
         """
-        with quiet_libraries():
+        with quiet_libraries(), foreign_files(self.manifest):
             return self.family.transcribe(
                 self.model, self.processor, audio, decoding or self.decoding
             )

@@ -30,6 +30,7 @@ KERNEL_FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
     *("amx_int8", "amx_bf16"),
 )
+MAX_THREADS = 1024  # of a recipe, an artifact or an option; see `thread_limit` for this machine's
 _KIB = 1024
 
 
@@ -167,6 +168,14 @@ def require_cores(threads: int) -> None:
     if threads > describe().cores:
         msg = f"--threads {threads}: this machine has {describe().cores} cores"
         raise MachineError(msg)
+
+
+def thread_limit() -> int:
+    """Return the most threads that a model may use here: several for each core, for containers.
+
+    Every session and library starts as many, so that thousands would bring a machine down.
+    """
+    return min(MAX_THREADS, max(64, 8 * describe().cores))
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: handled once, and not during cleanup."""
+"""Signals: SIGINT and SIGTERM, handled once and not during cleanup, and a limit of time."""
 
 import signal
 import threading
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 3.0
+_limited = False
 
 
 class Terminated(SystemExit):
@@ -38,6 +39,29 @@ def leave() -> None:
     """Ignore further signals, so that the process ends with its chosen exit code."""
     for each in _BOTH:
         signal.signal(each, signal.SIG_IGN)
+
+
+def end_at_limits() -> None:
+    """Let `time_limit` end this process, which runs one step."""
+    global _limited
+    _limited = True
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let the kernel end a step's process if a block takes longer, even inside native code.
+
+    Other processes are not limited: their alarms belong to the user.
+    """
+    if not _limited:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

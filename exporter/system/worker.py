@@ -12,6 +12,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,12 +28,13 @@ from typing import IO, Any
 from exporter.errors import (
     BuildError,
     ExporterError,
+    IntegrityError,
     MachineError,
     ResourceError,
     exhausted,
     exhaustion,
 )
-from exporter.system import hardware
+from exporter.system import hardware, signals
 from exporter.system.environment import child_environment
 from exporter.system.progress import Progress
 from exporter.system.signals import undisturbed
@@ -40,6 +42,7 @@ from exporter.system.tempdirs import scratch
 
 _log = logging.getLogger(__name__)
 _ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
+_LEAST_BYTES = 4 << 30  # address space that any step may have
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -73,6 +76,7 @@ def run(
 
     Raises:
         ExporterError: The step's own error.
+        IntegrityError: A graph did not end: see `signals.time_limit`.
         MachineError: The process met an illegal instruction.
         ResourceError: The process was killed, or memory or disk ran out.
         BuildError: The process crashed with another signal.
@@ -179,6 +183,9 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
     if code == -signal.SIGILL:
         msg = f"{where}: illegal instruction. It was compiled for a CPU with more features."
         return MachineError(msg)
+    if code == -signal.SIGALRM:
+        msg = f"{where}: a graph does not end.\nBuild the artifact again, or fetch it again."
+        return IntegrityError(msg)
     if code == -signal.SIGKILL:
         msg = f"{where}: killed, most likely because memory ran out.\nFree some memory."
         return ResourceError(msg)
@@ -191,6 +198,8 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
 def main(step: str, request: str, parent: str) -> int:
     """Run one step in this process; send its result or its expected error to the parent."""
     _die_with(int(parent))
+    _limit_memory()
+    signals.end_at_limits()
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output of libraries goes to the log, only our messages to the parent
     started = time.monotonic()
@@ -217,6 +226,17 @@ def main(step: str, request: str, parent: str) -> int:
     }
     _send(pipe, {**figures, **result})
     return 0
+
+
+def _limit_memory() -> None:
+    """Let a graph that asks for more memory than there is fail, before the machine does.
+
+    The limit counts reserved memory as well, so it is twice what is available.
+    """
+    most = max(2 * hardware.memory_available_bytes(), _LEAST_BYTES)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _send(pipe: IO[str], message: object) -> None:
@@ -247,7 +267,7 @@ def _die_with(parent: int) -> None:
 def _expected(error: Exception) -> ExporterError:
     """Return an expected error as an ExporterError; raise any other again."""
     if isinstance(error, ExporterError):
-        return error
+        return ResourceError(str(error)) if exhausted(error.__cause__) else error
     if exhausted(error):
         return ResourceError(exhaustion(error))
     raise error

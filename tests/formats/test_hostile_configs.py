@@ -5,7 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor
 
+from exporter import cli
+from exporter.families import read_configs
+from exporter.families.whisper.config_limits import CONFIGS as CONFIGS_OF_WHISPER
+from exporter.families.whisper.construct import processor
 from tests.conftest import HARMLESS, Refused
 from tests.support.hostile_configs import CODE, HARMFUL, changed
 
@@ -32,6 +37,68 @@ def test_configs_that_bring_code(name: str, key: str, checkpoint: Path, refused:
 def test_configs_that_do_harm(case: str, checkpoint: Path, refused: Refused) -> None:
     HARMFUL[case](checkpoint)
     refused(3)
+
+
+# What fine-tuners and older releases of transformers write beside a model's own keys.
+USUAL: dict[str, object] = {
+    "_attn_implementation_autoset": True,
+    "_attn_implementation": "sdpa",
+    "_commit_hash": None,
+    "_name_or_path": "openai/whisper-small",
+    "apply_spec_augment": False,
+    "attribute_map": {"d_model": "vocab_size"},
+    "auto_map": {},
+    "chunk_size_feed_forward": 0,
+    "dtype": "float16",
+    "forced_decoder_ids": [[1, 50259], [2, None]],
+    "hidden_size": 64,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "mask_time_prob": 0.05,
+    "max_length": 448,
+    "median_filter_width": 7,
+    "num_hidden_layers": 2,
+    "output_attentions": True,
+    "pruned_heads": {},
+    "quantization_config": None,
+    "suppress_tokens": [],
+    "task_specific_params": {"asr": {"num_beams": 10**9}},
+    "tie_encoder_decoder": False,
+    "torch_dtype": "load",
+    "torchscript": True,
+    "transformers_version": "5.24.0",
+    "unsloth_version": "2026.1",
+    "wandb": {"run": [1, 2]},
+}
+
+
+def test_other_keys_are_dropped(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in CONFIGS:
+        changed(f"{name}.json", wandb={"run": 1}, unsloth_version="2026.1")(checkpoint)
+    changed("config.json", **USUAL)(checkpoint)
+    changed("tokenizer_config.json", special_tokens_map_file="/etc/passwd")(checkpoint)
+    assert cli.main(["build", "recipe.yaml", "--dry-run"]) == 0, capfd.readouterr().err
+    used = read_configs(checkpoint, "whisper")
+    for values in used.values():
+        assert not {"wandb", "unsloth_version", "attribute_map", "torch_dtype"} & values.keys()
+
+
+def test_limits_have_the_defaults_of_transformers() -> None:
+    theirs = WhisperConfig()
+    for name, value in CONFIGS_OF_WHISPER["config.json"]().used().items():
+        assert getattr(theirs, name) == value, name
+    extractor = WhisperFeatureExtractor()
+    for name, value in CONFIGS_OF_WHISPER["preprocessor_config.json"]().used().items():
+        assert getattr(extractor, name) == value, name
+
+
+def test_the_tokenizer_is_the_one_that_transformers_reads(repository: Path) -> None:
+    folder = repository / "recipes" / "demo" / "whisper"
+    ours, theirs = processor(folder), WhisperProcessor.from_pretrained(folder)
+    assert ours.tokenizer.init_kwargs.items() >= theirs.tokenizer.init_kwargs.items()
+    assert ours.feature_extractor.to_dict() == theirs.feature_extractor.to_dict()
+    states = [each.tokenizer.backend_tokenizer.to_str() for each in (ours, theirs)]
+    assert states[0] == states[1]
 
 
 # Recipes

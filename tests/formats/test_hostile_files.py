@@ -61,7 +61,8 @@ def test_weights_where_they_belong(
     graph = where(stored(GOOD.items())).SerializeToString()
     folder = sealed_onnx(tmp_path, graph)
     files = store.verify(folder).files
-    require_sealed(folder / "model.onnx", {file.path: file.size_bytes for file in files})
+    sizes = {file.path: file.size_bytes for file in files}
+    require_sealed(folder / "model.onnx", graph, sizes)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])

@@ -37,6 +37,22 @@ OUTSIDE: dict[str, Change] = {
     ),
     "a quantizer": changed("config.json", quantization_config={"quant_method": "bitsandbytes"}),
     "a kernel": changed("config.json", attn_implementation="evil/kernel"),
+    # CVE-2026-4372: the name of an attribute, which no setter checks.
+    "a kernel inside": changed(
+        "config.json", _attn_implementation_internal="evil/kernel:attention"
+    ),
+    "kernels by part": changed("config.json", _attn_implementation={"": "evil/kernel"}),
+    "a kernel of the generation": changed(
+        "generation_config.json", attn_implementation="evil/kernel"
+    ),
+    "a kernel of a sub-config": changed(
+        "config.json", encoder={"attn_implementation": "evil/kernel"}
+    ),
+    "a kernel that is fetched": changed("config.json", attn_implementation="flash_attention_2"),
+    "kernels of experts": changed("config.json", _experts_implementation_internal="evil/kernel"),
+    "kernels for layers": changed("config.json", use_kernels=True),
+    "custom code to generate": changed("generation_config.json", custom_generate="evil/repo"),
+    "a tokenizer's arguments": changed("tokenizer_config.json", init_inputs=["/etc/passwd"]),
     "vocab_file": changed("tokenizer_config.json", vocab_file="/etc/passwd"),
     "merges_file": changed("tokenizer_config.json", merges_file="../../secret"),
     "normalizer_file": changed("tokenizer_config.json", normalizer_file="../secret.json"),
@@ -56,6 +72,31 @@ NUMBERS: dict[str, Change] = {
     "positions": changed("config.json", max_source_positions=10**10),
     "no mels": changed("config.json", num_mel_bins=0),
     "no heads": changed("config.json", encoder_attention_heads=0),
+    "an alias of the width": changed("config.json", hidden_size=10**9),
+    "an alias that differs": changed("config.json", hidden_size=128),
+    "no heads by an alias": changed("config.json", num_attention_heads=0),
+    "no heads by another": changed("config.json", num_key_value_heads=0),
+    "heads that do not divide": changed("config.json", decoder_attention_heads=7),
+    "a width without sines": changed("config.json", d_model=2, encoder_attention_heads=1),
+    "layers by another name": changed("config.json", num_hidden_layers=10**9),
+    "labels by number": changed("config.json", num_labels=10**7),
+    "a head cut off": changed("config.json", pruned_heads={"0": [0]}),
+    "tied weights": changed("config.json", tie_encoder_decoder=True),
+    "padding beyond the words": changed("config.json", pad_token_id=10**6),
+    "no padding": changed("config.json", pad_token_id=-5),
+    "nothing": changed("config.json", d_model=None),
+    "true": changed("config.json", encoder_layers=True),
+    "not a number": changed("config.json", init_std=1, scale_embedding=float("nan")),
+    "an inner window": changed(
+        "preprocessor_config.json", feature_extractor={"chunk_length": 10**9}
+    ),
+    "an inner text": changed("preprocessor_config.json", feature_extractor="x"),
+    "noise": changed("preprocessor_config.json", dither=float("inf")),
+    "samples": changed("preprocessor_config.json", chunk_length=600, sampling_rate=768_000),
+    "beams": changed("generation_config.json", num_beams=10**9),
+    "a start beyond the words": changed("generation_config.json", decoder_start_token_id=10**6),
+    "a language beyond them": changed("generation_config.json", lang_to_id={"<|en|>": 10**6}),
+    "a length in words": changed("generation_config.json", max_length="448"),
     "text": changed("config.json", d_model="x"),
     "activation": changed("config.json", activation_function="evil"),
     "labels": changed("config.json", id2label={"a": "b"}),

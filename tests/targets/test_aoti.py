@@ -1,10 +1,15 @@
 """The aoti target on a model of one small graph: what it compiles, and what it refuses to open."""
 
+import hashlib
 import json
 import os
 import re
+import resource
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,16 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from exporter.artifact.manifest import Requirements
+from exporter.artifact.manifest import File, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError
+from exporter.errors import BuildError, IntegrityError, MachineError, RecipeError, exhausted
 from exporter.families.graph import Graph
+from exporter.formats import pt2
 from exporter.formats.tensor_io import safetensors_infos
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.system import hardware
 from exporter.targets.aoti import target as aoti
+from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job
 from tests.support.plans import FLOAT, INT8, plan_for
 
@@ -115,14 +122,19 @@ class Built:
     needs: Requirements
     original: Model
 
-    @property
-    def manifest(self) -> Any:
-        return SimpleNamespace(
-            needs=self.needs, versions={"torch": torch.__version__}, options={"threads": None}
-        )
+    def manifest(self, folder: Path) -> Any:
+        """The part of a folder's manifest that loading reads."""
+        files = []
+        for path in sorted(folder.iterdir()):
+            data = path.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            files.append(File(path=path.name, size_bytes=len(data), sha256=sha256))
+        versions = {"torch": torch.__version__}
+        return SimpleNamespace(needs=self.needs, versions=versions, threads=None, files=files)
 
-    def load(self) -> Any:
-        return aoti.load(self.folder, self.manifest, Family(), 1)
+    def load(self, folder: Path | None = None) -> Any:
+        folder = folder or self.folder
+        return aoti.load(folder, self.manifest(folder), Family(), 1)
 
 
 def build(
@@ -249,14 +261,12 @@ def ideal_bytes(model: Model) -> int:
 FRESH = """
 import json, sys, torch
 from pathlib import Path
-from types import SimpleNamespace
 from exporter.artifact.manifest import Requirements
-from exporter.targets.aoti import target as aoti
-from tests.targets.test_aoti import Family, inputs_of
+from tests.targets.test_aoti import Built, inputs_of
 folder, needs = Path(sys.argv[1]), tuple(json.loads(sys.argv[2]))
-versions = {"torch": torch.__version__}
-manifest = SimpleNamespace(needs=Requirements(cpu_features=needs), versions=versions, options={})
-run, _ = aoti.load(folder, manifest, Family(), 1)
+run, _ = Built(folder, Requirements(cpu_features=needs), None).load()
+foreign = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "optimum"} & sys.modules.keys()
+assert not foreign, foreign
 print(run(inputs_of(3))["logits"].double().sum().item())
 """
 
@@ -350,7 +360,7 @@ def test_tampered_members_are_refused_unopened(
             package.writestr(info, data)
     monkeypatch.setattr(torch._C, "_aoti", None)
     with pytest.raises(IntegrityError, match=r"step\.pt2 has"):
-        aoti.load(tmp_path, built.manifest, Family(), 1)  # type: ignore[arg-type]
+        built.load(tmp_path)
 
 
 def test_what_is_no_package_is_refused(built: Built, tmp_path: Path) -> None:
@@ -358,7 +368,86 @@ def test_what_is_no_package_is_refused(built: Built, tmp_path: Path) -> None:
     for data in (b"", b"not a zip", whole[: len(whole) // 2]):
         (tmp_path / "step.pt2").write_bytes(data)
         with pytest.raises(IntegrityError, match=r"step\.pt2"):
-            aoti.load(tmp_path, built.manifest, Family(), 1)  # type: ignore[arg-type]
+            built.load(tmp_path)
+
+
+def rewrite(path: Path, other: bytes) -> None:
+    path.write_bytes(other)
+
+
+def put_beside(path: Path, other: bytes) -> None:
+    beside = path.with_name("other")
+    beside.write_bytes(other)
+    beside.replace(path)
+
+
+def link(path: Path, other: bytes) -> None:
+    beside = path.with_name("other")
+    beside.write_bytes(other)
+    path.unlink()
+    path.symlink_to(beside)
+
+
+EXCHANGES = [rewrite, put_beside, link]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_package_that_is_exchanged_after_its_check_is_not_opened(
+    exchange: Callable[[Path, bytes], None],
+    built: Built,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(built.folder, tmp_path / "artifact"))
+    checked = built.manifest(folder)
+    exchange(folder / "step.pt2", (built.folder / "step.pt2").read_bytes() + b"evil")
+    monkeypatch.setattr(torch._C, "_aoti", None)
+    with pytest.raises(IntegrityError, match=r"step\.pt2 (was changed|is a link)"):
+        aoti.load(folder, checked, Family(), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_what_was_checked_is_what_is_loaded(
+    exchange: Callable[[Path, bytes], None],
+    built: Built,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(built.folder, tmp_path / "artifact"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    opened = []
+
+    def read_and_exchange(path: Path) -> Any:
+        state = path.parent.stat()
+        opened.append((stat.S_IMODE(state.st_mode), state.st_uid))
+        exchange(folder / "step.pt2", b"evil")
+        return read_spec(path)
+
+    monkeypatch.setattr(aoti, "read_spec", read_and_exchange)
+    run, _ = built.load(folder)
+    assert run(inputs_of(2))["logits"].isfinite().all()
+    assert opened == [(0o700, os.getuid())]
+    assert not list(tmp_path.glob("exporter-step-*"))
+
+
+def test_a_full_disk_is_told_as_such(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch unpacks packages in TMPDIR, and its error tells no reason."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with zipfile.ZipFile(built.folder / "step.pt2") as package:
+        size = package.getinfo(f"step/{pt2.LIBRARY}").file_size
+    packed = shutil.copyfile(built.folder / "step.pt2", tmp_path / "step.pt2")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+    try:
+        with pytest.raises((RuntimeError, OSError)) as caught:
+            Package(packed, read_spec(packed), load_file(built.folder / "weights.safetensors"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert exhausted(caught.value)
 
 
 def check(scheme: QuantizationScheme = INT8, **options: Any) -> None:

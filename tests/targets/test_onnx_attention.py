@@ -51,7 +51,8 @@ def opened(
     free = {name: tuple(f"{name}_{i}" for i in range(len(s))) for name, s in shapes.items()}
     model = trace._trace(Graph("attention", module, given, axes, free))
     ir.save(model, folder / "attention.onnx")
-    return open_session(folder / "attention.onnx", 1)
+    path = folder / "attention.onnx"
+    return open_session(path, path.read_bytes(), 1)
 
 
 def draw(*shape: int) -> Tensor:

@@ -4,6 +4,9 @@ The family itself is in `family`; here are the facts that need no torch.
 """
 
 from exporter.families.facts import Companions
+from exporter.families.whisper.config_limits import CONFIGS
+
+__all__ = ["COMPANIONS", "CONFIGS", "DECODING", "ENCODERS", "MODEL_TYPES"]
 
 MODEL_TYPES = ("whisper",)
 COMPANIONS = Companions(

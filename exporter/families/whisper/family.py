@@ -6,18 +6,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    WhisperConfig,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-)
 
-from exporter.errors import CheckpointError, IntegrityError, exhausted
+from exporter.errors import CheckpointError, IntegrityError
 from exporter.families.base import Configs
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
-from exporter.families.whisper.config_limits import check_config, check_files
+from exporter.families.offline import offline
+from exporter.families.whisper import construct
+from exporter.families.whisper.construct import generation_config
 from exporter.families.whisper.decoding.transcribe import (
     CONFIG,
     GENERATION,
@@ -64,7 +60,7 @@ LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config values that determine graphs besides the weights' shapes."""
-    whole = _config(config)
+    whole = construct.config(config)
     names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
     heads = ("encoder_attention_heads", "decoder_attention_heads")
     return {name: getattr(whole, name) for name in (*names, *heads)}
@@ -81,24 +77,8 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
     Raises:
         CheckpointError: No Whisper has such a config.
     """
-    try:
-        with torch.device("meta"):
-            model: nn.Module = WhisperForConditionalGeneration._from_config(
-                _config(config), attn_implementation="sdpa", dtype=dtype
-            )
-    except ValueError as error:  # for example a width that is no multiple of the heads
-        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
-        raise CheckpointError(msg) from error
+    model: nn.Module = construct.skeleton(config, dtype)
     return model.eval().requires_grad_(False)
-
-
-def _config(config: dict[str, Any]) -> WhisperConfig:
-    check_config(config)
-    try:
-        return WhisperConfig.from_dict(config)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        msg = f"config.json: {str(error)[:200]}: this is no Whisper's"
-        raise CheckpointError(msg) from error
 
 
 def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
@@ -121,9 +101,9 @@ def assemble(
     if functions.keys().isdisjoint(DECODERS):
         msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
         raise IntegrityError(msg)
-    return _assemble(
-        WhisperConfig.from_pretrained(folder), generation_config(folder), functions, cache_dtype
-    )
+    config = construct.config(read_json(folder / CONFIG))
+    with offline():
+        return _assemble(config, generation_config(folder), functions, cache_dtype)
 
 
 def attach_engine(model: Any, folder: Path) -> None:
@@ -137,30 +117,12 @@ def configs(model: Any) -> Configs:
     return {CONFIG: model.config.to_dict(), GENERATION: model.generation_config.to_dict()}
 
 
-def generation_config(folder: Path) -> GenerationConfig:
-    """Return the folder's generation config, without the prompt of old checkpoints.
-
-    `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
-    """
-    loaded: GenerationConfig = GenerationConfig.from_pretrained(folder, forced_decoder_ids=None)
-    return loaded
-
-
 def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
     """Open the original in float32 in transformers: the reference for every comparison.
 
     With `state`, only the configs are read from the folder.
     """
-    check_config(read_json(folder / "config.json"))
-    if state is None:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    else:
-        config = WhisperConfig.from_pretrained(folder, local_files_only=True)
-        model = WhisperForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=state, dtype=torch.float32
-        )
+    model = construct.original(folder, state)
     model.generation_config = generation_config(folder)
     return model.eval()
 
@@ -171,15 +133,7 @@ def processor(folder: Path) -> Any:
     Raises:
         CheckpointError: They cannot be read.
     """
-    check_files(folder)
-    try:
-        return WhisperProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the type that tokenizers raises for an invalid file
-        if exhausted(error):
-            raise
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        msg = f"{folder}: the tokenizer or feature extractor cannot be read ({reason[:200]})"
-        raise CheckpointError(msg) from error
+    return construct.processor(folder)
 
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:

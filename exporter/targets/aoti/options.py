@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from exporter.errors import MachineError
 from exporter.quantization.moved_options import refuse_moved
 from exporter.system.accelerators import Device
-from exporter.system.hardware import describe, level_features
+from exporter.system.hardware import MAX_THREADS, describe, level_features
 from exporter.targets.aoti import (
     AMX_INT8,
     BF16,
@@ -73,7 +73,7 @@ class Options(TargetOptions):
     onednn: bool | Auto | dict[str, bool | Auto] = Field(
         default_factory=lambda data: _following(data, default=_knows_amx(data))
     )
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
 
     _moved = model_validator(mode="before")(refuse_moved("int8", "exclude", "include_lm_head"))
 

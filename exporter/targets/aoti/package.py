@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.errors import IntegrityError, MachineError
+from exporter.errors import IntegrityError, MachineError, exhausted
 from exporter.formats import pt2
 from exporter.system.accelerators import Device
 from exporter.targets.aoti.devices import SUPPORT
@@ -58,15 +58,23 @@ class Package:
 
     Compiled code does not check its inputs, so this class does. It references `weights` (by the
     names of the spec's constants, on the device) without copying them.
+
+    `path` is the package to open, which may be removed then; `shown` is its name in messages.
     """
 
     def __init__(
-        self, path: Path, spec: Spec, weights: Mapping[str, Tensor], device: Device = "cpu"
+        self,
+        path: Path,
+        spec: Spec,
+        weights: Mapping[str, Tensor],
+        device: Device = "cpu",
+        shown: Path | None = None,
     ) -> None:
+        shown = shown or path
         self._name = path.name
         self._support = SUPPORT[device]
         self.device = self._support.torch_device
-        self._weights = {own: _weight(path, weights, c) for own, c in spec.constants.items()}
+        self._weights = {own: _weight(shown, weights, c) for own, c in spec.constants.items()}
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
         try:
@@ -75,10 +83,12 @@ class Package:
                 str(path), "model", False, 1, self._support.loader_index
             )
         except RuntimeError as error:
-            msg = f"{path} cannot be loaded on this machine: {str(error).splitlines()[0]}"
+            if exhausted(error):
+                raise
+            msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
             raise MachineError(msg) from error
         if set(self._loader.get_constant_fqns()) != self._weights.keys():
-            msg = f"{path} was compiled for other weights than it names: build the artifact again"
+            msg = f"{shown} was compiled for other weights than it names: build the artifact again"
             raise IntegrityError(msg)
         self._loader.load_constants(self._weights, False, True, True)
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from exporter.artifact import store
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import MachineError, RecipeError
@@ -26,6 +27,7 @@ from exporter.quantization.schemes.float import Scheme as Float
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.hardware import require_features
+from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
 from exporter.targets.aoti.devices import SUPPORT
@@ -153,18 +155,29 @@ def load(
             f"Install torch {built} or build the artifact again."
         )
         raise MachineError(msg)
-    baked = manifest.options.get("threads")
+    baked = manifest.threads
     if baked not in (None, threads):
         msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
         raise MachineError(msg)
-    specs = {path: read_spec(path) for path in sorted(folder.glob("*.pt2"))}
-    place = str(SUPPORT[device].torch_device)
-    # On the CPU weights are mapped into memory; all graphs share them.
-    with safe_open(folder / _WEIGHTS, framework="pt", device=place) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    functions = {path.stem: Package(path, spec, weights, device) for path, spec in specs.items()}
+    packages = [file for file in manifest.files if file.path.endswith(".pt2")]
+    with scratch() as place:  # what is checked is what runs, whoever else may write to the folder
+        copies = {place / Path(file.path).name: file for file in packages}
+        for copy, file in copies.items():
+            copy.write_bytes(store.read_verified(folder, file))
+        specs = {copy: read_spec(copy) for copy in copies}
+        weights = _weights(folder / _WEIGHTS, device)
+        functions = {
+            copy.stem: Package(copy, spec, weights, device, folder / copy.name)
+            for copy, spec in specs.items()
+        }
     caches = {t.dtype for spec in specs.values() for t in spec.inputs.values() if t.mutated}
     return family.assemble(folder, functions, getattr(torch, min(caches, default="float32")))
+
+
+def _weights(path: Path, device: Device) -> dict[str, Tensor]:
+    """Return the weights, which all graphs share; on the CPU they are mapped into memory."""
+    with safe_open(path, framework="pt", device=str(SUPPORT[device].torch_device)) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _minor(version: str) -> str:

@@ -68,13 +68,6 @@ def share_external_data(path: Path, weights_from: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def weights_from(path: Path) -> set[str]:
-    """Return the file names of other graphs whose weights a graph uses; usually none."""
-    values = [each.const_value for each in ir.load(path).graph.initializers.values()]
-    files = {str(each.location) for each in values if isinstance(each, ir.ExternalTensor)}
-    return {file.removesuffix("_data") for file in files} - {path.name}
-
-
 def _places(model: ir.Model, names: Container[str]) -> dict[str, Place]:
     """Assign file offsets to the weights, in the graph's order."""
     places, end = {}, 0

@@ -8,22 +8,26 @@ from exporter.formats.onnx_reader import Tensor, read_tensors
 from exporter.formats.protobuf import DamagedError
 
 
-def require_sealed(path: Path, sealed: Mapping[str, int]) -> None:
+def require_sealed(path: Path, graph: bytes, sealed: Mapping[str, int]) -> set[str]:
     """Check that a graph's external data is inside the sealed files of its folder.
 
     This is needed because onnxruntime 1.31 refuses `../`, but follows a hard link, and reads
     files that the manifest does not name.
 
     Args:
-        path: The graph.
+        path: The graph's file, for messages.
+        graph: What is in it.
         sealed: The files' sizes in bytes, by name.
+
+    Returns:
+        The names of the files that hold its external data.
 
     Raises:
         IntegrityError: A tensor's data is elsewhere.
     """
     try:
-        tensors = read_tensors(path)
-    except (DamagedError, OSError) as error:
+        tensors = read_tensors(graph, path.name)
+    except DamagedError as error:
         msg = f"{path} is not an ONNX graph ({error}): build or fetch the artifact again"
         raise IntegrityError(msg) from error
     for tensor in tensors:
@@ -33,6 +37,7 @@ def require_sealed(path: Path, sealed: Mapping[str, int]) -> None:
                 "Build the artifact again, or fetch it from a source you trust."
             )
             raise IntegrityError(msg)
+    return {dict(tensor.told)["location"] for tensor in tensors if tensor.external}
 
 
 def _outside(tensor: Tensor, sealed: Mapping[str, int]) -> str | None:

@@ -1,28 +1,35 @@
 """Run a built graph in onnxruntime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as raised
 from torch import Tensor
 
-from exporter.errors import IntegrityError
+from exporter.errors import IntegrityError, exhausted
 from exporter.families.graph import WRITTEN
 from exporter.system.accelerators import Device
+from exporter.system.signals import time_limit
 from exporter.targets.onnx.providers import PROVIDERS, Provider
 
-_NO_GRAPH = (
-    *(raised.Fail, raised.InvalidArgument, raised.InvalidGraph, raised.InvalidProtobuf),
-    *(raised.NoSuchFile, raised.NotImplemented),
-)
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-def open_session(path: Path, threads: int, device: Device = "cpu") -> "Session":
+def open_session(
+    path: Path, graph: bytes, threads: int, device: Device = "cpu", limit_s: float = 3600.0
+) -> "Session":
     """Open a graph; caches that it writes in place are bound instead of passed.
+
+    Args:
+        path: The graph's file, beside which its external data is.
+        graph: What is in it.
+        threads: Number of threads.
+        device: A kind of device that this machine has.
+        limit_s: Seconds that opening, and each call, may take in a step's process.
 
     Raises:
         IntegrityError: The file is not a graph that onnxruntime can run.
@@ -37,20 +44,27 @@ def open_session(path: Path, threads: int, device: Device = "cpu") -> "Session":
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[*provider.names])
-    except _NO_GRAPH as error:
+        options.add_session_config_entry(_DATA_FOLDER, str(path.parent.absolute()))
+        with time_limit(limit_s):
+            session = onnxruntime.InferenceSession(graph, options, providers=[*provider.names])
+    except Exception as error:  # the base of onnxruntime's
+        if exhausted(error):
+            raise
         msg = f"{path} is no graph for onnxruntime {onnxruntime.__version__}: {error}"
-        raise IntegrityError(msg.splitlines()[0]) from error
+        raise IntegrityError(msg.splitlines()[0][:500]) from error
     written = any(output.name.endswith(WRITTEN) for output in session.get_outputs())
-    return InPlaceSession(session, provider) if written else Session(session, provider)
+    kind = InPlaceSession if written else Session
+    return kind(session, provider, path, limit_s)
 
 
 class Session:
     """A session whose inputs and outputs are not copied."""
 
-    def __init__(self, session: Any, provider: Provider) -> None:
+    def __init__(self, session: Any, provider: Provider, path: Path, limit_s: float) -> None:
         self._session = session
         self._provider = provider
+        self._path = path
+        self._limit_s = limit_s
         self.device = provider.torch_device
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -60,8 +74,21 @@ class Session:
         names = self._outputs if wanted is None else list(wanted)
         provider = self._provider
         arrays = {name: provider.to_array(tensor) for name, tensor in inputs.items()}
-        results = zip(names, self._session.run(names, arrays), strict=True)
+        with self._bounded():
+            results = zip(names, self._session.run(names, arrays), strict=True)
         return {name: provider.from_array(array) for name, array in results}
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Run a graph, which may be anybody's, in limited time; tell its errors as the file's."""
+        try:
+            with time_limit(self._limit_s):
+                yield
+        except Exception as error:  # the base of onnxruntime's
+            if exhausted(error):
+                raise
+            msg = f"{self._path} cannot be run: {error}"
+            raise IntegrityError(msg.splitlines()[0][:500]) from error
 
 
 class InPlaceSession(Session):
@@ -70,8 +97,8 @@ class InPlaceSession(Session):
     Tensors stay bound until replaced: of a hundred, few change from token to token.
     """
 
-    def __init__(self, session: Any, provider: Provider) -> None:
-        super().__init__(session, provider)
+    def __init__(self, session: Any, provider: Provider, path: Path, limit_s: float) -> None:
+        super().__init__(session, provider, path, limit_s)
         self._written = {n.removesuffix(WRITTEN): n for n in self._outputs if n.endswith(WRITTEN)}
         self._returned = [name for name in self._outputs if not name.endswith(WRITTEN)]
         self._binding = session.io_binding()
@@ -92,7 +119,8 @@ class InPlaceSession(Session):
                     self._bound[name] = place
             for name in self._returned:  # new memory, so that earlier results stay valid
                 self._binding.bind_output(name, *self._provider.memory)
-            self._session.run_with_iobinding(self._binding)
+            with self._bounded():
+                self._session.run_with_iobinding(self._binding)
             values = self._binding.get_outputs_as_ortvaluevector()
             return {n: self._provider.from_value(values[self._returned.index(n)]) for n in names}
 

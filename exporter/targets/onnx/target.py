@@ -5,6 +5,8 @@ no float graph to quantize afterwards; weights are then streamed to external dat
 products with a constant weight are int8: not those of attention, and not convolutions. If all
 layers of a graph are alike, one is traced and repeated. Graphs for our own sessions use the
 external data of those for other loaders (`weights_from`).
+
+Only building imports onnx: loading needs onnxruntime alone.
 """
 
 import logging
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.store import read_verified
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
@@ -32,19 +35,11 @@ from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job
-from exporter.targets.onnx import external_data, products_saturate
+from exporter.targets.onnx import products_saturate
 from exporter.targets.onnx.external_data_check import require_sealed
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name, named
-from exporter.targets.onnx.linear import (
-    UNSIGNED_ZERO,
-    FloatMatMul,
-    Int8MatMul,
-    TiedMatMul,
-    swap_linears,
-)
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
-from exporter.targets.onnx.trace import _OPSET, _trace
 
 SCHEMES = frozenset({"float", "dynamic-int8"})
 _log = logging.getLogger(__name__)
@@ -54,6 +49,8 @@ _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 _SHARING_BYTES = 1_450
 _ORT_CONFIG_BYTES = 700
 _TOKENIZER = "tokenizer.json"
+# A call of a graph takes at most this long, with all its weights used on a slow machine.
+_CALL_S, _BYTES_PER_S = 60.0, 1e6
 
 
 def check(
@@ -91,6 +88,8 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
+    from exporter.targets.onnx.linear import FloatMatMul, Int8MatMul
+
     files = {"ort_config.json": _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
@@ -163,6 +162,8 @@ def _prepared(
     planned: Graph,
 ) -> _Prepared:
     """Cut one graph from a new model, with weights in the types in which they are stored."""
+    from exporter.targets.onnx.linear import FloatMatMul, TiedMatMul, swap_linears
+
     model = family.skeleton(checkpoint.config)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
@@ -177,6 +178,10 @@ def _prepared(
 
 def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
     """Trace a graph, or take it from the cache, and stream its weights in."""
+    from exporter.targets.onnx import external_data
+    from exporter.targets.onnx.linear import UNSIGNED_ZERO
+    from exporter.targets.onnx.trace import _OPSET, _trace
+
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
     unsigned = job.options.preset in _UNSIGNED_PRESETS
@@ -220,14 +225,20 @@ def load(
     The external data of each graph is checked first. A graph whose weights others use is for other
     loaders and is not opened: those with its weights replace it.
     """
-    sealed = {folder / file.path: file.size_bytes for file in manifest.files}
-    paths = sorted(path for path in sealed if path.suffix == ".onnx")
-    for path in paths:
+    graphs = {folder / f.path: f for f in manifest.files if f.path.endswith(".onnx")}
+    contents = {path: read_verified(folder, file) for path, file in sorted(graphs.items())}
+    shared: set[str] = set()
+    for path, graph in contents.items():
+        sealed = {folder / file.path: file.size_bytes for file in manifest.files}
         beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
-        require_sealed(path, beside)
-    shared = {name for path in paths for name in external_data.weights_from(path)}
-    own = [path for path in paths if path.name not in shared]
-    functions = {graph_name(path): open_session(path, threads, device) for path in own}
+        data = require_sealed(path, graph, beside)
+        shared |= {name.removesuffix("_data") for name in data} - {path.name}
+    limit_s = _CALL_S + manifest.size_bytes / _BYTES_PER_S
+    functions = {
+        graph_name(path): open_session(path, graph, threads, device, limit_s)
+        for path, graph in contents.items()
+        if path.name not in shared
+    }
     return family.assemble(folder, functions)
 
 
@@ -269,6 +280,8 @@ def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) ->
     It has one setting for all modules; differences between them are in the manifest only.
     """
     from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
+
+    from exporter.targets.onnx.trace import _OPSET
 
     schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
     if not schemes:

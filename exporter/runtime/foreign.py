@@ -1,0 +1,42 @@
+"""Errors of libraries over the files of an artifact that somebody else sealed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exporter.artifact.manifest import Manifest
+from exporter.artifact.trust import built_here
+from exporter.errors import CheckpointError, ExporterError, IntegrityError, RecipeError, exhausted
+
+
+@contextmanager
+def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iterator[None]:
+    """Raise IntegrityError for whatever an artifact's files make a library raise.
+
+    Their bytes are the sealed ones, but anybody can seal, and nothing says that they fit together.
+    Those of an artifact that was built here do: then the error is a bug of ours and is left alone,
+    as is any error of an original, which has no manifest.
+    """
+    try:
+        yield
+    except (ExporterError, NotImplementedError):
+        raise
+    except Exception as error:  # of torch, safetensors, transformers: they have no common base
+        if manifest is None or exhausted(error) or built_here(manifest):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200]
+        msg = (
+            f"{folder or manifest.name}: its files do not fit together "
+            f"({type(error).__name__}: {reason}).\n"
+            "Build or fetch the artifact again."
+        )
+        raise IntegrityError(msg) from error
+
+
+@contextmanager
+def sealed_configs() -> Iterator[None]:
+    """Raise IntegrityError for configs and a recipe in an artifact that cannot be used."""
+    try:
+        yield
+    except (CheckpointError, RecipeError) as error:
+        raise IntegrityError(str(error)) from error
