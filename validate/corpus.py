@@ -78,8 +78,8 @@ def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
 
 def clip_of(row: list[Any]) -> Clip:
     """Return the clip that a row of a corpus' index describes."""
-    name, path, text, language, duration_s = row
-    return Clip(name, Path(path), text, language, duration_s)
+    name, path, text, language, duration_s, where = row
+    return Clip(name, Path(path), text, language, duration_s, where)
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,11 @@ class Corpora:
             for clip in clips:
                 if len(index) % _TELL_EVERY == 0:
                     self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
-                duration_s = audio.duration_s(clip.path)
+                duration_s = _duration_s(clip)
                 known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
                 whole.update(json.dumps(known, ensure_ascii=True).encode() + b"\n")
-                write([clip.id, str(clip.path.resolve()), clip.text, clip.language, duration_s])
+                path = str(clip.path.resolve())
+                write([clip.id, path, clip.text, clip.language, duration_s, clip.where])
                 durations.append(duration_s)
                 languages.add(clip.language)
         if not durations:
@@ -197,6 +198,17 @@ class Corpora:
             raise DataError(msg)
         lengths = np.array(durations, dtype=np.float64)
         return Corpus(index, lengths, whole.hexdigest(), frozenset(languages))
+
+
+def _duration_s(clip: Clip) -> float:
+    """Decode a clip; a fault in its audio is told with the place of the clip in the data."""
+    try:
+        return audio.duration_s(clip.path)
+    except DataError as error:
+        if not clip.where:
+            raise
+        msg = f"{clip.where}: {error}"
+        raise DataError(msg) from error
 
 
 def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
@@ -207,5 +219,5 @@ def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
     listed = RowFile(place.with_suffix(".all.jsonl"))
     with listed.writing() as write:
         for clip in clips:
-            write([clip.id, str(clip.path), clip.text, clip.language, clip.duration_s])
+            write([clip.id, str(clip.path), clip.text, clip.language, 0.0, clip.where])
     return (clip_of(listed[at]) for at in chosen(len(listed), data.max_clips, data.seed))

@@ -134,17 +134,19 @@ def _odd(probe: ShapeCheck) -> bool:
 
 
 def _degenerate(case: Comparison) -> Check:
-    """Check for empty or repeating texts where neither truth nor reference has them."""
-    empty, looping = case.newly_empty, case.newly_looping
+    """Check for degenerate texts where neither truth nor reference has them."""
+    empty, looping, unusable = case.newly_empty, case.newly_looping, case.newly_unusable
     sentence = "No transcript is empty or repeats itself where the original's does not."
     if empty or looping:
         sentence = (
             f"{empty} texts are empty and {looping} repeat themselves, unlike the original's."
         )
+    if unusable:
+        sentence += f" {unusable} texts cannot be normalised, and count as wrong in all words."
     return Check(
         name="texts",
-        passed=not empty and not looping,
-        value=empty + looping,
+        passed=not empty + looping + unusable,
+        value=empty + looping + unusable,
         limit=0,
         sentence=sentence,
     )
@@ -229,6 +231,7 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
         character_errors=int(scores.character_errors.sum()),
         empty_texts=run.empty_texts,
         looping_texts=run.looping_texts,
+        unusable_texts=run.unusable_texts,
         tokens=run.tokens,
         latency_median_s=float(np.median(seconds)),
         latency_p95_s=float(np.quantile(seconds, 0.95)),

@@ -23,6 +23,7 @@ from exporter.artifact.report import Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
+    DataError,
     ExporterError,
     MachineError,
     ResourceError,
@@ -99,7 +100,27 @@ def validate(
     with scratch() as place:
         corpora = Corpora(place, progress)
         subjects = [open_subject(folder, settings, corpora, progress) for folder in folders]
+        _check_texts(subjects)
         return _Validation(settings, place, progress).judge(subjects)
+
+
+def _check_texts(subjects: Sequence[Subject]) -> None:
+    """Normalise every true text before anything is measured.
+
+    Raises:
+        DataError: One cannot be normalised, with its place in the data.
+    """
+    checked: set[object] = set()
+    for subject in subjects:
+        equal = normaliser(_language(subject), subject.folder)
+        key = (subject.corpus.sha256, equal.stamp.model_dump_json())
+        for clip in subject.corpus if key not in checked else ():
+            try:
+                equal.apply(clip.text)
+            except DataError as error:
+                msg = f"{clip.where or clip.id}: {error}"
+                raise DataError(msg) from error
+        checked.add(key)
 
 
 class _Validation:
@@ -232,7 +253,7 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
             subject.timed,
             ModelOutput(pair.reference, read_transcripts(original), float32_bytes),
             ModelOutput(pair.candidate, read_transcripts(transcripts), subject.manifest.size_bytes),
-            equal.apply,
+            equal.words,
             rows=predictions,
             write=write,
         )

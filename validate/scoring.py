@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.errors import DataError
 from exporter.formats.clips import Clip
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
 from exporter.validate.wer import Scores, loops, score, total
 
-Normalise = Callable[[str], str]
+Normalise = Callable[[str], str | None]
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _BATCH = 256  # clips whose texts are in memory together
@@ -48,6 +49,7 @@ class ScoredRun:
     tokens: int = 0
     empty_texts: int = 0
     looping_texts: int = 0
+    unusable_texts: int = 0
 
     @property
     def seconds(self) -> Floats:
@@ -78,8 +80,9 @@ class Comparison:
         changed: Indices of clips whose normalised transcripts differ, int64 [changed].
         newly_empty: Number of clips for which only the candidate's text is empty.
         newly_looping: Number of clips for which only the candidate's text repeats itself.
+        newly_unusable: Number of clips for which only the candidate's text cannot be normalised.
         rows: The rows of predictions.jsonl.
-        normalise: The text normaliser, which unifies spellings.
+        normalise: The text normaliser, which unifies spellings; None for texts it cannot take.
     """
 
     durations_s: Floats
@@ -89,6 +92,7 @@ class Comparison:
     changed: Indices
     newly_empty: int
     newly_looping: int
+    newly_unusable: int
     rows: Rows
     normalise: Normalise
 
@@ -101,7 +105,7 @@ class Comparison:
         """Read the texts of a clip from the predictions."""
         row = self.rows[index]
         names = "text", "pred_text_reference", "pred_text"
-        texts = (self.normalise(row[name]) for name in names)
+        texts = (self.normalise(row[name]) or "" for name in names)
         return ClipTexts(row["audio_filepath"], float(self.durations_s[index]), *texts)
 
 
@@ -110,16 +114,21 @@ class _Tally:
 
     def __init__(self) -> None:
         self._scores: list[Scores] = []
-        self._tokens = self._empty = self._looping = 0
+        self._tokens = self._empty = self._looping = self._unusable = 0
 
     def add(
-        self, truth: Sequence[str], texts: Sequence[str], results: Sequence[ClipResult]
+        self, truth: Sequence[str], heard: Sequence[str | None], results: Sequence[ClipResult]
     ) -> list[bool]:
-        """Count some clips; return for each whether its text repeats itself."""
+        """Count some clips; return for each whether its text repeats itself.
+
+        A text that cannot be normalised, None, has none of the true words.
+        """
+        texts = [text or "" for text in heard]
         looping = [loops(text) for text in texts]
+        self._unusable += sum(text is None for text in heard)
         self._scores.append(score(truth, texts))
         self._tokens += sum(result.tokens for result in results)
-        self._empty += sum(not text for text in texts)
+        self._empty += sum(text == "" for text in heard)
         self._looping += sum(looping)
         return looping
 
@@ -132,6 +141,7 @@ class _Tally:
             self._tokens,
             self._empty,
             self._looping,
+            self._unusable,
         )
 
 
@@ -142,22 +152,29 @@ class _Tallies:
         self._normalise = normalise
         self.reference, self.candidate = _Tally(), _Tally()
         self.durations_s, self.changed = array("d"), array("q")
-        self.newly_empty = self.newly_looping = 0
+        self.newly_empty = self.newly_looping = self.newly_unusable = 0
 
     def add(self, batch: Sequence[tuple[Clip, ClipResult, ClipResult]]) -> None:
         """Count some clips."""
         clips, ours, theirs = zip(*batch, strict=True)
-        truth, left, right = (
-            [self._normalise(each.text) for each in column] for column in (clips, ours, theirs)
-        )
+        left, right = ([self._normalise(each.text) for each in column] for column in (ours, theirs))
+        truth = [self._truth(clip) for clip in clips]
         known = self.reference.add(truth, left, ours)
         looping = self.candidate.add(truth, right, theirs)
         for place, texts in enumerate(zip(truth, left, right, strict=True)):
-            self.newly_empty += bool(texts[0] and texts[1] and not texts[2])
+            self.newly_empty += bool(texts[0] and texts[1] and texts[2] == "")
+            self.newly_unusable += texts[1] is not None and texts[2] is None
             self.newly_looping += looping[place] and not known[place] and not loops(texts[0])
             if texts[1] != texts[2]:
                 self.changed.append(len(self.durations_s) + place)
         self.durations_s.extend(clip.duration_s for clip in clips)
+
+    def _truth(self, clip: Clip) -> str:
+        text = self._normalise(clip.text)
+        if text is None:
+            msg = f"{clip.where or clip.id}: its text cannot be normalised"
+            raise DataError(msg)
+        return text
 
 
 def compare(
@@ -202,6 +219,7 @@ def compare(
         changed=np.array(tallies.changed, dtype=np.int64),
         newly_empty=tallies.newly_empty,
         newly_looping=tallies.newly_looping,
+        newly_unusable=tallies.newly_unusable,
         rows=rows,
         normalise=normalise,
     )

@@ -6,10 +6,12 @@ Rates are sums of errors over sums of words, never means of per-clip rates.
 import hashlib
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
 import jiwer
@@ -17,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.artifact.report import NormaliserStamp
-from exporter.errors import DataError, IntegrityError
+from exporter.errors import DataError, IntegrityError, exhausted
+from exporter.formats.clips import MAX_CHARACTERS
 from exporter.system.files import read_small
 
 Counts = NDArray[np.int64]
@@ -27,14 +30,28 @@ _COMPRESSION_RATIO = 2.4
 _PIECE_BYTES = 500  # about the text of one window of 30 s
 _LOOP_REPEATS, _LOOP_WORDS = 4, 8
 _MAX_SPELLINGS_BYTES = 16 << 20
+# As in transformers' normalisers.
+_BRACKETS, _PARENTHESES = re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\([^)]+\)")
+_GAPS = re.compile(r"\s{3,}")
+_MOST_MARKS = 30  # on one letter, as in Unicode's stream-safe text; ordering more is quadratic
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """A function that unifies spellings of the same words, and the stamp that identifies it."""
+    """A function that unifies spellings of the same words, and the stamp that identifies it.
+
+    `apply` raises DataError for a text that is too long, or that the normaliser cannot take.
+    """
 
     apply: Callable[[str], str]
     stamp: NormaliserStamp
+
+    def words(self, text: str) -> str | None:
+        """Return a text's words, or None if it cannot be normalised."""
+        try:
+            return self.apply(text)
+        except DataError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,47 @@ def normaliser(language: str | None, folder: Path) -> Normaliser:
         spellings=len(mapping),
         spellings_sha256=hashlib.sha256(canonical).hexdigest(),
     )
-    return Normaliser(lambda text: " ".join(apply(text).split()), stamp)
+    fillers = re.compile(apply.ignore_patterns) if english else None
+    return Normaliser(lambda text: _applied(apply, text, fillers), stamp)
+
+
+def _applied(apply: Callable[[str], str], text: str, fillers: re.Pattern[str] | None) -> str:
+    if len(text) > MAX_CHARACTERS:
+        msg = f"a text of {len(text):,} characters, more than {MAX_CHARACTERS:,}"
+        raise DataError(msg)
+    if not text.isascii() and _longest_marks(text) > _MOST_MARKS:
+        msg = f"more than {_MOST_MARKS} marks on one letter are no text"
+        raise DataError(msg)
+    try:
+        return " ".join(apply(_tamed(text, fillers)).split())
+    except Exception as error:  # whatever it raises: it is not ours, and models write anything
+        if exhausted(error):
+            raise
+        msg = f"the text normaliser fails on it ({type(error).__name__}: {str(error)[:80]})"
+        raise DataError(msg) from error
+
+
+def _longest_marks(text: str) -> int:
+    runs = groupby(text, key=lambda character: bool(unicodedata.combining(character)))
+    return max((sum(1 for _ in run) for marks, run in runs if marks), default=0)
+
+
+def _tamed(text: str, fillers: re.Pattern[str] | None) -> str:
+    """Return a text with the same normalised words, on which no pattern takes quadratic time.
+
+    The normalisers search for the end of every bracket, and English for an apostrophe after every
+    space. So brackets that do not end become another symbol, and long gaps two spaces; the steps
+    before are taken here because they make gaps.
+    """
+    text = _without(text.lower(), "<[", ">]", _BRACKETS)
+    text = _without(text, "(", ")", _PARENTHESES)
+    return text if fillers is None else _GAPS.sub("  ", fillers.sub("", text))
+
+
+def _without(text: str, opening: str, closing: str, pair: re.Pattern[str]) -> str:
+    """Remove pairs of brackets, and replace those that never end."""
+    end = max(map(text.rfind, closing)) + 1
+    return pair.sub("", text[:end]) + text[end:].translate(dict.fromkeys(map(ord, opening), "|"))
 
 
 def _spellings(path: Path) -> dict[str, str]:
@@ -196,7 +253,7 @@ def _along(truth: str, hypothesis: str) -> tuple[list[str | None], list[list[str
 
 def loops(text: str) -> bool:
     """Return whether a transcript repeats itself, as decoders do that miss the end of the text."""
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")
     pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES // 2))
     if any(_dense(piece) for piece in pieces):
         return True

@@ -107,7 +107,7 @@ class Figures(_Frozen):
     Rates are fractions; times go from samples to text, and are those of the timed clips. `rtf` is
     seconds of computing per second of audio, `rtfx` its inverse. `load_s` begins after all imports.
     `load_average` is the machine's, just before. Each clip was timed `passes` times, and its time
-    is the median.
+    is the median. `unusable_texts` could not be normalised, and count as wrong in all words.
     """
 
     wer: float
@@ -120,6 +120,7 @@ class Figures(_Frozen):
     character_errors: int
     empty_texts: int
     looping_texts: int
+    unusable_texts: AbsentIfEmpty[int] = 0
     tokens: int
     latency_median_s: float
     latency_p95_s: float

@@ -17,7 +17,7 @@ from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
-from exporter.errors import ExporterError
+from exporter.errors import DataError, ExporterError
 from exporter.families import family_facts
 from exporter.formats import audio
 from exporter.recipe import Decoding
@@ -27,6 +27,7 @@ from exporter.system.progress import Progress, silent
 ROUNDS = 3
 _BUSY = 0.5  # load average of the last minute: running and waiting processes
 _FLOAT32_BYTES = 4
+_MOST_AUDIO_S = 2 * 3600
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +134,12 @@ def bench(
 
 def _check(load: Workload, threads: Sequence[int]) -> None:
     hardware.require_cores(max(threads, default=1))
-    for path in load.audio:
-        audio.duration_s(path)
+    if sum(map(audio.duration_s, load.audio)) > _MOST_AUDIO_S:
+        msg = (
+            f"the recordings are longer than {_MOST_AUDIO_S // 3600} hours together, and would all "
+            "be in memory while they are timed: give fewer"
+        )
+        raise DataError(msg)
 
 
 def _artifact_rows(

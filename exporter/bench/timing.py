@@ -179,7 +179,7 @@ def _batches(request: Request, recogniser: Any) -> list[list[Audio]]:
         length = recogniser.family.window(recogniser.processor)
         noise = np.random.default_rng(_SEED).normal(0, _LOUDNESS, (size, length))
         return [list(noise.astype(np.float32))]
-    sounds = [audio.read(path, recogniser.sampling_rate) for path in request.audio]
+    sounds = [audio.whole(audio.read(path, recogniser.sampling_rate)) for path in request.audio]
     starts = range(0, len(sounds), size)
     return [[sounds[(start + n) % len(sounds)] for n in range(size)] for start in starts]
 

@@ -4,6 +4,7 @@ All mistakes are reported before the first target is built. A previous artifact 
 until its successor is sealed and has decoded one recording.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BusyError, DataError, IntegrityError, RecipeError
+from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
@@ -27,6 +29,7 @@ from exporter.system import worker
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 
+_log = logging.getLogger(__name__)
 # glibc raises this threshold by itself, and then keeps freed memory: up to twice the peak.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
@@ -93,12 +96,13 @@ def build(
     reusable = _reusable(planned, force)
     wanted = [p for p in planned if p.path not in reusable]
     estimate.require_room([p.step for p in wanted], estimate.room_at(output), _to_fetch(wanted))
+    clip = _one_clip(recipe) if wanted else None
     if any(p.checkpoint.remote for p in wanted):  # everything fits: download the weights
         planned = resolve(recipe, output, checkpoint, targets, progress)
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
         if p.path in reusable
-        else _build_one(p, progress, fresh=force)
+        else _build_one(p, clip, progress, fresh=force)
         for p in planned
     ]
 
@@ -186,10 +190,12 @@ def _reusable(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
     return {path: manifest for path, manifest in existing.items() if manifest is not None}
 
 
-def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArtifact:
+def _build_one(
+    planned: Planned, clip: str | None, progress: Progress, *, fresh: bool
+) -> BuiltArtifact:
     """Build one target in a staged folder, seal it, decode one recording, and publish it.
 
-    With `fresh`, cached graphs of earlier builds are not used.
+    The recording is `clip`, or noise. With `fresh`, cached graphs of earlier builds are not used.
     """
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
     identity = checkpoint.sha256  # before the weights are read, so that no later change is missed
@@ -231,7 +237,7 @@ def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArt
         smoke_request = {
             "folder": str(folder.resolve()),
             "decoding": recipe.decoding.model_dump(mode="json"),
-            "clip": _one_clip(recipe),
+            "clip": clip,
         }
         reload = worker.run(
             "exporter.build.worker_steps:smoke_test", smoke_request, report, what=name
@@ -344,12 +350,16 @@ def _weights_sha256(checkpoint: Checkpoint, manifest: Manifest) -> str | None:
 
 
 def _one_clip(recipe: Recipe) -> str | None:
-    """Return the path of the first local clip that has text; None if there is none."""
+    """Return the path of the first local clip that has text and can be read; None without one.
+
+    A build needs no data, so faults in it are warnings; `validate` refuses them.
+    """
     if recipe.data is None or recipe.data.clips is None:
         return None
     try:
-        clips = list_clips(recipe.path.parent / recipe.data.clips)
-        clip = next((clip for clip in clips if clip.text.strip()), None)
-    except DataError:  # a build needs no data; `validate` reports what is wrong with it
-        return None
-    return str(clip.path.resolve()) if clip else None
+        for clip in list_clips(recipe.path.parent / recipe.data.clips):
+            if clip.text.strip() and duration_s(clip.path):
+                return str(clip.path.resolve())
+    except DataError as error:
+        _log.warning("the artifact will be tried on noise only, because of the data: %s", error)
+    return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
-from exporter.families.transcript import Audio, Transcript
+from exporter.families.transcript import Sound, Transcript
 from exporter.recipe import Decoding
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -194,14 +194,15 @@ class Family(Protocol):
         ...
 
     def transcribe(
-        self, model: Any, processor: Any, audio: Sequence[Audio], decoding: Decoding
+        self, model: Any, processor: Any, audio: Sequence[Sound], decoding: Decoding
     ) -> list[Transcript]:
         """Transcribe recordings, in order.
 
         Args:
             model: A model from `assemble`, `attach_engine` or `open_original`.
             processor: The result of `processor`.
-            audio: Float32 mono samples in [-1, 1], each of any length, at `sampling_rate`.
+            audio: Float32 mono samples in [-1, 1], each of any length, at `sampling_rate`. Long
+                files come as `LongAudio`, in blocks.
             decoding: Options that `check_decoding` allows.
         """
         ...

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.formats.audio import LongAudio
+
 Audio = NDArray[np.float32]
 """Mono samples in [-1, 1], shape [samples], at the checkpoint's sampling rate."""
+
+Sound = Audio | LongAudio
+"""A recording to transcribe: all of its samples, or a long file that is decoded in blocks."""
 
 
 @dataclass(frozen=True)

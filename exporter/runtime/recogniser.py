@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from exporter.artifact.manifest import Manifest
 from exporter.errors import DataError, RecipeError
-from exporter.families.transcript import Audio, Transcript
+from exporter.families.transcript import Sound, Transcript
 from exporter.formats import audio as audio_files
-from exporter.formats.audio import KINDS, Recording, is_recording, require_rate
+from exporter.formats.audio import KINDS, LongAudio, Recording, is_recording, require_rate
 from exporter.formats.yaml_source import explain, nearest
 from exporter.recipe import Decoding
 from exporter.runtime.foreign import foreign_files
@@ -112,8 +112,10 @@ class Recogniser:
         """Transcribe recordings as they arrive, and yield each transcript as soon as it is done.
 
         Reads `batch_size` recordings, yields their transcripts, releases them, and only then reads
-        more, so `audio` may be an endless generator. If a recording cannot be used, the
-        transcripts of those before it are yielded before the error is raised.
+        more, so `audio` may be an endless generator. A recording longer than the model's window is
+        decoded alone, and a long file is read in blocks, so that memory does not follow its length.
+        If a recording cannot be used, the transcripts of those before it are yielded before the
+        error is raised.
 
         Args:
             audio: As in `transcribe`.
@@ -132,11 +134,12 @@ class Recogniser:
         rate = None if sampling_rate is None else require_rate(sampling_rate)
         return self._results(_named(audio), rate, decoding)
 
-    def decode(self, audio: Sequence[Audio], decoding: Decoding | None = None) -> list[Transcript]:
+    def decode(self, audio: Sequence[Sound], decoding: Decoding | None = None) -> list[Transcript]:
         """Transcribe arrays that are float32 mono [samples] at `sampling_rate` already.
 
-        Used for measurements, since it reads, converts and checks nothing. `decoding` sets every
-        option; None means the recipe's.
+        Used for measurements, since it converts and checks nothing; long files, as
+        `exporter.formats.audio.read` returns them, are read here. `decoding` sets every option;
+        None means the recipe's.
         """
         with quiet_libraries(), foreign_files(self.manifest):
             return self.family.transcribe(
@@ -149,15 +152,25 @@ class Recogniser:
             batch.clear()  # release the recordings before more are read
             yield from transcripts
 
-    def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Audio]]:
-        """Yield batches of recordings; those before a faulty one come before its error."""
-        batch: list[Audio] = []
+    def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Sound]]:
+        """Yield batches of recordings; those before a faulty one come before its error.
+
+        A long one is a batch of its own, so that few samples are in memory together.
+        """
+        batch: list[Sound] = []
         names, recordings = named
+        window = self.family.window(self.processor)
         try:
             for recording in recordings:  # `zip` would keep a reference while the next is read
-                batch.append(audio_files.load(recording, self.sampling_rate, rate, next(names)))
+                sound = audio_files.load(recording, self.sampling_rate, rate, next(names))
                 del recording
-                if len(batch) == size:
+                alone = isinstance(sound, LongAudio) or len(sound) > window
+                if alone and batch:
+                    yield batch
+                    batch = []
+                batch.append(sound)
+                del sound
+                if alone or len(batch) == size:
                     yield batch
                     batch = []
         except Exception:

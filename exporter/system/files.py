@@ -28,6 +28,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # The errors of kernels and file systems that cannot exchange two names.
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
 _TRIES = 10
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what `os.fsdecode` makes of bytes that are not UTF-8
 
 
 def partial_of(path: Path) -> Path:
@@ -246,3 +247,8 @@ def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def readable_name(name: str) -> str:
+    r"""Return a file name as valid text: bytes that are not UTF-8 become `\xNN`."""
+    return _ESCAPED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name)

@@ -228,7 +228,7 @@ def test_what_a_header_promises_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_recording_of_days_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "_MAX_S", 2)
+    monkeypatch.setattr(audio.files, "MAX_S", 2)
     soundfile.write(tmp_path / "clip.wav", np.zeros(16000 * 2), 16000)
     assert len(audio.read(tmp_path / "clip.wav", 16000)) == 32000
     soundfile.write(tmp_path / "clip.wav", np.zeros(16000 * 2 + 1), 16000)

@@ -8,7 +8,7 @@ import torch
 
 from exporter.errors import DataError
 from exporter.formats import audio
-from exporter.formats.samples import to_mono
+from exporter.formats.audio.samples import to_mono
 
 TONE = 0.5 * np.sin(np.arange(4000) * 0.2)
 

@@ -29,7 +29,8 @@ from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.facts import Companions
 from exporter.families.graph import Graph, GraphFunction
-from exporter.families.transcript import Audio, Segment, Transcript
+from exporter.families.transcript import Audio, Segment, Sound, Transcript
+from exporter.formats.audio import whole
 from exporter.formats.config_json import Limits
 from exporter.recipe import Decoding
 
@@ -192,8 +193,9 @@ def force_tokens(model: Any, tokens: int) -> bool:
 
 
 def transcribe(
-    model: Any, processor: Any, audio: Sequence[Audio], decoding: Decoding
+    model: Any, processor: Any, sounds: Sequence[Sound], decoding: Decoding
 ) -> list[Transcript]:
+    audio = [whole(sound) for sound in sounds]
     parts = [(index, part) for index, sound in enumerate(audio) for part in _windows(sound)]
     frames: list[list[int]] = [[] for _ in audio]
     size = decoding.batch_size

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from exporter.bench.timing import opened
-from exporter.families.transcript import Transcript
+from exporter.families.transcript import Sound, Transcript
 from exporter.formats import audio
 from exporter.recipe import Decoding
 from exporter.system.progress import Progress
@@ -48,15 +48,16 @@ class OpenModel:
         self.decoding = spec.decoding
         self.rate = self.recogniser.family.sampling_rate(self.recogniser.processor)
 
-    def read(self, path: Path) -> audio.Samples:
-        """Read a recording at the model's rate, float32 [samples]."""
+    def read(self, path: Path) -> Sound:
+        """Read a recording at the model's rate, float32 [samples]; a long one is read later."""
         return audio.read(path, self.rate)
 
     def transcribe(self, batch: Sequence[Path]) -> tuple[Sequence[Transcript], float]:
         """Transcribe a batch of files.
 
         Returns:
-            The transcripts, and the seconds from samples to text.
+            The transcripts, and the seconds from samples to text; of recordings longer than
+            `audio.WHOLE_S`, also those of reading.
         """
         samples = [self.read(path) for path in batch]
         start = time.perf_counter()

@@ -7,14 +7,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
-from exporter.families.transcript import Audio, Segment, Transcript
+from exporter.families.transcript import Segment, Sound, Transcript
 from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
+from exporter.families.whisper.decoding.long_features import LongFeatures
+from exporter.formats.audio import LongAudio, whole
 from exporter.recipe import Decoding
 
 _ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
@@ -100,7 +101,7 @@ def _unknown_language(language: str, known: list[str]) -> RecipeError:
 
 
 def transcribe(
-    model: Any, processor: Any, audio: Sequence[Audio], decoding: Decoding
+    model: Any, processor: Any, audio: Sequence[Sound], decoding: Decoding
 ) -> list[Transcript]:
     """Transcribe recordings (float32 mono [samples] at the checkpoint's rate), in order.
 
@@ -111,10 +112,11 @@ def transcribe(
     one, with timestamps, because `generate` moves its window from one timestamp to the next.
     """
     window = processor.feature_extractor.n_samples
-    short = [index for index, samples in enumerate(audio) if len(samples) <= window]
+    long = [index for index, sound in enumerate(audio) if _is_long(sound, window)]
+    short = [index for index in range(len(audio)) if index not in long]
     size = decoding.batch_size
     groups = [short[start : start + size] for start in range(0, len(short), size)]
-    groups += [[index] for index, samples in enumerate(audio) if len(samples) > window]
+    groups += [[index] for index in long]
     transcripts: dict[int, Transcript] = {}
     for group in groups:
         decoded = _decode(model, processor, [audio[index] for index in group], decoding)
@@ -122,20 +124,23 @@ def transcribe(
     return [transcripts[index] for index in range(len(audio))]
 
 
-def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) -> list[Transcript]:
+def _is_long(sound: Sound, window: int) -> bool:
+    return isinstance(sound, LongAudio) or len(sound) > window
+
+
+def _decode(model: Any, processor: Any, audio: list[Sound], decoding: Decoding) -> list[Transcript]:
     """Decode recordings that are encoded together: several short ones, or one long one."""
-    long = len(audio[0]) > processor.feature_extractor.n_samples
+    long = _is_long(audio[0], processor.feature_extractor.n_samples)
     timestamps = long or decoding.timestamps
     prompt = _prompt(model, decoding)
     beams = decoding.num_beams
     with torch.inference_mode():
-        features, mask = _features(model, processor.feature_extractor, audio, long)
+        features = _features(model, processor.feature_extractor, audio, long)
         decoded = None if timestamps else loop.decode(model, features, **prompt, beams=beams)
         if decoded is not None:
             return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in decoded]
         generated = model.generate(
-            features.to(model.device),
-            attention_mask=mask,
+            features,
             return_timestamps=timestamps,
             return_segments=True,
             num_beams=beams,
@@ -147,25 +152,25 @@ def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) 
     ]
 
 
-def _features(
-    model: Any, extractor: Any, audio: list[Audio], long: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return log-mel features [recordings, mels, frames], and the mask for long recordings.
+def _features(model: Any, extractor: Any, audio: Sequence[Sound], long: bool) -> Any:
+    """Return log-mel features [recordings, mels, frames]; of a long one, window by window.
 
-    For a model without an `engine`, the original, transformers computes the features too.
+    For a model without an `engine`, the original, transformers computes those of short recordings.
     """
-    lean_mel = None if long or not hasattr(model, "engine") else log_mel(extractor)
-    if lean_mel is not None:
-        return lean_mel(audio), None
+    lean_mel = log_mel(extractor)
+    if lean_mel is not None and long:
+        return LongFeatures(lean_mel, audio[0], model.device)
+    sounds = [whole(sound) for sound in audio]
+    if lean_mel is not None and hasattr(model, "engine"):
+        return lean_mel(sounds).to(model.device)
     features = extractor(
-        audio,
+        sounds,
         sampling_rate=extractor.sampling_rate,
         truncation=False,
         padding="longest" if long else "max_length",
-        return_attention_mask=True,
         return_tensors="pt",
     )
-    return features.input_features, features.attention_mask
+    return features.input_features.to(model.device)
 
 
 def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
