@@ -18,13 +18,14 @@ from exporter.families.base import Configs
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.whisper.config_limits import check_config, check_files
-from exporter.families.whisper.decoding.transcribe import (
+from exporter.families.whisper.decoding.options import (
     CONFIG,
     GENERATION,
     check_decoding,
     text_language,
-    transcribe,
 )
+from exporter.families.whisper.decoding.settings import model_settings
+from exporter.families.whisper.decoding.transcribe import transcribe
 from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
@@ -138,12 +139,9 @@ def configs(model: Any) -> Configs:
 
 
 def generation_config(folder: Path) -> GenerationConfig:
-    """Return the folder's generation config, without the prompt of old checkpoints.
-
-    `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
-    """
-    loaded: GenerationConfig = GenerationConfig.from_pretrained(folder, forced_decoder_ids=None)
-    return loaded
+    """Return the settings of a folder's generation config that belong to the model."""
+    positions = _config(read_json(folder / CONFIG)).max_target_positions
+    return model_settings(read_json(folder / GENERATION), positions)
 
 
 def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
