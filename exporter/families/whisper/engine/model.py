@@ -188,7 +188,7 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
             msg = f"{cache.length + ids.shape[1]} tokens: this model decodes at most {places}"
             raise RecipeError(msg)
         if bool(((ids < 0) | (ids >= self.config.vocab_size)).any()):
-            msg = f"`decoder_input_ids` are beyond the vocabulary of {self.config.vocab_size} tokens"
+            msg = f"`decoder_input_ids` go beyond a vocabulary of {self.config.vocab_size}"
             raise RecipeError(msg)
         return ids.to(self.device)
 
