@@ -107,11 +107,20 @@ class TargetSpec(_Strict):
 
 
 class Decoding(_Strict):
-    """The decoding of audio to text, the same for the original and every artifact."""
+    """The decoding of audio to text, the same for the original and every artifact.
+
+    What a recipe leaves out has the default here, whatever the checkpoint's generation config says.
+    Options younger than the first reports are left out of data where they have their default, so
+    that those keep their bytes.
+    """
 
     language: Text | None = None
     task: Literal["transcribe", "translate"] | None = None
     num_beams: int = Field(default=1, ge=1, le=64)
+    length_penalty: float = Field(default=1.0, ge=-10, le=10, exclude_if=lambda value: value == 1)
+    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, exclude_if=lambda v: v == 1)
+    no_repeat_ngram_size: int = Field(default=0, ge=0, le=1024, exclude_if=lambda size: size == 0)
+    max_new_tokens: int | None = Field(default=None, ge=1, exclude_if=lambda most: most is None)
     timestamps: bool = False
     batch_size: int = Field(default=1, ge=1, le=1024)
 

@@ -155,6 +155,11 @@ class Manifest(_Frozen):
         threads: int | None = self.options.get("threads")
         return threads
 
+    def __repr__(self) -> str:
+        return f"Manifest({self.name}, {self.kind} of {self.family}, {self.size_bytes:,} bytes)"
+
+    __str__ = __repr__
+
     def canonical(self) -> bytes:
         """Return the manifest's bytes: sorted keys, UTF-8, one final newline."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)

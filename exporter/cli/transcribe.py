@@ -53,8 +53,8 @@ def transcribe(
 
     def on_transcript(path: Path, transcript: Transcript) -> None:
         if as_json:
-            segments = [vars(segment) for segment in transcript.segments]
-            rows.append({"audio": str(path), "text": transcript.text, "segments": segments})
+            known = transcript.to_dict()
+            rows.append({"audio": str(path), "text": known["text"], "segments": known["segments"]})
             return
         name = f"{path}: " if len(audio) > 1 else ""
         for line in _lines(transcript, timestamps):

@@ -1,6 +1,7 @@
 """Transcripts: text, tokens and timed segments, as plain data."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,26 @@ Audio = NDArray[np.float32]
 Sound = Audio | LongAudio
 """A recording to transcribe: all of its samples, or a long file that is decoded in blocks."""
 
+_SHOWN = 60  # characters of a text in `repr`
+
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of speech; times are in seconds from the start of the recording."""
+    """A segment of speech; times are in seconds from the start of the recording.
+
+    They are rounded to milliseconds.
+    """
 
     start_s: float
     end_s: float
     text: str
 
+    def __post_init__(self) -> None:
+        for name in ("start_s", "end_s"):
+            object.__setattr__(self, name, round(getattr(self, name), 3))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Transcript:
     """One recording's text, which is also its `str`.
 
@@ -36,3 +46,12 @@ class Transcript:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
+        return f"Transcript({text!r}, {len(self.segments)} segments, {len(self.tokens)} tokens)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transcript as JSON has it: dictionaries, lists, texts and numbers."""
+        segments = [asdict(segment) for segment in self.segments]
+        return {"text": self.text, "tokens": list(self.tokens), "segments": segments}

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from exporter.artifact.build_registry import built_here
 from exporter.artifact.manifest import Manifest
-from exporter.artifact.trust import built_here
 from exporter.errors import CheckpointError, ExporterError, IntegrityError, RecipeError, exhausted
 
 

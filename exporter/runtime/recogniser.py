@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _Named: TypeAlias = tuple[Iterator[str], Iterable[Recording]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recogniser:
     """A model that is ready to transcribe; `exporter.load` opens one.
 
@@ -46,6 +46,15 @@ class Recogniser:
     family: Family
     decoding: Decoding
     manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        """Return what was opened and how it decodes, in one line."""
+        what = "original"
+        if self.manifest is not None:
+            what = f"{self.manifest.recipe.name} {self.manifest.kind}"
+        options = self.decoding.model_dump(exclude_defaults=True)
+        how = "".join(f", {name}={value!r}" for name, value in options.items())
+        return f"<Recogniser: {what}, {self.sampling_rate} Hz{how}>"
 
     @property
     def sampling_rate(self) -> int:

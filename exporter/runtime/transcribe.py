@@ -69,7 +69,7 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
         raise RecipeError(msg)
     files = _reported(request.audio, progress)
     for transcript in recogniser.transcribe_iter(files, **request.changes):
-        yield {**vars(transcript), "segments": [vars(each) for each in transcript.segments]}
+        yield transcript.to_dict()
 
 
 def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:

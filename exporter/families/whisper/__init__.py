@@ -17,5 +17,8 @@ COMPANIONS = Companions(
     ),
     tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
 )
-DECODING = ("language", "task", "num_beams", "timestamps", "batch_size")
+DECODING = (
+    *("language", "task", "num_beams", "length_penalty", "repetition_penalty"),
+    *("no_repeat_ngram_size", "max_new_tokens", "timestamps", "batch_size"),
+)
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

@@ -21,7 +21,8 @@ from transformers import (
 from exporter.errors import CheckpointError, exhausted
 from exporter.families.offline import offline
 from exporter.families.whisper.config_limits import CONFIGS
-from exporter.families.whisper.decoding.transcribe import CONFIG, GENERATION
+from exporter.families.whisper.decoding.options import CONFIG, GENERATION
+from exporter.families.whisper.decoding.settings import model_settings
 from exporter.formats.config_json import held, is_regular_file, read_json
 
 _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
@@ -82,16 +83,15 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> WhisperForConditi
 
 
 def generation_config(folder: Path) -> GenerationConfig:
-    """Return the folder's generation config, without the prompt of old checkpoints.
-
-    `forced_decoder_ids` contradicts `language` and `task`, and transformers refuses both together.
+    """Return those settings of the folder's generation config that belong to the model.
 
     Raises:
         CheckpointError: No Whisper has such a config, or not with this vocabulary.
     """
     path = folder / GENERATION
     values = held(CONFIGS[GENERATION], read_json(path), str(path))
-    size = config(read_json(folder / CONFIG)).vocab_size
+    model = config(read_json(folder / CONFIG))
+    size = model.vocab_size
     prompt = {name: values.get(name) for name in _PROMPT}
     prompt |= {**(values.get("lang_to_id") or {}), **(values.get("task_to_id") or {})}
     for name, token in prompt.items():
@@ -99,7 +99,7 @@ def generation_config(folder: Path) -> GenerationConfig:
             msg = f"{path}: {name!r:.60} is token {token}, and the model has {size}"
             raise CheckpointError(msg)
     try:
-        return GenerationConfig.from_dict(values, forced_decoder_ids=None)
+        return model_settings(values, model.max_target_positions)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         msg = f"{path}: {str(error).splitlines()[0][:200]}: this is no Whisper's"
         raise CheckpointError(msg) from error

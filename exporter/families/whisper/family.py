@@ -14,13 +14,13 @@ from exporter.families.graph import Graph, GraphFunction
 from exporter.families.offline import offline
 from exporter.families.whisper import construct
 from exporter.families.whisper.construct import generation_config
-from exporter.families.whisper.decoding.transcribe import (
+from exporter.families.whisper.decoding.options import (
     CONFIG,
     GENERATION,
     check_decoding,
     text_language,
-    transcribe,
 )
+from exporter.families.whisper.decoding.transcribe import transcribe
 from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper

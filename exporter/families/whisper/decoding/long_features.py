@@ -26,6 +26,7 @@ class LongFeatures:
     Attributes:
         shape: The shape of that tensor.
         device: The device of the slices.
+        samples: The number of samples of the recording.
     """
 
     def __init__(self, mel: LogMel, sound: Sound, device: torch.device) -> None:
@@ -52,7 +53,8 @@ class LongFeatures:
         while not self._reader.ends_before(start + _STRETCH + FEWEST):
             loudest = torch.maximum(loudest, self._log(start, start + _STRETCH).max())
             start += _STRETCH
-        frames = self._reader.samples // self._mel.hop
+        self.samples = self._reader.samples
+        frames = self.samples // self._mel.hop
         self._loudest = torch.maximum(loudest, self._log(start, frames).max())
         return frames
 

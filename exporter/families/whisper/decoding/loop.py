@@ -1,8 +1,8 @@
-"""Decode windows with little overhead outside the graphs, if the generation config allows it.
+"""Decode windows with little overhead outside the graphs, if the settings allow it.
 
 transformers' `generate` spends about 8 ms of Python on each token, more than whisper-small's
 decoder needs. It is still used for cases that these loops do not support: timestamps, recordings
-longer than the window, language detection, and settings of a config that `Rules` does not have.
+longer than the window, language detection, and settings that `Rules` does not have.
 """
 
 import copy
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from exporter.families.graph import GraphFunction
@@ -24,7 +25,12 @@ class Decoder(Protocol):
 
     `encoded` is the output of the encoder's graph, batch first. Rows are hypotheses: row r belongs
     to window r // (rows / windows), and caches of the audio are not repeated for each row.
+
+    Attributes:
+        takes_hidden_states: Whether `encoded` is the encoder's hidden states, as in transformers.
     """
+
+    takes_hidden_states: bool
 
     def start(self) -> Any:
         """Return an empty cache."""
@@ -55,8 +61,7 @@ class Engine:
     encoder: str
     decoder: Decoder
     device: torch.device
-    _rules: dict[Any, Rules | None] = field(default_factory=dict)
-    _rules_of: dict[str, Any] = field(default_factory=dict)
+    _kept: tuple[dict[str, Any], Rules | None] = field(default_factory=lambda: ({}, None))
 
     def encode(self, features: Tensor) -> Tensor:
         """Run the encoder on float32 features [windows, mels, frames].
@@ -71,16 +76,25 @@ class Engine:
     def _encode(self, window: Tensor) -> Tensor:
         return next(iter(self.functions[self.encoder]({"input_features": window}).values()))
 
-    def rules(self, model: Any, language: str | None, task: str | None) -> Rules | None:
-        """Return the rules of the model's current generation config."""
-        settings = vars(model.generation_config)
-        if settings != self._rules_of:
-            self._rules_of = copy.deepcopy(settings)
-            self._rules.clear()
-        key = (language, task)
-        if key not in self._rules:
-            self._rules[key] = read_rules(model, language, task)
-        return self._rules[key]
+    def step(self, ids: Tensor, encoded: Tensor, cache: Any) -> Tensor:
+        """Return the logits [rows, tokens, vocabulary] after each of `ids`; advance `cache`.
+
+        Graphs of earlier releases give those after the last token only: they decode one by one.
+        """
+        logits = self.decoder.step(ids, encoded, cache)
+        if logits.shape[1] < ids.shape[1]:
+            cache.crop(-ids.shape[1])
+            steps = [self.decoder.step(token, encoded, cache) for token in ids.split(1, 1)]
+            logits = torch.cat(steps, 1)
+        return logits
+
+    def rules(self, model: Any, settings: GenerationConfig) -> Rules | None:
+        """Return the rules of these settings; they are kept while the settings are the same."""
+        before, rules = self._kept
+        if vars(settings) != before:
+            rules = read_rules(model, settings)
+            self._kept = copy.deepcopy(vars(settings)), rules
+        return rules
 
 
 class _Windows:
@@ -117,10 +131,8 @@ class _Windows:
         self._decoder.release(self._cache)
 
 
-def decode(
-    model: Any, features: Tensor, *, language: str | None, task: str | None, beams: int
-) -> list[list[int]] | None:
-    """Decode windows, by greedy search or with `beams` > 1 by beam search.
+def decode(model: Any, features: Tensor, settings: GenerationConfig) -> list[list[int]] | None:
+    """Decode windows, by greedy search or with `num_beams` > 1 by beam search.
 
     The float32 original has no `engine`, so that transformers' own `generate` is the reference of
     comparisons, both of tokens and of time.
@@ -128,17 +140,17 @@ def decode(
     Args:
         model: The model.
         features: Log-mel features, float32 [windows, mels, frames].
-        language: A language code; None for the config's.
-        task: "transcribe" or "translate"; None for the config's.
-        beams: Number of hypotheses per window.
+        settings: The result of `settings_of`.
 
     Returns:
         The tokens of each window without prompt and end; None if the model has no `engine` or
         only `generate` supports the request.
     """
     engine: Engine | None = getattr(model, "engine", None)
-    rules = None if engine is None else engine.rules(model, language, task)
-    if engine is None or rules is None or _too_few_tokens(model, rules, beams):
+    if engine is None or settings.return_timestamps:
+        return None
+    rules, beams = engine.rules(model, settings), settings.num_beams
+    if rules is None or _too_few_tokens(model, rules, beams):
         return None
     windows = _Windows(engine, engine.encode(features), _watcher(model))
     try:

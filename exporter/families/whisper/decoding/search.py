@@ -138,8 +138,7 @@ class _Beams:
         now[:, self._beams :] = False
         new = self.length + 1 - len(self._rules.prompt)
         scores = scores / np.float32(new**self._rules.length_penalty)
-        full = self._ended.all(-1, keepdims=True) & (self._rules.early_stopping is True)
-        scores = scores + full * _NEVER + ~self._improvable * _NEVER + ~now * _NEVER
+        scores = scores + ~self._improvable * _NEVER + ~now * _NEVER
         merged = np.concatenate([self._finished_scores, scores], 1)
         best = _descending(merged)[:, : self._beams]
         self.finished = np.concatenate([self.finished, sequences], 1)[self._window, best]
@@ -148,16 +147,12 @@ class _Beams:
 
     def _look_ahead(self, all_ended: bool) -> None:
         """Stop windows whose running hypotheses cannot become better than the finished ones."""
-        rules = self._rules
-        new = self.length - len(rules.prompt)
-        if rules.early_stopping == "never" and rules.length_penalty > 0.0:
-            new = rules.max_length - len(rules.prompt)
-        possible = self.scores[:, :1] / np.float32(new**rules.length_penalty)
+        new = self.length - len(self._rules.prompt)
+        possible = self.scores[:, :1] / np.float32(new**self._rules.length_penalty)
         worst = self._finished_scores.min(1, keepdims=True)
         worst = np.where(self._ended, worst, _NEVER)
         self._improvable &= (possible > worst).any(-1, keepdims=True)
-        every = bool(self._ended.all()) and rules.early_stopping is True
-        self.running = bool(self._improvable.any()) and not every and not all_ended
+        self.running = bool(self._improvable.any()) and not all_ended
 
 
 def _best(scores: Tensor, before: Scores, count: int) -> tuple[Scores, Tokens, Tokens]:

@@ -1,103 +1,19 @@
 """Transcribe audio, for the original and for every artifact."""
 
-import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+from torch import Tensor
 
-from exporter.errors import CheckpointError, RecipeError
-from exporter.families.base import Configs
 from exporter.families.transcript import Segment, Sound, Transcript
 from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
 from exporter.families.whisper.decoding.long_features import LongFeatures
+from exporter.families.whisper.decoding.settings import settings_of, with_settings
 from exporter.formats.audio import LongAudio, whole
 from exporter.recipe import Decoding
-
-_ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
-
-_log = logging.getLogger(__name__)
-
-
-CONFIG, GENERATION = "config.json", "generation_config.json"
-
-
-def check_decoding(configs: Configs, decoding: Decoding) -> None:
-    """Check that the checkpoint has the language and the task, else its text would be wrong.
-
-    Raises:
-        RecipeError: The checkpoint lacks the language or the task.
-        CheckpointError: The generation config lacks values that the prompt needs.
-    """
-    config, generation_config = configs[CONFIG], configs[GENERATION]
-    if not is_multilingual(config, generation_config):
-        _require_keys(generation_config, "no_timestamps_token_id")
-        options = {"language": decoding.language, "task": decoding.task}
-        extra = [name for name, value in options.items() if value is not None]
-        if extra:
-            msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
-            raise RecipeError(msg)
-        return
-    _require_keys(generation_config, "no_timestamps_token_id", "lang_to_id", "task_to_id")
-    known = [token[2:-2] for token in generation_config["lang_to_id"]]
-    if decoding.language is not None and decoding.language not in known:
-        raise _unknown_language(decoding.language, known)
-    tasks = generation_config["task_to_id"]
-    if decoding.task is not None and decoding.task not in tasks:
-        msg = f"the checkpoint has no task {decoding.task!r}: {', '.join(tasks)}"
-        raise RecipeError(msg)
-    if decoding.task == "translate" and config.get("decoder_layers", 0) < config.get(
-        "encoder_layers", 0
-    ):
-        # A warning only: no config says it for certain, and some of these checkpoints do translate.
-        _log.warning(
-            "its decoder has fewer layers than its encoder: distilled checkpoints like "
-            "large-v3-turbo and distil-whisper were not trained to translate"
-        )
-
-
-def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint's prompt has language and task.
-
-    Old configs do not say: then it follows from their languages, or from the vocabulary's size.
-    """
-    declared = generation_config.get("is_multilingual")
-    if declared is not None:
-        return bool(declared)
-    english = config.get("vocab_size") == _ENGLISH_VOCABULARY
-    return bool(generation_config.get("lang_to_id")) or not english
-
-
-def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
-    """Return the language of the transcripts; translations and English-only models give English."""
-    if decoding.task == "translate":
-        return "en"
-    several = is_multilingual(configs[CONFIG], configs[GENERATION])
-    return decoding.language or spoken or (None if several else "en")
-
-
-def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
-    """Refuse a generation config of an old transformers, which lacks parts of the prompt."""
-    missing = [key for key in keys if generation_config.get(key) in (None, {})]
-    if missing:
-        msg = (
-            f"its generation_config.json has no {', '.join(missing)}.\n"
-            "Take the one of the model that this checkpoint was trained from, as it is today."
-        )
-        raise CheckpointError(msg)
-
-
-def _unknown_language(language: str, known: list[str]) -> RecipeError:
-    spoken = language.lower()
-    code = TO_LANGUAGE_CODE.get(spoken, re.split(r"\W|_", spoken.strip("<|>"))[0])
-    if code in known:
-        return RecipeError(f"the checkpoint has no language {language!r}: did you mean {code!r}?")
-    shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
-    return RecipeError(f"the checkpoint has no language {language!r}: {shown}")
 
 
 def transcribe(
@@ -130,71 +46,68 @@ def _is_long(sound: Sound, window: int) -> bool:
 
 def _decode(model: Any, processor: Any, audio: list[Sound], decoding: Decoding) -> list[Transcript]:
     """Decode recordings that are encoded together: several short ones, or one long one."""
-    long = _is_long(audio[0], processor.feature_extractor.n_samples)
-    timestamps = long or decoding.timestamps
-    prompt = _prompt(model, decoding)
-    beams = decoding.num_beams
+    extractor = processor.feature_extractor
+    long = _is_long(audio[0], extractor.n_samples)
+    settings = settings_of(model, decoding, timestamps=long or decoding.timestamps)
     with torch.inference_mode():
-        features = _features(model, processor.feature_extractor, audio, long)
-        decoded = None if timestamps else loop.decode(model, features, **prompt, beams=beams)
-        if decoded is not None:
-            return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in decoded]
-        generated = model.generate(
-            features,
-            return_timestamps=timestamps,
-            return_segments=True,
-            num_beams=beams,
-            **{name: value for name, value in prompt.items() if value is not None},
-        )
+        features, mask, lengths = _features(model, extractor, audio, long)
+        decoded = None
+        if isinstance(features, Tensor):
+            decoded = loop.decode(model, features, settings)
+        if decoded is None:
+            generated = with_settings(model, settings).generate(
+                features, attention_mask=mask, return_segments=True
+            )
+            recordings = [
+                [{**s, "tokens": s["tokens"].tolist()} for s in segments]
+                for segments in generated["segments"]
+            ]
+        else:
+            recordings = [[_whole(row, features.shape[-1])] for row in decoded]
     return [
-        _transcript(processor, [{**s, "tokens": s["tokens"].tolist()} for s in segments])
-        for segments in generated["segments"]
+        _transcript(processor, segments, length / extractor.sampling_rate)
+        for segments, length in zip(recordings, lengths, strict=True)
     ]
 
 
-def _features(model: Any, extractor: Any, audio: Sequence[Sound], long: bool) -> Any:
-    """Return log-mel features [recordings, mels, frames]; of a long one, window by window.
+def _features(
+    model: Any, extractor: Any, audio: Sequence[Sound], long: bool
+) -> tuple[Tensor | LongFeatures, Tensor | None, list[int]]:
+    """Return log-mel features, their mask if transformers made it, and the recordings' samples.
 
-    For a model without an `engine`, the original, transformers computes those of short recordings.
+    The features have the shape [recordings, mels, frames]. Those of a long recording come window by
+    window. For a model without an `engine`, the original, transformers computes those of short
+    recordings.
     """
     lean_mel = log_mel(extractor)
     if lean_mel is not None and long:
-        return LongFeatures(lean_mel, audio[0], model.device)
+        features = LongFeatures(lean_mel, audio[0], model.device)
+        return features, None, [features.samples]
     sounds = [whole(sound) for sound in audio]
+    lengths = [len(sound) for sound in sounds]
     if lean_mel is not None and hasattr(model, "engine"):
-        return lean_mel(sounds).to(model.device)
-    features = extractor(
+        return lean_mel(sounds).to(model.device), None, lengths
+    computed = extractor(
         sounds,
         sampling_rate=extractor.sampling_rate,
         truncation=False,
         padding="longest" if long else "max_length",
+        return_attention_mask=True,
         return_tensors="pt",
     )
-    return features.input_features.to(model.device)
+    return computed.input_features.to(model.device), computed.attention_mask, lengths
 
 
 def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
     """Return a window without timestamps as a segment in the form of `generate`."""
-    # The same operations and precision as in `generate`, including float32 rounding.
-    steps = int(torch.tensor(frames) * 0.01 / 0.02)
-    return {"start": 0.0, "end": steps * 0.02, "tokens": tokens}
+    return {"start": 0.0, "end": frames * 0.01, "tokens": tokens}
 
 
-def _prompt(model: Any, decoding: Decoding) -> dict[str, str | None]:
-    """Return language and task for `generate`, which detects the language if it is None.
+def _transcript(processor: Any, segments: list[dict[str, Any]], duration_s: float) -> Transcript:
+    """Join one recording's segments, in the form of `generate`, to a transcript.
 
-    A multilingual checkpoint always gets a task: with neither, the `config.json` of old checkpoints
-    would force a language.
+    Windows are padded with silence, so `generate` gives times beyond the recording's end.
     """
-    generation_config = vars(model.generation_config)
-    if not is_multilingual({"vocab_size": model.config.vocab_size}, generation_config):
-        return {"language": None, "task": None}
-    task = decoding.task or generation_config.get("task") or "transcribe"
-    return {"language": decoding.language, "task": task}
-
-
-def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
-    """Join one recording's segments, in the form of `generate`, to a transcript."""
     tokenizer = processor.tokenizer
     spelling = speller(tokenizer)
     tokens: list[int] = []
@@ -202,8 +115,8 @@ def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
     for segment in segments:
         ids = spelling.spoken(segment["tokens"])
         tokens += ids
-        text = tokenizer.decode(ids).strip()
-        timed.append(Segment(float(segment["start"]), float(segment["end"]), text))
+        start_s, end_s = (min(float(segment[side]), duration_s) for side in ("start", "end"))
+        timed.append(Segment(start_s, end_s, tokenizer.decode(ids).strip()))
     text = timed[0].text if len(timed) == 1 else tokenizer.decode(tokens).strip()
     return Transcript(text, tuple(tokens), tuple(timed))
 

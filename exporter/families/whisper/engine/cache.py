@@ -17,6 +17,14 @@ class GraphCache(Cache):  # type: ignore[misc]
         """Return the number of tokens already decoded."""
         return self.length
 
+    def crop(self, max_length: int) -> None:
+        """Forget tokens after the first `max_length`; if it is negative, the last -`max_length`.
+
+        Their keys and values stay in place: they are masked, and the next tokens overwrite them.
+        """
+        kept = max_length if max_length >= 0 else self.length + max_length
+        self.length = min(self.length, kept)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder rows for a beam search; `shared` is equal for all beams of a clip."""
         self.tensors = {name: t.index_select(0, beam_idx) for name, t in self.tensors.items()}

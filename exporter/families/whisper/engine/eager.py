@@ -58,7 +58,7 @@ class EagerEncoder:
 
 
 class EagerDecoder:
-    """Computes float32 logits [rows, vocabulary] of the last token from the static inputs."""
+    """Computes float32 logits [rows, tokens, vocabulary] from the static inputs."""
 
     def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device
@@ -94,9 +94,7 @@ class EagerDecoder:
             key, value = cross[:, 2 * index], cross[:, 2 * index + 1]
             hidden = hidden + self._listen(attention, query, key, value)
             hidden = feed_forward(layer, hidden)
-        # All tokens, though only the last is used: int8 activations share one scale.
-        logits = self._proj_out(self._decoder.layer_norm(hidden))[:, -1]
-        return {"logits": logits.float()}
+        return {"logits": self._proj_out(self._decoder.layer_norm(hidden)).float()}
 
     def _mask(self, start: int, stop: int) -> Tensor | None:
         """Return a causal mask for several tokens; None for a single one, which sees all."""

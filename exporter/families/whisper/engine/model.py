@@ -2,17 +2,20 @@
 
 For `generate`, only the two forward calls and the cache are ours. Prompt, timestamp rules, beam
 search and long recordings are then transformers' code, the same for the original and for every
-artifact.
+artifact. What graphs do not compute, such as attention weights, is refused by name.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
+from exporter.errors import RecipeError
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.decoding.loop import Decoder, Engine
 from exporter.families.whisper.engine.cache import GraphCache
@@ -22,16 +25,50 @@ from exporter.families.whisper.engine.step_decoder import StepDecoder
 DECODERS = {"step", "decoder"}  # graphs' names, one in each cut
 
 
+@dataclass
+class CrossCache(BaseModelOutput):  # type: ignore[misc]
+    """The result of an encoder that gives the decoder's keys and values, not hidden states."""
+
+    cross_cache: Tensor | None = None
+
+
 class _Encoder(nn.Module):
     """The encoder's graph as the encoder module of transformers."""
 
-    def __init__(self, engine: Engine, original: nn.Module) -> None:
+    def __init__(self, engine: Engine, original: nn.Module, config: WhisperConfig) -> None:
         super().__init__()
         self._engine = engine
         self.conv1, self.conv2 = original.conv1, original.conv2  # `generate` reads their strides
+        frames = config.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0]
+        self._window = (config.num_mel_bins, frames)
 
-    def forward(self, input_features: Tensor, **_: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self._engine.encode(input_features))
+    def forward(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 - the original ignores it too
+        head_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Tensor]:
+        _refuse_unsupported(
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        if input_features.shape[1:] != self._window:
+            mels, frames = self._window
+            msg = (
+                f"input_features is {list(input_features.shape)}: "
+                f"this model takes [windows, {mels}, {frames}]"
+            )
+            raise RecipeError(msg)
+        encoded = self._engine.encode(input_features)
+        if return_dict is False:
+            return (encoded,)
+        if self._engine.decoder.takes_hidden_states:
+            return BaseModelOutput(last_hidden_state=encoded)
+        return CrossCache(cross_cache=encoded)
 
 
 class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
@@ -43,7 +80,7 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         with torch.device("meta"):
             super().__init__(config)
         self.generation_config = generation_config
-        self.model.encoder = _Encoder(engine, self.model.encoder)
+        self.model.encoder = _Encoder(engine, self.model.encoder, config)
         self.engine = engine
         self.eval()
 
@@ -57,38 +94,167 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         """The type of the features, whatever the types inside the graphs."""
         return torch.float32
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as transformers does; see `WhisperForConditionalGeneration.generate`.
+
+        Raises:
+            RecipeError: The request needs what the graphs do not give.
+        """
+        settings = kwargs.get("generation_config")
+        if getattr(settings, "is_assistant", False):
+            msg = "an artifact of graphs cannot be an `assistant_model`: it can have one"
+            raise RecipeError(msg)
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and not assistant.config.is_encoder_decoder:
+            self._require_hidden_states()  # it would take them from our encoder
+        if kwargs.get("encoder_outputs") is not None:
+            self._require_hidden_states()
+        return super().generate(*args, **kwargs)
+
     def forward(
         self,
         input_features: Tensor | None = None,
-        *,
-        decoder_input_ids: Tensor,
-        encoder_outputs: BaseModelOutput | None = None,
-        past_key_values: GraphCache | None = None,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 - the original ignores it too
+        decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Seq2SeqLMOutput:
-        """Return the logits of the next tokens; other arguments of transformers have no effect."""
-        if decoder_attention_mask is not None and not decoder_attention_mask.all():
-            msg = "prompts of different lengths in one batch are not supported: use batch_size 1"
-            raise NotImplementedError(msg)
-        if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(input_features)
-        cache = self.engine.decoder.start() if past_key_values is None else past_key_values
-        encoded = encoder_outputs[0]
-        logits = self.engine.decoder.step(decoder_input_ids, encoded, cache)
-        return Seq2SeqLMOutput(
-            logits=logits, past_key_values=cache, encoder_last_hidden_state=encoded
+        head_mask: Tensor | None = None,
+        decoder_head_mask: Tensor | None = None,
+        cross_attn_head_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: GraphCache | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """Return the logits after each token, and the loss of `labels`, as the original.
+
+        Raises:
+            RecipeError: An argument asks for what the graphs do not compute.
+        """
+        _refuse_unsupported(
+            head_mask=head_mask,
+            decoder_head_mask=decoder_head_mask,
+            cross_attn_head_mask=cross_attn_head_mask,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
+        cache = self._cache(past_key_values)
+        ids = self._ids(decoder_input_ids, labels, cache)
+        _require_usual(ids, cache, decoder_attention_mask, decoder_position_ids, cache_position)
+        encoded = self._encoded(input_features, encoder_outputs)
+        logits = self.engine.step(ids, encoded, cache)
+        loss = None
+        if labels is not None:
+            targets = labels.to(logits.device).reshape(-1)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets)
+        output = Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=None if use_cache is False else cache,
+            encoder_last_hidden_state=(
+                encoded if self.engine.decoder.takes_hidden_states else None
+            ),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _cache(self, past: Any) -> GraphCache:
+        """Return the cache to continue: `past`, or an empty one."""
+        if past is None:
+            return self.engine.decoder.start()  # type: ignore[no-any-return]
+        if not isinstance(past, GraphCache):
+            msg = (
+                f"`past_key_values` is a {type(past).__name__}: an artifact of graphs takes only "
+                "its own, from an earlier call"
+            )
+            raise RecipeError(msg)
+        return past
+
+    def _ids(self, ids: Tensor | None, labels: Tensor | None, cache: GraphCache) -> Tensor:
+        """Return the tokens to decode: without `ids`, the labels after a start token."""
+        if ids is None and labels is not None:
+            config = self.config
+            ids = shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+        if ids is None:
+            msg = "give `decoder_input_ids` or `labels`"
+            raise RecipeError(msg)
+        places = self.config.max_target_positions
+        if cache.length + ids.shape[1] > places:
+            msg = f"{cache.length + ids.shape[1]} tokens: this model decodes at most {places}"
+            raise RecipeError(msg)
+        if bool(((ids < 0) | (ids >= self.config.vocab_size)).any()):
+            msg = f"`decoder_input_ids` go beyond a vocabulary of {self.config.vocab_size}"
+            raise RecipeError(msg)
+        return ids.to(self.device)
+
+    def _encoded(self, features: Tensor | None, outputs: Any) -> Tensor:
+        """Return what the encoder gave, running it if need be."""
+        if outputs is None and features is None:
+            msg = "give `input_features` or `encoder_outputs`"
+            raise RecipeError(msg)
+        if outputs is None:
+            outputs = self.model.encoder(features)
+        encoded: Tensor = outputs[0]
+        if encoded.is_floating_point():
+            self._require_hidden_states()
+        return encoded
+
+    def _require_hidden_states(self) -> None:
+        if not self.engine.decoder.takes_hidden_states:
+            msg = (
+                "the encoder of this artifact gives keys and values, not hidden states: pass "
+                "`input_features` instead of `encoder_outputs`, and an assistant with an encoder"
+            )
+            raise RecipeError(msg)
 
     def _prepare_cache_for_generation(
-        self, _config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any, **__: Any
-    ) -> bool:
-        """Give `generate` our cache instead of transformers' layers of tensors."""
-        return model_kwargs.setdefault("past_key_values", self.engine.decoder.start()) is not None
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any, **__: Any
+    ) -> None:
+        """Give `generate` our cache, also with `use_cache=False`, which changes no result."""
+        generation_config.use_cache = model_kwargs["use_cache"] = True
+        if model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = self.engine.decoder.start()
 
     def _reorder_cache(self, past_key_values: GraphCache, beam_idx: Tensor) -> GraphCache:
         past_key_values.reorder_cache(beam_idx)
         return past_key_values
+
+
+def _refuse_unsupported(**arguments: Any) -> None:
+    """Raise RecipeError for arguments of the original that graphs cannot follow."""
+    given = [name for name, value in arguments.items() if value is not None and value is not False]
+    if given:
+        msg = (
+            f"an artifact of graphs does not support {', '.join(given)}: take torch-int8 or "
+            "`exporter.load_original`"
+        )
+        if "output_attentions" in given:
+            msg += "\n(timestamps of words need it; those of segments do not)"
+        raise RecipeError(msg)
+
+
+def _require_usual(
+    ids: Tensor, cache: GraphCache, mask: Tensor | None, *positions: Tensor | None
+) -> None:
+    """Refuse masked tokens, and tokens elsewhere than after those in the cache."""
+    if mask is not None and not mask.all():
+        msg = (
+            "prompts of different lengths in one batch are not supported by an artifact of graphs: "
+            "decode the recordings one by one"
+        )
+        raise RecipeError(msg)
+    usual = torch.arange(cache.length, cache.length + ids.shape[1], device=ids.device)
+    if any(given is not None and bool((given != usual).any()) for given in positions):
+        msg = (
+            f"an artifact of graphs decodes the token at position {cache.length} next: give no "
+            "`decoder_position_ids` and no `cache_position`"
+        )
+        raise RecipeError(msg)
 
 
 def assemble(

@@ -33,6 +33,8 @@ class StaticDecoder:
     `encoded` is its cross-attention cache [windows, 2 * layers, heads, source, head_dim].
     """
 
+    takes_hidden_states = False
+
     def __init__(
         self,
         functions: Mapping[str, GraphFunction],
@@ -65,7 +67,7 @@ class StaticDecoder:
         }
         logits = self._functions["decoder"](inputs)["logits"]
         cache.length += ids.shape[1]
-        return logits[:, None]
+        return logits if logits.dim() == 3 else logits[:, None]  # as earlier releases give them
 
     def expand_beams(self, encoded: Tensor, cache: StaticCache, beams: int) -> Tensor:
         """Allocate caches for all rows; copy only the positions that the prompt has written."""

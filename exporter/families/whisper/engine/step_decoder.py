@@ -28,6 +28,8 @@ class StepDecoder:
     window's cache. The hypotheses of a single window are queries of one row.
     """
 
+    takes_hidden_states = True
+
     def __init__(
         self, functions: Mapping[str, GraphFunction], config: WhisperConfig, device: torch.device
     ) -> None:

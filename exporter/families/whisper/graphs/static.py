@@ -62,8 +62,8 @@ class StepDecoder(nn.Module):
 
     Takes input_ids [rows, tokens], the position [1] of the first, cross_cache as above, ancestors
     [rows, max_target_positions] and per layer the key and value caches [rows, heads,
-    max_target_positions, head_dim], which it writes; returns float32 logits [rows, vocabulary] of
-    the last token. Rows of one window are consecutive.
+    max_target_positions, head_dim], which it writes; returns float32 logits [rows, tokens,
+    vocabulary]. Rows of one window are consecutive.
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,7 +86,7 @@ class StepDecoder(nn.Module):
             attended = window_attention(query, cross, index)
             hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
             hidden = feed_forward(layer, hidden)
-        return (self.proj_out(self.decoder.layer_norm(hidden[:, -1])).float(),)
+        return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
 
 
 def static_graphs(model: Any) -> list[Graph]:
@@ -117,7 +117,7 @@ def static_graphs(model: Any) -> list[Graph]:
                 **caches,
             },
             {**batched, "input_ids": {0: "rows", 1: "tokens"}, "cross_cache": {0: "batch"}},
-            {"logits": ("rows", model.config.vocab_size)},
+            {"logits": ("rows", "tokens", model.config.vocab_size)},
             mutated=tuple(names),
         ),
     ]

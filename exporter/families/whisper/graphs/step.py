@@ -50,7 +50,7 @@ class CrossCache(nn.Module):
 
 
 class Step(nn.Module):
-    """Computes logits [rows, 1, vocabulary] of each row's last token, and the new caches.
+    """Computes the logits [rows, tokens, vocabulary] after each token, and the new caches.
 
     Takes input_ids [rows, tokens], own_last int32 [rows], the last token's position, cross_last
     int32 [windows], the audio's last; and per layer the tokens' caches and those of the audio. With
@@ -86,7 +86,7 @@ class Step(nn.Module):
             hidden = feed_forward(layer, hidden + attention.out_proj(attended))
             present += [*own, *same]
         hidden = mark(hidden, self._num_layers)
-        return self.proj_out(self.decoder.layer_norm(hidden[:, -1:])), *present
+        return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
 
 def step_graphs(model: Any) -> list[Graph]:
@@ -108,7 +108,7 @@ def step_graphs(model: Any) -> list[Graph]:
         "cross_last": {0: "windows"},
     }
     produced: dict[str, Shape] = {}
-    outputs: dict[str, Shape] = {"logits": ("rows", 1, model.config.vocab_size)}
+    outputs: dict[str, Shape] = {"logits": ("rows", "tokens", model.config.vocab_size)}
     for index in range(num_layers):
         for leaf in ("key", "value"):
             name = f"own.{index}.{leaf}"

@@ -1,0 +1,200 @@
+"""Check a recipe's decoding options against a checkpoint's configs."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from transformers import GenerationConfig
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from exporter.errors import CheckpointError, RecipeError
+from exporter.families.base import Configs
+from exporter.families.whisper.decoding.settings import SHARED, is_multilingual
+from exporter.recipe import Decoding
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+_POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
+# Wishes that change the text and that recipes have no option for; other keys have no effect on it.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_OTHERS = (
+    *("bad_words_ids", "compression_ratio_threshold", "condition_on_prev_tokens", "constraints"),
+    *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
+    *("encoder_repetition_penalty", "exponential_decay_length_penalty", "force_words_ids"),
+    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "logprob_threshold"),
+    *("max_time", "min_length", "min_new_tokens", "no_speech_threshold", "num_beam_groups"),
+    *("num_return_sequences", "penalty_alpha", "renormalize_logits", "sequence_bias"),
+    *("stop_strings", "watermarking_config"),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Wish(NamedTuple):
+    """A value in a generation config, and the options of a recipe that follow it."""
+
+    value: Any
+    options: Mapping[str, Any]
+
+
+def check_decoding(configs: Configs, decoding: Decoding) -> None:
+    """Check that the checkpoint supports the options, else its text would be wrong.
+
+    Warns if the checkpoint's generation config asks for another decoding than the recipe's.
+
+    Raises:
+        RecipeError: The checkpoint lacks the language or the task, or decodes fewer tokens.
+        CheckpointError: The generation config lacks values that the prompt needs.
+    """
+    config, generation_config = configs[CONFIG], configs[GENERATION]
+    several = is_multilingual(config, generation_config)
+    if several:
+        _check_prompt(config, generation_config, decoding)
+    else:
+        _require_keys(generation_config, "no_timestamps_token_id")
+        options = {"language": decoding.language, "task": decoding.task}
+        extra = [name for name, value in options.items() if value is not None]
+        if extra:
+            msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
+            raise RecipeError(msg)
+    prompt = 4 if several else 2  # start, language, task, no timestamps
+    most = config.get("max_target_positions", _POSITIONS) - prompt
+    if decoding.max_new_tokens is not None and decoding.max_new_tokens > most:
+        msg = f"max_new_tokens {decoding.max_new_tokens}: this checkpoint decodes at most {most}"
+        raise RecipeError(msg)
+    _tell_ignored(_wishes(configs, decoding, most, prompt), most)
+
+
+def _check_prompt(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any], decoding: Decoding
+) -> None:
+    """Check language and task, the recipe's or the checkpoint's own."""
+    _require_keys(generation_config, "no_timestamps_token_id", "lang_to_id", "task_to_id")
+    known = [token[2:-2] for token in generation_config["lang_to_id"]]
+    if decoding.language is not None and decoding.language not in known:
+        raise _unknown_language(decoding.language, known)
+    tasks = generation_config["task_to_id"]
+    if decoding.task is not None and decoding.task not in tasks:
+        msg = f"the checkpoint has no task {decoding.task!r}: {', '.join(tasks)}"
+        raise RecipeError(msg)
+    language, task = (generation_config.get(key) for key in ("language", "task"))
+    if decoding.language is None and not _is_language(language, known):
+        msg = f"{GENERATION}: its language {language!r:.40} is none that it lists in lang_to_id"
+        raise CheckpointError(msg)
+    if decoding.task is None and task is not None and task not in tasks:
+        msg = f"{GENERATION}: its task {task!r:.40} is none that it lists in task_to_id"
+        raise CheckpointError(msg)
+    layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
+    if decoding.task == "translate" and layers[0] < layers[1]:
+        # A warning only: no config says it for certain, and some of these checkpoints do translate.
+        _log.warning(
+            "its decoder has fewer layers than its encoder: distilled checkpoints like "
+            "large-v3-turbo and distil-whisper were not trained to translate"
+        )
+
+
+def _is_language(name: Any, known: list[str]) -> bool:
+    """Return whether transformers finds the language `name` among the codes `known`."""
+    if not isinstance(name, str):
+        return name is None
+    lower = name.lower()
+    return lower.removeprefix("<|").removesuffix("|>") in known or (
+        TO_LANGUAGE_CODE.get(lower) in known
+    )
+
+
+def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dict[str, _Wish]:
+    """Return what a checkpoint asks for, and a recipe neither does nor decides otherwise."""
+    stored, usual = {**configs[CONFIG], **configs[GENERATION]}, vars(GenerationConfig())
+    names = (*SHARED, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
+    asked = [n for n in names if stored.get(n) not in (None, usual.get(n, False))]
+    wishes = {n: _Wish(stored[n], {n: stored[n]} if n in SHARED else {}) for n in asked}
+    length, times = stored.get("max_length"), stored.get("return_timestamps")
+    shorter = isinstance(length, int) and prompt < length < most + prompt
+    if shorter and length != usual["max_length"] and "max_new_tokens" not in asked:
+        wishes["max_length"] = _Wish(length, {"max_new_tokens": length - prompt})
+    if times is True:
+        wishes["return_timestamps"] = _Wish(times, {"timestamps": True})
+    if forced := _forced(configs[GENERATION], decoding):
+        wishes["forced_decoder_ids"] = _Wish(stored["forced_decoder_ids"], forced)
+    decided = decoding.model_fields_set
+    return {n: wish for n, wish in wishes.items() if not wish.options.keys() & decided}
+
+
+def _forced(generation_config: Mapping[str, Any], decoding: Decoding) -> dict[str, str]:
+    """Return language and task of an old prompt if neither the recipe nor a newer key has them."""
+    pairs = generation_config.get("forced_decoder_ids")
+    ids = [pair[-1] for pair in pairs or () if isinstance(pair, list | tuple) and pair]
+    found = {
+        option: token.strip("<|>")
+        for option, table in (("language", "lang_to_id"), ("task", "task_to_id"))
+        for token, number in (generation_config.get(table) or {}).items()
+        if number in ids
+    }
+    usual = {"task": "transcribe"}
+    return {
+        option: value
+        for option, value in found.items()
+        if not getattr(decoding, option)
+        and not generation_config.get(option)
+        and value != usual.get(option)
+    }
+
+
+def _tell_ignored(wishes: Mapping[str, _Wish], most: int) -> None:
+    """Warn of a checkpoint's wishes, once for all, and of how a recipe follows them."""
+    if not wishes:
+        return
+    shown = ", ".join(f"{name} {json.dumps(wish.value)[:60]}" for name, wish in wishes.items())
+    options = {
+        name: value
+        for wish in wishes.values()
+        for name, value in wish.options.items()
+        if _possible(name, value, most)
+    }
+    pairs = ", ".join(
+        f"{name}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in options.items()
+    )
+    what = "it" if len(options) == len(wishes) else "what a recipe can"
+    hint = f"write `decoding: {{{pairs}}}` to keep {what}" if options else "recipes have no such"
+    _log.warning("%s asks for %s, which the recipe does not: %s", GENERATION, shown, hint)
+
+
+def _possible(name: str, value: Any, most: int) -> bool:
+    """Return whether a recipe's decoding may have the value for this checkpoint."""
+    try:
+        Decoding.model_validate({name: value}, strict=True)
+    except ValidationError:
+        return False
+    return name != "max_new_tokens" or value <= most
+
+
+def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
+    """Return the language of the transcripts; translations and English-only models give English."""
+    if decoding.task == "translate":
+        return "en"
+    several = is_multilingual(configs[CONFIG], configs[GENERATION])
+    return decoding.language or spoken or (None if several else "en")
+
+
+def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
+    """Refuse a generation config of an old transformers, which lacks parts of the prompt."""
+    missing = [key for key in keys if generation_config.get(key) in (None, {})]
+    if missing:
+        msg = (
+            f"its generation_config.json has no {', '.join(missing)}.\n"
+            "Take the one of the model that this checkpoint was trained from, as it is today."
+        )
+        raise CheckpointError(msg)
+
+
+def _unknown_language(language: str, known: list[str]) -> RecipeError:
+    spoken = language.lower()
+    code = TO_LANGUAGE_CODE.get(spoken, re.split(r"\W|_", spoken.strip("<|>"))[0])
+    if code in known:
+        return RecipeError(f"the checkpoint has no language {language!r}: did you mean {code!r}?")
+    shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
+    return RecipeError(f"the checkpoint has no language {language!r}: {shown}")
