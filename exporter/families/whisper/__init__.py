@@ -13,6 +13,8 @@ COMPANIONS = Companions(
         *("added_tokens.json", "vocab.json", "merges.txt", "normalizer.json"),
     ),
     tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+    nested={"preprocessor_config.json": "processor_config.json"},
+    tokenizer_class="WhisperTokenizer",
 )
 DECODING = ("language", "task", "num_beams", "timestamps", "batch_size")
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut
