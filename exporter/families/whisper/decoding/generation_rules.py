@@ -31,7 +31,7 @@ class Rules:
     """The rules for decoding a window; lengths include the prompt's tokens.
 
     `never` are suppressed tokens, `not_first` tokens suppressed at the first step, `timestamps` the
-    first of the timestamp tokens.
+    first of the timestamp tokens, and `words` the first after them, which was added later.
     """
 
     prompt: tuple[int, ...]
@@ -43,6 +43,7 @@ class Rules:
     length_penalty: float
     early_stopping: bool | str
     timestamps: int
+    words: int
 
     def suppress(self, scores: NDArray[np.float32], length: int) -> None:
         """Suppress in `scores` [rows, vocabulary] tokens that may not follow `length` tokens."""
@@ -86,6 +87,7 @@ def read_rules(model: Any, language: str | None, task: str | None) -> Rules | No
         length_penalty=config.length_penalty,
         early_stopping=config.early_stopping,
         timestamps=config.no_timestamps_token_id + 1,
+        words=config.no_timestamps_token_id + 1 + model.config.max_source_positions + 1,
     )
 
 
