@@ -8,7 +8,6 @@ What they compute is the same. The folder is no sealed artifact, and good for `r
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,8 +45,7 @@ def build(source: Path, folder: Path) -> None:
                 fresh=True,
             )
         )
-    for name, path in checkpoint.companions.items():
-        shutil.copyfile(path, folder / name)
+    checkpoint.copy_companions(folder)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,8 @@ def predict(
 
 def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
     """Return the sizes of the checkpoint's files that every artifact includes, by name."""
-    return {name: path.stat().st_size for name, path in checkpoint.companions.items()}
+    written = {name: len(data) for name, data in checkpoint.converted.items()}
+    return {name: path.stat().st_size for name, path in checkpoint.companions.items()} | written
 
 
 def resource_errors(

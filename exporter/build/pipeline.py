@@ -228,9 +228,7 @@ def _build_one(
             what=name,
             environment=_FRUGAL,
         )
-        for file, path in checkpoint.companions.items():
-            if not (folder / file).exists():  # a target may write its own version
-                shutil.copyfile(path, folder / file)
+        checkpoint.copy_companions(folder)  # but not over those that a target wrote itself
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))

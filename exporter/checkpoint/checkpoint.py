@@ -7,7 +7,7 @@ or, where there are none, from torch's own files, whose pickle only tells the te
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from exporter.artifact.manifest import Origin
+from exporter.checkpoint import companions
 from exporter.checkpoint.derived import derive, stored
 from exporter.checkpoint.fetch import fetch, remote_infos
 from exporter.checkpoint.files import (
@@ -38,8 +39,7 @@ from exporter.families import (
     family_name,
     read_config,
 )
-from exporter.families.facts import Companions
-from exporter.formats.config_json import is_regular_file, read_json, refuse_code
+from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
 from exporter.hub.client import hub_id
 from exporter.system.files import sha256_file
@@ -60,6 +60,8 @@ class Checkpoint:
         remote: Sizes in bytes of weight files that stayed on the Hub. While there are any, values
             cannot be read and `sha256` raises CheckpointError.
         companions: Configuration and tokenizer files by name, which every artifact includes.
+        converted: The content of companions whose files have another form: see
+            `exporter.checkpoint.companions`.
         settings: An adapter's configuration file. Its tensors and companions come in part from its
             base.
     """
@@ -71,6 +73,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     remote: dict[str, int] = field(default_factory=dict)
     companions: Mapping[str, Path] = field(default_factory=dict)
+    converted: Mapping[str, bytes] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
 
     @property
@@ -129,15 +132,25 @@ class Checkpoint:
     @contextmanager
     def gathered(self) -> Iterator[Path]:
         """Yield a folder with all companions, which may be removed when the block ends."""
-        if all(path.parent == self.folder for path in self.companions.values()):
+        here = all(path.parent == self.folder for path in self.companions.values())
+        if here and not self.converted:
             yield self.folder
             return
         with TemporaryDirectory() as place:
             folder = Path(place) / self.folder.resolve().name  # its name appears in errors
             folder.mkdir()
-            for name, path in self.companions.items():
-                shutil.copyfile(path, folder / name)
+            self.copy_companions(folder)
             yield folder
+
+    def copy_companions(self, folder: Path) -> None:
+        """Write those companions into a folder that it does not have yet."""
+        for name, path in self.companions.items():
+            if (folder / name).exists():
+                continue
+            if name in self.converted:
+                (folder / name).write_bytes(self.converted[name])
+            else:
+                shutil.copyfile(path, folder / name)
 
     def read(self, name: str) -> Tensor:
         """Read one tensor in its stored type, and nothing else of its file.
@@ -231,7 +244,8 @@ def _open(
     allow_pickle: bool,
 ) -> Checkpoint:
     name = family_name(read_json(folder / CONFIG))  # first: an unknown family is the first error
-    companions = _require_companions(folder, family_facts(name).COMPANIONS)
+    needed = family_facts(name).COMPANIONS
+    found = companions.require(folder, needed)
     config = read_config(folder / CONFIG, name)
     family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
@@ -245,7 +259,8 @@ def _open(
         config=config,
         tensors=tensors,
         remote=remote or {},
-        companions=companions,
+        companions=found,
+        converted=companions.converted(found, needed),
     )
 
 
@@ -257,12 +272,13 @@ def _is_adapter(folder: Path) -> bool:
 
 def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:
     """Open an adapter's base and merge the adapter into it."""
-    _refuse_foreign(folder, companion_names())
+    companions.refuse_foreign(folder, companion_names())
     path = folder / ADAPTER
     settings = lora(path, read_json(path))
     base = _open_base(path, settings, progress, **how)
     name = family_name(base.config)
-    tied, companions = FAMILIES[name].TIED, family_facts(name).COMPANIONS
+    tied, needed = FAMILIES[name].TIED, family_facts(name).COMPANIONS
+    found = companions.overlaid(needed, companions.present(folder, needed), base.companions)
     tensors = merge(folder, settings, base.tensors, {*tied, *tied.values()})
     return replace(
         base,
@@ -270,23 +286,10 @@ def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) ->
         revision=None,
         folder=folder,
         tensors=tensors,
-        companions=_over(companions, _present(folder, companions), base.companions),
+        companions=found,
+        converted=companions.converted(found, needed),
         settings=(path,),
     )
-
-
-def _over(
-    companions: Companions, own: Mapping[str, Path], base: Mapping[str, Path]
-) -> dict[str, Path]:
-    """Return an adapter's companions, and the base's where it has none.
-
-    A tokenizer's files are all the adapter's, if none is missing there, or all the base's.
-    """
-    tokenizer = base if companions.missing({*own, *companions.configs}) else own
-    configs = {**base, **own, CONFIG: base[CONFIG]}
-    return {name: configs[name] for name in companions.configs} | {
-        name: path for name, path in tokenizer.items() if name in companions.tokenizer
-    }
 
 
 def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> Checkpoint:
@@ -305,41 +308,3 @@ def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> C
             "Set base_model_name_or_path there to the base's folder, or to its Hub id."
         )
         raise type(error)(msg) from error
-
-
-def _require_companions(folder: Path, companions: Companions) -> dict[str, Path]:
-    """Return the companions in a folder; raise CheckpointError if a loader needs more."""
-    _refuse_foreign(folder, companions.names)
-    present = _present(folder, companions)
-    if missing := companions.missing(present):
-        msg = (
-            f"{folder}: missing {', '.join(missing)}.\n"
-            "Copy them from the model this checkpoint was trained from."
-        )
-        raise CheckpointError(msg)
-    return present
-
-
-def _present(folder: Path, companions: Companions) -> dict[str, Path]:
-    paths = {name: folder / name for name in companions.names}
-    return {name: path for name, path in paths.items() if path.is_file()}
-
-
-def _refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse configs with code, and links out of the checkpoint, whose targets would be copied.
-
-    Allowed are the links of the Hub's cache, which lead into `blobs` beside its snapshots.
-    """
-    here = folder.resolve()
-    for path in (folder / name for name in names):
-        if not is_regular_file(path):
-            continue
-        target = path.resolve()
-        cached = target.parent == here.parent.parent / "blobs"
-        if target.parent != here and not cached:
-            msg = f"{path} is a link that leads out of the checkpoint: put the file there"
-            raise CheckpointError(msg)
-        if path.name.endswith("config.json"):
-            refuse_code(path)
-        elif path.suffix == ".json":
-            read_json(path)  # some are only copied into artifacts, for other loaders

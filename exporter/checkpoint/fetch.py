@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.checkpoint import companions
 from exporter.checkpoint.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -86,7 +87,7 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
     if missing:
         msg = (
             f"{where} holds no {', '.join(missing)}.\n"
-            "Download it, and add them from the model that it was trained from."
+            "Download it, and add what is missing from the model that it was trained from."
         )
         raise CheckpointError(msg)
     small = [name for name in (ADAPTER, *present) if name in names]
@@ -108,8 +109,9 @@ def _companions(
     if CONFIG not in names or is_adapter(names):
         missing = [] if is_adapter(names) else [CONFIG]
         return [name for name in companion_names() if name in names], missing
-    companions = family_facts(family_name(read_json(bring(CONFIG)))).COMPANIONS
-    return [name for name in companions.names if name in names], companions.missing(names)
+    needed = family_facts(family_name(read_json(bring(CONFIG)))).COMPANIONS
+    present = [name for name in needed.stored_names if name in names]
+    return present, companions.missing(names, bring, needed)
 
 
 def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:

@@ -48,8 +48,8 @@ def model_types() -> list[str]:
 
 
 def companion_names() -> list[str]:
-    """Return the names of all families' companion files, without duplicates."""
-    return list(dict.fromkeys(_each(lambda facts: facts.COMPANIONS.names)))
+    """Return the names of all companion files that checkpoints may have, without duplicates."""
+    return list(dict.fromkeys(_each(lambda facts: facts.COMPANIONS.stored_names)))
 
 
 def read_configs(folder: Path, name: str) -> Configs:

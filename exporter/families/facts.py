@@ -1,7 +1,7 @@
 """Facts about a family that need no torch, as plain data."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from exporter.formats.config_json import Limits
@@ -15,16 +15,26 @@ class Companions:
         configs: The required JSON files, including `config.json`.
         tokenizer: All files that a tokenizer may have; existing ones are copied.
         tokenizer_forms: Sets of files, one of which must be complete; messages name the first.
+        nested: The configs that transformers 5 writes into another file, which is given.
+        tokenizer_class: The tokenizer's class where a config names one of transformers 5's general
+            ones, which transformers 4 does not have.
     """
 
     configs: tuple[str, ...]
     tokenizer: tuple[str, ...]
     tokenizer_forms: tuple[tuple[str, ...], ...]
+    nested: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_class: str = "PreTrainedTokenizerFast"
 
     @property
     def names(self) -> tuple[str, ...]:
         """All files, in the order in which they are hashed."""
         return (*self.configs, *self.tokenizer)
+
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """All files that a checkpoint may have: `names`, and the files that hold nested ones."""
+        return (*self.names, *dict.fromkeys(self.nested.values()))
 
     def missing(self, names: Collection[str]) -> list[str]:
         """Return the required files that are not among `names`."""

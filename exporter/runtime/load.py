@@ -115,7 +115,7 @@ def load_original(
     # transformers reads a plain folder itself, so that an error in our reader would show.
     state = None if checkpoint.plain else checkpoint.stored_state()
     with checkpoint.gathered() as folder, quiet_libraries(), no_progress_bars():
-        model = family.open_original(folder, state)
+        model = family.open_original(checkpoint.folder if state is None else folder, state)
         processor = family.processor(folder)
     return Recogniser(model, processor, family, decoding or Decoding())
 

@@ -149,6 +149,15 @@ def test_shards_are_those_that_the_index_names(machine: Machine, hub: Hub) -> No
     assert hub.fetched() == COMPANIONS | shards | {"model.safetensors.index.json"}
 
 
+def test_what_transformers_5_saved_is_fetched(machine: Machine, hub: Hub) -> None:
+    machine.fetches("org/newer")
+    companions = {"config.json", "generation_config.json", "processor_config.json"}
+    companions |= {"tokenizer.json", "tokenizer_config.json"}
+    assert hub.fetched() == companions | {"model.safetensors"}
+    offline = Machine(machine.home, NOWHERE).fetches("org/newer")
+    assert "error" not in offline
+
+
 def test_a_pickle_is_fetched_only_if_it_is_allowed(machine: Machine, hub: Hub) -> None:
     refused = machine.fetches("org/pickle")
     assert refused["exit_code"] == 3
@@ -310,6 +319,7 @@ def test_a_status_is_explained(machine: Machine, hub: Hub, status: int, told: st
     [
         ("org/bare", "no model.safetensors (found flax_model.msgpack)"),
         ("org/deaf", "holds no preprocessor_config.json"),
+        ("org/deaf_newer", "holds no preprocessor_config.json"),
         ("org/torn", "names model-00002-of-00002.safetensors, which it does not hold"),
     ],
 )

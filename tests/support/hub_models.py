@@ -6,6 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from tests.support.newer import as_transformers_5
+
 
 def models(checkpoint: Path, root: Path) -> dict[str, Path]:
     """A folder below `root` for every kind of repository, by name."""
@@ -18,6 +20,8 @@ def models(checkpoint: Path, root: Path) -> dict[str, Path]:
         "bare": _without("model.safetensors", checkpoint, root / "bare"),
         "deaf": _without("preprocessor_config.json", checkpoint, root / "deaf"),
         "adapter": _adapter(root / "adapter"),
+        "newer": as_transformers_5(_whole(checkpoint, root / "newer")),
+        "deaf_newer": _deaf_newer(checkpoint, root / "deaf_newer"),
     }
 
 
@@ -27,6 +31,13 @@ def _whole(checkpoint: Path, folder: Path) -> Path:
     for name in ("README.md", "flax_model.msgpack", "pytorch_model.bin", "training_args.bin"):
         (folder / name).write_bytes(b"not needed")
     (folder / "model.fp32-00001-of-00002.safetensors").write_bytes(b"not needed")
+    return folder
+
+
+def _deaf_newer(checkpoint: Path, folder: Path) -> Path:
+    """As transformers 5 saves it, without the feature extractor's settings."""
+    as_transformers_5(_whole(checkpoint, folder))
+    (folder / "processor_config.json").write_text("{}")
     return folder
 
 

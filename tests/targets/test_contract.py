@@ -5,7 +5,6 @@ Building and reloading through the commands, with what is then heard, is in `tes
 
 import inspect
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -190,9 +189,7 @@ def built(kind: str, checkpoint: Checkpoint, final: Path) -> Path:
         job = Job(checkpoint, family, options_of(kind), plan, folder, silent)
         result = TARGETS[kind].build(job)
         assert result.needs.device == job.device == "cpu"
-        for name, path in checkpoint.companions.items():
-            if not (folder / name).exists():
-                shutil.copyfile(path, folder / name)
+        checkpoint.copy_companions(folder)
         (folder / "recipe.yaml").write_text(RECIPE.format("x", kind, "cpu"))
         about = {"needs": result.needs, "options": result.options}
         store.seal(folder, sealed.manifest(kind).model_copy(update=about))

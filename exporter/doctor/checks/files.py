@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from exporter.artifact import store
 from exporter.artifact.manifest import MANIFEST
+from exporter.checkpoint import companions
 from exporter.checkpoint.files import is_adapter
 from exporter.doctor.detect import layout, parts
 from exporter.doctor.finding import Finding
@@ -54,12 +55,20 @@ def missing_files(folder: Folder) -> Iterator[Finding]:
     if below and "config.json" not in folder.files:
         yield Finding("problem", ".", "holds models in subfolders", f"Name one: {below[0]}")
         return
-    missing = [] if is_adapter(folder.files) else _companions(folder).missing(folder.files)
+    missing = [] if is_adapter(folder.files) else _missing(folder)
     if kind == "ctranslate2":
         missing = [name for name in missing if name != "generation_config.json"]
     for name in missing:
         without = _WITHOUT.get(name, "tokens cannot be turned into text")
         yield Finding("problem", name, f"is missing: {without}", _copy(folder, name))
+
+
+def _missing(folder: Folder) -> list[str]:
+    needed = _companions(folder)
+    try:
+        return companions.missing(folder.files, folder.path.joinpath, needed)
+    except CheckpointError:  # `folder.configs` tells what is wrong with such a file
+        return needed.missing(folder.files)
 
 
 def _companions(folder: Folder) -> Companions:

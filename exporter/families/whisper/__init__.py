@@ -16,6 +16,8 @@ COMPANIONS = Companions(
         *("added_tokens.json", "vocab.json", "merges.txt", "normalizer.json"),
     ),
     tokenizer_forms=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+    nested={"preprocessor_config.json": "processor_config.json"},
+    tokenizer_class="WhisperTokenizer",
 )
 DECODING = (
     *("language", "task", "num_beams", "length_penalty", "repetition_penalty"),

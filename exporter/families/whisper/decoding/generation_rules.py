@@ -13,7 +13,7 @@ class Rules:
     """The rules for decoding a window; lengths include the prompt's tokens.
 
     `never` are suppressed tokens, `not_first` tokens suppressed at the first step, `timestamps` the
-    first of the timestamp tokens.
+    first of the timestamp tokens, and `words` the first after them, which was added later.
     """
 
     prompt: tuple[int, ...]
@@ -24,6 +24,7 @@ class Rules:
     not_first: NDArray[np.int64]
     length_penalty: float
     timestamps: int
+    words: int
 
     def suppress(self, scores: NDArray[np.float32], length: int) -> None:
         """Suppress in `scores` [rows, vocabulary] tokens that may not follow `length` tokens."""
@@ -55,6 +56,7 @@ def read_rules(model: Any, settings: GenerationConfig) -> Rules | None:
         not_first=_tokens(settings.begin_suppress_tokens, model),
         length_penalty=settings.length_penalty,
         timestamps=settings.no_timestamps_token_id + 1,
+        words=settings.no_timestamps_token_id + 1 + model.config.max_source_positions + 1,
     )
 
 

@@ -8,6 +8,7 @@ longer than the window, language detection, and settings that `Rules` does not h
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -157,9 +158,17 @@ def decode(model: Any, features: Tensor, settings: GenerationConfig) -> list[lis
         decoded = greedy(windows, rules) if beams == 1 else beam_search(windows, rules, beams)
     finally:
         windows.release()
-    if any(token >= rules.timestamps for row in decoded for token in row):
-        return None  # rare: `generate` splits there, and may continue from them
-    return decoded
+    return None if any(_splits(row, rules) for row in decoded) else decoded
+
+
+def _splits(row: list[int], rules: Rules) -> bool:
+    """Return whether `generate` would split a window there, and maybe continue from there: rare.
+
+    It does so at timestamps, and takes two added words in a row for such.
+    """
+    late = [token >= rules.timestamps for token in row]
+    timed = any(rules.timestamps <= token < rules.words for token in row)
+    return timed or any(one and other for one, other in pairwise(late))
 
 
 def _too_few_tokens(model: Any, rules: Rules, beams: int) -> bool:

@@ -109,28 +109,47 @@ def _transcript(processor: Any, segments: list[dict[str, Any]], duration_s: floa
     Windows are padded with silence, so `generate` gives times beyond the recording's end.
     """
     tokenizer = processor.tokenizer
-    spelling = speller(tokenizer)
-    tokens: list[int] = []
-    timed = []
-    for segment in segments:
-        ids = spelling.spoken(segment["tokens"])
-        tokens += ids
-        start_s, end_s = (min(float(segment[side]), duration_s) for side in ("start", "end"))
-        timed.append(Segment(start_s, end_s, tokenizer.decode(ids).strip()))
-    text = timed[0].text if len(timed) == 1 else tokenizer.decode(tokens).strip()
-    return Transcript(text, tuple(tokens), tuple(timed))
+    tokens = [token for segment in segments for token in segment["tokens"]]
+    timed = tuple(_segment(tokenizer, segment, duration_s) for segment in segments)
+    text = timed[0].text if len(timed) == 1 else _text(tokenizer, tokens)
+    return Transcript(text, tuple(speller(tokenizer).spoken(tokens)), timed)
+
+
+def _segment(tokenizer: Any, segment: dict[str, Any], duration_s: float) -> Segment:
+    start_s, end_s = (min(float(segment[side]), duration_s) for side in ("start", "end"))
+    return Segment(start_s, end_s, _text(tokenizer, segment["tokens"]))
+
+
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    """Return the text as transformers decodes it: without special tokens and timestamps."""
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    return text.strip()
 
 
 class Speller:
-    """The functions of a tokenizer that `transcribe` needs."""
+    """The functions of a tokenizer that `transcribe` needs.
+
+    Words that were added to a tokenizer are text, though their ids are above the timestamps'.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._special = frozenset(tokenizer.all_special_ids)
-        self._first_timestamp = tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
+        added = tokenizer.added_tokens_decoder.items()
+        special = {token for token, stored in added if stored.special}
+        self._special = special.union(tokenizer.all_special_ids)
+        self._timestamps = tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
+        self._words = {
+            token
+            for word, token in tokenizer.get_vocab().items()
+            if token >= self._timestamps and not tokenizer.timestamp_pat.fullmatch(word)
+        }
 
     def spoken(self, tokens: Sequence[int]) -> list[int]:
-        """Return the text tokens: neither special tokens nor timestamps."""
-        return [i for i in tokens if i < self._first_timestamp and i not in self._special]
+        """Return the tokens that have text: neither special, nor timestamps, nor unknown."""
+        return [
+            token
+            for token in tokens
+            if (token < self._timestamps or token in self._words) and token not in self._special
+        ]
 
 
 _spellers: WeakKeyDictionary[Any, Speller] = WeakKeyDictionary()
