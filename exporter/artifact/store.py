@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from filelock import Timeout
 
 from exporter.artifact.manifest import MANIFEST, File, Manifest
-from exporter.errors import BusyError, IntegrityError, listed
+from exporter.errors import BusyError, IntegrityError
 from exporter.system.files import (
     file_lock,
     make_folder,
@@ -27,6 +27,7 @@ from exporter.system.files import (
     write_atomic,
 )
 from exporter.system.signals import undisturbed
+from exporter.system.text import listed
 
 # Sidecar files are written after sealing and are outside the digest.
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "

@@ -14,10 +14,11 @@ from pathlib import Path, PurePosixPath
 
 from exporter.artifact import signing, store
 from exporter.artifact.manifest import Manifest
-from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
+from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
 from exporter.system.files import make_folder, write_atomic
+from exporter.system.text import listed
 from exporter.system.user_dirs import home, owned
 
 _log = logging.getLogger(__name__)

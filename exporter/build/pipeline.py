@@ -5,8 +5,7 @@ until its successor is sealed and has decoded one recording.
 """
 
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +60,7 @@ def build(
     targets: Sequence[str] = (),
     force: bool = False,
     progress: Progress,
+    expect: Callable[[float], None] = lambda _seconds: None,
 ) -> list[BuiltArtifact]:
     """Build a recipe's targets below `output`/<recipe's name>.
 
@@ -75,6 +75,7 @@ def build(
         targets: Names or kinds of the targets to build; all if empty.
         force: Rebuild existing artifacts, and replace those from other checkpoints or options.
         progress: Receives the current step, and the fraction done where it is known.
+        expect: Receives the estimated seconds of each artifact when its build begins.
 
     Returns:
         The artifacts in the recipe's order.
@@ -98,7 +99,7 @@ def build(
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
         if p.path in reusable
-        else _build_one(p, progress, fresh=force)
+        else _build_one(p, progress, expect, fresh=force)
         for p in planned
     ]
 
@@ -186,20 +187,20 @@ def _reusable(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
     return {path: manifest for path, manifest in existing.items() if manifest is not None}
 
 
-def _build_one(planned: Planned, progress: Progress, *, fresh: bool) -> BuiltArtifact:
+def _build_one(
+    planned: Planned, progress: Progress, expect: Callable[[float], None], *, fresh: bool
+) -> BuiltArtifact:
     """Build one target in a staged folder, seal it, decode one recording, and publish it.
 
     With `fresh`, cached graphs of earlier builds are not used.
     """
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
     identity = checkpoint.sha256  # before the weights are read, so that no later change is missed
-    estimated_s = planned.prediction.seconds + planned.prediction.reload_seconds
-    started, end = datetime.now(UTC), time.monotonic() + estimated_s
+    started = datetime.now(UTC)
+    expect(planned.prediction.seconds + planned.prediction.reload_seconds)
 
     def report(what: str, done: float | None) -> None:
-        left = end - time.monotonic()
-        hint = f" (about {left:.0f} s left)" if done is None and left >= 1 else ""
-        progress(f"{name}: {what}{hint}", done)
+        progress(f"{name}: {what}", done)
 
     report("starting", None)
     with store.stage(planned.path) as folder:

@@ -65,7 +65,7 @@ def build(
         if dry_run:
             rows, room = builder.dry_run(wanted, **how, progress=progress)
         else:
-            built = builder.build(wanted, **how, progress=progress)
+            built = builder.build(wanted, **how, progress=progress, expect=terminal.expect)
     if dry_run:
         _say_plan(terminal, rows, room, as_json)
         return
@@ -73,9 +73,9 @@ def build(
         terminal.say_json(artifacts=[_built_row(one) for one in built])
         return
     for one in built:
-        terminal.say(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
+        terminal.say_wrapped(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
         for line in choices(one.manifest):
-            terminal.say(f"  {line}")
+            terminal.say_wrapped(f"  {line}", indent="    ")
 
 
 def _built_row(one: BuiltArtifact) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def _say_plan(
         return
     terminal.draw(formatting.of_plan(rows))
     for row in rows:
-        terminal.say(contents(row))
+        terminal.say_wrapped(*contents(row), indent="    ")
     for artifacts, plan in _plans(rows):
-        terminal.say(f"quantization of {', '.join(artifacts)}; bytes of weights:")
+        terminal.say_wrapped(f"quantization of {', '.join(artifacts)}; bytes of weights:")
         terminal.draw(formatting.of_quantization(plan))
         if any(row["tied"] for row in plan):
-            terminal.say(_TIED)
-    terminal.say(formatting.room(room.as_row()))
+            terminal.say_wrapped(_TIED)
+    terminal.say_wrapped(*formatting.room(room.as_row()))
 
 
 _TIED = "A tied weight, like a head that is the token table, counts 0 bytes before."
@@ -134,7 +134,7 @@ _SMALL = 0.01
 _CHOSEN = "chosen by timing while it is built; sizes are of the largest candidate"
 
 
-def contents(row: Mapping[str, Any]) -> str:
+def contents(row: Mapping[str, Any]) -> list[str]:
     """Return the lines about a planned artifact: its options, and its files with their sizes."""
     options = ", ".join(f"{key}={option_value(value)}" for key, value in row["options"].items())
     large = [f for f in row["files"] if f["size_bytes"] >= _SMALL * row["size_bytes"]]
@@ -145,7 +145,7 @@ def contents(row: Mapping[str, Any]) -> str:
     lines = [head, f"  {', '.join(entries)}"]
     if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
         lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
-    return "\n".join(lines)
+    return lines
 
 
 def _is_open(value: object) -> bool:

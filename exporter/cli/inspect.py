@@ -34,10 +34,10 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
         return
     rows, room = facts.pop("plan", []), facts.pop("here", None)
     for key, value in formatting.flat(facts):
-        terminal.say(f"{key}: {value}")
+        terminal.say_wrapped(f"{key}: {value}")
     if rows:
         terminal.draw(formatting.of_plan(rows))
-        terminal.say(formatting.room(room))
+        terminal.say_wrapped(*formatting.room(room))
 
 
 @command
@@ -61,7 +61,7 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
         return
     terminal.say(f"{user_dirs.place()}: {shown_bytes(sum(e.size_bytes for e in entries))}")
     for entry in entries:
-        terminal.say(f"  {_entry_line(entry)}")
+        terminal.say_wrapped(f"  {_entry_line(entry)}", indent="    ")
 
 
 @command
@@ -79,7 +79,8 @@ def list_(terminal: Terminal, as_json: bool) -> None:
     for title, rows in sections.items():
         terminal.say(f"{title}:")
         for row in rows or ["none"]:
-            terminal.say("  " + (row if isinstance(row, str) else _row_line(row)))
+            line = row if isinstance(row, str) else _row_line(row)
+            terminal.say_wrapped(f"  {line}", indent="    ")
 
 
 def _entry_line(entry: Entry) -> str:

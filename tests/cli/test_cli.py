@@ -76,10 +76,10 @@ def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["zork"], ["error: No such command 'zork'", "See `exporter --help`."]),
-        (["build"], ["error: Missing argument 'RECIPE'.", "See `exporter build --help`."]),
-        (["build", "x", "--z"], ["error: No such option", "See `exporter build --help`."]),
-        (["validate", "x", "--clips=0"], ["error: Invalid value for '--clips'", "See `exporter"]),
+        (["zork"], ["error: No such command 'zork'", "  See `exporter --help`."]),
+        (["build"], ["error: Missing argument 'RECIPE'.", "  See `exporter build --help`."]),
+        (["build", "x", "--z"], ["error: No such option", "  See `exporter build --help`."]),
+        (["validate", "x", "--clips=0"], ["error: Invalid value for '--clips'", "  See `exporter"]),
         (["build", "x"], ["error: x: cannot read the recipe: No such file or directory"]),
     ],
 )
@@ -128,7 +128,7 @@ def test_each_error_has_its_exit_code(
     monkeypatch.setattr(facts, "of_path", raising(kind("what: where\nwhat to do")))
     assert main(["inspect", "x"]) == kind.exit_code
     assert kind.exit_code in errors.EXIT_CODES
-    assert capfd.readouterr() == ("", "error: what: where\nwhat to do\n")
+    assert capfd.readouterr() == ("", "error: what: where\n  what to do\n")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_each_error_has_its_exit_code(
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 8, "out of disk or memory"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 3, "x: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ValueError("odd"), 1, "error: ValueError: odd\nThis is a bug."),
+        (ValueError("odd"), 1, "error: ValueError: odd\n  This is a bug."),
     ],
     ids=lambda value: type(value).__name__,
 )
