@@ -28,6 +28,8 @@ from exporter.system.progress import Progress
 
 # glibc raises this threshold by itself, and then keeps freed memory: up to twice the peak.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# The keys of a recipe that change no weight, and that `validate` and `push` read when sealed.
+_TERMS = {"decoding", "data", "gate", "hub"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def build(
     """Build a recipe's targets below `output`/<recipe's name>.
 
     An existing artifact from the same checkpoint, options and versions is verified and reused; if
-    the recipe's decoding, data or gate changed, it is sealed again. Nothing is built or downloaded
-    unless everything fits this machine.
+    the recipe's decoding, data, gate or hub changed, it is sealed again. Nothing is built or
+    downloaded unless everything fits this machine.
 
     Args:
         recipe: The recipe.
@@ -268,12 +270,12 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
 
 
 def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
-    """Return a reused artifact's manifest, sealed again if decoding, data or gate changed.
+    """Return a reused artifact's manifest, sealed again if one of `_TERMS` changed.
 
     `validate` judges by the sealed recipe, and `push` publishes it, unless it names paths of this
     machine. The other files are copied unchanged; an existing report is not copied.
     """
-    started, recipe, terms = datetime.now(UTC), planned.recipe, {"decoding", "data", "gate"}
+    started, recipe, terms = datetime.now(UTC), planned.recipe, _TERMS
     sealed = read_recipe(planned.path / RECIPE)
     same = sealed.model_dump(include=terms) == recipe.model_dump(include=terms)
     if same and not (sealed.absolute_paths and not recipe.absolute_paths):
