@@ -12,12 +12,14 @@ from exporter.cli.options import command
 from exporter.cli.output import formatting
 from exporter.cli.output.formatting import moment, option_value
 from exporter.cli.output.terminal import Terminal, shown
+from exporter.errors import DataError
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
     from exporter.build.estimate import Resources
     from exporter.build.pipeline import BuiltArtifact
+    from exporter.recipe import Recipe
 
 
 @command
@@ -67,7 +69,7 @@ def build(
         else:
             built = builder.build(wanted, **how, progress=progress, expect=terminal.expect)
     if dry_run:
-        _say_plan(terminal, rows, room, as_json)
+        _say_plan(terminal, rows, room, _gate_obstacles(wanted), as_json)
         return
     if as_json:
         terminal.say_json(artifacts=[_built_row(one) for one in built])
@@ -99,11 +101,37 @@ def _built_row(one: BuiltArtifact) -> dict[str, Any]:
     }
 
 
+def _gate_obstacles(recipe: Recipe) -> list[str]:
+    """Return why `validate` could not pass these artifacts, as far as local data tells."""
+    import numpy as np
+
+    from exporter.formats.clips import chosen, list_clips
+    from exporter.validate.gate import obstacles
+
+    data, gate = recipe.data, recipe.gate
+    if data is None:
+        return ["the recipe names no data: `validate` needs --data"]
+    if data.clips is None:
+        most = data.max_clips or gate.min_clips
+        fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"
+        return [fewer] if most < gate.min_clips else []
+    try:
+        words = [len(clip.text.split()) for clip in list_clips(recipe.path.parent / data.clips)]
+    except DataError as error:
+        return [str(error)]
+    places = chosen(len(words), data.max_clips, data.seed)
+    return obstacles(np.array([words[place] for place in places], dtype=np.int64), gate)
+
+
 def _say_plan(
-    terminal: Terminal, rows: list[dict[str, Any]], room: Resources, as_json: bool
+    terminal: Terminal,
+    rows: list[dict[str, Any]],
+    room: Resources,
+    obstacles: list[str],
+    as_json: bool,
 ) -> None:
     if as_json:
-        terminal.say_json(plan=rows, here=room.as_row())
+        terminal.say_json(plan=rows, here=room.as_row(), gate_obstacles=obstacles)
         return
     terminal.draw(formatting.of_plan(rows))
     for row in rows:
@@ -114,6 +142,7 @@ def _say_plan(
         if any(row["tied"] for row in plan):
             terminal.say_wrapped(_TIED)
     terminal.say_wrapped(*formatting.room(room.as_row()))
+    terminal.say_wrapped(*(f"The gate cannot pass: {why}." for why in obstacles))
 
 
 _TIED = "A tied weight, like a head that is the token table, counts 0 bytes before."

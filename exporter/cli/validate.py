@@ -11,7 +11,7 @@ import click
 from exporter.cli.options import command, trust_option
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
-from exporter.errors import GateError
+from exporter.errors import GateError, RecipeError, exhausted
 from exporter.system.progress import shown_bytes
 from exporter.system.text import in_markdown
 
@@ -35,26 +35,41 @@ if TYPE_CHECKING:
     help="Processes that transcribe in parallel, each with --threads; default: 1.",
 )
 @click.option(
+    "--report",
+    "into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the report there, not into the artifact, which `push` reads.",
+)
+@click.option(
     "--summary", type=click.Path(path_type=Path), help="Append the verdicts to this Markdown file."
 )
 @trust_option
 def validate(
-    terminal: Terminal, paths: Sequence[Path], summary: Path | None, as_json: bool, **how: Any
+    terminal: Terminal,
+    paths: Sequence[Path],
+    into: Path | None,
+    summary: Path | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     """Compare artifacts with their original on real audio.
 
     PATHS are artifacts, or folders of them. Writes report.json, report.html and predictions.jsonl
-    into each artifact. Exits with 4 unless every artifact passes its gate.
+    into each artifact, or into FOLDER (of several: FOLDER/<artifact>). Exits with 4 unless every
+    artifact passes its gate.
     """
+    from exporter.artifact import report as sealed
     from exporter.artifact import store
     from exporter.validate import validate as judge
 
+    if summary:
+        _append(summary, "")  # before anything is measured
     with terminal.progress() as progress:
-        reports = judge(paths, **how, progress=progress)
+        reports = judge(paths, **how, into=into, progress=progress)
     folders = [folder for path in paths for folder in store.find(path)]
     if summary:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(markdown(folders, reports))
+        _append(summary, markdown(folders, reports))
     if as_json:
         rows = [
             {"path": str(folder), "report": report.model_dump(mode="json")}
@@ -62,7 +77,7 @@ def validate(
         ]
         terminal.say_json(reports=rows)
     else:
-        _say_reports(terminal, folders, reports)
+        _say_reports(terminal, folders, sealed.places(folders, into), reports)
     bad = [
         f"{folder.name} {report.verdict}"
         for folder, report in zip(folders, reports, strict=True)
@@ -73,12 +88,25 @@ def validate(
         raise GateError(msg)
 
 
-def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
+def _append(summary: Path, text: str) -> None:
+    try:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if exhausted(error):
+            raise
+        msg = f"--summary {summary} cannot be written: {error.strerror}"
+        raise RecipeError(msg) from None
+
+
+def _say_reports(
+    terminal: Terminal, folders: list[Path], places: list[Path], reports: list[Report]
+) -> None:
     terminal.draw(of_reports(folders, reports))
-    for folder, report in zip(folders, reports, strict=True):
+    for folder, place, report in zip(folders, places, reports, strict=True):
         timed, clips = report.timed_clips or report.data.clips, report.data.clips
         sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
-        page = shown(folder / "report.html")
+        page = shown(place / "report.html")
         terminal.say_wrapped(f"{folder.name}: {report.sentence}{sample}", f"  {page}")
 
 

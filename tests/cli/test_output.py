@@ -137,7 +137,54 @@ def test_a_dry_run_builds_nothing(
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())
+    assert document["gate_obstacles"] == ["the recipe names no data: `validate` needs --data"]
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("data: {clips: clips}", ["2 clips are fewer than gate.min_clips, 50", "with 6 words"]),
+        ("data: {clips: clips, max_clips: 1}", ["1 clips are fewer", "with 3 words"]),
+        ("data: {clips: absent}", ["no clips at absent"]),
+        ("data: {dataset: org/data, max_clips: 9}", ["data.max_clips 9 is below gate.min_clips"]),
+        ("data: {dataset: org/data}", []),
+        ("data: {clips: clips}\ngate: {min_clips: 1, max_wer_increase: 1}", []),
+        ("data: {clips: clips}\ngate: {min_clips: 1, max_wer_increase: 0}", ["has no room"]),
+    ],
+)
+def test_a_dry_run_tells_of_gates_that_cannot_pass(
+    data: str,
+    told: list[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (here / "recipe.yaml").write_text(f"{RECIPE}{data}\n")
+    (here / "clips").mkdir()
+    for name in "ab":
+        (here / f"clips/{name}.wav").touch()
+    rows = [json.dumps({"audio": f"{name}.wav", "text": "red green blue"}) for name in "ab"]
+    (here / "clips/manifest.jsonl").write_text("\n".join(rows))
+    room = Resources(8_000_000_000, 9_000_000_000, Path("artifacts"))
+    monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: ([], room))
+    assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["gate_obstacles"]
+    assert len(found) == len(told), found
+    for sentence, expected in zip(found, told, strict=True):
+        assert expected in sentence
+
+
+def test_a_summary_that_cannot_be_written_is_told_before_anything_is_measured(
+    reports: list[Report], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "artifacts", "--summary", "absent/summary.md"]) == 2
+    told = capfd.readouterr().err
+    assert (
+        told == "error: --summary absent/summary.md cannot be written: No such file or directory\n"
+    )
+    assert main(["validate", "artifacts", "--summary", "summary.md"]) == 4
+    assert Path("summary.md").read_text().startswith("| artifact | verdict |")
 
 
 @pytest.fixture
