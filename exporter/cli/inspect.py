@@ -33,8 +33,10 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
         terminal.say_json(**facts)
         return
     rows, room = facts.pop("plan", []), facts.pop("here", None)
-    for key, value in formatting.flat(facts):
-        terminal.say_wrapped(f"{key}: {value}")
+    if "manifest" in facts:
+        terminal.say_wrapped(*formatting.artifact_lines(facts))
+        return
+    terminal.say_wrapped(*formatting.checkpoint_lines(facts))
     if rows:
         terminal.draw(formatting.of_plan(rows))
         terminal.say_wrapped(*formatting.room(room))
@@ -91,5 +93,8 @@ def _entry_line(entry: Entry) -> str:
 
 def _row_line(row: Mapping[str, Any]) -> str:
     """Return the line of one row of `list`; its first value is a path."""
-    path, *rest = (text for _, text in formatting.flat(row))
+    texts = {
+        key: shown_bytes(value) if key == "size_bytes" else value for key, value in row.items()
+    }
+    path, *rest = texts.values()
     return f"{path}: {', '.join(rest)}"

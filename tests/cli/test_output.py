@@ -218,7 +218,10 @@ def test_validate_prints_json_and_fails_with_4(
     reports: list[Report], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["validate", "artifacts", "--json"]) == 4
-    rows = json.loads(capfd.readouterr().out)["reports"]
+    document = json.loads(capfd.readouterr().out)
+    rows, error = document["reports"], document["error"]
+    assert error["message"] == "1 of 2 artifacts did not pass the gate: onnx-int8 failed"
+    assert error["exit_code"] == 4
     assert [row["path"] for row in rows] == ["artifacts/aoti", "artifacts/onnx-int8"]
     assert Report.model_validate_json(json.dumps(rows[1]["report"])) == reports[1]
 

@@ -111,6 +111,7 @@ def test_texts_of_any_script_are_wrapped_by_their_columns() -> None:
     assert wrapped("  a bc def", 6, "    ", divide=False) == ["  a bc", "    def"]
     assert wrapped("/a/long/path b", 4, divide=False) == ["/a/long/path", "b"]
     assert wrapped("", 4) == [""]
+    assert wrapped("in 12.3 GB of memory", 9) == ["in", "12.3 GB", "of memory"]
 
 
 def test_large_numbers_are_written_out() -> None:

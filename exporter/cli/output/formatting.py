@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.cli.output.table import Column, Table
+from exporter.system.hardware import features_in_words
 from exporter.system.progress import shown_bytes
 
 _MINUTES_FROM_S = 100
@@ -67,25 +68,84 @@ def room(here: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten nested mappings into pairs of dotted key and text."""
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif key == "files":
-            for file in value:
-                yield f"{prefix}file", f"{file['path']} ({shown_bytes(file['size_bytes'])})"
-        elif key == "quantization":
-            for group in value:
-                parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
-                scheme = ", ".join([group["scheme"], *parameters])
-                yield prefix + key, f"{scheme}: {len(group['modules'])} modules"
-        elif isinstance(value, list):
-            yield prefix + key, ", ".join(map(str, value)) or "none"
-        elif value is None:
-            yield prefix + key, "none"
-        else:
-            yield prefix + key, shown_bytes(value) if key.endswith("_bytes") else str(value)
+def artifact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines about an artifact, from the facts that `inspect --json` prints."""
+    manifest = facts["manifest"]
+    files, machine, build = manifest["files"], manifest["machine"], manifest["build"]
+    yield f"artifact: {facts['artifact']}"
+    yield f"kind: {manifest['kind']}, of the family {manifest['family']}"
+    yield f"report: {_report(facts['report'])}"
+    if facts["report"]:
+        yield f"page: {facts['report']['page']}"
+    yield f"size: {shown_bytes(facts['size_bytes'])} in {len(files)} files"
+    yield f"built from: {_origin(manifest['checkpoint'])}"
+    recipe = manifest["recipe"]
+    yield f"recipe: {recipe['name']} ({recipe['source']}, sha256 {recipe['sha256'][:12]})"
+    yield f"options: {_pairs(manifest['options'])}"
+    for group in manifest.get("quantization", ()):
+        parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
+        scheme = ", ".join([group["scheme"], *parameters])
+        yield f"quantization: {scheme}: {len(group['modules'])} modules"
+    for graph, choice in manifest.get("choices", {}).items():
+        yield f"chosen for {graph}: {choice['chosen']}"
+    yield f"needs: {_needed(manifest['needs'])}"
+    cost = f"{duration(build['seconds'])} with {shown_bytes(build['peak_rss_bytes'])} of memory"
+    where = ", ".join(
+        f"{machine[key]}{unit}" for key, unit in _MACHINE_FACTS.items() if key in machine
+    )
+    yield f"built in: {cost}, on {where or 'a machine that it does not name'}"
+    yield f"built with: {', '.join(f'{n} {v}' for n, v in manifest['versions'].items()) or '-'}"
+    yield f"signatures: {', '.join(facts['signatures']) or 'none'}"
+    yield f"digest: {facts['digest']}"
+    yield "files:"
+    for file in files:
+        yield f"  {file['path']} {shown_bytes(file['size_bytes'])}"
+
+
+_MACHINE_FACTS = {"cpu": "", "cores": " cores", "isa": ""}
+
+
+def checkpoint_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines about a checkpoint, from the facts that `inspect --json` prints."""
+    yield f"checkpoint: {facts['checkpoint']}"
+    yield f"family: {facts['family']}"
+    yield f"parameters: {counted(facts['parameters'])}"
+    yield f"size: {shown_bytes(facts['size_bytes'])}, in {', '.join(facts['dtypes'])}"
+
+
+def _report(judged: Mapping[str, Any] | None) -> str:
+    if judged is None:
+        return "none: not validated"
+    if not judged["judged_this_artifact"]:
+        return "about another build: validate again"
+    rates = f"WER {judged['wer']:.2%}, the original's {judged['wer_original']:.2%}"
+    clips = f"{judged['clips']:,} clips"
+    return f"{judged['verdict']}: {rates}, on {clips}. {judged['sentence']}"
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    revision = f" at {origin['revision'][:12]}" if origin["revision"] else ""
+    size = f"{counted(origin['parameters'])} parameters, {shown_bytes(origin['size_bytes'])}"
+    return f"{origin['source']}{revision} ({size}, sha256 {origin['sha256'][:12]})"
+
+
+def _needed(needs: Mapping[str, Any]) -> str:
+    features = features_in_words(needs["cpu_features"])
+    parts = [f"a CPU with {features}" if features else "", *needs["packages"]]
+    return ", ".join(filter(None, [*parts, needs.get("device", "")])) or "any CPU"
+
+
+def _pairs(options: Mapping[str, Any]) -> str:
+    known = {key: value for key, value in options.items() if value is not None}
+    return ", ".join(f"{key} {option_value(value)}" for key, value in known.items()) or "none"
+
+
+def counted(number: int) -> str:
+    """Return a large number as text with three digits, like 4.09 million."""
+    for size, word in ((10**9, "billion"), (10**6, "million"), (1000, "thousand")):
+        if number >= size:
+            return f"{digits(number / size)} {word}"
+    return str(number)
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from itertools import zip_longest
 from exporter.system.text import harmless, width_of
 
 _GAP = 2
+_BREAK = re.compile(r"(?<!\d) ")
 # Columns of a name or remark that stands beside others, and that has a block of its own.
 _NARROW, _NARROWEST = 24, 8
 
@@ -96,7 +98,9 @@ class Table:
 
 
 def wrapped(text: str, width: int, indent: str = "", *, divide: bool = True) -> list[str]:
-    """Return a harmless text in lines of at most `width` columns, which end at spaces.
+    """Return a harmless text in lines of at most `width` columns.
+
+    Lines end at spaces, but not at one after a digit, which may have its unit behind it.
 
     Args:
         text: One line.
@@ -104,7 +108,7 @@ def wrapped(text: str, width: int, indent: str = "", *, divide: bool = True) -> 
         indent: What stands before every line but the first.
         divide: Divide words that are wider than a line; otherwise they stick out.
     """
-    first, *words = text.lstrip(" ").split(" ")
+    first, *words = _BREAK.split(text.lstrip(" "))
     lines = [" " * (len(text) - len(text.lstrip(" "))) + first]
     for word in words:
         if width_of(longer := f"{lines[-1]} {word}") <= width:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,7 @@ class Terminal:
         self.debug = False
         self._bar: Line | None = None
         self._pace = Pace()
+        self._document: dict[str, Any] | None = None
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
 
@@ -54,8 +55,22 @@ class Terminal:
         self._write_out("".join(f"{line}\n" for line in table.lines(columns)))
 
     def say_json(self, **document: Any) -> None:
-        """Print the result as one JSON document, with the same values in harmless characters."""
-        text = json.dumps({"schema_version": 1, **document}, indent=2, ensure_ascii=False)
+        """Hold the result, to be printed as JSON when the command ends: see `finish`."""
+        self._document = document
+
+    def finish(self, error: Mapping[str, Any] | None = None) -> None:
+        """Print the result that is held, and an error, as one JSON document.
+
+        It has the same values, in characters that are harmless.
+        """
+        if self._document is None and error is None:
+            return
+        document = {
+            "schema_version": 1,
+            **(self._document or {}),
+            **({"error": error} if error else {}),
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False)
         lines = (harmless(line, escape=_json_escape) for line in text.split("\n"))
         self._write_out("".join(f"{line}\n" for line in lines))
 
