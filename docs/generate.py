@@ -25,11 +25,17 @@ _CLI_HEAD = """\
 
 Written from the commands' own help; after a change, run `make docs`.
 
-- Results go to standard output, progress and messages to standard error. Progress is shown only
-  on a terminal. A table that is wider than the terminal is turned on its side.
-- With `--json`, standard output holds one JSON document and nothing else.
+- Results go to standard output, progress and messages to standard error. Progress is a line on a
+  terminal, and elsewhere a message a minute. A table that is wider than the terminal is turned on
+  its side, and becomes a block for each row where it must; in a pipe nothing is wrapped or cut.
+- With `--json`, standard output holds one JSON document and nothing else. Where a command fails,
+  the document has `"error": {"message": ..., "exit_code": ...}`, beside the results that there are,
+  and standard error has the message as ever.
 - An error has one to three lines: what is wrong, where, and what to do. `exporter --debug COMMAND`
-  adds the traceback and what libraries print.
+  adds the traceback and what libraries print. Lines after the first are indented.
+- Text of files, models and servers is printed with control, bidirectional and invisible characters
+  escaped, so that it cannot rewrite the screen or begin a line of its own. JSON has the same
+  values, in JSON's escapes.
 """
 
 

@@ -7,7 +7,7 @@ what to do.
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 # The meanings of the exit codes; the help, the documents and tests read them from here.
@@ -126,10 +126,3 @@ def exhaustion(error: BaseException) -> str:
     """Return the message for an error that is `exhausted`."""
     what = "the disk failed" if os.strerror(errno.EIO) in str(error) else "out of disk or memory"
     return f"{what}: {str(error) or 'memory'}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the first three names in one line, escaped if unprintable and cut at 80 characters."""
-    first, *others = sorted(names)
-    shown = [name[:80] if name.isprintable() else ascii(name)[:80] for name in (first, *others[:2])]
-    return ", ".join(shown) + (" ..." if len(others) > 2 else "")

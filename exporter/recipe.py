@@ -165,11 +165,15 @@ class Gate(_Strict):
 
 
 class Hub(_Strict):
-    """The repository that a passing artifact is pushed to, and the licence on its card."""
+    """The repository that a passing artifact is pushed to, and what its card names.
+
+    `base_model` is for checkpoints in folders; one from the Hub is its own base model.
+    """
 
     repo: RepoId
     private: bool = True
     license: Text | None = None
+    base_model: RepoId | None = None
 
 
 def _distinct(targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:

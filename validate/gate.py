@@ -27,6 +27,8 @@ _SLICES = (
 _LEAST_LIKENESS = 0.8
 # Ratio by which the times of two runs of one model may differ on all clips alike.
 _DRIFT = 1.05
+# Errors by which the interval of unchanged texts ends above zero: at most that.
+_WORDS_NEEDED = 12
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,36 @@ def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
     )
     verdict = verdict_of(checks)
     return Judgement(verdict, _sentence(verdict, checks, wer, ratio), checks, wer, cer, ratio)
+
+
+def obstacles(words: Counts, gate: Gate) -> list[str]:
+    """Tell why even an artifact that changes no word of its original could not pass.
+
+    Args:
+        words: Words of each clip's true text, int64 [clips].
+        gate: The limits, from the recipe.
+
+    Returns:
+        Sentences; none if the gate can pass.
+    """
+    told, limit, total = [], gate.max_wer_increase, int(words.sum())
+    if len(words) < gate.min_clips:
+        told.append(f"{len(words)} clips are fewer than gate.min_clips, {gate.min_clips}")
+    if not limit:
+        told.append(
+            "gate.max_wer_increase 0 has no room for the interval of unchanged texts, "
+            "however many clips there are"
+        )
+    elif 0 < total < _WORDS_NEEDED / limit:
+        same = np.zeros_like(words)
+        end = rate_difference(same, same, words).high
+        if end > limit:
+            told.append(
+                f"with {total:,} words, the interval of unchanged texts ends at {points(end)}, "
+                f"beyond gate.max_wer_increase, {points(limit)}: "
+                f"about {total * end / limit:,.0f} words are needed"
+            )
+    return told
 
 
 def too_slow(reference: Measurement, candidate: Measurement, most: float) -> bool:

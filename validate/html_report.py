@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
+from exporter.system.text import harmless
 from exporter.validate.gate import most_changed, points, span, worst_places
 from exporter.validate.plots import latency_svg
 from exporter.validate.scoring import Comparison
@@ -39,6 +41,7 @@ def render(report: Report, case: Comparison) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -55,6 +58,11 @@ def render(report: Report, case: Comparison) -> str:
         ),
         most=MOST_CLIPS,
     )
+
+
+def _harmless(value: object) -> object:
+    """Return text without what could reorder or hide the text around it; markup stays."""
+    return harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _card(case: Comparison, place: int) -> Card:

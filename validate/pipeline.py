@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from exporter.artifact import report, store
 from exporter.artifact.lookup import find
 from exporter.artifact.report import Report
@@ -71,11 +73,12 @@ def validate(
     threads: int | None = None,
     workers: int = 1,
     trust: bool = False,
+    into: Path | None = None,
     progress: Progress = lambda _what, _fraction: None,
 ) -> list[Report]:
     """Judge each artifact at `paths` (or in the folders there) against its original checkpoint.
 
-    Writes report.json, report.html and predictions.jsonl beside each manifest.
+    Writes report.json, report.html and predictions.jsonl beside each manifest, or below `into`.
 
     Args:
         paths: Artifacts, or folders of them.
@@ -86,6 +89,7 @@ def validate(
         workers: Processes that transcribe in parallel, each with that many threads. Timing runs
             alone.
         trust: Also validate artifacts whose native code was not built on this machine.
+        into: A folder for the reports: see `report.places`.
         progress: Called with the current activity and the fraction done, 0 to 1.
 
     Returns:
@@ -97,9 +101,15 @@ def validate(
     """
     settings = Settings(data, clips, reference, threads, workers, trust)
     folders = [folder for path in paths for folder in find(Path(path))]
+    places = report.places(folders, into)
+    for each in places:
+        report.require_writable(each)
     with scratch() as place:
         corpora = Corpora(place, progress)
-        subjects = [open_subject(folder, settings, corpora, progress) for folder in folders]
+        subjects = [
+            open_subject(folder, where, settings, corpora, progress)
+            for folder, where in zip(folders, places, strict=True)
+        ]
         _check_texts(subjects)
         return _Validation(settings, place, progress).judge(subjects)
 
@@ -140,6 +150,7 @@ class _Validation:
 
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all artifacts; one that fails to run does not stop the others."""
+        _warn_of_gates(subjects)
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
         pairs = self._timed(subjects, checkpoints)
@@ -198,7 +209,7 @@ class _Validation:
         return self._originals[key]
 
     def _artifact(self, subject: Subject) -> ModelRun:
-        (subject.folder / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
+        (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
         return self._run(subject, spec, name)
@@ -236,6 +247,23 @@ class _Validation:
             _log.warning(message, workers, threads, cores, better)
 
 
+def _warn_of_gates(subjects: Sequence[Subject]) -> None:
+    """Warn of gates that cannot pass, before anything is measured.
+
+    Raises:
+        DataError: No clip has a word in its text.
+    """
+    distinct = {(s.corpus.sha256, s.recipe.gate): s for s in subjects}
+    for subject in distinct.values():
+        texts = (clip.text for clip in subject.corpus)
+        words = np.array([len(text.split()) for text in texts], dtype=np.int64)
+        if not words.any():
+            msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
+            raise DataError(msg)
+        for sentence in gate.obstacles(words, subject.recipe.gate):
+            _log.warning("the gate cannot pass: %s", sentence)
+
+
 def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
     """Judge one artifact, and write its three files, the report last.
 
@@ -261,10 +289,10 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
-        copy_atomic(stream, subject.folder / report.PREDICTIONS)
+        copy_atomic(stream, subject.place / report.PREDICTIONS)
     predictions.path.unlink()
-    write_atomic(subject.folder / report.PAGE, page)
-    return report.write(subject.folder, judged)
+    write_atomic(subject.place / report.PAGE, page)
+    return report.write(subject.place, judged)
 
 
 def _language(subject: Subject) -> str | None:

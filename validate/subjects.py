@@ -20,10 +20,12 @@ TIMED_BATCHES = 8
 class Subject:
     """One artifact to judge: its hashes verified, with its recipe and the clips to transcribe.
 
-    `timed` are the indices of the clips to time, the same for all artifacts on this data.
+    The report is written to `place`. `timed` are the indices of the clips to time, the same for all
+    artifacts on this data.
     """
 
     folder: Path
+    place: Path
     manifest: Manifest
     recipe: Recipe
     data: Data
@@ -48,11 +50,14 @@ class Settings:
     trust: bool
 
 
-def open_subject(folder: Path, settings: Settings, corpora: Corpora, progress: Progress) -> Subject:
+def open_subject(
+    folder: Path, place: Path, settings: Settings, corpora: Corpora, progress: Progress
+) -> Subject:
     """Check an artifact's bytes and read its clips, before any model runs.
 
     Args:
         folder: The artifact.
+        place: The folder of its report.
         settings: Settings that override the recipe's.
         corpora: Reads each corpus once.
         progress: Called with the current activity.
@@ -81,4 +86,5 @@ def open_subject(folder: Path, settings: Settings, corpora: Corpora, progress: P
         raise DataError(msg)
     corpus = corpora.open(data, base)
     most = max(TIMED_CLIPS, TIMED_BATCHES * recipe.decoding.batch_size)
-    return Subject(folder, manifest, recipe, data, corpus, tuple(corpus.sample(most, data.seed)))
+    timed = tuple(corpus.sample(most, data.seed))
+    return Subject(folder, place, manifest, recipe, data, corpus, timed)

@@ -5,6 +5,8 @@ verdict applies to these bytes alone. docs/report.schema.json is `Report.model_j
 """
 
 import hashlib
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +18,9 @@ from pydantic import (
 
 from exporter.artifact.manifest import AbsentIfEmpty, Manifest
 from exporter.artifact.store import require_plain
-from exporter.errors import IntegrityError
+from exporter.errors import DataError, IntegrityError, RecipeError, exhausted
 from exporter.recipe import Decoding, Gate
-from exporter.system.files import read_small, sha256_file, write_atomic
+from exporter.system.files import make_folder, read_small, sha256_file, write_atomic
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -256,6 +258,56 @@ def read_of(folder: Path, manifest: Manifest) -> Report:
             msg = f"{path} does not belong to the report: run `exporter validate` again"
             raise IntegrityError(msg)
     return judged
+
+
+def places(artifacts: Sequence[Path], into: Path | None) -> list[Path]:
+    """Return where the report of each artifact is written.
+
+    Args:
+        artifacts: The artifacts.
+        into: A folder for the reports; None writes each beside its artifact's manifest.
+
+    Returns:
+        A folder for each artifact: `into` for a single one, else a folder of its name there.
+
+    Raises:
+        RecipeError: Two artifacts have the same name, or `into` lies in a sealed artifact.
+    """
+    if into is None:
+        return list(artifacts)
+    above = into.resolve().parents
+    if inside := [artifact for artifact in artifacts if artifact.resolve() in above]:
+        msg = f"{into} lies in the artifact {inside[0]}, which is sealed: name another folder"
+        raise RecipeError(msg)
+    if len(artifacts) == 1:
+        return [into]
+    found = [into / artifact.resolve().name for artifact in artifacts]
+    if len(set(found)) < len(found):
+        msg = f"artifacts of the same name cannot share --report {into}: validate them one by one"
+        raise RecipeError(msg)
+    return found
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder of a report if it is missing, and check that files can be written there.
+
+    Raises:
+        DataError: They cannot.
+        OSError: Disk ran out.
+    """
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if exhausted(error):
+            raise
+        msg = f"no report can be written to {folder} ({error.strerror}): give --report FOLDER"
+        raise DataError(msg) from None
+    for name in (REPORT, PAGE, PREDICTIONS):
+        if (folder / name).is_dir():
+            msg = f"{folder / name} is a folder, where a file of the report goes: remove it"
+            raise DataError(msg)
 
 
 def write(folder: Path, report: Report) -> Report:

@@ -23,8 +23,9 @@ from exporter.artifact import keyring, provenance, report, store
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.store import SIDECAR_FILES
-from exporter.errors import IntegrityError, listed
+from exporter.errors import IntegrityError
 from exporter.system.files import read_small, sha256_file, write_atomic
+from exporter.system.text import listed
 
 SIGNATURE = "model.sig"
 VERDICT = "report.sig"

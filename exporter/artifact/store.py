@@ -16,7 +16,7 @@ from filelock import Timeout
 
 from exporter.artifact.lookup import not_an_artifact
 from exporter.artifact.manifest import MANIFEST, File, Manifest
-from exporter.errors import BusyError, IntegrityError, listed
+from exporter.errors import BusyError, IntegrityError
 from exporter.system.files import (
     file_lock,
     make_folder,
@@ -30,6 +30,7 @@ from exporter.system.files import (
     write_atomic,
 )
 from exporter.system.signals import undisturbed
+from exporter.system.text import listed
 
 # Sidecar files are written after sealing and are outside the digest.
 _BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "

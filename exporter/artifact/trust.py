@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from exporter.artifact import signing, store
 from exporter.artifact.build_registry import built_here
 from exporter.artifact.manifest import Manifest
-from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, listed
+from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
+from exporter.system.text import listed
 
 # Files that are only read as data. Any other suffix counts as code.
 _DATA = frozenset({".json", ".txt", ".yaml", ".safetensors", ".onnx", ".onnx_data"})

@@ -6,8 +6,7 @@ until its successor is sealed and has decoded one recording.
 
 import logging
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,8 @@ from exporter.system.progress import Progress
 _log = logging.getLogger(__name__)
 # glibc raises this threshold by itself, and then keeps freed memory: up to twice the peak.
 _FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# The keys of a recipe that change no weight, and that `validate` and `push` read when sealed.
+_TERMS = {"decoding", "data", "gate", "hub"}
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ def build(
     targets: Sequence[str] = (),
     force: bool = False,
     progress: Progress,
+    expect: Callable[[float], None] = lambda _seconds: None,
 ) -> list[BuiltArtifact]:
     """Build a recipe's targets below `output`/<recipe's name>.
 
     An existing artifact from the same checkpoint, options and versions is verified and reused; if
-    the recipe's decoding, data or gate changed, it is sealed again. Nothing is built or downloaded
-    unless everything fits this machine.
+    the recipe's decoding, data, gate or hub changed, it is sealed again. Nothing is built or
+    downloaded unless everything fits this machine.
 
     Args:
         recipe: The recipe.
@@ -78,6 +80,7 @@ def build(
         targets: Names or kinds of the targets to build; all if empty.
         force: Rebuild existing artifacts, and replace those from other checkpoints or options.
         progress: Receives the current step, and the fraction done where it is known.
+        expect: Receives the estimated seconds of each artifact when its build begins.
 
     Returns:
         The artifacts in the recipe's order.
@@ -102,7 +105,7 @@ def build(
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
         if p.path in reusable
-        else _build_one(p, clip, progress, fresh=force)
+        else _build_one(p, clip, progress, expect, fresh=force)
         for p in planned
     ]
 
@@ -191,7 +194,12 @@ def _reusable(planned: Sequence[Planned], force: bool) -> dict[Path, Manifest]:
 
 
 def _build_one(
-    planned: Planned, clip: str | None, progress: Progress, *, fresh: bool
+    planned: Planned,
+    clip: str | None,
+    progress: Progress,
+    expect: Callable[[float], None],
+    *,
+    fresh: bool,
 ) -> BuiltArtifact:
     """Build one target in a staged folder, seal it, decode one recording, and publish it.
 
@@ -199,13 +207,11 @@ def _build_one(
     """
     name, recipe, checkpoint = planned.path.name, planned.recipe, planned.checkpoint
     identity = checkpoint.sha256  # before the weights are read, so that no later change is missed
-    estimated_s = planned.prediction.seconds + planned.prediction.reload_seconds
-    started, end = datetime.now(UTC), time.monotonic() + estimated_s
+    started = datetime.now(UTC)
+    expect(planned.prediction.seconds + planned.prediction.reload_seconds)
 
     def report(what: str, done: float | None) -> None:
-        left = end - time.monotonic()
-        hint = f" (about {left:.0f} s left)" if done is None and left >= 1 else ""
-        progress(f"{name}: {what}{hint}", done)
+        progress(f"{name}: {what}", done)
 
     report("starting", None)
     with store.stage(planned.path, planned.output) as folder:
@@ -271,12 +277,12 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
 
 
 def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
-    """Return a reused artifact's manifest, sealed again if decoding, data or gate changed.
+    """Return a reused artifact's manifest, sealed again if one of `_TERMS` changed.
 
     `validate` judges by the sealed recipe, and `push` publishes it, unless it names paths of this
     machine. The other files are copied unchanged; an existing report is not copied.
     """
-    started, recipe, terms = datetime.now(UTC), planned.recipe, {"decoding", "data", "gate"}
+    started, recipe, terms = datetime.now(UTC), planned.recipe, _TERMS
     sealed = read_recipe(planned.path / RECIPE)
     same = sealed.model_dump(include=terms) == recipe.model_dump(include=terms)
     if same and not (sealed.absolute_paths and not recipe.absolute_paths):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -73,24 +75,38 @@ for _each in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     terminal = Terminal()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     signals.listen()
+    code, message = _run(terminal, given)
+    error = {"message": message, "exit_code": code} if code and "--json" in given else None
+    with suppress(SystemExit):  # nobody reads the result
+        terminal.finish(error)
+    return code
+
+
+def _run(terminal: Terminal, arguments: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit code and the message that was printed for an error."""
     try:
         cli.main(arguments, prog_name="exporter", standalone_mode=False, obj=terminal)
     except click.ClickException as error:
         terminal.tell(_usage(error))
-        return RecipeError.exit_code
+        return RecipeError.exit_code, error.format_message()
     except signals.Terminated:
         signals.leave()
-        return 143
+        return 143, "terminated"
     except (click.Abort, KeyboardInterrupt):
         signals.leave()
         terminal.tell("interrupted")
-        return 130
+        return 130, "interrupted"
     except Exception as error:
-        return _failed(terminal, error)
-    return 0
+        code, message = _explained(error)
+        if terminal.debug:
+            terminal.tell(unsigned("".join(traceback.format_exception(error)).rstrip()))
+        terminal.tell(f"error: {message}")
+        return code, message
+    return 0, ""
 
 
 def _usage(error: click.ClickException) -> str:
@@ -99,15 +115,6 @@ def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "exporter"
     return f"error: {error.format_message()}\nSee `{command} --help`."
-
-
-def _failed(terminal: Terminal, error: Exception) -> int:
-    """Print an error and return its exit code."""
-    code, message = _explained(error)
-    if terminal.debug:
-        terminal.tell(unsigned("".join(traceback.format_exception(error)).rstrip()))
-    terminal.tell(f"error: {message}")
-    return code
 
 
 def _explained(error: Exception) -> tuple[int, str]:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.cli.options import command, trust_option
-from exporter.cli.output.formatting import moment, table
+from exporter.cli.output.formatting import digits, moment, table
+from exporter.cli.output.table import Table
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from exporter.bench.run import Row, Workload
     from exporter.cli.output.terminal import Terminal
 
@@ -111,22 +110,22 @@ def _say_json(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
 def _say_rows(terminal: Terminal, load: Workload, rows: list[Row]) -> None:
     data = [row.as_row() for row in rows]
     terminal.draw(of_bench(data))
-    terminal.say(bench_load(load, data))
+    terminal.say_wrapped(bench_load(load, data))
     for row in data:
         if row["error"] and len(rows) > 1:
             reason = row["error"]["message"].splitlines()[0]
-            terminal.say(f"{row['name']}, threads {row['threads']}: {reason}")
+            terminal.say_wrapped(f"{row['name']}, threads {row['threads']}: {reason}")
 
 
 def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table with a row per artifact and number of threads; "-" is unknown."""
     latency = ("p50", "p90", "p99", "min", "max")
     rates = ("tokens/s", "RTF (x real time)", "encoder", "token", "outside")
-    columns = ("threads", *latency, *rates, "load", "memory")
-    drawn = table("artifact", columns, "size")
+    columns = ("threads", *latency, *rates, "load", "memory", "size")
+    drawn = table("artifact", columns)
     for row in rows:
-        cells = ["-"] * (len(columns) - 1) if row["error"] else _timed(row)
-        drawn.add_row(row["name"], str(row["threads"]), *cells, shown_bytes(row["size_bytes"]))
+        cells = ["-"] * (len(columns) - 2) if row["error"] else _timed(row)
+        drawn.add(row["name"], str(row["threads"]), *cells, shown_bytes(row["size_bytes"]))
     return drawn
 
 
@@ -134,7 +133,7 @@ def _timed(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield a measured row's cells from the first latency on."""
     yield from map(moment, row["latency_s"].values())
     yield f"{row['tokens_per_s']:.0f}"
-    yield f"{row['rtf']:.4f} ({row['times_real_time']:.3g})"
+    yield f"{row['rtf']:.4f} ({digits(row['times_real_time'])})"
     for name in ("encoder_window_s", "decoder_token_s"):
         yield "-" if row[name] is None else moment(row[name])
     yield "-" if row["outside_share"] is None else f"{row['outside_share']:.0%}"

@@ -12,12 +12,14 @@ from exporter.cli.options import command
 from exporter.cli.output import formatting
 from exporter.cli.output.formatting import moment, option_value
 from exporter.cli.output.terminal import Terminal, shown
+from exporter.errors import DataError
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
     from exporter.build.estimate import Resources
     from exporter.build.pipeline import BuiltArtifact
+    from exporter.recipe import Recipe
 
 
 @command
@@ -67,17 +69,17 @@ def build(
         if dry_run:
             rows, room = builder.dry_run(wanted, **how, progress=progress)
         else:
-            built = builder.build(wanted, **how, progress=progress)
+            built = builder.build(wanted, **how, progress=progress, expect=terminal.expect)
     if dry_run:
-        _say_plan(terminal, rows, room, as_json)
+        _say_plan(terminal, rows, room, _gate_obstacles(wanted), as_json)
         return
     if as_json:
         terminal.say_json(artifacts=[_built_row(one) for one in built])
         return
     for one in built:
-        terminal.say(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
+        terminal.say_wrapped(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
         for line in choices(one.manifest):
-            terminal.say(f"  {line}")
+            terminal.say_wrapped(f"  {line}", indent="    ")
 
 
 def _built_row(one: BuiltArtifact) -> dict[str, Any]:
@@ -101,21 +103,48 @@ def _built_row(one: BuiltArtifact) -> dict[str, Any]:
     }
 
 
+def _gate_obstacles(recipe: Recipe) -> list[str]:
+    """Return why `validate` could not pass these artifacts, as far as local data tells."""
+    import numpy as np
+
+    from exporter.formats.clips import chosen, list_clips
+    from exporter.validate.gate import obstacles
+
+    data, gate = recipe.data, recipe.gate
+    if data is None:
+        return ["the recipe names no data: `validate` needs --data"]
+    if data.clips is None:
+        most = data.max_clips or gate.min_clips
+        fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"
+        return [fewer] if most < gate.min_clips else []
+    try:
+        words = [len(clip.text.split()) for clip in list_clips(recipe.path.parent / data.clips)]
+    except DataError as error:
+        return [str(error)]
+    places = chosen(len(words), data.max_clips, data.seed)
+    return obstacles(np.array([words[place] for place in places], dtype=np.int64), gate)
+
+
 def _say_plan(
-    terminal: Terminal, rows: list[dict[str, Any]], room: Resources, as_json: bool
+    terminal: Terminal,
+    rows: list[dict[str, Any]],
+    room: Resources,
+    obstacles: list[str],
+    as_json: bool,
 ) -> None:
     if as_json:
-        terminal.say_json(plan=rows, here=room.as_row())
+        terminal.say_json(plan=rows, here=room.as_row(), gate_obstacles=obstacles)
         return
     terminal.draw(formatting.of_plan(rows))
     for row in rows:
-        terminal.say(contents(row))
+        terminal.say_wrapped(*contents(row), indent="    ")
     for artifacts, plan in _plans(rows):
-        terminal.say(f"quantization of {', '.join(artifacts)}; bytes of weights:")
+        terminal.say_wrapped(f"quantization of {', '.join(artifacts)}; bytes of weights:")
         terminal.draw(formatting.of_quantization(plan))
         if any(row["tied"] for row in plan):
-            terminal.say(_TIED)
-    terminal.say(formatting.room(room.as_row()))
+            terminal.say_wrapped(_TIED)
+    terminal.say_wrapped(*formatting.room(room.as_row()))
+    terminal.say_wrapped(*(f"The gate cannot pass: {why}." for why in obstacles))
 
 
 _TIED = "A tied weight, like a head that is the token table, counts 0 bytes before."
@@ -136,7 +165,7 @@ _SMALL = 0.01
 _CHOSEN = "chosen by timing while it is built; sizes are of the largest candidate"
 
 
-def contents(row: Mapping[str, Any]) -> str:
+def contents(row: Mapping[str, Any]) -> list[str]:
     """Return the lines about a planned artifact: its options, and its files with their sizes."""
     options = ", ".join(f"{key}={option_value(value)}" for key, value in row["options"].items())
     large = [f for f in row["files"] if f["size_bytes"] >= _SMALL * row["size_bytes"]]
@@ -147,7 +176,7 @@ def contents(row: Mapping[str, Any]) -> str:
     lines = [head, f"  {', '.join(entries)}"]
     if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
         lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
-    return "\n".join(lines)
+    return lines
 
 
 def _is_open(value: object) -> bool:

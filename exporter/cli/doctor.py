@@ -42,18 +42,18 @@ def doctor(terminal: Terminal, source: str, as_json: bool) -> None:
 def _say(terminal: Terminal, diagnosis: Diagnosis) -> None:
     from exporter.doctor.finding import LEVELS
 
-    terminal.say(f"{diagnosis.source}: {diagnosis.looks_like}")
+    terminal.say_wrapped(f"{diagnosis.source}: {diagnosis.looks_like}")
     for level in LEVELS:
         findings = diagnosis.of(level)
         if findings:
-            terminal.say(f"\n{level}s:" if len(findings) > 1 else f"\n{level}:")
+            terminal.say("", f"{level}s:" if len(findings) > 1 else f"{level}:")
         for fix, alike in groupby(findings, key=lambda finding: finding.fix):
             for finding in alike:
                 terminal.say_wrapped(f"  {finding.where}: {finding.what}", indent="    ")
             terminal.say_wrapped(f"    fix: {fix}", indent="      ")
     if not diagnosis.of("problem"):
-        apart = "\n" if diagnosis.found else ""
-        terminal.say(f"{apart}no problems, {_counted(diagnosis)}")
+        apart = [""] if diagnosis.found else []
+        terminal.say(*apart, f"no problems, {_counted(diagnosis)}")
 
 
 def _counted(diagnosis: Diagnosis) -> str:

@@ -76,13 +76,13 @@ def _say_plans(terminal: Terminal, plans: list[UploadPlan], as_json: bool) -> No
         return
     for plan, card in zip(plans, cards, strict=True):
         closed = "private" if plan.private else "public"
-        terminal.say(
+        terminal.say_wrapped(
             f"{shown(plan.proof.folder)} to {plan.repo}, {closed}, as {plan.tag}: "
             f"{shown_bytes(plan.size_bytes)}"
         )
         for item in plan.items:
             terminal.say(f"  {item.path} {shown_bytes(item.size_bytes)}")
-        terminal.say(card)
+        terminal.say(*card.split("\n"))
 
 
 def _row(plan: UploadPlan) -> dict[str, Any]:
@@ -117,9 +117,9 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
         what = f"{len(plan.items)} files, {shown_bytes(plan.size_bytes)}"
         did = f"pushed {what}" if one.changed else f"already up to date, {what}"
         tagged = f", tag {one.tag}" if one.tag else ""
-        terminal.say(
-            f"{shown(plan.proof.folder)} to {plan.repo}: {did}; commit {commit}{tagged}\n"
-            f"  {one.url}"
+        terminal.say_wrapped(
+            f"{shown(plan.proof.folder)} to {plan.repo}: {did}; commit {commit}{tagged}",
+            f"  {one.url}",
         )
 
 
@@ -150,7 +150,7 @@ def pull(terminal: Terminal, name: str, output: Path, force: bool, as_json: bool
         )
         return
     did = "pulled and verified" if got.fresh else "already there, verified"
-    terminal.say(
+    terminal.say_wrapped(
         f"{shown(got.path)}: {shown_bytes(got.manifest.size_bytes)}, {did}; "
         f"{got.repo} at {got.commit[:12]}, digest {got.manifest.digest[:12]}"
     )

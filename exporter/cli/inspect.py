@@ -33,11 +33,13 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
         terminal.say_json(**facts)
         return
     rows, room = facts.pop("plan", []), facts.pop("here", None)
-    for key, value in formatting.flat(facts):
-        terminal.say(f"{key}: {value}")
+    if "manifest" in facts:
+        terminal.say_wrapped(*formatting.artifact_lines(facts))
+        return
+    terminal.say_wrapped(*formatting.checkpoint_lines(facts))
     if rows:
         terminal.draw(formatting.of_plan(rows))
-        terminal.say(formatting.room(room))
+        terminal.say_wrapped(*formatting.room(room))
 
 
 @command
@@ -61,7 +63,7 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
         return
     terminal.say(f"{user_dirs.place()}: {shown_bytes(sum(e.size_bytes for e in entries))}")
     for entry in entries:
-        terminal.say(f"  {_entry_line(entry)}")
+        terminal.say_wrapped(f"  {_entry_line(entry)}", indent="    ")
 
 
 @command
@@ -79,7 +81,8 @@ def list_(terminal: Terminal, as_json: bool) -> None:
     for title, rows in sections.items():
         terminal.say(f"{title}:")
         for row in rows or ["none"]:
-            terminal.say("  " + (row if isinstance(row, str) else _row_line(row)))
+            line = row if isinstance(row, str) else _row_line(row)
+            terminal.say_wrapped(f"  {line}", indent="    ")
 
 
 def _entry_line(entry: Entry) -> str:
@@ -90,5 +93,8 @@ def _entry_line(entry: Entry) -> str:
 
 def _row_line(row: Mapping[str, Any]) -> str:
     """Return the line of one row of `list`; its first value is a path."""
-    path, *rest = (text for _, text in formatting.flat(row))
+    texts = {
+        key: shown_bytes(value) if key == "size_bytes" else value for key, value in row.items()
+    }
+    path, *rest = texts.values()
     return f"{path}: {', '.join(rest)}"

@@ -41,10 +41,7 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
     if as_json:
         terminal.say_json(**facts, measured=measured)
         return
-    for line in machine_lines(facts):
-        terminal.say(line)
-    for line in of_rates(measured) if measured else ():
-        terminal.say(line)
+    terminal.say_wrapped(*machine_lines(facts), *(of_rates(measured) if measured else ()))
 
 
 def machine_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -42,7 +42,7 @@ def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
         return
     for folder, manifest in done:
         judged = (folder / signing.VERDICT).exists()
-        terminal.say(
+        terminal.say_wrapped(
             f"{shown(folder)}: signed, digest {manifest.digest[:12]}; "
             f"{'its report too' if judged else 'no report yet'}"
         )

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.cli.options import command, trust_option
-from exporter.cli.output.formatting import table
+from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
-from exporter.errors import GateError
+from exporter.errors import GateError, RecipeError, exhausted
 from exporter.system.hardware import MAX_THREADS
 from exporter.system.progress import shown_bytes
+from exporter.system.text import in_markdown
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from exporter.artifact.report import Report
 
 
@@ -40,26 +39,41 @@ if TYPE_CHECKING:
     help="Processes that transcribe in parallel, each with --threads; default: 1.",
 )
 @click.option(
+    "--report",
+    "into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the report there, not into the artifact, which `push` reads.",
+)
+@click.option(
     "--summary", type=click.Path(path_type=Path), help="Append the verdicts to this Markdown file."
 )
 @trust_option
 def validate(
-    terminal: Terminal, paths: Sequence[Path], summary: Path | None, as_json: bool, **how: Any
+    terminal: Terminal,
+    paths: Sequence[Path],
+    into: Path | None,
+    summary: Path | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     """Compare artifacts with their original on real audio.
 
     PATHS are artifacts, or folders of them. Writes report.json, report.html and predictions.jsonl
-    into each artifact. Exits with 4 unless every artifact passes its gate.
+    into each artifact, or into FOLDER (of several: FOLDER/<artifact>). Exits with 4 unless every
+    artifact passes its gate.
     """
+    from exporter.artifact import report as sealed
     from exporter.artifact.lookup import find
     from exporter.validate import validate as judge
 
+    if summary:
+        _append(summary, "")  # before anything is measured
     with terminal.progress() as progress:
-        reports = judge(paths, **how, progress=progress)
+        reports = judge(paths, **how, into=into, progress=progress)
     folders = [folder for path in paths for folder in find(path)]
     if summary:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(markdown(folders, reports))
+        _append(summary, markdown(folders, reports))
     if as_json:
         rows = [
             {"path": str(folder), "report": report.model_dump(mode="json")}
@@ -67,7 +81,7 @@ def validate(
         ]
         terminal.say_json(reports=rows)
     else:
-        _say_reports(terminal, folders, reports)
+        _say_reports(terminal, folders, sealed.places(folders, into), reports)
     bad = [
         f"{folder.name} {report.verdict}"
         for folder, report in zip(folders, reports, strict=True)
@@ -78,36 +92,54 @@ def validate(
         raise GateError(msg)
 
 
-def _say_reports(terminal: Terminal, folders: list[Path], reports: list[Report]) -> None:
+def _append(summary: Path, text: str) -> None:
+    try:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if exhausted(error):
+            raise
+        msg = f"--summary {summary} cannot be written: {error.strerror}"
+        raise RecipeError(msg) from None
+
+
+def _say_reports(
+    terminal: Terminal, folders: list[Path], places: list[Path], reports: list[Report]
+) -> None:
     terminal.draw(of_reports(folders, reports))
-    for folder, report in zip(folders, reports, strict=True):
+    for folder, place, report in zip(folders, places, reports, strict=True):
         timed, clips = report.timed_clips or report.data.clips, report.data.clips
         sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
-        page = shown(folder / "report.html")
-        terminal.say(f"{folder.name}: {report.sentence}{sample}\n  {page}")
+        page = shown(place / "report.html")
+        terminal.say_wrapped(f"{folder.name}: {report.sentence}{sample}", f"  {page}")
 
 
 _FIGURES = (
-    *("size (of f32)", "original WER", "WER", "points, 95 %"),
-    *("latency", "RTF", "load", "memory"),
+    *("verdict", "WER", "original WER", "points, 95 %"),
+    *("latency", "RTF", "load", "memory", "size (of f32)"),
 )
 
 
 def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
     """Return a table with a row for each validated artifact."""
-    drawn = table("artifact", _FIGURES, "verdict")
+    _, *numbers = _FIGURES
+    figures = (Column(title, right=True) for title in numbers)
+    drawn = Table([Column("artifact"), Column("verdict"), *figures])
     for folder, report in zip(folders, reports, strict=True):
-        drawn.add_row(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
+        drawn.add(f"{report.artifact.recipe}/{folder.name}", *_figures(report))
     return drawn
 
 
 def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
     """Return the table of `of_reports` as Markdown, followed by the checks of each gate."""
-    rows = [("artifact", *_FIGURES, "verdict"), ("---", *["---:"] * len(_FIGURES), "---")]
+    rows = [("artifact", *_FIGURES), ("---", "---", *["---:"] * (len(_FIGURES) - 1))]
     checks = []
     for folder, report in zip(folders, reports, strict=True):
-        rows.append((f"{report.artifact.recipe}/{folder.name}", *_figures(report)))
-        checks += [f"- {folder.name}: {check.name}: {check.sentence}" for check in report.checks]
+        name = in_markdown(folder.name)
+        rows.append((f"{in_markdown(report.artifact.recipe)}/{name}", *_figures(report)))
+        checks += [
+            f"- {name}: {in_markdown(f'{check.name}: {check.sentence}')}" for check in report.checks
+        ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([table, "", *checks, ""])
 
@@ -115,12 +147,12 @@ def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
 def _figures(report: Report) -> Iterator[str]:
     """Yield one row's cells, in the order of the columns."""
     original, ours, points = report.reference_figures, report.figures, report.wer_difference
-    yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"
-    yield f"{original.wer:.2%}"
+    yield report.verdict
     yield f"{ours.wer:.2%}"
+    yield f"{original.wer:.2%}"
     yield f"{points.value * 100:+.2f} [{points.low * 100:+.2f}, {points.high * 100:+.2f}]"
     yield f"x {report.latency_ratio.value:.2f}"
     yield f"{ours.rtf:.3f}"
     yield f"{ours.load_s:.2f} s"
     yield shown_bytes(ours.peak_rss_bytes)
-    yield report.verdict
+    yield f"{shown_bytes(ours.size_bytes)} ({ours.size_bytes / original.size_bytes:.0%})"

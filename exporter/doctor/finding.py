@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from exporter.system.text import harmless
+
 Level = Literal["problem", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "note")
 _MAX_TEXT = 600
@@ -27,6 +29,5 @@ class Finding:
 
 
 def printable(text: str) -> str:
-    """Return `text` cut to 600 characters, with unprintable characters escaped."""
-    shown = (each if each.isprintable() else ascii(each)[1:-1] for each in text[:_MAX_TEXT])
-    return "".join(shown)
+    """Return `text` harmless and cut to 600 characters."""
+    return harmless(text[:_MAX_TEXT])

@@ -8,14 +8,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from markupsafe import Markup
+
+from exporter import DISTRIBUTION
 from exporter.artifact.report import Interval
 from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
 from exporter.hub.drawing import interval_svg, standalone
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.accelerators import in_words
+from exporter.system.hardware import features_in_words
 from exporter.system.progress import shown_bytes
+from exporter.system.text import harmless, in_markdown
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -47,7 +53,8 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
     manifest, judged = proof.manifest, proof.report
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; user input goes through `code`
+        autoescape=False,  # Markdown, which `_inert` escapes
+        finalize=_inert,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -55,8 +62,12 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
     )
     environment.filters.update(_FILTERS)
     return environment.get_template(_TEMPLATE).render(
-        metadata=_metadata(proof).to_yaml(),
-        repo=repo,
+        metadata=_typed_lines(_metadata(proof).to_yaml()),
+        repo=Markup(repo),  # checked by its pattern
+        licence=_licence(proof),
+        base_model=_base_model(proof),
+        distribution=DISTRIBUTION,
+        cpu=features_in_words(manifest.needs.cpu_features),
         kind=manifest.kind,
         original=_original(proof),
         rebuilt_from=_pinned(proof),
@@ -81,22 +92,40 @@ def _metadata(proof: PublishableArtifact) -> "ModelCardData":
     """Return the front matter, from which the Hub takes a model's metadata."""
     from huggingface_hub import ModelCardData
 
-    manifest, hub = proof.manifest, proof.recipe.hub
+    manifest = proof.manifest
     onnx = ["onnx"] if _graphs(proof) else []
-    derived: dict[str, Any] = {}
-    if manifest.checkpoint.revision:
-        base = manifest.checkpoint.source.partition("@")[0]
-        derived = {"base_model": base, "base_model_relation": "quantized"}
     return ModelCardData(
-        **derived,
+        base_model=_base_model(proof),
+        base_model_relation="quantized" if manifest.checkpoint.revision else None,
         language=proof.report.decoding.language or proof.report.normaliser.language,
-        license=hub.license if hub else None,
+        license=_licence(proof),
         library_name=_library(proof),
         pipeline_tag=_TASK,
         tags=["exporter", manifest.family, manifest.kind, *onnx, manifest.needs.device],
         model_name=f"{manifest.recipe.name} {manifest.kind}",
         eval_results=_results(proof),
     )
+
+
+def missing(proof: PublishableArtifact) -> list[str]:
+    """Return what the card does not name, each with the key of the recipe that would."""
+    facts = {
+        "licence (hub.license)": _licence(proof),
+        "base model (hub.base_model)": _base_model(proof),
+    }
+    return [name for name, fact in facts.items() if fact is None]
+
+
+def _licence(proof: PublishableArtifact) -> str | None:
+    return proof.recipe.hub.license if proof.recipe.hub else None
+
+
+def _base_model(proof: PublishableArtifact) -> str | None:
+    """Return the Hub id of the checkpoint, or else of the model that the recipe names."""
+    origin, hub = proof.manifest.checkpoint, proof.recipe.hub
+    if origin.revision:
+        return origin.source.partition("@")[0]
+    return hub.base_model if hub else None
 
 
 def _results(proof: PublishableArtifact) -> "list[EvalResult]":
@@ -132,13 +161,18 @@ def _results(proof: PublishableArtifact) -> "list[EvalResult]":
     ]
 
 
-def _original(proof: PublishableArtifact) -> str:
+def _original(proof: PublishableArtifact) -> Markup:
     """Return Markdown for the checkpoint: a link to its commit, or a folder's name."""
     origin = proof.manifest.checkpoint
     if not origin.revision:
         return _code(Path(origin.source).name)
     repo = origin.source.partition("@")[0]
-    return f"[{repo}](https://huggingface.co/{repo}/tree/{origin.revision})"
+    return _link(repo, f"{repo}/tree/{origin.revision}")
+
+
+def _link(text: str, path: str) -> Markup:
+    """Return Markdown for a link to the Hub."""
+    return Markup(f"[{in_markdown(text)}](https://huggingface.co/{quote(path)})")
 
 
 def _pinned(proof: PublishableArtifact) -> str:
@@ -153,12 +187,12 @@ def _clips(proof: PublishableArtifact) -> str:
     return source if data and data.dataset else Path(source).name
 
 
-def _generate(proof: PublishableArtifact) -> str:
+def _generate(proof: PublishableArtifact) -> Markup:
     """Return the argument with which a pipeline decodes as the report's run did; may be empty."""
     options, beams = _spoken(proof), proof.report.decoding.num_beams
     if beams > 1:
         options["num_beams"] = beams
-    return f", generate_kwargs={json.dumps(options)}" if options else ""
+    return Markup(f", generate_kwargs={json.dumps(options)}" if options else "")
 
 
 def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
@@ -193,8 +227,22 @@ def _graphs(proof: PublishableArtifact) -> list[PurePosixPath]:
     return [path for path in paths if path.suffix == ".onnx"]
 
 
-def _code(text: str) -> str:
-    return f"`{text.replace('`', chr(39))}`"
+def _inert(value: object) -> object:
+    """Return text that Markdown shows as it is; markup of this module stays."""
+    return in_markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _typed(text: str) -> Markup:
+    """Return text for a block of code."""
+    return Markup(harmless(text))
+
+
+def _typed_lines(text: str) -> Markup:
+    return Markup("\n").join(map(_typed, text.split("\n")))
+
+
+def _code(text: str) -> Markup:
+    return Markup(f"`{harmless(text).replace('`', chr(39))}`")
 
 
 def _percent(rate: float) -> str:
@@ -217,8 +265,10 @@ def _seconds(value: float) -> str:
 _FILTERS: dict[str, Callable[..., str]] = {
     "bytes": shown_bytes,
     "code": _code,
+    "hub_link": lambda repo: _link(repo, repo),
     "percent": _percent,
-    "points": _points,
+    "points": lambda change: Markup(_points(change)),
     "seconds": _seconds,
-    "times": _times,
+    "times": lambda ratio: Markup(_times(ratio)),
+    "typed": _typed,
 }

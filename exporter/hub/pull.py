@@ -17,7 +17,6 @@ from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.signing import SIGNATURE, SIGNATURES
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
-from exporter.errors import listed as listed_names
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id, require_digest
 from exporter.hub.download import Transfer, list_repository
@@ -26,6 +25,7 @@ from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
 from exporter.system.files import make_folder, require_no_link
 from exporter.system.progress import Progress, silent
+from exporter.system.text import listed as listed_names
 from exporter.system.user_dirs import pulled
 
 if TYPE_CHECKING:

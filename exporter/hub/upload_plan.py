@@ -5,6 +5,7 @@ and a repository has one card, one base model and one verdict.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from exporter.hub.client import digest_tag, git_sha1, hub_id
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.files import read_small, write_atomic
 
+_log = logging.getLogger(__name__)
 # Smaller files are read once, checked, and sent from memory; the Hub stores larger ones as LFS.
 _SMALL = 10_000_000
 _MAX_SIGNED_BYTES = 4 << 20
@@ -104,6 +106,8 @@ def plan_uploads(
         hub = proof.recipe.hub
         closed = private if private is not None else hub is None or hub.private
         _refuse_paths(proof)
+        for fact in model_card.missing(proof):
+            _log.warning("%s: its model card names no %s", proof.folder, fact)
         plans.append(UploadPlan(address, closed, proof, tuple(_items(proof, address))))
     return plans
 

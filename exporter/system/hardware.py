@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +31,16 @@ KERNEL_FEATURES = (
     *("amx_int8", "amx_bf16"),
 )
 MAX_THREADS = 1024  # of a recipe, an artifact or an option; see `thread_limit` for this machine's
+# The names by which people buy CPUs, the most demanding first.
+_FEATURE_WORDS = {
+    "amx_int8": "AMX",
+    "amx_bf16": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx2": "AVX2",
+}
 _KIB = 1024
 
 
@@ -85,6 +95,12 @@ def level_features(level: str) -> frozenset[str]:
         msg = f"unknown x86-64 level {level!r}: one of {', '.join(names)}"
         raise MachineError(msg)
     return frozenset().union(*(_LEVELS[name] for name in names[: names.index(level) + 1]))
+
+
+def features_in_words(features: Collection[str]) -> str:
+    """Return the one feature that decides which CPUs have all of `features`, like AVX-512 VNNI."""
+    known = (words for name, words in _FEATURE_WORDS.items() if name in features)
+    return next(known, ", ".join(sorted(features)))
 
 
 @cache

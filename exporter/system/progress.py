@@ -12,8 +12,8 @@ def silent(_what: str, _done: float | None) -> None:
 
 def shown_bytes(count: float) -> str:
     """Return a number of bytes as text with a decimal unit, like 1.5 GB."""
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:.3g} TB"

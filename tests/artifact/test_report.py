@@ -98,6 +98,16 @@ def test_the_page_stands_alone_and_says_the_verdict_first(one: Comparison) -> No
     assert html == html_report.render(made(one), one)
 
 
+def test_the_page_shows_no_text_that_could_mislead() -> None:
+    heard = "turn\u202eoff\x1b[2J \u2066the m\u06cc\u200c\u062e light"
+    one = case(hear=lambda index: SENTENCE if index % 3 else heard)
+    html = html_report.render(made(one), one)
+    assert html.encode()
+    assert not set("\u202e\x1b\u2066") & set(html)
+    assert "turn\\u202eoff\\x1b[2J" in html
+    assert "m\u06cc\u200c\u062e" in html
+
+
 def test_the_page_without_a_change() -> None:
     same = case()
     html = html_report.render(made(same), same)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,10 +77,10 @@ def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["zork"], ["error: No such command 'zork'", "See `exporter --help`."]),
-        (["build"], ["error: Missing argument 'RECIPE'.", "See `exporter build --help`."]),
-        (["build", "x", "--z"], ["error: No such option", "See `exporter build --help`."]),
-        (["validate", "x", "--clips=0"], ["error: Invalid value for '--clips'", "See `exporter"]),
+        (["zork"], ["error: No such command 'zork'", "  See `exporter --help`."]),
+        (["build"], ["error: Missing argument 'RECIPE'.", "  See `exporter build --help`."]),
+        (["build", "x", "--z"], ["error: No such option", "  See `exporter build --help`."]),
+        (["validate", "x", "--clips=0"], ["error: Invalid value for '--clips'", "  See `exporter"]),
         (["build", "x"], ["error: x: cannot read the recipe: No such file or directory"]),
     ],
 )
@@ -91,6 +92,39 @@ def test_wrong_usage_is_2(
     assert out == ""
     for line, start in zip(err.splitlines(), told, strict=True):
         assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["zork", "--json"], 2, "No such command 'zork'."),
+        (["build", "--json"], 2, "Missing argument 'RECIPE'."),
+        (["build", "x", "--json", "--z"], 2, "No such option '--z'."),
+        (["build", "x", "--json"], 2, "x: cannot read the recipe: No such file or directory"),
+        (["verify", "--json", "absent"], 5, "absent"),
+        (["machine", "--threads", "2", "--json"], 2, "--threads goes with --measure"),
+    ],
+)
+def test_an_error_is_json_too(
+    arguments: list[str], code: int, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    out, err = capfd.readouterr()
+    document = json.loads(out)
+    assert document["schema_version"] == 1
+    assert document["error"]["exit_code"] == code
+    assert told in document["error"]["message"]
+    assert err.startswith(f"error: {document['error']['message'].splitlines()[0]}")
+
+
+def test_the_message_of_an_error_is_exact_and_harmless(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(facts, "of_folder", raising(errors.GateError("a: failed\x1b[2J")))
+    assert main(["list", "--json"]) == 4
+    out, _ = capfd.readouterr()
+    assert "\\u001b[2J" in out
+    assert json.loads(out)["error"] == {"message": "a: failed\x1b[2J", "exit_code": 4}
 
 
 def test_no_arguments_show_the_help(capfd: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +162,7 @@ def test_each_error_has_its_exit_code(
     monkeypatch.setattr(facts, "of_path", raising(kind("what: where\nwhat to do")))
     assert main(["inspect", "x"]) == kind.exit_code
     assert kind.exit_code in errors.EXIT_CODES
-    assert capfd.readouterr() == ("", "error: what: where\nwhat to do\n")
+    assert capfd.readouterr() == ("", "error: what: where\n  what to do\n")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +174,7 @@ def test_each_error_has_its_exit_code(
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 8, "out of disk or memory"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 3, "x: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ValueError("odd"), 1, "error: ValueError: odd\nThis is a bug."),
+        (ValueError("odd"), 1, "error: ValueError: odd\n  This is a bug."),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -223,7 +257,11 @@ def test_list_and_inspect_tell_what_is_there(
     assert facts["manifest"]["kind"] == "onnx-int8"
     assert facts["report"] is None
     assert main(["inspect", str(artifact)]) == 0
-    assert "manifest.checkpoint.size_bytes: 4 kB\n" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert "built from: org/model (1 thousand parameters, 4 kB, sha256 111111111111)\n" in told
+    assert "report: none: not validated\n" in told
+    names = [line.partition(": ")[0] for line in told.splitlines()]
+    assert all(re.fullmatch(r"[a-z ]+|files:", name) for name in names), names
 
 
 def test_an_edited_manifest_is_5(artifact: Path, capfd: pytest.CaptureFixture[str]) -> None:

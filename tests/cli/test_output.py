@@ -1,14 +1,12 @@
 """What the commands print of their results, with the work itself replaced."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.artifact.report import Report
@@ -16,8 +14,6 @@ from exporter.build import pipeline
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
-from exporter.cli.output.formatting import fitted
-from exporter.cli.validate import of_reports
 from exporter.families.transcript import Segment, Transcript
 from exporter.recipe import Decoding, Recipe
 from exporter.runtime import load as loading
@@ -63,6 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]
 
     def build_nothing(recipe: Recipe, **how: Any) -> list[BuiltArtifact]:
         how.pop("progress")("weights", 0.5)
+        how.pop("expect")(90.0)
         heard.append((recipe, how))
         return [
             BuiltArtifact(
@@ -140,26 +137,54 @@ def test_a_dry_run_builds_nothing(
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())
+    assert document["gate_obstacles"] == ["the recipe names no data: `validate` needs --data"]
     assert not calls
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_a_wide_table_is_turned_on_its_side(count: int) -> None:
-    folders = [Path(f"artifact-{number}") for number in range(count)]
-    wide = of_reports(folders, [made(case())] * count)
-    assert fitted(wide, 400) == [wide]
-    console = Console(width=80)
-    with console.capture() as drawn:
-        for table in fitted(wide, 80):
-            console.print(table)
-    text = drawn.get()
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 80
-    for folder in folders:
-        assert len(re.findall(rf"\b{folder.name}\b", text)) == 1
-    tables = text.count("original WER")
-    assert tables == (count + 2) // 3
-    assert sum(line.split().count("passed") for line in text.splitlines()) == count
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("data: {clips: clips}", ["2 clips are fewer than gate.min_clips, 50", "with 6 words"]),
+        ("data: {clips: clips, max_clips: 1}", ["1 clips are fewer", "with 3 words"]),
+        ("data: {clips: absent}", ["no clips at absent"]),
+        ("data: {dataset: org/data, max_clips: 9}", ["data.max_clips 9 is below gate.min_clips"]),
+        ("data: {dataset: org/data}", []),
+        ("data: {clips: clips}\ngate: {min_clips: 1, max_wer_increase: 1}", []),
+        ("data: {clips: clips}\ngate: {min_clips: 1, max_wer_increase: 0}", ["has no room"]),
+    ],
+)
+def test_a_dry_run_tells_of_gates_that_cannot_pass(
+    data: str,
+    told: list[str],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (here / "recipe.yaml").write_text(f"{RECIPE}{data}\n")
+    (here / "clips").mkdir()
+    for name in "ab":
+        (here / f"clips/{name}.wav").touch()
+    rows = [json.dumps({"audio": f"{name}.wav", "text": "red green blue"}) for name in "ab"]
+    (here / "clips/manifest.jsonl").write_text("\n".join(rows))
+    room = Resources(8_000_000_000, 9_000_000_000, Path("artifacts"))
+    monkeypatch.setattr(pipeline, "dry_run", lambda _recipe, **_how: ([], room))
+    assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["gate_obstacles"]
+    assert len(found) == len(told), found
+    for sentence, expected in zip(found, told, strict=True):
+        assert expected in sentence
+
+
+def test_a_summary_that_cannot_be_written_is_told_before_anything_is_measured(
+    reports: list[Report], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "artifacts", "--summary", "absent/summary.md"]) == 2
+    told = capfd.readouterr().err
+    assert (
+        told == "error: --summary absent/summary.md cannot be written: No such file or directory\n"
+    )
+    assert main(["validate", "artifacts", "--summary", "summary.md"]) == 4
+    assert Path("summary.md").read_text().startswith("| artifact | verdict |")
 
 
 @pytest.fixture
@@ -193,7 +218,10 @@ def test_validate_prints_json_and_fails_with_4(
     reports: list[Report], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["validate", "artifacts", "--json"]) == 4
-    rows = json.loads(capfd.readouterr().out)["reports"]
+    document = json.loads(capfd.readouterr().out)
+    rows, error = document["reports"], document["error"]
+    assert error["message"] == "1 of 2 artifacts did not pass the gate: onnx-int8 failed"
+    assert error["exit_code"] == 4
     assert [row["path"] for row in rows] == ["artifacts/aoti", "artifacts/onnx-int8"]
     assert Report.model_validate_json(json.dumps(rows[1]["report"])) == reports[1]
 

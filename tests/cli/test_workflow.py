@@ -212,10 +212,10 @@ def test_verdicts_in_markdown(tmp_path: Path) -> None:
     folders = [passing.make(tmp_path / name) for name in ("onnx-int8", "other")]
     judged = [report.read(folders[0]), passing.judged(folders[1], verdict="failed")]
     head, line, first, second, *checks = validate.markdown(folders, judged).splitlines()
-    assert head.startswith("| artifact | size (of f32) | original WER | WER | points, 95 % |")
-    assert line == "| --- |" + " ---: |" * 8 + " --- |"
-    assert first.startswith("| speech/onnx-int8 | 5.37 MB (34%) | 4.57% | 4.00% | -0.57 [")
-    assert first.endswith(" | passed |")
-    assert second.endswith(" | failed |")
+    assert head.startswith("| artifact | verdict | WER | original WER | points, 95 % |")
+    assert line == "| --- | --- |" + " ---: |" * 8
+    assert first.startswith("| speech/onnx-int8 | passed | 4.00% | 4.57% | -0.57 [")
+    assert first.endswith(" | 5.37 MB (34%) |")
+    assert second.startswith("| speech/other | failed | ")
     told = [f"- {name}: word errors: within the gate" for name in ("onnx-int8", "other")]
     assert checks == ["", *told]

@@ -9,6 +9,7 @@ from exporter.artifact import report
 from exporter.artifact.manifest import Origin, Requirements
 from exporter.hub import model_card
 from exporter.hub.eligibility import check_publishable
+from exporter.hub.push import plan_push
 from tests.support import passing, snippets
 from tests.support.cards import text_of
 from tests.support.hub import Hub
@@ -86,7 +87,7 @@ def test_native_code_is_told(tmp_path: Path) -> None:
         more={"encoder.pt2": b"code"},
     )
     text = text_of(folder)
-    assert "\nIt needs a CPU with avx512_vnni.\n" in text
+    assert "\nIt needs a CPU with AVX-512 VNNI; " in text
     assert "\nIt contains native code. Pass `trust=True`" in text
     assert 'print(exporter.load("org/speech", trust=True).transcribe("speech.flac"))' in text
     assert "trust" not in text_of(passing.make(tmp_path / "onnx-int8"))
@@ -99,3 +100,62 @@ def test_its_snippets_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     snippets.run(loopback, tiny_whisper, kind)
+
+
+def test_licence_base_model_and_installation_are_told(tmp_path: Path) -> None:
+    text = text_of(passing.make(tmp_path / "onnx-int8"))
+    assert "\nLicence: apache-2.0.\n" in text
+    assert "[openai/whisper-small](https://huggingface.co/openai/whisper-small)." in text
+    assert "pip install asr-exporter`" in text
+    assert "pip install 'optimum-onnx[onnxruntime]' soundfile`" in text
+
+
+def test_what_is_missing_is_told_in_the_card_and_at_push(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = CLIPS.replace(", license: apache-2.0", "").replace("/data/of/mine", "mine")
+    folder = passing.make(tmp_path / "onnx-int8", recipe=bare, checkpoint=LOCAL)
+    text = text_of(folder)
+    assert "\nLicence: not stated here." in text
+    assert "\nBase model: not stated here;" in text
+    plan_push(folder, None, None)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "its model card names no licence (hub.license)",
+        "its model card names no base model (hub.base_model)",
+    ]
+
+
+def test_the_base_model_of_a_folder_is_the_recipes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = CLIPS.replace("license:", "base_model: openai/whisper-small, license:")
+    folder = passing.make(
+        tmp_path / "a", recipe=named.replace("/data/of/mine", "mine"), checkpoint=LOCAL
+    )
+    assert ModelCard(text_of(folder)).data.base_model == "openai/whisper-small"
+    plan_push(folder, None, None)
+    assert not caplog.records
+
+
+HOSTILE = (
+    "x\n---\nlicense: mit\n# Passed\n<script>alert(1)</script> [l](http://e.org) |\x1b[2J\u202e"
+)
+
+
+def test_text_of_others_becomes_neither_markup_nor_front_matter(tmp_path: Path) -> None:
+    folder = passing.make(
+        tmp_path / "onnx-int8",
+        machine={"cpu": HOSTILE, "cores": 2},
+        versions={"exporter": HOSTILE, HOSTILE: "1"},
+    )
+    check = report.Check(name=HOSTILE, passed=True, sentence=HOSTILE)
+    passing.judged(folder, sentence=HOSTILE, checks=(check,))
+    text = text_of(folder)
+    clean = text_of(passing.make(tmp_path / "clean"))
+    assert ModelCard(text).data.to_dict()["license"] == "apache-2.0"
+    assert len(text.splitlines()) == len(clean.splitlines())
+    assert text.count("---\n") == clean.count("---\n") == 2
+    assert "<script" not in text.replace("\\<", "")
+    assert "](http://e.org)" not in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text

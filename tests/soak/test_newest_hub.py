@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 PACKAGES = (
-    *("huggingface_hub", "filelock", "click", "jinja2", "markupsafe", "numpy", "pydantic", "rich"),
+    *("huggingface_hub", "filelock", "click", "jinja2", "markupsafe", "numpy", "pydantic"),
     *("ruamel.yaml", "soundfile", "soxr", "hypothesis", "pytest"),
 )
 TESTS = (

@@ -1,5 +1,6 @@
 """The verdict as a pure function: each gate passes, fails, or says that it cannot tell."""
 
+import re
 from functools import partial
 from typing import NoReturn
 
@@ -8,6 +9,7 @@ import pytest
 
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
+from exporter.recipe import Gate
 from exporter.validate import gate
 from exporter.validate.measure.latency import remeasure_if_slow
 from exporter.validate.measure.shapes import ShapeCheck
@@ -35,6 +37,40 @@ def test_the_same_text_faster_passes() -> None:
         judged.sentence
         == "WER +0.00 points, at most +0.88 points; 2.00 times as fast as the original."
     )
+
+
+@pytest.mark.parametrize(
+    ("clips", "words", "changes", "told"),
+    [
+        (100, 20, {}, []),
+        (49, 40, {}, ["49 clips are fewer than gate.min_clips, 50"]),
+        (
+            100,
+            1,
+            {},
+            ["with 100 words, .* ends at .8.8. points, beyond .*0.50 points: about 1,7.."],
+        ),
+        (100, 20, {"max_wer_increase": 0}, ["max_wer_increase 0 has no room"]),
+        (3, 1, {"min_clips": 5, "max_wer_increase": 0.9}, ["3 clips are fewer", "with 3 words"]),
+    ],
+)
+def test_gates_that_cannot_pass_are_known_before(
+    clips: int, words: int, changes: dict[str, float], told: list[str]
+) -> None:
+    limits = Gate.model_validate(changes)
+    found = gate.obstacles(np.full(clips, words, dtype=np.int64), limits)
+    assert len(found) == len(told)
+    for sentence, expected in zip(found, told, strict=True):
+        assert re.search(expected, sentence)
+
+
+def test_what_is_told_before_is_what_the_gate_decides() -> None:
+    """With unchanged texts the verdict is passed where nothing was told, and never else."""
+    for clips in (60, 140, 170, 180, 200):
+        one = case(clips=clips)
+        limits = Gate(max_wer_increase=0.005)
+        told = gate.obstacles(one.reference.scores.words, limits)
+        assert (gate.judge(one, limits, files=9).verdict == "passed") == (not told), clips
 
 
 def test_clearly_more_errors_fail() -> None:

@@ -1,5 +1,6 @@
 """Validation in two passes: streamed from disk to disk, spread over workers, timed on a sample."""
 
+import errno
 import itertools
 import json
 import os
@@ -20,8 +21,9 @@ import soundfile
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.bench.executors import LocalExecutor, Task
+from exporter.errors import DataError, RecipeError
 from exporter.formats import audio
-from exporter.recipe import Data, Decoding
+from exporter.recipe import Data, Decoding, Gate
 from exporter.system import hardware
 from exporter.system.progress import Progress, silent
 from exporter.validate import corpus as reading
@@ -236,6 +238,64 @@ def test_a_sample_is_timed_and_the_report_says_of_how_many(
     judged("again")
     rows = [json.loads(line) for line in (tmp_path / "again/predictions.jsonl").open()]
     assert timed == [row["audio_filepath"] for row in rows if row["time"] is not None]
+
+
+def test_a_report_goes_where_it_is_asked_to(
+    judged: Callable[..., list[Report]], tmp_path: Path, tiny_whisper: Path
+) -> None:
+    (told,) = judged("one", into=tmp_path / "reports" / "of one")
+    names = {"report.json", "report.html", "predictions.jsonl"}
+    assert {path.name for path in (tmp_path / "reports/of one").iterdir()} == names
+    assert report.read(tmp_path / "reports/of one") == told
+    assert not (tmp_path / "one/report.html").exists()
+    for name in names - {"report.html"}:  # the earlier release's
+        kept = GOLDEN / "v1-torch-int8" / name
+        assert (tmp_path / "one" / name).read_bytes() == kept.read_bytes()
+    before = (*judged("two", "three"), *sorted(tmp_path.glob("t*/report.json")))
+    again = [tmp_path / "two", tmp_path / "three"]
+    how = {"data": str(tmp_path / "clips"), "reference": str(tiny_whisper)}
+    pipeline.validate(again, threads=1, into=tmp_path / "several", **how)
+    assert {path.name for path in (tmp_path / "several").iterdir()} == {"two", "three"}
+    assert report.read(tmp_path / "two") == before[0]
+
+
+@pytest.mark.parametrize("place", ["/proc", "clips/0.wav", "one", "one/inside"])
+def test_where_no_report_can_be_written_nothing_is_measured(
+    place: str, judged: Callable[..., list[Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "open_subject", None)  # not called
+    into = tmp_path / place
+    if place == "one":
+        into = None
+        monkeypatch.setattr(report, "PAGE", "graphs.html")
+        monkeypatch.setattr(report, "make_folder", lambda _: _read_only())
+    with pytest.raises((DataError, RecipeError), match=r"written to|is sealed"):
+        judged("one", into=into)
+
+
+def _read_only() -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = open_corpus(write_clips(tmp_path / "clips", 7), tmp_path / "index")
+    recipe = SimpleNamespace(gate=Gate())
+    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    pipeline._warn_of_gates([subject, subject])
+    fewer, words = (record.getMessage() for record in caplog.records)
+    assert fewer == "the gate cannot pass: 7 clips are fewer than gate.min_clips, 50"
+    assert "with 21 words, the interval of unchanged texts ends at +" in words
+
+
+def test_texts_without_words_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    corpus = open_corpus(write_clips(tmp_path / "clips", 2, "  "), tmp_path / "index")
+    subject: Any = SimpleNamespace(
+        corpus=corpus, recipe=SimpleNamespace(gate=Gate()), data=Data(clips="clips")
+    )
+    with pytest.raises(DataError, match="no clip has a word"):
+        pipeline._warn_of_gates([subject])
 
 
 @pytest.mark.slow

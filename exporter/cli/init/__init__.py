@@ -39,9 +39,8 @@ def init(
     if as_json:
         terminal.say_json(path=str(path))
         return
-    terminal.say(
-        f"{shown(path)}: builds and validates every push and pull request, pushes from main\n"
+    terminal.say_wrapped(
+        f"{shown(path)}: builds and validates every push and pull request, pushes from main",
         "  Needs an environment `huggingface` (Settings, Environments), for the main branch alone, "
-        "with the secret HF_TOKEN:\n  a fine-grained token that may write to the recipe's "
-        "repository."
+        "with the secret HF_TOKEN: a fine-grained token that may write to the recipe's repository.",
     )

@@ -1,23 +1,19 @@
 """Format results for a terminal: plans, verdicts and facts as tables and lines.
 
-Functions from results to text, separate from the commands that compute the results. rich is
-imported inside functions, since most calls draw nothing.
+Functions from results to text, separate from the commands that compute the results.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from exporter.cli.output.table import Column, Table
+from exporter.system.hardware import features_in_words
 from exporter.system.progress import shown_bytes
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
 _MINUTES_FROM_S = 100
-_MOST_NARROW = 24  # width of a cell in a transposed table
+_LEAST_REMARK = 16  # columns
 
 
 def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -25,7 +21,7 @@ def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("size", "memory to build", "to load", "disk", "time")
     drawn = table("artifact" if "artifact" in rows[0] else "kind", columns, "here")
     for row in rows:
-        drawn.add_row(row.get("artifact", row["kind"]), *_needs(row))
+        drawn.add(row.get("artifact", row["kind"]), *_needs(row))
     return drawn
 
 
@@ -42,21 +38,17 @@ def _needs(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
 
 
-_PLAN_WIDTHS = (24, 21)  # together with the numbers, a table of 80 columns
-
-
 def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a quantization plan as a table: pattern, scheme, modules and bytes of weights."""
-    from rich import box
-    from rich.table import Table
-
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, width in zip(("pattern", "scheme"), _PLAN_WIDTHS, strict=True):
-        drawn.add_column(title, max_width=width, overflow="fold")
-    for title in ("modules", "before", "after"):
-        drawn.add_column(title, justify="right", no_wrap=True)
+    drawn = Table(
+        [
+            Column("pattern", least=24),
+            Column("scheme", least=20),
+            *(Column(title, right=True) for title in ("modules", "before", "after")),
+        ]
+    )
     for row in rows:
-        drawn.add_row(
+        drawn.add(
             row["pattern"] or "(every other)",
             row["label"],
             str(row["modules"]),
@@ -65,36 +57,95 @@ def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
     return drawn
 
 
-def room(here: Mapping[str, Any]) -> str:
+def room(here: Mapping[str, Any]) -> tuple[str, str]:
     """Return the lines about this machine's memory and disk, and the estimates' source."""
     memory, disk = (
         shown_bytes(here[f"{name}_bytes"]) for name in ("memory_available", "disk_free")
     )
     return (
-        f"Here: {memory} of memory available, {disk} of disk free at {here['place']}.\n"
-        f"Memory and time are estimates, by measurements on {here['figures_measured_on']}."
+        f"Here: {memory} of memory available, {disk} of disk free at {here['place']}.",
+        f"Memory and time are estimates, by measurements on {here['figures_measured_on']}.",
     )
 
 
-def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten nested mappings into pairs of dotted key and text."""
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif key == "files":
-            for file in value:
-                yield f"{prefix}file", f"{file['path']} ({shown_bytes(file['size_bytes'])})"
-        elif key == "quantization":
-            for group in value:
-                parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
-                scheme = ", ".join([group["scheme"], *parameters])
-                yield prefix + key, f"{scheme}: {len(group['modules'])} modules"
-        elif isinstance(value, list):
-            yield prefix + key, ", ".join(map(str, value)) or "none"
-        elif value is None:
-            yield prefix + key, "none"
-        else:
-            yield prefix + key, shown_bytes(value) if key.endswith("_bytes") else str(value)
+def artifact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines about an artifact, from the facts that `inspect --json` prints."""
+    manifest = facts["manifest"]
+    files, machine, build = manifest["files"], manifest["machine"], manifest["build"]
+    yield f"artifact: {facts['artifact']}"
+    yield f"kind: {manifest['kind']}, of the family {manifest['family']}"
+    yield f"report: {_report(facts['report'])}"
+    if facts["report"]:
+        yield f"page: {facts['report']['page']}"
+    yield f"size: {shown_bytes(facts['size_bytes'])} in {len(files)} files"
+    yield f"built from: {_origin(manifest['checkpoint'])}"
+    recipe = manifest["recipe"]
+    yield f"recipe: {recipe['name']} ({recipe['source']}, sha256 {recipe['sha256'][:12]})"
+    yield f"options: {_pairs(manifest['options'])}"
+    for group in manifest.get("quantization", ()):
+        parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
+        scheme = ", ".join([group["scheme"], *parameters])
+        yield f"quantization: {scheme}: {len(group['modules'])} modules"
+    for graph, choice in manifest.get("choices", {}).items():
+        yield f"chosen for {graph}: {choice['chosen']}"
+    yield f"needs: {_needed(manifest['needs'])}"
+    cost = f"{duration(build['seconds'])} with {shown_bytes(build['peak_rss_bytes'])} of memory"
+    where = ", ".join(
+        f"{machine[key]}{unit}" for key, unit in _MACHINE_FACTS.items() if key in machine
+    )
+    yield f"built in: {cost}, on {where or 'a machine that it does not name'}"
+    yield f"built with: {', '.join(f'{n} {v}' for n, v in manifest['versions'].items()) or '-'}"
+    yield f"signatures: {', '.join(facts['signatures']) or 'none'}"
+    yield f"digest: {facts['digest']}"
+    yield "files:"
+    for file in files:
+        yield f"  {file['path']} {shown_bytes(file['size_bytes'])}"
+
+
+_MACHINE_FACTS = {"cpu": "", "cores": " cores", "isa": ""}
+
+
+def checkpoint_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines about a checkpoint, from the facts that `inspect --json` prints."""
+    yield f"checkpoint: {facts['checkpoint']}"
+    yield f"family: {facts['family']}"
+    yield f"parameters: {counted(facts['parameters'])}"
+    yield f"size: {shown_bytes(facts['size_bytes'])}, in {', '.join(facts['dtypes'])}"
+
+
+def _report(judged: Mapping[str, Any] | None) -> str:
+    if judged is None:
+        return "none: not validated"
+    if not judged["judged_this_artifact"]:
+        return "about another build: validate again"
+    rates = f"WER {judged['wer']:.2%}, the original's {judged['wer_original']:.2%}"
+    clips = f"{judged['clips']:,} clips"
+    return f"{judged['verdict']}: {rates}, on {clips}. {judged['sentence']}"
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    revision = f" at {origin['revision'][:12]}" if origin["revision"] else ""
+    size = f"{counted(origin['parameters'])} parameters, {shown_bytes(origin['size_bytes'])}"
+    return f"{origin['source']}{revision} ({size}, sha256 {origin['sha256'][:12]})"
+
+
+def _needed(needs: Mapping[str, Any]) -> str:
+    features = features_in_words(needs["cpu_features"])
+    parts = [f"a CPU with {features}" if features else "", *needs["packages"]]
+    return ", ".join(filter(None, [*parts, needs.get("device", "")])) or "any CPU"
+
+
+def _pairs(options: Mapping[str, Any]) -> str:
+    known = {key: value for key, value in options.items() if value is not None}
+    return ", ".join(f"{key} {option_value(value)}" for key, value in known.items()) or "none"
+
+
+def counted(number: int) -> str:
+    """Return a large number as text with three digits, like 4.09 million."""
+    for size, word in ((10**9, "billion"), (10**6, "million"), (1000, "thousand")):
+        if number >= size:
+            return f"{digits(number / size)} {word}"
+    return str(number)
 
 
 def duration(seconds: float) -> str:
@@ -104,7 +155,12 @@ def duration(seconds: float) -> str:
 
 def moment(seconds: float) -> str:
     """Return a short time in milliseconds or seconds, with three digits."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+    return f"{digits(seconds)} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def digits(number: float) -> str:
+    """Return a number with three digits, and all those before its point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def option_value(value: object) -> str:
@@ -114,53 +170,7 @@ def option_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def table(first: str, numbers: Sequence[str], last: str) -> Table:
-    """Return an empty table: names on the left, figures, and a remark on the right."""
-    drawn = _empty(first)
-    for title in numbers:
-        drawn.add_column(title, justify="right")
-    drawn.add_column(last)
-    return drawn
-
-
-def fitted(wide: Table, width: int) -> list[Table]:
-    """Return `wide` if it fits into `width` columns, else tables with a column per row of it."""
-    if wide.row_count == 0 or _width(wide) <= width:
-        return [wide]
-    for parts in range(1, wide.row_count):
-        tables = list(_transposed(wide, math.ceil(wide.row_count / parts)))
-        if max(map(_width, tables)) <= width:
-            return tables
-    return list(_transposed(wide, 1))
-
-
-def _width(drawn: Table) -> int:
-    from rich.console import Console
-
-    console = Console(width=10_000)
-    return console.measure(drawn).maximum
-
-
-def _transposed(wide: Table, count: int) -> Iterator[Table]:
-    """Turn rows into columns, at most `count` in a table, named by the last part of their path."""
-    names, *figures = wide.columns
-    titles = list(map(str, names.cells))
-    parts = [title.rpartition("/")[2] for title in titles]
-    if len(set(parts)) == len(parts):
-        titles = parts
-    for start in range(0, len(titles), count):
-        drawn = _empty(str(names.header))
-        for title in titles[start : start + count]:
-            drawn.add_column(title, max_width=_MOST_NARROW, overflow="fold")
-        for column in figures:
-            drawn.add_row(str(column.header), *list(column.cells)[start : start + count])
-        yield drawn
-
-
-def _empty(first: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    drawn.add_column(first, no_wrap=True)
-    return drawn
+def table(first: str, numbers: Sequence[str], remark: str = "") -> Table:
+    """Return an empty table: names on the left, figures, and a remark on the right if titled."""
+    columns = [Column(first), *(Column(title, right=True) for title in numbers)]
+    return Table([*columns, Column(remark, least=_LEAST_REMARK)] if remark else columns)

@@ -6,101 +6,111 @@ import faulthandler
 import json
 import logging
 import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
+from exporter.cli.output.progress import Line, Pace, Ticker
+from exporter.cli.output.table import Table, wrapped
 from exporter.system.progress import Progress
+from exporter.system.text import harmless
 
-if TYPE_CHECKING:  # drawing is slow to import, and most calls draw nothing
-    from rich import progress
-    from rich.console import Console
-    from rich.table import Table
-
-_UNLIMITED = 400  # columns, if the output is no terminal
+_COLUMNS = 80  # of a terminal that does not tell its size
+_REDRAWN_S, _TOLD_S = 0.5, 60.0
+_JSON_ESCAPED = json.JSONEncoder(ensure_ascii=True).encode
 
 
 class Terminal:
-    """The original standard streams, while those of libraries are redirected."""
+    """The original standard streams, while those of libraries are redirected.
+
+    Whatever is printed goes through `harmless`, so that no text of a file, a model or a server can
+    rewrite the screen or begin a line of its own.
+    """
 
     def __init__(self) -> None:
         _fill_gaps()
         self.debug = False
-        self._bar: progress.Progress | None = None
+        self._bar: Line | None = None
+        self._pace = Pace()
+        self._document: dict[str, Any] | None = None
         self.out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
 
-    @cached_property
-    def _console(self) -> Console:
-        from rich.console import Console
+    def say(self, *lines: str) -> None:
+        """Print lines of a result."""
+        self._write_out("".join(f"{harmless(line)}\n" for line in lines))
 
-        class Patient(Console):
-            """Continues after a broken pipe, where rich would end the command."""
+    def say_wrapped(self, *lines: str, indent: str = "  ") -> None:
+        """Print lines of a result; a terminal gets them wrapped, `indent` before their rests."""
+        columns = self._columns(self.out) if self.out.isatty() else None
+        for line in map(harmless, lines):
+            parts = wrapped(line, columns, indent, divide=False) if columns else [line]
+            self._write_out("".join(f"{part}\n" for part in parts))
 
-            def on_broken_pipe(self) -> None:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+    def draw(self, table: Table) -> None:
+        """Print a table as a result: on its side where the terminal is too narrow."""
+        columns = self._columns(self.out) if self.out.isatty() else None
+        self._write_out("".join(f"{line}\n" for line in table.lines(columns)))
 
-        return Patient(file=self.err, highlight=False, markup=False, soft_wrap=True)
+    def say_json(self, **document: Any) -> None:
+        """Hold the result, to be printed as JSON when the command ends: see `finish`."""
+        self._document = document
 
-    def say(self, text: str) -> None:
-        """Print one result."""
+    def finish(self, error: Mapping[str, Any] | None = None) -> None:
+        """Print the result that is held, and an error, as one JSON document.
+
+        It has the same values, in characters that are harmless.
+        """
+        if self._document is None and error is None:
+            return
+        document = {
+            "schema_version": 1,
+            **(self._document or {}),
+            **({"error": error} if error else {}),
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        lines = (harmless(line, escape=_json_escape) for line in text.split("\n"))
+        self._write_out("".join(f"{line}\n" for line in lines))
+
+    def tell(self, text: str) -> None:
+        """Print a message to standard error; lines after its first are indented.
+
+        So a line end in a name or a value cannot begin a message of its own.
+        """
+        with self._bar_hidden():
+            self._write_err("\n  ".join(map(harmless, text.split("\n"))) + "\n")
+
+    def _write_out(self, text: str) -> None:
         try:
             with self._bar_hidden():
-                self.out.write(text + "\n")
+                self.out.write(text)
                 self.out.flush()
         except BrokenPipeError:  # the reader, like `head`, has stopped
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
             raise SystemExit(0) from None
 
-    def say_wrapped(self, text: str, indent: str) -> None:
-        """Print one result; a terminal gets it wrapped, with `indent` from the second line on."""
-        if self.out.isatty():
-            columns = shutil.get_terminal_size().columns
-            text = textwrap.fill(
-                text,
-                columns,
-                subsequent_indent=indent,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        self.say(text)
+    def _write_err(self, text: str) -> None:
+        try:
+            self.err.write(text)
+            self.err.flush()
+        except BrokenPipeError:  # nobody reads messages, but the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.err.fileno())
 
-    @contextmanager
-    def _bar_hidden(self) -> Iterator[None]:
-        """Take a running progress bar off the terminal while a result is printed there."""
-        if self._bar is None or not self.out.isatty():
-            yield
-            return
-        self._bar.stop()
-        yield
-        self._bar.start()
+    def _bar_hidden(self) -> AbstractContextManager[None]:
+        return self._bar.hidden() if self._bar else nullcontext()
 
-    def tell(self, text: str) -> None:
-        """Print a message to standard error, with control characters escaped."""
-        lines = text.split("\n")
-        self._console.print("\n".join(map(_harmless, lines)))
-
-    def say_json(self, **document: Any) -> None:
-        """Print the result as one JSON document."""
-        self.say(json.dumps({"schema_version": 1, **document}, indent=2, ensure_ascii=False))
-
-    def draw(self, table: Table) -> None:
-        """Print a table as a result: turned on its side where the terminal is too narrow."""
-        from rich.console import Console
-
-        from exporter.cli.output.formatting import fitted
-
-        width = None if self.out.isatty() else _UNLIMITED
-        console = Console(file=self.out, width=width, highlight=False)
-        with console.capture() as drawn:
-            for each in fitted(table, console.width):
-                console.print(each)
-        self.say("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
+    @staticmethod
+    def _columns(stream: IO[str]) -> int:
+        """Return the columns of the terminal behind a stream."""
+        try:
+            told = int(os.environ["COLUMNS"])
+        except (KeyError, ValueError):
+            told = 0
+        with suppress(OSError):
+            told = told or os.get_terminal_size(stream.fileno()).columns
+        return told if told > 0 else _COLUMNS
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -131,42 +141,27 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Yield a function that shows the current step, the fraction done and the time left."""
-        if not self.err.isatty():
-            yield lambda _what, _fraction: None
+        """Yield a function that takes the current step and the fraction done.
+
+        A terminal shows one line, with the time elapsed and, where it is known, the time left. In
+        a pipe or a log there is a message a minute.
+        """
+        self._pace = pace = Pace()
+        if not self.err.isatty() or os.environ.get("TERM") == "dumb":
+            with Ticker(lambda: self.tell(pace.sentence()), _TOLD_S):
+                yield pace.tell
             return
-        from rich import progress
-
-        columns = (
-            progress.SpinnerColumn(),
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
-            progress.TaskProgressColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left:"),
-            progress.TimeRemainingColumn(),
-        )
-        # Few refreshes: the drawing thread must not disturb what is being timed.
-        bar = progress.Progress(
-            *columns, console=self._console, transient=True, refresh_per_second=4
-        )
-        with bar:
-            task = bar.add_task("starting", total=None)
-            reached = 0.0
-
-            def tell(what: str, fraction: float | None) -> None:
-                nonlocal reached
-                if fraction is not None and fraction < reached:
-                    bar.reset(task)  # a new step: the speed of the last one does not apply
-                reached = fraction or 0.0
-                total = None if fraction is None else 1.0
-                bar.update(task, description=what, total=total, completed=reached)
-
-            self._bar = bar
-            try:
-                yield tell
-            finally:
+        self._bar = bar = Line(self._write_err, lambda: self._columns(self.err), pace)
+        try:
+            with Ticker(bar.draw, _REDRAWN_S):
+                yield bar.tell
+        finally:
+            with bar.hidden():
                 self._bar = None
+
+    def expect(self, seconds: float) -> None:
+        """Show an estimate of the time left, which counts down."""
+        self._pace.expect(seconds)
 
 
 def _fill_gaps() -> None:
@@ -199,9 +194,8 @@ def _attach_log(terminal: Terminal) -> logging.Handler:
     return handler
 
 
-def _harmless(line: str) -> str:
-    """Return a line with control characters escaped, so that it cannot rewrite the screen."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+def _json_escape(character: str) -> str:
+    return _JSON_ESCAPED(character)[1:-1]
 
 
 def shown(path: Path) -> str:
