@@ -99,7 +99,7 @@ def test_packages_import_downwards_only(path: Path) -> None:
 
 @each_file
 def test_what_answers_at_once_imports_nothing_heavy(path: Path) -> None:
-    if package_of(module_of(path)) in LIGHT and "microbench" not in path.name:
+    if package_of(module_of(path)) in LIGHT:
         assert not {name.split(".")[0] for name in imports_of(path)} & HEAVY
 
 

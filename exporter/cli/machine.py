@@ -34,7 +34,7 @@ def machine(terminal: Terminal, measure: bool, threads: int | None, as_json: boo
     facts = capabilities.machine_capabilities()
     measured = None
     if measure:
-        from exporter.system import microbench
+        from exporter.bench import microbench
 
         with terminal.progress() as progress:
             measured = microbench.measure_fresh(threads, progress)

@@ -1,7 +1,7 @@
 """Describe this machine, and what it supports for each kind of artifact.
 
 Imports no torch, so that `exporter machine` is fast; each target describes its own part. What has
-to be measured is in `exporter.system.microbench`.
+to be measured is in `exporter.bench.microbench`.
 """
 
 from dataclasses import asdict

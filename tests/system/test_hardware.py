@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from exporter.bench import microbench
 from exporter.cli import machine, main
-from exporter.system import hardware, microbench
+from exporter.system import hardware
 from exporter.system.hardware import Cache, Machine
 from exporter.targets import TARGETS, capabilities
 
