@@ -10,6 +10,8 @@ import click
 
 from exporter.cli.options import command, trust_option
 from exporter.cli.output.terminal import Terminal
+from exporter.errors import DataError
+from exporter.system.files import readable_name
 from exporter.system.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def transcribe(
     """Print the text of audio files.
 
     ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. Language and task default to the
-    recipe's.
+    recipe's. A file that cannot be read is told, costs no other file's text, and makes the exit
+    code 3.
     """
     from exporter.artifact.lookup import require_audio
     from exporter.runtime.transcribe import Request, transcribe_fresh
@@ -51,19 +54,31 @@ def transcribe(
     request = Request(artifact=artifact, audio=audio, changes=changes, threads=threads, trust=trust)
     rows: list[dict[str, Any]] = []
 
-    def on_transcript(path: Path, transcript: Transcript) -> None:
-        if as_json:
-            known = transcript.to_dict()
-            rows.append({"audio": str(path), "text": known["text"], "segments": known["segments"]})
-            return
-        name = f"{path}: " if len(audio) > 1 else ""
-        for line in _lines(transcript, timestamps):
-            terminal.say(name + line)
+    errors: list[DataError] = []
 
-    with terminal.progress() as progress:
-        transcribe_fresh(request, progress, on_transcript)
-    if as_json:
-        terminal.say_json(transcripts=rows)
+    def on_outcome(path: Path, outcome: Transcript | DataError) -> None:
+        name = readable_name(str(path))
+        if isinstance(outcome, DataError):
+            errors.append(outcome)
+            rows.append({"audio": name, "error": str(outcome)})
+            if len(audio) > 1:
+                terminal.tell(f"error: {outcome}")
+        elif as_json:
+            known = outcome.to_dict()
+            rows.append({"audio": name, "text": known["text"], "segments": known["segments"]})
+        else:
+            for line in _lines(outcome, timestamps):
+                terminal.say(f"{name}: {line}" if len(audio) > 1 else line)
+
+    try:
+        with terminal.progress() as progress:
+            transcribe_fresh(request, progress, on_outcome)
+    finally:
+        if as_json and rows:  # also those before an error that ended all
+            terminal.say_json(transcripts=rows)
+    if errors:
+        msg = f"{len(errors)} of {len(audio)} files could not be transcribed"
+        raise DataError(msg) if len(audio) > 1 else errors[0]
 
 
 def _lines(transcript: Transcript, timestamps: bool) -> list[str]:

@@ -10,15 +10,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from exporter.errors import RecipeError
+from exporter.errors import DataError, RecipeError
 from exporter.families.transcript import Segment, Transcript
 from exporter.hub import pull
 from exporter.runtime import load
 from exporter.runtime.recogniser import unknown_option
 from exporter.system import worker
+from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 
-OnTranscript = Callable[[Path, Transcript], None]
+OnOutcome = Callable[[Path, Transcript | DataError], None]
 
 
 class Request(BaseModel):
@@ -37,13 +38,14 @@ class Request(BaseModel):
     trust: bool
 
 
-def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTranscript) -> None:
+def transcribe_fresh(request: Request, progress: Progress, on_outcome: OnOutcome) -> None:
     """Transcribe in a process of its own.
 
     Args:
         request: The artifact and the files.
         progress: Called with the current activity and the fraction done.
-        on_transcript: Called with each file's path and transcript as soon as it is done.
+        on_outcome: Called with each file's path and its transcript, or the error of a file that
+            cannot be used, as soon as it is done.
 
     Raises:
         ExporterError: As `pull.locate` and `worker.run` raise it.
@@ -52,7 +54,8 @@ def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTran
     paths = iter(request.audio)
 
     def on_result(row: dict[str, Any]) -> None:
-        on_transcript(next(paths), _transcript(**row))
+        error = row.get("error")
+        on_outcome(next(paths), _transcript(**row) if error is None else DataError(error))
 
     step, step_request = f"{__name__}:transcribe", request.model_dump(mode="json")
     step_request["artifact"] = str(folder)
@@ -60,7 +63,10 @@ def transcribe_fresh(request: Request, progress: Progress, on_transcript: OnTran
 
 
 def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
-    """Load the artifact, transcribe the files, and yield each transcript as plain data."""
+    """Load the artifact, transcribe the files, and yield each transcript or error as plain data.
+
+    A file that cannot be used costs no other file's text.
+    """
     request = Request.model_validate(step_request)
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
@@ -68,14 +74,22 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
     files = _reported(request.audio, progress)
-    for transcript in recogniser.transcribe_iter(files, **request.changes):
-        yield transcript.to_dict()
+    done = 0
+    while done < len(request.audio):
+        try:
+            for transcript in recogniser.transcribe_iter(files, **request.changes):
+                done += 1
+                yield transcript.to_dict()
+        except DataError as error:  # of the next file, since those before it are done
+            done += 1
+            yield {"error": str(error)}
 
 
 def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:
     """Yield the files one by one, and report each to `progress`."""
     for index, path in enumerate(paths):
-        progress(f"file {index + 1} of {len(paths)} ({path.name})", index / len(paths))
+        name = readable_name(path.name)
+        progress(f"file {index + 1} of {len(paths)} ({name})", index / len(paths))
         yield path
 
 

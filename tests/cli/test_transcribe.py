@@ -58,14 +58,14 @@ def step_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_file_is_read_when_the_one_before_is_printed(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, events = audio.read, []
+    load, events = audio.load, []
 
-    def noted(path: Path, rate: int) -> audio.Samples:
+    def noted(path: Path, *how: Any) -> Any:
         events.append(capfd.readouterr().out.partition(":")[0])
         events.append(f"read {path}")
-        return read(path, rate)
+        return load(path, *how)
 
-    monkeypatch.setattr(audio, "read", noted)
+    monkeypatch.setattr(audio, "load", noted)
     assert main(["transcribe", "artifact", "a.wav", "b.wav", "c.wav"]) == 0
     events.append(capfd.readouterr().out.partition(":")[0])
     assert events == ["", "read a.wav", "a.wav", "read b.wav", "b.wav", "read c.wav", "c.wav"]
@@ -80,10 +80,65 @@ def test_json_is_one_document(capfd: pytest.CaptureFixture[str]) -> None:
     for row in document["transcripts"]:
         assert SENTENCE.fullmatch(row["text"])
         assert row["segments"][0].keys() == {"start_s", "end_s", "text"}
-    assert main(["transcribe", "artifact", "a.wav", "bad.wav", "--json"]) == 3
+
+
+@pytest.mark.usefixtures("step_here")
+def test_a_file_that_cannot_be_used_costs_no_other_text(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("empty.wav").touch()
+    Path("call.raw").write_bytes(bytes(3200))
+    Path("folder.wav").mkdir()
+    Path("link.flac").symlink_to("nowhere.flac")
+    soundfile.write("late.flac", np.zeros(16_000 * 20), 16_000)
+    whole = Path("late.flac").read_bytes()
+    Path("late.flac").write_bytes(whole[: len(whole) * 2 // 3])
+    bad = {
+        "bad.wav": "bad.wav cannot be read as audio (Format not recognised).",
+        "empty.wav": "audio file empty.wav is empty: 0 bytes",
+        "call.raw": "call.raw cannot be read as audio: it has no header",
+        "folder.wav": "audio file folder.wav is not a regular file",
+        "link.flac": "audio file link.flac is a link to a file that does not exist",
+        "late.flac": "late.flac cannot be read as audio (",
+        "a" * 300: f"audio file {'a' * 200} cannot be opened: File name too long",
+        "absent.wav": "audio file absent.wav does not exist",
+    }
+    names = ["a.wav", *bad, "b.wav"]
+    assert main(["transcribe", "artifact", *names]) == 3
     out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("error: bad.wav cannot be read as audio")
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["a.wav", "b.wav"]
+    told = [line.strip() for line in err.splitlines()]
+    for words in bad.values():
+        assert any(line.startswith(f"error: {words}") for line in told), words
+    assert told[-1] == f"error: {len(bad)} of {len(names)} files could not be transcribed"
+    assert main(["transcribe", "artifact", *names, "--json"]) == 3
+    rows = json.loads(capfd.readouterr().out)["transcripts"]
+    assert [row["audio"] for row in rows] == names
+    assert [row["audio"] for row in rows if "error" in row] == list(bad)
+    assert SENTENCE.fullmatch(rows[-1]["text"])
+
+
+@pytest.mark.usefixtures("step_here")
+def test_a_single_bad_file_is_one_error(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", "artifact", "bad.wav"]) == 3
+    assert capfd.readouterr().err.count("error:") == 1
+
+
+@pytest.mark.usefixtures("step_here")
+def test_names_that_are_not_utf_8(capfd: pytest.CaptureFixture[str]) -> None:
+    """A name in Latin-1 is a name like any other, and what is printed is valid text."""
+    latin = [os.fsdecode(b"caf\xe9.wav"), os.fsdecode(b"\xff\xfe.raw")]
+    shutil.copyfile("a.wav", latin[0])
+    Path(latin[1]).write_bytes(bytes(3200))
+    assert main(["transcribe", "artifact", *latin]) == 3
+    out, err = capfd.readouterr()
+    assert out.startswith(r"caf\xe9.wav: one")
+    assert r"error: \xff\xfe.raw cannot be read as audio: it has no header" in err
+    assert main(["transcribe", "artifact", *latin, "--json"]) == 3
+    text = capfd.readouterr().out
+    assert [row["audio"] for row in json.loads(text)["transcripts"]] == [
+        r"caf\xe9.wav",
+        r"\xff\xfe.raw",
+    ]
+    assert "\\udc" not in text
 
 
 @pytest.mark.usefixtures("step_here")
@@ -95,23 +150,20 @@ def test_options_that_the_model_does_not_take(capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("bad.wav", "error: bad.wav cannot be read as audio (Format not recognised)."),
-        ("absent.wav", "error: audio file absent.wav does not exist"),
-    ],
-)
-def test_texts_before_a_fault_are_not_lost(fault: str, words: str) -> None:
+def test_texts_around_a_fault_are_not_lost() -> None:
     command = [sys.executable, "-m", "exporter", "transcribe", "artifact"]
-    done = subprocess.run(
-        [*command, "a.wav", "b.wav", fault, "c.wav"], capture_output=True, text=True, check=False
-    )
+    names = ["a.wav", "b.wav", "bad.wav", os.fsdecode(b"\xe9.wav"), "c.wav"]
+    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     lines = done.stdout.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == ["a.wav", "b.wav"]
+    assert [line.partition(": ")[0] for line in lines] == ["a.wav", "b.wav", "c.wav"]
     assert all(SENTENCE.fullmatch(line.partition(": ")[2]) for line in lines)
-    assert done.stderr.splitlines()[0] == words
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: bad.wav cannot be read as audio (Format not recognised).",
+        r"error: audio file \xe9.wav does not exist",
+        "error: 2 of 5 files could not be transcribed",
+    ]
 
 
 @pytest.mark.slow

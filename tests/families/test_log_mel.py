@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import WhisperFeatureExtractor
 
-from exporter.families.transcript import Audio
+from exporter.errors import DataError
+from exporter.families.transcript import Audio, Sound
 from exporter.families.whisper.decoding.log_mel import log_mel
+from exporter.families.whisper.decoding.long_features import LongFeatures
 from exporter.formats import audio
 
 WINDOW_S = 2
@@ -53,3 +56,63 @@ def test_speech(repository: Path) -> None:
 def test_an_extractor_of_another_kind_is_left_alone() -> None:
     assert log_mel(WhisperFeatureExtractor(dither=1e-4)) is None
     assert log_mel(WhisperFeatureExtractor(padding_value=0.1)) is None
+
+
+HOP = 160
+# Windows that end with the recording, a frame after it, and with few frames left.
+LENGTHS = [
+    SAMPLES + 1,
+    SAMPLES + 401,
+    SAMPLES + 3 * HOP,
+    3000 * HOP,
+    3031 * HOP + 3,
+    3033 * HOP - 1,
+]
+
+
+@pytest.mark.parametrize("samples", [*LENGTHS, 70 * 16000 + 7])
+def test_windows_of_a_long_recording(samples: int) -> None:
+    """Each is what transformers computes of the whole; `generate` moves on by any step."""
+    extractor = WhisperFeatureExtractor(chunk_length=WINDOW_S)
+    fading = (noise(samples) * np.linspace(0, 3, samples)).astype(np.float32)
+    check_windows(extractor, fading, fading)
+
+
+def check_windows(extractor: WhisperFeatureExtractor, sound: Sound, samples: Audio) -> None:
+    whole = extractor(
+        [samples], sampling_rate=16000, truncation=False, padding="longest", return_tensors="pt"
+    ).input_features
+    mel = log_mel(extractor)
+    assert mel is not None
+    ours = LongFeatures(mel, sound, torch.device("cpu"))
+    assert ours.shape == whole.shape
+    window, frames = extractor.nb_max_frames, whole.shape[-1]
+    assert torch.equal(ours[:, :, :window], whole[:, :, :window])  # to detect the language
+    seek, steps = 0, [window, 2, window // 2, window - 2, 20]
+    while seek < frames:
+        stop = min(seek + window, frames)
+        part = ours[slice(0, 1), slice(None), slice(torch.tensor(seek), torch.tensor(stop))]
+        assert torch.equal(part, whole[:, :, seek:stop])
+        steps.append(steps.pop(0))
+        seek += steps[-1]
+
+
+def test_windows_of_a_long_file(tmp_path: Path) -> None:
+    """It is decoded and resampled anew for each pass, in blocks."""
+    samples = noise(22_050 * (audio.WHOLE_S + 1))
+    soundfile.write(tmp_path / "long.flac", samples, 22_050)
+    sound = audio.read(tmp_path / "long.flac", 16000)
+    assert isinstance(sound, audio.LongAudio)
+    extractor = WhisperFeatureExtractor(chunk_length=30)
+    check_windows(extractor, sound, audio.whole(sound))
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, noise(16_000 * (audio.WHOLE_S + 1)), 16_000)
+    mel = log_mel(WhisperFeatureExtractor())
+    assert mel is not None
+    features = LongFeatures(mel, audio.read(path, 16000), torch.device("cpu"))
+    soundfile.write(path, noise(16_000), 16_000)
+    with pytest.raises(DataError, match=r"long\.wav changed while it was read"):
+        features[:, :, :3000]

@@ -2,12 +2,14 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from exporter.errors import DataError
 from exporter.formats import audio
@@ -42,7 +44,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     assert audio.read(tmp_path / "three.wav", 16000) == pytest.approx(tone(16000) / 3, abs=1e-6)
 
 
-def test_duration_comes_from_the_header(tmp_path: Path) -> None:
+def test_duration_is_that_of_what_can_be_decoded(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "tone.flac", tone(22050, 1.5), 22050)
     assert audio.duration_s(tmp_path / "tone.flac") == pytest.approx(1.5, abs=1e-4)
 
@@ -123,3 +125,81 @@ def test_bytes_and_open_files_that_are_no_audio(tmp_path: Path) -> None:
         for each in several:
             with pytest.raises(DataError, match=rf"^audio\[7\] .*{words}"):
                 audio.load(each, 16000, None, "audio[7]")
+
+
+def streamed_wav(tmp_path: Path, riff: int, size: int) -> bytes:
+    """A WAV as a program writes it into a pipe, which cannot go back to fill in the sizes."""
+    soundfile.write(tmp_path / "tone.wav", tone(16000), 16000)
+    whole = bytearray((tmp_path / "tone.wav").read_bytes())
+    place = whole.index(b"data") + 4
+    whole[4:8], whole[place : place + 4] = riff.to_bytes(4, "little"), size.to_bytes(4, "little")
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("riff", [0, 36, 32_036, 2**31 - 1, 2**32 - 1])
+@pytest.mark.parametrize("size", [0, 2**31 - 37, 2**32 - 1])
+def test_a_wav_written_as_a_stream_is_read_to_its_end(tmp_path: Path, riff: int, size: int) -> None:
+    written = streamed_wav(tmp_path, riff, size)
+    expected = audio.read(tmp_path / "tone.wav", 16000)
+    (tmp_path / "stream.wav").write_bytes(written)
+    assert np.array_equal(audio.read(tmp_path / "stream.wav", 16000), expected)
+    assert np.array_equal(audio.load(written, 16000, None, "audio"), expected)
+    assert audio.duration_s(tmp_path / "stream.wav") == 1.0
+
+
+def test_a_wav_without_audio_holds_none(tmp_path: Path) -> None:
+    """Another chunk after no audio is not taken for audio."""
+    head = streamed_wav(tmp_path, 0, 0)[:44]
+    for rest in (b"", b"LIST" + (4).to_bytes(4, "little") + b"INFO"):
+        (tmp_path / "none.wav").write_bytes(head + rest)
+        for reading in (audio.duration_s, lambda path: audio.read(path, 16000)):
+            with pytest.raises(DataError, match="holds no audio"):
+                reading(tmp_path / "none.wav")
+
+
+def test_a_flac_written_as_a_stream_is_read_to_its_end(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.flac", tone(16000), 16000)
+    expected = audio.read(tmp_path / "tone.flac", 16000)
+    streamed = bytearray((tmp_path / "tone.flac").read_bytes())
+    streamed[21:26] = bytes([streamed[21] & 0xF0, 0, 0, 0, 0])  # the total of samples
+    (tmp_path / "stream.flac").write_bytes(streamed)
+    assert np.array_equal(audio.read(tmp_path / "stream.flac", 16000), expected)
+    assert audio.duration_s(tmp_path / "stream.flac") == 1.0
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_a_long_file_is_decoded_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    """Its blocks are, to the bit, what decoding it at once gives."""
+    path = tmp_path / "tone.wav"
+    samples = np.stack([tone(rate, 3.5), tone(rate, 3.5)], axis=1)
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    at_once = audio.read(path, 16000)
+    assert not isinstance(at_once, audio.LongAudio)
+    one = soxr.resample(samples.mean(axis=1).astype(np.float32), rate, 16000, quality="VHQ")
+    assert np.array_equal(at_once, one)
+    monkeypatch.setattr(audio, "WHOLE_S", 2)
+    monkeypatch.setattr(audio.files, "_BLOCK_VALUES", 5000)
+    sound = audio.read(path, 16000)
+    assert isinstance(sound, audio.LongAudio)
+    assert len(list(sound)) > 5
+    for _ in range(2):
+        assert np.array_equal(audio.whole(sound), at_once)
+    assert np.array_equal(audio.head(sound, 20_000), at_once[:20_000])
+    assert np.array_equal(audio.head(at_once, 20_000), at_once[:20_000])
+    assert isinstance(audio.load(path.read_bytes(), 16000, None, "audio"), audio.LongAudio)
+
+
+def test_memory_does_not_follow_the_length(tmp_path: Path) -> None:
+    """A day of silence in a megabyte took 16 GB; an hour is enough to see that it does not."""
+    with soundfile.SoundFile(tmp_path / "hour.flac", "w", 16000, 1) as file:
+        for _ in range(60):
+            file.write(np.zeros(16000 * 60, np.float32))
+    tracemalloc.start()
+    sound = audio.read(tmp_path / "hour.flac", 16000)
+    assert sum(map(len, sound)) == 3600 * 16000
+    assert audio.duration_s(tmp_path / "hour.flac") == 3600
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20

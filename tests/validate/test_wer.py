@@ -1,12 +1,17 @@
 """Counting words: normalising, corpus rates, alignment columns, loops, and the intervals."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.whisper.english_normalizer import (
+    BasicTextNormalizer,
+    EnglishTextNormalizer,
+)
 
 from exporter.errors import DataError, IntegrityError
 from exporter.validate.statistics import clips_needed, median_ratio, rate_difference
@@ -168,3 +173,56 @@ def test_median_ratio(count: int) -> None:
     assert (ratio.low, ratio.value, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
     spread = median_ratio(reference, reference * np.linspace(0.5, 1.5, count))
     assert spread.low <= spread.value <= spread.high
+
+
+LONG = 100_000
+ENDLESS = {
+    "brackets": "[" * LONG,
+    "angles": "<" * LONG,
+    "parentheses": "(" * LONG,
+    "pairs": "()" * (LONG // 2),
+    "spaces and an apostrophe": " " * (LONG - 1) + "'",
+    "fillers": "hmm " * (LONG // 4),
+    "numbers": "one " * (LONG // 4),
+    "symbols": "and" + "|" * (LONG - 9) + "a half",
+}
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_no_text_takes_long(tmp_path: Path, language: str, text: str) -> None:
+    """A quadratic pattern would take minutes for these; this test has seconds for all of them."""
+    started = time.process_time()
+    assert normaliser(language, tmp_path).words(text) is not None
+    assert time.process_time() - started < 10
+
+
+BAD = {
+    "5,000 digits": "1" * 5000,
+    "digits that become too many": "9" * 4300 + " thousand",
+    "too long": "x " * (LONG // 2 + 1),
+    "a tower of marks": "a" + "\u0301\u0316" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_a_text_that_cannot_be_normalised_is_told(tmp_path: Path, text: str) -> None:
+    english = normaliser("en", tmp_path)
+    assert english.words(text) is None
+    with pytest.raises(DataError):
+        english.apply(text)
+
+
+PIECES = [*"[](<>)| ''.,$%12a\t\n", "hmm", "um ", "'s been", " and a half ", "one", "İ", "é", "   "]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_what_makes_it_fast_changes_no_word(text: str) -> None:
+    for language, plain in (("en", EnglishTextNormalizer({})), ("de", BasicTextNormalizer())):
+        assert normaliser(language, Path()).words(text) == " ".join(plain(text).split())
+
+
+def test_a_lone_surrogate_does_not_stop_a_count(tmp_path: Path) -> None:
+    assert not loops("a\ud83d")
+    assert normaliser("en", tmp_path).words("a\ud83d b") is not None

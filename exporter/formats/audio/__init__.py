@@ -23,6 +23,7 @@ from exporter.formats.audio import files
 from exporter.formats.audio.files import RATES, Encoded
 from exporter.formats.audio.samples import Samples as Samples  # re-exported for importers
 from exporter.formats.audio.samples import to_mono
+from exporter.system.files import readable_name
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def load(
             without `sampling_rate`, or its type or shape is ambiguous.
     """
     if isinstance(recording, (str, os.PathLike)):
-        return _loaded(Encoded(Path(recording), str(Path(recording))), rate)
+        return _loaded(_on_disk(Path(recording)), rate)
     if isinstance(recording, (bytes, bytearray, memoryview)):
         return _loaded(_encoded(bytes(recording), name), rate)
     if hasattr(recording, "read"):
@@ -156,10 +157,14 @@ def duration_s(path: Path | str) -> float:
     Raises:
         DataError: As `read` raises it.
     """
-    source = Encoded(Path(path), str(path))
+    source = _on_disk(Path(path))
     with source.open() as recording:
         frames = sum(map(len, files.mono(recording, source.name)))
         return float(frames / recording.samplerate)
+
+
+def _on_disk(path: Path) -> Encoded:
+    return Encoded(path, readable_name(str(path)))
 
 
 def _encoded(data: bytes, name: str) -> Encoded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Encoded:
         """
         if isinstance(self.data, bytes):
             return _open(io.BytesIO(self.data), self.name)
-        return _open(_regular_file(self.data), self.name)
+        return _open(_regular_file(self.data, self.name), self.name)
 
 
 def mono(recording: soundfile.SoundFile, name: str) -> Iterator[Samples]:
@@ -88,25 +89,25 @@ def _read(recording: soundfile.SoundFile, frames: int, name: str) -> Samples:
     return block
 
 
-def _regular_file(path: Path) -> io.BufferedReader:
+def _regular_file(path: Path, name: str) -> io.BufferedReader:
     """Open a file without waiting for the writer of a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        msg = f"audio file {path} does not exist"
+        msg = f"audio file {name} does not exist"
         if path.is_symlink():
-            msg = f"audio file {path} is a link to a file that does not exist"
+            msg = f"audio file {name} is a link to a file that does not exist"
         raise DataError(msg) from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
-        msg = f"audio file {str(path)[:200]} cannot be opened: {reason}"
+        msg = f"audio file {name[:200]} cannot be opened: {reason}"
         raise DataError(msg) from error
     facts = os.fstat(descriptor)
     if stat.S_ISREG(facts.st_mode) and facts.st_size:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     what = "is empty: 0 bytes" if stat.S_ISREG(facts.st_mode) else "is not a regular file"
-    msg = f"audio file {path} {what}"
+    msg = f"audio file {name} {what}"
     raise DataError(msg)
 
 
@@ -144,8 +145,8 @@ def _unreadable(name: str, error: Exception) -> DataError:
         made = PurePath(name).with_suffix(".wav")
         return DataError(
             f"{name} cannot be read as audio: it has no header, which would tell its rate.\n"
-            f"Convert it, for 16-bit mono like: sox -t raw -r 16000 -e signed -b 16 -c 1 "
-            f"{name} {made}"
+            "Convert it, for 16-bit mono like: sox -t raw -r 16000 -e signed -b 16 -c 1 "
+            f"{shlex.quote(name)} {shlex.quote(str(made))}"
         )
     reason = str(getattr(error, "error_string", error)).rstrip(".")
     return DataError(f"{name} cannot be read as audio ({reason}).\nConvert it to WAV or FLAC.")

@@ -105,7 +105,7 @@ def _require_file(where: str, path: Path) -> None:
         reason = "does not exist or is not a regular file"
     except (OSError, ValueError) as error:  # the name is too long, or the folder not readable
         reason = f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-    msg = f"{where}: audio file {str(path)[:300]} {reason}"
+    msg = f"{where}: audio file {readable_name(str(path))[:300]} {reason}"
     raise DataError(msg)
 
 
