@@ -116,7 +116,7 @@ def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kin
 def test_the_model_answers_transformers_requests(
     english: dict[str, Any], english_whisper: Path, kind: str
 ) -> None:
-    """Logits of prompts, searches without a cache, candidates, thresholds: as stock transformers."""
+    """Logits of prompts, searches without a cache, candidates and thresholds: as the original."""
     given = inputs_of(english_whisper, english=True)
     model, original = load(one(english, kind).path, threads=1).model, stock(english_whisper)
     with torch.no_grad():
