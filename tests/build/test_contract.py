@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+import torch
 
 from exporter import recipe
 from exporter.artifact import build_registry, local_paths, report, store
@@ -26,6 +27,7 @@ from exporter.runtime.load import load, load_original
 from exporter.system.progress import silent
 from exporter.validate import validate
 from tests.support import exact
+from tests.support.generating import REFUSED, REQUESTS, inputs_of, require_alike, stock
 from tests.support.recipes import write_recipe
 
 pytestmark = pytest.mark.slow
@@ -108,6 +110,23 @@ def test_batches_and_lengths_unlike_the_traced_ones(english: dict[str, Any], kin
     beams = recogniser.transcribe(audio, sampling_rate=16000, num_beams=5, batch_size=2)
     assert alone == together
     assert all(t.text for t in beams)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_answers_transformers_requests(
+    english: dict[str, Any], english_whisper: Path, kind: str
+) -> None:
+    """Logits of prompts, searches without a cache, candidates and thresholds: as the original."""
+    given = inputs_of(english_whisper, english=True)
+    model, original = load(one(english, kind).path, threads=1).model, stock(english_whisper)
+    with torch.no_grad():
+        for name, request in REQUESTS.items():
+            print(name)  # shown if it fails
+            require_alike(request(model, given), request(original, given), tolerance=0.1)
+    if kind != "torch-int8":
+        for request, told in REFUSED.values():
+            with pytest.raises(RecipeError, match=told):
+                request(model, given)
 
 
 def test_the_validator_judges_what_was_built(english: dict[str, Any]) -> None:
