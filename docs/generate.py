@@ -28,6 +28,8 @@ Written from the commands' own help; after a change, run `make docs`.
 - Results go to standard output, progress and messages to standard error. Progress is a line on a
   terminal, and elsewhere a message a minute. A table that is wider than the terminal is turned on
   its side, and becomes a block for each row where it must; in a pipe nothing is wrapped or cut.
+- `eval "$(_EXPORTER_COMPLETE=bash_source exporter)"` in a shell (or `zsh_source`, `fish_source`)
+  completes commands, options, recipes, artifacts, targets and keys.
 - With `--json`, standard output holds one JSON document and nothing else. Where a command fails,
   the document has `"error": {"message": ..., "exit_code": ...}`, beside the results that there are,
   and standard error has the message as ever.

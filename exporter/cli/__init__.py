@@ -45,13 +45,30 @@ _FORBIDDEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 }
+_WORK = (
+    "init openai/whisper-small",
+    "build recipes/whisper-small-int8.yaml",
+    "validate artifacts/whisper-small-int8",
+    "transcribe artifacts/whisper-small-int8/onnx-int8 speech.flac",
+    "push artifacts/whisper-small-int8 --repo ORG/NAME",
+)
 # The first line, "\b", keeps click from rewrapping the others.
 _EPILOG = "\n".join(
-    ["\b", "Exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())]
+    [
+        *("\b", "Examples:", *(f"  exporter {line}" for line in _WORK), ""),
+        *("\b", "Exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())),
+    ]
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+class _InOrder(click.Group):
+    """A group that lists its commands in the order of work, in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="exporter")
 @click.option("--debug", is_flag=True, help="Show tracebacks and library output.")
 @click.pass_obj
@@ -66,9 +83,9 @@ def cli(terminal: Terminal, debug: bool) -> None:
 
 
 for _each in (
-    *(build.build, validate.validate, transcribe.transcribe, bench.bench, machine.machine),
-    *(hub.push, hub.pull, sign.sign, sign.verify),
-    *(inspect.inspect, inspect.list_, inspect.cache, doctor.doctor, init.init),
+    *(machine.machine, init.init, build.build, validate.validate, transcribe.transcribe),
+    *(bench.bench, inspect.inspect, inspect.list_, sign.sign, sign.verify, hub.push, hub.pull),
+    *(doctor.doctor, inspect.cache),
 ):
     cli.add_command(_each)
 

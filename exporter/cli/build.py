@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command
+from exporter.cli.options import (
+    command,
+    complete_keys,
+    complete_recipes,
+    complete_targets,
+    recipe_keys,
+)
 from exporter.cli.output import formatting
 from exporter.cli.output.formatting import moment, option_value
 from exporter.cli.output.terminal import Terminal, shown
@@ -22,8 +28,40 @@ if TYPE_CHECKING:
     from exporter.recipe import Recipe
 
 
-@command
-@click.argument("recipe", type=click.Path(path_type=Path))
+def _names() -> dict[str, list[tuple[str, str]]]:
+    from exporter.targets import TARGETS
+
+    kinds = ", ".join(TARGETS)
+    return {
+        "Keys of a recipe": recipe_keys(),
+        "Kinds of targets": [(kinds, "each with options of its own, see docs/targets.md")],
+    }
+
+
+@command(
+    "recipes/whisper-demo-int8.yaml --dry-run",
+    "recipes/mine.yaml -t onnx-int8 --set decoding.num_beams=1",
+    names=_names,
+)
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
+@click.option("--checkpoint", metavar="ID_OR_PATH", help="Checkpoint in place of the recipe's.")
+@click.option(
+    "-t",
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_targets,
+    help="Build only the targets of this name or kind; repeatable.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_keys,
+    help="Change a key of the recipe, like decoding.num_beams=5; repeatable.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -31,21 +69,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder of artifacts; each recipe gets a folder in it.",
 )
-@click.option("--checkpoint", metavar="ID_OR_PATH", help="Checkpoint in place of the recipe's.")
-@click.option(
-    "--target", "targets", multiple=True, metavar="NAME", help="Build only this target; repeatable."
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a key of the recipe, like decoding.num_beams=5; repeatable.",
-)
-@click.option("--force", is_flag=True, help="Rebuild even what is up to date.")
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan: files, sizes, memory and time; build nothing."
 )
+@click.option("--force", is_flag=True, help="Rebuild even what is up to date.")
 def build(
     terminal: Terminal,
     recipe: Path,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command
+from exporter.cli.options import command, complete_artifacts
 from exporter.cli.output.terminal import shown
 from exporter.system.progress import shown_bytes
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from exporter.hub.upload_plan import UploadPlan
 
 
-@command
-@click.argument("path", type=click.Path(path_type=Path))
+@command(
+    "artifacts/whisper-demo-int8 --dry-run",
+    "artifacts/whisper-demo-int8/onnx-int8 --repo ORG/NAME --private",
+)
+@click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option("--repo", metavar="ORG/NAME", help="Repository in place of the recipe's `hub.repo`.")
 @click.option("--private/--public", default=None, help="Visibility in place of the recipe's.")
 @click.option("--revision", metavar="BRANCH", default="main", show_default=True, help="Branch.")
@@ -123,7 +126,7 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
         )
 
 
-@command
+@command("ORG/NAME", "ORG/NAME@sha256-0123456789ab --output models")
 @click.argument("name", metavar="ORG/NAME[@REVISION]")
 @click.option(
     "--output",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command
+from exporter.cli.options import command, complete_artifacts
 from exporter.cli.output import formatting
 from exporter.system.progress import shown_bytes
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from exporter.system.build_cache import Entry
 
 
-@command
-@click.argument("path", type=click.Path(path_type=Path))
+@command("artifacts/whisper-demo-int8/onnx-int8", "openai/whisper-small")
+@click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option("--allow-pickle", is_flag=True, help="Also read weights in pytorch_model.bin.")
 def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -> None:
     """Show an artifact, or what builds of a checkpoint would take.
@@ -42,7 +42,7 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
         terminal.say_wrapped(*formatting.room(room))
 
 
-@command
+@command("", "--clear")
 @click.option("--clear", is_flag=True, help="Remove everything that is cached.")
 def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
     """List or clear cached graphs and artifacts.
@@ -66,7 +66,7 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
         terminal.say_wrapped(f"  {_entry_line(entry)}", indent="    ")
 
 
-@command
+@command("", "--json")
 def list_(terminal: Terminal, as_json: bool) -> None:
     """List recipes, targets, families and built artifacts.
 

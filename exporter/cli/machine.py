@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exporter.cli.output.terminal import Terminal
 
 
-@command
+@command("", "--measure --threads 2")
 @click.option("--measure", is_flag=True, help="Also measure memory and matrix products (seconds).")
 @click.option(
     "--threads",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command
+from exporter.cli.options import command, complete_artifacts
 from exporter.cli.output.terminal import shown
 from exporter.system.progress import shown_bytes
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from exporter.cli.output.terminal import Terminal
 
 
-@command
-@click.argument("path", type=click.Path(path_type=Path))
+@command("artifacts/whisper-demo-int8 --key private.pem")
+@click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option(
     "--key",
     type=click.Path(path_type=Path),
@@ -48,8 +48,8 @@ def sign(terminal: Terminal, path: Path, key: Path, as_json: bool) -> None:
         )
 
 
-@command
-@click.argument("path", type=click.Path(path_type=Path))
+@command("artifacts/whisper-demo-int8", "artifacts/ORG/NAME --key public.pem")
+@click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option("--signature", "signed", is_flag=True, help="Also require trusted signatures.")
 @click.option(
     "--key",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command, trust_option
+from exporter.cli.options import command, complete_artifacts, trust_option
 from exporter.cli.output.terminal import Terminal
 from exporter.errors import DataError
 from exporter.system.files import readable_name
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from exporter.families.transcript import Transcript
 
 
-@command
-@click.argument("artifact")
+@command(
+    "artifacts/whisper-demo-int8/onnx-int8 speech.flac",
+    "ORG/NAME *.wav --language de --timestamps --json",
+)
+@click.argument("artifact", shell_complete=complete_artifacts)
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--language", metavar="CODE", help="Language of the speech, like en.")
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Output text.")

@@ -1,6 +1,14 @@
 """Tables at every width: each number and verdict is there whole, in a line that fits."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +23,7 @@ from exporter.cli.validate import of_reports
 from exporter.recipe import Decoding
 from exporter.system.progress import shown_bytes
 from exporter.system.text import width_of
+from tests.support import passing
 from tests.support.judging import SENTENCE, case
 from tests.support.reports import made
 from tests.support.rounds import round_
@@ -103,6 +112,38 @@ def test_a_cell_cannot_draw_another_row() -> None:
     table = Table([Column("name"), Column("verdict", least=8)])
     table.add("out[v1] :cat: [bold]x[/]", "failed\nforged  passed\x1b[2K")
     assert table.lines(None)[2] == "out[v1] :cat: [bold]x[/]  failed\\nforged  passed\\x1b[2K"
+
+
+def _on_a_terminal(columns: int, *arguments: str) -> str:
+    leader, follower = pty.openpty()
+    size = struct.pack("HHHH", 24, columns, 0, 0)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, size)
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "exporter", *arguments]
+    with subprocess.Popen(command, stdout=follower, env={**environment, "TERM": "xterm"}):
+        os.close(follower)
+        shown = b""
+        with suppress(OSError):  # how a terminal ends
+            while piece := os.read(leader, 4096):
+                shown += piece
+    os.close(leader)
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("command", [("list",), ("inspect", "artifacts/speech/onnx-int8")])
+def test_lines_are_wrapped_at_the_terminals_own_width(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    passing.make(tmp_path / "artifacts" / "speech" / "onnx-int8")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/a-recipe-that-cannot-be-used.yaml").write_text("name: x\n")
+    call = [sys.executable, "-m", "exporter", *command]
+    piped = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert max(map(len, piped.splitlines())) > 80
+    shown = _on_a_terminal(60, *command)
+    assert shown.split() == piped.split()
+    assert all(len(line) <= 60 or len(line.split()) <= 2 for line in shown.splitlines())
 
 
 def test_texts_of_any_script_are_wrapped_by_their_columns() -> None:
