@@ -6,12 +6,22 @@ from pathlib import Path
 
 from exporter.artifact.manifest import Manifest
 from exporter.artifact.trust import built_here
-from exporter.errors import CheckpointError, ExporterError, IntegrityError, RecipeError, exhausted
+from exporter.errors import (
+    CheckpointError,
+    ExporterError,
+    IntegrityError,
+    RecipeError,
+    ResourceError,
+    exhausted,
+    exhaustion,
+)
 
 
 @contextmanager
 def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iterator[None]:
     """Raise IntegrityError for whatever an artifact's files make a library raise.
+
+    ResourceError if it is that disk or memory ran out.
 
     Their bytes are the sealed ones, but anybody can seal, and nothing says that they fit together.
     Those of an artifact that was built here do: then the error is a bug of ours and is left alone,
@@ -22,7 +32,9 @@ def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iter
     except (ExporterError, NotImplementedError):
         raise
     except Exception as error:  # of torch, safetensors, transformers: they have no common base
-        if manifest is None or exhausted(error) or built_here(manifest):
+        if exhausted(error):
+            raise ResourceError(exhaustion(error)) from error
+        if manifest is None or built_here(manifest):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         msg = (
