@@ -3,6 +3,7 @@
 Exit code 1 says that exporter has a bug, and no file can say that.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from exporter import cli
-from exporter.artifact import report
+from exporter.artifact import report, store
 from exporter.runtime.load import load
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated, text
@@ -109,6 +110,33 @@ def test_mutated_artifacts(
         shutil.rmtree(folder)
     record_property("promise", "P7")
     record_property("cases", count)
+
+
+GRAPHS = ("encoder_model.onnx", "cross_cache.onnx", "step.onnx")
+
+
+@pytest.mark.parametrize("places", list(itertools.permutations(GRAPHS))[1:], ids=str)
+def test_graphs_in_the_places_of_others(places: tuple[str, ...], tmp_path: Path) -> None:
+    def swap(folder: Path) -> None:
+        graphs = [(folder / name).read_bytes() for name in GRAPHS]
+        for name, graph in zip(places, graphs, strict=True):
+            (folder / name).write_bytes(graph)
+
+    code, message = opened(resealed("onnx-int8", tmp_path / "artifact", swap))
+    assert code == 5, message
+    assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
+def test_artifacts_that_lack_a_file(kind: str, tmp_path: Path) -> None:
+    """Some need none of it: other loaders do."""
+    names = {path.name for path in (GOLDEN / f"v1-{kind}").iterdir()}
+    codes = {}
+    for name in sorted(names - store.SIDECAR_FILES):
+        folder = resealed(kind, tmp_path / name, lambda made, name=name: (made / name).unlink())
+        codes[name], message = opened(folder)
+        assert len(message.splitlines()) <= 3
+    assert set(codes.values()) == {0, 5}, codes
 
 
 def sealed(content: bytes) -> bytes:

@@ -95,6 +95,8 @@ NUMBERS: dict[str, Change] = {
     "samples": changed("preprocessor_config.json", chunk_length=600, sampling_rate=768_000),
     "beams": changed("generation_config.json", num_beams=10**9),
     "a start beyond the words": changed("generation_config.json", decoder_start_token_id=10**6),
+    "an end beyond the words": changed("generation_config.json", eos_token_id=[1, 10**6]),
+    "padding below them": changed("generation_config.json", pad_token_id=-100),
     "a language beyond them": changed("generation_config.json", lang_to_id={"<|en|>": 10**6}),
     "a length in words": changed("generation_config.json", max_length="448"),
     "text": changed("config.json", d_model="x"),
