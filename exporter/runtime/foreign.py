@@ -19,13 +19,20 @@ from exporter.errors import (
 
 @contextmanager
 def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iterator[None]:
-    """Raise IntegrityError for whatever an artifact's files make a library raise.
+    """Raise an error of ours for whatever a stranger's files make a library raise.
 
-    ResourceError if it is that disk or memory ran out.
+    An artifact's bytes are the sealed ones, but anybody can seal, and nothing says that they fit
+    together. Those of an artifact that was built here do: then the error is a bug of ours and is
+    left alone.
 
-    Their bytes are the sealed ones, but anybody can seal, and nothing says that they fit together.
-    Those of an artifact that was built here do: then the error is a bug of ours and is left alone,
-    as is any error of an original, which has no manifest.
+    Args:
+        manifest: The artifact's; None for an original.
+        folder: The files' folder, for messages.
+
+    Raises:
+        IntegrityError: The artifact cannot be used.
+        CheckpointError: The original cannot be used.
+        ResourceError: Disk or memory ran out.
     """
     try:
         yield
@@ -34,12 +41,14 @@ def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iter
     except Exception as error:  # of torch, safetensors, transformers: they have no common base
         if exhausted(error):
             raise ResourceError(exhaustion(error)) from error
-        if manifest is None or built_here(manifest):
+        if manifest is not None and built_here(manifest):
             raise
-        reason = (str(error).splitlines() or [""])[0][:200]
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if manifest is None:
+            msg = f"the original cannot decode with its own configs and weights ({reason})"
+            raise CheckpointError(msg) from error
         msg = (
-            f"{folder or manifest.name}: its files do not fit together "
-            f"({type(error).__name__}: {reason}).\n"
+            f"{folder or manifest.name}: its files do not fit together ({reason}).\n"
             "Build or fetch the artifact again."
         )
         raise IntegrityError(msg) from error

@@ -17,7 +17,7 @@ import pytest
 
 from exporter import cli
 from exporter.artifact import report, store
-from exporter.runtime.load import load
+from exporter.runtime.load import load, load_original
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated, text
 from tests.support.resealed import resealed
@@ -82,6 +82,31 @@ def opened(folder: Path) -> tuple[int, str]:
     except Exception as error:
         return cli._explained(error)
     return 0, ""
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.sweep)])
+def test_mutated_originals(
+    count: int,
+    checkpoint: Path,
+    tiny_whisper: Path,
+    allowed: Callable[[int, str, object], None],
+    record_property: Record,
+) -> None:
+    """Decoded as transformers does, whose `generate` follows what it finds."""
+    source, name = random.Random(count), "generation_config.json"
+    told = json.loads((tiny_whisper / name).read_text())
+    told |= {"num_beams": 2, "top_p": 0.9, "repetition_penalty": 1.1, "length_penalty": 1.0}
+    told |= {"min_new_tokens": 1, "max_new_tokens": 4, "no_repeat_ngram_size": 3}
+    for number in range(count):
+        (checkpoint / name).write_text(text(mutated(told, source)))
+        try:
+            load_original(checkpoint, threads=1).decode([SOUND])
+        except Exception as error:
+            allowed(*cli._explained(error), number)
+        else:
+            allowed(0, "", number)
+    record_property("promise", "P7")
+    record_property("cases", count)
 
 
 @pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
