@@ -28,12 +28,14 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EIO}
-# Messages of libraries that raise no OSError for it: torch, oneDNN, onnxruntime and C++.
+_FULL |= {errno.EMFILE, errno.ENFILE}
+# Messages of libraries that raise no OSError for it: torch, oneDNN, onnxruntime, C++ and Python,
+# whose `tempfile` takes a full disk for a missing folder.
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
     *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
-    *("can't start new thread", "pthread_create failed"),
+    *("can't start new thread", "pthread_create failed", "No usable temporary directory"),
 )
 
 
@@ -125,4 +127,5 @@ def exhausted(error: BaseException | None) -> bool:
 def exhaustion(error: BaseException) -> str:
     """Return the message for an error that is `exhausted`."""
     what = "the disk failed" if os.strerror(errno.EIO) in str(error) else "out of disk or memory"
-    return f"{what}: {str(error) or 'memory'}"
+    reason = (str(error).strip().splitlines() or ["memory"])[0]
+    return f"{what}: {reason[:500]}"

@@ -27,6 +27,7 @@ from exporter.errors import (
     BuildError,
     DataError,
     ExporterError,
+    IntegrityError,
     MachineError,
     ResourceError,
 )
@@ -170,7 +171,7 @@ class _Validation:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except (BuildError, MachineError, ResourceError) as error:
+        except (BuildError, IntegrityError, MachineError, ResourceError) as error:
             self._failures.append(error)
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:

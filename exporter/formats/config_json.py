@@ -21,7 +21,7 @@ _CODE = re.compile(
 )
 # Their value may name a repository (CVE-2026-4372), or a package that transformers fetches.
 _KERNELS = re.compile(".*(attn|attention|experts)_implementation.*", re.IGNORECASE)
-_BUILT_IN = (None, False, True, "", "eager", "sdpa")
+_BUILT_IN = (True, "eager", "sdpa")
 # Arguments of tokenizers whose paths transformers opens instead of the folder's own files.
 _PATHS = frozenset({"vocab_file", "merges_file", "normalizer_file", "tokenizer_file"})
 

@@ -6,28 +6,49 @@ from pathlib import Path
 
 from exporter.artifact.build_registry import built_here
 from exporter.artifact.manifest import Manifest
-from exporter.errors import CheckpointError, ExporterError, IntegrityError, RecipeError, exhausted
+from exporter.errors import (
+    CheckpointError,
+    ExporterError,
+    IntegrityError,
+    RecipeError,
+    ResourceError,
+    exhausted,
+    exhaustion,
+)
 
 
 @contextmanager
 def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iterator[None]:
-    """Raise IntegrityError for whatever an artifact's files make a library raise.
+    """Raise an error of ours for whatever a stranger's files make a library raise.
 
-    Their bytes are the sealed ones, but anybody can seal, and nothing says that they fit together.
-    Those of an artifact that was built here do: then the error is a bug of ours and is left alone,
-    as is any error of an original, which has no manifest.
+    An artifact's bytes are the sealed ones, but anybody can seal, and nothing says that they fit
+    together. Those of an artifact that was built here do: then the error is a bug of ours and is
+    left alone.
+
+    Args:
+        manifest: The artifact's; None for an original.
+        folder: The files' folder, for messages.
+
+    Raises:
+        IntegrityError: The artifact cannot be used.
+        CheckpointError: The original cannot be used.
+        ResourceError: Disk or memory ran out.
     """
     try:
         yield
     except (ExporterError, NotImplementedError):
         raise
     except Exception as error:  # of torch, safetensors, transformers: they have no common base
-        if manifest is None or exhausted(error) or built_here(manifest):
+        if exhausted(error):
+            raise ResourceError(exhaustion(error)) from error
+        if manifest is not None and built_here(manifest):
             raise
-        reason = (str(error).splitlines() or [""])[0][:200]
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if manifest is None:
+            msg = f"the original cannot decode with its own configs and weights ({reason})"
+            raise CheckpointError(msg) from error
         msg = (
-            f"{folder or manifest.name}: its files do not fit together "
-            f"({type(error).__name__}: {reason}).\n"
+            f"{folder or manifest.name}: its files do not fit together ({reason}).\n"
             "Build or fetch the artifact again."
         )
         raise IntegrityError(msg) from error

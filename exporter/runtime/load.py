@@ -107,10 +107,13 @@ def load_original(
     """
     _require_usable(device, threads)
     from exporter.checkpoint.checkpoint import open_checkpoint
+    from exporter.checkpoint.compatibility import check_fit
     from exporter.families import FAMILIES, family_name
 
     checkpoint = open_checkpoint(str(source), base, allow_pickle=allow_pickle)
     family = FAMILIES[family_name(checkpoint.config)]
+    # transformers would initialize what is missing at random, however large the config says it is.
+    check_fit(checkpoint, family.skeleton(checkpoint.config), family.TIED)
     _set_threads(threads)
     # transformers reads a plain folder itself, so that an error in our reader would show.
     state = None if checkpoint.plain else checkpoint.stored_state()

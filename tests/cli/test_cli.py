@@ -172,6 +172,10 @@ def test_each_error_has_its_exit_code(
         (OSError(errno.ENOSPC, "No space left on device", "x"), 8, "No space left on device"),
         (RuntimeError("write failed: No space left on device"), 8, "out of disk or memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 8, "out of disk or memory"),
+        (OSError(errno.EMFILE, "Too many open files", "x"), 8, "Too many open files"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 8, "temporary"),
+        (RuntimeError("zip: write callback failed\n\nin a.cpp:360"), 8, "write callback failed"),
+        (RuntimeError("can't start new thread"), 8, "can't start new thread"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 3, "x: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("odd"), 1, "error: ValueError: odd\n  This is a bug."),
@@ -192,6 +196,19 @@ def test_other_errors(
     assert told in err
     assert len(err.strip().splitlines()) <= 3
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("kind", expected_errors, ids=lambda kind: kind.__name__)
+def test_a_full_disk_is_told_whatever_met_it(
+    kind: type[errors.ExporterError],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    error = kind("x cannot be read (No space left on device)")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(facts, "of_path", raising(error))
+    assert main(["inspect", "x"]) == errors.ResourceError.exit_code
+    assert capfd.readouterr().err == f"error: {error}\n"
 
 
 def test_debug_shows_the_traceback(

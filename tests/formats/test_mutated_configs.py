@@ -3,6 +3,7 @@
 Exit code 1 says that exporter has a bug, and no file can say that.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from exporter import cli
-from exporter.runtime.load import load
+from exporter.artifact import report, store
+from exporter.runtime.load import load, load_original
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated, text
 from tests.support.resealed import resealed
@@ -82,6 +84,31 @@ def opened(folder: Path) -> tuple[int, str]:
     return 0, ""
 
 
+@pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.sweep)])
+def test_mutated_originals(
+    count: int,
+    checkpoint: Path,
+    tiny_whisper: Path,
+    allowed: Callable[[int, str, object], None],
+    record_property: Record,
+) -> None:
+    """Decoded as transformers does, whose `generate` follows what it finds."""
+    source, name = random.Random(count), "generation_config.json"
+    told = json.loads((tiny_whisper / name).read_text())
+    told |= {"num_beams": 2, "top_p": 0.9, "repetition_penalty": 1.1, "length_penalty": 1.0}
+    told |= {"min_new_tokens": 1, "max_new_tokens": 4, "no_repeat_ngram_size": 3}
+    for number in range(count):
+        (checkpoint / name).write_text(text(mutated(told, source)))
+        try:
+            load_original(checkpoint, threads=1).decode([SOUND])
+        except Exception as error:
+            allowed(*cli._explained(error), number)
+        else:
+            allowed(0, "", number)
+    record_property("promise", "P7")
+    record_property("cases", count)
+
+
 @pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
 @pytest.mark.parametrize("count", [100, pytest.param(1_000, marks=pytest.mark.sweep)])
 def test_mutated_artifacts(
@@ -110,6 +137,42 @@ def test_mutated_artifacts(
     record_property("cases", count)
 
 
+GRAPHS = ("encoder_model.onnx", "cross_cache.onnx", "step.onnx")
+
+
+@pytest.mark.parametrize("places", list(itertools.permutations(GRAPHS))[1:], ids=str)
+def test_graphs_in_the_places_of_others(places: tuple[str, ...], tmp_path: Path) -> None:
+    def swap(folder: Path) -> None:
+        graphs = [(folder / name).read_bytes() for name in GRAPHS]
+        for name, graph in zip(places, graphs, strict=True):
+            (folder / name).write_bytes(graph)
+
+    code, message = opened(resealed("onnx-int8", tmp_path / "artifact", swap))
+    assert code == 5, message
+    assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
+def test_artifacts_that_lack_a_file(kind: str, tmp_path: Path) -> None:
+    """Some need none of it: other loaders do."""
+    names = {path.name for path in (GOLDEN / f"v1-{kind}").iterdir()}
+    codes = {}
+    for name in sorted(names - store.SIDECAR_FILES):
+        folder = resealed(kind, tmp_path / name, lambda made, name=name: (made / name).unlink())
+        codes[name], message = opened(folder)
+        assert len(message.splitlines()) <= 3
+    assert set(codes.values()) == {0, 5}, codes
+
+
+def sealed(content: bytes) -> bytes:
+    """Give a report that is valid the seal of its content, as whoever edits one would."""
+    try:
+        judged = report.Report.model_validate_json(content)
+        return report.text(judged.model_copy(update={"sha256": judged.seal}))
+    except ValueError:
+        return content
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "report.json"])
 @pytest.mark.parametrize("count", [300, pytest.param(3_000, marks=pytest.mark.sweep)])
 def test_mutated_manifests_and_reports(
@@ -124,7 +187,7 @@ def test_mutated_manifests_and_reports(
     told: Any = json.loads((folder / file).read_text())
     source = random.Random(count)
     for number in range(count):
-        (folder / file).write_text(text(mutated(told, source)))
+        (folder / file).write_bytes(sealed(text(mutated(told, source)).encode()))
         how = ["--json"] if number % 2 else []
         code = cli.main(["inspect", str(folder), *how])
         allowed(code, capfd.readouterr().err, number)

@@ -1,6 +1,7 @@
 """ONNX graphs that never end, or ask for more memory than there is, and a step that runs one."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ def endless() -> bytes:
         [
             flag("round", TensorProto.INT64, []),
             flag("go", TensorProto.BOOL, []),
-            flag("value", TensorProto.FLOAT, None),
+            flag("value", TensorProto.FLOAT, [1, 4]),
         ],
-        [flag("goes", TensorProto.BOOL, []), flag("twice", TensorProto.FLOAT, None)],
+        [flag("goes", TensorProto.BOOL, []), flag("twice", TensorProto.FLOAT, [1, 4])],
     )
     rounds = helper.make_tensor("rounds", TensorProto.INT64, [], [2**62])
     nodes = [helper.make_node("Loop", ["rounds", "", INPUT], [OUTPUT], body=body)]
@@ -42,7 +43,7 @@ def huge() -> bytes:
         helper.make_node("ConstantOfShape", ["size"], [OUTPUT]),
     ]
     one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
-    return _model(nodes, [times, one])
+    return _model(nodes, [times, one], ["size"])
 
 
 def huge_at_once() -> bytes:
@@ -56,9 +57,9 @@ def huge_at_once() -> bytes:
     return _model(nodes, [size])
 
 
-def _model(nodes: list[Any], tensors: list[Any]) -> bytes:
+def _model(nodes: list[Any], tensors: list[Any], shape: Sequence[int | str] = (1, 4)) -> bytes:
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [1, 4])
-    result = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)
+    result = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "graph", [given], [result], tensors)
     opset = helper.make_opsetid("", 17)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=10)

@@ -49,6 +49,10 @@ def text(values: Any) -> str:
     return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
+def _value(source: random.Random) -> Any:
+    return copy.deepcopy(source.choice(VALUES))
+
+
 def _change(owner: Any, source: random.Random) -> None:
     while True:
         keys = list(range(len(owner))) if isinstance(owner, list) else list(owner)
@@ -60,9 +64,9 @@ def _change(owner: Any, source: random.Random) -> None:
         owner = owner[key]
     how = source.randrange(8)
     if isinstance(owner, dict) and (not keys or how == 0):
-        owner[source.choice(NAMES)] = source.choice(VALUES)
+        owner[source.choice(NAMES)] = _value(source)
     elif isinstance(owner, list) and (not keys or how == 0):
-        owner.append(source.choice(VALUES))
+        owner.append(_value(source))
     elif how == 1:
         del owner[key]
     elif how == 2 and isinstance(owner[key], int):
@@ -72,4 +76,4 @@ def _change(owner: Any, source: random.Random) -> None:
     elif how == 3:
         owner[key] = [owner[key]]
     else:
-        owner[key] = source.choice(VALUES)
+        owner[key] = _value(source)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import DataError, ResourceError, exhausted, exhaustion
+from exporter.errors import DataError, MachineError, ResourceError, exhausted, exhaustion
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress, silent
 from tests.support.faults import wait_until
@@ -45,6 +45,20 @@ def test_results_come_while_the_step_runs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^the third is bad$"):
         worker.run(f"{__name__}:results", request, silent, what="it", on_result=on_result)
     assert came == [{"row": 1}, {"row": [2]}]
+
+
+def full(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that meets a full disk while it reads something."""
+    try:
+        raise OSError(28, os.strerror(28))
+    except OSError as error:
+        msg = "x cannot be loaded"
+        raise MachineError(msg) from error
+
+
+def test_a_full_disk_is_told_whatever_met_it() -> None:
+    with pytest.raises(ResourceError, match="x cannot be loaded"):
+        worker.run(f"{__name__}:full", {}, silent, what="it")
 
 
 @pytest.mark.parametrize("code", [0, 7])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from exporter.errors import ResourceError, exhausted
 from exporter.formats import audio
 from exporter.validate.measure.model import Frozen, OpenModel
 
@@ -66,9 +67,11 @@ def _check(
             transcripts = model.recogniser.decode(batch, together)
         pairs = zip(transcripts, expected, strict=True)
         likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
-    except MemoryError:
+    except ResourceError:
         raise
-    except Exception as error:  # any exception of a runtime is a result of the check
+    except Exception as error:  # any other exception of a runtime is a result of the check
+        if exhausted(error):
+            raise
         lines = str(error).splitlines() or [""]
         return ShapeCheck(lengths_s=lengths, error=f"{type(error).__name__}: {lines[0][:200]}")
     return ShapeCheck(

@@ -30,7 +30,7 @@ _Activation = Literal["gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "si
 
 def _nothing(value: Any) -> Any:
     if value:
-        msg = "Input should be empty or false: it changes the weights"
+        msg = "Input should be empty or false"
         raise ValueError(msg)
     return value
 
@@ -54,7 +54,6 @@ class _Decoding(_Whisper):
     do_sample: bool | None = None
     early_stopping: bool | Literal["never"] | None = None
     num_beams: _Some | None = None
-    num_beam_groups: _Some | None = None
     num_return_sequences: _Some | None = None
     temperature: _Real | list[_Real] | None = None
     top_k: _Count | None = None
@@ -63,12 +62,10 @@ class _Decoding(_Whisper):
     typical_p: _Real | None = None
     epsilon_cutoff: _Real | None = None
     eta_cutoff: _Real | None = None
-    diversity_penalty: _Real | None = None
     repetition_penalty: _Real | None = None
     encoder_repetition_penalty: _Real | None = None
     length_penalty: _Real | None = None
     guidance_scale: _Real | None = None
-    penalty_alpha: _Real | None = None
     exponential_decay_length_penalty: list[_Number | _Real] | None = None
     no_repeat_ngram_size: _Count | None = None
     encoder_no_repeat_ngram_size: _Count | None = None
@@ -83,11 +80,17 @@ class _Decoding(_Whisper):
     renormalize_logits: bool | None = None
     use_cache: bool | None = None
     bos_token_id: _Number | None = None
-    eos_token_id: _Number | _Numbers | None = None
+    eos_token_id: _Number | Annotated[_Numbers, Field(min_length=1)] | None = None
     pad_token_id: _Number | None = None
     decoder_start_token_id: _Number | None = None
     median_filter_width: Annotated[int, Field(ge=1, le=1024)] | None = None
     transformers_version: _Name | None = None
+    # Searches that transformers moved to repositories, whose code it would run.
+    num_beam_groups: Annotated[Literal[1] | None, Field(exclude=True)] = None
+    penalty_alpha: Annotated[_Nothing, Field(exclude=True)] = None
+    dola_layers: Annotated[_Nothing, Field(exclude=True)] = None
+    constraints: Annotated[_Nothing, Field(exclude=True)] = None
+    force_words_ids: Annotated[_Nothing, Field(exclude=True)] = None
 
 
 _ALIASES = {

@@ -4,6 +4,7 @@ transformers is never given a folder whose configs it would read itself: they ma
 repositories whose code it runs. The attention is always named, and the network never used.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,33 @@ _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _MAX_BYTES = 16 << 20
 _ATTENTION = "sdpa"
-_PROMPT = ("decoder_start_token_id", "no_timestamps_token_id", "prev_sot_token_id")
+_FED = (
+    *("decoder_start_token_id", "no_timestamps_token_id", "prev_sot_token_id"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
 
 
-def config(values: dict[str, Any]) -> WhisperConfig:
+def config(values: dict[str, Any], where: str = CONFIG) -> WhisperConfig:
     """Return a model's config.
 
     Args:
         values: The content of `config.json`.
+        where: The file, for messages.
 
     Raises:
         CheckpointError: No Whisper has such a config.
     """
-    checked = held(CONFIGS[CONFIG], values, CONFIG)
+    checked = held(CONFIGS[CONFIG], values, where)
     try:
         return WhisperConfig.from_dict(checked, attn_implementation=_ATTENTION)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        msg = f"{CONFIG}: {str(error)[:200]}: this is no Whisper's"
+        msg = f"{where}: {str(error)[:200]}: this is no Whisper's"
         raise CheckpointError(msg) from error
+
+
+def config_of(folder: Path) -> WhisperConfig:
+    """Return the config of the model in a folder."""
+    return config(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
 def skeleton(values: dict[str, Any], dtype: torch.dtype) -> WhisperForConditionalGeneration:
@@ -73,7 +83,7 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> WhisperForConditi
     with offline():
         return WhisperForConditionalGeneration.from_pretrained(
             folder if state is None else None,
-            config=config(read_json(folder / CONFIG)),
+            config=config_of(folder),
             generation_config=generation_config(folder),
             attn_implementation=_ATTENTION,
             dtype=torch.float32,
@@ -90,19 +100,26 @@ def generation_config(folder: Path) -> GenerationConfig:
     """
     path = folder / GENERATION
     values = held(CONFIGS[GENERATION], read_json(path), str(path))
-    model = config(read_json(folder / CONFIG))
-    size = model.vocab_size
-    prompt = {name: values.get(name) for name in _PROMPT}
-    prompt |= {**(values.get("lang_to_id") or {}), **(values.get("task_to_id") or {})}
-    for name, token in prompt.items():
-        if token is not None and not 0 <= token < size:
-            msg = f"{path}: {name!r:.60} is token {token}, and the model has {size}"
+    model = config_of(folder)
+    for name, token in _fed(values):
+        if not 0 <= token < model.vocab_size:
+            msg = f"{path}: {name!r:.60} is token {token}, and the model has {model.vocab_size}"
             raise CheckpointError(msg)
     try:
         return model_settings(values, model.max_target_positions)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         msg = f"{path}: {str(error).splitlines()[0][:200]}: this is no Whisper's"
         raise CheckpointError(msg) from error
+
+
+def _fed(generation: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield every token that decoding feeds to the model, with its name."""
+    named = {name: generation.get(name) for name in _FED}
+    named |= {**(generation.get("lang_to_id") or {}), **(generation.get("task_to_id") or {})}
+    for name, value in named.items():
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None:
+                yield name, token
 
 
 def processor(folder: Path) -> WhisperProcessor:

@@ -101,7 +101,7 @@ def assemble(
     if functions.keys().isdisjoint(DECODERS):
         msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
         raise IntegrityError(msg)
-    config = construct.config(read_json(folder / CONFIG))
+    config = construct.config_of(folder)
     with offline():
         return _assemble(config, generation_config(folder), functions, cache_dtype)
 
