@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact.manifest import Manifest
-from exporter.system.files import make_folder, partial_of, read_small, sync, write_atomic
+from exporter.system.files import create_private, make_folder, read_small, write_atomic
 from exporter.system.user_dirs import home, owned
 
 _log = logging.getLogger(__name__)
@@ -117,26 +117,7 @@ def _key() -> bytes:
 def _key_made() -> bytes:
     """Return the registry's key, created if it is missing."""
     path = state() / "key"
-    if not os.path.lexists(path):
-        _create(path)
+    with suppress(FileExistsError):
+        if not os.path.lexists(path):
+            create_private(path, secrets.token_bytes(_KEY_BYTES))
     return _key()
-
-
-def _create(path: Path) -> None:
-    """Write a new key to a file that nobody else can read, unless there is one meanwhile.
-
-    The file gets its name when it is complete, by a hard link, which replaces nothing and follows
-    no link.
-    """
-    partial = partial_of(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(partial, flags, 0o600), "wb") as stream:
-            stream.write(secrets.token_bytes(_KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with suppress(FileExistsError):
-            os.link(partial, path, follow_symlinks=False)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync(path.parent)

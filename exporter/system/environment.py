@@ -10,7 +10,7 @@ import site
 from pathlib import Path
 
 # Each line is alternatives of whole names; a star stands for any ending.
-_PASSED_ON = """
+PASSED_ON = """
     PATH HOME USER LOGNAME SHELL TMPDIR TEMP TMP TZ TZDIR LANG LANGUAGE LC_* LOCALE_ARCHIVE
     XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME
     PYTHON* VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LD_* MALLOC_* GLIBC_TUNABLES
@@ -20,7 +20,7 @@ _PASSED_ON = """
     TORCH_* PYTORCH_* ORT_* EXPORTER_*
     HF_HOME HF_HUB_CACHE HUGGINGFACE_HUB_CACHE TRANSFORMERS_CACHE TRANSFORMERS_VERBOSITY
 """
-_NAMES = re.compile("|".join(name.replace("*", ".*") for name in _PASSED_ON.split()))
+_NAMES = re.compile("|".join(name.replace("*", ".*") for name in PASSED_ON.split()))
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|_PAT$|_?KEY$", re.IGNORECASE)
 # Switches that would change the result without being recorded in the manifest.
 _TUNING = re.compile(r"(TORCHINDUCTOR|TORCH_COMPILE|TORCHDYNAMO|AOT_INDUCTOR)_")

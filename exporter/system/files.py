@@ -15,8 +15,8 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -119,18 +119,44 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def copy_atomic(source: IO[bytes], path: Path) -> None:
     """Copy the rest of an open file to `path` in pieces; otherwise like `write_atomic`."""
+    with _partial(path) as (partial, stream):
+        shutil.copyfileobj(source, stream)
+        _flush(stream)
+        partial.replace(path)
+    sync(path.parent)
+
+
+def create_private(path: Path, data: bytes) -> None:
+    """Create a file that nobody else can read, complete from its first moment.
+
+    Raises:
+        FileExistsError: Something has this name, be it a link; it stays as it is.
+        OSError: The file cannot be written.
+    """
+    with _partial(path) as (partial, stream):
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(data)
+        _flush(stream)
+        os.link(partial, path, follow_symlinks=False)
+    sync(path.parent)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new hidden file beside `path`, open; it is removed unless it was renamed."""
     _clear(path.parent)
     partial = partial_of(path)
     try:
         # While the lock is held, `_clear` of another process leaves the file alone.
         with file_lock(partial), partial.open("r+b") as stream:
-            shutil.copyfileobj(source, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-            partial.replace(path)
+            yield partial, stream
     finally:
         partial.unlink(missing_ok=True)
-    sync(path.parent)
+
+
+def _flush(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def _clear(folder: Path) -> None:

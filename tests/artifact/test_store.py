@@ -122,7 +122,7 @@ def test_a_build_that_fails_leaves_what_was_there(sealed: Path) -> None:
 
 
 def test_a_killed_build_is_cleared_by_the_next(sealed: Path) -> None:
-    stale = sealed.parent / ".onnx-int8.partial-0123"
+    stale = files.partial_of(sealed)
     stale.mkdir()
     with store.stage(sealed):
         assert not stale.exists()

@@ -113,7 +113,7 @@ class Place:
         """The digests in the build registry, each entry whole."""
         folder = self.base / "state" / "built"
         notes = {path.name: json.loads(path.read_bytes()) for path in folder.glob("*")}
-        assert all(note.keys() == {"name", "kind", "built"} for note in notes.values())
+        assert all(note.keys() == {"name", "kind", "built", "hmac"} for note in notes.values())
         return list(notes)
 
     def keep(self) -> None:

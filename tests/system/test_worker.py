@@ -1,6 +1,7 @@
 """A step in a process of its own: it ends with its parent, and so does what it leaves."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from exporter.errors import DataError, MachineError, ResourceError, exhausted, exhaustion
 from exporter.system import hardware, worker
+from exporter.system.environment import PASSED_ON
 from exporter.system.progress import Progress, silent
 from tests.support.faults import wait_until
 
@@ -167,6 +169,13 @@ def test_a_step_gets_what_it_needs_and_nothing_else(monkeypatch: pytest.MonkeyPa
     assert "c4n4ry" not in str(told)
     assert told["here"].items() >= NEEDED.items()
     assert told["here"]["PATH"] == os.environ["PATH"]
+
+
+def test_the_list_is_documented(repository: Path) -> None:
+    page = (repository / "docs" / "trust.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"## The environment of worker.*?^## ", page, flags=re.DOTALL | re.M)
+    for name in PASSED_ON.split():
+        assert name in told or name.startswith("XDG_"), name
 
 
 def test_a_compiler_that_is_asked_for_its_version_gets_no_secret(
