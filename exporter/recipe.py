@@ -237,6 +237,10 @@ class Recipe(_Strict):
         """Return an error about the value at `loc`, like ("targets", 0), citing its line."""
         return RecipeError(self._source.cite(loc, message, of_key=of_key))
 
+    def cite(self, loc: Loc, message: str) -> str:
+        """Return a message about the value at `loc`, citing its line."""
+        return self._source.cite(loc, message)
+
     def check(self, model: type[Options], data: object, loc: Loc) -> Options:
         """Return `data`, located at `loc`, as a `model`; raise RecipeError citing every mistake."""
         return self._source.check(model, data, loc)

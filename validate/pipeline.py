@@ -144,7 +144,7 @@ class _Validation:
         self._folder = folder
         self._progress = progress
         self._executor = LocalExecutor(settings.workers)
-        self._references = References("name it with --reference", progress)
+        self._references = References("exporter validate ARTIFACT --reference FOLDER", progress)
         self._originals: dict[object, ModelRun] = {}
         self._failures: list[ExporterError] = []
         self._numbers = count()

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 from filelock import Timeout
 
@@ -40,6 +41,18 @@ SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
 _MAX_GRAPH_BYTES = 256 << 20
+# What file managers, git, notebooks and network disks leave in folders; in small letters.
+_IGNORED_FILES = frozenset(
+    {
+        *(".ds_store", ".localized", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"),
+        *(".gitattributes", ".gitignore", ".gitkeep"),
+    }
+)
+_IGNORED_STARTS = ("._", ".nfs", ".fuse_hidden")
+_IGNORED_FOLDERS = frozenset({".git", ".ipynb_checkpoints", "__macosx", "@eadir"})
+_HUB_CACHE = (".cache", "huggingface")
+_AGAIN = "Build it again with --force."
+_SHOWN = 3
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -144,8 +157,14 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
     promised = {file.path for file in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
     present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
-    _refuse(folder, "missing", promised - present)
-    _refuse(folder, "not in the manifest", present - promised - SIDECAR_FILES)
+    if missing := promised - present:
+        msg = f"{folder}: {len(missing)} file(s) missing: {listed(missing)}.\n{_AGAIN}"
+        raise IntegrityError(msg)
+    extra = {name for name in present - promised - SIDECAR_FILES if not is_ignored(name)}
+    if extra:
+        whose = f"{folder}: {len(extra)} file(s) not in the manifest: {listed(extra)}"
+        msg = f"{whose}.\nRemove what does not belong there: {_removal(folder, extra)}"
+        raise IntegrityError(msg)
     for file in manifest.files:
         path = folder / inside(file.path)
         try:
@@ -206,6 +225,8 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     files = []
     for path in sorted(_walk(folder)):
         relative = path.relative_to(folder).as_posix()
+        if is_ignored(relative):
+            continue
         files.append(File(path=relative, size_bytes=path.stat().st_size, sha256=sha256_file(path)))
     sealed = manifest.model_copy(update={"files": tuple(files)})
     write_atomic(folder / MANIFEST, sealed.canonical())
@@ -260,9 +281,25 @@ def require_plain(path: Path) -> None:
         raise IntegrityError(msg)
 
 
-def _refuse(folder: Path, why: str, names: set[str]) -> None:
-    if names:
-        msg = (
-            f"{folder}: {len(names)} file(s) {why}: {listed(names)}.\nBuild it again with --force."
-        )
-        raise IntegrityError(msg)
+def is_ignored(name: str) -> bool:
+    """Return whether a file beside an artifact's own is one that no loader reads.
+
+    File managers, git and notebooks leave such files. They are not sealed, verified or pushed.
+
+    Args:
+        name: The POSIX path inside the artifact.
+    """
+    parts = PurePosixPath(name.lower()).parts
+    below = parts[:-1] + parts[-1:] * (parts[-1] in _IGNORED_FOLDERS)  # a worktree's `.git`
+    return (
+        parts[-1] in _IGNORED_FILES
+        or parts[-1].startswith(_IGNORED_STARTS)
+        or any(part in _IGNORED_FOLDERS for part in below)
+        or parts[:2] == _HUB_CACHE
+    )
+
+
+def _removal(folder: Path, names: set[str]) -> str:
+    """Return a command that removes files, of which the first few are shown."""
+    first = sorted(names)[:_SHOWN]
+    return " ".join(["rm", *(quote(str(folder / name)) for name in first)])

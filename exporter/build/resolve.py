@@ -13,7 +13,7 @@ from exporter.build import estimate
 from exporter.build.estimate import Prediction, Step
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.checkpoint.compatibility import check_fit
-from exporter.errors import MachineError, RecipeError
+from exporter.errors import CheckpointError, HubError, MachineError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name, read_configs
 from exporter.families.decoding import foreign_option, foreign_options
 from exporter.formats.yaml_source import nearest
@@ -102,14 +102,7 @@ def resolve(
         clips = recipe.path.parent / recipe.data.clips
         if not clips.exists():
             raise recipe.error(("data", "clips"), f"there is nothing at {clips}")
-    base = Path() if checkpoint else recipe.path.parent
-    opened = open_checkpoint(
-        checkpoint or recipe.checkpoint,
-        base,
-        progress,
-        weights=weights,
-        allow_pickle=recipe.allow_pickle,
-    )
+    opened = _opened(recipe, checkpoint, progress, weights=weights)
     name = family_name(opened.config)
     family = FAMILIES[name]
     skeleton = family.skeleton(opened.config)
@@ -129,6 +122,18 @@ def resolve(
         _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
         for i in chosen
     ]
+
+
+def _opened(recipe: Recipe, other: str | None, progress: Progress, *, weights: bool) -> Checkpoint:
+    """Open `other`, or the recipe's checkpoint; if there is none, cite the recipe's line."""
+    source, base = other or recipe.checkpoint, Path() if other else recipe.path.parent
+    how = {"weights": weights, "allow_pickle": recipe.allow_pickle}
+    try:
+        return open_checkpoint(source, base, progress, **how)
+    except (CheckpointError, HubError) as error:
+        if other or (base / source).exists():
+            raise
+        raise type(error)(recipe.cite(("checkpoint",), str(error))) from error
 
 
 def _planned(

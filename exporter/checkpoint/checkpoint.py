@@ -6,11 +6,13 @@ or, where there are none, from torch's own files, whose pickle only tells the te
 """
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os.path import normpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +20,12 @@ from typing import Any
 from torch import Tensor
 
 from exporter.artifact.manifest import Origin
-from exporter.checkpoint import companions
+from exporter.checkpoint import companions, foreign
 from exporter.checkpoint.derived import derive, stored
 from exporter.checkpoint.fetch import fetch, remote_infos
 from exporter.checkpoint.files import (
     ADAPTER,
+    ADAPTER_WEIGHTS,
     CONFIG,
     INDEX,
     PICKLE,
@@ -30,6 +33,7 @@ from exporter.checkpoint.files import (
     WEIGHTS,
 )
 from exporter.checkpoint.lora import Lora, lora, merge
+from exporter.checkpoint.names import canonical
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
 from exporter.families import (
@@ -44,6 +48,8 @@ from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
 from exporter.hub.client import hub_id
 from exporter.system.files import sha256_file
 from exporter.system.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Checkpoint:
             `exporter.checkpoint.companions`.
         settings: An adapter's configuration file. Its tensors and companions come in part from its
             base.
+        own_names: Whether the tensors are stored under the names of the family's model.
     """
 
     source: str
@@ -75,6 +82,7 @@ class Checkpoint:
     companions: Mapping[str, Path] = field(default_factory=dict)
     converted: Mapping[str, bytes] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
+    own_names: bool = True
 
     @property
     def name(self) -> str:
@@ -105,7 +113,7 @@ class Checkpoint:
         False for an adapter: transformers would apply its settings if peft is installed.
         """
         safe = all(path.suffix == ".safetensors" for path in self.weight_files)
-        return safe and not (self.folder / ADAPTER).exists()
+        return safe and self.own_names and not (self.folder / ADAPTER).exists()
 
     @cached_property
     def sha256(self) -> str:
@@ -213,24 +221,34 @@ def open_checkpoint(
     if _is_adapter(base / source):
         return _open_adapter(source, base / source, progress, **how)
     if (base / source).is_dir():
-        return _open(source, None, base / source, allow_pickle=allow_pickle)
+        return _merged(_open(source, None, base / source, allow_pickle=allow_pickle))
+    if (base / source).is_file():
+        foreign.refuse_file(base / source)
     named = hub_id(source)
+    looked = normpath((base / source).absolute())
     if named is None:
-        msg = f"no checkpoint folder {base / source}: give a folder, or a Hub id like ORG/NAME"
+        msg = f"there is no checkpoint folder {looked}: give a folder, or a Hub id like ORG/NAME"
         raise CheckpointError(msg)
     repo, revision = named
-    fetched = fetch(repo, revision, progress, **how)
+    try:
+        fetched = fetch(repo, revision, progress, **how)
+    except HubError as error:
+        first, *rest = str(error).splitlines()
+        told = f"{first.removesuffix('.')}; nor is there a folder {looked}."
+        raise HubError("\n".join([told, *rest])) from error.__cause__
     if not fetched.left and _is_adapter(fetched.folder):
         opened = _open_adapter(source, fetched.folder, progress, **how)
         return replace(opened, revision=fetched.commit)
     tensors = remote_infos(repo, fetched)
-    return _open(
-        source,
-        fetched.commit,
-        fetched.folder,
-        tensors,
-        fetched.left,
-        allow_pickle=allow_pickle,
+    return _merged(
+        _open(
+            source,
+            fetched.commit,
+            fetched.folder,
+            tensors,
+            fetched.left,
+            allow_pickle=allow_pickle,
+        )
     )
 
 
@@ -243,13 +261,19 @@ def _open(
     *,
     allow_pickle: bool,
 ) -> Checkpoint:
-    name = family_name(read_json(folder / CONFIG))  # first: an unknown family is the first error
+    names = foreign.listed(folder)
+    foreign.refuse_other_kinds(str(folder), names)
+    raw = read_json(folder / CONFIG)
+    foreign.refuse_other_kinds(str(folder), names, raw)
+    name = family_name(raw)  # first, so that an unknown family is the first error
     needed = family_facts(name).COMPANIONS
     found = companions.require(folder, needed)
     config = read_config(folder / CONFIG, name)
     family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
-    tensors = derive(tensors, family.derived(config))
+    named = canonical(tensors, family.PREFIX, family.BARE)
+    own_names = named.keys() == tensors.keys()
+    tensors = derive(named, family.derived(config))
     if config.get("tie_word_embeddings", True):  # transformers ignores a stored copy, too
         tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
     return Checkpoint(
@@ -261,6 +285,7 @@ def _open(
         remote=remote or {},
         companions=found,
         converted=companions.converted(found, needed),
+        own_names=own_names,
     )
 
 
@@ -268,6 +293,28 @@ def _is_adapter(folder: Path) -> bool:
     whole = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
     present = any((folder / name).is_file() for name in whole)
     return (folder / ADAPTER).is_file() and not present
+
+
+def _merged(opened: Checkpoint) -> Checkpoint:
+    """Merge an adapter that lies beside whole weights into them.
+
+    transformers with peft loads such a folder with its adapter, and without peft ignores it.
+    """
+    path = opened.folder / ADAPTER
+    if not path.is_file():
+        return opened
+    if not (opened.folder / ADAPTER_WEIGHTS).is_file():
+        _log.warning("%s is ignored: there is no %s beside it", path, ADAPTER_WEIGHTS)
+        return opened
+    _log.warning(
+        "%s: the adapter is merged into the weights beside it, as transformers with peft does; "
+        "if they contain it already, remove that file",
+        path,
+    )
+    settings, family = lora(path, read_json(path)), FAMILIES[family_name(opened.config)]
+    tied = {*family.TIED, *family.TIED.values()}
+    tensors = merge(opened.folder, settings, opened.tensors, tied)
+    return replace(opened, tensors=tensors, settings=(path,))
 
 
 def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:

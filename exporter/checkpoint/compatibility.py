@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.names import explained
 from exporter.errors import CheckpointError
 from exporter.formats.tensor_io import FLOATS
 
@@ -22,7 +23,8 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
     """
     stored = {name: info.shape for name, info in checkpoint.tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing = [n for n in expected if n not in stored and tied.get(n) not in stored]
+    shared = tied if checkpoint.config.get("tie_word_embeddings", True) else {}
+    missing = [n for n in expected if n not in stored and shared.get(n) not in stored]
     unexpected = [n for n in stored if n not in expected]
     wrong = [n for n in stored if n in expected and stored[n] != expected[n]]
     odd = [n for n, info in checkpoint.tensors.items() if info.dtype not in FLOATS]
@@ -41,6 +43,8 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
     if problems:
         where = _files_of(checkpoint, [*odd, *unexpected, *wrong])
         msg = f"{where}: the tensors do not fit config.json: {'; '.join(problems)}"
+        if why := explained(unexpected, expected):
+            msg += f".\n{why[0].upper()}{why[1:]}."
         raise CheckpointError(msg)
 
 

@@ -17,6 +17,7 @@ from exporter.checkpoint.files import (
     is_adapter,
     weight_names,
 )
+from exporter.checkpoint.foreign import refuse_other_kinds
 from exporter.errors import CheckpointError, HubError
 from exporter.families import companion_names, family_facts, family_name
 from exporter.formats.config_json import read_json
@@ -82,8 +83,9 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
     """Download the needed files, then record in the cache which commit the revision is."""
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
+    refuse_other_kinds(where, names, place=repo)
     heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
-    present, missing = _companions(names, transfer.bring)
+    present, missing = _companions(names, transfer.bring, where)
     if missing:
         msg = (
             f"{where} holds no {', '.join(missing)}.\n"
@@ -100,7 +102,7 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
 
 
 def _companions(
-    names: Collection[str], bring: Callable[[str], Path]
+    names: Collection[str], bring: Callable[[str], Path], where: str
 ) -> tuple[list[str], list[str]]:
     """Return the companion files among `names`, and those that their family needs beside them.
 
@@ -109,7 +111,9 @@ def _companions(
     if CONFIG not in names or is_adapter(names):
         missing = [] if is_adapter(names) else [CONFIG]
         return [name for name in companion_names() if name in names], missing
-    needed = family_facts(family_name(read_json(bring(CONFIG)))).COMPANIONS
+    config = read_json(bring(CONFIG))
+    refuse_other_kinds(where, names, config)
+    needed = family_facts(family_name(config)).COMPANIONS
     present = [name for name in needed.stored_names if name in names]
     return present, companions.missing(names, bring, needed)
 
@@ -160,7 +164,7 @@ def _cached(repo: str, revision: str) -> Fetched | None:
         weight_names(
             names, str(folder), folder.joinpath, allow_pickle=True
         )  # raises if a shard is missing
-        missing = _companions(names, folder.joinpath)[1]
+        missing = _companions(names, folder.joinpath, str(folder))[1]
     except CheckpointError:
         return None
     return None if missing else Fetched(folder, folder.name)

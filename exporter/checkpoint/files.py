@@ -13,13 +13,13 @@ PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_WHOLE = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
+WHOLE = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
 def is_adapter(names: Collection[str]) -> bool:
     """Return True if files with these names are a LoRA adapter without full weights."""
-    return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in _WHOLE)
+    return {ADAPTER, ADAPTER_WEIGHTS} <= set(names) and not any(name in names for name in WHOLE)
 
 
 def weight_names(
@@ -46,7 +46,8 @@ def weight_names(
     """
     if is_adapter(names):
         return [ADAPTER_WEIGHTS]
-    chosen = next((name for name in _WHOLE if name in names), None)
+    beside = [ADAPTER_WEIGHTS] if {ADAPTER, ADAPTER_WEIGHTS} <= set(names) else []
+    chosen = next((name for name in WHOLE if name in names), None)
     if chosen is None:
         others = sorted(name for name in names if name.endswith(_WEIGHT_SUFFIXES))[:3]
         present = f" (found {', '.join(others)})" if others else ""
@@ -55,7 +56,7 @@ def weight_names(
     if chosen in (PICKLE, PICKLE_INDEX) and not allow_pickle:
         raise CheckpointError(pickle_refused(f"{where}: {chosen}"))
     if chosen not in (INDEX, PICKLE_INDEX):
-        return [chosen]
+        return [chosen, *beside]
     shards = _shards(bring(chosen))
     absent = [name for name in shards if name not in names or "/" in name]
     if not shards or absent:
@@ -63,7 +64,7 @@ def weight_names(
             f"{where}: {chosen} names {', '.join(absent[:3]) or 'no files'}, which it does not hold"
         )
         raise CheckpointError(msg)
-    return [chosen, *shards]
+    return [chosen, *shards, *beside]
 
 
 def pickle_refused(where: str) -> str:

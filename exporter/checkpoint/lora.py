@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, Validation
 from torch import Tensor
 
 from exporter.checkpoint.files import ADAPTER, ADAPTER_WEIGHTS
+from exporter.checkpoint.names import unwrapped
 from exporter.errors import CheckpointError
 from exporter.formats.tensor_io import FLOATS, TensorInfo, safetensors_infos
 
@@ -229,7 +230,7 @@ def _adapter_infos(path: Path) -> dict[str, TensorInfo]:
     if not infos:
         msg = f"{path}: holds no tensors: the adapter was not saved whole"
         raise CheckpointError(msg)
-    return {name.removeprefix(_PREFIX): info for name, info in infos.items()}
+    return {unwrapped(name.removeprefix(_PREFIX)): info for name, info in infos.items()}
 
 
 def _own(path: Path, name: str, base: Mapping[str, TensorInfo]) -> TensorInfo:

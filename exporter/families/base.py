@@ -30,12 +30,17 @@ class Family(Protocol):
     Attributes:
         TIED: Maps a parameter of the model to the one with the same values that checkpoints store.
         HEAD: The name of the module that computes the logits.
+        PREFIX: How the names of parameters begin, except the head's. A model that was saved without
+            its head lacks it.
+        BARE: How names begin in such a checkpoint.
         LAYERS: Maps the name of each graph of the static cut to the config's key that counts its
             layers.
     """
 
     TIED: Mapping[str, str]
     HEAD: str
+    PREFIX: str
+    BARE: tuple[str, ...]
     LAYERS: Mapping[str, str]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:

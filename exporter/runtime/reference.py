@@ -1,6 +1,8 @@
 """Find the checkpoint that an artifact was built from, and check its hash."""
 
+from os.path import normpath
 from pathlib import Path
+from shlex import quote
 
 from exporter.artifact import local_paths
 from exporter.artifact.manifest import Manifest
@@ -12,7 +14,8 @@ from exporter.system.progress import Progress
 class References:
     """Opens each checkpoint once, because hashing gigabytes of weights takes long.
 
-    `remedy` is the advice in messages about an original that is missing or is another one.
+    `remedy` is the advice in messages about an original that is missing or is another one; the
+    artifact's path, quoted for a shell, replaces `ARTIFACT` in it.
     """
 
     def __init__(self, remedy: str, progress: Progress) -> None:
@@ -45,14 +48,16 @@ class References:
         # A recipe's path is relative to its folder, `--checkpoint` to the working directory.
         beside = Path(recorded.recipe).parent
         base = beside if (beside / source).is_dir() else Path()
+        remedy = self._remedy.replace("ARTIFACT", quote(str(folder)))
         if not origin.revision and not (base / source).is_dir():
-            msg = f"{folder}: its original is not at {source}: {self._remedy}"
+            looked = normpath((beside / source).absolute())
+            msg = f"{folder}: its original is not at {looked}.\nIf it is elsewhere: {remedy}"
             raise CheckpointError(msg)
         checkpoint = self.open(source, base, allow_pickle=allow_pickle)
         if checkpoint.sha256 != origin.sha256:
             msg = (
                 f"{checkpoint.folder} is not the checkpoint that {folder} was built from.\n"
-                f"Build again, or {self._remedy}."
+                f"Build again; or if it is elsewhere: {remedy}"
             )
             raise IntegrityError(msg)
         return checkpoint

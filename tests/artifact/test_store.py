@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -69,6 +71,42 @@ def test_missing_and_extra_files_are_named(sealed: Path) -> None:
     (sealed / "weights.bin").write_bytes((sealed / "other.bin").read_bytes())
     with pytest.raises(IntegrityError, match=r"not in the manifest: other\.bin"):
         store.verify(sealed)
+
+
+IGNORED = (
+    *(".DS_Store", "deep/.ds_store", "Thumbs.db", "desktop.ini", ".git", ".git/HEAD"),
+    *("._weights.bin", ".gitattributes", ".ipynb_checkpoints/a.json", ".nfs0000001"),
+    *(".cache/huggingface/download/x.lock", "__MACOSX/x", ".fuse_hidden01", ".gitignore"),
+)
+KEPT = ("my.DS_Store", "git/HEAD", ".cache/x", "nfs1", "config.json", ".hidden", "a/.git2")
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_no_loader_reads_is_ignored(sealed: Path, name: str) -> None:
+    digest = store.verify(sealed).digest
+    (sealed / name).parent.mkdir(parents=True, exist_ok=True)
+    (sealed / name).write_text("x")
+    assert store.verify(sealed).digest == digest
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_other_files_are_to_be_removed(sealed: Path, name: str) -> None:
+    path = sealed / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+    command = re.escape(f"Remove what does not belong there: rm {quote(str(path))}")
+    with pytest.raises(IntegrityError, match=command):
+        store.verify(sealed)
+
+
+def test_what_is_ignored_is_not_sealed(tmp_path: Path) -> None:
+    final = tmp_path / "a"
+    with store.stage(final) as folder:
+        for name in ("weights.bin", ".DS_Store"):
+            (folder / name).write_text(name)
+        store.seal(folder, manifest())
+        store.publish(folder, final)
+    assert [file.path for file in store.verify(final).files] == ["weights.bin"]
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])

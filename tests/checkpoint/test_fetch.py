@@ -317,7 +317,7 @@ def test_a_status_is_explained(machine: Machine, hub: Hub, status: int, told: st
 @pytest.mark.parametrize(
     ("repo", "told"),
     [
-        ("org/bare", "no model.safetensors (found flax_model.msgpack)"),
+        ("org/bare", "this is a model of Flax, not a checkpoint of transformers"),
         ("org/deaf", "holds no preprocessor_config.json"),
         ("org/deaf_newer", "holds no preprocessor_config.json"),
         ("org/torn", "names model-00002-of-00002.safetensors, which it does not hold"),

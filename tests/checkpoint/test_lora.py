@@ -291,14 +291,37 @@ def test_the_base_tells_the_models_shape(base: Path) -> None:
     assert opened.companions["config.json"].parent != adapter
 
 
-def test_whole_weights_come_before_an_adapter(base: Path) -> None:
-    """transformers, where peft is installed, would take the adapter: so it is not asked to read."""
+def test_an_adapter_beside_whole_weights_is_merged_and_told(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As transformers does where peft is installed; without, it would be silently ignored."""
     adapter = write_adapter(base)
+    alone = open_checkpoint(str(adapter))
+    assert not caplog.text
     shutil.copytree(base, adapter, dirs_exist_ok=True)
     opened = open_checkpoint(str(adapter))
-    require_equal(opened, load_file(base / "model.safetensors"))
+    for name in alone.tensors:
+        assert torch.equal(opened.read(name), alone.read(name))
+    assert isinstance(opened.tensors[f"{QUERY}.weight"], Merged)
+    assert "is merged into the weights beside it" in caplog.text
     assert not opened.plain
     assert open_checkpoint(str(base)).plain
+    assert opened.sha256 != open_checkpoint(str(base)).sha256
+    (adapter / "adapter_model.safetensors").unlink()
+    left = open_checkpoint(str(adapter))
+    require_equal(left, load_file(base / "model.safetensors"))
+    assert "adapter_config.json is ignored" in caplog.text
+
+
+def test_an_adapter_of_a_compiled_model(base: Path) -> None:
+    adapter = write_adapter(base, (QUERY,))
+    expected = open_checkpoint(str(adapter)).read(f"{QUERY}.weight")
+    path = adapter / "adapter_model.safetensors"
+    renamed = {
+        name.replace(PREFIX, f"{PREFIX}_orig_mod."): t for name, t in load_file(path).items()
+    }
+    save_file(renamed, path)
+    assert torch.equal(open_checkpoint(str(adapter)).read(f"{QUERY}.weight"), expected)
 
 
 def test_links_out_of_an_adapter_are_not_followed(base: Path) -> None:

@@ -54,6 +54,8 @@ ENCODERS = ("model",)
 
 TIED: dict[str, str] = {}
 HEAD = "lm_head"
+PREFIX = "wav2vec2."
+BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
 LAYERS = {"model": "num_hidden_layers"}
 
 _SAMPLES = 16_000  # a window: what the graph takes at once

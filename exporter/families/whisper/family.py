@@ -31,8 +31,10 @@ from exporter.families.whisper.graphs.step import step_graphs
 from exporter.formats.config_json import read_json
 
 __all__ = [  # the family's protocol
+    "BARE",
     "HEAD",
     "LAYERS",
+    "PREFIX",
     "TIED",
     "architecture",
     "assemble",
@@ -55,6 +57,7 @@ __all__ = [  # the family's protocol
 
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
+PREFIX, BARE = "model.", ("encoder.", "decoder.")
 LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 
