@@ -133,6 +133,7 @@ def test_weak_and_bare_names_are_taken(
         ({"size": -1}, HubError),
         ({"size": "many"}, HubError),
         ({"size": None}, HubError),
+        ({"size": 1 << 40}, ExporterError),
         ({"lfs": 5}, HubError),
         ({"siblings": 5}, HubError),
         ({"siblings": [None]}, HubError),
