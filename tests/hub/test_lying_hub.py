@@ -329,7 +329,7 @@ def _changed(chance: random.Random, told: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_reply_is_a_bug(
     roads: dict[str, Callable[[], object]],
     loopback: Hub,
