@@ -116,8 +116,6 @@ def _key() -> bytes:
 
 def _key_made() -> bytes:
     """Return the registry's key, created if it is missing."""
-    path = state() / "key"
     with suppress(FileExistsError):
-        if not os.path.lexists(path):
-            create_private(path, secrets.token_bytes(_KEY_BYTES))
+        create_private(state() / "key", secrets.token_bytes(_KEY_BYTES))
     return _key()

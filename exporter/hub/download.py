@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S = 0.25
 _LOOKS = 2
+# Small files are fetched before anything else is known of a repository.
+_TEXTS = (".json", ".jsonl", ".txt", ".md", ".html", ".svg", ".yaml", ".sig")
+_MAX_TEXT_BYTES = 256 << 20
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -160,6 +163,12 @@ class Transfer:
             HubError: The Hub refused or could not be reached, or the file arrived damaged twice.
             IntegrityError: Headers name other bytes than the Hub's list.
         """
+        if name.endswith(_TEXTS) and self.size(name) > _MAX_TEXT_BYTES:
+            msg = (
+                f"{self.repo} lists {name} with {shown_bytes(self.size(name))}: "
+                "no file of its kind is so large.\nNothing of it was fetched."
+            )
+            raise HubError(msg)
         fresh = not self.here(name)
         for _ in range(_LOOKS):
             with self._watched(name):

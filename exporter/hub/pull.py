@@ -132,7 +132,8 @@ def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = Fals
     wanted = _Wanted(repo, revision, place, user_dirs.pulled(), replace=True, admit=admit)
     try:
         had = wanted.had(progress, pauses=() if cached else None)
-        had.path.chmod(0o700)
+        if had.fresh:
+            had.path.chmod(0o700)
         return had.path
     except HubError as error:
         if not cached or not unavailable(error.__cause__ or error):

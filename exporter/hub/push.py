@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.hf_api import ModelInfo
 
+# A Hub could list pages of them without end.
+_MAX_REQUESTS = 1000
 # Files that a repository may hold before the first push; they stay.
 _HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
@@ -203,9 +206,10 @@ class _Delivery:
         self, info: "ModelInfo", lacking: list[UploadFile], stale: list[str]
     ) -> tuple[str, str]:
         """Return commit and address of a pull request with the plan: an open one, or a new one."""
-        for one in self._api.get_repo_discussions(
+        open_requests = self._api.get_repo_discussions(
             self._repo, discussion_type="pull_request", discussion_status="open"
-        ):
+        )
+        for one in islice(open_requests, _MAX_REQUESTS):
             if one.title == self._plan.title:
                 there = self._state(f"refs/pr/{one.num}")
                 files = _files(there)

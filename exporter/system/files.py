@@ -133,6 +133,9 @@ def create_private(path: Path, data: bytes) -> None:
         FileExistsError: Something has this name, be it a link; it stays as it is.
         OSError: The file cannot be written.
     """
+    _clear(path.parent)  # also where the file is there: it has two names if its maker was killed
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     with _partial(path) as (partial, stream):
         os.fchmod(stream.fileno(), 0o600)
         stream.write(data)

@@ -39,22 +39,27 @@ def owned(folder: Path) -> bool:
     write to one can exchange what is in it.
     """
     parents = {*folder.absolute().parents, *folder.resolve().parents}
-    bad = next((each for each in (folder, *sorted(parents)) if not _safe(each, folder)), None)
-    if bad is not None:
-        _log.warning("%s is writable by others and is ignored: run chmod go-w %s", folder, bad)
-    return bad is None
+    dangers = (_danger(each, folder) for each in (folder, *sorted(parents)))
+    danger = next(filter(None, dangers), None)
+    if danger:
+        _log.warning("%s is ignored: %s", folder, danger)
+    return danger is None
 
 
-def _safe(place: Path, folder: Path) -> bool:
-    """Return True if no other user can change a folder, or one above it."""
+def _danger(place: Path, folder: Path) -> str | None:
+    """Return how another user can change a folder, or one above it, and what to do; else None."""
     facts = place.stat()
     others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if place == folder:
-        return facts.st_uid == os.geteuid() and not others
-    if others == stat.S_IWGRP and facts.st_gid == os.getegid() and _alone_in(facts.st_gid):
-        others = 0  # as a umask of 002 has it
-    sticky = facts.st_mode & stat.S_ISVTX  # as /tmp: others cannot rename what is ours
-    return facts.st_uid in (0, os.geteuid(), _UNMAPPED) and bool(sticky or not others)
+    owners = {os.geteuid()}
+    if place != folder:
+        owners |= {0, _UNMAPPED}
+        if others == stat.S_IWGRP and facts.st_gid == os.getegid() and _alone_in(facts.st_gid):
+            others = 0  # as a umask of 002 has it
+        if facts.st_mode & stat.S_ISVTX:  # as /tmp: others cannot rename what is ours
+            others = 0
+    if facts.st_uid not in owners:
+        return f"{place} belongs to another user; choose a folder of your own"
+    return f"{place} is writable by others; run chmod go-w {place}" if others else None
 
 
 def _alone_in(group: int) -> bool:

@@ -144,7 +144,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("plant", [*PLANTED, folder])
+@pytest.mark.parametrize("plant", [link, dangling, pipe, device, folder])
 @pytest.mark.parametrize("name", SIDECARS)
 def test_what_is_written_beside_an_artifact_goes_through_nothing(
     loopback: Hub,
