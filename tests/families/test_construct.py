@@ -4,12 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from transformers.utils import hub, is_offline_mode
 
 from exporter.artifact import trust
 from exporter.errors import TrustError
+from exporter.families.offline import offline
 from tests.support.hostile_configs import changed
 from tests.support.resealed import resealed
 
@@ -70,6 +74,24 @@ def kernels(tmp_path: Path) -> Path:
     (folder / "kernels").mkdir()
     (folder / "kernels" / "__init__.py").write_text(KERNELS)
     return folder
+
+
+def switches() -> tuple[bool, bool]:
+    return bool(constants.HF_HUB_OFFLINE), bool(is_offline_mode())
+
+
+def test_the_network_is_off_for_the_thread_that_constructs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_is_offline_mode", False)
+    with offline(), ThreadPoolExecutor(1) as other:
+        assert switches() == (True, True)
+        assert other.submit(switches).result() == (False, False)
+        with offline():
+            pass
+        assert switches() == (True, True)
+    assert switches() == (False, False)
 
 
 def choose(folder: Path) -> None:

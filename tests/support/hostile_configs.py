@@ -1,6 +1,7 @@
 """Hostile configuration files."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ NONSENSE: dict[str, Change] = {
     "endless digits": written("config.json", '{"d_model": ' + "9" * 5000 + "}"),
     "UTF-16": lambda folder: (folder / "config.json").write_bytes("{}".encode("utf-16")),
     "a monster": lambda folder: (folder / "config.json").write_bytes(b" " * (17 << 20) + b"{}"),
+    "merges without an end": lambda folder: os.truncate(folder / "merges.txt", 4 << 30),
+    "words without an end": lambda folder: os.truncate(folder / "vocab.json", 4 << 30),
     "a normalizer": written("normalizer.json", "["),
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import Layout, converted, safetensors_bytes, write_safetensors
@@ -91,7 +92,7 @@ def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
 ) -> Any:
     """Rebuild the quantized model, a transformers class, without the original."""
-    model = family.skeleton(read_json(folder / "config.json"))
+    model = family.skeleton(read_config(folder / "config.json", manifest.family))
     quantized = read_json(folder / _QUANTIZATION)["modules"]
     support = SUPPORT[device]
     with safe_open(folder / _WEIGHTS, framework="pt", device=str(support.torch_device)) as file:
