@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from filelock import Timeout
 
 from exporter.artifact.manifest import MANIFEST, File, Manifest
-from exporter.errors import BusyError, IntegrityError, listed
+from exporter.errors import BusyError, IntegrityError, RecipeError, listed
 from exporter.system.files import (
     file_lock,
     make_folder,
@@ -23,6 +23,7 @@ from exporter.system.files import (
     read_small,
     remove,
     replace_dir_atomically,
+    require_utf8,
     sha256_file,
     write_atomic,
 )
@@ -48,7 +49,9 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         IntegrityError: There is no manifest, or it is damaged or was edited.
+        RecipeError: The folder's path is not UTF-8.
     """
+    require_utf8(folder, RecipeError)
     path = folder / MANIFEST
     try:
         require_plain(path)

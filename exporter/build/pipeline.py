@@ -26,6 +26,7 @@ from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
+from exporter.system.files import readable_name, require_utf8
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 
@@ -173,6 +174,7 @@ def _planned(
     An existing artifact is compared by the commit of its checkpoint. An adapter's commit does not
     identify its base, so for adapters the weights are downloaded and hashed.
     """
+    require_utf8(output, RecipeError)
     planned = resolve(recipe, output, checkpoint, targets, progress, weights=False)
     if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
         return resolve(recipe, output, checkpoint, targets, progress)
@@ -304,7 +306,9 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
 
 
 def _stamp(recipe: Recipe) -> RecipeStamp:
-    return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name)
+    return RecipeStamp(
+        name=recipe.name, sha256=recipe.sha256, source=readable_name(recipe.path.name)
+    )
 
 
 def _target_data(planned: Planned) -> dict[str, Any]:
