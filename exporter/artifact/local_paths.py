@@ -37,10 +37,6 @@ def read(folder: Path, manifest: Manifest) -> LocalPaths:
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a note of paths")
         return LocalPaths.model_validate(json.loads(data))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ):  # harmless: what the paths lead to is compared by hash
-        pass
-    return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)
+    except (OSError, ValueError, RecursionError):
+        # Harmless: what the paths lead to is compared by hash.
+        return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)

@@ -5,6 +5,7 @@ until its successor is sealed and has decoded one recording.
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -360,8 +361,9 @@ def _one_clip(recipe: Recipe) -> str | None:
     """
     if recipe.data is None or recipe.data.clips is None:
         return None
+    source = recipe.path.parent / recipe.data.clips
     try:
-        for clip in list_clips(recipe.path.parent / recipe.data.clips):
+        for clip in list_clips(source) if os.path.lexists(source) else ():
             if clip.text.strip() and duration_s(clip.path):
                 return str(clip.path.resolve())
     except DataError as error:
