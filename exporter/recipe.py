@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from exporter.errors import RecipeError
 from exporter.formats.yaml_source import MAX_BYTES, Loc, Source, parse
-from exporter.system.files import read_small
+from exporter.system.files import read_small, readable_name
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -151,7 +151,8 @@ class Data(_Strict):
     def shown(self) -> str:
         """The source of the clips without paths of this machine, since it may be published."""
         if self.clips is not None:
-            return Path(self.clips).name if Path(self.clips).is_absolute() else self.clips
+            shown = Path(self.clips).name if Path(self.clips).is_absolute() else self.clips
+            return readable_name(shown)
         parts = (self.dataset, self.config, self.split or "test", self.revision)
         return " ".join(filter(None, parts))
 
@@ -263,6 +264,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: The file cannot be read, or with every mistake at its line.
     """
+    for override in overrides:
+        if readable_name(override) != override:
+            msg = f"--set {readable_name(override)[:80]}: not UTF-8 text"
+            raise RecipeError(msg)
     source = parse(path, _read_text(path), overrides)
     recipe = source.check(Recipe, source.data)
     recipe._source = source

@@ -8,6 +8,7 @@ from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
 from exporter.recipe import Data, Recipe, read
+from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus import Corpora, Corpus
 from exporter.validate.gate import TIMED_CLIPS
@@ -35,7 +36,7 @@ class Subject:
     @property
     def name(self) -> str:
         """The name of the artifact's folder, which is its target's name in the recipe."""
-        return self.folder.resolve().name
+        return readable_name(self.folder.resolve().name)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Apart from the manifest, because a machine's paths are private and must not chan
 file is never pushed; without it, `--reference` and `--data` name the paths.
 """
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -26,7 +27,8 @@ class LocalPaths(BaseModel):
 
 def write(folder: Path, places: LocalPaths) -> None:
     """Write the paths beside a manifest."""
-    write_atomic(folder / PLACES, places.model_dump_json(indent=1).encode() + b"\n")
+    text = json.dumps(places.model_dump(), indent=1)  # in ASCII, since paths need not be UTF-8
+    write_atomic(folder / PLACES, text.encode() + b"\n")
 
 
 def read(folder: Path, manifest: Manifest) -> LocalPaths:
@@ -34,7 +36,7 @@ def read(folder: Path, manifest: Manifest) -> LocalPaths:
     path = folder / PLACES
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a note of paths")
-        return LocalPaths.model_validate_json(data)
-    except (OSError, ValueError):  # harmless: what the paths lead to is compared by hash
-        pass
-    return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)
+        return LocalPaths.model_validate(json.loads(data))
+    except (OSError, ValueError, RecursionError):
+        # Harmless: what the paths lead to is compared by hash.
+        return LocalPaths(recipe=manifest.recipe.source, checkpoint=manifest.checkpoint.source)

@@ -17,7 +17,7 @@ from filelock import Timeout
 
 from exporter.artifact.lookup import not_an_artifact
 from exporter.artifact.manifest import MANIFEST, File, Manifest
-from exporter.errors import BusyError, IntegrityError
+from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.system.files import (
     file_lock,
     make_folder,
@@ -27,6 +27,7 @@ from exporter.system.files import (
     remove,
     replace_dir_atomically,
     require_no_link,
+    require_utf8,
     sha256_file,
     write_atomic,
 )
@@ -66,8 +67,10 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         IntegrityError: There is no manifest, or it is damaged or was edited.
-        RecipeError: The folder is something else, such as a folder of artifacts.
+        RecipeError: The folder is something else, such as a folder of artifacts, or its path is
+            not UTF-8.
     """
+    require_utf8(folder, RecipeError)
     path = folder / MANIFEST
     try:
         require_plain(path)

@@ -5,6 +5,7 @@ until its successor is sealed and has decoded one recording.
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
+from exporter.system.files import readable_name, require_utf8
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 
@@ -176,6 +178,7 @@ def _planned(
     An existing artifact is compared by the commit of its checkpoint. An adapter's commit does not
     identify its base, so for adapters the weights are downloaded and hashed.
     """
+    require_utf8(output, RecipeError)
     planned = resolve(recipe, output, checkpoint, targets, progress, weights=False)
     if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
         return resolve(recipe, output, checkpoint, targets, progress)
@@ -308,7 +311,9 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
 
 
 def _stamp(recipe: Recipe) -> RecipeStamp:
-    return RecipeStamp(name=recipe.name, sha256=recipe.sha256, source=recipe.path.name)
+    return RecipeStamp(
+        name=recipe.name, sha256=recipe.sha256, source=readable_name(recipe.path.name)
+    )
 
 
 def _target_data(planned: Planned) -> dict[str, Any]:
@@ -360,8 +365,9 @@ def _one_clip(recipe: Recipe) -> str | None:
     """
     if recipe.data is None or recipe.data.clips is None:
         return None
+    source = recipe.path.parent / recipe.data.clips
     try:
-        for clip in list_clips(recipe.path.parent / recipe.data.clips):
+        for clip in list_clips(source) if os.path.lexists(source) else ():
             if clip.text.strip() and duration_s(clip.path):
                 return str(clip.path.resolve())
     except DataError as error:

@@ -46,7 +46,7 @@ from exporter.families import (
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import BLOCK_ELEMENTS, TensorInfo
 from exporter.hub.client import hub_id
-from exporter.system.files import sha256_file
+from exporter.system.files import readable_name, require_utf8, sha256_file
 from exporter.system.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The Hub id, or the folder's name; no path, because manifests may be published."""
-        return self.source if self.revision else self.folder.resolve().name
+        return self.source if self.revision else readable_name(self.folder.resolve().name)
 
     @property
     def parameters(self) -> int:
@@ -218,6 +218,7 @@ def open_checkpoint(
         HubError: The Hub refused, or could not be reached.
     """
     how: dict[str, bool] = {"weights": weights, "allow_pickle": allow_pickle}
+    require_utf8(base / source, CheckpointError)
     if _is_adapter(base / source):
         return _open_adapter(source, base / source, progress, **how)
     if (base / source).is_dir():

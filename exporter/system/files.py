@@ -281,3 +281,15 @@ def sha256_file(path: Path) -> str:
 def readable_name(name: str) -> str:
     r"""Return a file name as valid text: bytes that are not UTF-8 become `\xNN`."""
     return _ESCAPED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name)
+
+
+def require_utf8(folder: Path, error: Callable[[str], Exception]) -> None:
+    """Refuse a folder whose path is not UTF-8, because safetensors and tokenizers cannot open it.
+
+    Raises:
+        Exception: The one of `error`.
+    """
+    whole = str(folder.resolve())
+    if (readable := readable_name(whole)) != whole:
+        msg = f"{readable}: the path is not UTF-8, and libraries cannot open it: rename the folder"
+        raise error(msg)

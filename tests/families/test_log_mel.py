@@ -60,21 +60,14 @@ def test_an_extractor_of_another_kind_is_left_alone() -> None:
 
 HOP = 160
 # Windows that end with the recording, a frame after it, and with few frames left.
-LENGTHS = [
-    SAMPLES + 1,
-    SAMPLES + 401,
-    SAMPLES + 3 * HOP,
-    3000 * HOP,
-    3031 * HOP + 3,
-    3033 * HOP - 1,
-]
+LENGTHS = [1, 401, 3 * HOP, 2800 * HOP, 2831 * HOP + 3, 2833 * HOP - 1]
 
 
-@pytest.mark.parametrize("samples", [*LENGTHS, 70 * 16000 + 7])
+@pytest.mark.parametrize("samples", LENGTHS)
 def test_windows_of_a_long_recording(samples: int) -> None:
     """Each is what transformers computes of the whole; `generate` moves on by any step."""
     extractor = WhisperFeatureExtractor(chunk_length=WINDOW_S)
-    fading = (noise(samples) * np.linspace(0, 3, samples)).astype(np.float32)
+    fading = noise(SAMPLES + samples) * np.linspace(0, 3, SAMPLES + samples, dtype=np.float32)
     check_windows(extractor, fading, fading)
 
 
@@ -97,8 +90,9 @@ def check_windows(extractor: WhisperFeatureExtractor, sound: Sound, samples: Aud
         seek += steps[-1]
 
 
-def test_windows_of_a_long_file(tmp_path: Path) -> None:
+def test_windows_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is decoded and resampled anew for each pass, in blocks."""
+    monkeypatch.setattr(audio, "WHOLE_S", 30)
     samples = noise(22_050 * (audio.WHOLE_S + 1))
     soundfile.write(tmp_path / "long.flac", samples, 22_050)
     sound = audio.read(tmp_path / "long.flac", 16000)
@@ -107,12 +101,15 @@ def test_windows_of_a_long_file(tmp_path: Path) -> None:
     check_windows(extractor, sound, audio.whole(sound))
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "WHOLE_S", 2)
     path = tmp_path / "long.wav"
     soundfile.write(path, noise(16_000 * (audio.WHOLE_S + 1)), 16_000)
-    mel = log_mel(WhisperFeatureExtractor())
+    mel = log_mel(WhisperFeatureExtractor(chunk_length=WINDOW_S))
     assert mel is not None
     features = LongFeatures(mel, audio.read(path, 16000), torch.device("cpu"))
     soundfile.write(path, noise(16_000), 16_000)
     with pytest.raises(DataError, match=r"long\.wav changed while it was read"):
-        features[:, :, :3000]
+        features[:, :, :200]

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from exporter.errors import IntegrityError
 from exporter.families.graph import parameter_names
 from exporter.families.whisper import family as whisper
+from exporter.formats import audio as audio_files
 from exporter.recipe import Decoding
 from tests.support.whisper import Cut, multilingual, recut, sounds
 
@@ -53,6 +55,31 @@ def test_transcribe_gives_the_tokens_of_generate(tiny_whisper: Path, num_beams: 
     for transcript, row in zip(found, generated.tolist(), strict=True):
         prompt_and_end = set(processor.tokenizer.all_special_ids) | {end}
         assert list(transcript.tokens) == [token for token in row if token not in prompt_and_end]
+
+
+def test_long_recordings_get_the_tokens_of_generate(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Window by window, from samples or from a file in blocks, as transformers does from all."""
+    monkeypatch.setattr(audio_files, "WHOLE_S", 3)
+    model, processor = whisper.open_original(tiny_whisper), whisper.processor(tiny_whisper)
+    (sound,) = sounds(11.0)
+    soundfile.write(tmp_path / "long.wav", sound, 16000, subtype="FLOAT")
+    stored = audio_files.read(tmp_path / "long.wav", 16000)
+    assert isinstance(stored, audio_files.LongAudio)
+    features = processor.feature_extractor(
+        [sound], sampling_rate=16000, truncation=False, padding="longest", return_tensors="pt"
+    )
+    generated = model.generate(
+        features.input_features, language="en", task="transcribe", return_timestamps=True
+    )
+    first_time = processor.tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
+    special = set(processor.tokenizer.all_special_ids)
+    expected = [t for t in generated[0].tolist() if t < first_time and t not in special]
+    for other in (model, recut(tiny_whisper, "dynamic")):
+        for given in (sound, stored):
+            (found,) = whisper.transcribe(other, processor, [given], multilingual())
+            assert list(found.tokens) == expected
 
 
 def test_an_english_only_checkpoint_of_another_shape(english_whisper: Path) -> None:

@@ -216,11 +216,17 @@ def test_a_text_that_cannot_be_normalised_is_told(tmp_path: Path, text: str) -> 
 PIECES = [*"[](<>)| ''.,$%12a\t\n", "hmm", "um ", "'s been", " and a half ", "one", "İ", "é", "   "]
 
 
-@settings(max_examples=300, deadline=None)
+SIDES = [
+    (normaliser("en", Path("nowhere")), EnglishTextNormalizer({})),
+    (normaliser("de", Path("nowhere")), BasicTextNormalizer()),
+]
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_what_makes_it_fast_changes_no_word(text: str) -> None:
-    for language, plain in (("en", EnglishTextNormalizer({})), ("de", BasicTextNormalizer())):
-        assert normaliser(language, Path()).words(text) == " ".join(plain(text).split())
+    for ours, plain in SIDES:
+        assert ours.words(text) == " ".join(plain(text).split())
 
 
 def test_a_lone_surrogate_does_not_stop_a_count(tmp_path: Path) -> None:
