@@ -11,7 +11,7 @@ from torch import nn
 from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.build import estimate
 from exporter.build.estimate import Prediction, Step
-from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_adapter
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError, HubError, MachineError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name, read_configs
@@ -103,6 +103,7 @@ def resolve(
         if not clips.exists():
             raise recipe.error(("data", "clips"), f"there is nothing at {clips}")
     opened = _opened(recipe, checkpoint, progress, weights=weights)
+    warn_of_adapter(opened)
     name = family_name(opened.config)
     family = FAMILIES[name]
     skeleton = family.skeleton(opened.config)

@@ -27,10 +27,7 @@ from exporter.checkpoint.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,
     CONFIG,
-    INDEX,
-    PICKLE,
-    PICKLE_INDEX,
-    WEIGHTS,
+    WHOLE,
 )
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.names import canonical
@@ -291,8 +288,7 @@ def _open(
 
 
 def _is_adapter(folder: Path) -> bool:
-    whole = (WEIGHTS, INDEX, PICKLE, PICKLE_INDEX)
-    present = any((folder / name).is_file() for name in whole)
+    present = any((folder / name).is_file() for name in WHOLE)
     return (folder / ADAPTER).is_file() and not present
 
 
@@ -302,20 +298,27 @@ def _merged(opened: Checkpoint) -> Checkpoint:
     transformers with peft loads such a folder with its adapter, and without peft ignores it.
     """
     path = opened.folder / ADAPTER
-    if not path.is_file():
+    if not path.is_file() or not (opened.folder / ADAPTER_WEIGHTS).is_file():
         return opened
-    if not (opened.folder / ADAPTER_WEIGHTS).is_file():
-        _log.warning("%s is ignored: there is no %s beside it", path, ADAPTER_WEIGHTS)
-        return opened
-    _log.warning(
-        "%s: the adapter is merged into the weights beside it, as transformers with peft does; "
-        "if they contain it already, remove that file",
-        path,
-    )
     settings, family = lora(path, read_json(path)), FAMILIES[family_name(opened.config)]
     tied = {*family.TIED, *family.TIED.values()}
     tensors = merge(opened.folder, settings, opened.tensors, tied)
     return replace(opened, tensors=tensors, settings=(path,))
+
+
+def warn_of_adapter(opened: Checkpoint) -> None:
+    """Log a warning if an adapter lies beside a checkpoint's whole weights."""
+    path = opened.folder / ADAPTER
+    if not path.is_file() or _is_adapter(opened.folder):
+        return
+    if opened.settings:
+        _log.warning(
+            "%s: the adapter is merged into the weights beside it, as transformers with peft does; "
+            "if they contain it already, remove that file",
+            path,
+        )
+    else:
+        _log.warning("%s is ignored: there is no %s beside it", path, ADAPTER_WEIGHTS)
 
 
 def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:

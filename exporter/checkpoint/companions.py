@@ -160,15 +160,23 @@ def _refuse_two_versions(path: Path, outer: Path) -> None:
 def _older_tokenizer(path: Path, settings: dict[str, Any], own_class: str) -> dict[str, Any]:
     """Return a tokenizer's settings as transformers 4 reads them."""
     older = dict(settings)
+    if older.get(_LIST, {}) is None:
+        del older[_LIST]
     if isinstance(older.get(_LIST), list):
         known = older.get(_OLDER_LIST) or []
         if not isinstance(known, list):
             msg = f"{path}: {_OLDER_LIST} is no list of tokens"
             raise CheckpointError(msg)
-        older[_OLDER_LIST] = [*known, *(one for one in older.pop(_LIST) if one not in known)]
+        added = [one for one in older.pop(_LIST) if one not in known]
+        older[_OLDER_LIST] = [*known, *map(_token, added)]
     if str(older.get("tokenizer_class")).endswith("Backend"):
         older["tokenizer_class"] = own_class
     return older
+
+
+def _token(token: Any) -> Any:
+    """Return a special token in the form in which transformers 4 saves those with properties."""
+    return {"__type": "AddedToken", **token} if isinstance(token, dict) else token
 
 
 def _text(values: dict[str, Any]) -> bytes:

@@ -128,9 +128,9 @@ def refuse_other_kinds(
         config: Its `config.json`, if it is read already.
         place: The folder or repository as commands take it, if `where` is something else.
     """
-    if set(names) >= _ARTIFACT:
+    if set(names) >= _ARTIFACT or {name.partition("/")[2] for name in names} >= _ARTIFACT:
         msg = (
-            f"{where} is an artifact of exporter, not a checkpoint.\n"
+            f"{where}: this is an artifact of exporter, not a checkpoint.\n"
             "Use it with `exporter transcribe`; build from the checkpoint that it was made from."
         )
         raise CheckpointError(msg)

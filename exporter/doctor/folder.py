@@ -22,10 +22,11 @@ from exporter.formats.onnx_reader import Model, Place, read_model
 from exporter.formats.protobuf import Budget, DamagedError
 from exporter.formats.safetensors_header import Entry, read_header
 
+_EXTRACTOR, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
 # Configs of other tools; those of our families are added from `companion_names`.
 _CONFIGS = frozenset(
     (
-        *(INDEX, PICKLE_INDEX, ADAPTER, "processor_config.json", "ort_config.json"),
+        *(INDEX, PICKLE_INDEX, ADAPTER, _PROCESSOR, "ort_config.json"),
         *("genai_config.json", "audio_processor_config.json"),
     )
 )
@@ -110,7 +111,13 @@ class Folder:
         return here and place.offset + place.length <= self.files[place.file]
 
     def config(self, name: str = "config.json") -> Mapping[str, Any]:
-        """Return a config at the folder's top; empty if it is missing or unreadable."""
+        """Return a config at the folder's top; empty if it is missing or unreadable.
+
+        The feature extractor's may be inside the processor's, as transformers 5 writes it.
+        """
+        if name == _EXTRACTOR and name not in self.configs:
+            inner = self.configs.get(_PROCESSOR, {}).get("feature_extractor")
+            return inner if isinstance(inner, dict) else {}
         return self.configs.get(name, {})
 
     def number(self, config: str, key: str) -> int | None:

@@ -6,7 +6,7 @@ from shlex import quote
 
 from exporter.artifact import local_paths
 from exporter.artifact.manifest import Manifest
-from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_adapter
 from exporter.errors import CheckpointError, IntegrityError
 from exporter.system.progress import Progress
 
@@ -30,6 +30,7 @@ class References:
             self._opened[key] = open_checkpoint(
                 source, base, self._progress, allow_pickle=allow_pickle
             )
+            warn_of_adapter(self._opened[key])
         return self._opened[key]
 
     def of_artifact(

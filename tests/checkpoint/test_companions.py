@@ -145,6 +145,15 @@ def test_what_is_missing_or_wrong_is_named(
         open_checkpoint(str(newer))
 
 
+def test_a_token_with_properties(newer: Path, tmp_path: Path) -> None:
+    properties = {"content": "<|a|>", "lstrip": True, "special": True}
+    change(newer / NAMES, extra_special_tokens=[properties, "<|en|>"])
+    folder = carried(open_checkpoint(str(newer)), tmp_path / "artifact")
+    assert "<|a|>" in FAMILIES["whisper"].processor(folder).tokenizer.all_special_tokens
+    change(newer / NAMES, extra_special_tokens=None)
+    assert FAMILIES["whisper"].processor(carried(open_checkpoint(str(newer)), tmp_path / "b"))
+
+
 @pytest.mark.parametrize("token", [7, {"content": 7}, [], None, "\ud800"])
 def test_odd_tokens_are_a_checkpoints_fault(
     newer: Path, token: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

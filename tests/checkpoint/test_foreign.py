@@ -34,6 +34,7 @@ FILES = {
     "a training's state of PyTorch Lightning": ("epoch=3.ckpt",),
     "a training's state without the model": ("optimizer.pt", "scheduler.pt"),
     "an artifact of exporter": ("manifest.json", "recipe.yaml", "model.safetensors"),
+    "an artifact of exporter ": ("aoti/manifest.json", "aoti/recipe.yaml", "aoti/config.json"),
 }
 
 

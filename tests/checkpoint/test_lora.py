@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_adapter
 from exporter.checkpoint.compatibility import check_fit
 from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
@@ -297,12 +297,15 @@ def test_an_adapter_beside_whole_weights_is_merged_and_told(
     """As transformers does where peft is installed; without, it would be silently ignored."""
     adapter = write_adapter(base)
     alone = open_checkpoint(str(adapter))
+    for silent in (alone, open_checkpoint(str(base))):
+        warn_of_adapter(silent)
     assert not caplog.text
     shutil.copytree(base, adapter, dirs_exist_ok=True)
     opened = open_checkpoint(str(adapter))
     for name in alone.tensors:
         assert torch.equal(opened.read(name), alone.read(name))
     assert isinstance(opened.tensors[f"{QUERY}.weight"], Merged)
+    warn_of_adapter(opened)
     assert "is merged into the weights beside it" in caplog.text
     assert not opened.plain
     assert open_checkpoint(str(base)).plain
@@ -310,6 +313,7 @@ def test_an_adapter_beside_whole_weights_is_merged_and_told(
     (adapter / "adapter_model.safetensors").unlink()
     left = open_checkpoint(str(adapter))
     require_equal(left, load_file(base / "model.safetensors"))
+    warn_of_adapter(left)
     assert "adapter_config.json is ignored" in caplog.text
 
 

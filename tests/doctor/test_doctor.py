@@ -35,6 +35,7 @@ from tests.support.doctoring import (
     without,
 )
 from tests.support.hub import File, Hub
+from tests.support.newer import as_transformers_5, change
 from tests.support.plans import whisper_plan
 from tests.support.sealed import manifest
 
@@ -272,3 +273,11 @@ def test_a_repository_of_the_hub(
     assert [(check, finding.where) for check, finding in found] == [("weights", ENCODER)]
     with pytest.raises(HubError):
         doctor.examine("org/absent")
+
+
+def test_what_transformers_5_saved(windowed_whisper: Path, copied: Copy) -> None:
+    newer = as_transformers_5(copied(windowed_whisper))
+    (found,) = findings(newer)
+    assert found[:2] == ("note", "newer_tokenizer")
+    change(newer / "processor_config.json", feature_extractor={"feature_size": 128})
+    assert {name for _, name, *_ in findings(newer)} == {"newer_tokenizer", "mel_bins"}

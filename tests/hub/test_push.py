@@ -77,6 +77,16 @@ def test_one_commit_brings_everything(loopback: Hub, folder: Path) -> None:
     assert one.url == f"{loopback.endpoint}/org/speech/tree/{one.commit}"
 
 
+def test_what_a_file_manager_left_stays_here(loopback: Hub, folder: Path) -> None:
+    for name in (".DS_Store", ".git/HEAD", "._config.json", ".cache/huggingface/x.lock"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("private")
+    pushed(folder)
+    names = loopback.repos["org/speech"].files.keys()
+    sealed = {file.path for file in read_manifest(folder).files}
+    assert set(names) == sealed | SIDECAR_FILES | {"wer.svg", ".gitattributes"}
+
+
 def test_pushing_again_changes_nothing(loopback: Hub, folder: Path) -> None:
     first = pushed(folder)
     repo, count = loopback.repos["org/speech"], len(loopback.requests)

@@ -78,9 +78,10 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
 
 def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
     from exporter.build import estimate
-    from exporter.checkpoint.checkpoint import open_checkpoint
+    from exporter.checkpoint.checkpoint import open_checkpoint, warn_of_adapter
 
     checkpoint = open_checkpoint(str(path), weights=False, allow_pickle=allow_pickle)
+    warn_of_adapter(checkpoint)
     room = estimate.room_at(Path("artifacts"))
     return {
         "checkpoint": str(path),

@@ -141,6 +141,17 @@ def model_type(folder: Folder) -> Iterator[Finding]:
         yield Finding("warning", "config.json", what, fix)
 
 
+def newer_tokenizer(folder: Folder) -> Iterator[Finding]:
+    """Find a tokenizer that only transformers 5 can read."""
+    name = "tokenizer_config.json"
+    if isinstance(folder.config(name).get("extra_special_tokens"), list):
+        what = "extra_special_tokens is a list, which transformers 4 cannot read"
+        fix = (
+            "Rename it additional_special_tokens, or use transformers 5. `exporter build` reads it."
+        )
+        yield Finding("note", name, what, fix)
+
+
 def manifest(folder: Folder) -> Iterator[Finding]:
     """Verify the bytes of an exporter artifact against its manifest."""
     if MANIFEST in folder.files and not folder.left:
@@ -152,4 +163,12 @@ def manifest(folder: Folder) -> Iterator[Finding]:
             yield Finding("problem", MANIFEST, first, fix)
 
 
-CHECKS = (missing_files, code_in_configs, programs, packages, model_type, manifest)
+CHECKS = (
+    missing_files,
+    code_in_configs,
+    programs,
+    packages,
+    model_type,
+    newer_tokenizer,
+    manifest,
+)
