@@ -159,7 +159,7 @@ def _tell_ignored(wishes: Mapping[str, _Wish], most: int) -> None:
         for name, value in options.items()
     )
     what = "it" if len(options) == len(wishes) else "what a recipe can"
-    hint = f"write `decoding: {{{pairs}}}` to keep {what}" if options else "recipes have no such"
+    hint = f"write `decoding: {{{pairs}}}` to keep {what}" if options else "a recipe cannot"
     _log.warning("%s asks for %s, which the recipe does not: %s", GENERATION, shown, hint)
 
 
