@@ -35,7 +35,7 @@ class CrossCache(BaseModelOutput):  # type: ignore[misc]
 class _Encoder(nn.Module):
     """The encoder's graph as the encoder module of transformers."""
 
-    def __init__(self, engine: Engine, original: nn.Module, config: WhisperConfig) -> None:
+    def __init__(self, engine: Engine, original: Any, config: WhisperConfig) -> None:
         super().__init__()
         self._engine = engine
         self.conv1, self.conv2 = original.conv1, original.conv2  # `generate` reads their strides
