@@ -34,31 +34,26 @@ def transcribe(
     for group in groups:
         decoded = _decode(model, processor, [audio[index] for index in group], decoding)
         transcripts.update(zip(group, decoded, strict=True))
-    return [transcripts[index] for index in range(len(audio))]
+    # Windows are padded with silence, so `generate` gives times beyond a recording's end.
+    rate = processor.feature_extractor.sampling_rate
+    return [transcripts[index].until(len(sound) / rate) for index, sound in enumerate(audio)]
 
 
 def _decode(model: Any, processor: Any, audio: list[Audio], decoding: Decoding) -> list[Transcript]:
     """Decode recordings that are encoded together: several short ones, or one long one."""
-    extractor = processor.feature_extractor
-    long = len(audio[0]) > extractor.n_samples
+    long = len(audio[0]) > processor.feature_extractor.n_samples
     settings = settings_of(model, decoding, timestamps=long or decoding.timestamps)
     with torch.inference_mode():
-        features, mask = _features(model, extractor, audio, long)
+        features, mask = _features(model, processor.feature_extractor, audio, long)
         decoded = loop.decode(model, features, settings)
-        if decoded is None:
-            generated = with_settings(model, settings).generate(
-                features.to(model.device), attention_mask=mask, return_segments=True
-            )
-            recordings = [
-                [{**s, "tokens": s["tokens"].tolist()} for s in segments]
-                for segments in generated["segments"]
-            ]
-        else:
-            recordings = [[_whole(row, features.shape[-1])] for row in decoded]
-    durations = [len(samples) / extractor.sampling_rate for samples in audio]
+        if decoded is not None:
+            return [_transcript(processor, [_whole(row, features.shape[-1])]) for row in decoded]
+        generated = with_settings(model, settings).generate(
+            features.to(model.device), attention_mask=mask, return_segments=True
+        )
     return [
-        _transcript(processor, segments, duration_s)
-        for segments, duration_s in zip(recordings, durations, strict=True)
+        _transcript(processor, [{**s, "tokens": s["tokens"].tolist()} for s in segments])
+        for segments in generated["segments"]
     ]
 
 
@@ -85,14 +80,13 @@ def _features(
 
 def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
     """Return a window without timestamps as a segment in the form of `generate`."""
-    return {"start": 0.0, "end": frames * 0.01, "tokens": tokens}
+    # The same operations and precision as in `generate`, including float32 rounding.
+    steps = int(torch.tensor(frames) * 0.01 / 0.02)
+    return {"start": 0.0, "end": steps * 0.02, "tokens": tokens}
 
 
-def _transcript(processor: Any, segments: list[dict[str, Any]], duration_s: float) -> Transcript:
-    """Join one recording's segments, in the form of `generate`, to a transcript.
-
-    Windows are padded with silence, so `generate` gives times beyond the recording's end.
-    """
+def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
+    """Join one recording's segments, in the form of `generate`, to a transcript."""
     tokenizer = processor.tokenizer
     spelling = speller(tokenizer)
     tokens: list[int] = []
@@ -100,8 +94,8 @@ def _transcript(processor: Any, segments: list[dict[str, Any]], duration_s: floa
     for segment in segments:
         ids = spelling.spoken(segment["tokens"])
         tokens += ids
-        start_s, end_s = (min(float(segment[side]), duration_s) for side in ("start", "end"))
-        timed.append(Segment(start_s, end_s, tokenizer.decode(ids).strip()))
+        text = tokenizer.decode(ids).strip()
+        timed.append(Segment(float(segment["start"]), float(segment["end"]), text))
     text = timed[0].text if len(timed) == 1 else tokenizer.decode(tokens).strip()
     return Transcript(text, tuple(tokens), tuple(timed))
 
