@@ -202,6 +202,11 @@ class Report(_Frozen):
     page_sha256: str = ""
     sha256: str = ""
 
+    def __repr__(self) -> str:
+        return f"Report({self.verdict}: {self.sentence})"
+
+    __str__ = __repr__
+
     @property
     def seal(self) -> str:
         """The sha256 over all other fields."""

@@ -1,6 +1,6 @@
 """Transcripts: text, tokens and timed segments, as plain data."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,14 @@ class Transcript:
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
         return f"Transcript({text!r}, {len(self.segments)} segments, {len(self.tokens)} tokens)"
+
+    def until(self, end_s: float) -> "Transcript":
+        """Return the transcript with no time after the recording's end."""
+        segments = (
+            Segment(min(one.start_s, end_s), min(one.end_s, end_s), one.text)
+            for one in self.segments
+        )
+        return replace(self, segments=tuple(segments))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transcript as JSON has it: dictionaries, lists, texts and numbers."""

@@ -96,9 +96,11 @@ class Recogniser:
             sampling_rate: Samples a second of arrays and tensors, which need it: from 1,000 to
                 768,000 Hz. Encoded audio carries its own. All is resampled to the model's rate.
             **options: Options that replace the recipe's `decoding`. For Whisper: `language` (a code
-                like "en"; None lets the model find it), `task` ("transcribe" or "translate"),
-                `num_beams` (1 is greedy), `timestamps` (segments with times), and `batch_size`
-                (recordings decoded together).
+                like "en"; None: the checkpoint's own, else the model finds it), `task`
+                ("transcribe" or "translate"),
+                `num_beams` (1 is greedy), `length_penalty`, `repetition_penalty`,
+                `no_repeat_ngram_size`, `max_new_tokens` (of a window; None: all that fit),
+                `timestamps` (segments with times), and `batch_size` (recordings decoded together).
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.

@@ -146,15 +146,15 @@ def configs(folder: Path, **wishes: Any) -> Any:
         ({"num_beams": 5}, {}, "num_beams 5, which the recipe does not: write `decoding: {num_b"),
         ({"num_beams": 5}, {"num_beams": 1}, ""),
         ({"num_beams": 1}, {}, ""),
-        ({"do_sample": True, "top_k": 3}, {}, "do_sample true, top_k 3.*recipes have no such"),
+        ({"do_sample": True, "top_k": 3}, {}, "do_sample true, top_k 3.*a recipe cannot"),
         ({"temperature": 0.5}, {}, ""),  # without sampling it means nothing
         ({"max_length": 20}, {}, ""),  # transformers' default
         ({"max_length": 30}, {}, r"max_length 30, .*\{max_new_tokens: 26\}` to keep it"),
         ({"max_length": 448}, {}, ""),  # more than the model's
         ({"max_new_tokens": 60}, {}, r"\{max_new_tokens: 60\}"),
-        ({"max_new_tokens": 61}, {}, "max_new_tokens 61, .*recipes have no such"),
-        ({"max_new_tokens": -1}, {}, "max_new_tokens -1, .*recipes have no such"),
-        ({"no_repeat_ngram_size": "x"}, {}, 'size "x", .*recipes have no such'),
+        ({"max_new_tokens": 61}, {}, "max_new_tokens 61, .*a recipe cannot"),
+        ({"max_new_tokens": -1}, {}, "max_new_tokens -1, .*a recipe cannot"),
+        ({"no_repeat_ngram_size": "x"}, {}, 'size "x", .*a recipe cannot'),
         ({"num_beams": 5, "min_length": 4}, {}, "keep what a recipe can"),
         ({"return_timestamps": True}, {}, r"\{timestamps: true\}"),
         ({"logprob_threshold": -1.0, "condition_on_prev_tokens": False}, {}, "threshold -1.0, whi"),

@@ -113,7 +113,7 @@ def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dic
     wishes = {n: _Wish(stored[n], {n: stored[n]} if n in SHARED else {}) for n in asked}
     length, times = stored.get("max_length"), stored.get("return_timestamps")
     shorter = isinstance(length, int) and prompt < length < most + prompt
-    if shorter and length != usual["max_length"] and "max_new_tokens" not in asked:
+    if length and shorter and length != usual["max_length"] and "max_new_tokens" not in asked:
         wishes["max_length"] = _Wish(length, {"max_new_tokens": length - prompt})
     if times is True:
         wishes["return_timestamps"] = _Wish(times, {"timestamps": True})
@@ -159,7 +159,7 @@ def _tell_ignored(wishes: Mapping[str, _Wish], most: int) -> None:
         for name, value in options.items()
     )
     what = "it" if len(options) == len(wishes) else "what a recipe can"
-    hint = f"write `decoding: {{{pairs}}}` to keep {what}" if options else "recipes have no such"
+    hint = f"write `decoding: {{{pairs}}}` to keep {what}" if options else "a recipe cannot"
     _log.warning("%s asks for %s, which the recipe does not: %s", GENERATION, shown, hint)
 
 

@@ -64,8 +64,9 @@ def _decode(model: Any, processor: Any, audio: list[Sound], decoding: Decoding) 
             ]
         else:
             recordings = [[_whole(row, features.shape[-1])] for row in decoded]
+    # Windows are padded with silence, so `generate` gives times beyond a recording's end.
     return [
-        _transcript(processor, segments, length / extractor.sampling_rate)
+        _transcript(processor, segments).until(length / extractor.sampling_rate)
         for segments, length in zip(recordings, lengths, strict=True)
     ]
 
@@ -100,24 +101,21 @@ def _features(
 
 def _whole(tokens: list[int], frames: int) -> dict[str, Any]:
     """Return a window without timestamps as a segment in the form of `generate`."""
-    return {"start": 0.0, "end": frames * 0.01, "tokens": tokens}
+    # The same operations and precision as in `generate`, including float32 rounding.
+    steps = int(torch.tensor(frames) * 0.01 / 0.02)
+    return {"start": 0.0, "end": steps * 0.02, "tokens": tokens}
 
 
-def _transcript(processor: Any, segments: list[dict[str, Any]], duration_s: float) -> Transcript:
-    """Join one recording's segments, in the form of `generate`, to a transcript.
-
-    Windows are padded with silence, so `generate` gives times beyond the recording's end.
-    """
+def _transcript(processor: Any, segments: list[dict[str, Any]]) -> Transcript:
+    """Join one recording's segments, in the form of `generate`, to a transcript."""
     tokenizer = processor.tokenizer
     tokens = [token for segment in segments for token in segment["tokens"]]
-    timed = tuple(_segment(tokenizer, segment, duration_s) for segment in segments)
+    timed = tuple(
+        Segment(float(one["start"]), float(one["end"]), _text(tokenizer, one["tokens"]))
+        for one in segments
+    )
     text = timed[0].text if len(timed) == 1 else _text(tokenizer, tokens)
     return Transcript(text, tuple(speller(tokenizer).spoken(tokens)), timed)
-
-
-def _segment(tokenizer: Any, segment: dict[str, Any], duration_s: float) -> Segment:
-    start_s, end_s = (min(float(segment[side]), duration_s) for side in ("start", "end"))
-    return Segment(start_s, end_s, _text(tokenizer, segment["tokens"]))
 
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
