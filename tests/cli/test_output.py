@@ -139,7 +139,8 @@ def test_a_dry_run_builds_nothing(
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())
-    assert document["gate_obstacles"] == ["the recipe names no data: `validate` needs --data"]
+    (obstacle,) = document["gate_obstacles"]
+    assert obstacle.startswith("the recipe names no data")
     assert not calls
 
 
