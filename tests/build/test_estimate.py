@@ -180,7 +180,7 @@ def test_a_checkpoint_is_inspected_with_a_plan_for_every_kind(
     code, out, _ = run("inspect", tiny_whisper)
     assert code == 0
     assert ", in F32\n" in out
-    assert " torch-int8 " in out
+    assert "\ntorch-int8 " in out
     assert "memory available" in out
 
 
