@@ -162,7 +162,7 @@ class _Validation:
             original = pair.original.transcripts
             with self._failing():
                 written = self._folder / f"predictions-{next(self._numbers)}"
-                reports.append(_judged(pair, original, written))
+                reports.append(_judged(pair, original, written, self._progress))
         if self._failures:
             raise self._failures[0]
         return reports
@@ -265,13 +265,14 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
             _log.warning("the gate cannot pass: %s", sentence)
 
 
-def _judged(pair: Pair, original: Sequence[Path], written: Path) -> Report:
+def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progress) -> Report:
     """Judge one artifact, and write its three files, the report last.
 
     `written` is a temporary path for the predictions until they are judged.
     """
     subject, checkpoint = pair.subject, pair.checkpoint
     transcripts = pair.artifact.transcripts
+    progress(f"{pair.artifact.name}: comparing texts", None)
     store.require_same(subject.folder, subject.manifest)
     float32_bytes = _FLOAT32_BYTES * checkpoint.parameters
     equal = normaliser(_language(subject), subject.folder)

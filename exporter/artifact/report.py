@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from exporter.artifact.manifest import AbsentIfEmpty, Manifest
+from exporter.artifact.manifest import MANIFEST, AbsentIfEmpty, Manifest
 from exporter.artifact.store import require_plain
 from exporter.errors import DataError, IntegrityError, RecipeError, exhausted
 from exporter.recipe import Decoding, Gate
@@ -276,13 +276,14 @@ def places(artifacts: Sequence[Path], into: Path | None) -> list[Path]:
         A folder for each artifact: `into` for a single one, else a folder of its name there.
 
     Raises:
-        RecipeError: Two artifacts have the same name, or `into` lies in a sealed artifact.
+        RecipeError: Two artifacts have the same name, or `into` is another artifact, or in one.
     """
     if into is None:
         return list(artifacts)
-    above = into.resolve().parents
-    if inside := [artifact for artifact in artifacts if artifact.resolve() in above]:
-        msg = f"{into} lies in the artifact {inside[0]}, which is sealed: name another folder"
+    ours = {artifact.resolve() for artifact in artifacts}
+    another = (into / MANIFEST).exists() and into.resolve() not in ours
+    if another or ours & set(into.resolve().parents):
+        msg = f"--report {into} is another artifact, or lies in a sealed one: name another folder"
         raise RecipeError(msg)
     if len(artifacts) == 1:
         return [into]

@@ -138,7 +138,7 @@ def of_bench(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _timed(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield a measured row's cells from the first latency on."""
     yield from map(moment, row["latency_s"].values())
-    yield f"{row['tokens_per_s']:.0f}"
+    yield digits(row["tokens_per_s"])
     yield f"{row['rtf']:.4f} ({digits(row['times_real_time'])})"
     for name in ("encoder_window_s", "decoder_token_s"):
         yield "-" if row[name] is None else moment(row[name])

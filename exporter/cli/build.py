@@ -139,7 +139,7 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
 
     data, gate = recipe.data, recipe.gate
     if data is None:
-        return ["the recipe names no data: `validate` needs --data"]
+        return ["the recipe names no data; add `data`, or give it to `validate` with --data"]
     if data.clips is None:
         most = data.max_clips or gate.min_clips
         fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"

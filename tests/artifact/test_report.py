@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from exporter.artifact import report
 from exporter.artifact.report import Report
-from exporter.errors import IntegrityError
+from exporter.errors import IntegrityError, RecipeError
 from exporter.validate import html_report
 from exporter.validate.plots import latency_svg
 from exporter.validate.scoring import Comparison
@@ -61,6 +61,21 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(IntegrityError, match=r"report\.json") as caught:
         report.read(tmp_path)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_reports_have_places_of_their_own(tmp_path: Path) -> None:
+    a, b, other = (tmp_path / name for name in ("x/a", "x/b", "y/a"))
+    for folder in (a, b, other):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    into = tmp_path / "reports"
+    assert report.places([a, b], None) == [a, b]
+    assert report.places([a], into) == [into]
+    assert report.places([a, b], into) == [into / "a", into / "b"]
+    assert report.places([a], a) == [a]
+    for artifacts, place in (([a, other], into), ([a], b), ([a], a / "inside"), ([a, b], b / "c")):
+        with pytest.raises(RecipeError, match="--report"):
+            report.places(artifacts, place)
 
 
 def a_pipe(path: Path) -> None:

@@ -149,7 +149,7 @@ def test_what_cannot_be_timed_says_why_beside_the_others(
         "fresh processes in 3 rounds."
     )
     assert lines[5] == "built/a, threads 1: compiled for 3"
-    assert err == "error: compiled for 3\ndo this\n"
+    assert err == "error: compiled for 3\n  do this\n"
     assert [request.threads for request in asked[0]] == [1, 2, 2, 2]  # not tried again
 
     assert main([*call, "--json"]) == 6
@@ -195,8 +195,8 @@ def test_a_busy_machine_and_unlike_recipes_are_warned_of(
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["nowhere"], 5, "nowhere is not an artifact: it does not exist.\nBuild one"),
-        (["empty"], 5, "empty is not an artifact: it has no manifest.json.\nBuild one"),
+        (["nowhere"], 5, "nowhere is not an artifact: it does not exist.\n  Build one"),
+        (["empty"], 5, "empty is not an artifact: it has no manifest.json.\n  Build one"),
         (["built", "--audio", "x.wav"], 3, "audio file x.wav does not exist"),
         (["built", "--audio", "bad.wav"], 3, "bad.wav cannot be read as audio"),
         (["built", "--audio", "empty.wav"], 3, "empty.wav holds no audio"),

@@ -281,6 +281,19 @@ def test_list_and_inspect_tell_what_is_there(
     assert all(re.fullmatch(r"[a-z ]+|files:", name) for name in names), names
 
 
+def test_strings_of_a_manifest_forge_no_line(
+    artifact: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = artifact / "manifest.json"
+    forged = r"org\nreport: passed\u001b[2J\u202e"
+    path.write_text(path.read_text().replace("org/model", forged))
+    for command in (["inspect", str(artifact)], ["list"]):
+        main(command)
+        out, err = capfd.readouterr()
+        assert not any(line.strip().startswith("report: passed") for line in out.splitlines())
+        assert not {"\x1b", "\u202e"} & set(out + err)
+
+
 def test_an_edited_manifest_is_5(artifact: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = artifact / "manifest.json"
     path.write_text(path.read_text().replace("org/model", "org/other") + "\n")

@@ -1,6 +1,7 @@
 """What the commands print of their results, with the work itself replaced."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from exporter.build import pipeline
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
+from exporter.errors import DataError
 from exporter.families.transcript import Segment, Transcript
 from exporter.recipe import Decoding, Recipe
 from exporter.runtime import load as loading
@@ -137,7 +139,8 @@ def test_a_dry_run_builds_nothing(
     assert main(["build", "recipe.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["plan"], document["here"]) == (plan, room.as_row())
-    assert document["gate_obstacles"] == ["the recipe names no data: `validate` needs --data"]
+    (obstacle,) = document["gate_obstacles"]
+    assert obstacle.startswith("the recipe names no data")
     assert not calls
 
 
@@ -271,3 +274,40 @@ def test_transcribe_prints_text(
     assert row["audio"] == "a.wav"
     assert row["segments"][1] == {"start_s": 1.25, "end_s": 2.0, "text": " the light"}
     assert heard == [{}, {"language": "de", "task": "translate"}, {"timestamps": True}, {}]
+
+
+HOSTILE = "a\x1b[2J\nb.wav: forged\rx\x9b1m\u202ey\u2028 [bold]:cat:[/] می\u200cخ \udcff"
+
+
+def test_hostile_text_is_shown_and_never_obeyed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def transcribe_fresh(_request: Any, progress: Progress, on_transcript: Any) -> None:
+        progress(HOSTILE, 0.5)
+        logging.getLogger("exporter.somewhere").warning("%s", HOSTILE)
+        on_transcript(Path("a.wav"), Transcript(HOSTILE, (), ()))
+        on_transcript(Path("out[v1]\nb.wav"), Transcript(" so", (), ()))
+        raise DataError(HOSTILE)
+
+    monkeypatch.setattr(transcribing, "transcribe_fresh", transcribe_fresh)
+    assert main(["transcribe", "artifact", "a.wav", "b.wav"]) == 3
+    out, err = capfd.readouterr()
+    shown = "a\\x1b[2J\\nb.wav: forged\\rx\\x9b1m\\u202ey\\u2028 [bold]:cat:[/] می\u200cخ \\udcff"
+    assert out == f"a.wav: {shown}\nout[v1]\\nb.wav: so\n"
+    first, second = shown.split("\\n")
+    assert err == f"warning: {first}\n  {second}\nerror: {first}\n  {second}\n"
+
+
+def test_json_is_exact_and_harmless(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def transcribe_fresh(_request: Any, _progress: Progress, on_transcript: Any) -> None:
+        on_transcript(Path("a.wav"), Transcript(HOSTILE, (), ()))
+
+    monkeypatch.setattr(transcribing, "transcribe_fresh", transcribe_fresh)
+    assert main(["transcribe", "artifact", "a.wav", "--json"]) == 0
+    out, _ = capfd.readouterr()
+    (row,) = json.loads(out)["transcripts"]
+    assert row["text"] == HOSTILE
+    assert "می\u200cخ" in out
+    assert not {"\x1b", "\x9b", "\u202e", "\u2028", "\r"} & set(out)

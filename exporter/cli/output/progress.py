@@ -77,9 +77,14 @@ class Pace:
         """Return the line for a terminal of `width` columns; only the step's name is shortened."""
         times, percent = self.times(), f"{self.done:.0%}  " if self.done else ""
         bar = f"{_bar(self.done)}  " if self.done else ""
-        least = percent + times.rpartition(", ")[2]
-        forms = (bar + percent + times, percent + times, least)
-        rest = next((form for form in forms if len(form) + _LEAST_NAME <= width), least)
+        name = width_of(self.what) + 3
+        forms = (
+            (bar + percent + times, name),
+            (percent + times, name),
+            (percent + times, _LEAST_NAME),
+            (percent + times.rpartition(", ")[2], 0),
+        )
+        rest = next(form for form, room in forms if len(form) + room <= width or not room)
         return f"{_shortened(self.what, max(8, width - len(rest) - 3))}  {rest}"
 
 
