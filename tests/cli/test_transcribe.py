@@ -82,7 +82,9 @@ def test_json_is_one_document(capfd: pytest.CaptureFixture[str]) -> None:
         assert row["segments"][0].keys() == {"start_s", "end_s", "text"}
     assert main(["transcribe", "artifact", "a.wav", "bad.wav", "--json"]) == 3
     out, err = capfd.readouterr()
-    assert out == ""
+    error = json.loads(out)["error"]
+    assert error["exit_code"] == 3
+    assert error["message"].startswith("bad.wav cannot be read as audio")
     assert err.startswith("error: bad.wav cannot be read as audio")
 
 
