@@ -110,7 +110,9 @@ def test_a_file_that_cannot_be_used_costs_no_other_text(capfd: pytest.CaptureFix
         assert any(line.startswith(f"error: {words}") for line in told), words
     assert told[-1] == f"error: {len(bad)} of {len(names)} files could not be transcribed"
     assert main(["transcribe", "artifact", *names, "--json"]) == 3
-    rows = json.loads(capfd.readouterr().out)["transcripts"]
+    document = json.loads(capfd.readouterr().out)
+    assert document["error"] == {"message": told[-1].removeprefix("error: "), "exit_code": 3}
+    rows = document["transcripts"]
     assert [row["audio"] for row in rows] == names
     assert [row["audio"] for row in rows if "error" in row] == list(bad)
     assert SENTENCE.fullmatch(rows[-1]["text"])

@@ -265,8 +265,11 @@ def after_a_rerun(where: Place, ran: Ran, wanted: Manifest) -> None:
 
 
 def one_error(ran: Ran) -> str:
-    """The error that a run ended with: one to three lines, and nothing of Python's."""
-    lines = ran.said.strip().splitlines()
+    """The error that a run ended with: one to three lines, and nothing of Python's.
+
+    Behind it there may be the document of `--json`.
+    """
+    lines = ran.said.partition("\n{\n")[0].strip().splitlines()
     assert "Traceback" not in ran.said, ran.said
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1, ran.said
