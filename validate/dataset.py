@@ -11,13 +11,15 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter.errors import DataError, MachineError
+from exporter.errors import DataError, MachineError, exhausted
 from exporter.formats.clips import TEXT_NAMES, Clip, chosen
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
 from exporter.system.files import make_folder
 from exporter.system.progress import silent
+
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:
@@ -79,22 +81,35 @@ def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
         if text is None or "audio" not in columns:
             msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
             raise DataError(msg)
-        for batch in file.iter_batches(batch_size=16, columns=["audio", text]):
-            for row in batch.to_pylist():
+        batches = file.iter_batches(batch_size=16, columns=["audio", text])
+        while rows := _next_rows(batches, name):
+            for row in rows:
                 yield {"audio": row["audio"], "text": row[text]}
 
 
+def _next_rows(batches: Iterator[Any], name: str) -> list[dict[str, Any]]:
+    """Return the rows of the next batch that has any; none at the end."""
+    try:
+        return next((rows for batch in batches if (rows := batch.to_pylist())), [])
+    except (ValueError, OSError) as error:  # pages are read, and checked, only here
+        if exhausted(error):
+            raise
+        msg = f"dataset {name}: a parquet file cannot be read ({error})"
+        raise DataError(msg) from error
+
+
 def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
-    sound, text = row["audio"] or {}, row["text"]
-    if not isinstance(sound, dict) or not sound.get("bytes") or not isinstance(text, str):
-        msg = f"dataset {data.dataset}, row {index}: no audio bytes, or no text"
+    sound, text, where = row["audio"], row["text"], f"dataset {data.dataset}, row {index}"
+    encoded = sound.get("bytes") if isinstance(sound, dict) else None
+    if not isinstance(encoded, bytes) or not encoded or not isinstance(text, str):
+        msg = f"{where}: no audio bytes, or no text"
         raise DataError(msg)
-    suffix = PurePosixPath(sound.get("path") or "clip.wav").suffix
-    path = folder / f"{index:06}{suffix if suffix.isascii() else ''}"
+    suffix = PurePosixPath(str(sound.get("path") or "clip.wav")).suffix
+    path = folder / f"{index:06}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
     path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
     with path.open("xb") as stream:
-        stream.write(sound["bytes"])
-    return Clip(f"{data.split or 'test'}/{path.name}", path, text)
+        stream.write(encoded)
+    return Clip(f"{data.split or 'test'}/{path.name}", path, text, where=where)
 
 
 def _cache() -> Path:

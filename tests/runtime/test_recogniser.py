@@ -209,6 +209,24 @@ def test_no_more_than_a_batch_is_read_or_held(artifact: Recogniser, size: int) -
     assert max(alive) < size
 
 
+def test_recordings_longer_than_the_window_are_not_gathered(original: Recogniser) -> None:
+    """Whatever the batch: they are decoded one by one, so more of them are not held."""
+    made = []
+
+    def recordings() -> Iterator[np.ndarray]:
+        for seconds in (0.5, 0.5, 6.0, 6.0, 0.5, 0.5):
+            made.append(seconds)
+            yield noise(seconds, len(made))
+
+    results = original.transcribe_iter(
+        recordings(), sampling_rate=RATE, batch_size=64, language="en", task="transcribe"
+    )
+    read = []
+    for _ in results:
+        read.append(len(made))
+    assert read == [3, 3, 3, 4, 6, 6]
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_those_before_a_faulty_one_are_answered(
     artifact: Recogniser, expected: Transcript, clip: Path, size: int
