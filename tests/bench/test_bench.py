@@ -204,7 +204,7 @@ def test_a_busy_machine_and_unlike_recipes_are_warned_of(
         (["built", "--threads", "1,x"], 2, "Invalid value for '--threads': '1,x' is not a list"),
         (["built", "--threads", "0"], 2, "Invalid value for '--threads': '0' is not a list"),
         (["built", "--runs", "0"], 2, "Invalid value for '--runs'"),
-        (["built", "--original"], 3, "/org/model.\nIf it is elsewhere: run this where"),
+        (["built", "--original"], 3, "built/a: its original is not at /"),
         ([], 2, "Missing argument 'PATHS...'"),
     ],
 )

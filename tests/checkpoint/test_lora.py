@@ -13,6 +13,7 @@ from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_adapter
 from exporter.checkpoint.compatibility import check_fit
+from exporter.checkpoint.files import weight_names
 from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES
@@ -315,6 +316,13 @@ def test_an_adapter_beside_whole_weights_is_merged_and_told(
     require_equal(left, load_file(base / "model.safetensors"))
     warn_of_adapter(left)
     assert "adapter_config.json is ignored" in caplog.text
+
+
+def test_a_repositorys_weights_include_the_adapter_beside_them() -> None:
+    names = {"model.safetensors", "adapter_config.json", "adapter_model.safetensors"}
+    wanted = ["model.safetensors", "adapter_model.safetensors"]
+    assert weight_names(names, "org/x", Path) == wanted
+    assert weight_names(names - {"adapter_config.json"}, "org/x", Path) == wanted[:1]
 
 
 def test_an_adapter_of_a_compiled_model(base: Path) -> None:
