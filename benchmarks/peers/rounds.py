@@ -145,7 +145,7 @@ def write_audio(bench: Bench) -> Path:
     path = bench.work / f"audio-{bench.setting.batch}.npy"
     clips = sorted((ROOT / "recipes" / "demo" / "clips").glob("*.flac"))
     samples = bench.setting.batch * WINDOW_S * RATE
-    sound = np.concatenate([audio.read(clip, RATE) for clip in clips])
+    sound = np.concatenate([audio.whole(audio.read(clip, RATE)) for clip in clips])
     np.save(path, np.resize(sound, samples).reshape(bench.setting.batch, -1))
     return path
 
