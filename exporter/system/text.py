@@ -26,7 +26,9 @@ _MOST_SHOWN = 80
 
 
 def python_escape(character: str) -> str:
-    """Return a character as Python writes it in ASCII, like `\\x1b`."""
+    """Return a character as Python writes it in ASCII, like `\\x1b`; also a byte of a name."""
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return ascii(character)[1:-1]
 
 
