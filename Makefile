@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The exact pin lets pip take a CPU build of torch where one is available (a local folder, a mirror).
 TORCH := torch==2.13.0
-# Tests of one file share what they build.
-WORKERS := --numprocesses 2 --dist loadfile
+# Tests of one file share what they build. Not reordered, so that no long file is left to the end.
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check soak docs lint tools
@@ -36,7 +36,7 @@ check: lint
 soak: lint
 	rm -rf .soak
 	$(BIN)/python -m pytest -v tests -m alone --junitxml=.soak/alone.xml
-	$(BIN)/python -m pytest -v $(WORKERS) --no-loadscope-reorder tests/soak tests --ignore tests/docs/test_reliability.py -m "not alone" \
+	$(BIN)/python -m pytest -v $(WORKERS) tests/soak tests --ignore tests/docs/test_reliability.py -m "not alone" \
 	  --junitxml=.soak/together.xml
 	$(BIN)/python -m tests.soak.table .soak/*.xml
 

@@ -4,12 +4,12 @@ Commands take artifacts, folders of them, recipes and audio; users give one for 
 says what the path is, and the command to write.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from shlex import quote
 
-from exporter.artifact.manifest import MANIFEST
+from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.errors import ExporterError, IntegrityError, RecipeError
 
 # File names by which transformers knows a checkpoint, or peft an adapter.
@@ -29,7 +29,7 @@ _MOST_ENTRIES = 10_000
 
 def is_artifact(path: Path) -> bool:
     """Return True if a folder has an artifact's manifest, whatever it holds."""
-    return (path / MANIFEST).exists()
+    return _has(path, MANIFEST)
 
 
 def inside(folder: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def not_an_artifact(path: Path) -> ExporterError:
         return RecipeError(f"{msg}\nexporter init {quoted(path)}")
     if told := _several(path) or _another_kind(path):
         return RecipeError(told)
-    missing = f"it has no {MANIFEST}" if path.exists() else "it does not exist"
+    missing = f"it has no {MANIFEST}" if _safely(path.exists) else "it does not exist"
     return IntegrityError(
         f"{path} is not an artifact: {missing}.\nBuild one: exporter build RECIPE"
     )
@@ -90,7 +90,7 @@ def _several(path: Path) -> str | None:
 
 def _another_kind(path: Path) -> str | None:
     """Return the sentence about a file, such as a recipe, or a folder of audio; else None."""
-    if path.is_file():
+    if _safely(path.is_file):
         if path.suffix in _RECIPES:
             return f"{path} is a recipe, not an artifact: build it: exporter build {quoted(path)}"
         if path.name == MANIFEST:
@@ -117,7 +117,7 @@ def require_recipe(path: Path) -> None:
 
 
 def _not_a_recipe(path: Path) -> str | None:
-    if not path.is_dir():
+    if not _safely(path.is_dir):
         if is_audio(path):
             return f"{path} is audio, not a recipe: a recipe is a YAML file: exporter init --help"
         return None
@@ -156,7 +156,7 @@ def _not_audio(artifact: str, audio: Sequence[Path]) -> str | None:
         return f"{swapped} is an artifact, and comes first:\n{_command(str(swapped), files)}"
     if swapped:
         return f"{swapped} is an artifact, not audio: give one artifact, then audio files"
-    if len(audio) > 1 or not audio[0].is_dir():  # one bad file of several has its own error
+    if len(audio) > 1 or not _safely(audio[0].is_dir):  # one bad file of several has its own error
         return None
     if found := audio_in(audio[0]):
         pattern = f"{quoted(audio[0])}/*{found[0].suffix}"
@@ -170,17 +170,30 @@ def _command(artifact: str, audio: Sequence[Path]) -> str:
 
 def is_checkpoint(path: Path) -> bool:
     """Return True if a folder looks like a checkpoint or an adapter of transformers or peft."""
-    return any((path / name).is_file() for name in _CONFIGS) and not is_artifact(path)
+    ours = _has(path, MANIFEST) or _has(path, RECIPE)  # an artifact without a manifest is damaged
+    return not ours and any(_has(path, name) for name in _CONFIGS)
 
 
 def is_audio(path: Path) -> bool:
     """Return True if a file is named like audio."""
-    return path.suffix.lower() in _AUDIO and path.is_file()
+    return path.suffix.lower() in _AUDIO and _safely(path.is_file)
 
 
 def audio_in(folder: Path) -> list[Path]:
     """Return the files in a folder that are named like audio, sorted."""
     return [each for each in _entries(folder) if is_audio(each)]
+
+
+def _has(folder: Path, name: str) -> bool:
+    return _safely((folder / name).exists)
+
+
+def _safely(look: Callable[[], bool]) -> bool:
+    """Return what a look at a path gives; False for a name that no file can have."""
+    try:
+        return look()
+    except OSError:
+        return False
 
 
 def quoted(path: Path) -> str:

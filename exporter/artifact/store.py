@@ -166,7 +166,7 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
     extra = {name for name in present - promised - SIDECAR_FILES if not is_ignored(name)}
     if extra:
         whose = f"{folder}: {len(extra)} file(s) not in the manifest: {listed(extra)}"
-        msg = f"{whose}.\nRemove what does not belong there: {_removal(folder, extra)}"
+        msg = f"{whose}.\nRemove what does not belong there{_removal(folder, extra)}"
         raise IntegrityError(msg)
     for file in manifest.files:
         path = folder / inside(file.path)
@@ -303,6 +303,8 @@ def is_ignored(name: str) -> bool:
 
 
 def _removal(folder: Path, names: set[str]) -> str:
-    """Return a command that removes files, of which the first few are shown."""
-    first = sorted(names)[:_SHOWN]
-    return " ".join(["rm", *(quote(str(folder / name)) for name in first)])
+    """Return a command that removes the first few files, if all names can be typed."""
+    first = [str(folder / name) for name in sorted(names)[:_SHOWN]]
+    if not all(name.isprintable() for name in first):
+        return "."
+    return ": " + " ".join(["rm", *map(quote, first)])

@@ -149,6 +149,6 @@ def _entries(value: object) -> Iterator[tuple[int, str | None, object]]:
         depth, key, value = left.pop()
         yield depth, key, value
         if isinstance(value, dict):
-            left += [(depth + 1, inner, below) for inner, below in value.items()]
+            left += [(depth + 1, str(inner), below) for inner, below in value.items()]
         elif isinstance(value, list):
             left += [(depth + 1, None, below) for below in value]

@@ -114,6 +114,13 @@ def test_python_says_it_too() -> None:
         load("check point")
 
 
+def test_an_artifact_without_its_manifest_is_no_checkpoint() -> None:
+    for name in ("config.json", "recipe.yaml"):
+        Path("empty", name).write_text("{}")
+    with pytest.raises(IntegrityError, match=r"has no manifest\.json"):
+        load("empty")
+
+
 def test_a_folder_of_very_many_things_is_named_in_part() -> None:
     for number in range(20):
         folder = Path("many", f"{number:02}")

@@ -31,7 +31,9 @@ def work(shape: Shape, measured: dict[str, Any], kind: str) -> Work:
         encoder_attention_heads=shape.heads,
         decoder_attention_heads=shape.heads,
     )
-    tensors = whisper.skeleton(config.to_dict(), torch.float16).state_dict()
+    tensors = whisper.skeleton(
+        json.loads(config.to_json_string(use_diff=False)), torch.float16
+    ).state_dict()
     del tensors["proj_out.weight"]
     modules = len({name.rpartition(".")[0] for name in tensors})
     largest = max(tensor.nbytes for tensor in tensors.values())

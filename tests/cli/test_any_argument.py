@@ -12,7 +12,7 @@ import pytest
 from exporter.cli import cli, main
 from exporter.errors import EXIT_CODES
 
-CASES = 200
+CASES = 100
 ODD = (
     *("", " ", ".", "..", "/", "-", "--", "~", "*", "\\", "@", "a@b", "ORG/NAME", "org/name@main"),
     *("x/y/z", "../..", "/dev/null", "/proc/self/mem", "one\x01byte", "e\u0301", "\u202ename"),

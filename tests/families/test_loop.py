@@ -307,8 +307,15 @@ def test_the_original_stays_on_transformers_road(tiny_whisper: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
-@pytest.mark.parametrize("beams", [1, 5])
+@pytest.mark.parametrize(
+    ("beams", "kind"),
+    [
+        (1, "onnx-int8"),
+        (5, "onnx-int8"),
+        (1, "torch-int8"),
+        pytest.param(5, "torch-int8", marks=pytest.mark.sweep),
+    ],
+)
 def test_speech(
     built_demo: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, kind: str, beams: int
 ) -> None:

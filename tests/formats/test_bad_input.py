@@ -130,7 +130,7 @@ BAD: dict[str, tuple[Break, int, str]] = {
             "checkpoint/config.json", 'encoder_attention_heads": 2', 'encoder_attention_heads": 5'
         ),
         3,
-        "divisible by num_heads",
+        "d_model (64) is no multiple of the 5 attention heads",
     ),
     "another vocabulary": (
         write("checkpoint/vocab.json", '"!":0', '"!":10'),

@@ -94,7 +94,7 @@ def test_native_code_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
+@pytest.mark.parametrize("kind", ["onnx-int8", pytest.param("torch-int8", marks=pytest.mark.sweep)])
 def test_its_snippets_run(
     loopback: Hub, tiny_whisper: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,9 @@ def passes(kind: Kind, difference: float, count: int, seed: int = 0) -> int:
     with _drawn_once():
         for _ in range(count):
             sides = (ScoredRun(measured, scores, 1) for scores in _scores(kind, difference, random))
-            one = Comparison(5.0 * np.ones(kind.clips), clips, *sides, clips, 0, 0, [], str.strip)
+            one = Comparison(
+                5.0 * np.ones(kind.clips), clips, *sides, clips, 0, 0, 0, [], str.strip
+            )
             judged = judging.judge(one, gate, files=1)
             through += next(check for check in judged.checks if check.name == "wer").passed is True
     return through

@@ -85,7 +85,8 @@ def artifact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for group in manifest.get("quantization", ()):
         parameters = (f"{n} {option_value(v)}" for n, v in group["parameters"].items())
         scheme = ", ".join([group["scheme"], *parameters])
-        yield f"quantization: {scheme}: {len(group['modules'])} modules"
+        count = len(group["modules"])
+        yield f"quantization: {scheme}: {count} module{'' if count == 1 else 's'}"
     for graph, choice in manifest.get("choices", {}).items():
         yield f"chosen for {graph}: {choice['chosen']}"
     yield f"needs: {_needed(manifest['needs'])}"
