@@ -359,7 +359,7 @@ def test_what_was_compiled_to_be_timed_serves_the_build_and_the_plan_is_as_built
     assert all(name.startswith("model.encoder.") for name in by_scheme["dynamic-int8"])
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.skipif("avx512_vnni" not in HERE.features, reason="there is nothing to choose")
 def test_a_real_choice_speaks_and_is_recognised(tiny_whisper: Path, tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
