@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command, complete_artifacts, trust_option
+from exporter.cli.options import artifacts_argument, command, trust_option
 from exporter.cli.output.formatting import digits, moment, table
 from exporter.cli.output.table import Table
 from exporter.system.progress import shown_bytes
@@ -29,13 +29,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
 
 
 @command("artifacts/whisper-demo-int8", "artifacts/a/onnx-int8 --audio speech.flac --threads 1,2")
-@click.argument(
-    "paths",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    shell_complete=complete_artifacts,
-)
+@artifacts_argument
 @click.option(
     "--audio",
     multiple=True,

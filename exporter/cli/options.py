@@ -107,6 +107,15 @@ def complete_artifacts(
     return sorted(place for place in found - {"."} if place.startswith(text))
 
 
+artifacts_argument = click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=complete_artifacts,
+)
+
+
 def complete_targets(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
     """Return the names of the recipe's targets, or all kinds if the recipe is not known yet."""
     # An option without its value keeps click from assigning arguments.

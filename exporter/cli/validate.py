@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import command, complete_artifacts, trust_option
+from exporter.cli.options import artifacts_argument, command, trust_option
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
 from exporter.errors import GateError, RecipeError, exhausted
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
     "artifacts/whisper-demo-int8",
     "artifacts/mine/aoti --data clips --clips 100 --report told",
 )
-@click.argument(
-    "paths",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    shell_complete=complete_artifacts,
-)
+@artifacts_argument
 @click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips in place of the recipe's.")
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Use at most N clips.")
 @click.option("--reference", metavar="ID_OR_PATH", help="Original checkpoint to compare with.")

@@ -23,6 +23,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from exporter.errors import IntegrityError
+from exporter.system.text import python_escape
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # The errors of kernels and file systems that cannot exchange two names.
@@ -280,7 +281,7 @@ def sha256_file(path: Path) -> str:
 
 def readable_name(name: str) -> str:
     r"""Return a file name as valid text: bytes that are not UTF-8 become `\xNN`."""
-    return _ESCAPED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name)
+    return _ESCAPED.sub(lambda byte: python_escape(byte[0]), name)
 
 
 def require_utf8(folder: Path, error: Callable[[str], Exception]) -> None:

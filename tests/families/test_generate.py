@@ -11,26 +11,20 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from exporter.errors import RecipeError
-from exporter.families.whisper import family as whisper
 from tests.support.generating import REFUSED, REQUESTS, Inputs, inputs_of, require_alike, stock
+from tests.support.whisper import opened as opened_anew
 from tests.support.whisper import recut
 
 KINDS = ["dynamic", "static", "eager"]
 TOLERANCE = {"dynamic": 1e-4, "static": 0.02, "eager": 1e-4}  # static: the audio's cache is int8
 
 
+opened = cache(opened_anew)
+
+
 @cache
 def given(folder: Path) -> Inputs:
     return inputs_of(folder)
-
-
-@cache
-def opened(folder: Path, kind: str) -> Any:
-    if kind != "eager":
-        return recut(folder, kind)  # type: ignore[arg-type]
-    model = whisper.open_original(folder)
-    whisper.attach_engine(model, folder)
-    return model
 
 
 @cache

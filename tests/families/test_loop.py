@@ -22,7 +22,7 @@ from exporter.recipe import Decoding
 from exporter.runtime.load import load
 from tests.support.in_process import steps_in_process
 from tests.support.tiny import make_whisper
-from tests.support.whisper import multilingual, recut, sounds
+from tests.support.whisper import multilingual, opened, recut, sounds
 
 KINDS = ["dynamic", "static", "eager"]
 
@@ -206,14 +206,6 @@ def test_tokens_that_stand_for_times_are_left_to_generate(tiny_whisper: Path) ->
     settings = asked(model, {"suppress_tokens": everything, "max_new_tokens": 3})
     with torch.inference_mode():
         assert loop.decode(model, windows(model, 1), settings) is None
-
-
-def opened(folder: Path, kind: str) -> Any:
-    if kind != "eager":
-        return recut(folder, kind)  # type: ignore[arg-type]
-    model = whisper.open_original(folder)
-    whisper.attach_engine(model, folder)
-    return model
 
 
 @pytest.fixture(scope="module")

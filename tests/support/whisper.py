@@ -45,5 +45,14 @@ def recut(folder: Path, cut: Cut) -> Any:
     return whisper.assemble(folder, {graph.name: Eager(graph) for graph in graphs})
 
 
+def opened(folder: Path, kind: str) -> Any:
+    """Open a checkpoint cut into graphs, or `eager`: transformers' own with our loops."""
+    if kind != "eager":
+        return recut(folder, kind)  # type: ignore[arg-type]
+    model = whisper.open_original(folder)
+    whisper.attach_engine(model, folder)
+    return model
+
+
 def multilingual(**other: Any) -> Decoding:
     return Decoding(language="en", task="transcribe", **other)
