@@ -35,15 +35,16 @@ from exporter.system import hardware
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
-from exporter.validate import gate, html_report
-from exporter.validate.corpus import Corpora, RowFile
+from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.gate import judge as gate
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
 from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import read_transcripts
-from exporter.validate.scoring import Comparison, ModelOutput, compare
+from exporter.validate.page import render as html_report
+from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
+from exporter.validate.scoring.wer import Normaliser, normaliser
 from exporter.validate.subjects import Settings, Subject, open_subject
-from exporter.validate.wer import Normaliser, normaliser
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.build_cost.results import OPTIMUM, by_size
 from exporter.hub.drawing import scale, text
-from exporter.validate.plots import log_ticks
+from exporter.validate.page.plots import log_ticks
 
 _WIDTH, _HEIGHT = 960, 472
 _TOP, _BOTTOM = 74, 400

@@ -160,13 +160,18 @@ class ClipErrors(_Frozen):
 
 
 class Check(_Frozen):
-    """One condition; `passed` is None when the measurement cannot decide it."""
+    """One condition; `passed` is None when the measurement cannot decide it.
+
+    `sentence` says what was found, where, and how far beyond its bound. `advice`, of a check that
+    did not pass, says what usually causes it and what to try.
+    """
 
     name: str
     passed: bool | None
     value: float | None = None
     limit: float | None = None
     sentence: str
+    advice: AbsentIfEmpty[str] = ""
 
 
 class Report(_Frozen):

@@ -135,7 +135,7 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
     import numpy as np
 
     from exporter.formats.clips import chosen, list_clips
-    from exporter.validate.gate import obstacles
+    from exporter.validate.gate.judge import obstacles
 
     data, gate = recipe.data, recipe.gate
     if data is None:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.errors import IntegrityError, RecipeError
-from exporter.validate import html_report
-from exporter.validate.plots import latency_svg
-from exporter.validate.scoring import Comparison
-from exporter.validate.wer import score
+from exporter.validate.page import render as html_report
+from exporter.validate.page.plots import latency_svg
+from exporter.validate.scoring.compare import Comparison
+from exporter.validate.scoring.wer import score
 from tests.support.judging import SENTENCE, case
 from tests.support.reports import DIGEST, made
 

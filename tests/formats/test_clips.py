@@ -14,8 +14,8 @@ from exporter.errors import DataError, HubError
 from exporter.formats.clips import Clip
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from exporter.validate.corpus import Corpora, Corpus
-from exporter.validate.dataset import dataset_clips
+from exporter.validate.corpus.dataset import dataset_clips
+from exporter.validate.corpus.index import Corpora, Corpus
 from tests.support.hub import File, Hub, reads_large
 
 TEXTS = {"a.wav": "open the door", "b.wav": "", "c.wav": "seven, eight"}

@@ -13,7 +13,7 @@ from exporter.errors import DataError
 from exporter.formats.clips import Clip, list_clips
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from exporter.validate.corpus import Corpora
+from exporter.validate.corpus.index import Corpora
 
 TEXTS = {"a.wav": "open the door", "b.wav": "close it"}
 

@@ -19,7 +19,7 @@ from exporter.artifact.report import Check
 from exporter.formats.clips import Clip
 from exporter.recipe import Decoding, Gate
 from exporter.system.progress import silent
-from exporter.validate import gate as judging
+from exporter.validate.gate import judge as judging
 from exporter.validate.measure.latency import (
     Measurement,
     Request,

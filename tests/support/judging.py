@@ -11,7 +11,7 @@ from exporter.recipe import Gate
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.measure.transcripts import ClipResult
-from exporter.validate.scoring import Comparison, ModelOutput, compare
+from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
 
 GATE = Gate(max_wer_increase=0.01, max_latency_ratio=1.0, min_clips=50)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from exporter.artifact import report
 from exporter.artifact.report import Report
 from exporter.recipe import Decoding
-from exporter.validate import gate
-from exporter.validate.scoring import Comparison
-from exporter.validate.wer import normaliser
+from exporter.validate.gate import judge as gate
+from exporter.validate.scoring.compare import Comparison
+from exporter.validate.scoring.wer import normaliser
 from tests.support.judging import GATE
 
 DIGEST = "ab" * 32

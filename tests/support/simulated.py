@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from exporter.recipe import Gate
-from exporter.validate import gate as judging
-from exporter.validate import statistics
-from exporter.validate.scoring import Comparison, ScoredRun
-from exporter.validate.wer import Scores
+from exporter.validate.gate import judge as judging
+from exporter.validate.scoring import statistics
+from exporter.validate.scoring.compare import Comparison, ScoredRun
+from exporter.validate.scoring.wer import Scores
 from tests.support.judging import measurement
 
 Random = np.random.Generator

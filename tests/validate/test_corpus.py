@@ -10,8 +10,8 @@ import soundfile
 
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from exporter.validate import corpus as reading
-from exporter.validate.corpus import Corpora, Corpus, RowFile
+from exporter.validate.corpus import index as reading
+from exporter.validate.corpus.index import Corpora, Corpus, RowFile
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
 from exporter.recipe import Gate
-from exporter.validate import gate
+from exporter.validate.gate import judge as gate
 from exporter.validate.measure.latency import remeasure_if_slow
 from exporter.validate.measure.shapes import ShapeCheck
 from tests.support.judging import (

@@ -13,10 +13,11 @@ import soundfile
 from exporter.errors import DataError
 from exporter.recipe import Data
 from exporter.system.progress import silent
-from exporter.validate import gate, pipeline
-from exporter.validate.corpus import Corpora
-from exporter.validate.scoring import compare
-from exporter.validate.wer import normaliser
+from exporter.validate import pipeline
+from exporter.validate.corpus.index import Corpora
+from exporter.validate.gate import judge as gate
+from exporter.validate.scoring.compare import compare
+from exporter.validate.scoring.wer import normaliser
 from tests.support.judging import GATE, SENTENCE, listed, measurement, output
 
 DIGITS = "1" * 5000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from exporter.validate.statistics import rate_difference
+from exporter.validate.scoring.statistics import rate_difference
 
 stats = pytest.importorskip("scipy.stats")
 Ints = NDArray[np.int64]

@@ -26,13 +26,14 @@ from exporter.formats import audio
 from exporter.recipe import Data, Decoding, Gate
 from exporter.system import hardware
 from exporter.system.progress import Progress, silent
-from exporter.validate import corpus as reading
-from exporter.validate import gate, pipeline, subjects
-from exporter.validate.corpus import Corpora, Corpus, RowFile
+from exporter.validate import pipeline, subjects
+from exporter.validate.corpus import index as reading
+from exporter.validate.corpus.index import Corpora, Corpus, RowFile
+from exporter.validate.gate import judge as gate
 from exporter.validate.measure.model import ModelSpec, OpenModel
 from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import Part, read_transcripts, transcribe_part
-from exporter.validate.scoring import ModelOutput, compare
+from exporter.validate.scoring.compare import ModelOutput, compare
 from tests.support.golden import GOLDEN
 from tests.support.judging import measurement
 

@@ -14,8 +14,8 @@ from transformers.models.whisper.english_normalizer import (
 )
 
 from exporter.errors import DataError, IntegrityError
-from exporter.validate.statistics import clips_needed, median_ratio, rate_difference
-from exporter.validate.wer import align, loops, normaliser, score, total
+from exporter.validate.scoring.statistics import clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.wer import align, loops, normaliser, score, total
 
 
 def test_rates_are_sums_over_the_corpus() -> None:

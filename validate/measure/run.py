@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.bench.executors import Executor, Task
 from exporter.system.progress import Progress
-from exporter.validate.corpus import Corpus
+from exporter.validate.corpus.index import Corpus
 from exporter.validate.measure import latency, transcripts
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.model import ModelSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.system.progress import Progress
-from exporter.validate.corpus import clip_of, rows_from
+from exporter.validate.corpus.index import clip_of, rows_from
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 
 Item = TypeVar("Item")

@@ -15,7 +15,7 @@ from exporter.errors import DataError
 from exporter.formats.clips import Clip
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
-from exporter.validate.wer import Scores, loops, score, total
+from exporter.validate.scoring.wer import Scores, loops, score, total
 
 Normalise = Callable[[str], str | None]
 Indices = NDArray[np.int64]

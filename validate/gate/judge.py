@@ -12,8 +12,8 @@ from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice
 from exporter.recipe import Gate
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
-from exporter.validate.scoring import Comparison, ScoredRun
-from exporter.validate.statistics import Counts, clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.compare import Comparison, ScoredRun
+from exporter.validate.scoring.statistics import Counts, clips_needed, median_ratio, rate_difference
 
 # With so many clips the median of paired ratios is known to within about 5 %.
 TIMED_CLIPS = 100
@@ -237,7 +237,7 @@ def _sentence(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: I
     if verdict == "passed":
         return f"WER {points(wer.value)}, at most {points(wer.high)}; {speed(ratio.value)}."
     decisive = [c for c in checks if c.passed is (False if verdict == "failed" else None)]
-    return " ".join(check.sentence for check in decisive)
+    return " ".join(f"{check.sentence} {check.advice}".strip() for check in decisive)
 
 
 def _capital(text: str) -> str:

@@ -23,7 +23,7 @@ from exporter.formats.clips import Clip, chosen, list_clips
 from exporter.recipe import Data
 from exporter.system.files import sha256_file
 from exporter.system.progress import Progress
-from exporter.validate.dataset import dataset_clips
+from exporter.validate.corpus.dataset import dataset_clips
 
 _TELL_EVERY = 100
 

@@ -14,10 +14,10 @@ from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
 from exporter.system.text import harmless
-from exporter.validate.gate import most_changed, points, span, worst_places
-from exporter.validate.plots import latency_svg
-from exporter.validate.scoring import Comparison
-from exporter.validate.wer import Column, align
+from exporter.validate.gate.judge import most_changed, points, span, worst_places
+from exporter.validate.page.plots import latency_svg
+from exporter.validate.scoring.compare import Comparison
+from exporter.validate.scoring.wer import Column, align
 
 MOST_CLIPS = 100
 _TEMPLATE = "report.html.j2"

@@ -1,0 +1,1 @@
+"""The corpus of a run: its clips, where they come from, and what they can show."""

@@ -1,0 +1,1 @@
+"""report.html, drawn from a report and its predictions."""
