@@ -11,12 +11,78 @@ import torch
 from torch import Tensor, nn
 
 from exporter.families.derived import Derivation
+from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
-from exporter.families.transcript import Sound, Transcript
+from exporter.families.transcript import Audio, Sound, Transcript
 from exporter.recipe import Decoding
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The JSON files of `FamilyFacts.COMPANIONS.configs`, by file name."""
+
+
+class Forcing(Protocol):
+    """Decode given tokens, for comparisons of an artifact with its original step by step."""
+
+    def runs_once(self, module: str) -> bool:
+        """Return whether a module runs once per window of audio, not once per token."""
+        ...
+
+    def cache_of(self, module: str) -> Literal["window", "token"] | None:
+        """Return the cache that keeps a module's output: of the audio, or of the tokens."""
+        ...
+
+    def cache_heads(self, model: Any) -> int:
+        """Return the number of heads in both caches."""
+        ...
+
+    def window_features(self, processor: Any, sounds: Sequence[Audio]) -> Tensor:
+        """Return the inputs of the encoder [recordings, ...] of recordings cut to a window."""
+        ...
+
+    def forced_prompt(self, model: Any, decoding: Decoding) -> list[int]:
+        """Return the tokens before a text; empty for a model without a decoder."""
+        ...
+
+    def most_tokens(self, model: Any) -> int:
+        """Return the most tokens of a window, the prompt included; 0 without a decoder."""
+        ...
+
+    def forced(self, model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -> Forced:
+        """Decode tokens int64 [windows, tokens], so many in each call of the decoder.
+
+        `model` is one of `assemble`, `attach_engine` or `open_original`, or a module like the
+        last with other linear modules.
+        """
+        ...
+
+    def forced_rows(
+        self, model: Any, features: Tensor, tokens: Tensor, prompt: int, beams: int
+    ) -> Tensor:
+        """Decode several hypotheses of each window, which are exchanged once, as beam search does.
+
+        Args:
+            model: A model of `assemble` or `attach_engine`.
+            features: The features of each window.
+            tokens: The tokens of each hypothesis, int64 [windows * beams, tokens]; those of one
+                window begin with the same prompt.
+            prompt: The tokens of the prompt.
+            beams: The hypotheses of a window.
+
+        Returns:
+            Logits float32 [windows * beams, tokens - prompt, vocabulary], in the tokens' order.
+        """
+        ...
+
+    def forced_others(
+        self,
+        model: Any,
+        graphs: Mapping[str, GraphFunction],
+        features: Tensor,
+        tokens: Tensor,
+        calls: Sequence[int],
+    ) -> dict[str, Forced]:
+        """Decode with the graphs that only other loaders use, as these do, by graph."""
+        ...
 
 
 class Family(Protocol):
@@ -28,6 +94,7 @@ class Family(Protocol):
     `model.engine.functions` at every call, so that `bench` can time them.
 
     Attributes:
+        forcing: Decodes given tokens, for validation.
         TIED: Maps a parameter of the model to the one with the same values that checkpoints store.
         HEAD: The name of the module that computes the logits.
         PREFIX: How the names of parameters begin, except the head's. A model that was saved without
@@ -37,6 +104,7 @@ class Family(Protocol):
             layers.
     """
 
+    forcing: Forcing
     TIED: Mapping[str, str]
     HEAD: str
     PREFIX: str

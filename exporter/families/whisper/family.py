@@ -13,6 +13,7 @@ from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.offline import offline
 from exporter.families.whisper import construct
+from exporter.families.whisper import forced as forcing
 from exporter.families.whisper.construct import generation_config
 from exporter.families.whisper.decoding.options import (
     CONFIG,
@@ -44,6 +45,7 @@ __all__ = [  # the family's protocol
     "configs",
     "derived",
     "force_tokens",
+    "forcing",
     "graphs",
     "limit_tokens",
     "open_original",

@@ -4,32 +4,26 @@ The files hold plain numbers, no packed or pickled objects; the loading machine 
 multiplied.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.families import read_config
 from exporter.families.base import Family
-from exporter.formats.config_json import read_json
-from exporter.formats.tensor_io import Layout, converted, safetensors_bytes, write_safetensors
-from exporter.quantization.modules import replace_module
+from exporter.formats.tensor_io import converted, safetensors_bytes, write_safetensors
 from exporter.quantization.moved_options import refuse_moved
 from exporter.quantization.plan import QuantizationPlan
-from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.targets.base import Job
 from exporter.targets.options import TargetOptions
+from exporter.targets.pytorch import inspection as inspection
 from exporter.targets.pytorch.devices import SUPPORT
+from exporter.targets.pytorch.files import QUANTIZATION, WEIGHTS, contents, rebuilt
 
 SCHEMES = frozenset({"float", "dynamic-int8"})
-_WEIGHTS = "model.safetensors"
-_QUANTIZATION = "quantization.json"
 
 
 class Options(TargetOptions):
@@ -62,13 +56,13 @@ def num_trials(
 def build(job: Job[Options]) -> BuildResult:
     """Write `model.safetensors` and `quantization.json`."""
     model = job.family.skeleton(job.checkpoint.config)
-    weights, tensors, record = _contents(job.plan, model, job.checkpoint, job.family)
+    weights, tensors, record = contents(job.plan, model, job.checkpoint, job.family)
 
     def read(name: str) -> Tensor:
         return converted(weights.read(name), tensors[name][0], name)
 
-    write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
-    (job.folder / _QUANTIZATION).write_text(record, encoding="utf-8")
+    write_safetensors(job.folder / WEIGHTS, tensors, read, job.progress)
+    (job.folder / QUANTIZATION).write_text(record, encoding="utf-8")
     return BuildResult(
         needs=Requirements(packages=("torch",), device=job.device),
         options=job.options.model_dump(mode="json"),
@@ -84,58 +78,13 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Return the files' exact sizes in bytes."""
-    _, tensors, record = _contents(plan, model, checkpoint, family)
-    return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
+    _, tensors, record = contents(plan, model, checkpoint, family)
+    return {WEIGHTS: safetensors_bytes(tensors), QUANTIZATION: len(record.encode())}
 
 
 def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
 ) -> Any:
     """Rebuild the quantized model, a transformers class, without the original."""
-    model = family.skeleton(read_config(folder / "config.json", manifest.family))
-    quantized = read_json(folder / _QUANTIZATION)["modules"]
     support = SUPPORT[device]
-    with safe_open(folder / _WEIGHTS, framework="pt", device=str(support.torch_device)) as file:
-        names = set(file.keys())
-        for name in quantized:
-            weight, scale = (file.get_tensor(f"{name}.{leaf}") for leaf in ("weight", "scale"))
-            bias = f"{name}.bias"
-            float_bias = file.get_tensor(bias).float() if bias in names else None
-            replace_module(model, name, support.int8_linear(weight, scale, float_bias))
-        # Convert tensors stored in 16 bits: the operators around the int8 products are float32.
-        wanted = names & model.state_dict().keys()
-        floats = {name: file.get_tensor(name).float() for name in wanted}
-    for name, stored in family.TIED.items():
-        if name in model.state_dict() and name not in floats:
-            floats[name] = floats[stored]
-    model.load_state_dict(floats, assign=True)
-    family.attach_engine(model, folder)
-    return model
-
-
-def _contents(
-    plan: QuantizationPlan, model: nn.Module, checkpoint: Checkpoint, family: Family
-) -> tuple[Weights, Layout, str]:
-    """Return the reader of tensors, their types and shapes, and the text of `quantization.json`."""
-    weights = Weights(checkpoint, plan, family.TIED)
-    state = model.state_dict()
-    for name in family.TIED:
-        if name.rpartition(".")[0] not in plan.quantized and name not in checkpoint.tensors:
-            del state[name]
-    tensors = {name: (weights.dtype(name), tuple(state[name].shape)) for name in state}
-    for module, scheme in plan.modules.items():
-        if f"{module}.weight" in tensors:
-            stored, shape = tensors[f"{module}.weight"]
-            leaves = scheme.layout(shape, stored)
-            tensors |= {f"{module}.{leaf}": leaves[leaf] for leaf in leaves}
-    modules = {
-        name: {"per_channel": scheme.parameters["per_channel"]}
-        for name, scheme in plan.quantized.items()
-    }
-    record = {
-        "schema_version": 1,
-        "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
-        "activations": "dynamic, per tensor",
-        "modules": modules,
-    }
-    return weights, tensors, json.dumps(record, indent=1) + "\n"
+    return rebuilt(folder, manifest, family, support.int8_linear, support.torch_device)

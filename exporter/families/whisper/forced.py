@@ -1,0 +1,259 @@
+"""Teacher forcing: the logits after each token of a given text, however a model computes them.
+
+Used by validation, to compare an artifact with its original token by token.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporter.families.attention import joined, unpacked
+from exporter.families.forcing import Forced, States
+from exporter.families.graph import GraphFunction
+from exporter.families.transcript import Audio
+from exporter.families.whisper.decoding.generation_rules import read_rules
+from exporter.families.whisper.decoding.settings import settings_of
+from exporter.recipe import Decoding
+
+_WINDOW_CACHE = ("encoder_attn.k_proj", "encoder_attn.v_proj")
+_TOKEN_CACHE = ("self_attn.k_proj", "self_attn.v_proj")
+_LEAVES = {"key": "k_proj", "value": "v_proj"}
+
+
+def runs_once(module: str) -> bool:
+    """Return whether a module runs once per window of audio, not once per token."""
+    return module.startswith("model.encoder.") or module.endswith(_WINDOW_CACHE)
+
+
+def cache_of(module: str) -> Literal["window", "token"] | None:
+    """Return the cache that keeps a module's output: that of the audio, or that of the tokens."""
+    if module.endswith(_WINDOW_CACHE):
+        return "window"
+    decoder = module.startswith("model.decoder.")
+    return "token" if decoder and module.endswith(_TOKEN_CACHE) else None
+
+
+def cache_heads(model: Any) -> int:
+    """Return the heads of the decoder's caches."""
+    heads: int = model.config.decoder_attention_heads
+    return heads
+
+
+def window_features(processor: Any, sounds: Sequence[Audio]) -> Tensor:
+    """Return the log-mel features of recordings, cut to a window: [recordings, mels, frames]."""
+    extractor = processor.feature_extractor
+    computed = extractor(list(sounds), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    features: Tensor = computed.input_features
+    return features
+
+
+def forced_prompt(model: Any, decoding: Decoding) -> list[int]:
+    """Return the tokens before the text; a language that would be detected is the first one."""
+    settings = settings_of(model, decoding, timestamps=False)
+    if not isinstance(getattr(settings, "language", None), str):
+        languages = getattr(settings, "lang_to_id", None)
+        settings.language = next(iter(languages)) if languages else None
+    rules = read_rules(model, settings)
+    if rules is not None:
+        return list(rules.prompt)
+    return [model.config.decoder_start_token_id]
+
+
+def most_tokens(model: Any) -> int:
+    """Return the most tokens that a window's text may have, the prompt included."""
+    positions: int = model.config.max_target_positions
+    return positions
+
+
+def forced(model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -> Forced:
+    """Decode given tokens.
+
+    Args:
+        model: A model from `assemble`, `attach_engine` or `open_original`.
+        features: Log-mel features, float32 [windows, mels, frames].
+        tokens: The tokens of each window's text, int64 [windows, tokens].
+        calls: How many tokens each call of the decoder gets; their sum is that of the tokens.
+
+    Returns:
+        Logits float32 [windows, tokens, vocabulary], and the caches' contents by module.
+    """
+    engine = getattr(model, "engine", None)
+    with torch.inference_mode():
+        if engine is None:
+            return _forced_module(model, features, tokens)
+        encoded = engine.encode(features)
+        cache = engine.decoder.start()
+        steps = [engine.step(ids, encoded, cache) for ids in tokens.split(list(calls), 1)]
+        logits = torch.cat(steps, 1).float()
+        states = _cached(cache, encoded, tokens.shape[1])
+        engine.decoder.release(cache)
+        return Forced(logits, states)
+
+
+def _forced_module(model: Any, features: Tensor, tokens: Tensor) -> Forced:
+    """Decode all tokens in one pass of the transformers model, which attends causally."""
+    wanted = [name for name, _ in model.named_modules() if cache_of(name)]
+    wanted += [name for name, each in model.named_modules() if isinstance(each, nn.LayerNorm)]
+    with observed(model, wanted) as seen:
+        dtype = model.model.encoder.conv1.weight.dtype
+        encoded = model.model.encoder(features.to(dtype)).last_hidden_state
+        decoder = model.model.decoder
+        hidden = decoder(
+            input_ids=tokens,
+            encoder_hidden_states=encoded.to(decoder.layer_norm.weight.dtype),
+            use_cache=False,
+        ).last_hidden_state
+        logits = model.proj_out(hidden).float()
+    return Forced(logits, {name: torch.cat(parts, 1) for name, parts in seen.items()})
+
+
+@contextmanager
+def observed(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the outputs [batch, length, width] of modules by name, as float32."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keeping(name: str) -> Callable[..., None]:
+        def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+            seen.setdefault(name, []).append(output.detach().float())
+
+        return keep
+
+    handles = [model.get_submodule(name).register_forward_hook(keeping(name)) for name in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _cached(cache: Any, encoded: Tensor, length: int) -> States:
+    """Return the caches' contents after decoding, by the module that computed them."""
+    states: dict[str, Tensor] = {}
+    for name, tensor in cache.tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind in ("own", "cache"):
+            index, leaf = rest.split(".")
+            module = f"model.decoder.layers.{index}.self_attn.{_LEAVES[leaf]}"
+            states[module] = joined(tensor[:, :, :length].float())
+    return {**states, **_window_caches(cache.shared, encoded)}
+
+
+def _window_caches(shared: Mapping[str, Tensor], encoded: Tensor) -> States:
+    states: dict[str, Tensor] = {}
+    for name, tensor in shared.items():
+        _, index, leaf = name.split(".")
+        if leaf in _LEAVES:
+            scale = shared.get(f"{name}_scale")
+            values = tensor.float() if scale is None else tensor.float() * scale
+            states[f"model.decoder.layers.{index}.encoder_attn.{_LEAVES[leaf]}"] = joined(values)
+    if encoded.dim() == 5:  # a cache [windows, 2 * layers, heads, source, head_dim], maybe in int8
+        values = unpacked(encoded) if encoded.dtype == torch.uint8 else encoded.float()
+        for place in range(values.shape[1]):
+            leaf = ("k_proj", "v_proj")[place % 2]
+            name = f"model.decoder.layers.{place // 2}.encoder_attn.{leaf}"
+            states[name] = joined(values[:, place])
+    elif encoded.dim() == 3:
+        states["model.encoder.layer_norm"] = encoded.float()
+    return states
+
+
+def forced_rows(model: Any, features: Tensor, tokens: Tensor, prompt: int, beams: int) -> Tensor:
+    """Decode several hypotheses of each window, exchanging them as a beam search does.
+
+    After the first step each window's first two hypotheses change places, and after the second
+    they change back, so that their caches are moved both ways.
+
+    Returns:
+        Logits float32 [windows * beams, tokens - prompt, vocabulary], in the tokens' order.
+    """
+    engine, windows = model.engine, len(features)
+    usual = torch.arange(windows * beams)
+    moved = usual.view(windows, beams).clone()
+    moved[:, :2] = moved[:, :2].flip(1)
+    with torch.inference_mode():
+        encoded = engine.encode(features)
+        cache = engine.decoder.start()
+        engine.step(tokens[::beams, :prompt], encoded, cache)
+        encoded = engine.decoder.expand_beams(encoded, cache, beams)
+        order, steps = usual, []
+        for place in range(prompt, tokens.shape[1]):
+            logits = engine.step(tokens[order, place : place + 1], encoded, cache)
+            steps.append(logits[torch.argsort(order)].float())
+            if place < prompt + 2:
+                cache.reorder_cache(moved.flatten())
+                order = order[moved.flatten()]
+        engine.decoder.release(cache)
+    return torch.cat(steps, 1)
+
+
+def forced_others(
+    model: Any,
+    graphs: Mapping[str, GraphFunction],
+    features: Tensor,
+    tokens: Tensor,
+    calls: Sequence[int],
+) -> dict[str, Forced]:
+    """Decode with the graphs that optimum and transformers.js load, as these do, by graph."""
+    if "decoder_model_merged" not in graphs:
+        return {}
+    encoder, merged = graphs["encoder_model"], graphs["decoder_model_merged"]
+    return {
+        "decoder_model_merged": _forced_merged(
+            encoder, merged, model.config, features, tokens, calls
+        )
+    }
+
+
+def _forced_merged(
+    encoder: GraphFunction,
+    merged: GraphFunction,
+    config: Any,
+    features: Tensor,
+    tokens: Tensor,
+    calls: Sequence[int],
+) -> Forced:
+    """Decode given tokens with the graphs that optimum and transformers.js load, as these do.
+
+    Args:
+        encoder: The graph `encoder_model`.
+        merged: The graph `decoder_model_merged`.
+        config: The model's config.
+        features: Log-mel features, float32 [windows, mels, frames].
+        tokens: The tokens of each window's text, int64 [windows, tokens].
+        calls: How many tokens each call of the decoder gets.
+
+    Returns:
+        Logits float32 [windows, tokens, vocabulary], and the caches' contents by module.
+    """
+    heads, layers = config.decoder_attention_heads, range(config.decoder_layers)
+    empty = torch.zeros(len(tokens), heads, 0, config.d_model // heads)
+    sides = [(side, leaf) for side in ("decoder", "encoder") for leaf in _LEAVES]
+    past = {f"{index}.{side}.{leaf}": empty for index in layers for side, leaf in sides}
+    steps = []
+    with torch.inference_mode():
+        encoded = encoder({"input_features": features}, ["last_hidden_state"])["last_hidden_state"]
+        for number, ids in enumerate(tokens.split(list(calls), 1)):
+            outputs = merged(
+                {
+                    "input_ids": ids.contiguous(),
+                    "encoder_hidden_states": encoded,
+                    **{f"past_key_values.{name}": tensor for name, tensor in past.items()},
+                    "use_cache_branch": torch.tensor([number > 0]),
+                }
+            )
+            steps.append(outputs["logits"].float())
+            for name in past:  # with the cache, the audio's part comes back empty
+                present = outputs[f"present.{name}"]
+                past[name] = past[name] if number and ".encoder." in name else present
+    states = {
+        f"model.decoder.layers.{index}.{attention}.{_LEAVES[leaf]}": joined(
+            past[f"{index}.{side}.{leaf}"].float()
+        )
+        for index in layers
+        for side, attention in (("decoder", "self_attn"), ("encoder", "encoder_attn"))
+        for leaf in _LEAVES
+    }
+    return Forced(torch.cat(steps, 1), {**states, "model.encoder.layer_norm": encoded.float()})

@@ -1,0 +1,83 @@
+"""How aoti rounds, and its stored weights beside the checkpoint's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from exporter.artifact.manifest import Manifest
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
+from exporter.families.base import Family
+from exporter.families.graph import GraphFunction, parameter_names
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding
+from exporter.targets.aoti.graph_builder import prepared, setup_of
+from exporter.targets.aoti.linear import Activations
+from exporter.targets.aoti.options import Options
+from exporter.targets.inspection import StoredWeight, Unrounded
+
+_WEIGHTS = "weights.safetensors"
+
+
+def rounding(manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+    """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
+    options = Options.model_validate(manifest.options)
+    variant = options.variant("encoder" if once else "decoder")
+    widened = once and not options.vnni  # an encoder's weights are widened instead
+    return Rounding(
+        inputs=None if widened else _rows,
+        window_cache=_packed,
+        token_cache=_narrowed,
+        dtype=variant.precision,
+    )
+
+
+def _rows(states: Tensor) -> Tensor:
+    codes, scale = Activations().quantize(states)
+    return (codes * scale).reshape(states.shape)
+
+
+def _packed(states: Tensor, heads: int) -> Tensor:
+    return unpacked(packed(states.unflatten(-1, (heads, -1)))).flatten(-2)
+
+
+def _narrowed(states: Tensor, heads: int) -> Tensor:
+    return narrowed(states, CACHE_DTYPE).float()
+
+
+def stored(
+    folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+) -> Iterator[StoredWeight]:
+    """Yield every tensor of `weights.safetensors`, and those that it lacks."""
+    options = Options.model_validate(manifest.options)
+    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        names = set(file.keys())
+        seen: set[str] = set()
+        for graph_name in setup.variants:
+            graph, model, weights = prepared(setup, checkpoint, family, graph_name)
+            for name in parameter_names(graph, model).values():
+                if name in seen:
+                    continue
+                seen.add(name)
+                there = file.get_tensor(name) if name in names else None
+                expected = weights.read(name)
+                if there is not None:
+                    expected = expected.to(there.dtype)
+                    expected = expected.expand(there.shape) if expected.numel() == 1 else expected
+                yield StoredWeight(_WEIGHTS, name, there, expected)
+        for name in sorted(names - seen):
+            yield StoredWeight(_WEIGHTS, name, file.get_tensor(name), None)
+
+
+def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded | None:
+    """Return None: compiled code rounds as it was compiled."""
+    return None
+
+
+def others(folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
+    """Return none: all files are used by `load`."""
+    return {}

@@ -1,0 +1,78 @@
+"""What validation asks of a target, to compare an artifact with what its plan says."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from exporter.artifact.manifest import Manifest
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.base import Family
+from exporter.families.graph import GraphFunction
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight as an artifact stores it, and as the plan makes it of the checkpoint.
+
+    `stored` is None where the artifact lacks it, `expected` where the checkpoint gives none.
+    """
+
+    file: str
+    name: str
+    stored: Tensor | None
+    expected: Tensor | None
+
+
+@dataclass
+class Unrounded:
+    """An artifact that computes with its own graphs and weights, but does not round activations.
+
+    Attributes:
+        model: The model, for the family's `forced`.
+        others: The graphs for other loaders, by name.
+        states: The outputs float32 [batch, length, width] of modules in every call so far, by
+            the modules' names in the original.
+    """
+
+    model: Any
+    others: Mapping[str, GraphFunction] = field(default_factory=dict)
+    states: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+class Inspection(Protocol):
+    """The interface of a target's `inspection`."""
+
+    def rounding(self, manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+        """Return how an artifact rounds activations.
+
+        Args:
+            manifest: The artifact's manifest.
+            plan: Its plan.
+            once: For the modules that run once per window, not once per token.
+        """
+        ...
+
+    def stored(
+        self, folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+    ) -> Iterator[StoredWeight]:
+        """Yield every weight of an artifact beside what it should be, one at a time."""
+        ...
+
+    def unrounded(
+        self, folder: Path, manifest: Manifest, family: Family, threads: int
+    ) -> Unrounded | None:
+        """Open an artifact so that it does not round activations; None where that is impossible.
+
+        Raises:
+            IntegrityError: The files are not as this target writes them.
+        """
+        ...
+
+    def others(self, folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
+        """Open the graphs that only other loaders use, by name."""
+        ...

@@ -1,0 +1,218 @@
+"""How onnx-int8 rounds, its stored weights beside the checkpoint's, and its graphs in float.
+
+A graph that does not round its activations differs from the original, run with the same weights,
+by the rounding of float32 alone. So any change of a graph or of a weight shows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.artifact.manifest import File, Manifest
+from exporter.artifact.store import read_verified
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.base import Family
+from exporter.families.graph import GraphFunction, parameter_names
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding
+from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.onnx.layouts import graph_name
+from exporter.targets.onnx.linear import UNSIGNED_ZERO
+from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
+from exporter.targets.onnx.session import open_session
+
+_PREFIX = "tap:"
+_LARGEST = 255
+
+
+def rounding(manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+    """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
+    narrow = any(name.endswith("encoder_attn.k_proj") for name in plan.quantized)
+    return Rounding(inputs=_unsigned, window_cache=_channels if narrow else None)
+
+
+def _unsigned(states: Tensor) -> Tensor:
+    """Round to u8 with one scale, as ONNX's specification of `DynamicQuantizeLinear`."""
+    low, high = states.amin().clamp_max(0.0), states.amax().clamp_min(0.0)
+    step = (high - low) / _LARGEST
+    if not step:
+        return torch.zeros_like(states)
+    zero = (-low / step).round().clamp(0, _LARGEST)
+    return ((states / step).round() + zero).clamp(0, _LARGEST).sub(zero).mul(step)
+
+
+def _channels(states: Tensor, heads: int) -> Tensor:
+    """Round keys or values [windows, length, width] to int8 with a scale per channel."""
+    peaks = states.square().amax((0, 1)).sqrt()
+    scale = (peaks / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (states / scale).round().mul(scale)
+
+
+def stored(
+    folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+) -> Iterator[StoredWeight]:
+    """Yield every initializer of every graph that has a name of the model's."""
+    from exporter.targets.onnx.target import _prepared
+
+    options = Options.model_validate(manifest.options)
+    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    unsigned = options.preset in _UNSIGNED_PRESETS
+    planned = {g.name: g for g in family.graphs(family.skeleton(checkpoint.config), "dynamic")}
+    for file in _graphs(manifest):
+        name = graph_name(Path(file.path))
+        if name not in planned:
+            continue
+        prepared = _prepared(options, plan, checkpoint, family, planned[name])
+        names = parameter_names(prepared.graph, prepared.model)
+        there = _initializers(folder, file)
+        for own, stored_name in names.items():
+            expected = prepared.weights.read(stored_name)
+            if stored_name in prepared.transposed:
+                if expected.dtype == torch.int8 and unsigned:
+                    expected = (expected.short() + UNSIGNED_ZERO).to(torch.uint8)
+                expected = expected.t()
+            found = there.pop(own, None)
+            if found is None and prepared.graph.weights_from:
+                continue  # what such a graph does not use is not in it
+            expected = expected if found is None else expected.to(found.dtype)
+            yield StoredWeight(file.path, stored_name, found, expected)
+        for own, found in there.items():
+            yield StoredWeight(file.path, own, found, None)
+
+
+def _initializers(folder: Path, file: File) -> dict[str, Tensor]:
+    """Return a graph's weights by name; those beside it are mapped into memory."""
+    import onnx_ir as ir
+
+    model = ir.load(folder / file.path)
+    found = {}
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            found[name] = torch.from_numpy(value.const_value.numpy().copy())
+    return found
+
+
+def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
+    """Open every graph with float products in place of those of integers, and tapped norms."""
+    opened = Unrounded(None)
+    functions: dict[str, GraphFunction] = {}
+    others: dict[str, GraphFunction] = {}
+    for file in _graphs(manifest):
+        path, name = folder / file.path, graph_name(Path(file.path))
+        content = _in_float(read_verified(folder, file), path)
+        function = _Tapped(open_session(path, content, threads), opened.states)
+        (others if _is_lent(name, manifest) else functions)[name] = function
+    opened.others = {**others, **{n: f for n, f in functions.items() if n == "encoder_model"}}
+    opened.model = family.assemble(folder, functions)
+    return opened
+
+
+def others(folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
+    """Open the merged decoder, which optimum and transformers.js load, and its encoder."""
+    wanted = [f for f in _graphs(manifest) if _is_lent(graph_name(Path(f.path)), manifest)]
+    wanted += [f for f in _graphs(manifest) if graph_name(Path(f.path)) == "encoder_model"]
+    return {
+        graph_name(Path(file.path)): open_session(
+            folder / file.path, read_verified(folder, file), threads
+        )
+        for file in wanted
+    }
+
+
+def _graphs(manifest: Manifest) -> list[File]:
+    return [file for file in manifest.files if file.path.endswith(".onnx")]
+
+
+def _is_lent(name: str, manifest: Manifest) -> bool:
+    """Return whether a graph is there for other loaders, and lends its weights to ours."""
+    return name == "decoder_model_merged"
+
+
+class _Tapped:
+    """A session whose further outputs are collected, and hidden from its caller."""
+
+    def __init__(self, session: Any, states: dict[str, list[Tensor]]) -> None:
+        self._session = session
+        self._states = states
+        self.device = session.device
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        outputs = self._session(inputs)
+        for name in [name for name in outputs if name.startswith(_PREFIX)]:
+            module = name.removeprefix(_PREFIX)
+            self._states.setdefault(module, []).append(outputs.pop(name))
+        return outputs if wanted is None else {name: outputs[name] for name in wanted}
+
+
+def _in_float(content: bytes, path: Path) -> bytes:
+    """Return a graph with float products, whose layer norms are outputs too.
+
+    `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0, and
+    `MatMulInteger` a product of its operands in float: whatever stands around them is unchanged.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load_model_from_string(content)
+    for graph in _all_graphs(model.graph):
+        nodes: list[Any] = []
+        for node in graph.node:
+            nodes += _replaced(node, helper, TensorProto)
+        del graph.node[:]
+        graph.node.extend(nodes)
+    scales = {node.input[1]: node.output[0] for node in model.graph.node if _is_norm(node)}
+    for weight, output in scales.items():
+        module = "model." + weight.removesuffix(".weight")
+        model.graph.node.append(helper.make_node("Identity", [output], [_PREFIX + module]))
+        info = helper.make_tensor_value_info(_PREFIX + module, TensorProto.FLOAT, None)
+        model.graph.output.append(info)
+    text: bytes = model.SerializeToString()
+    return text
+
+
+def _is_norm(node: Any) -> bool:
+    named: bool = node.op_type == "LayerNormalization" and node.input[1].endswith(".weight")
+    return named
+
+
+def _all_graphs(graph: Any) -> Iterator[Any]:
+    """Yield a graph and those in its nodes' branches."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_graphs(attribute.g)
+
+
+def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
+    """Return the nodes in float that stand for a node of integers; others are unchanged."""
+    if node.op_type == "DynamicQuantizeLinear":
+        codes, step, zero = node.output
+        one = helper.make_tensor(f"{step}.value", kinds.FLOAT, [], [1.0])
+        none = helper.make_tensor(f"{zero}.value", kinds.FLOAT, [], [0.0])
+        return [
+            helper.make_node("Identity", [node.input[0]], [codes]),
+            helper.make_node("Constant", [], [step], value=one),
+            helper.make_node("Constant", [], [zero], value=none),
+        ]
+    if node.op_type == "MatMulInteger":
+        result, nodes = node.output[0], []
+        operands = []
+        for place, name in enumerate(node.input[:2]):
+            zero = node.input[place + 2] if len(node.input) > place + 2 else ""
+            own = f"{result}.operand{place}"
+            nodes.append(helper.make_node("Cast", [name], [own], to=kinds.FLOAT))
+            if zero:
+                nodes += [
+                    helper.make_node("Cast", [zero], [f"{own}.zero"], to=kinds.FLOAT),
+                    helper.make_node("Sub", [own, f"{own}.zero"], [f"{own}.centred"]),
+                ]
+                own = f"{own}.centred"
+            operands.append(own)
+        return [*nodes, helper.make_node("MatMul", operands, [result])]
+    return [node]

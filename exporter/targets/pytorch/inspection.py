@@ -1,0 +1,92 @@
+"""How torch-int8 rounds, and its stored weights beside the checkpoint's."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from exporter.artifact.manifest import Manifest
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.base import Family
+from exporter.families.graph import GraphFunction
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding
+from exporter.system.hardware import describe
+from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
+
+_LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
+
+
+def rounding(manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+    """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call."""
+    return Rounding(inputs=_unsigned)
+
+
+def _unsigned(states: Tensor) -> Tensor:
+    """Round to 8 bits (7 without VNNI) as `ChooseQuantizationParams` of torch chooses them."""
+    largest = 255 if describe().vnni else 127
+    low, high = min(float(states.min()), 0.0), max(float(states.max()), 0.0)
+    scale = (high - low) / largest
+    if scale == 0.0:
+        scale = 0.1
+    elif scale < _LEAST_SCALE:
+        grown = _LEAST_SCALE / scale
+        scale, low, high = _LEAST_SCALE, low * grown, high * grown
+    # The zero point is exact at the end that loses less by it.
+    first, last = -low / scale, largest - high / scale
+    zero = first if abs(low / scale) < largest + abs(high / scale) else last
+    point = min(max(round(zero), 0), largest)
+    codes = (states / scale).round().add_(point).clamp_(0, largest)
+    return codes.sub_(point).mul_(scale)
+
+
+def stored(
+    folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+) -> Iterator[StoredWeight]:
+    """Yield every tensor of `model.safetensors`, and those that it lacks."""
+    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    weights, tensors, _ = contents(plan, family.skeleton(checkpoint.config), checkpoint, family)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        names = set(file.keys())
+        for name, (dtype, _) in tensors.items():
+            there = file.get_tensor(name) if name in names else None
+            yield StoredWeight(WEIGHTS, name, there, weights.read(name).to(dtype))
+        for name in sorted(names - tensors.keys()):
+            yield StoredWeight(WEIGHTS, name, file.get_tensor(name), None)
+
+
+class _Float(nn.Module):
+    """A linear module with dequantized weights, which are no entries of its state_dict."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self._values = weight.float() * scale.float().view(-1, 1), bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        product: Tensor = nn.functional.linear(states, *self._values)
+        return product
+
+
+def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
+    """Open the model with its int8 weights dequantized."""
+    opened = Unrounded(rebuilt(folder, manifest, family, _Float, torch.device("cpu")))
+    for name, module in opened.model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(_keeping(opened, name))
+    return opened
+
+
+def _keeping(opened: Unrounded, name: str) -> Callable[..., None]:
+    def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+        opened.states.setdefault(name, []).append(output.detach().float())
+
+    return keep
+
+
+def others(folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
+    """Return none: all files are used by `load`."""
+    return {}
