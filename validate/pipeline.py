@@ -31,12 +31,16 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
-from exporter.system import hardware
+from exporter.system import hardware, worker
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.evidence import reference
+from exporter.validate.evidence.cases import CLIPS
+from exporter.validate.evidence.results import Expected
 from exporter.validate.gate import judge as gate
+from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
 from exporter.validate.measure.run import ModelRun
@@ -196,7 +200,7 @@ class _Validation:
         self, subject: Subject, checkpoint: Checkpoint, original: ModelRun, reference: Measurement
     ) -> Pair:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
-        artifact = self._artifact(subject)
+        artifact = self._artifact(subject, self._expected(subject, checkpoint))
         requests = [original.request, artifact.request]
         too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
         in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
@@ -210,13 +214,37 @@ class _Validation:
             self._originals[key] = self._run(subject, spec, "original")
         return self._originals[key]
 
-    def _artifact(self, subject: Subject) -> ModelRun:
+    def _expected(self, subject: Subject, checkpoint: Checkpoint) -> Expected:
+        """Let the original decode given texts, as it is and with the artifact's plan."""
+        output = self._folder / f"expected-{next(self._numbers)}"
+        output.mkdir()
+        spec = self._spec(subject, checkpoint.folder, original=True)
+        clips = [subject.corpus[place] for place in subject.corpus.sample(CLIPS, subject.data.seed)]
+        request = reference.Request(
+            original=spec,
+            artifact=subject.folder.resolve(),
+            clips=tuple(clip.path for clip in clips),
+            names=tuple(clip.id for clip in clips),
+            output=output,
+        )
+        name = f"{subject.manifest.recipe.name}/{subject.name}"
+
+        def prefixed(doing: str, done: float | None) -> None:
+            self._progress(f"original of {name}: {doing}", done)
+
+        step, plain = f"{reference.__name__}:write", request.model_dump(mode="json")
+        answer = worker.run(step, plain, prefixed, what=name, threads=spec.threads)
+        return Expected.model_validate(answer["expected"])
+
+    def _artifact(self, subject: Subject, expected: Expected) -> ModelRun:
         (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
-        return self._run(subject, spec, name)
+        return self._run(subject, spec, name, expected)
 
-    def _run(self, subject: Subject, spec: ModelSpec, name: str) -> ModelRun:
+    def _run(
+        self, subject: Subject, spec: ModelSpec, name: str, expected: Expected | None = None
+    ) -> ModelRun:
         return ModelRun(
             spec,
             name,
@@ -225,6 +253,7 @@ class _Validation:
             self._folder / f"transcripts-{next(self._numbers)}",
             self._executor,
             self._progress,
+            expected,
         )
 
     def _spec(self, subject: Subject, model: Path, *, original: bool) -> ModelSpec:
@@ -288,7 +317,9 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
             rows=predictions,
             write=write,
         )
-    judged = _report(subject, checkpoint, case, equal, predictions.sha256)
+    expected = pair.artifact.expected
+    weights = () if expected is None else expected.weights
+    judged = _report(subject, checkpoint, case, equal, predictions.sha256, weights)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -315,10 +346,16 @@ def _report(
     case: Comparison,
     equal: Normaliser,
     predictions_sha256: str,
+    weights: Sequence[str],
 ) -> Report:
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
-    judged = gate.judge(case, recipe.gate, len(manifest.files))
     measured = case.candidate.measurement
+    findings = measured.findings
+    assert findings is not None, "an artifact is always examined"
+    evidence = Evidence(
+        findings, weights, measured.peak_rss_bytes, case.reference.measurement.peak_rss_bytes
+    )
+    judged = gate.judge(case, recipe.gate, len(manifest.files), checks_of(evidence))
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
@@ -365,4 +402,6 @@ def _report(
         slices=gate.slices(case),
         worst=gate.worst(case),
         predictions_sha256=predictions_sha256,
+        agreement=agreement_of(findings),
+        faithfulness=faithfulness_of(findings),
     )

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
+from exporter.artifact.evidence import Agreement, Faithfulness
 from exporter.artifact.manifest import MANIFEST, AbsentIfEmpty, Manifest
 from exporter.artifact.store import require_plain
 from exporter.errors import DataError, IntegrityError, RecipeError, exhausted
@@ -204,6 +205,8 @@ class Report(_Frozen):
     slices: tuple[Slice, ...]
     worst: tuple[ClipErrors, ...]
     predictions_sha256: str
+    agreement: AbsentIfEmpty[Agreement | None] = None
+    faithfulness: AbsentIfEmpty[Faithfulness | None] = None
     page_sha256: str = ""
     sha256: str = ""
 

@@ -39,6 +39,10 @@ class Forcing(Protocol):
         """Return the inputs of the encoder [recordings, ...] of recordings cut to a window."""
         ...
 
+    def own_features(self, model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
+        """Return the inputs of the encoder that `transcribe` gives a model for such recordings."""
+        ...
+
     def forced_prompt(self, model: Any, decoding: Decoding) -> list[int]:
         """Return the tokens before a text; empty for a model without a decoder."""
         ...

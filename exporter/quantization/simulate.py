@@ -134,7 +134,7 @@ def simulate(
         new = SimulatedLinear(module, stored, inputs, outputs, simulation, once=once)
         replace_module(model, name, new)
     for name, module in model.named_modules():
-        if not any(True for _ in module.children()):
+        if name not in plan.quantized and not any(True for _ in module.children()):
             module.to(roundings(name).dtype)
     return simulation
 

@@ -211,6 +211,12 @@ def installed_versions() -> dict[str, str]:
     return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
 
 
+def current_rss_bytes() -> int:
+    """Return this process' resident memory in bytes."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def peak_rss_bytes() -> int:
     """Return this process's peak memory in bytes.
 

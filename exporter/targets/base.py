@@ -15,6 +15,7 @@ from exporter.families.base import Family
 from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
+from exporter.targets.inspection import Inspection
 from exporter.targets.options import TargetOptions
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
@@ -53,13 +54,18 @@ class Job(Generic[OptionsT]):
 
 
 class Target(Protocol):
-    """The interface of a target's module; `SCHEMES` are those that it can store and execute.
+    """The interface of a target's module.
+
+    Attributes:
+        SCHEMES: The schemes that it can store and execute.
+        inspection: What validation asks of it.
 
     In all methods, `model` is the family's skeleton of the checkpoint, on the `meta` device and
     shared with other targets: it must not be changed.
     """
 
     SCHEMES: frozenset[str]
+    inspection: Inspection
 
     @property
     def Options(self) -> type[TargetOptions]:

@@ -35,13 +35,20 @@ class Unrounded:
     Attributes:
         model: The model, for the family's `forced`.
         others: The graphs for other loaders, by name.
-        states: The outputs float32 [batch, length, width] of modules in every call so far, by
-            the modules' names in the original.
+        watching: Whether outputs of modules are kept.
+        states: These outputs, float32 [batch, length, width] of every call, by the modules' names
+            in the original.
     """
 
     model: Any
     others: Mapping[str, GraphFunction] = field(default_factory=dict)
+    watching: bool = False
     states: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def keep(self, module: str, output: Tensor) -> None:
+        """Keep an output, if outputs are kept."""
+        if self.watching:
+            self.states.setdefault(module, []).append(output.detach().float())
 
 
 class Inspection(Protocol):

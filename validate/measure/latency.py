@@ -16,6 +16,8 @@ from typing import Any
 from exporter.errors import ResourceError
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress
+from exporter.validate.evidence.examine import examine
+from exporter.validate.evidence.results import Expected, Findings
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 from exporter.validate.measure.shapes import ShapeCheck, check_shapes
 from exporter.validate.measure.transcripts import Part, batches, transcribe_part
@@ -38,6 +40,7 @@ class Request(Frozen):
             of unusual shapes.
         repeat_s: Seconds available for repeated passes over the clips.
         part: Clips to transcribe afterwards in the same process, which avoids a second load.
+        expected: What the original computes, to compare an artifact with step by step.
     """
 
     spec: ModelSpec
@@ -45,6 +48,7 @@ class Request(Frozen):
     shapes: tuple[Path, ...]
     repeat_s: float = 10.0
     part: Part | None = None
+    expected: Expected | None = None
 
 
 class Measurement(Frozen):
@@ -60,6 +64,7 @@ class Measurement(Frozen):
         load_average: The machine's one-minute load average before the measurement.
         machine: The result of `hardware.describe`.
         versions: Versions of Python and of the packages that run models.
+        findings: The comparison with what the request expects.
     """
 
     seconds: tuple[float, ...]
@@ -71,6 +76,7 @@ class Measurement(Frozen):
     load_average: float
     machine: dict[str, Any]
     versions: dict[str, str]
+    findings: Findings | None = None
 
 
 def measure_fresh(request: Request, what: str, progress: Progress) -> Measurement:
@@ -135,9 +141,11 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     (seconds,), passes = _time_clips(request, [model], progress)
     peak_rss_bytes = hardware.peak_rss_bytes()  # before the checks: their batches need more
     progress("trying other batches and lengths", None)
+    shapes = check_shapes(model, request.shapes, alone)
+    findings = request.expected and examine(model, request.expected, progress)
     measurement = Measurement(
         seconds=tuple(seconds),
-        shapes=check_shapes(model, request.shapes, alone),
+        shapes=shapes,
         load_s=model.load_s,
         peak_rss_bytes=peak_rss_bytes,
         passes=passes,
@@ -145,6 +153,7 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         load_average=load_average,
         machine=hardware.describe().as_dict(),
         versions={"python": sys.version.split()[0], **hardware.versions_of(_PACKAGES)},
+        findings=findings,
     )
     if request.part:
         transcribe_part(model, request.part, progress)

@@ -42,6 +42,7 @@ class OpenModel:
 
     def __init__(self, spec: ModelSpec, progress: Progress) -> None:
         progress("loading", None)
+        self.folder = spec.model
         self.recogniser, self.load_s = opened(
             spec.model, original=spec.original, threads=spec.threads, trust=spec.trust
         )

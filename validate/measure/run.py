@@ -7,6 +7,7 @@ from pathlib import Path
 from exporter.bench.executors import Executor, Task
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpus
+from exporter.validate.evidence.results import Expected
 from exporter.validate.measure import latency, transcripts
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.model import ModelSpec
@@ -25,6 +26,7 @@ class ModelRun:
         output: A path of its own; the names of the files it writes begin with this one.
         executor: Runs the transcription, but not the timed pass.
         progress: Called with the current activity.
+        expected: What the original computes, to compare an artifact with step by step.
     """
 
     spec: ModelSpec
@@ -34,6 +36,7 @@ class ModelRun:
     output: Path
     executor: Executor
     progress: Progress
+    expected: Expected | None = None
 
     @property
     def request(self) -> latency.Request:
@@ -49,7 +52,7 @@ class ModelRun:
         """Measure the model in a process of its own, which a single worker then reuses."""
         alone = self.executor.workers == 1
         part = self._parts[0] if alone else None
-        request = self.request.model_copy(update={"part": part})
+        request = self.request.model_copy(update={"part": part, "expected": self.expected})
         return latency.measure_fresh(request, self.name, self.progress)
 
     @cached_property

@@ -16,6 +16,7 @@ from exporter.families.graph import GraphFunction
 from exporter.families.transcript import Audio
 from exporter.families.whisper.decoding.generation_rules import read_rules
 from exporter.families.whisper.decoding.settings import settings_of
+from exporter.families.whisper.decoding.transcribe import features_of
 from exporter.recipe import Decoding
 
 _WINDOW_CACHE = ("encoder_attn.k_proj", "encoder_attn.v_proj")
@@ -47,6 +48,13 @@ def window_features(processor: Any, sounds: Sequence[Audio]) -> Tensor:
     extractor = processor.feature_extractor
     computed = extractor(list(sounds), sampling_rate=extractor.sampling_rate, return_tensors="pt")
     features: Tensor = computed.input_features
+    return features
+
+
+def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
+    """Return the features that `transcribe` gives a model of recordings within a window."""
+    features, _, _ = features_of(model, processor.feature_extractor, sounds, long=False)
+    assert isinstance(features, Tensor)
     return features
 
 

@@ -103,7 +103,7 @@ def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) ->
     for file in _graphs(manifest):
         path, name = folder / file.path, graph_name(Path(file.path))
         content = _in_float(read_verified(folder, file), path)
-        function = _Tapped(open_session(path, content, threads), opened.states)
+        function = _Tapped(open_session(path, content, threads), opened)
         (others if _is_lent(name, manifest) else functions)[name] = function
     opened.others = {**others, **{n: f for n, f in functions.items() if n == "encoder_model"}}
     opened.model = family.assemble(folder, functions)
@@ -134,9 +134,9 @@ def _is_lent(name: str, manifest: Manifest) -> bool:
 class _Tapped:
     """A session whose further outputs are collected, and hidden from its caller."""
 
-    def __init__(self, session: Any, states: dict[str, list[Tensor]]) -> None:
+    def __init__(self, session: Any, opened: Unrounded) -> None:
         self._session = session
-        self._states = states
+        self._opened = opened
         self.device = session.device
 
     def __call__(
@@ -144,8 +144,7 @@ class _Tapped:
     ) -> dict[str, Tensor]:
         outputs = self._session(inputs)
         for name in [name for name in outputs if name.startswith(_PREFIX)]:
-            module = name.removeprefix(_PREFIX)
-            self._states.setdefault(module, []).append(outputs.pop(name))
+            self._opened.keep(name.removeprefix(_PREFIX), outputs.pop(name))
         return outputs if wanted is None else {name: outputs[name] for name in wanted}
 
 

@@ -82,7 +82,7 @@ def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) ->
 
 def _keeping(opened: Unrounded, name: str) -> Callable[..., None]:
     def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
-        opened.states.setdefault(name, []).append(output.detach().float())
+        opened.keep(name, output)
 
     return keep
 

@@ -50,7 +50,7 @@ def _decode(model: Any, processor: Any, audio: list[Sound], decoding: Decoding) 
     long = _is_long(audio[0], extractor.n_samples)
     settings = settings_of(model, decoding, timestamps=long or decoding.timestamps)
     with torch.inference_mode():
-        features, mask, lengths = _features(model, extractor, audio, long)
+        features, mask, lengths = features_of(model, extractor, audio, long=long)
         decoded = None
         if isinstance(features, Tensor):
             decoded = loop.decode(model, features, settings)
@@ -71,8 +71,8 @@ def _decode(model: Any, processor: Any, audio: list[Sound], decoding: Decoding) 
     ]
 
 
-def _features(
-    model: Any, extractor: Any, audio: Sequence[Sound], long: bool
+def features_of(
+    model: Any, extractor: Any, audio: Sequence[Sound], *, long: bool
 ) -> tuple[Tensor | LongFeatures, Tensor | None, list[int]]:
     """Return log-mel features, their mask if transformers made it, and the recordings' samples.
 

@@ -1,0 +1,1 @@
+"""Evidence beyond the corpus: is an artifact what its recipe says?"""

@@ -1,0 +1,198 @@
+"""The original's part of a comparison, in a process of its own: its logits, and the simulated ones.
+
+The simulated artifact is the original in float32 with the plan's own numbers, its activations
+rounded as the target rounds them: see `exporter.quantization.simulate`. It is run a second time
+with features that differ in the sixth digit. Rounding then falls differently, so the difference of
+the two runs is what rounding alone does to this model, at its depth and with its scheme.
+"""
+
+from collections.abc import Sequence
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.artifact import store
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.families.forcing import Forced
+from exporter.formats import audio
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding, simulate
+from exporter.quantization.weights import Weights
+from exporter.system.progress import Progress
+from exporter.targets import TARGETS
+from exporter.validate.evidence.cases import Case, cases
+from exporter.validate.evidence.results import Expected
+from exporter.validate.evidence.stored import differing_weights
+from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
+
+JITTER = 1e-5  # relative: far below what any sound differs by, far above float32's rounding
+NOISE_CASES = 6
+_SEED = 20_240_229
+_TEXT_TOKENS = 48  # of a clip: more do not show more
+
+
+class Request(Frozen):
+    """What to compute.
+
+    Attributes:
+        original: The original checkpoint.
+        artifact: The artifact that it is compared with.
+        clips: Clips of the corpus.
+        names: Their names.
+        output: An empty folder for the arrays.
+    """
+
+    original: ModelSpec
+    artifact: Path
+    clips: tuple[Path, ...]
+    names: tuple[str, ...]
+    output: Path
+
+
+def write(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write features, tokens and logits of every case: a step for `exporter.system.worker`."""
+    request = Request.model_validate(step_request)
+    model = OpenModel(request.original, progress)
+    return {"expected": _Reference(request, model, progress).write().model_dump(mode="json")}
+
+
+class _Reference:
+    """The original, which becomes the simulated artifact in place, so that memory holds one."""
+
+    def __init__(self, request: Request, opened: OpenModel, progress: Progress) -> None:
+        self._request, self._opened, self._progress = request, opened, progress
+        self._model = opened.recogniser.model
+        self._family = opened.recogniser.family
+        self._forcing = self._family.forcing
+        self._manifest = store.read_manifest(request.artifact)
+        self._plan = QuantizationPlan.from_data(
+            group.model_dump(mode="json") for group in self._manifest.quantization
+        )
+        self._inspection = TARGETS[self._manifest.kind].inspection
+        self._modules: tuple[str, ...] = ()
+        self._checkpoint = open_checkpoint(
+            str(request.original.model), allow_pickle=request.original.trust
+        )
+
+    def write(self) -> Expected:
+        prompt = self._forcing.forced_prompt(self._model, self._opened.decoding)
+        inputs = [self._input(case, prompt) for case in self._cases()]
+        for number, (case, features, tokens) in enumerate(inputs):
+            self._tell("the original", number, len(inputs))
+            self._save(number, "features", features)
+            self._save(number, "tokens", tokens)
+            self._save(number, "samples", torch.from_numpy(case.samples))
+            if case.clip:
+                self._save(number, "original", self._forced(features, tokens, prompt).logits)
+        self._simulate(inputs, prompt)
+        return Expected(
+            folder=str(self._request.output),
+            prompt=len(prompt),
+            decoder=bool(self._forcing.most_tokens(self._model)),
+            cases=tuple(
+                {"name": case.name, "clip": case.clip, "tokens": tokens.shape[1]}
+                for case, _, tokens in inputs
+            ),
+            modules=self._modules,
+            weights=tuple(self._weights()),
+        )
+
+    def _cases(self) -> list[Case]:
+        opened = self._opened
+        window = self._family.window(opened.recogniser.processor)
+        sounds = [audio.head(opened.read(path), window) for path in self._request.clips]
+        return list(cases(sounds, self._request.names, window, opened.rate))
+
+    def _input(self, case: Case, prompt: Sequence[int]) -> tuple[Case, Tensor, Tensor]:
+        """Return a case with its features, and the prompt with the original's greedy text."""
+        recogniser = self._opened.recogniser
+        features = self._forcing.window_features(recogniser.processor, [case.samples])
+        greedy = self._opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
+        most = self._forcing.most_tokens(self._model)
+        if not most:  # without a decoder there is nothing to force
+            return case, features, torch.zeros(1, 1, dtype=torch.int64)
+        text = list(recogniser.decode([case.samples], greedy)[0].tokens) or [0]
+        room = most - len(prompt)
+        text = (text * room)[:room] if case.full else text[: min(room, _TEXT_TOKENS)]
+        return case, features, torch.tensor([[*prompt, *text]])
+
+    def _simulate(self, inputs: Sequence[tuple[Case, Tensor, Tensor]], prompt: list[int]) -> None:
+        """Write the simulated logits and states, with and without rounding of activations."""
+        weights = Weights(self._checkpoint, self._plan, self._family.TIED)
+        simulation = simulate(self._model, weights, self._plan, self._forcing, self._rounding)
+        noisy = _spread(len(inputs), NOISE_CASES)
+        random = torch.Generator().manual_seed(_SEED)
+        modes = {"rounded": (True, True), "exact": (False, True), "plain": (False, False)}
+        for mode, (simulation.inputs, simulation.caches) in modes.items():
+            for number, (_, features, tokens) in enumerate(inputs):
+                self._tell(f"the plan in float ({mode})", number, len(inputs))
+                simulation.calls = calls_of(tokens.shape[1], len(prompt))
+                expected = self._forced(features, tokens, prompt)
+                self._save(number, mode, expected.logits)
+                if number not in noisy or mode == "plain":
+                    continue
+                self._modules = tuple(expected.states)
+                shaken = features * (1 + JITTER * torch.randn(features.shape, generator=random))
+                again = self._forced(shaken, tokens, prompt)
+                self._save(number, f"{mode}-again", again.logits)
+                self._save_states(number, mode, expected, again)
+
+    def _rounding(self, module: str) -> Rounding:
+        once = self._forcing.runs_once(module)
+        return self._inspection.rounding(self._manifest, self._plan, once=once)
+
+    def _forced(self, features: Tensor, tokens: Tensor, prompt: Sequence[int]) -> Forced:
+        calls = calls_of(tokens.shape[1], len(prompt))
+        forced: Forced = self._forcing.forced(self._model, features, tokens, calls)
+        return forced
+
+    def _save(self, number: int, name: str, values: Tensor) -> None:
+        np.save(place(self._request.output, number, name), values.detach().numpy())
+
+    def _save_states(self, number: int, mode: str, first: Forced, again: Forced) -> None:
+        """Write what the modules gave, in half precision, and how far rounding moves it."""
+        for module, states in first.states.items():
+            path = place(self._request.output, number, f"{mode}-{module}")
+            np.savez(
+                path.with_suffix(".npz"),
+                states=states.numpy(),
+                noise=np.float64(distance(again.states[module], states)),
+            )
+
+    def _weights(self) -> list[str]:
+        self._progress("comparing weights", None)
+        found = self._inspection.stored(
+            self._request.artifact, self._manifest, self._checkpoint, self._family
+        )
+        return differing_weights(found)
+
+    def _tell(self, what: str, number: int, count: int) -> None:
+        self._progress(f"decoding given texts with {what}", number / count)
+
+
+def calls_of(tokens: int, prompt: int) -> list[int]:
+    """Return the tokens of each call: the prompt, then one by one."""
+    first = min(max(prompt, 1), tokens)
+    return [first, *[1] * (tokens - first)]
+
+
+def place(folder: Path, number: int, name: str) -> Path:
+    """Return the file of an array."""
+    return folder / f"{number}-{name}.npy"
+
+
+def distance(values: Tensor, expected: Tensor) -> float:
+    """Return the root mean square difference over the standard deviation of `expected`."""
+    spread = float(expected.float().std()) or 1.0
+    return float((values.float() - expected.float()).square().mean().sqrt()) / spread
+
+
+def _spread(count: int, most: int) -> frozenset[int]:
+    """Return at most `most` indices, evenly spread over `count`, the first among them."""
+    return frozenset(np.linspace(0, count - 1, min(count, most)).astype(int).tolist())
+
+

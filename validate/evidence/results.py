@@ -1,0 +1,122 @@
+"""What comparisons of an artifact with its original found, as plain data."""
+
+from typing import Any
+
+from exporter.validate.measure.model import Frozen
+
+
+class Steps(Frozen):
+    """An input decoded with given tokens, step by step.
+
+    Attributes:
+        name: The input.
+        clip: Whether it is a clip of the corpus.
+        finite: Whether all logits are finite; else the numbers of such steps are 1e9.
+        first: The first step whose logits are not finite; None where all are.
+        kl_original: The KL divergence of the next token's distribution from the original's, in
+            nats, by step.
+        top1_original: Whether the likeliest token is the original's, by step.
+        distance: How far the logits lie from the simulated artifact's, by step: the root mean
+            square of the differences over the standard deviation of the logits.
+        exact: The same without rounding of activations; None where the target cannot do that.
+    """
+
+    name: str
+    clip: bool
+    finite: bool = True
+    first: int | None = None
+    kl_original: tuple[float, ...] = ()
+    top1_original: tuple[bool, ...] = ()
+    distance: tuple[float, ...] = ()
+    exact: tuple[float, ...] | None = None
+
+
+class ModuleDistance(Frozen):
+    """How far a module's outputs lie from the simulated ones, and how far rounding alone moves them.
+
+    Both are root mean squares over the standard deviation of the outputs.
+    """
+
+    module: str
+    distance: float
+    noise: float
+
+
+class Consistency(Frozen):
+    """One way of asking an artifact the same thing.
+
+    Attributes:
+        check: The check that it belongs to.
+        what: What was done, for messages.
+        distance: How far the logits lie from those of the plain way.
+        noise: How far rounding alone moves them.
+    """
+
+    check: str
+    what: str
+    distance: float
+    noise: float
+
+
+class Resources(Frozen):
+    """Memory and time of many calls.
+
+    Attributes:
+        growth_bytes: Growth of resident memory over `calls` calls.
+        calls: Their number.
+        early_s: Seconds of a step at the decoder's first positions.
+        late_s: Seconds of a step at its last positions.
+        windows_s: Seconds to encode each input, by its name.
+    """
+
+    growth_bytes: int
+    calls: int
+    early_s: float
+    late_s: float
+    windows_s: dict[str, float]
+
+
+class Findings(Frozen):
+    """Everything that was found about one artifact.
+
+    Attributes:
+        steps: The inputs, step by step.
+        noise: How far rounding alone moves the simulated artifact's logits.
+        exact_noise: The same without rounding of activations.
+        modules: Modules in the order of computation, with rounding.
+        exact_modules: The same without rounding of activations.
+        features: The greatest difference of the features from the original's, by input.
+        consistency: The same asked in several ways.
+        resources: Memory and time.
+        seconds: What all of it took.
+    """
+
+    steps: tuple[Steps, ...]
+    noise: float
+    exact_noise: float | None
+    modules: tuple[ModuleDistance, ...]
+    exact_modules: tuple[ModuleDistance, ...]
+    features: dict[str, float]
+    consistency: tuple[Consistency, ...]
+    resources: Resources
+    seconds: float
+
+
+class Expected(Frozen):
+    """The original's part, written to files by `reference.write`.
+
+    Attributes:
+        folder: The folder of the arrays.
+        prompt: Tokens of the prompt.
+        decoder: Whether the model has a decoder, whose tokens can be given.
+        cases: Each input's name, whether it is a clip, and its number of tokens.
+        modules: Names of modules in the order of computation.
+        weights: Weights that are not what the plan makes of the checkpoint, as sentences.
+    """
+
+    folder: str
+    prompt: int
+    decoder: bool
+    cases: tuple[dict[str, Any], ...]
+    modules: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()

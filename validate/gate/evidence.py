@@ -1,0 +1,376 @@
+"""The checks of what was found beyond the corpus: see `exporter.validate.evidence`.
+
+All bounds are multiples of what rounding alone does to the same model on the same inputs, so they
+need no table of depths and widths. The multiples come from the honest builds of `tests/damage`;
+docs/validation.md has the greatest ones that were measured, and the margins.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.artifact.evidence import Agreement, Faithfulness
+from exporter.artifact.report import Check
+from exporter.validate.evidence.results import Findings, ModuleDistance, Steps
+
+# Of all clips together, of one input, and of one step.
+LIMIT, CASE_LIMIT, STEP_LIMIT = 1.5, 2.0, 6.0
+# Without rounding of activations only float32's own rounding is left. It is less than what the
+# shaken features do, but for int8 caches, whose codes flip now and then.
+EXACT_LIMIT, EXACT_STEP_LIMIT = 5.0, 40.0
+_EXACT_FLOOR, _EXACT_STEP_FLOOR = 2e-5, 2e-4
+_MODULE_LIMIT, _EXACT_MODULE_LIMIT = 1.6, 10.0
+_MODULE_FLOOR = 5e-5
+_FEATURES = 1e-3  # log-mel features lie between about -1 and 2
+_ASKED = {"repeat": 0.5, "prompts": 2.0, "batches": 2.0, "beams": 2.0, "graphs": 6.0}
+_ASKED_FLOOR = 1e-4
+_GROWTH_BYTES, _MORE_BYTES, _MORE = 96 << 20, 256 << 20, 1.25
+_SLOWER, _SLACK_S = 4.0, 0.02
+
+_BUILD_AGAIN = "Build it again with --force, and tell us if that does not help."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found about an artifact, and the memory of both sides.
+
+    `weights` are sentences on weights that differ; the peaks are resident bytes.
+    """
+
+    findings: Findings
+    weights: Sequence[str]
+    peak_bytes: int
+    original_peak_bytes: int
+
+
+def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+    """Return all checks of the evidence; each sentence says what was found and where."""
+    found = evidence.findings
+    return (
+        _weights(evidence.weights),
+        _features(found),
+        _faithful(found),
+        _inputs(found),
+        _positions(found),
+        *_asked(found),
+        _memory(evidence),
+        _length(found),
+    )
+
+
+def agreement_of(found: Findings) -> Agreement:
+    """Summarise how the next tokens agree with the original's."""
+    clips = [steps for steps in found.steps if steps.clip]
+    divergence = np.concatenate([steps.kl_original for steps in clips])
+    same = np.concatenate([steps.top1_original for steps in clips])
+    return Agreement(
+        clips=len(clips),
+        steps=len(divergence),
+        kl_mean=float(divergence.mean()),
+        kl_max=float(divergence.max()),
+        top1=float(same.mean()),
+    )
+
+
+def faithfulness_of(found: Findings) -> Faithfulness:
+    """Summarise how far the logits lie from the simulated artifact's."""
+    clips = [steps for steps in found.steps if steps.clip]
+    longest = max(len(steps.distance) for steps in clips)
+    by_step = [
+        max(s.distance[place] for s in clips if place < len(s.distance)) / found.noise
+        for place in range(longest)
+    ]
+    exact = [steps.exact for steps in clips if steps.exact is not None]
+    return Faithfulness(
+        distance=_rms(np.concatenate([steps.distance for steps in clips])),
+        noise=found.noise,
+        limit=LIMIT,
+        exact_distance=_rms(np.concatenate(exact)) if exact else None,
+        exact_noise=found.exact_noise if exact else None,
+        exact_limit=_exact_limit(found) if exact else None,
+        by_step=tuple(by_step),
+        step_limit=STEP_LIMIT,
+        seconds=found.seconds,
+    )
+
+
+def _rms(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _exact_limit(found: Findings) -> float:
+    return EXACT_LIMIT * (found.exact_noise or 0.0) + _EXACT_FLOOR
+
+
+def _weights(differing: Sequence[str]) -> Check:
+    if not differing:
+        sentence = "All weights are what the plan makes of the checkpoint, number for number."
+        return Check(name="weights", passed=True, value=0, limit=0, sentence=sentence)
+    return Check(
+        name="weights",
+        passed=False,
+        value=len(differing),
+        limit=0,
+        sentence=f"{'; '.join(differing)}.",
+        advice="Usually these are weights of another checkpoint, or a file that was changed after "
+        f"the build. {_BUILD_AGAIN}",
+    )
+
+
+def _features(found: Findings) -> Check:
+    worst = max(found.features, key=lambda name: found.features[name])
+    value = found.features[worst]
+    if value <= _FEATURES:
+        sentence = f"Its features of {len(found.features)} inputs are the original's."
+        return Check(name="features", passed=True, value=value, limit=_FEATURES, sentence=sentence)
+    return Check(
+        name="features",
+        passed=False,
+        value=value,
+        limit=_FEATURES,
+        sentence=f"The features of {worst} differ from the original's by up to {value:.3g}.",
+        advice="Usually preprocessor_config.json is another model's: compare it with the "
+        f"checkpoint's. {_BUILD_AGAIN}",
+    )
+
+
+@dataclass(frozen=True)
+class _Excess:
+    """How far one input lies beyond its bound; `step` is None for all steps together."""
+
+    over: float
+    steps: Steps
+    step: int | None
+    times: float
+    exact: bool
+
+
+def _excesses(found: Findings, cases: Sequence[Steps]) -> Iterator[_Excess]:
+    for steps in cases:
+        ratios = np.array(steps.distance) / found.noise
+        yield _Excess(_rms(ratios) / CASE_LIMIT, steps, None, _rms(ratios), exact=False)
+        step = int(ratios.argmax())
+        yield _Excess(ratios[step] / STEP_LIMIT, steps, step, ratios[step], exact=False)
+        if steps.exact is None or found.exact_noise is None:
+            continue
+        exact, noise = np.array(steps.exact), found.exact_noise
+        most = EXACT_STEP_LIMIT * noise + _EXACT_STEP_FLOOR
+        step = int(exact.argmax())
+        yield _Excess(exact[step] / most, steps, step, exact[step] / noise, exact=True)
+
+
+def _faithful(found: Findings) -> Check:
+    """Check the clips: all together, each, and each step."""
+    summary = faithfulness_of(found)
+    value = summary.distance / summary.noise
+    worst = max(_excesses(found, [s for s in found.steps if s.clip]), key=lambda e: e.over)
+    exact_over = (summary.exact_distance or 0.0) / (summary.exact_limit or 1.0)
+    if worst.over <= 1 and value <= LIMIT and exact_over <= 1:
+        sentence = (
+            f"Its logits lie as far from the plan's own numbers as rounding explains: {value:.2f} "
+            f"times (at most {LIMIT:.2f} allowed)."
+        )
+        return Check(name="faithful", passed=True, value=value, limit=LIMIT, sentence=sentence)
+    return Check(
+        name="faithful",
+        passed=False,
+        value=value,
+        limit=LIMIT,
+        sentence=_told(worst, found),
+        advice=_why(_first_module(found)),
+    )
+
+
+def _told(worst: _Excess, found: Findings) -> str:
+    """Tell the worst input, its step, how far it is beyond rounding, and where that begins."""
+    steps, where = worst.steps, ""
+    if not steps.finite:
+        return f"The logits of {steps.name} are NaN or infinite from step {steps.first} on."
+    if worst.step is not None:
+        where = f", step {worst.step + 1} of {len(steps.distance)}"
+    how = " without rounding of activations" if worst.exact else ""
+    sentence = (
+        f"On {steps.name}{where}, its logits lie {worst.times:,.3g} times as far from the plan's "
+        f"own numbers{how} as rounding explains"
+    )
+    module = _first_module(found)
+    return f"{sentence}; the first module that differs is {module}." if module else f"{sentence}."
+
+
+def _first_module(found: Findings) -> str:
+    """Return the first module in the order of computation whose outputs differ."""
+    for modules, times in (
+        (found.exact_modules, _EXACT_MODULE_LIMIT),
+        (found.modules, _MODULE_LIMIT),
+    ):
+        for each in modules:
+            if _differs(each, times):
+                return each.module
+    return "proj_out" if found.modules else ""
+
+
+def _differs(module: ModuleDistance, times: float) -> bool:
+    return module.distance > times * module.noise + _MODULE_FLOOR
+
+
+_CAUSES = (
+    ("encoder.layers.0.self_attn_layer_norm", "convolutions, or positions of the encoder"),
+    ("decoder.layers.0.self_attn", "token or position embeddings, or their indices"),
+    ("encoder_attn.", "a projection of the audio's keys and values, or their cache"),
+    ("encoder_attn_layer_norm", "self-attention: its mask, scale, heads or cache"),
+    ("final_layer_norm", "attention: its mask, scale, heads or projections"),
+    ("self_attn.", "a projection of keys and values, or the feed-forward block before it"),
+    ("self_attn_layer_norm", "the feed-forward block before it, or its activation function"),
+    ("layer_norm", "the last layer's feed-forward block, or this norm's epsilon or weights"),
+    ("proj_out", "the projection to the vocabulary"),
+)
+
+
+def _why(module: str) -> str:
+    cause = next((text for part, text in _CAUSES if part in module), "")
+    usual = f"That points to {cause}. " if cause else ""
+    return f"{usual}{_BUILD_AGAIN}"
+
+
+def _inputs(found: Findings) -> Check:
+    """Check the sounds that are no clips of the corpus."""
+    others = [s for s in found.steps if not s.clip and s.name != _full_name(found)]
+    return _of_cases(
+        "inputs",
+        found,
+        others,
+        f"Silence, noise, loud, clipped, very short and full windows: {len(others)} inputs give "
+        "the logits expected.",
+    )
+
+
+def _positions(found: Findings) -> Check:
+    """Check the decoder up to its last position."""
+    full = [s for s in found.steps if s.name == _full_name(found)]
+    count = len(full[0].distance) if full else 0
+    return _of_cases(
+        "positions", found, full, f"The decoder's {count} positions give the logits expected."
+    )
+
+
+def _full_name(found: Findings) -> str:
+    others = [s for s in found.steps if not s.clip]
+    return max(others, key=lambda s: len(s.distance)).name if others else ""
+
+
+def _of_cases(name: str, found: Findings, cases: Sequence[Steps], good: str) -> Check:
+    worst = max(_excesses(found, cases), key=lambda e: e.over, default=None)
+    if worst is None or (worst.over <= 1 and worst.steps.finite):
+        value = None if worst is None else worst.over
+        return Check(name=name, passed=True, value=value, limit=1.0, sentence=good)
+    return Check(
+        name=name,
+        passed=False,
+        value=worst.over,
+        limit=1.0,
+        sentence=_told(worst, found),
+        advice=f"The corpus need not have such an input, and users will. {_why(_first_module(found))}",
+    )
+
+
+_ASKED_TEXT = {
+    "repeat": "The same input twice gives the same logits.",
+    "prompts": "Prompts of every length give the logits of single tokens.",
+    "batches": "Batches of 2, 5 and 8 clips give the logits of single clips.",
+    "beams": "Hypotheses of beam searches, exchanged twice, give the logits of single texts.",
+    "graphs": "The graphs that other loaders use give the logits expected.",
+}
+_ASKED_ADVICE = {
+    "repeat": "Usually memory that is not initialized, or a random operator. ",
+    "prompts": "Usually positions or the causal mask of several tokens at once. ",
+    "batches": "Usually an axis that was fixed when the graph was traced, or values that rows share. ",
+    "beams": "Usually caches that are not reordered, or rows that read another row's. ",
+    "graphs": "optimum and transformers.js load this graph, though this package does not. ",
+}
+
+
+def _asked(found: Findings) -> Iterator[Check]:
+    """Check that the same, asked in another way, gives the same."""
+    for name, most in _ASKED.items():
+        asked = [each for each in found.consistency if each.check == name]
+        if not asked:
+            continue
+        worst = max(asked, key=lambda each: each.distance / (most * each.noise + _ASKED_FLOOR))
+        limit = most * worst.noise + _ASKED_FLOOR
+        if worst.distance <= limit:
+            yield Check(
+                name=name,
+                passed=True,
+                value=worst.distance,
+                limit=limit,
+                sentence=_ASKED_TEXT[name],
+            )
+            continue
+        yield Check(
+            name=name,
+            passed=False,
+            value=worst.distance,
+            limit=limit,
+            sentence=f"With {worst.what}, the logits lie {worst.distance / limit:,.3g} times "
+            "beyond what rounding explains.",
+            advice=f"{_ASKED_ADVICE[name]}{_BUILD_AGAIN}",
+        )
+
+
+def _memory(evidence: Evidence) -> Check:
+    """Check that calls do not take ever more memory, nor more than the original."""
+    used, ours = evidence.findings.resources, evidence.peak_bytes
+    most = int(_MORE * evidence.original_peak_bytes) + _MORE_BYTES
+    if used.growth_bytes > _GROWTH_BYTES:
+        sentence = (
+            f"Memory grew by {used.growth_bytes / 1e6:,.0f} MB in {used.calls} calls (at most "
+            f"{_GROWTH_BYTES / 1e6:,.0f} MB allowed)."
+        )
+    elif ours > most:
+        sentence = (
+            f"It takes {ours / 1e6:,.0f} MB of memory, the float32 original "
+            f"{evidence.original_peak_bytes / 1e6:,.0f} MB (at most {most / 1e6:,.0f} MB allowed)."
+        )
+    else:
+        sentence = (
+            f"Memory grew by {used.growth_bytes / 1e6:,.0f} MB in {used.calls} calls, and is less "
+            "than 1.25 times the original's."
+        )
+        return Check(name="memory", passed=True, value=ours, limit=most, sentence=sentence)
+    return Check(
+        name="memory",
+        passed=False,
+        value=ours,
+        limit=most,
+        sentence=sentence,
+        advice="Usually a node whose result is much larger than it has to be, or caches that are "
+        f"not released. {_BUILD_AGAIN}",
+    )
+
+
+def _length(found: Findings) -> Check:
+    """Check that time depends neither on what is heard nor, much, on the position."""
+    used = found.resources
+    windows = sorted(used.windows_s.items(), key=lambda item: item[1])
+    (_, usual), (slowest, slow) = windows[len(windows) // 2], windows[-1]
+    limit = _SLOWER * usual + _SLACK_S
+    late_limit = _SLOWER * used.early_s + _SLACK_S
+    if slow <= limit and used.late_s <= late_limit:
+        sentence = "Time depends neither on the sound in a window nor much on the position."
+        return Check(name="length", passed=True, value=slow, limit=limit, sentence=sentence)
+    sentence = (
+        f"A window of {slowest} takes {slow / usual:.1f} times as long as others."
+        if slow > limit
+        else f"A step takes {1000 * used.early_s:.1f} ms at the first positions and "
+        f"{1000 * used.late_s:.1f} ms at the last."
+    )
+    return Check(
+        name="length",
+        passed=False,
+        value=slow,
+        limit=limit,
+        sentence=sentence,
+        advice="Usually work that runs for some inputs only, or a cache that is copied at every "
+        f"step. {_BUILD_AGAIN}",
+    )
