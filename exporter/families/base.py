@@ -3,7 +3,7 @@
 The facts that need no torch are `exporter.families.facts.FamilyFacts`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,14 @@ class Forcing(Protocol):
 
     def cache_of(self, module: str) -> Literal["window", "token"] | None:
         """Return the cache that keeps a module's output: of the audio, or of the tokens."""
+        ...
+
+    def static_graph(self, module: str) -> str:
+        """Return the name of the graph of the static cut that a module belongs to."""
+        ...
+
+    def keeps_int8(self, quantized: Collection[str]) -> bool:
+        """Return whether the audio's keys and values come from weights of `quantized` modules."""
         ...
 
     def cache_heads(self, model: Any) -> int:

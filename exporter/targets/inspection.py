@@ -11,7 +11,6 @@ from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
-from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 
 
@@ -54,13 +53,14 @@ class Unrounded:
 class Inspection(Protocol):
     """The interface of a target's `inspection`."""
 
-    def rounding(self, manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
-        """Return how an artifact rounds activations.
+    def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+        """Return how an artifact rounds activations in one graph.
 
         Args:
             manifest: The artifact's manifest.
-            plan: Its plan.
+            graph: The graph's name in the family's static cut.
             once: For the modules that run once per window, not once per token.
+            narrow: Whether the audio's keys and values come from int8 weights.
         """
         ...
 

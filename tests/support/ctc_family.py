@@ -4,7 +4,7 @@ It stands for whatever family comes next. `tests/families/test_second_family.py`
 of the product, beside Whisper, with one line in the registry.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from exporter.families.base import Configs
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.facts import Companions
+from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.transcript import Audio, Segment, Sound, Transcript
 from exporter.formats.audio import whole
@@ -213,6 +214,65 @@ def transcribe(
     return [
         _transcript(processor, row, len(sound)) for row, sound in zip(frames, audio, strict=True)
     ]
+
+
+class _Forcing:
+    """Nothing is given to a model without a decoder: its frames are compared as they are."""
+
+    def runs_once(self, module: str) -> bool:
+        return True
+
+    def cache_of(self, module: str) -> None:
+        return None
+
+    def static_graph(self, module: str) -> str:
+        return "model"
+
+    def keeps_int8(self, quantized: Collection[str]) -> bool:
+        return False
+
+    def cache_heads(self, model: Any) -> int:
+        return 1
+
+    def window_features(self, processor: Any, sounds: Sequence[Audio]) -> Tensor:
+        features = processor.feature_extractor(
+            [next(_windows(sound)) for sound in sounds],
+            sampling_rate=sampling_rate(processor),
+            return_tensors="pt",
+        )
+        values: Tensor = features.input_values
+        return values
+
+    def own_features(self, model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
+        return self.window_features(processor, sounds)
+
+    def forced_prompt(self, model: Any, decoding: Decoding) -> list[int]:
+        return []
+
+    def most_tokens(self, model: Any) -> int:
+        return 0
+
+    def forced(self, model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -> Forced:
+        with torch.inference_mode():
+            return Forced(model(features).logits.float(), {})
+
+    def forced_rows(
+        self, model: Any, features: Tensor, tokens: Tensor, prompt: int, beams: int
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def forced_others(
+        self,
+        model: Any,
+        graphs: Mapping[str, GraphFunction],
+        features: Tensor,
+        tokens: Tensor,
+        calls: Sequence[int],
+    ) -> dict[str, Forced]:
+        return {}
+
+
+forcing = _Forcing()
 
 
 def _windows(sound: Audio) -> Iterator[Audio]:

@@ -1,5 +1,6 @@
 """A target in one file, its facts included: the checkpoint's weights in float32, for torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ from torch import nn
 from exporter.artifact.manifest import BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
+from exporter.families.graph import GraphFunction
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import safetensors_bytes
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.simulate import Rounding
 from exporter.system.accelerators import Device
 from exporter.system.hardware import Machine
 from exporter.targets.base import Job
 from exporter.targets.cost import MB, Cost
 from exporter.targets.facts import Offer
+from exporter.targets.inspection import StoredWeight
 from exporter.targets.options import TargetOptions
 
 COSTS: dict[Device, Cost] = {
@@ -92,3 +96,25 @@ def load(
     model.load_state_dict(state, assign=True)
     model.generation_config = family.generation_config(folder)
     return model
+
+
+class _Inspection:
+    """Nothing is rounded, and every tensor is the checkpoint's."""
+
+    def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+        return Rounding()
+
+    def stored(
+        self, folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+    ) -> Iterator[StoredWeight]:
+        for name, tensor in load_file(folder / _WEIGHTS).items():
+            yield StoredWeight(_WEIGHTS, name, tensor, checkpoint.read(name))
+
+    def unrounded(self, folder: Path, manifest: Manifest, family: Family, threads: int) -> None:
+        return None
+
+    def others(self, folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
+        return {}
+
+
+inspection = _Inspection()

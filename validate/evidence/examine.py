@@ -1,7 +1,8 @@
 """The artifact's part of a comparison, in its own process, against what `reference` wrote."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.errors import IntegrityError, ResourceError, exhausted
 from exporter.families.forcing import Forced
 from exporter.families.graph import GraphFunction
 from exporter.system import hardware
@@ -55,10 +57,13 @@ class _Examination:
         self._folder = Path(expected.folder)
         inspection = TARGETS[manifest.kind].inspection
         threads = torch.get_num_threads()
-        self._exact: Unrounded | None = inspection.unrounded(
-            model.folder, manifest, recogniser.family, threads
-        )
-        self._others = inspection.others(model.folder, manifest, threads)
+        self._exact: Unrounded | None = None
+        self._others: Mapping[str, GraphFunction] = {}
+        with _failing():  # a graph that no session opens fails when it is asked for
+            self._exact = inspection.unrounded(model.folder, manifest, recogniser.family, threads)
+        with _failing() as failure:
+            self._others = inspection.others(model.folder, manifest, threads)
+        self._unopened = failure
         self._noise = self._noise_of("rounded")
         self._exact_noise = self._noise_of("exact")
 
@@ -69,11 +74,11 @@ class _Examination:
             steps=steps,
             noise=self._noise,
             exact_noise=None if self._exact is None else self._exact_noise,
-            modules=self._modules(exact=False),
-            exact_modules=() if self._exact is None else self._modules(exact=True),
-            features={case["name"]: self._features(number) for number, case in cases},
+            modules=self._located(exact=False),
+            exact_modules=() if self._exact is None else self._located(exact=True),
+            features={case["name"]: self._heard(number) for number, case in cases},
             consistency=tuple(self._consistency()),
-            resources=self._resources(),
+            resources=self._measured(),
             seconds=time.perf_counter() - start,
         )
 
@@ -94,7 +99,17 @@ class _Examination:
 
     def _steps(self, number: int) -> Steps:
         case = self._expected.cases[number]
-        self._progress(f"decoding a given text ({case['name']})", number / len(self._expected.cases))
+        with _failing() as failure:
+            return self._compared(number, case)
+        far = (_FAR,)
+        original = {"kl_original": far, "top1_original": (False,)} if case["clip"] else {}
+        name, clip = case["name"], case["clip"]
+        return Steps(name=name, clip=clip, error=failure[0], distance=far, **original)
+
+    def _compared(self, number: int, case: Mapping[str, Any]) -> Steps:
+        self._progress(
+            f"decoding a given text ({case['name']})", number / len(self._expected.cases)
+        )
         features, tokens = self._input(number)
         calls = calls_of(tokens.shape[1], self._expected.prompt)
         logits = self._forcing.forced(self._model, features, tokens, calls).logits
@@ -117,6 +132,11 @@ class _Examination:
             **original,
         )
 
+    def _heard(self, number: int) -> float:
+        with _failing():
+            return self._features(number)
+        return _FAR
+
     def _features(self, number: int) -> float:
         """Return how far the artifact's features lie from the original's, at most."""
         recogniser = self._opened.recogniser
@@ -126,6 +146,11 @@ class _Examination:
         if ours.shape != theirs.shape:
             return _FAR
         return _far(float((ours - theirs).abs().max()))
+
+    def _located(self, *, exact: bool) -> tuple[ModuleDistance, ...]:
+        with _failing():
+            return self._modules(exact=exact)
+        return ()
 
     def _modules(self, *, exact: bool) -> tuple[ModuleDistance, ...]:
         """Compare what modules gave, over the cases whose states were written."""
@@ -170,14 +195,28 @@ class _Examination:
         exact = self._exact
         model = self._model if exact is None else exact.model
         noise = self._noise if exact is None else self._exact_noise
-        yield self._repeated()
-        if not self._expected.decoder:
-            return
-        yield from self._prompts(model, noise)
         # Windows that are decoded together may share scales of their cache: that is rounding.
-        yield from self._batches(model, self._noise)
-        yield from self._beams(model, self._noise)
-        yield from self._graphs()
+        roads: dict[str, Callable[[], Iterable[Consistency]]] = {
+            "repeat": lambda: [self._repeated()]
+        }
+        if self._expected.decoder:
+            roads |= {
+                "prompts": lambda: self._prompts(model, noise),
+                "batches": lambda: self._batches(model, self._noise),
+                "beams": lambda: self._beams(model, self._noise),
+                "graphs": self._graphs,
+            }
+        for check, road in roads.items():
+            self._progress(f"asking in another way ({check})", None)
+            found: list[Consistency] = []
+            with _failing() as failure:
+                for each in road():
+                    found.append(each)
+            yield from found
+            if failure:
+                yield Consistency(
+                    check=check, what=check, distance=_FAR, noise=noise, error=failure[0]
+                )
 
     def _repeated(self) -> Consistency:
         features, tokens = self._input(0)
@@ -192,7 +231,9 @@ class _Examination:
 
     def _prompts(self, model: Any, noise: float) -> Iterator[Consistency]:
         """Decode prompts of several lengths in one call, and go on token by token."""
-        full = max(range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"])
+        full = max(
+            range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"]
+        )
         features, tokens = self._input(full)
         tokens = tokens[:, : max(_PROMPTS) + 4]
         plain = self._forcing.forced(model, features, tokens, [1] * tokens.shape[1]).logits
@@ -200,11 +241,18 @@ class _Examination:
             if length >= tokens.shape[1]:
                 break
             some = tokens[:, : length + 4]
-            logits = self._forcing.forced(model, features, some, calls_of(some.shape[1], length)).logits
+            logits = self._forcing.forced(
+                model, features, some, calls_of(some.shape[1], length)
+            ).logits
             away = _worst(_by_step(logits, plain[:, : some.shape[1]]))
             yield Consistency(
                 check="prompts", what=f"a prompt of {length} tokens", distance=away, noise=noise
             )
+
+    def _fullest(self) -> int:
+        """Return the case with the most tokens, which is decoded to the last position."""
+        cases = self._expected.cases
+        return max(range(len(cases)), key=lambda number: int(cases[number]["tokens"]))
 
     def _batches(self, model: Any, noise: float) -> Iterator[Consistency]:
         """Decode several clips together, each with the tokens that all have."""
@@ -252,6 +300,8 @@ class _Examination:
 
     def _graphs(self) -> Iterator[Consistency]:
         """Decode with the graphs of other loaders: with and without rounding."""
+        if self._unopened:
+            raise IntegrityError(self._unopened[0])
         for number in range(min(3, len(self._expected.cases))):
             features, tokens = self._input(number)
             calls = calls_of(tokens.shape[1], self._expected.prompt)
@@ -272,6 +322,12 @@ class _Examination:
                         distance=away,
                         noise=noise,
                     )
+
+    def _measured(self) -> Resources | None:
+        self._progress("calling it in a loop", None)
+        with _failing():
+            return self._resources()
+        return None
 
     def _resources(self) -> Resources:
         """Call the artifact in a loop; time windows and the decoder's first and last steps."""
@@ -298,7 +354,9 @@ class _Examination:
 
     def _step_seconds(self) -> tuple[float, float]:
         """Return seconds a step, at the first and at the last positions, after their prompts."""
-        full = max(range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"])
+        full = max(
+            range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"]
+        )
         features, tokens = self._input(full)
         length = tokens.shape[1]
         if not self._expected.decoder:
@@ -319,6 +377,21 @@ class _Examination:
             )
             times.append(max(whole - part, 0.0) / count)
         return times[0], times[1]
+
+
+@contextmanager
+def _failing() -> Iterator[list[str]]:
+    """Take an error of the artifact's for a result; what runs out, and bugs of ours, are none."""
+    failure: list[str] = []
+    try:
+        yield failure
+    except ResourceError:
+        raise
+    except Exception as error:  # whatever a runtime raises
+        if exhausted(error):
+            raise
+        lines = str(error).splitlines() or [""]
+        failure.append(f"{type(error).__name__}: {lines[0][:200]}")
 
 
 def _seconds(call: Any) -> float:

@@ -7,7 +7,6 @@ the two runs is what rounding alone does to this model, at its depth and with it
 """
 
 from collections.abc import Sequence
-
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor
 
 from exporter.artifact import store
+from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.errors import IntegrityError, exhausted
 from exporter.families.forcing import Forced
 from exporter.formats import audio
 from exporter.quantization.plan import QuantizationPlan
@@ -69,9 +70,7 @@ class _Reference:
         self._family = opened.recogniser.family
         self._forcing = self._family.forcing
         self._manifest = store.read_manifest(request.artifact)
-        self._plan = QuantizationPlan.from_data(
-            group.model_dump(mode="json") for group in self._manifest.quantization
-        )
+        self._plan = _plan_of(request.artifact, self._manifest)
         self._inspection = TARGETS[self._manifest.kind].inspection
         self._modules: tuple[str, ...] = ()
         self._checkpoint = open_checkpoint(
@@ -142,8 +141,13 @@ class _Reference:
                 self._save_states(number, mode, expected, again)
 
     def _rounding(self, module: str) -> Rounding:
-        once = self._forcing.runs_once(module)
-        return self._inspection.rounding(self._manifest, self._plan, once=once)
+        rounding: Rounding = self._inspection.rounding(
+            self._manifest,
+            graph=self._forcing.static_graph(module),
+            once=self._forcing.runs_once(module),
+            narrow=self._forcing.keeps_int8(self._plan.quantized),
+        )
+        return rounding
 
     def _forced(self, features: Tensor, tokens: Tensor, prompt: Sequence[int]) -> Forced:
         calls = calls_of(tokens.shape[1], len(prompt))
@@ -168,10 +172,29 @@ class _Reference:
         found = self._inspection.stored(
             self._request.artifact, self._manifest, self._checkpoint, self._family
         )
-        return differing_weights(found)
+        try:
+            return differing_weights(found)
+        except (ValueError, LookupError, RuntimeError, OSError, AttributeError) as error:
+            if exhausted(error):
+                raise
+            return [f"the weights cannot be read ({str(error)[:200]})"]
 
     def _tell(self, what: str, number: int, count: int) -> None:
         self._progress(f"decoding given texts with {what}", number / count)
+
+
+def _plan_of(folder: Path, manifest: Manifest) -> QuantizationPlan:
+    """Return an artifact's plan.
+
+    Raises:
+        IntegrityError: No recipe has such a plan.
+    """
+    groups = [group.model_dump(mode="json") for group in manifest.quantization]
+    try:
+        return QuantizationPlan.from_data(groups)
+    except (KeyError, ValueError) as error:
+        msg = f"{folder}: its manifest has a plan that no recipe has ({str(error)[:200]})"
+        raise IntegrityError(msg) from error
 
 
 def calls_of(tokens: int, prompt: int) -> list[int]:
@@ -194,5 +217,3 @@ def distance(values: Tensor, expected: Tensor) -> float:
 def _spread(count: int, most: int) -> frozenset[int]:
     """Return at most `most` indices, evenly spread over `count`, the first among them."""
     return frozenset(np.linspace(0, count - 1, min(count, most)).astype(int).tolist())
-
-

@@ -10,6 +10,7 @@ class Steps(Frozen):
 
     Attributes:
         name: The input.
+        error: What decoding it ended with, if it did not succeed.
         clip: Whether it is a clip of the corpus.
         finite: Whether all logits are finite; else the numbers of such steps are 1e9.
         first: The first step whose logits are not finite; None where all are.
@@ -23,6 +24,7 @@ class Steps(Frozen):
 
     name: str
     clip: bool
+    error: str = ""
     finite: bool = True
     first: int | None = None
     kl_original: tuple[float, ...] = ()
@@ -32,7 +34,7 @@ class Steps(Frozen):
 
 
 class ModuleDistance(Frozen):
-    """How far a module's outputs lie from the simulated ones, and how far rounding alone moves them.
+    """How far a module's outputs lie from the simulated ones, and how far rounding moves them.
 
     Both are root mean squares over the standard deviation of the outputs.
     """
@@ -50,12 +52,14 @@ class Consistency(Frozen):
         what: What was done, for messages.
         distance: How far the logits lie from those of the plain way.
         noise: How far rounding alone moves them.
+        error: What it ended with, if it did not succeed.
     """
 
     check: str
     what: str
     distance: float
     noise: float
+    error: str = ""
 
 
 class Resources(Frozen):
@@ -87,7 +91,7 @@ class Findings(Frozen):
         exact_modules: The same without rounding of activations.
         features: The greatest difference of the features from the original's, by input.
         consistency: The same asked in several ways.
-        resources: Memory and time.
+        resources: Memory and time; None where decoding fails.
         seconds: What all of it took.
     """
 
@@ -98,7 +102,7 @@ class Findings(Frozen):
     exact_modules: tuple[ModuleDistance, ...]
     features: dict[str, float]
     consistency: tuple[Consistency, ...]
-    resources: Resources
+    resources: Resources | None
     seconds: float
 
 

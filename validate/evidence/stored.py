@@ -56,4 +56,5 @@ def _described(stored: Tensor, expected: Tensor) -> str:
         return f"is {factor:.4g} times what the checkpoint gives"
     if ours.flatten().sort().values.equal(theirs.flatten().sort().values):
         return f"holds the right numbers in another order: {share}"
-    return f"is not what the checkpoint gives: {share}, by up to {float((ours - theirs).abs().max()):.3g}"
+    most = float((ours - theirs).abs().max())
+    return f"is not what the checkpoint gives: {share}, by up to {most:.3g}"

@@ -54,8 +54,8 @@ def checks_of(evidence: Evidence) -> tuple[Check, ...]:
         _inputs(found),
         _positions(found),
         *_asked(found),
-        _memory(evidence),
-        _length(found),
+        *_memory(evidence),
+        *_length(found),
     )
 
 
@@ -185,6 +185,8 @@ def _faithful(found: Findings) -> Check:
 def _told(worst: _Excess, found: Findings) -> str:
     """Tell the worst input, its step, how far it is beyond rounding, and where that begins."""
     steps, where = worst.steps, ""
+    if steps.error:
+        return f"It fails on {steps.name}: {steps.error}."
     if not steps.finite:
         return f"The logits of {steps.name} are NaN or infinite from step {steps.first} on."
     if worst.step is not None:
@@ -270,7 +272,7 @@ def _of_cases(name: str, found: Findings, cases: Sequence[Steps], good: str) -> 
         value=worst.over,
         limit=1.0,
         sentence=_told(worst, found),
-        advice=f"The corpus need not have such an input, and users will. {_why(_first_module(found))}",
+        advice=f"Users will have such inputs, if not the corpus. {_why(_first_module(found))}",
     )
 
 
@@ -284,7 +286,7 @@ _ASKED_TEXT = {
 _ASKED_ADVICE = {
     "repeat": "Usually memory that is not initialized, or a random operator. ",
     "prompts": "Usually positions or the causal mask of several tokens at once. ",
-    "batches": "Usually an axis that was fixed when the graph was traced, or values that rows share. ",
+    "batches": "Usually an axis that was fixed by tracing, or values that rows share. ",
     "beams": "Usually caches that are not reordered, or rows that read another row's. ",
     "graphs": "optimum and transformers.js load this graph, though this package does not. ",
 }
@@ -312,15 +314,19 @@ def _asked(found: Findings) -> Iterator[Check]:
             passed=False,
             value=worst.distance,
             limit=limit,
-            sentence=f"With {worst.what}, the logits lie {worst.distance / limit:,.3g} times "
+            sentence=f"{worst.what.capitalize()} cannot be decoded: {worst.error}."
+            if worst.error
+            else f"With {worst.what}, the logits lie {worst.distance / limit:,.3g} times "
             "beyond what rounding explains.",
             advice=f"{_ASKED_ADVICE[name]}{_BUILD_AGAIN}",
         )
 
 
-def _memory(evidence: Evidence) -> Check:
+def _memory(evidence: Evidence) -> Iterator[Check]:
     """Check that calls do not take ever more memory, nor more than the original."""
     used, ours = evidence.findings.resources, evidence.peak_bytes
+    if used is None:
+        return
     most = int(_MORE * evidence.original_peak_bytes) + _MORE_BYTES
     if used.growth_bytes > _GROWTH_BYTES:
         sentence = (
@@ -337,8 +343,9 @@ def _memory(evidence: Evidence) -> Check:
             f"Memory grew by {used.growth_bytes / 1e6:,.0f} MB in {used.calls} calls, and is less "
             "than 1.25 times the original's."
         )
-        return Check(name="memory", passed=True, value=ours, limit=most, sentence=sentence)
-    return Check(
+        yield Check(name="memory", passed=True, value=ours, limit=most, sentence=sentence)
+        return
+    yield Check(
         name="memory",
         passed=False,
         value=ours,
@@ -349,23 +356,26 @@ def _memory(evidence: Evidence) -> Check:
     )
 
 
-def _length(found: Findings) -> Check:
+def _length(found: Findings) -> Iterator[Check]:
     """Check that time depends neither on what is heard nor, much, on the position."""
     used = found.resources
+    if used is None:
+        return
     windows = sorted(used.windows_s.items(), key=lambda item: item[1])
     (_, usual), (slowest, slow) = windows[len(windows) // 2], windows[-1]
     limit = _SLOWER * usual + _SLACK_S
     late_limit = _SLOWER * used.early_s + _SLACK_S
     if slow <= limit and used.late_s <= late_limit:
         sentence = "Time depends neither on the sound in a window nor much on the position."
-        return Check(name="length", passed=True, value=slow, limit=limit, sentence=sentence)
+        yield Check(name="length", passed=True, value=slow, limit=limit, sentence=sentence)
+        return
     sentence = (
         f"A window of {slowest} takes {slow / usual:.1f} times as long as others."
         if slow > limit
         else f"A step takes {1000 * used.early_s:.1f} ms at the first positions and "
         f"{1000 * used.late_s:.1f} ms at the last."
     )
-    return Check(
+    yield Check(
         name="length",
         passed=False,
         value=slow,

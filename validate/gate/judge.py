@@ -43,9 +43,7 @@ class Judgement:
     latency_ratio: Interval
 
 
-def judge(
-    case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ()
-) -> Judgement:
+def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ()) -> Judgement:
     """Apply every check of the gate.
 
     Args:

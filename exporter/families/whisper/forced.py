@@ -3,7 +3,7 @@
 Used by validation, to compare an artifact with its original token by token.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -35,6 +35,16 @@ def cache_of(module: str) -> Literal["window", "token"] | None:
         return "window"
     decoder = module.startswith("model.decoder.")
     return "token" if decoder and module.endswith(_TOKEN_CACHE) else None
+
+
+def static_graph(module: str) -> str:
+    """Return the graph of the static cut that a module belongs to."""
+    return "encoder" if runs_once(module) else "decoder"
+
+
+def keeps_int8(quantized: Collection[str]) -> bool:
+    """Return whether the audio's keys and values come from int8 weights, and so may be int8."""
+    return "model.decoder.layers.0.encoder_attn.k_proj" in quantized
 
 
 def cache_heads(model: Any) -> int:
@@ -207,7 +217,7 @@ def forced_others(
     """Decode with the graphs that optimum and transformers.js load, as these do, by graph."""
     if "decoder_model_merged" not in graphs:
         return {}
-    encoder, merged = graphs["encoder_model"], graphs["decoder_model_merged"]
+    encoder, merged = model.engine.functions["encoder_model"], graphs["decoder_model_merged"]
     return {
         "decoder_model_merged": _forced_merged(
             encoder, merged, model.config, features, tokens, calls

@@ -21,16 +21,15 @@ from exporter.targets.inspection import StoredWeight, Unrounded
 _WEIGHTS = "weights.safetensors"
 
 
-def rounding(manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)
-    variant = options.variant("encoder" if once else "decoder")
     widened = once and not options.vnni  # an encoder's weights are widened instead
     return Rounding(
         inputs=None if widened else _rows,
         window_cache=_packed,
         token_cache=_narrowed,
-        dtype=variant.precision,
+        dtype=options.variant(graph).precision,
     )
 
 

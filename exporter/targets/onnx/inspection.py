@@ -14,12 +14,14 @@ from torch import Tensor
 from exporter.artifact.manifest import File, Manifest
 from exporter.artifact.store import read_verified
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
+from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded
-from exporter.targets.onnx.layouts import graph_name
+from exporter.targets.onnx.layouts import CONFIG, graph_name
 from exporter.targets.onnx.linear import UNSIGNED_ZERO
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
@@ -28,9 +30,8 @@ _PREFIX = "tap:"
 _LARGEST = 255
 
 
-def rounding(manifest: Manifest, plan: QuantizationPlan, *, once: bool) -> Rounding:
+def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
     """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
-    narrow = any(name.endswith("encoder_attn.k_proj") for name in plan.quantized)
     return Rounding(inputs=_unsigned, window_cache=_channels if narrow else None)
 
 
@@ -98,37 +99,46 @@ def _initializers(folder: Path, file: File) -> dict[str, Tensor]:
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
     """Open every graph with float products in place of those of integers, and tapped norms."""
     opened = Unrounded(None)
+    lent, config = lent_graphs(folder, manifest), read_config(folder / CONFIG, manifest.family)
+    model = family.skeleton(config)
+    cut = {graph.name: graph for graph in family.graphs(model, "dynamic")}
     functions: dict[str, GraphFunction] = {}
     others: dict[str, GraphFunction] = {}
     for file in _graphs(manifest):
         path, name = folder / file.path, graph_name(Path(file.path))
-        content = _in_float(read_verified(folder, file), path)
+        names = parameter_names(cut[name], model) if name in cut else {}
+        content = _in_float(read_verified(folder, file), names)
         function = _Tapped(open_session(path, content, threads), opened)
-        (others if _is_lent(name, manifest) else functions)[name] = function
-    opened.others = {**others, **{n: f for n, f in functions.items() if n == "encoder_model"}}
+        (others if file.path in lent else functions)[name] = function
+    opened.others = others
     opened.model = family.assemble(folder, functions)
     return opened
 
 
 def others(folder: Path, manifest: Manifest, threads: int) -> dict[str, GraphFunction]:
-    """Open the merged decoder, which optimum and transformers.js load, and its encoder."""
-    wanted = [f for f in _graphs(manifest) if _is_lent(graph_name(Path(f.path)), manifest)]
-    wanted += [f for f in _graphs(manifest) if graph_name(Path(f.path)) == "encoder_model"]
+    """Open the graphs whose weights ours use: optimum and transformers.js load them."""
+    lent = lent_graphs(folder, manifest)
     return {
         graph_name(Path(file.path)): open_session(
             folder / file.path, read_verified(folder, file), threads
         )
-        for file in wanted
+        for file in _graphs(manifest)
+        if file.path in lent
     }
+
+
+def lent_graphs(folder: Path, manifest: Manifest) -> set[str]:
+    """Return the paths of the graphs whose weights other graphs use."""
+    graphs = {file.path: read_verified(folder, file) for file in _graphs(manifest)}
+    used: set[str] = set()
+    for path, content in graphs.items():
+        tensors = [dict(t.told) for t in read_tensors(content, path) if t.external]
+        used |= {each.get("location", "") for each in tensors} - {f"{Path(path).name}_data"}
+    return {path for path in graphs if f"{Path(path).name}_data" in used}
 
 
 def _graphs(manifest: Manifest) -> list[File]:
     return [file for file in manifest.files if file.path.endswith(".onnx")]
-
-
-def _is_lent(name: str, manifest: Manifest) -> bool:
-    """Return whether a graph is there for other loaders, and lends its weights to ours."""
-    return name == "decoder_model_merged"
 
 
 class _Tapped:
@@ -148,11 +158,12 @@ class _Tapped:
         return outputs if wanted is None else {name: outputs[name] for name in wanted}
 
 
-def _in_float(content: bytes, path: Path) -> bytes:
+def _in_float(content: bytes, names: Mapping[str, str]) -> bytes:
     """Return a graph with float products, whose layer norms are outputs too.
 
     `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0, and
     `MatMulInteger` a product of its operands in float: whatever stands around them is unchanged.
+    `names` maps the weights to the model's.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -166,7 +177,7 @@ def _in_float(content: bytes, path: Path) -> bytes:
         graph.node.extend(nodes)
     scales = {node.input[1]: node.output[0] for node in model.graph.node if _is_norm(node)}
     for weight, output in scales.items():
-        module = "model." + weight.removesuffix(".weight")
+        module = names.get(weight, weight).removesuffix(".weight")
         model.graph.node.append(helper.make_node("Identity", [output], [_PREFIX + module]))
         info = helper.make_tensor_value_info(_PREFIX + module, TensorProto.FLOAT, None)
         model.graph.output.append(info)
