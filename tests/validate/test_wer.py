@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,25 @@ def test_rates_are_sums_over_the_corpus() -> None:
     assert scores.insertions.tolist() == [0, 1, 1]
     assert scores.errors.sum() / scores.words.sum() == pytest.approx(4 / 5)
     assert scores.character_errors.tolist() == [6, 4, 5]
+
+
+letters = st.text(st.sampled_from("abé\u0301ß中न\u093eไ\u0e49\U0001f600"), max_size=4)
+phrases = st.lists(st.one_of(letters, st.text(max_size=3)), max_size=9)
+texts = phrases.map(lambda words: " ".join(" ".join(words).split()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+def test_errors_are_counted_as_jiwer_does(pairs: list[tuple[str, str]]) -> None:
+    truth, heard = [one for one, _ in pairs], [other for _, other in pairs]
+    found = score(truth, heard)
+    words, characters = jiwer.process_words(truth, heard), jiwer.process_characters(truth, heard)
+    kinds = words.substitutions, words.deletions, words.insertions
+    assert (found.substitutions.sum(), found.deletions.sum(), found.insertions.sum()) == kinds
+    assert found.words.tolist() == [len(side) for side in words.references]
+    assert found.characters.tolist() == [len(side) for side in characters.references]
+    wrong = characters.substitutions + characters.deletions + characters.insertions
+    assert found.character_errors.sum() == wrong
 
 
 def test_a_rate_needs_words() -> None:
