@@ -15,7 +15,7 @@ from transformers.models.whisper.english_normalizer import (
 )
 
 from exporter.errors import DataError, IntegrityError
-from exporter.validate.scoring.statistics import clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.statistics import median_ratio, rate_difference, units_needed
 from exporter.validate.scoring.wer import align, loops, normaliser, score, total
 
 
@@ -174,16 +174,16 @@ def test_clips_without_words_do_not_break_the_bootstrap() -> None:
     assert np.isfinite([interval.low, interval.high]).all()
 
 
-def test_clips_needed_grows_as_the_gap_shrinks() -> None:
+def test_units_needed_grows_as_the_gap_shrinks() -> None:
     random = np.random.default_rng(2)
     ours = random.binomial(10, 0.1, 60)
     interval = rate_difference(ours, random.binomial(10, 0.1, 60), np.full(60, 10))
-    far = clips_needed(interval, interval.value + 0.02, 60)
-    near = clips_needed(interval, interval.value + 0.01, 60)
+    far = units_needed(interval, interval.value + 0.02, 60)
+    near = units_needed(interval, interval.value + 0.01, 60)
     assert far is not None
     assert near is not None
     assert 60 <= far < near
-    assert clips_needed(interval, interval.value, 60) is None
+    assert units_needed(interval, interval.value, 60) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 51, 100])
