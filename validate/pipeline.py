@@ -201,7 +201,7 @@ class _Validation:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
         artifact = self._artifact(subject)
         requests = [original.request, artifact.request]
-        durations_s = subject.corpus.durations_s[subject.timed]
+        durations_s = subject.corpus.durations_s[list(subject.timed)]
         most = subject.recipe.gate.max_latency_ratio
 
         def slow(*sides: Measurement) -> bool:
