@@ -134,10 +134,11 @@ def close(clips: int) -> Check:
 
 def test_latency_too_close_to_tell() -> None:
     """More clips are of help only where not so many are timed as would be."""
-    for clips, words in ((60, " or with more clips."), (TIMED_CLIPS, "a quiet machine.")):
+    for clips, words in ((60, " More clips help too."), (TIMED_CLIPS, " threads of production.")):
         told = close(clips)
         assert told.passed is None
-        assert told.sentence.endswith(words)
+        assert told.sentence.endswith(": too close to tell.")
+        assert told.advice.endswith(words)
 
 
 def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:

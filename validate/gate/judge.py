@@ -29,7 +29,24 @@ _LEAST_LIKENESS = 0.8
 _WORSE = (
     "Usual causes: a layer or a weight that does not bear the scheme's precision, or weights, "
     "tokenizer or settings other than the checkpoint's. Read the changed transcripts in "
-    "report.html, and build with more layers kept in float."
+    "report.html, and keep sensitive layers in float (`quantization.modules`)."
+)
+_CRASHES = (
+    "Usual cause: a graph with a batch or a length that was traced as a constant. Export it with "
+    "these axes dynamic."
+)
+_MIXED = (
+    "Usual causes: padding that takes part in attention, or rows of a batch that share a cache, "
+    "positions or a stopping condition."
+)
+_INFINITE = (
+    "Usual causes: a scale that is zero or NaN, an overflow in float16, a mask of infinities over "
+    "a whole row."
+)
+_UNSEEN = "The model must pass its outputs to Python as tensors or arrays, to be looked at."
+_DEGENERATE = (
+    "Usual causes: end-of-text or suppressed tokens other than the checkpoint's, a decoder cache "
+    "out of step with its positions, wrong features of the audio. report.html shows these texts."
 )
 _MORE_DATA = (
     "Give more clips, of more speakers; or a wider gate, if the interval's end would be acceptable."
@@ -140,22 +157,30 @@ def _structure(
     unlike = [p for p, ours in zip(candidate, reference, strict=True) if _odd(p) and not _odd(ours)]
     if broken:
         sentence = f"A batch of {len(broken[0].lengths_s)} clips crashes: {broken[0].error}"
+        advice = _CRASHES
     elif unlike:
         sentence = (
             f"A batch of {len(unlike[0].lengths_s)} clips gives other text than they give alone."
         )
+        advice = _MIXED
     else:
         sentence = f"{len(candidate)} batches of unusual sizes and lengths give the text expected."
+        advice = ""
     good = not broken and not unlike
     seen = [probe.finite for probe in candidate if probe.finite is not None]
     finite = all(seen) if seen else None
-    words = {True: "Every output is finite.", False: "Outputs hold NaN or infinity."}
+    words = {
+        True: "Every output is finite.",
+        False: "Outputs hold NaN or infinity.",
+        None: "The outputs could not be observed.",
+    }
     return (
-        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence),
+        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence, advice=advice),
         Check(
             name="finite",
             passed=finite,
-            sentence="The outputs could not be observed." if finite is None else words[finite],
+            sentence=words[finite],
+            advice={True: "", False: _INFINITE, None: _UNSEEN}[finite],
         ),
     )
 
@@ -180,13 +205,17 @@ def _degenerate(case: Comparison) -> Check:
         value=empty + looping + unusable,
         limit=0,
         sentence=sentence,
+        advice=_DEGENERATE if empty + looping + unusable else "",
     )
 
 
 def _enough(clips: int, least: int) -> Check:
     good = True if clips >= least else None
     sentence = f"{clips} clips; the gate asks for at least {least}."
-    return Check(name="clips", passed=good, value=clips, limit=least, sentence=sentence)
+    advice = "" if good else "Give more clips, or lower gate.min_clips."
+    return Check(
+        name="clips", passed=good, value=clips, limit=least, sentence=sentence, advice=advice
+    )
 
 
 def _wer(difference: Interval, most: float, units: UnitStamp) -> Check:

@@ -79,8 +79,8 @@ def check_latency(times: Times, most: float, warning: str = "") -> Check:
     advice = ""
     if not passed and ratio.low <= _DRIFT * most:
         passed = None
-        sentence += ": too close to tell, measure on a quiet machine"
-        sentence += " or with more clips" if timed < TIMED_CLIPS else ""
+        sentence += ": too close to tell"
+        advice = _QUIET if timed >= TIMED_CLIPS else f"{_QUIET} More clips help too."
     elif not passed:
         advice = (
             "Usual causes: a preset that is not for this CPU, threads other than those compiled "
