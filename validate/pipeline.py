@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,12 +42,14 @@ from exporter.validate.evidence.cases import CLIPS
 from exporter.validate.evidence.results import Expected
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
+from exporter.validate.gate.latency import Times, too_slow
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
 from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import read_transcripts
 from exporter.validate.page import render as html_report
 from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
+from exporter.validate.scoring.units import UnitCounter
 from exporter.validate.scoring.wer import Normaliser, normaliser
 from exporter.validate.subjects import Settings, Subject, open_subject
 
@@ -202,9 +205,14 @@ class _Validation:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
         artifact = self._artifact(subject, self._expected(subject, checkpoint))
         requests = [original.request, artifact.request]
-        too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
+        durations_s = subject.corpus.durations_s[list(subject.timed)]
+        most = subject.recipe.gate.max_latency_ratio
+
+        def slow(*sides: Measurement) -> bool:
+            return too_slow(Times(durations_s, *(np.array(one.seconds) for one in sides)), most)
+
         in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
-        both = remeasure_if_slow(reference, artifact.measurement, too_slow, in_turns)
+        both = remeasure_if_slow(reference, artifact.measurement, slow, in_turns)
         return Pair(subject, checkpoint, original, artifact, *both)
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
@@ -286,12 +294,15 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
     """
     distinct = {(s.corpus.sha256, s.recipe.gate): s for s in subjects}
     for subject in distinct.values():
-        texts = (clip.text for clip in subject.corpus)
-        words = np.array([len(text.split()) for text in texts], dtype=np.int64)
+        counted, counter = array("q"), UnitCounter()
+        for clip in subject.corpus:
+            counted.append(len(clip.text.split()))
+            counter.add(clip.speaker, clip.recording)
+        words = np.array(counted, dtype=np.int64)
         if not words.any():
             msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
             raise DataError(msg)
-        for sentence in gate.obstacles(words, subject.recipe.gate):
+        for sentence in gate.obstacles(words, subject.recipe.gate, counter.units):
             _log.warning("the gate cannot pass: %s", sentence)
 
 
@@ -397,6 +408,8 @@ def _report(
         wer_difference=judged.wer_difference,
         cer_difference=judged.cer_difference,
         latency_ratio=judged.latency_ratio,
+        latency_ratio_p95=judged.latency_ratio_p95,
+        units=judged.units,
         timed_clips=len(case.timed),
         clips_changed=len(case.changed),
         slices=gate.slices(case),

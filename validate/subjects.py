@@ -11,7 +11,7 @@ from exporter.recipe import Data, Recipe, read
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpora, Corpus
-from exporter.validate.gate.judge import TIMED_CLIPS
+from exporter.validate.gate.latency import TIMED_CLIPS
 
 # A batch is timed as a whole, so several are needed for a median.
 TIMED_BATCHES = 8

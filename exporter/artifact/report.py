@@ -58,7 +58,10 @@ class ReferenceStamp(_Frozen):
 
 
 class DataStamp(_Frozen):
-    """The clips; `sha256` covers their names, audio bytes, texts and languages, in order."""
+    """The clips; `sha256` covers their names, audio bytes, texts and languages, in order.
+
+    Where clips name a speaker or a recording, it covers these too.
+    """
 
     source: str
     sha256: str
@@ -88,11 +91,19 @@ class Environment(_Frozen):
     versions: dict[str, str]
 
 
-class Interval(_Frozen):
-    """An estimate with its paired bootstrap interval over clips.
+class UnitStamp(_Frozen):
+    """What the bootstrap of error rates resampled: speakers, recordings or clips, and why."""
 
-    `detectable` is the smallest true difference that clips like these would show in four cases
-    of five.
+    name: Literal["speaker", "recording", "clip"]
+    count: int
+    sentence: str
+
+
+class Interval(_Frozen):
+    """An estimate with its paired bootstrap interval.
+
+    `resamples` is 0 where the bootstrap's distribution is known without drawing. `detectable` is
+    the smallest true difference that data like these would show in four cases of five.
     """
 
     value: float
@@ -178,7 +189,8 @@ class Check(_Frozen):
 class Report(_Frozen):
     """Everything that the verdict depends on.
 
-    Rates are fractions; only `sentence`s have percentages. `timed_clips` is how many clips were
+    Rates are fractions; only `sentence`s have percentages. `latency_ratio` is the median of the
+    clips' ratios, `latency_ratio_p95` their 95th percentile. `timed_clips` is how many clips were
     timed; None, in older reports, is all of them. `sha256` is over all other fields, so that an
     edit is detected; `write` sets it.
     """
@@ -200,6 +212,8 @@ class Report(_Frozen):
     wer_difference: Interval
     cer_difference: Interval
     latency_ratio: Interval
+    latency_ratio_p95: AbsentIfEmpty[float | None] = None
+    units: AbsentIfEmpty[UnitStamp | None] = None
     timed_clips: AbsentIfEmpty[int | None] = None
     clips_changed: int
     slices: tuple[Slice, ...]

@@ -136,6 +136,7 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
 
     from exporter.formats.clips import chosen, list_clips
     from exporter.validate.gate.judge import obstacles
+    from exporter.validate.scoring.units import units_of
 
     data, gate = recipe.data, recipe.gate
     if data is None:
@@ -145,11 +146,13 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
         fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"
         return [fewer] if most < gate.min_clips else []
     try:
-        words = [len(clip.text.split()) for clip in list_clips(recipe.path.parent / data.clips)]
+        listed = list_clips(recipe.path.parent / data.clips)
+        known = [(len(clip.text.split()), clip.speaker, clip.recording) for clip in listed]
     except DataError as error:
         return [str(error)]
-    places = chosen(len(words), data.max_clips, data.seed)
-    return obstacles(np.array([words[place] for place in places], dtype=np.int64), gate)
+    some = [known[place] for place in chosen(len(known), data.max_clips, data.seed)]
+    words = np.array([words for words, *_ in some], dtype=np.int64)
+    return obstacles(words, gate, units_of((speaker, recording) for _, speaker, recording in some))
 
 
 def _say_plan(

@@ -154,7 +154,8 @@ def _figures(report: Report) -> Iterator[str]:
     yield f"{ours.wer:.2%}"
     yield f"{original.wer:.2%}"
     yield f"{points.value * 100:+.2f} [{points.low * 100:+.2f}, {points.high * 100:+.2f}]"
-    yield f"x {report.latency_ratio.value:.2f}"
+    p95 = report.latency_ratio_p95
+    yield f"x {report.latency_ratio.value:.2f}" + (f" (p95 {p95:.2f})" if p95 else "")
     yield f"{ours.rtf:.3f}"
     yield f"{ours.load_s:.2f} s"
     yield shown_bytes(ours.peak_rss_bytes)

@@ -1,5 +1,6 @@
 """Every layout of clips gives the same corpus, and every bad line is told with file and line."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def test_common_voice(folder: Path) -> None:
     (folder / "clips").mkdir()
     (folder / "a.wav").rename(folder / "clips" / "a.wav")
     tsv = write_lines(folder / "test.tsv", "client_id\tpath\tsentence", 'x\ta.wav\the said "go')
-    assert [clip.text for clip in read_clips(tsv)] == ['he said "go']
+    (clip,) = read_clips(tsv)
+    assert (clip.text, clip.speaker, clip.recording) == ('he said "go', "x", None)
 
 
 def test_librispeech(tmp_path: Path) -> None:
@@ -86,6 +88,20 @@ def test_librispeech(tmp_path: Path) -> None:
     (clip,) = read_clips(tmp_path)
     assert clip.id == "61/70968/61-70968-0000.flac"
     assert clip.text == "HE BEGAN A CONFUSED COMPLAINT"
+    assert (clip.speaker, clip.recording) == ("61", "70968")
+    (chapter / "61-70968.trans.txt").write_text("LJ001 X\n")
+    (chapter / "61-70968-0000.flac").rename(chapter / "LJ001.flac")
+    assert [clip.speaker for clip in read_clips(tmp_path)] == [None]
+
+
+@pytest.mark.parametrize("name", ["speaker", "speaker_id", "client_id"])
+@pytest.mark.parametrize(
+    ("value", "speaker"), [("ann", "ann"), (17, "17"), (" b ", "b"), ("", None), (None, None)]
+)
+def test_speakers(folder: Path, name: str, value: object, speaker: str | None) -> None:
+    row = {"audio": "a.wav", "text": "x", name: value, "session": 3}
+    (clip,) = read_clips(write_lines(folder / "m.jsonl", row))
+    assert (clip.speaker, clip.recording) == (speaker, "3")
 
 
 BAD = {
@@ -96,6 +112,12 @@ BAD = {
     "text of the wrong type": {"audio": "a.wav", "text": 3},
     "audio of the wrong type": {"audio": {"bytes": ""}, "text": "x"},
     "language of the wrong type": {"audio": "a.wav", "text": "x", "language": 3},
+    "speaker of the wrong type": {"audio": "b.wav", "text": "x", "speaker": {"id": 3}},
+    "speaker that is no number": {"audio": "b.wav", "text": "x", "speaker_id": 1.5},
+    "speaker that is true": {"audio": "b.wav", "text": "x", "client_id": True},
+    "recording without end": {"audio": "b.wav", "text": "x", "recording": "r" * 1001},
+    "half a speaker": {"audio": "b.wav", "text": "x", "speaker": "\ud83d"},
+    "a number without end": {"audio": "b.wav", "text": "x", "session": 1 << 64},
     "pipe": {"audio": "sox a.wav -t wav - |", "text": "x"},
     "empty path": {"audio": " ", "text": "x"},
     "nul in the path": {"audio": "a\0.wav", "text": "x"},
@@ -156,12 +178,26 @@ def test_the_digest_sees_audio_and_text(folder: Path) -> None:
     assert len({before, louder, corpus(manifest).sha256}) == 3
 
 
+def test_the_digest_has_speakers_where_there_are_any(folder: Path) -> None:
+    """Without them it is as it was before clips had speakers."""
+    row = {"audio": "a.wav", "text": "ü", "language": "de"}
+    sound = hashlib.sha256((folder / "a.wav").read_bytes()).hexdigest()
+    plain = json.dumps(["a.wav", sound, "ü", "de"]).encode() + b"\n"
+    manifest = write_lines(folder / "m.jsonl", {**row, "speaker": None})
+    assert corpus(manifest).sha256 == hashlib.sha256(plain).hexdigest()
+    digests = {corpus(manifest).sha256}
+    for origin in ({"speaker": "x"}, {"speaker": "y"}, {"recording": "x"}):
+        digests.add(corpus(write_lines(manifest, {**row, **origin})).sha256)
+    assert len(digests) == 4
+
+
 @pytest.fixture
 def hub(folder: Path, loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub with one dataset of three rows, in the layout that `datasets` pushes."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     sounds = [{"bytes": (folder / name).read_bytes(), "path": name} for name in TEXTS]
-    table = arrow.table({"audio": sounds, "sentence": list(TEXTS.values()), "speaker": [1, 2, 3]})
+    columns = {"sentence": list(TEXTS.values()), "speaker": [1, 2, 3], "session": [0.5] * 3}
+    table = arrow.table({"audio": sounds, **columns})
     parquet.write_table(table, folder / "test.parquet")
     data = File((folder / "test.parquet").read_bytes(), True)
     names = ("en/test-00000-of-00001.parquet", "de/test-00000-of-00001.parquet")
@@ -179,6 +215,11 @@ def test_a_hub_dataset(tmp_path: Path) -> None:
     clips = Corpora(tmp_path, silent).open(DATA, Path())
     assert [clip.text for clip in clips] == list(TEXTS.values())
     assert [clip.duration_s for clip in clips] == pytest.approx([0.1, 0.2, 0.3])
+    assert [(clip.speaker, clip.recording) for clip in clips] == [
+        ("1", None),
+        ("2", None),
+        ("3", None),
+    ]
     assert len(list(dataset_clips(DATA.model_copy(update={"max_clips": 2})))) == 2
     with pytest.raises(DataError, match="split train"):
         list(dataset_clips(DATA.model_copy(update={"split": "train"})))

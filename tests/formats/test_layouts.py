@@ -53,6 +53,9 @@ def test_kaldi(folder: Path) -> None:
     assert texts(folder) == {"u1": "open the door", "u2": "close it"}
     clips = {clip.id: clip for clip in list_clips(folder)}
     assert clips["u1"].where == f"{folder / 'text'}:2"
+    assert [clip.speaker for clip in clips.values()] == ["s", "s"]
+    (folder / "utt2spk").write_text("u1 u1\nu2 u2\n")  # as for unknown speakers
+    assert [clip.speaker for clip in list_clips(folder)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,9 @@ def test_kaldi(folder: Path) -> None:
         ({"text": b"u1 caf\xe9\n"}, ("text:1", "UTF-8")),
         ({"text": None}, ("text", "No such file")),
         ({"segments": "u1 r 0 1\n"}, ("segments", "cut the audio")),
+        ({"utt2spk": "u1 s\n"}, ("wav.scp:2", "u2 has no line in utt2spk")),
+        ({"utt2spk": "u1 s\nu2\n"}, ("utt2spk:2", "an utterance and its speaker")),
+        ({"utt2spk": "u1 s\nu1 t\n"}, ("utt2spk:2", "listed twice")),
     ],
 )
 def test_kaldi_folders_with_faults(

@@ -53,10 +53,12 @@ def comparison(
     return compare(clips, places, reference, candidate, str.strip, **how)
 
 
-def listed(clips: int) -> list[Clip]:
+def listed(clips: int, speakers: int = 0) -> list[Clip]:
+    """So many clips; of speakers who take turns, if there are any."""
+    names = [f"speaker {index % speakers}" if speakers else None for index in range(clips)]
     return [
-        Clip(f"{index}.wav", Path(f"{index}.wav"), SENTENCE, "en", 3.0 + index)
-        for index in range(clips)
+        Clip(f"{index}.wav", Path(f"{index}.wav"), SENTENCE, "en", 3.0 + index, speaker=name)
+        for index, name in enumerate(names)
     ]
 
 
@@ -68,6 +70,7 @@ def case(
     seconds: float = 0.05,
     shapes: tuple[ShapeCheck, ...] = SHAPES,
     timed: Sequence[int] | None = None,
+    speakers: int = 0,
     **changes: Any,
 ) -> Comparison:
     """A reference that always hears `right` against a candidate that hears `hear(clip)`.
@@ -78,4 +81,4 @@ def case(
     ours = output([right] * clips, measurement(count), 100)
     texts = [hear(index) for index in range(clips)]
     theirs = output(texts, measurement(count, seconds, shapes, **changes), 30)
-    return comparison(listed(clips), ours, theirs, timed)
+    return comparison(listed(clips, speakers), ours, theirs, timed)

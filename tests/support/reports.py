@@ -42,6 +42,8 @@ def made(one: Comparison) -> Report:
         wer_difference=judged.wer_difference,
         cer_difference=judged.cer_difference,
         latency_ratio=judged.latency_ratio,
+        latency_ratio_p95=judged.latency_ratio_p95,
+        units=judged.units,
         timed_clips=len(one.timed),
         clips_changed=len(one.changed),
         slices=gate.slices(one),

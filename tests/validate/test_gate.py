@@ -1,7 +1,6 @@
 """The verdict as a pure function: each gate passes, fails, or says that it cannot tell."""
 
 import re
-from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -11,8 +10,10 @@ from exporter.artifact.report import Check
 from exporter.errors import ResourceError
 from exporter.recipe import Gate
 from exporter.validate.gate import judge as gate
-from exporter.validate.measure.latency import remeasure_if_slow
+from exporter.validate.gate.latency import TIMED_CLIPS, Times, too_slow
+from exporter.validate.measure.latency import Measurement, remeasure_if_slow
 from exporter.validate.measure.shapes import ShapeCheck
+from exporter.validate.scoring.units import units_of
 from tests.support.judging import (
     GATE,
     SENTENCE,
@@ -58,7 +59,8 @@ def test_gates_that_cannot_pass_are_known_before(
     clips: int, words: int, changes: dict[str, float], told: list[str]
 ) -> None:
     limits = Gate.model_validate(changes)
-    found = gate.obstacles(np.full(clips, words, dtype=np.int64), limits)
+    units = units_of([(None, None)] * clips)
+    found = gate.obstacles(np.full(clips, words, dtype=np.int64), limits, units)
     assert len(found) == len(told)
     for sentence, expected in zip(found, told, strict=True):
         assert re.search(expected, sentence)
@@ -69,7 +71,7 @@ def test_what_is_told_before_is_what_the_gate_decides() -> None:
     for clips in (60, 140, 170, 180, 200):
         one = case(clips=clips)
         limits = Gate(max_wer_increase=0.005)
-        told = gate.obstacles(one.reference.scores.words, limits)
+        told = gate.obstacles(one.reference.scores.words, limits, one.units)
         assert (gate.judge(one, limits, files=9).verdict == "passed") == (not told), clips
 
 
@@ -132,10 +134,11 @@ def close(clips: int) -> Check:
 
 def test_latency_too_close_to_tell() -> None:
     """More clips are of help only where not so many are timed as would be."""
-    for clips, words in ((60, " or with more clips."), (gate.TIMED_CLIPS, "a quiet machine.")):
+    for clips, words in ((60, " More clips help too."), (TIMED_CLIPS, " threads of production.")):
         told = close(clips)
         assert told.passed is None
-        assert told.sentence.endswith(words)
+        assert told.sentence.endswith(": too close to tell.")
+        assert told.advice.endswith(words)
 
 
 def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:
@@ -146,16 +149,18 @@ def test_what_two_runs_of_one_model_may_differ_by_does_not_fail() -> None:
 def test_slowness_counts_only_if_it_stays() -> None:
     """Another program may have run beside the candidate; then what both take in turns counts."""
     fast, slow = measurement(60, 0.1), measurement(60, 0.2)
-    too_slow = partial(gate.too_slow, most=1.0)
+
+    def slower(*sides: Measurement) -> bool:
+        return too_slow(Times(np.ones(60), *(np.array(side.seconds) for side in sides)), 1.0)
 
     def settled(*seconds: float) -> list[float]:
-        both = remeasure_if_slow(fast, slow, too_slow, lambda: [[each] * 60 for each in seconds])
+        both = remeasure_if_slow(fast, slow, slower, lambda: [[each] * 60 for each in seconds])
         assert [len(side.seconds) for side in both] == [60, 60]
         return [side.seconds[59] for side in both]
 
     assert settled(0.2, 0.1) == [0.2, 0.1]
     assert settled(0.1, 0.3) == [0.1, 0.3]
-    assert remeasure_if_slow(slow, fast, too_slow, list) == (slow, fast)
+    assert remeasure_if_slow(slow, fast, slower, list) == (slow, fast)
 
 
 def test_without_memory_for_both_each_ones_own_times_count(

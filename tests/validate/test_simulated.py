@@ -2,7 +2,13 @@
 
 from collections.abc import Callable
 
-from tests.support.simulated import SHIPPED, most_by_chance, passes
+from tests.support.simulated import (
+    ALL_SPEAKERS,
+    SHIPPED,
+    most_by_chance,
+    passes,
+    passes_by_unit,
+)
 
 
 def test_the_gate_lets_few_bad_artifacts_through(
@@ -16,3 +22,11 @@ def test_the_gate_lets_few_bad_artifacts_through(
     record_property("promise", "P18")
     record_property("cases", 2 * count)
     record_property("measured", f"false passes {bad / count:.1%}, power {good / count:.0%}")
+
+
+def test_clips_of_one_speaker_are_no_independent_evidence() -> None:
+    """The size of LibriSpeech test-clean; `soak` has more."""
+    unlike, count = ALL_SPEAKERS[2], 300
+    by_clips, by_speakers = passes_by_unit(unlike, count)
+    assert by_clips >= 0.2 * count
+    assert by_speakers <= most_by_chance(count, 0.075)

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from transformers.models.whisper.english_normalizer import (
 )
 
 from exporter.errors import DataError, IntegrityError
-from exporter.validate.scoring.statistics import clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.statistics import median_ratio, rate_difference, units_needed
 from exporter.validate.scoring.wer import align, loops, normaliser, score, total
 
 
@@ -27,6 +28,25 @@ def test_rates_are_sums_over_the_corpus() -> None:
     assert scores.insertions.tolist() == [0, 1, 1]
     assert scores.errors.sum() / scores.words.sum() == pytest.approx(4 / 5)
     assert scores.character_errors.tolist() == [6, 4, 5]
+
+
+letters = st.text(st.sampled_from("abé\u0301ß中न\u093eไ\u0e49\U0001f600"), max_size=4)
+phrases = st.lists(st.one_of(letters, st.text(max_size=3)), max_size=9)
+texts = phrases.map(lambda words: " ".join(" ".join(words).split()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+def test_errors_are_counted_as_jiwer_does(pairs: list[tuple[str, str]]) -> None:
+    truth, heard = [one for one, _ in pairs], [other for _, other in pairs]
+    found = score(truth, heard)
+    words, characters = jiwer.process_words(truth, heard), jiwer.process_characters(truth, heard)
+    kinds = words.substitutions, words.deletions, words.insertions
+    assert (found.substitutions.sum(), found.deletions.sum(), found.insertions.sum()) == kinds
+    assert found.words.tolist() == [len(side) for side in words.references]
+    assert found.characters.tolist() == [len(side) for side in characters.references]
+    wrong = characters.substitutions + characters.deletions + characters.insertions
+    assert found.character_errors.sum() == wrong
 
 
 def test_a_rate_needs_words() -> None:
@@ -154,16 +174,16 @@ def test_clips_without_words_do_not_break_the_bootstrap() -> None:
     assert np.isfinite([interval.low, interval.high]).all()
 
 
-def test_clips_needed_grows_as_the_gap_shrinks() -> None:
+def test_units_needed_grows_as_the_gap_shrinks() -> None:
     random = np.random.default_rng(2)
     ours = random.binomial(10, 0.1, 60)
     interval = rate_difference(ours, random.binomial(10, 0.1, 60), np.full(60, 10))
-    far = clips_needed(interval, interval.value + 0.02, 60)
-    near = clips_needed(interval, interval.value + 0.01, 60)
+    far = units_needed(interval, interval.value + 0.02, 60)
+    near = units_needed(interval, interval.value + 0.01, 60)
     assert far is not None
     assert near is not None
     assert 60 <= far < near
-    assert clips_needed(interval, interval.value, 60) is None
+    assert units_needed(interval, interval.value, 60) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 51, 100])

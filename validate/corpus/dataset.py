@@ -12,13 +12,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporter.errors import DataError, MachineError, exhausted
-from exporter.formats.clips import TEXT_NAMES, Clip, chosen
+from exporter.formats.clips import (
+    RECORDING_NAMES,
+    SPEAKER_NAMES,
+    TEXT_NAMES,
+    Clip,
+    chosen,
+    origin_of,
+)
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
 from exporter.system.files import make_folder
 from exporter.system.progress import silent
 
+_NAMES = re.compile(r"(large_)?string|u?int\d+")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
@@ -81,10 +89,17 @@ def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
         if text is None or "audio" not in columns:
             msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
             raise DataError(msg)
-        batches = file.iter_batches(batch_size=16, columns=["audio", text])
+        wanted = ["audio", text, *_origin_columns(file.schema_arrow)]
+        batches = file.iter_batches(batch_size=16, columns=wanted)
         while rows := _next_rows(batches, name):
             for row in rows:
-                yield {"audio": row["audio"], "text": row[text]}
+                yield {**row, "text": row[text]}
+
+
+def _origin_columns(schema: Any) -> list[str]:
+    """Return the columns that name speakers and recordings; other types name something else."""
+    named = (field.name for field in schema if _NAMES.fullmatch(str(field.type)))
+    return sorted({*SPEAKER_NAMES, *RECORDING_NAMES} & {*named})
 
 
 def _next_rows(batches: Iterator[Any], name: str) -> list[dict[str, Any]]:
@@ -109,7 +124,8 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
     path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
     with path.open("xb") as stream:
         stream.write(encoded)
-    return Clip(f"{data.split or 'test'}/{path.name}", path, text, where=where)
+    name, origin = f"{data.split or 'test'}/{path.name}", origin_of(where, row)
+    return Clip(name, path, text, None, 0.0, where, *origin)
 
 
 def _cache() -> Path:

@@ -9,7 +9,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,15 @@ def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
             yield json.loads(line)
 
 
+def _row(clip: Clip) -> list[object]:
+    origin = clip.speaker, clip.recording
+    return [clip.id, str(clip.path), clip.text, clip.language, clip.duration_s, clip.where, *origin]
+
+
 def clip_of(row: list[Any]) -> Clip:
     """Return the clip that a row of a corpus' index describes."""
-    name, path, text, language, duration_s, where = row
-    return Clip(name, Path(path), text, language, duration_s, where)
+    name, path, *others = row
+    return Clip(name, Path(path), *others)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class Corpus:
     Attributes:
         index: One row a clip; `clip_of` reads it.
         durations_s: Seconds of each clip, float64 [clips].
-        sha256: Over every clip's name, audio bytes, text and language, in order.
+        sha256: Over every clip's name, audio bytes, text and language, in order; and over its
+            speaker and recording, if it names either.
         languages: The languages named by clips; contains None if some clip names none.
     """
 
@@ -188,9 +194,11 @@ class Corpora:
                     self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
                 duration_s = _duration_s(clip)
                 known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+                if clip.speaker or clip.recording:
+                    known += [clip.speaker, clip.recording]
                 whole.update(json.dumps(known, ensure_ascii=True).encode() + b"\n")
-                path = str(clip.path.resolve())
-                write([clip.id, path, clip.text, clip.language, duration_s, clip.where])
+                path = clip.path.resolve()
+                write(_row(replace(clip, path=path, duration_s=duration_s)))
                 durations.append(duration_s)
                 languages.add(clip.language)
         if not durations:
@@ -219,5 +227,5 @@ def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
     listed = RowFile(place.with_suffix(".all.jsonl"))
     with listed.writing() as write:
         for clip in clips:
-            write([clip.id, str(clip.path), clip.text, clip.language, 0.0, clip.where])
+            write(_row(clip))
     return (clip_of(listed[at]) for at in chosen(len(listed), data.max_clips, data.seed))

@@ -8,27 +8,49 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
+from exporter.artifact.report import (
+    Check,
+    ClipErrors,
+    Figures,
+    Interval,
+    Slice,
+    UnitStamp,
+    Verdict,
+)
 from exporter.recipe import Gate
-from exporter.validate.measure.latency import Measurement
+from exporter.validate.gate.latency import Times, by_length, check_latency, check_lengths, speed
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
-from exporter.validate.scoring.statistics import Counts, clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.statistics import Counts, rate_difference, units_needed
+from exporter.validate.scoring.units import Units
 
-# With so many clips the median of paired ratios is known to within about 5 %.
-TIMED_CLIPS = 100
 WORST = 20
-_SLICES = (
-    ("under 5 s", 5.0),
-    ("5 to 15 s", 15.0),
-    ("15 to 30 s", 30.0),
-    ("over 30 s", float("inf")),
-)
 _LEAST_LIKENESS = 0.8
-# Ratio by which the times of two runs of one model may differ on all clips alike.
-_DRIFT = 1.05
-# Errors by which the interval of unchanged texts ends above zero: at most that.
-_WORDS_NEEDED = 12
+_WORSE = (
+    "Usual causes: a layer or a weight that does not bear the scheme's precision, or weights, "
+    "tokenizer or settings other than the checkpoint's. Read the changed transcripts in "
+    "report.html, and keep sensitive layers in float (`quantization.modules`)."
+)
+_CRASHES = (
+    "Usual cause: a graph with a batch or a length that was traced as a constant. Export it with "
+    "these axes dynamic."
+)
+_MIXED = (
+    "Usual causes: padding that takes part in attention, or rows of a batch that share a cache, "
+    "positions or a stopping condition."
+)
+_INFINITE = (
+    "Usual causes: a scale that is zero or NaN, an overflow in float16, a mask of infinities over "
+    "a whole row."
+)
+_UNSEEN = "The model must pass its outputs to Python as tensors or arrays, to be looked at."
+_DEGENERATE = (
+    "Usual causes: end-of-text or suppressed tokens other than the checkpoint's, a decoder cache "
+    "out of step with its positions, wrong features of the audio. report.html shows these texts."
+)
+_MORE_DATA = (
+    "Give more clips, of more speakers; or a wider gate, if the interval's end would be acceptable."
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,8 @@ class Judgement:
     wer_difference: Interval
     cer_difference: Interval
     latency_ratio: Interval
+    latency_ratio_p95: float
+    units: UnitStamp
 
 
 def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ()) -> Judgement:
@@ -55,29 +79,34 @@ def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ())
     Returns:
         The verdict with its checks; intervals are candidate against reference.
     """
-    ours, theirs = case.reference.scores, case.candidate.scores
-    wer = rate_difference(ours.errors, theirs.errors, ours.words)
-    cer = rate_difference(ours.character_errors, theirs.character_errors, ours.characters)
-    ratio = median_ratio(case.reference.seconds, case.candidate.seconds)
+    ours, theirs, units = case.reference.scores, case.candidate.scores, case.units
+    wer = rate_difference(ours.errors, theirs.errors, ours.words, units.index)
+    characters = ours.character_errors, theirs.character_errors, ours.characters
+    cer = rate_difference(*characters, units.index)
+    times = Times(case.durations_s[case.timed], case.reference.seconds, case.candidate.seconds)
+    latency = check_latency(times, gate.max_latency_ratio, _busy(case))
     checks = (
         Check(name="files", passed=True, value=files, sentence=f"All {files} files are as sealed."),
         *found,
         *_structure(case.reference.measurement.shapes, case.candidate.measurement.shapes),
         _degenerate(case),
         _enough(len(case.durations_s), gate.min_clips),
-        _wer(wer, gate.max_wer_increase, len(case.durations_s)),
-        _latency(ratio, gate.max_latency_ratio, len(case.timed), _busy(case)),
+        _wer(wer, gate.max_wer_increase, units.stamp),
+        latency,
+        check_lengths(times, gate.max_latency_ratio, latency.passed),
     )
-    verdict = verdict_of(checks)
-    return Judgement(verdict, _sentence(verdict, checks, wer, ratio), checks, wer, cer, ratio)
+    verdict, ratio = verdict_of(checks), times.ratio
+    sentence = _sentence(verdict, checks, wer, ratio)
+    return Judgement(verdict, sentence, checks, wer, cer, ratio, times.p95, units.stamp)
 
 
-def obstacles(words: Counts, gate: Gate) -> list[str]:
+def obstacles(words: Counts, gate: Gate, units: Units) -> list[str]:
     """Tell why even an artifact that changes no word of its original could not pass.
 
     Args:
         words: Words of each clip's true text, int64 [clips].
         gate: The limits, from the recipe.
+        units: What the bootstrap will resample.
 
     Returns:
         Sentences; none if the gate can pass.
@@ -90,9 +119,9 @@ def obstacles(words: Counts, gate: Gate) -> list[str]:
             "gate.max_wer_increase 0 has no room for the interval of unchanged texts, "
             "however many clips there are"
         )
-    elif 0 < total < _WORDS_NEEDED / limit:
+    elif total:
         same = np.zeros_like(words)
-        end = rate_difference(same, same, words).high
+        end = rate_difference(same, same, words, units.index).high
         if end > limit:
             told.append(
                 f"with {total:,} words, the interval of unchanged texts ends at {points(end)}, "
@@ -100,12 +129,6 @@ def obstacles(words: Counts, gate: Gate) -> list[str]:
                 f"about {total * end / limit:,.0f} words are needed"
             )
     return told
-
-
-def too_slow(reference: Measurement, candidate: Measurement, most: float) -> bool:
-    """Return whether the median latency ratio fails a gate that allows at most `most`."""
-    ours, theirs = (np.array(one.seconds) for one in (reference, candidate))
-    return _latency(median_ratio(ours, theirs), most, len(ours)).passed is False
 
 
 def verdict_of(checks: Sequence[Check]) -> Verdict:
@@ -125,13 +148,6 @@ def span(interval: Interval) -> str:
     return f"{100 * interval.low:+.2f} to {points(interval.high)}"
 
 
-def speed(ratio: float) -> str:
-    """Describe a latency ratio in words."""
-    if ratio > 1.005:
-        return f"{ratio:.2f} times SLOWER than the original"
-    return f"{1 / ratio:.2f} times as fast as the original"
-
-
 def _structure(
     reference: Sequence[ShapeCheck], candidate: Sequence[ShapeCheck]
 ) -> tuple[Check, Check]:
@@ -143,22 +159,30 @@ def _structure(
     unlike = [p for p, ours in zip(candidate, reference, strict=True) if _odd(p) and not _odd(ours)]
     if broken:
         sentence = f"A batch of {len(broken[0].lengths_s)} clips crashes: {broken[0].error}"
+        advice = _CRASHES
     elif unlike:
         sentence = (
             f"A batch of {len(unlike[0].lengths_s)} clips gives other text than they give alone."
         )
+        advice = _MIXED
     else:
         sentence = f"{len(candidate)} batches of unusual sizes and lengths give the text expected."
+        advice = ""
     good = not broken and not unlike
     seen = [probe.finite for probe in candidate if probe.finite is not None]
     finite = all(seen) if seen else None
-    words = {True: "Every output is finite.", False: "Outputs hold NaN or infinity."}
+    words = {
+        True: "Every output is finite.",
+        False: "Outputs hold NaN or infinity.",
+        None: "The outputs could not be observed.",
+    }
     return (
-        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence),
+        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence, advice=advice),
         Check(
             name="finite",
             passed=finite,
-            sentence="The outputs could not be observed." if finite is None else words[finite],
+            sentence=words[finite],
+            advice={True: "", False: _INFINITE, None: _UNSEEN}[finite],
         ),
     )
 
@@ -183,32 +207,44 @@ def _degenerate(case: Comparison) -> Check:
         value=empty + looping + unusable,
         limit=0,
         sentence=sentence,
+        advice=_DEGENERATE if empty + looping + unusable else "",
     )
 
 
 def _enough(clips: int, least: int) -> Check:
     good = True if clips >= least else None
     sentence = f"{clips} clips; the gate asks for at least {least}."
-    return Check(name="clips", passed=good, value=clips, limit=least, sentence=sentence)
+    advice = "" if good else "Give more clips, or lower gate.min_clips."
+    return Check(
+        name="clips", passed=good, value=clips, limit=least, sentence=sentence, advice=advice
+    )
 
 
-def _wer(difference: Interval, most: float, clips: int) -> Check:
+def _wer(difference: Interval, most: float, units: UnitStamp) -> Check:
     """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
     sentence = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
     sentence += f"at most {points(most)} allowed)"
     passed: bool | None = None
+    advice = ""
     if difference.high <= most:
         passed = True
     elif difference.low > most:
         passed = False
+        advice = _WORSE
     else:
-        needed = clips_needed(difference, most, clips)
-        sentence += ": not enough clips to tell, "
+        needed = units_needed(difference, most, units.count)
+        sentence += f": not enough {units.name}s to tell, "
         sentence += (
             f"about {needed:,} like these are needed" if needed else "it is too close to the gate"
         )
+        advice = _MORE_DATA
     return Check(
-        name="wer", passed=passed, value=difference.high, limit=most, sentence=f"{sentence}."
+        name="wer",
+        passed=passed,
+        value=difference.high,
+        limit=most,
+        sentence=f"{sentence}. {units.sentence}",
+        advice=advice,
     )
 
 
@@ -221,29 +257,15 @@ def _busy(case: Comparison) -> str:
     )
 
 
-def _latency(ratio: Interval, most: float, timed: int, warning: str = "") -> Check:
-    passed: bool | None = ratio.value <= most
-    sentence = f"{_capital(speed(ratio.value))} (median of paired latency ratios {ratio.value:.2f} "
-    sentence += f"over {timed} {'clip' if timed == 1 else 'clips'}, "
-    sentence += f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}; at most {most:.2f} allowed)"
-    if not passed and ratio.low <= _DRIFT * most:
-        passed = None
-        sentence += ": too close to tell, measure on a quiet machine"
-        sentence += " or with more clips" if timed < TIMED_CLIPS else ""
-    sentence = f"{sentence}.{warning}"
-    return Check(name="latency", passed=passed, value=ratio.value, limit=most, sentence=sentence)
-
-
 def _sentence(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: Interval) -> str:
     """Summarise the verdict: the decisive checks, or if passed, the WER and the speed."""
     if verdict == "passed":
         return f"WER {points(wer.value)}, at most {points(wer.high)}; {speed(ratio.value)}."
-    decisive = [c for c in checks if c.passed is (False if verdict == "failed" else None)]
+    wanted = False if verdict == "failed" else None
+    decisive = [check for check in checks if check.passed is wanted]
+    if any(check.name == "latency" for check in decisive):  # says it of all lengths
+        decisive = [check for check in decisive if check.name != "lengths"]
     return " ".join(f"{check.sentence} {check.advice}".strip() for check in decisive)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
@@ -281,13 +303,8 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
 
 def slices(case: Comparison) -> tuple[Slice, ...]:
     """Return error rates by duration: regressions often affect long clips only."""
-    durations = case.durations_s
-    rows, above = [], 0.0
-    for name, most in _SLICES:
-        inside = (durations >= above) & (durations < most)
-        above = most
-        if not inside.any():
-            continue
+    durations, rows = case.durations_s, []
+    for name, inside in by_length(durations):
         words = int(case.reference.scores.words[inside].sum())
         rates = [
             float(one.scores.errors[inside].sum() / words) if words else None

@@ -15,6 +15,7 @@ from exporter.errors import DataError
 from exporter.formats.clips import Clip
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
+from exporter.validate.scoring.units import UnitCounter, Units
 from exporter.validate.scoring.wer import Scores, loops, score, total
 
 Normalise = Callable[[str], str | None]
@@ -81,6 +82,7 @@ class Comparison:
         newly_empty: Number of clips for which only the candidate's text is empty.
         newly_looping: Number of clips for which only the candidate's text repeats itself.
         newly_unusable: Number of clips for which only the candidate's text cannot be normalised.
+        units: What a bootstrap over the clips resamples.
         rows: The rows of predictions.jsonl.
         normalise: The text normaliser, which unifies spellings; None for texts it cannot take.
     """
@@ -93,6 +95,7 @@ class Comparison:
     newly_empty: int
     newly_looping: int
     newly_unusable: int
+    units: Units
     rows: Rows
     normalise: Normalise
 
@@ -205,11 +208,13 @@ def compare(
         DataError: No clip has a word in its true text.
     """
     tallies = _Tallies(normalise)
+    units = UnitCounter()
     seconds = _seconds(timed, reference.measurement, candidate.measurement)
     triples = zip(clips, reference.transcripts, candidate.transcripts, strict=True)
     for batch in batches(triples, _BATCH):
         for place, triple in enumerate(batch, len(tallies.durations_s)):
-            write(_row(*triple, seconds.get(place, (None, None))))
+            origin = units.add(triple[0].speaker, triple[0].recording)
+            write(_row(*triple, seconds.get(place, (None, None)), origin))
         tallies.add(batch)
     return Comparison(
         durations_s=np.array(tallies.durations_s, dtype=np.float64),
@@ -220,6 +225,7 @@ def compare(
         newly_empty=tallies.newly_empty,
         newly_looping=tallies.newly_looping,
         newly_unusable=tallies.newly_unusable,
+        units=units.units,
         rows=rows,
         normalise=normalise,
     )
@@ -237,8 +243,13 @@ def _row(
     reference: ClipResult,
     candidate: ClipResult,
     seconds: tuple[float | None, float | None],
+    origin: tuple[int | None, int | None],
 ) -> dict[str, Any]:
-    """Return a row in Open ASR's field names, enough to score again; untimed is null."""
+    """Return a row in Open ASR's field names, enough to score again; untimed is null.
+
+    Speakers and recordings are numbered: their names may be those of people.
+    """
+    named = zip(("speaker", "recording"), origin, strict=True)
     return {
         "audio_filepath": clip.id,
         "duration": round(clip.duration_s, 4),
@@ -250,4 +261,5 @@ def _row(
         "pred_text_reference": reference.text,
         "time_reference": seconds[0],
         "tokens_reference": reference.tokens,
+        **{name: number for name, number in named if number is not None},
     }

@@ -8,6 +8,7 @@ import json
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
 
 from exporter.artifact.report import NormaliserStamp
 from exporter.errors import DataError, IntegrityError, exhausted
@@ -163,24 +165,32 @@ def _spellings(path: Path) -> dict[str, str]:
 
 
 def score(truth: Sequence[str], hypothesis: Sequence[str]) -> Scores:
-    """Count the errors of each clip.
+    """Count the errors of each clip, as jiwer does; only words that differ are aligned.
 
     Args:
-        truth: The true texts, normalised.
+        truth: The true texts, normalised: words with single spaces between them.
         hypothesis: The transcripts of the same clips, normalised.
     """
-    words = jiwer.process_words(list(truth), list(hypothesis))
-    characters = jiwer.process_characters(list(truth), list(hypothesis))
-    counts = {kind: _count(words, kind) for kind in ("substitute", "delete", "insert")}
-    return Scores(
-        words=np.array([len(text) for text in words.references], dtype=np.int64),
-        substitutions=counts["substitute"],
-        deletions=counts["delete"],
-        insertions=counts["insert"],
-        characters=np.array([len(text) for text in characters.references], dtype=np.int64),
-        character_errors=sum(
-            (_count(characters, kind) for kind in counts), np.zeros(len(truth), dtype=np.int64)
-        ),
+    rows = np.array([_errors(*pair) for pair in zip(truth, hypothesis, strict=True)])
+    return Scores(*rows.reshape(-1, len(fields(Scores))).astype(np.int64).T)
+
+
+def _errors(truth: str, hypothesis: str) -> tuple[int, ...]:
+    """Count one clip, in the order of the fields of `Scores`."""
+    words = truth.split()
+    if truth == hypothesis:
+        return len(words), 0, 0, 0, len(truth), 0
+    numbers: dict[str, int] = {}
+    sides = [
+        [numbers.setdefault(word, len(numbers)) for word in text]
+        for text in (words, hypothesis.split())
+    ]
+    kinds = Counter(operation.tag for operation in Levenshtein.editops(*sides))
+    return (
+        len(words),
+        *(kinds[kind] for kind in ("replace", "delete", "insert")),
+        len(truth),
+        Levenshtein.distance(truth, hypothesis),
     )
 
 
@@ -195,21 +205,6 @@ def total(parts: Sequence[Scores]) -> Scores:
         raise DataError(msg)
     names = [each.name for each in fields(Scores)]
     return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-def _count(output: jiwer.WordOutput | jiwer.CharacterOutput, kind: str) -> Counts:
-    """Count the words or characters of one kind of error in each clip."""
-    return np.array(
-        [
-            sum(
-                max(part.ref_end_idx - part.ref_start_idx, part.hyp_end_idx - part.hyp_start_idx)
-                for part in parts
-                if part.type == kind
-            )
-            for parts in output.alignments
-        ],
-        dtype=np.int64,
-    )
 
 
 def align(truth: str, reference: str, candidate: str) -> list[Column]:

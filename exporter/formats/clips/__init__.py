@@ -20,6 +20,10 @@ from exporter.system.files import readable_name
 # In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
 AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")
+# Ours and NeMo's, datasets' of the Hub, Common Voice's.
+SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
+RECORDING_NAMES = ("recording", "recording_id", "session", "session_id", "chapter_id")
+_MOST_NAME = 1000  # characters of a speaker's or a recording's name
 MAX_CHARACTERS = 100_000  # of one clip's text: about two hours of speech
 # What `os.fsdecode` makes of bytes that are not UTF-8, and the other lone surrogates.
 _ESCAPED, _HALF = re.compile("[\udc80-\udcff]"), re.compile("[\ud800-\udfff]")
@@ -29,7 +33,8 @@ _ESCAPED, _HALF = re.compile("[\udc80-\udcff]"), re.compile("[\ud800-\udfff]")
 class Clip:
     """One recording: its name in the data, its file, its reference text and language.
 
-    `where` is the place of its text, for messages.
+    `where` is the place of its text, for messages. `speaker` says who speaks, and `recording` which
+    longer recording the clip was cut from, where the data tell.
     """
 
     id: str
@@ -38,6 +43,8 @@ class Clip:
     language: str | None = None
     duration_s: float = 0.0
     where: str = ""
+    speaker: str | None = None
+    recording: str | None = None
 
 
 def list_clips(source: Path) -> Iterator[Clip]:
@@ -95,7 +102,31 @@ def _clip(row: Row) -> Clip:
     known = row.id or (name if not Path(name).is_absolute() else path.name)
     where = row.text_where or where
     text = _text(where, _field(where, fields, TEXT_NAMES, "text"))
-    return Clip(readable_name(known), path, text, language, where=where)
+    origin = origin_of(row.where, fields)
+    return Clip(readable_name(known), path, text, language, 0.0, where, *origin)
+
+
+def origin_of(where: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the names of a row's speaker and recording, None where it names none.
+
+    Raises:
+        DataError: One is neither text nor a whole number.
+    """
+    return _name(where, fields, SPEAKER_NAMES), _name(where, fields, RECORDING_NAMES)
+
+
+def _name(where: str, fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """Return the first of some fields that says something."""
+    for key in names:
+        value = fields.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64
+        text = str(value) if whole else "" if value is None else value
+        if not isinstance(text, str) or len(text) > _MOST_NAME or _HALF.search(text):
+            msg = f"{where}: {key} must be a name or a whole number, not {value!r:.40}"
+            raise DataError(msg)
+        if text.strip():
+            return text.strip()
+    return None
 
 
 def _require_file(where: str, path: Path) -> None:

@@ -1,5 +1,6 @@
 """The layouts of data folders: manifests, audiofolder, Common Voice, LibriSpeech and Kaldi."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from exporter.formats.clips.tables import Row, lines_of, rows_of_file
 # Taken in this order, whatever else is there: ours, and audiofolder's.
 _MANIFESTS = ("manifest.jsonl", "metadata.jsonl", "metadata.csv")
 _COMMON_VOICE = "test.tsv"
-_KALDI_TEXT, _KALDI_AUDIO = "text", "wav.scp"
+_KALDI_TEXT, _KALDI_AUDIO, _KALDI_SPEAKERS = "text", "wav.scp", "utt2spk"
 _KALDI_SEGMENTS = "segments"
 _TABLES = {".json", ".jsonl", ".csv", ".tsv"}
 _KNOWN = (
     f"{', '.join(_MANIFESTS)}, a NeMo manifest, Common Voice's {_COMMON_VOICE}, Kaldi's "
     f"{_KALDI_AUDIO} and {_KALDI_TEXT}, or *.trans.txt of LibriSpeech's layout"
 )
+
+_LIBRISPEECH_ID = re.compile(r"(\d+)-(\d+)-\d+")
 
 _Reader = Callable[[Path], Iterator[Row]]
 
@@ -79,7 +82,14 @@ def _librispeech(root: Path) -> Iterator[Row]:
         for where, line in lines_of(path):
             name, _, text = line.strip().partition(" ")
             audio_path = (path.parent / f"{name}.flac").relative_to(root).as_posix()
-            yield Row(where, root, {"audio": audio_path, "text": text, "language": "en"})
+            fields = {"audio": audio_path, "text": text, "language": "en"}
+            yield Row(where, root, {**fields, **_origin(name)})
+
+
+def _origin(name: str) -> dict[str, str]:
+    """Return speaker and chapter of a LibriSpeech id; a chapter is one recording session."""
+    parts = _LIBRISPEECH_ID.fullmatch(name)
+    return {"speaker": parts[1], "recording": parts[2]} if parts else {}
 
 
 def _kaldi(folder: Path) -> Iterator[Row]:
@@ -91,15 +101,37 @@ def _kaldi(folder: Path) -> Iterator[Row]:
         )
         raise DataError(msg)
     texts = dict(_kaldi_pairs(folder / _KALDI_TEXT))
+    speakers = _kaldi_speakers(folder)
     for name, (where, audio) in _kaldi_pairs(folder / _KALDI_AUDIO):
         if name not in texts:
             msg = f"{where}: {name[:80]} has no line in {_KALDI_TEXT}"
             raise DataError(msg)
+        if speakers and name not in speakers:
+            msg = f"{where}: {name[:80]} has no line in {_KALDI_SPEAKERS}"
+            raise DataError(msg)
         text_where, text = texts.pop(name)
-        yield Row(where, folder, {"audio": audio, "text": text}, name, text_where)
+        fields = {"audio": audio, "text": text, "speaker": speakers.get(name)}
+        yield Row(where, folder, fields, name, text_where)
     for name, (where, _) in texts.items():
         msg = f"{where}: {name[:80]} has no line in {_KALDI_AUDIO}"
         raise DataError(msg)
+
+
+def _kaldi_speakers(folder: Path) -> dict[str, str]:
+    """Return the speaker of each utterance; none where each is called after its utterance.
+
+    That is what Kaldi's recipes write if speakers are unknown.
+    """
+    path = folder / _KALDI_SPEAKERS
+    if not path.exists():
+        return {}
+    speakers = {}
+    for name, (where, speaker) in _kaldi_pairs(path):
+        if not speaker or " " in speaker:
+            msg = f"{where}: expected an utterance and its speaker, not {speaker!r:.40}"
+            raise DataError(msg)
+        speakers[name] = speaker
+    return {} if all(name == speaker for name, speaker in speakers.items()) else speakers
 
 
 def _kaldi_pairs(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
