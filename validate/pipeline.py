@@ -43,7 +43,7 @@ from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import read_transcripts
 from exporter.validate.page import render as html_report
 from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
-from exporter.validate.scoring.wer import Normaliser, normaliser
+from exporter.validate.scoring.normaliser import Normaliser, normaliser
 from exporter.validate.subjects import Settings, Subject, open_subject
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from exporter.artifact.report import Report
 from exporter.recipe import Decoding
 from exporter.validate.gate import judge as gate
 from exporter.validate.scoring.compare import Comparison
-from exporter.validate.scoring.wer import normaliser
+from exporter.validate.scoring.normaliser import normaliser
 from tests.support.judging import GATE
 
 DIGEST = "ab" * 32

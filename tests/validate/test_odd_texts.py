@@ -17,7 +17,7 @@ from exporter.validate import pipeline
 from exporter.validate.corpus.index import Corpora
 from exporter.validate.gate import judge as gate
 from exporter.validate.scoring.compare import compare
-from exporter.validate.scoring.wer import normaliser
+from exporter.validate.scoring.normaliser import normaliser
 from tests.support.judging import GATE, SENTENCE, listed, measurement, output
 
 DIGITS = "1" * 5000
