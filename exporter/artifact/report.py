@@ -69,9 +69,17 @@ class DataStamp(_Frozen):
 
 
 class NormaliserStamp(_Frozen):
-    """The text normaliser; error rates compare only under the same one."""
+    """The text normaliser; error rates compare only under the same one.
+
+    `version` and `unicode` (of its character data) are those of a normaliser of ours; others are
+    transformers'. `unit` is what errors are counted in, and empty in older reports: words,
+    characters, or "by script": characters where a script has no spaces between words.
+    """
 
     name: str
+    version: AbsentIfEmpty[int] = 0
+    unicode: AbsentIfEmpty[str] = ""
+    unit: AbsentIfEmpty[Literal["", "word", "character", "by script"]] = ""
     language: str | None
     transformers: str
     jiwer: str

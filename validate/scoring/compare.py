@@ -15,6 +15,7 @@ from exporter.errors import DataError
 from exporter.formats.clips import Clip
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
+from exporter.validate.scoring.normaliser import joined, same_letters
 from exporter.validate.scoring.wer import Scores, loops, score, total
 
 Normalise = Callable[[str], str | None]
@@ -77,7 +78,8 @@ class Comparison:
         timed: Indices of the timed clips, int64 [timed clips].
         reference: The original's run.
         candidate: The artifact's run.
-        changed: Indices of clips whose normalised transcripts differ, int64 [changed].
+        changed: Indices of clips whose transcripts differ, normalised or in a letter (see
+            `normaliser.same_letters`), int64 [changed].
         newly_empty: Number of clips for which only the candidate's text is empty.
         newly_looping: Number of clips for which only the candidate's text repeats itself.
         newly_unusable: Number of clips for which only the candidate's text cannot be normalised.
@@ -124,7 +126,7 @@ class _Tally:
         A text that cannot be normalised, None, has none of the true words.
         """
         texts = [text or "" for text in heard]
-        looping = [loops(text) for text in texts]
+        looping = [loops(joined(text)) for text in texts]
         self._unusable += sum(text is None for text in heard)
         self._scores.append(score(truth, texts))
         self._tokens += sum(result.tokens for result in results)
@@ -164,8 +166,9 @@ class _Tallies:
         for place, texts in enumerate(zip(truth, left, right, strict=True)):
             self.newly_empty += bool(texts[0] and texts[1] and texts[2] == "")
             self.newly_unusable += texts[1] is not None and texts[2] is None
-            self.newly_looping += looping[place] and not known[place] and not loops(texts[0])
-            if texts[1] != texts[2]:
+            if looping[place] and not known[place]:
+                self.newly_looping += not loops(joined(texts[0]))
+            if texts[1] != texts[2] or _other_text(ours[place].text, theirs[place].text, texts[1]):
                 self.changed.append(len(self.durations_s) + place)
         self.durations_s.extend(clip.duration_s for clip in clips)
 
@@ -175,6 +178,13 @@ class _Tallies:
             msg = f"{clip.where or clip.id}: its text cannot be normalised"
             raise DataError(msg)
         return text
+
+
+def _other_text(ours: str, theirs: str, normalised: str | None) -> bool:
+    """Return whether two texts are different ones, though a normaliser makes both `normalised`."""
+    if normalised is None:
+        return ours != theirs
+    return not same_letters(ours, theirs)
 
 
 def compare(
