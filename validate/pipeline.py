@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -21,7 +21,7 @@ import numpy as np
 
 from exporter.artifact import report, store
 from exporter.artifact.lookup import find
-from exporter.artifact.report import Report
+from exporter.artifact.report import CorpusFacts, MisplacedText, Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -31,11 +31,15 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
+from exporter.recipe import Decoding
 from exporter.system import hardware
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
+from exporter.validate.corpus.facts import plausible_wer
 from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.corpus.languages import Spoken, spoken_in
+from exporter.validate.corpus.misplaced import misplaced
 from exporter.validate.gate import judge as gate
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
@@ -43,7 +47,7 @@ from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import read_transcripts
 from exporter.validate.page import render as html_report
 from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
-from exporter.validate.scoring.normaliser import Normaliser, normaliser
+from exporter.validate.scoring.normaliser import Normaliser, normaliser, separated
 from exporter.validate.subjects import Settings, Subject, open_subject
 
 if TYPE_CHECKING:
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # The original's size is reported as that of its weights in float32, in which it runs here.
 _FLOAT32_BYTES = 4
+_EXAMPLES = 5  # of misplaced texts, in the report
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,27 @@ def validate(
             open_subject(folder, where, settings, corpora, progress)
             for folder, where in zip(folders, places, strict=True)
         ]
+        subjects = [replace(subject, spoken=_spoken(subject)) for subject in subjects]
         _check_texts(subjects)
         return _Validation(settings, place, progress).judge(subjects)
+
+
+def _spoken(subject: Subject) -> Spoken:
+    """Return how the languages that the clips name are used, before anything is measured.
+
+    Raises:
+        DataError: The model lacks one of them, with its place in the data.
+    """
+    from exporter.families import FAMILIES, read_configs
+
+    name = subject.manifest.family
+    family, configs = FAMILIES[name], read_configs(subject.folder, name)
+    return spoken_in(
+        subject.corpus,
+        partial(family.language_code, configs),
+        subject.recipe.decoding.language,
+        family.text_language(configs, Decoding(), None),
+    )
 
 
 def _check_texts(subjects: Sequence[Subject]) -> None:
@@ -153,6 +177,8 @@ class _Validation:
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all artifacts; one that fails to run does not stop the others."""
         _warn_of_gates(subjects)
+        for note in dict.fromkeys(note for subject in subjects for note in subject.spoken.notes):
+            _log.warning("%s", note)
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
         pairs = self._timed(subjects, checkpoints)
@@ -205,7 +231,8 @@ class _Validation:
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
-        key = checkpoint.sha256, spec.decoding, spec.threads, subject.corpus.sha256, subject.timed
+        how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads
+        key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed
         if key not in self._originals:
             self._originals[key] = self._run(subject, spec, "original")
         return self._originals[key]
@@ -234,6 +261,7 @@ class _Validation:
             trust=subject.recipe.allow_pickle if original else self._settings.trust,
             threads=self._threads(subject),
             decoding=subject.recipe.decoding,
+            languages=dict(subject.spoken.codes),
         )
 
     def _threads(self, subject: Subject) -> int:
@@ -258,7 +286,8 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
     distinct = {(s.corpus.sha256, s.recipe.gate): s for s in subjects}
     for subject in distinct.values():
         texts = (clip.text for clip in subject.corpus)
-        words = np.array([len(text.split()) for text in texts], dtype=np.int64)
+        every = np.array([len(separated(text).split()) for text in texts], dtype=np.int64)
+        words = every[np.unique(subject.corpus.sounds, return_index=True)[1]]  # copies count once
         if not words.any():
             msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
             raise DataError(msg)
@@ -287,8 +316,10 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
             equal.words,
             rows=predictions,
             write=write,
+            sounds=subject.corpus.sounds,
         )
-    judged = _report(subject, checkpoint, case, equal, predictions.sha256)
+    facts = _facts(subject, case, equal.stamp.language)
+    judged = _report(subject, checkpoint, case, facts, equal, predictions.sha256)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -298,11 +329,32 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
     return report.write(subject.place, judged)
 
 
+def _facts(subject: Subject, case: Comparison, language: str | None) -> CorpusFacts:
+    """Return what the corpus is, with what only its texts and the recipe tell."""
+    facts, scores = case.corpus_facts(), case.reference.scores
+    found = misplaced(
+        scores.errors,
+        scores.words,
+        lambda place: case.normalise(case.rows[place]["text"]) or "",
+        lambda place: case.texts(place).reference,
+    )
+    pairs = [(case.texts(one).id, case.texts(other).id) for one, other in found.pairs[:_EXAMPLES]]
+    return facts.model_copy(
+        update={
+            "misplaced": found.clips,
+            "examples": tuple(MisplacedText(id=one, reads_like=other) for one, other in pairs),
+            "plausible_wer": plausible_wer(subject.manifest.family, language),
+            "notes": (*facts.notes, *subject.spoken.notes),
+        }
+    )
+
+
 def _language(subject: Subject) -> str | None:
     """Return the language of the transcripts, as far as clips, recipe and model tell it."""
     from exporter.families import FAMILIES, read_configs
 
-    (*languages,) = subject.corpus.languages
+    codes = subject.spoken.codes
+    (*languages,) = {codes.get(name, name) if name else None for name in subject.corpus.languages}
     spoken = languages[0] if len(languages) == 1 else None
     name = subject.manifest.family
     configs = read_configs(subject.folder, name)
@@ -313,11 +365,12 @@ def _report(
     subject: Subject,
     checkpoint: Checkpoint,
     case: Comparison,
+    facts: CorpusFacts,
     equal: Normaliser,
     predictions_sha256: str,
 ) -> Report:
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
-    judged = gate.judge(case, recipe.gate, len(manifest.files))
+    judged = gate.judge(case, recipe.gate, len(manifest.files), facts)
     measured = case.candidate.measurement
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -349,6 +402,7 @@ def _report(
             max_clips=data.max_clips,
             seed=data.seed,
         ),
+        corpus=facts,
         gate=recipe.gate,
         decoding=recipe.decoding,
         normaliser=equal.stamp,

@@ -136,6 +136,7 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
 
     from exporter.formats.clips import chosen, list_clips
     from exporter.validate.gate.judge import obstacles
+    from exporter.validate.scoring.normaliser import separated
 
     data, gate = recipe.data, recipe.gate
     if data is None:
@@ -145,7 +146,8 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
         fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"
         return [fewer] if most < gate.min_clips else []
     try:
-        words = [len(clip.text.split()) for clip in list_clips(recipe.path.parent / data.clips)]
+        clips = list_clips(recipe.path.parent / data.clips)
+        words = [len(separated(clip.text).split()) for clip in clips]
     except DataError as error:
         return [str(error)]
     places = chosen(len(words), data.max_clips, data.seed)

@@ -31,6 +31,7 @@ def made(one: Comparison) -> Report:
             source="clips", sha256=DIGEST, clips=len(one.durations_s), audio_s=1.0, words=10,
             max_clips=None, seed=0,
         ),
+        corpus=one.corpus_facts(),
         gate=GATE,
         decoding=Decoding(language="en"),
         normaliser=normaliser("en", Path()).stamp,

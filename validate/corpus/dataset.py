@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporter.errors import DataError, MachineError, exhausted
-from exporter.formats.clips import TEXT_NAMES, Clip, chosen
+from exporter.formats.clips import LANGUAGE_NAMES, TEXT_NAMES, Clip, chosen
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
@@ -81,10 +81,13 @@ def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
         if text is None or "audio" not in columns:
             msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
             raise DataError(msg)
-        batches = file.iter_batches(batch_size=16, columns=["audio", text])
+        language = next((column for column in LANGUAGE_NAMES if column in columns), None)
+        wanted = ["audio", text, *([language] if language else [])]
+        batches = file.iter_batches(batch_size=16, columns=wanted)
         while rows := _next_rows(batches, name):
             for row in rows:
-                yield {"audio": row["audio"], "text": row[text]}
+                spoken = row[language] if language else None
+                yield {"audio": row["audio"], "text": row[text], "language": spoken}
 
 
 def _next_rows(batches: Iterator[Any], name: str) -> list[dict[str, Any]]:
@@ -109,7 +112,12 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
     path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
     with path.open("xb") as stream:
         stream.write(encoded)
-    return Clip(f"{data.split or 'test'}/{path.name}", path, text, where=where)
+    language = row["language"]
+    if not isinstance(language, str | None):
+        msg = f"{where}: its language must be a string, not {language!r:.40}"
+        raise DataError(msg)
+    spoken = (language or "").strip() or None
+    return Clip(f"{data.split or 'test'}/{path.name}", path, text, spoken, where=where)
 
 
 def _cache() -> Path:

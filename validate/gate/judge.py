@@ -8,22 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.artifact.report import Check, ClipErrors, Figures, Interval, Slice, Verdict
+from exporter.artifact.report import (
+    Check,
+    ClipErrors,
+    CorpusFacts,
+    Figures,
+    Interval,
+    Slice,
+    Verdict,
+)
 from exporter.recipe import Gate
+from exporter.validate.corpus.facts import LENGTHS
+from exporter.validate.gate.corpus import corpus_checks
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
 from exporter.validate.scoring.statistics import Counts, clips_needed, median_ratio, rate_difference
+from exporter.validate.scoring.wer import Scores
 
 # With so many clips the median of paired ratios is known to within about 5 %.
 TIMED_CLIPS = 100
 WORST = 20
-_SLICES = (
-    ("under 5 s", 5.0),
-    ("5 to 15 s", 15.0),
-    ("15 to 30 s", 30.0),
-    ("over 30 s", float("inf")),
-)
 _LEAST_LIKENESS = 0.8
 # Ratio by which the times of two runs of one model may differ on all clips alike.
 _DRIFT = 1.05
@@ -43,18 +48,20 @@ class Judgement:
     latency_ratio: Interval
 
 
-def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
+def judge(case: Comparison, gate: Gate, files: int, corpus: CorpusFacts | None = None) -> Judgement:
     """Apply every check of the gate.
 
     Args:
         case: Both sides, scored on the same clips.
         gate: The limits, from the recipe.
         files: Number of sealed files whose hashes were verified.
+        corpus: What the clips are; None: only what scoring them has counted.
 
     Returns:
         The verdict with its checks; intervals are candidate against reference.
     """
     ours, theirs = case.reference.scores, case.candidate.scores
+    facts = corpus or case.corpus_facts()
     wer = rate_difference(ours.errors, theirs.errors, ours.words)
     cer = rate_difference(ours.character_errors, theirs.character_errors, ours.characters)
     ratio = median_ratio(case.reference.seconds, case.candidate.seconds)
@@ -62,7 +69,7 @@ def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
         Check(name="files", passed=True, value=files, sentence=f"All {files} files are as sealed."),
         *_structure(case.reference.measurement.shapes, case.candidate.measurement.shapes),
         _degenerate(case),
-        _enough(len(case.durations_s), gate.min_clips),
+        *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
         _wer(wer, gate.max_wer_increase, len(case.durations_s)),
         _latency(ratio, gate.max_latency_ratio, len(case.timed), _busy(case)),
     )
@@ -184,12 +191,6 @@ def _degenerate(case: Comparison) -> Check:
     )
 
 
-def _enough(clips: int, least: int) -> Check:
-    good = True if clips >= least else None
-    sentence = f"{clips} clips; the gate asks for at least {least}."
-    return Check(name="clips", passed=good, value=clips, limit=least, sentence=sentence)
-
-
 def _wer(difference: Interval, most: float, clips: int) -> Check:
     """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
     sentence = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
@@ -244,6 +245,10 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _rate(scores: Scores) -> float:
+    return float(scores.errors.sum() / scores.words.sum())
+
+
 def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
     """Aggregate one side: errors over all clips, times over the timed clips.
 
@@ -253,7 +258,7 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
     """
     scores, seconds, measured = run.scores, run.seconds, run.measurement
     return Figures(
-        wer=float(scores.errors.sum() / scores.words.sum()),
+        wer=_rate(scores),
         cer=float(scores.character_errors.sum() / scores.characters.sum()),
         words=int(scores.words.sum()),
         substitutions=int(scores.substitutions.sum()),
@@ -281,7 +286,7 @@ def slices(case: Comparison) -> tuple[Slice, ...]:
     """Return error rates by duration: regressions often affect long clips only."""
     durations = case.durations_s
     rows, above = [], 0.0
-    for name, most in _SLICES:
+    for name, most in LENGTHS:
         inside = (durations >= above) & (durations < most)
         above = most
         if not inside.any():

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.artifact.report import CorpusFacts
 from exporter.errors import DataError
 from exporter.formats.clips import Clip
+from exporter.validate.corpus.facts import Contents, ContentsTally, corpus_facts
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
 from exporter.validate.scoring.normaliser import joined, same_letters
@@ -85,6 +87,7 @@ class Comparison:
         newly_unusable: Number of clips for which only the candidate's text cannot be normalised.
         rows: The rows of predictions.jsonl.
         normalise: The text normaliser, which unifies spellings; None for texts it cannot take.
+        contents: What the corpus holds, as far as scoring it has counted; None: nothing was.
     """
 
     durations_s: Floats
@@ -97,6 +100,18 @@ class Comparison:
     newly_unusable: int
     rows: Rows
     normalise: Normalise
+    contents: Contents | None = None
+
+    def corpus_facts(self) -> CorpusFacts:
+        """Return what is known of the corpus without its texts."""
+        measured = self.reference.measurement
+        return corpus_facts(
+            self.contents or ContentsTally().contents(None),
+            self.durations_s,
+            self.reference.scores.words,
+            measured.window_s,
+            measured.vocabulary,
+        )
 
     @property
     def timed_audio_s(self) -> float:
@@ -155,12 +170,15 @@ class _Tallies:
         self.reference, self.candidate = _Tally(), _Tally()
         self.durations_s, self.changed = array("d"), array("q")
         self.newly_empty = self.newly_looping = self.newly_unusable = 0
+        self.contents = ContentsTally()
 
     def add(self, batch: Sequence[tuple[Clip, ClipResult, ClipResult]]) -> None:
         """Count some clips."""
         clips, ours, theirs = zip(*batch, strict=True)
         left, right = ([self._normalise(each.text) for each in column] for column in (ours, theirs))
         truth = [self._truth(clip) for clip in clips]
+        for clip, text, result in zip(clips, truth, ours, strict=True):
+            self.contents.add(text, clip.language, result.distinct)
         known = self.reference.add(truth, left, ours)
         looping = self.candidate.add(truth, right, theirs)
         for place, texts in enumerate(zip(truth, left, right, strict=True)):
@@ -196,6 +214,7 @@ def compare(
     *,
     rows: Rows,
     write: Callable[[dict[str, Any]], None],
+    sounds: Indices | None = None,
 ) -> Comparison:
     """Count both sides' errors, and write a row of predictions.jsonl for each clip.
 
@@ -207,6 +226,8 @@ def compare(
         normalise: Applied to the true texts and to both sides.
         rows: Random access to the rows that `write` has written.
         write: Called with each clip's row.
+        sounds: A number for each clip's sound, the same for copies, int64 [clips]; None if no clip
+            is known to be a copy.
 
     Returns:
         Both sides, scored.
@@ -232,6 +253,7 @@ def compare(
         newly_unusable=tallies.newly_unusable,
         rows=rows,
         normalise=normalise,
+        contents=tallies.contents.contents(sounds),
     )
 
 

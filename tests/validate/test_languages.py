@@ -1,0 +1,113 @@
+"""The languages that clips name: used for decoding, told, or refused with their place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exporter.errors import DataError
+from exporter.families import read_configs
+from exporter.families.whisper import family as whisper
+from exporter.formats.clips import Clip
+from exporter.recipe import Decoding
+from exporter.system.progress import silent
+from exporter.validate.corpus.languages import Spoken, spoken_in
+from exporter.validate.measure.model import ModelSpec, OpenModel
+
+CODES = {"de": "de", "German": "de", "en": "en", "en-US": "en"}
+
+
+def clips(*languages: str | None) -> list[Clip]:
+    return [
+        Clip(f"{n}.wav", Path(f"{n}.wav"), "x", language, where=f"m.jsonl:{n + 1}")
+        for n, language in enumerate(languages)
+    ]
+
+
+def spoken(model: Path, decoding: Decoding, *languages: str | None) -> Spoken:
+    """How a checkpoint is told the clips' languages."""
+    configs = read_configs(model, "whisper")
+    only = whisper.text_language(configs, Decoding(), None)
+    code_of = lambda name: whisper.language_code(configs, name)  # noqa: E731
+    return spoken_in(clips(*languages), code_of, decoding.language, only)
+
+
+def test_every_clip_is_decoded_in_its_own_language(tiny_whisper: Path) -> None:
+    names = ("de", "en-US", "German", "de", "<|en|>")
+    found = spoken(tiny_whisper, Decoding(), *names)
+    assert found.codes == {"de": "de", "en-US": "en", "German": "de", "<|en|>": "en"}
+    assert not found.notes
+
+
+def test_clips_without_a_language_are_told(tiny_whisper: Path) -> None:
+    some = spoken(tiny_whisper, Decoding(), "de", None, None)
+    assert some.codes == {"de": "de"}
+    (note,) = some.notes
+    assert note == (
+        "2 of 3 clips do not name a language, nor does the recipe: it is left to the model."
+    )
+    (note,) = spoken(tiny_whisper, Decoding(), None).notes
+    assert note.startswith("No clip names a language")
+
+
+def test_the_recipes_language_wins_and_others_are_told(tiny_whisper: Path) -> None:
+    found = spoken(tiny_whisper, Decoding(language="en"), "en", "de", "de", "xx", "English")
+    assert not found.codes
+    (note,) = found.notes
+    assert note == ("3 clips name another language than en, the recipe's language: de (2), xx (1).")
+    assert spoken(tiny_whisper, Decoding(language="en"), "en", None) == Spoken()
+
+
+def test_clips_that_an_english_model_does_not_speak_are_told(english_whisper: Path) -> None:
+    found = spoken(english_whisper, Decoding(), "en", "de", "en-GB")
+    assert not found.codes
+    (note,) = found.notes
+    assert note == "1 clips name another language than en, the only language of the model: de (1)."
+    assert spoken(english_whisper, Decoding(), "en", None) == Spoken()
+
+
+def test_an_unknown_language_is_refused_at_its_line(tiny_whisper: Path) -> None:
+    with pytest.raises(DataError, match=r"m\.jsonl:2: the checkpoint has no language 'xx'") as told:
+        spoken(tiny_whisper, Decoding(), "de", "xx")
+    assert "name one `language` for all" in str(told.value)
+
+
+class Model:
+    """Stands for a recogniser that writes the language it is told."""
+
+    def __init__(self) -> None:
+        self.processor = None
+        self.family = SimpleNamespace(sampling_rate=lambda _processor: 16_000)
+        self.batches: list[tuple[str | None, list[Any]]] = []
+
+    def decode(self, sounds: Sequence[Any], decoding: Decoding) -> list[SimpleNamespace]:
+        self.batches.append((decoding.language, list(sounds)))
+        return [SimpleNamespace(text=f"{decoding.language} {each}", tokens=()) for each in sounds]
+
+
+def test_a_batch_does_not_mix_languages_and_keeps_its_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model()
+    monkeypatch.setattr("exporter.validate.measure.model.opened", lambda *_, **__: (model, 0.0))
+    monkeypatch.setattr(OpenModel, "read", lambda _self, path: path.name)
+    spec = ModelSpec(
+        model=Path(), original=True, threads=1, decoding=Decoding(batch_size=5), languages=CODES
+    )
+    opened = OpenModel(spec, silent)
+    batch = clips("de", "en", None, "German", "en-US")
+    texts, seconds = opened.transcribe([c.path for c in batch], [c.language for c in batch])
+    assert [each.text for each in texts] == [
+        "de 0.wav", "en 1.wav", "None 2.wav", "de 3.wav", "en 4.wav",
+    ]  # fmt: skip
+    assert model.batches == [
+        ("de", ["0.wav", "3.wav"]),
+        ("en", ["1.wav", "4.wav"]),
+        (None, ["2.wav"]),
+    ]
+    assert seconds >= 0
+    model.batches.clear()
+    opened.transcribe([c.path for c in batch])
+    assert [language for language, _ in model.batches] == [None]
