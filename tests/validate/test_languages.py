@@ -1,20 +1,30 @@
 """The languages that clips name: used for decoding, told, or refused with their place."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
+from exporter.artifact.report import Report
+from exporter.build.pipeline import build
 from exporter.errors import DataError
 from exporter.families import read_configs
+from exporter.families.transcript import Transcript
 from exporter.families.whisper import family as whisper
 from exporter.formats.clips import Clip
 from exporter.recipe import Decoding
+from exporter.runtime.recogniser import Recogniser
 from exporter.system.progress import silent
+from exporter.validate import pipeline
 from exporter.validate.corpus.languages import Spoken, spoken_in
 from exporter.validate.measure.model import ModelSpec, OpenModel
+from tests.support.in_process import steps_in_process
+from tests.support.recipes import write_recipe
 
 CODES = {"de": "de", "German": "de", "en": "en", "en-US": "en"}
 
@@ -111,3 +121,86 @@ def test_a_batch_does_not_mix_languages_and_keeps_its_order(
     model.batches.clear()
     opened.transcribe([c.path for c in batch])
     assert [language for language, _ in model.batches] == [None]
+
+
+Judge = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact that has several languages, of a recipe that names none."""
+    folder = tmp_path_factory.mktemp("several")
+    recipe = write_recipe(folder, tiny_whisper, "{max_new_tokens: 8}")
+    with steps_in_process():
+        (built,) = build(recipe, output=folder / "out", targets=["torch-int8"], progress=silent)
+    return built.path
+
+
+@pytest.fixture
+def judge(artifact: Path, tmp_path: Path) -> Iterator[Judge]:
+    """Judge it on seven clips that name some languages."""
+    source = np.random.default_rng(0)
+    for number in range(7):
+        samples = source.normal(0, 0.1, 3000 + 500 * number)
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000)
+
+    def judged(*languages: str | None) -> Report:
+        rows = [
+            {"audio": f"{number}.wav", "text": "red green blue", "language": language}
+            for number, language in enumerate(languages)
+        ]
+        (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (told,) = pipeline.validate(
+            [artifact], threads=1, data=str(tmp_path), into=tmp_path / "report"
+        )
+        return told
+
+    with steps_in_process():
+        yield judged
+
+
+def test_both_sides_decode_a_clip_in_its_language_in_both_passes(
+    judge: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: dict[bool, list[str | None]] = {True: [], False: []}
+    decode = Recogniser.decode
+
+    def noted(self: Recogniser, audio: Sequence[Any], decoding: Decoding) -> list[Transcript]:
+        asked[self.manifest is None] += [decoding.language] * len(audio)
+        return decode(self, audio, decoding)
+
+    monkeypatch.setattr(Recogniser, "decode", noted)
+    monkeypatch.setattr("exporter.validate.measure.latency.MAX_PASSES", 1)
+    told = judge("de", "en", "German", None, "de-AT", "en", "de")
+    passes = asked[True]
+    expected = ["de", "en", "de", None, "de", "en", "de"]
+    starts = [at for at in range(len(passes)) if passes[at : at + 7] == expected]
+    assert len(starts) == 2
+    assert asked[False][: len(passes)] == passes
+    note = "1 of 7 clips do not name a language, nor does the recipe: it is left to the model."
+    assert note in caplog.text
+    assert told.corpus is not None
+    assert note in told.corpus.notes
+    assert told.corpus.languages == {"de": 2, "en": 2, "German": 1, "": 1, "de-AT": 1}
+    assert told.corpus.vocabulary > told.corpus.tokens > 0
+    assert told.corpus.recordings == 7
+    assert (told.normaliser.language, told.normaliser.unit) == (None, "by script")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "1 without a language" in page
+    assert note in page
+
+
+def test_clips_of_one_language_are_normalised_in_it(judge: Judge) -> None:
+    told = judge("German", "de-AT", "de")
+    assert (told.normaliser.language, told.normaliser.unit) == ("de", "word")
+
+
+def test_an_unknown_language_ends_it_before_a_model_is_opened(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenModel, "__init__", None)  # not called
+    with pytest.raises(DataError, match=r"manifest\.jsonl:2: the checkpoint has no language 'xx'"):
+        judge("de", "xx")
