@@ -291,7 +291,7 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
         if not words.any():
             msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
             raise DataError(msg)
-        for sentence in gate.obstacles(words, subject.recipe.gate):
+        for sentence in gate.obstacles(words, subject.recipe.gate, len(every)):
             _log.warning("the gate cannot pass: %s", sentence)
 
 

@@ -71,6 +71,16 @@ def test_audiofolder_tables(folder: Path) -> None:
     assert len(read_clips(folder)) == 1
 
 
+def test_a_language_by_any_of_its_names(folder: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "text": "x", "lang": "pt-BR"},
+        {"audio": "b.wav", "text": "x", "locale": " de "},
+        {"audio": "c.wav", "text": "x", "language": "", "locale": None},
+    ]
+    manifest = write_lines(folder / "m.jsonl", *rows)
+    assert [clip.language for clip in read_clips(manifest)] == ["pt-BR", "de", None]
+
+
 def test_common_voice(folder: Path) -> None:
     (folder / "clips").mkdir()
     (folder / "a.wav").rename(folder / "clips" / "a.wav")
@@ -161,7 +171,8 @@ def hub(folder: Path, loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A Hub with one dataset of three rows, in the layout that `datasets` pushes."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     sounds = [{"bytes": (folder / name).read_bytes(), "path": name} for name in TEXTS]
-    table = arrow.table({"audio": sounds, "sentence": list(TEXTS.values()), "speaker": [1, 2, 3]})
+    columns = {"sentence": list(TEXTS.values()), "locale": ["en", "de", None]}
+    table = arrow.table({"audio": sounds, **columns, "speaker": [1, 2, 3]})
     parquet.write_table(table, folder / "test.parquet")
     data = File((folder / "test.parquet").read_bytes(), True)
     names = ("en/test-00000-of-00001.parquet", "de/test-00000-of-00001.parquet")
@@ -179,6 +190,7 @@ def test_a_hub_dataset(tmp_path: Path) -> None:
     clips = Corpora(tmp_path, silent).open(DATA, Path())
     assert [clip.text for clip in clips] == list(TEXTS.values())
     assert [clip.duration_s for clip in clips] == pytest.approx([0.1, 0.2, 0.3])
+    assert [clip.language for clip in clips] == ["en", "de", None]
     assert len(list(dataset_clips(DATA.model_copy(update={"max_clips": 2})))) == 2
     with pytest.raises(DataError, match="split train"):
         list(dataset_clips(DATA.model_copy(update={"split": "train"})))

@@ -86,7 +86,7 @@ def test_durations_are_told() -> None:
     one = case(clips=20)  # of 3 to 22 s
     facts = one.corpus_facts()
     assert facts.lacking == ("over 30 s",)
-    assert "No clip lasts over 30 s: long recordings were not judged." in facts.notes
+    assert "No clip lasts over 30 s." in facts.notes
     assert (facts.window_s, facts.over_window, facts.under_1_s) == (0, 0, 0)
     clips = [
         replace(clip, duration_s=length)
@@ -98,6 +98,10 @@ def test_durations_are_told() -> None:
     assert (facts.window_s, facts.over_window, facts.under_1_s) == (30, 2, 1)
     assert facts.lacking == ("5 to 15 s", "15 to 30 s")
     assert "No clip lasts 5 to 15 s or 15 to 30 s." in facts.notes
+    clips = clips[:1] * 3
+    outputs = (output([SENTENCE] * 3, measured) for _ in range(2))
+    notes = comparison(clips, *outputs).corpus_facts().notes
+    assert "No clip exceeds the window of 30 s: long recordings were not judged." in notes
 
 
 def test_the_share_of_the_vocabulary_is_told() -> None:
@@ -168,7 +172,10 @@ def test_misplaced_texts_leave_it_undecided() -> None:
     assert "shifted, sorted or shuffled" in judged.sentence
     few = gate.judge(case(), GATE, 9, facts_with(misplaced=1, examples=(one,)))
     assert check(few, "true texts").passed is True
-    assert "The text of 1 clip fits other clips better" in check(few, "true texts").sentence
+    assert (
+        "The text of 1 clip fits another clip better: a.wav reads like"
+        in check(few, "true texts").sentence
+    )
 
 
 def test_an_original_that_hears_nothing_leaves_it_undecided() -> None:

@@ -62,6 +62,10 @@ def test_clips_without_a_language_are_told(tiny_whisper: Path) -> None:
     assert note.startswith("No clip names a language")
 
 
+def test_nothing_is_told_of_a_model_that_is_told_no_language() -> None:
+    assert spoken_in(clips("de", None), lambda _: None, None, None) == Spoken()
+
+
 def test_the_recipes_language_wins_and_others_are_told(tiny_whisper: Path) -> None:
     found = spoken(tiny_whisper, Decoding(language="en"), "en", "de", "de", "xx", "English")
     assert not found.codes

@@ -128,8 +128,10 @@ def _notes(facts: CorpusFacts, clips: int) -> list[str]:
     if facts.wordless:
         notes.append(f"{facts.wordless} true texts have no word.")
     if facts.lacking:
-        rest = ": long recordings were not judged" if LENGTHS[-1][0] in facts.lacking else ""
-        notes.append(f"No clip lasts {_or(facts.lacking)}{rest}.")
+        notes.append(f"No clip lasts {_or(facts.lacking)}.")
+    if facts.window_s and not facts.over_window:
+        window = f"{facts.window_s:g} s"
+        notes.append(f"No clip exceeds the window of {window}: long recordings were not judged.")
     if facts.tokens < _SMALL_VOCABULARY * facts.vocabulary:
         notes.append(
             f"The original's transcripts use {facts.tokens:,} of {facts.vocabulary:,} tokens: "

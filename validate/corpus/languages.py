@@ -60,8 +60,16 @@ def spoken_in(
             raise DataError(msg) from error
         if code is not None:
             codes[name] = code
-    unnamed = counts[None]
+    unnamed = counts[None] if _is_told(code_of) else 0
     return Spoken(codes, (_unnamed(unnamed, counts.total()),) if unnamed else ())
+
+
+def _is_told(code_of: Callable[[str], str | None]) -> bool:
+    """Return whether a model is told languages at all."""
+    try:
+        return code_of("en") is not None
+    except RecipeError:
+        return True
 
 
 def _unnamed(clips: int, total: int) -> str:

@@ -77,19 +77,23 @@ def judge(case: Comparison, gate: Gate, files: int, corpus: CorpusFacts | None =
     return Judgement(verdict, _sentence(verdict, checks, wer, ratio), checks, wer, cer, ratio)
 
 
-def obstacles(words: Counts, gate: Gate) -> list[str]:
+def obstacles(words: Counts, gate: Gate, clips: int = 0) -> list[str]:
     """Tell why even an artifact that changes no word of its original could not pass.
 
     Args:
-        words: Words of each clip's true text, int64 [clips].
+        words: Words of each recording's true text, int64 [recordings].
         gate: The limits, from the recipe.
+        clips: The number of clips, if some are copies of a recording.
 
     Returns:
         Sentences; none if the gate can pass.
     """
     told, limit, total = [], gate.max_wer_increase, int(words.sum())
     if len(words) < gate.min_clips:
-        told.append(f"{len(words)} clips are fewer than gate.min_clips, {gate.min_clips}")
+        few = f"{len(words)} clips are"
+        if clips > len(words):
+            few = f"{clips} clips are {len(words)} different recordings,"
+        told.append(f"{few} fewer than gate.min_clips, {gate.min_clips}")
     if not limit:
         told.append(
             "gate.max_wer_increase 0 has no room for the interval of unchanged texts, "
