@@ -158,11 +158,18 @@ class Data(_Strict):
 
 
 class Gate(_Strict):
-    """The limits for an artifact; a WER increase is a fraction: 0.005 is half a point."""
+    """The limits for an artifact; WERs are fractions: an increase of 0.005 is half a point.
+
+    Above `max_reference_wer` of the original itself, the clips judge nothing. It is left out of
+    data where it has its default, so that older reports keep their bytes.
+    """
 
     max_wer_increase: float = Field(default=0.005, ge=0, le=1)
     max_latency_ratio: float = Field(default=1.0, gt=0)
     min_clips: int = Field(default=50, ge=1)
+    max_reference_wer: float = Field(
+        default=0.5, gt=0, le=1000, exclude_if=lambda most: most == 0.5
+    )
 
 
 class Hub(_Strict):

@@ -11,7 +11,7 @@ import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -22,7 +22,7 @@ import numpy as np
 
 from exporter.artifact import report, store
 from exporter.artifact.lookup import find
-from exporter.artifact.report import Report
+from exporter.artifact.report import CorpusFacts, MisplacedText, Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -32,11 +32,15 @@ from exporter.errors import (
     MachineError,
     ResourceError,
 )
+from exporter.recipe import Decoding
 from exporter.system import hardware, worker
 from exporter.system.files import copy_atomic, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
+from exporter.validate.corpus.facts import plausible_wer
 from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.corpus.languages import Spoken, spoken_in
+from exporter.validate.corpus.misplaced import misplaced
 from exporter.validate.evidence import reference
 from exporter.validate.evidence.cases import CLIPS
 from exporter.validate.evidence.results import Expected
@@ -49,8 +53,8 @@ from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import read_transcripts
 from exporter.validate.page import render as html_report
 from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
+from exporter.validate.scoring.normaliser import Normaliser, normaliser, separated
 from exporter.validate.scoring.units import UnitCounter
-from exporter.validate.scoring.wer import Normaliser, normaliser
 from exporter.validate.subjects import Settings, Subject, open_subject
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # The original's size is reported as that of its weights in float32, in which it runs here.
 _FLOAT32_BYTES = 4
+_EXAMPLES = 5  # of misplaced texts, in the report
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,27 @@ def validate(
             open_subject(folder, where, settings, corpora, progress)
             for folder, where in zip(folders, places, strict=True)
         ]
+        subjects = [replace(subject, spoken=_spoken(subject)) for subject in subjects]
         _check_texts(subjects)
         return _Validation(settings, place, progress).judge(subjects)
+
+
+def _spoken(subject: Subject) -> Spoken:
+    """Return how the languages that the clips name are used, before anything is measured.
+
+    Raises:
+        DataError: The model lacks one of them, with its place in the data.
+    """
+    from exporter.families import FAMILIES, read_configs
+
+    name = subject.manifest.family
+    family, configs = FAMILIES[name], read_configs(subject.folder, name)
+    return spoken_in(
+        subject.corpus,
+        partial(family.language_code, configs),
+        subject.recipe.decoding.language,
+        family.text_language(configs, Decoding(), None),
+    )
 
 
 def _check_texts(subjects: Sequence[Subject]) -> None:
@@ -160,6 +184,8 @@ class _Validation:
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all artifacts; one that fails to run does not stop the others."""
         _warn_of_gates(subjects)
+        for note in dict.fromkeys(note for subject in subjects for note in subject.spoken.notes):
+            _log.warning("%s", note)
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
         pairs = self._timed(subjects, checkpoints)
@@ -217,7 +243,8 @@ class _Validation:
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
-        key = checkpoint.sha256, spec.decoding, spec.threads, subject.corpus.sha256, subject.timed
+        how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads
+        key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed
         if key not in self._originals:
             self._originals[key] = self._run(subject, spec, "original")
         return self._originals[key]
@@ -271,6 +298,7 @@ class _Validation:
             trust=subject.recipe.allow_pickle if original else self._settings.trust,
             threads=self._threads(subject),
             decoding=subject.recipe.decoding,
+            languages=dict(subject.spoken.codes),
         )
 
     def _threads(self, subject: Subject) -> int:
@@ -296,13 +324,15 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
     for subject in distinct.values():
         counted, counter = array("q"), UnitCounter()
         for clip in subject.corpus:
-            counted.append(len(clip.text.split()))
+            counted.append(len(separated(clip.text).split()))
             counter.add(clip.speaker, clip.recording)
         words = np.array(counted, dtype=np.int64)
         if not words.any():
             msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
             raise DataError(msg)
-        for sentence in gate.obstacles(words, subject.recipe.gate, counter.units):
+        sounds = subject.corpus.sounds
+        units, recordings = counter.units.with_copies(sounds), len(np.unique(sounds))
+        for sentence in gate.obstacles(words, subject.recipe.gate, units, recordings):
             _log.warning("the gate cannot pass: %s", sentence)
 
 
@@ -327,10 +357,12 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
             equal.words,
             rows=predictions,
             write=write,
+            sounds=subject.corpus.sounds,
         )
     expected = pair.artifact.expected
     weights = () if expected is None else expected.weights
-    judged = _report(subject, checkpoint, case, equal, predictions.sha256, weights)
+    facts = _facts(subject, case, equal.stamp.language)
+    judged = _report(subject, checkpoint, case, facts, equal, predictions.sha256, weights)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -340,11 +372,32 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
     return report.write(subject.place, judged)
 
 
+def _facts(subject: Subject, case: Comparison, language: str | None) -> CorpusFacts:
+    """Return what the corpus is, with what only its texts and the recipe tell."""
+    facts, scores = case.corpus_facts(), case.reference.scores
+    found = misplaced(
+        scores.errors,
+        scores.words,
+        lambda place: case.normalise(case.rows[place]["text"]) or "",
+        lambda place: case.texts(place).reference,
+    )
+    pairs = [(case.texts(one).id, case.texts(other).id) for one, other in found.pairs[:_EXAMPLES]]
+    return facts.model_copy(
+        update={
+            "misplaced": found.clips,
+            "examples": tuple(MisplacedText(id=one, reads_like=other) for one, other in pairs),
+            "plausible_wer": plausible_wer(subject.manifest.family, language),
+            "notes": (*facts.notes, *subject.spoken.notes),
+        }
+    )
+
+
 def _language(subject: Subject) -> str | None:
     """Return the language of the transcripts, as far as clips, recipe and model tell it."""
     from exporter.families import FAMILIES, read_configs
 
-    (*languages,) = subject.corpus.languages
+    codes = subject.spoken.codes
+    (*languages,) = {codes.get(name, name) if name else None for name in subject.corpus.languages}
     spoken = languages[0] if len(languages) == 1 else None
     name = subject.manifest.family
     configs = read_configs(subject.folder, name)
@@ -355,6 +408,7 @@ def _report(
     subject: Subject,
     checkpoint: Checkpoint,
     case: Comparison,
+    facts: CorpusFacts,
     equal: Normaliser,
     predictions_sha256: str,
     weights: Sequence[str],
@@ -366,7 +420,7 @@ def _report(
     evidence = Evidence(
         findings, weights, measured.peak_rss_bytes, case.reference.measurement.peak_rss_bytes
     )
-    judged = gate.judge(case, recipe.gate, len(manifest.files), checks_of(evidence))
+    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, checks_of(evidence))
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
@@ -397,6 +451,7 @@ def _report(
             max_clips=data.max_clips,
             seed=data.seed,
         ),
+        corpus=facts,
         gate=recipe.gate,
         decoding=recipe.decoding,
         normaliser=equal.stamp,

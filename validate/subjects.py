@@ -1,6 +1,6 @@
 """Open the artifacts to judge: verified bytes, the recipe and the corpus to transcribe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.artifact import local_paths
@@ -11,6 +11,7 @@ from exporter.recipe import Data, Recipe, read
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpora, Corpus
+from exporter.validate.corpus.languages import Spoken
 from exporter.validate.gate.latency import TIMED_CLIPS
 
 # A batch is timed as a whole, so several are needed for a median.
@@ -22,7 +23,7 @@ class Subject:
     """One artifact to judge: its hashes verified, with its recipe and the clips to transcribe.
 
     The report is written to `place`. `timed` are the indices of the clips to time, the same for all
-    artifacts on this data.
+    artifacts on this data. `spoken` is how the languages that clips name are used.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Subject:
     data: Data
     corpus: Corpus
     timed: tuple[int, ...]
+    spoken: Spoken = field(default_factory=Spoken)
 
     @property
     def name(self) -> str:

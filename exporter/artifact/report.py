@@ -72,10 +72,61 @@ class DataStamp(_Frozen):
     seed: int
 
 
+class MisplacedText(_Frozen):
+    """A clip of which the original hears what the true text of another clip says."""
+
+    id: str
+    reads_like: str
+
+
+class CorpusFacts(_Frozen):
+    """What the clips are, and what they exercise.
+
+    Attributes:
+        recordings: Distinct sounds among the clips.
+        texts: Distinct true texts, normalised.
+        wordless: Clips whose true text has no word.
+        misplaced: Clips whose text fits another clip better, by the original's transcripts.
+        examples: Some of them.
+        window_s: Seconds of the model's window; 0 if it is not known.
+        over_window: Clips longer than that.
+        under_1_s: Clips shorter than a second.
+        lacking: The ranges of durations without a clip.
+        tokens: Distinct tokens of text in the original's transcripts.
+        vocabulary: Tokens of text that the model has; 0 if it is not known.
+        languages: Clips by the language that the data name; "" for none.
+        plausible_wer: What the original's WER seldom exceeds, by family and language.
+        notes: Sentences about what these clips cannot show.
+    """
+
+    recordings: int
+    texts: int
+    wordless: int
+    misplaced: AbsentIfEmpty[int] = 0
+    examples: AbsentIfEmpty[tuple[MisplacedText, ...]] = ()
+    window_s: float
+    over_window: int
+    under_1_s: int
+    lacking: tuple[str, ...]
+    tokens: int
+    vocabulary: int
+    languages: AbsentIfEmpty[dict[str, int]] = {}
+    plausible_wer: AbsentIfEmpty[float] = 0.0
+    notes: tuple[str, ...] = ()
+
+
 class NormaliserStamp(_Frozen):
-    """The text normaliser; error rates compare only under the same one."""
+    """The text normaliser; error rates compare only under the same one.
+
+    `version` and `unicode` (of its character data) are those of a normaliser of ours; others are
+    transformers'. `unit` is what errors are counted in, and empty in older reports: words,
+    characters, or "by script": characters where a script has no spaces between words.
+    """
 
     name: str
+    version: AbsentIfEmpty[int] = 0
+    unicode: AbsentIfEmpty[str] = ""
+    unit: AbsentIfEmpty[Literal["", "word", "character", "by script"]] = ""
     language: str | None
     transformers: str
     jiwer: str
@@ -203,6 +254,7 @@ class Report(_Frozen):
     artifact: ArtifactStamp
     reference: ReferenceStamp
     data: DataStamp
+    corpus: AbsentIfEmpty[CorpusFacts | None] = None
     gate: Gate
     decoding: Decoding
     normaliser: NormaliserStamp

@@ -136,6 +136,7 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
 
     from exporter.formats.clips import chosen, list_clips
     from exporter.validate.gate.judge import obstacles
+    from exporter.validate.scoring.normaliser import separated
     from exporter.validate.scoring.units import units_of
 
     data, gate = recipe.data, recipe.gate
@@ -147,7 +148,9 @@ def _gate_obstacles(recipe: Recipe) -> list[str]:
         return [fewer] if most < gate.min_clips else []
     try:
         listed = list_clips(recipe.path.parent / data.clips)
-        known = [(len(clip.text.split()), clip.speaker, clip.recording) for clip in listed]
+        known = [
+            (len(separated(clip.text).split()), clip.speaker, clip.recording) for clip in listed
+        ]
     except DataError as error:
         return [str(error)]
     some = [known[place] for place in chosen(len(known), data.max_clips, data.seed)]

@@ -225,6 +225,10 @@ class Family(Protocol):
         """Return the samples in a window; longer recordings are decoded in several steps."""
         ...
 
+    def vocabulary(self, processor: Any) -> int:
+        """Return the number of tokens that have text."""
+        ...
+
     def check_processor(self, folder: Path, config: dict[str, Any]) -> None:
         """Check the companions in a folder against the model that a config describes.
 
@@ -247,6 +251,21 @@ class Family(Protocol):
 
         Returns:
             A code like `en`; None if it is not known.
+        """
+        ...
+
+    def language_code(self, configs: Configs, name: str) -> str | None:
+        """Return the `language` to decode in for recordings whose language data name.
+
+        Args:
+            configs: The checkpoint's configs.
+            name: A code, a tag like "pt-BR", or an English name.
+
+        Returns:
+            A value that `check_decoding` allows; None if the model is not told languages.
+
+        Raises:
+            RecipeError: The model lacks that language.
         """
         ...
 

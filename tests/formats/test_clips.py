@@ -72,6 +72,16 @@ def test_audiofolder_tables(folder: Path) -> None:
     assert len(read_clips(folder)) == 1
 
 
+def test_a_language_by_any_of_its_names(folder: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "text": "x", "lang": "pt-BR"},
+        {"audio": "b.wav", "text": "x", "locale": " de "},
+        {"audio": "c.wav", "text": "x", "language": "", "locale": None},
+    ]
+    manifest = write_lines(folder / "m.jsonl", *rows)
+    assert [clip.language for clip in read_clips(manifest)] == ["pt-BR", "de", None]
+
+
 def test_common_voice(folder: Path) -> None:
     (folder / "clips").mkdir()
     (folder / "a.wav").rename(folder / "clips" / "a.wav")
@@ -197,6 +207,7 @@ def hub(folder: Path, loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     sounds = [{"bytes": (folder / name).read_bytes(), "path": name} for name in TEXTS]
     columns = {"sentence": list(TEXTS.values()), "speaker": [1, 2, 3], "session": [0.5] * 3}
+    columns |= {"locale": ["en", "de", None]}
     table = arrow.table({"audio": sounds, **columns})
     parquet.write_table(table, folder / "test.parquet")
     data = File((folder / "test.parquet").read_bytes(), True)
@@ -220,6 +231,7 @@ def test_a_hub_dataset(tmp_path: Path) -> None:
         ("2", None),
         ("3", None),
     ]
+    assert [clip.language for clip in clips] == ["en", "de", None]
     assert len(list(dataset_clips(DATA.model_copy(update={"max_clips": 2})))) == 2
     with pytest.raises(DataError, match="split train"):
         list(dataset_clips(DATA.model_copy(update={"split": "train"})))

@@ -168,6 +168,10 @@ def window(processor: Any) -> int:
     return _SAMPLES
 
 
+def vocabulary(processor: Any) -> int:
+    return len(processor.tokenizer) - len(processor.tokenizer.all_special_ids)
+
+
 def check_processor(folder: Path, config: dict[str, Any]) -> None:
     size = len(processor(folder).tokenizer)
     if size != config["vocab_size"]:
@@ -181,6 +185,10 @@ def configs(model: Any) -> Configs:
 
 def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
     return spoken
+
+
+def language_code(configs: Configs, name: str) -> str | None:
+    return None
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:

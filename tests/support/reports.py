@@ -7,7 +7,7 @@ from exporter.artifact.report import Report
 from exporter.recipe import Decoding
 from exporter.validate.gate import judge as gate
 from exporter.validate.scoring.compare import Comparison
-from exporter.validate.scoring.wer import normaliser
+from exporter.validate.scoring.normaliser import normaliser
 from tests.support.judging import GATE
 
 DIGEST = "ab" * 32
@@ -31,6 +31,7 @@ def made(one: Comparison) -> Report:
             source="clips", sha256=DIGEST, clips=len(one.durations_s), audio_s=1.0, words=10,
             max_clips=None, seed=0,
         ),
+        corpus=one.corpus_facts(),
         gate=GATE,
         decoding=Decoding(language="en"),
         normaliser=normaliser("en", Path()).stamp,

@@ -1,5 +1,7 @@
 """Texts that a normaliser cannot take: told before the measurement, or a verdict on the clip."""
 
+# ruff: noqa: RUF001 (letters of other scripts are what is tested)
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +19,17 @@ from exporter.validate import pipeline
 from exporter.validate.corpus.index import Corpora
 from exporter.validate.gate import judge as gate
 from exporter.validate.scoring.compare import compare
-from exporter.validate.scoring.wer import normaliser
+from exporter.validate.scoring.normaliser import normaliser
 from tests.support.judging import GATE, SENTENCE, listed, measurement, output
 
 DIGITS = "1" * 5000
 
 
-def judged(ours: list[str], theirs: list[str]) -> Any:
+def judged(ours: list[str], theirs: list[str], language: str = "en") -> Any:
     rows: list[Any] = []
     how: dict[str, Any] = {"rows": rows, "write": rows.append}
     sides = [output(texts, measurement(len(texts), 0.05)) for texts in (ours, theirs)]
-    words = normaliser("en", Path("nowhere")).words
+    words = normaliser(language, Path("nowhere")).words
     return compare(listed(len(ours)), range(len(ours)), *sides, words, **how)
 
 
@@ -48,6 +50,35 @@ def test_both_sides_may_be_odd() -> None:
     case = judged([DIGITS, *[SENTENCE] * 59], [DIGITS, *[SENTENCE] * 59])
     assert (case.newly_unusable, case.changed.tolist()) == (0, [])
     assert case.candidate.scores.errors.sum() == len(SENTENCE.split())
+
+
+@pytest.mark.parametrize(
+    ("language", "ours", "theirs"),
+    [
+        ("hi", "प्राचीन संस्कृतियों", "परचन ससकतय"),
+        ("ar", "مَلِك", "مُلْك"),
+        ("he", "בָּרָא", "בֹּרֵא"),
+        ("tr", "ısı", "isi"),
+        ("th", "ปี่", "ปี้"),
+        ("zh", "我们走吧", "我们走吗"),
+        ("de", "gut 👍", "gut 👎"),
+        ("en", "twenty one cafes", "21 cafés"),
+    ],
+)
+def test_other_words_are_a_changed_clip(language: str, ours: str, theirs: str) -> None:
+    """Also where the normaliser makes them the same words, as English's does here."""
+    case = judged([ours] * 3, [ours, theirs, ours], language)
+    assert case.changed.tolist() == [1]
+    case = judged([ours] * 3, [f" {ours}. "] * 3, language)
+    assert case.changed.tolist() == []
+
+
+def test_a_chinese_sentence_is_no_loop() -> None:
+    """Spaces between the characters would let it compress like one."""
+    sentence = "今天天气很好我们一起去公园散步然后回家吃晚饭看电视" * 2
+    case = judged([SENTENCE] * 2, [sentence] * 2, "zh")
+    assert case.newly_looping == 0
+    assert judged([SENTENCE] * 2, ["谢谢" * 20] * 2, "zh").newly_looping == 2
 
 
 def test_true_texts_are_normalised_before_the_measurement(

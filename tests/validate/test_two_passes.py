@@ -290,6 +290,17 @@ def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
     assert "with 21 words, the interval of unchanged texts ends at +" in words
 
 
+def test_copies_do_not_fill_a_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = open_corpus(write_clips(tmp_path / "clips", 60), tmp_path / "index")
+    recipe = SimpleNamespace(gate=Gate(max_wer_increase=0.9))
+    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    pipeline._warn_of_gates([subject])
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told == (
+        "the gate cannot pass: 60 clips are 10 different recordings, fewer than gate.min_clips, 50"
+    )
+
+
 def test_texts_without_words_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 2, "  "), tmp_path / "index")
     subject: Any = SimpleNamespace(

@@ -13,6 +13,7 @@ from typing import Any
 
 from exporter.errors import DataError, MachineError, exhausted
 from exporter.formats.clips import (
+    LANGUAGE_NAMES,
     RECORDING_NAMES,
     SPEAKER_NAMES,
     TEXT_NAMES,
@@ -89,11 +90,14 @@ def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
         if text is None or "audio" not in columns:
             msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
             raise DataError(msg)
-        wanted = ["audio", text, *_origin_columns(file.schema_arrow)]
+        language = next((column for column in LANGUAGE_NAMES if column in columns), None)
+        wanted = ["audio", text, *([language] if language else [])]
+        wanted += _origin_columns(file.schema_arrow)
         batches = file.iter_batches(batch_size=16, columns=wanted)
         while rows := _next_rows(batches, name):
             for row in rows:
-                yield {**row, "text": row[text]}
+                spoken = row[language] if language else None
+                yield {**row, "text": row[text], "language": spoken}
 
 
 def _origin_columns(schema: Any) -> list[str]:
@@ -124,8 +128,13 @@ def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
     path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
     with path.open("xb") as stream:
         stream.write(encoded)
+    language = row["language"]
+    if not isinstance(language, str | None):
+        msg = f"{where}: its language must be a string, not {language!r:.40}"
+        raise DataError(msg)
+    spoken = (language or "").strip() or None
     name, origin = f"{data.split or 'test'}/{path.name}", origin_of(where, row)
-    return Clip(name, path, text, None, 0.0, where, *origin)
+    return Clip(name, path, text, spoken, 0.0, where, *origin)
 
 
 def _cache() -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from exporter.artifact.report import (
     Check,
     ClipErrors,
+    CorpusFacts,
     Figures,
     Interval,
     Slice,
@@ -18,11 +19,13 @@ from exporter.artifact.report import (
     Verdict,
 )
 from exporter.recipe import Gate
+from exporter.validate.gate.corpus import corpus_checks
 from exporter.validate.gate.latency import Times, by_length, check_latency, check_lengths, speed
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
 from exporter.validate.scoring.statistics import Counts, rate_difference, units_needed
 from exporter.validate.scoring.units import Units
+from exporter.validate.scoring.wer import Scores
 
 WORST = 20
 _LEAST_LIKENESS = 0.8
@@ -67,19 +70,27 @@ class Judgement:
     units: UnitStamp
 
 
-def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ()) -> Judgement:
+def judge(
+    case: Comparison,
+    gate: Gate,
+    files: int,
+    corpus: CorpusFacts | None = None,
+    found: Sequence[Check] = (),
+) -> Judgement:
     """Apply every check of the gate.
 
     Args:
         case: Both sides, scored on the same clips.
         gate: The limits, from the recipe.
         files: Number of sealed files whose hashes were verified.
+        corpus: What the clips are; None: only what scoring them has counted.
         found: Checks of what was found beyond the corpus.
 
     Returns:
         The verdict with its checks; intervals are candidate against reference.
     """
     ours, theirs, units = case.reference.scores, case.candidate.scores, case.units
+    facts = corpus or case.corpus_facts()
     wer = rate_difference(ours.errors, theirs.errors, ours.words, units.index)
     characters = ours.character_errors, theirs.character_errors, ours.characters
     cer = rate_difference(*characters, units.index)
@@ -90,7 +101,7 @@ def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ())
         *found,
         *_structure(case.reference.measurement.shapes, case.candidate.measurement.shapes),
         _degenerate(case),
-        _enough(len(case.durations_s), gate.min_clips),
+        *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
         _wer(wer, gate.max_wer_increase, units.stamp),
         latency,
         check_lengths(times, gate.max_latency_ratio, latency.passed),
@@ -100,20 +111,25 @@ def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ())
     return Judgement(verdict, sentence, checks, wer, cer, ratio, times.p95, units.stamp)
 
 
-def obstacles(words: Counts, gate: Gate, units: Units) -> list[str]:
+def obstacles(words: Counts, gate: Gate, units: Units, recordings: int | None = None) -> list[str]:
     """Tell why even an artifact that changes no word of its original could not pass.
 
     Args:
         words: Words of each clip's true text, int64 [clips].
         gate: The limits, from the recipe.
         units: What the bootstrap will resample.
+        recordings: The number of different recordings, if some clips are copies.
 
     Returns:
         Sentences; none if the gate can pass.
     """
     told, limit, total = [], gate.max_wer_increase, int(words.sum())
-    if len(words) < gate.min_clips:
-        told.append(f"{len(words)} clips are fewer than gate.min_clips, {gate.min_clips}")
+    different = len(words) if recordings is None else recordings
+    if different < gate.min_clips:
+        few = f"{len(words)} clips are"
+        if different < len(words):
+            few = f"{len(words)} clips are {different} different recordings,"
+        told.append(f"{few} fewer than gate.min_clips, {gate.min_clips}")
     if not limit:
         told.append(
             "gate.max_wer_increase 0 has no room for the interval of unchanged texts, "
@@ -211,15 +227,6 @@ def _degenerate(case: Comparison) -> Check:
     )
 
 
-def _enough(clips: int, least: int) -> Check:
-    good = True if clips >= least else None
-    sentence = f"{clips} clips; the gate asks for at least {least}."
-    advice = "" if good else "Give more clips, or lower gate.min_clips."
-    return Check(
-        name="clips", passed=good, value=clips, limit=least, sentence=sentence, advice=advice
-    )
-
-
 def _wer(difference: Interval, most: float, units: UnitStamp) -> Check:
     """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
     sentence = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
@@ -268,6 +275,10 @@ def _sentence(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: I
     return " ".join(f"{check.sentence} {check.advice}".strip() for check in decisive)
 
 
+def _rate(scores: Scores) -> float:
+    return float(scores.errors.sum() / scores.words.sum())
+
+
 def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
     """Aggregate one side: errors over all clips, times over the timed clips.
 
@@ -277,7 +288,7 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
     """
     scores, seconds, measured = run.scores, run.seconds, run.measurement
     return Figures(
-        wer=float(scores.errors.sum() / scores.words.sum()),
+        wer=_rate(scores),
         cer=float(scores.character_errors.sum() / scores.characters.sum()),
         words=int(scores.words.sum()),
         substitutions=int(scores.substitutions.sum()),

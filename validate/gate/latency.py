@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.artifact.report import Check, Interval
+from exporter.validate.corpus.facts import LENGTHS
 from exporter.validate.scoring.statistics import Floats, median_ratio
 
 # With so many clips the median of paired ratios is known to within about 5 %.
 TIMED_CLIPS = 100
-_LENGTHS = (
-    ("under 5 s", 5.0),
-    ("5 to 15 s", 15.0),
-    ("15 to 30 s", 30.0),
-    ("over 30 s", float("inf")),
-)
 # Ratio by which the times of two runs of one model may differ on all clips alike.
 _DRIFT = 1.05
 # Fewer clips of a length decide nothing; with 5, each of them must be too slow.
@@ -56,7 +51,7 @@ class Times:
 def by_length(durations_s: Floats) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield each range of durations that has clips: its name and which, bool [clips]."""
     above = 0.0
-    for name, most in _LENGTHS:
+    for name, most in LENGTHS:
         inside = (durations_s >= above) & (durations_s < most)
         above = most
         if inside.any():

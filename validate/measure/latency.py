@@ -36,8 +36,10 @@ class Request(Frozen):
     Attributes:
         spec: The model.
         clips: The files to time, in order.
+        languages: The language that the data name for each; empty: none.
         shapes: A short, a median and a long clip: used singly for the warm-up, then in batches
             of unusual shapes.
+        shapes_language: The language that the data name for all three, if it is one.
         repeat_s: Seconds available for repeated passes over the clips.
         part: Clips to transcribe afterwards in the same process, which avoids a second load.
         expected: What the original computes, to compare an artifact with step by step.
@@ -45,7 +47,9 @@ class Request(Frozen):
 
     spec: ModelSpec
     clips: tuple[Path, ...]
+    languages: tuple[str | None, ...] = ()
     shapes: tuple[Path, ...]
+    shapes_language: str | None = None
     repeat_s: float = 10.0
     part: Part | None = None
     expected: Expected | None = None
@@ -65,6 +69,8 @@ class Measurement(Frozen):
         machine: The result of `hardware.describe`.
         versions: Versions of Python and of the packages that run models.
         findings: The comparison with what the request expects.
+        window_s: Seconds of the model's window; 0 if it is not known.
+        vocabulary: Tokens of text that the model has; 0 if it is not known.
     """
 
     seconds: tuple[float, ...]
@@ -77,6 +83,8 @@ class Measurement(Frozen):
     machine: dict[str, Any]
     versions: dict[str, str]
     findings: Findings | None = None
+    window_s: float = 0.0
+    vocabulary: int = 0
 
 
 def measure_fresh(request: Request, what: str, progress: Progress) -> Measurement:
@@ -137,11 +145,11 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     request = Request.model_validate(step_request)
     load_average = os.getloadavg()[0]
     model = OpenModel(request.spec, progress)
-    alone = _warm_up(model, request.shapes)
+    alone = _warm_up(model, request)
     (seconds,), passes = _time_clips(request, [model], progress)
     peak_rss_bytes = hardware.peak_rss_bytes()  # before the checks: their batches need more
     progress("trying other batches and lengths", None)
-    shapes = check_shapes(model, request.shapes, alone)
+    shapes = check_shapes(model, request.shapes, alone, request.shapes_language)
     findings = request.expected and examine(model, request.expected, progress)
     measurement = Measurement(
         seconds=tuple(seconds),
@@ -154,6 +162,8 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         machine=hardware.describe().as_dict(),
         versions={"python": sys.version.split()[0], **hardware.versions_of(_PACKAGES)},
         findings=findings,
+        window_s=model.window / model.rate,
+        vocabulary=model.recogniser.family.vocabulary(model.recogniser.processor),
     )
     if request.part:
         transcribe_part(model, request.part, progress)
@@ -165,13 +175,14 @@ def time_interleaved_models(step_request: dict[str, Any], progress: Progress) ->
     requests = [Request.model_validate(request) for request in step_request["requests"]]
     models = [OpenModel(request.spec, progress) for request in requests]
     for model, request in zip(models, requests, strict=True):
-        _warm_up(model, request.shapes)
+        _warm_up(model, request)
     return {"seconds": _time_clips(requests[0], models, progress)[0]}
 
 
-def _warm_up(model: OpenModel, clips: Sequence[Path]) -> list[str]:
-    """Transcribe clips one at a time; return their texts."""
-    return [model.transcribe([path])[0][0].text for path in clips]
+def _warm_up(model: OpenModel, request: Request) -> list[str]:
+    """Transcribe the clips of `shapes` one at a time; return their texts."""
+    language = request.shapes_language
+    return [model.transcribe([path], [language])[0][0].text for path in request.shapes]
 
 
 def _time_clips(
@@ -182,17 +193,20 @@ def _time_clips(
     Returns:
         Each model's median seconds for each clip, and the number of passes.
     """
-    cut = list(batches(iter(request.clips), request.spec.decoding.batch_size))
+    named = request.languages or (None,) * len(request.clips)
+    pairs = zip(request.clips, named, strict=True)
+    cut = list(batches(pairs, request.spec.decoding.batch_size))
     seconds: list[list[list[float]]] = [[[] for _ in cut] for _ in models]
     order = list(range(len(models)))
     passes, done = 1, 0
     while done < passes:
         timed = 0
         for index, batch in enumerate(cut):
-            clip = f"timing clip {timed + 1} of {len(request.clips)} ({batch[0].name})"
+            clip = f"timing clip {timed + 1} of {len(request.clips)} ({batch[0][0].name})"
+            paths, languages = zip(*batch, strict=True)
             progress(clip, (done + index / len(cut)) / passes)
             for one in order:
-                seconds[one][index].append(models[one].transcribe(batch)[1])
+                seconds[one][index].append(models[one].transcribe(paths, languages)[1])
             order.reverse()  # no model always runs after the same one
             timed += len(batch)
         done += 1

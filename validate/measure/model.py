@@ -28,6 +28,8 @@ class ModelSpec(Frozen):
         trust: The user trusts the artifact's native code, or the original's pickle.
         threads: Threads of the numerical libraries.
         decoding: The decoding options.
+        languages: The code of each language that the data name, where that of a clip is decoded in;
+            others, and all clips if it is empty, as `decoding` says.
     """
 
     model: Path
@@ -35,6 +37,7 @@ class ModelSpec(Frozen):
     trust: bool = False
     threads: int
     decoding: Decoding
+    languages: dict[str, str] = {}
 
 
 class OpenModel:
@@ -47,20 +50,43 @@ class OpenModel:
             spec.model, original=spec.original, threads=spec.threads, trust=spec.trust
         )
         self.decoding = spec.decoding
+        self._languages = spec.languages
         self.rate = self.recogniser.family.sampling_rate(self.recogniser.processor)
+
+    @property
+    def window(self) -> int:
+        """The samples in a window of the model."""
+        return self.recogniser.family.window(self.recogniser.processor)
 
     def read(self, path: Path) -> Sound:
         """Read a recording at the model's rate, float32 [samples]; a long one is read later."""
         return audio.read(path, self.rate)
 
-    def transcribe(self, batch: Sequence[Path]) -> tuple[Sequence[Transcript], float]:
-        """Transcribe a batch of files.
+    def decoding_in(self, language: str | None) -> Decoding:
+        """Return how clips are decoded for which the data name a language, or none."""
+        code = self._languages.get(language) if language else None
+        return self.decoding.model_copy(update={"language": code}) if code else self.decoding
+
+    def transcribe(
+        self, batch: Sequence[Path], languages: Sequence[str | None] = ()
+    ) -> tuple[Sequence[Transcript], float]:
+        """Transcribe a batch of files; clips of different languages are decoded apart.
+
+        Args:
+            batch: The files.
+            languages: The language that the data name for each; empty: none is named.
 
         Returns:
             The transcripts, and the seconds from samples to text; of recordings longer than
             `audio.WHOLE_S`, also those of reading.
         """
         samples = [self.read(path) for path in batch]
+        ways = [self.decoding_in(name) for name in languages] or [self.decoding] * len(samples)
         start = time.perf_counter()
-        transcripts = self.recogniser.decode(samples, self.decoding)
-        return transcripts, time.perf_counter() - start
+        transcripts: dict[int, Transcript] = {}
+        for way in dict.fromkeys(ways):
+            places = [place for place, other in enumerate(ways) if other == way]
+            sounds = [samples[place] for place in places]
+            decoded = self.recogniser.decode(sounds, way)
+            transcripts.update(zip(places, decoded, strict=True))
+        return [transcripts[place] for place in range(len(ways))], time.perf_counter() - start

@@ -41,10 +41,15 @@ class ModelRun:
     @property
     def request(self) -> latency.Request:
         """The measurement to make, alone or interleaved with another model."""
+        timed = [self.corpus[place] for place in self.timed]
+        typical = [self.corpus[place] for place in self.corpus.typical()]
+        (shared, *others) = {clip.language for clip in typical}
         return latency.Request(
             spec=self.spec,
-            clips=tuple(self.corpus[place].path for place in self.timed),
-            shapes=tuple(self.corpus[place].path for place in self.corpus.typical()),
+            clips=tuple(clip.path for clip in timed),
+            languages=tuple(clip.language for clip in timed),
+            shapes=tuple(clip.path for clip in typical),
+            shapes_language=None if others else shared,
         )
 
     @cached_property

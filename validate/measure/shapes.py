@@ -11,6 +11,7 @@ import numpy as np
 
 from exporter.errors import ResourceError, exhausted
 from exporter.formats import audio
+from exporter.recipe import Decoding
 from exporter.validate.measure.model import Frozen, OpenModel
 
 _COMPARED_CHARACTERS = 1000
@@ -30,7 +31,7 @@ class ShapeCheck(Frozen):
 
 
 def check_shapes(
-    model: OpenModel, clips: Sequence[Path], alone: Sequence[str]
+    model: OpenModel, clips: Sequence[Path], alone: Sequence[str], language: str | None = None
 ) -> tuple[ShapeCheck, ...]:
     """Try batches of one, two and three clips of several lengths, each within the window.
 
@@ -38,11 +39,12 @@ def check_shapes(
         model: The model to check.
         clips: A short, a median and a long clip.
         alone: The text of each clip when transcribed singly.
+        language: The language of all of them, if the data name one.
 
     Returns:
         A check for each batch.
     """
-    window = model.recogniser.family.window(model.recogniser.processor)
+    window = model.window
     sounds = [audio.head(model.read(path), window + 1) for path in clips]
     texts = [
         text if len(sound) <= window else None for text, sound in zip(alone, sounds, strict=True)
@@ -54,14 +56,18 @@ def check_shapes(
         ([shortest, longest], [texts[0], texts[2]]),
         ([middle, snippet, shortest], [texts[1], None, texts[0]]),
     ]
-    return tuple(_check(model, batch, expected) for batch, expected in batches)
+    decoding = model.decoding_in(language)
+    return tuple(_check(model, decoding, batch, expected) for batch, expected in batches)
 
 
 def _check(
-    model: OpenModel, batch: list[audio.Samples], expected: Sequence[str | None]
+    model: OpenModel,
+    decoding: Decoding,
+    batch: list[audio.Samples],
+    expected: Sequence[str | None],
 ) -> ShapeCheck:
     lengths = tuple(round(len(samples) / model.rate, 3) for samples in batch)
-    together = model.decoding.model_copy(update={"batch_size": len(batch)})
+    together = decoding.model_copy(update={"batch_size": len(batch)})
     try:
         with _watched(model.recogniser.model) as finite:
             transcripts = model.recogniser.decode(batch, together)

@@ -17,10 +17,11 @@ Item = TypeVar("Item")
 
 
 class ClipResult(Frozen):
-    """A clip's transcript, and its number of tokens."""
+    """A clip's transcript, its number of tokens, and the distinct ones."""
 
     text: str
     tokens: int
+    distinct: tuple[int, ...] = ()
 
 
 class Part(Frozen):
@@ -62,11 +63,14 @@ def transcribe_part(model: OpenModel, part: Part, progress: Progress) -> None:
     rows = islice(rows_from(part.index, part.offset), part.clips)
     done = 0
     with part.output.open("w", encoding="utf-8") as stream:
-        for batch in batches((clip_of(row).path for row in rows), model.decoding.batch_size):
-            clip = f"clip {part.first + done + 1} of {part.total} ({batch[0].name})"
+        for batch in batches(map(clip_of, rows), model.decoding.batch_size):
+            clip = f"clip {part.first + done + 1} of {part.total} ({batch[0].path.name})"
             progress(clip, done / part.clips)
-            for transcript in model.transcribe(batch)[0]:
-                result = ClipResult(text=transcript.text, tokens=len(transcript.tokens))
+            paths, languages = zip(*((each.path, each.language) for each in batch), strict=True)
+            for transcript in model.transcribe(paths, languages)[0]:
+                tokens = transcript.tokens
+                distinct = tuple(sorted({*tokens}))
+                result = ClipResult(text=transcript.text, tokens=len(tokens), distinct=distinct)
                 stream.write(result.model_dump_json() + "\n")
             done += len(batch)
 

@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.artifact.report import CorpusFacts
 from exporter.errors import DataError
 from exporter.formats.clips import Clip
+from exporter.validate.corpus.facts import Contents, ContentsTally, corpus_facts
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.transcripts import ClipResult, batches
+from exporter.validate.scoring.normaliser import joined, same_letters
 from exporter.validate.scoring.units import UnitCounter, Units
 from exporter.validate.scoring.wer import Scores, loops, score, total
 
@@ -78,13 +81,15 @@ class Comparison:
         timed: Indices of the timed clips, int64 [timed clips].
         reference: The original's run.
         candidate: The artifact's run.
-        changed: Indices of clips whose normalised transcripts differ, int64 [changed].
+        changed: Indices of clips whose transcripts differ, normalised or in a letter (see
+            `normaliser.same_letters`), int64 [changed].
         newly_empty: Number of clips for which only the candidate's text is empty.
         newly_looping: Number of clips for which only the candidate's text repeats itself.
         newly_unusable: Number of clips for which only the candidate's text cannot be normalised.
         units: What a bootstrap over the clips resamples.
         rows: The rows of predictions.jsonl.
         normalise: The text normaliser, which unifies spellings; None for texts it cannot take.
+        contents: What the corpus holds, as far as scoring it has counted; None: nothing was.
     """
 
     durations_s: Floats
@@ -98,6 +103,18 @@ class Comparison:
     units: Units
     rows: Rows
     normalise: Normalise
+    contents: Contents | None = None
+
+    def corpus_facts(self) -> CorpusFacts:
+        """Return what is known of the corpus without its texts."""
+        measured = self.reference.measurement
+        return corpus_facts(
+            self.contents or ContentsTally().contents(None),
+            self.durations_s,
+            self.reference.scores.words,
+            measured.window_s,
+            measured.vocabulary,
+        )
 
     @property
     def timed_audio_s(self) -> float:
@@ -127,7 +144,7 @@ class _Tally:
         A text that cannot be normalised, None, has none of the true words.
         """
         texts = [text or "" for text in heard]
-        looping = [loops(text) for text in texts]
+        looping = [loops(joined(text)) for text in texts]
         self._unusable += sum(text is None for text in heard)
         self._scores.append(score(truth, texts))
         self._tokens += sum(result.tokens for result in results)
@@ -156,19 +173,23 @@ class _Tallies:
         self.reference, self.candidate = _Tally(), _Tally()
         self.durations_s, self.changed = array("d"), array("q")
         self.newly_empty = self.newly_looping = self.newly_unusable = 0
+        self.contents = ContentsTally()
 
     def add(self, batch: Sequence[tuple[Clip, ClipResult, ClipResult]]) -> None:
         """Count some clips."""
         clips, ours, theirs = zip(*batch, strict=True)
         left, right = ([self._normalise(each.text) for each in column] for column in (ours, theirs))
         truth = [self._truth(clip) for clip in clips]
+        for clip, text, result in zip(clips, truth, ours, strict=True):
+            self.contents.add(text, clip.language, result.distinct)
         known = self.reference.add(truth, left, ours)
         looping = self.candidate.add(truth, right, theirs)
         for place, texts in enumerate(zip(truth, left, right, strict=True)):
             self.newly_empty += bool(texts[0] and texts[1] and texts[2] == "")
             self.newly_unusable += texts[1] is not None and texts[2] is None
-            self.newly_looping += looping[place] and not known[place] and not loops(texts[0])
-            if texts[1] != texts[2]:
+            if looping[place] and not known[place]:
+                self.newly_looping += not loops(joined(texts[0]))
+            if texts[1] != texts[2] or _other_text(ours[place].text, theirs[place].text, texts[1]):
                 self.changed.append(len(self.durations_s) + place)
         self.durations_s.extend(clip.duration_s for clip in clips)
 
@@ -180,6 +201,13 @@ class _Tallies:
         return text
 
 
+def _other_text(ours: str, theirs: str, normalised: str | None) -> bool:
+    """Return whether two texts are different ones, though a normaliser makes both `normalised`."""
+    if normalised is None:
+        return ours != theirs
+    return not same_letters(ours, theirs)
+
+
 def compare(
     clips: Iterable[Clip],
     timed: Sequence[int],
@@ -189,6 +217,7 @@ def compare(
     *,
     rows: Rows,
     write: Callable[[dict[str, Any]], None],
+    sounds: Indices | None = None,
 ) -> Comparison:
     """Count both sides' errors, and write a row of predictions.jsonl for each clip.
 
@@ -200,6 +229,8 @@ def compare(
         normalise: Applied to the true texts and to both sides.
         rows: Random access to the rows that `write` has written.
         write: Called with each clip's row.
+        sounds: A number for each clip's sound, the same for copies, int64 [clips]; None if no clip
+            is known to be a copy.
 
     Returns:
         Both sides, scored.
@@ -225,9 +256,10 @@ def compare(
         newly_empty=tallies.newly_empty,
         newly_looping=tallies.newly_looping,
         newly_unusable=tallies.newly_unusable,
-        units=units.units,
+        units=units.units if sounds is None else units.units.with_copies(sounds),
         rows=rows,
         normalise=normalise,
+        contents=tallies.contents.contents(sounds),
     )
 
 

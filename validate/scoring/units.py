@@ -30,6 +30,19 @@ class Units:
     stamp: UnitStamp
     index: Indices | None
 
+    def with_copies(self, sounds: Indices) -> "Units":
+        """Return units in which copies of a recording are one, if clips are the units.
+
+        Args:
+            sounds: A number for each clip's sound, the same for copies, int64 [clips].
+        """
+        different, index = np.unique(sounds, return_inverse=True)
+        if self.index is not None or len(different) == len(sounds):
+            return self
+        sentence = f"{self.stamp.sentence} Copies of a recording were resampled together."
+        stamp = self.stamp.model_copy(update={"count": len(different), "sentence": sentence})
+        return Units(stamp, index.astype(np.int64))
+
 
 class UnitCounter:
     """Collects the speakers and recordings of clips; 8 bytes a clip, and each name once."""

@@ -19,9 +19,10 @@ from exporter.families.whisper.decoding.options import (
     CONFIG,
     GENERATION,
     check_decoding,
+    language_code,
     text_language,
 )
-from exporter.families.whisper.decoding.transcribe import transcribe
+from exporter.families.whisper.decoding.transcribe import speller, transcribe
 from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
@@ -47,6 +48,7 @@ __all__ = [  # the family's protocol
     "force_tokens",
     "forcing",
     "graphs",
+    "language_code",
     "limit_tokens",
     "open_original",
     "processor",
@@ -54,6 +56,7 @@ __all__ = [  # the family's protocol
     "skeleton",
     "text_language",
     "transcribe",
+    "vocabulary",
     "window",
 ]
 
@@ -193,6 +196,12 @@ def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
         for token, number in read_json(path).items()
         if not isinstance(number, int) or known.get(token, number) != number or number >= size
     ][:1]
+
+
+def vocabulary(processor: Any) -> int:
+    """Return the number of tokens that have text."""
+    tokenizer = processor.tokenizer
+    return len(speller(tokenizer).spoken(sorted(tokenizer.get_vocab().values())))
 
 
 def window(processor: Any) -> int:

@@ -19,6 +19,7 @@ from exporter.system.files import readable_name
 
 # In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
 AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")
+LANGUAGE_NAMES = ("language", "lang", "locale")
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")
 # Ours and NeMo's, datasets' of the Hub, Common Voice's.
 SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
@@ -92,10 +93,7 @@ def _clip(row: Row) -> Clip:
     if _number(fields.get("offset")) != 0:
         msg = f"{where}: offsets into a longer recording are not supported; cut the audio first"
         raise DataError(msg)
-    language = fields.get("language") or None
-    if not isinstance(language, str | None) or _HALF.search(language or ""):
-        msg = f"{where}: language must be a string, not {language!r:.40}"
-        raise DataError(msg)
+    language = _language(where, fields)
     path = row.base / name
     _require_file(where, path)
     # Ids are published in reports, so they must not contain paths of this machine.
@@ -127,6 +125,15 @@ def _name(where: str, fields: Mapping[str, Any], names: tuple[str, ...]) -> str 
         if text.strip():
             return text.strip()
     return None
+
+
+def _language(where: str, row: Mapping[str, Any]) -> str | None:
+    key = next((name for name in LANGUAGE_NAMES if row.get(name)), None)
+    language = row[key] if key else None
+    if not isinstance(language, str | None) or _HALF.search(language or ""):
+        msg = f"{where}: {key} must be a string, not {language!r:.40}"
+        raise DataError(msg)
+    return (language or "").strip() or None
 
 
 def _require_file(where: str, path: Path) -> None:

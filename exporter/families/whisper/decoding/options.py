@@ -29,6 +29,9 @@ _OTHERS = (
     *("stop_strings", "watermarking_config"),
 )
 
+# Codes of three letters, as FLEURS has for Mandarin.
+_ALIASES = {"cmn": "zh", "eng": "en"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -178,6 +181,25 @@ def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> s
         return "en"
     several = is_multilingual(configs[CONFIG], configs[GENERATION])
     return decoding.language or spoken or (None if several else "en")
+
+
+def language_code(configs: Configs, name: str) -> str | None:
+    """Return the code of a language by code, tag or name; None for an English-only model.
+
+    Raises:
+        RecipeError: The checkpoint lacks it.
+    """
+    generation_config = configs[GENERATION]
+    if not is_multilingual(configs[CONFIG], generation_config):
+        return None
+    known = [token[2:-2] for token in generation_config.get("lang_to_id") or ()]
+    spoken = name.strip().lower().removeprefix("<|").removesuffix("|>")
+    first = re.split(r"\W|_", spoken)[0]
+    codes = (spoken, TO_LANGUAGE_CODE.get(spoken), first, _ALIASES.get(first))
+    code = next((code for code in codes if code in known), None)
+    if code is None:
+        raise _unknown_language(name, known)
+    return code
 
 
 def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
