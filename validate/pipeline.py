@@ -21,7 +21,7 @@ import numpy as np
 
 from exporter.artifact import report, store
 from exporter.artifact.lookup import find
-from exporter.artifact.report import Report
+from exporter.artifact.report import Check, Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -32,10 +32,11 @@ from exporter.errors import (
     ResourceError,
 )
 from exporter.system import hardware
-from exporter.system.files import copy_atomic, write_atomic
+from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.evidence import origin
 from exporter.validate.gate import judge as gate
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
@@ -56,10 +57,11 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Pair:
-    """An artifact and its original, both timed."""
+    """An artifact and its original, both timed; `found` are the checks made before."""
 
     subject: Subject
     checkpoint: Checkpoint
+    found: tuple[Check, ...]
     original: ModelRun
     artifact: ModelRun
     reference: Measurement
@@ -155,13 +157,14 @@ class _Validation:
         _warn_of_gates(subjects)
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
-        pairs = self._timed(subjects, checkpoints)
+        found = [self._found(*each) for each in zip(subjects, checkpoints, strict=True)]
+        pairs = self._timed(subjects, checkpoints, found)
         if self._executor.workers > 1:  # all are timed before transcribing loads the machine
             pairs = iter(list(pairs))
         reports: list[Report] = []
         for pair in pairs:
             original = pair.original.transcripts
-            with self._failing():
+            with self._failing(pair.subject, pair.found):
                 written = self._folder / f"predictions-{next(self._numbers)}"
                 reports.append(_judged(pair, original, written, self._progress))
         if self._failures:
@@ -169,11 +172,24 @@ class _Validation:
         return reports
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _failing(self, subject: Subject, found: Sequence[Check]) -> Iterator[None]:
+        """Keep the error of an artifact that fails to run; a check that failed is its cause."""
+        cause = next((check for check in found if check.passed is False), None)
         try:
             yield
         except (BuildError, IntegrityError, MachineError, ResourceError) as error:
-            self._failures.append(error)
+            self._failures.append(_caused(error, type(error), subject, cause) if cause else error)
+        except Exception as error:  # of any library, over files that are none of ours
+            if cause is None:
+                raise
+            self._failures.append(_caused(error, IntegrityError, subject, cause))
+
+    def _found(self, subject: Subject, checkpoint: Checkpoint) -> tuple[Check, ...]:
+        """Check an artifact's small files and its plan; against another original there are none."""
+        if checkpoint.sha256 != subject.manifest.checkpoint.sha256:
+            return ()
+        self._progress(f"{subject.name}: comparing configs and tokenizer", None)
+        return origin.checks(subject.folder, subject.manifest, subject.recipe, checkpoint)
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:
         """Open the checkpoint to compare with: the artifact's own, or that of the settings."""
@@ -183,17 +199,25 @@ class _Validation:
         return self._references.of_artifact(subject.folder, subject.manifest, allow_pickle=allowed)
 
     def _timed(
-        self, subjects: Sequence[Subject], checkpoints: Sequence[Checkpoint]
+        self,
+        subjects: Sequence[Subject],
+        checkpoints: Sequence[Checkpoint],
+        checks: Sequence[tuple[Check, ...]],
     ) -> Iterator[Pair]:
         """Time each artifact, after its original if that is not yet timed."""
-        for subject, checkpoint in zip(subjects, checkpoints, strict=True):
+        for subject, checkpoint, found in zip(subjects, checkpoints, checks, strict=True):
             original = self._original(subject, checkpoint)
             reference = original.measurement
-            with self._failing():
-                yield self._pair(subject, checkpoint, original, reference)
+            with self._failing(subject, found):
+                yield self._pair(subject, checkpoint, found, original, reference)
 
     def _pair(
-        self, subject: Subject, checkpoint: Checkpoint, original: ModelRun, reference: Measurement
+        self,
+        subject: Subject,
+        checkpoint: Checkpoint,
+        found: tuple[Check, ...],
+        original: ModelRun,
+        reference: Measurement,
     ) -> Pair:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
         artifact = self._artifact(subject)
@@ -201,7 +225,7 @@ class _Validation:
         too_slow = partial(gate.too_slow, most=subject.recipe.gate.max_latency_ratio)
         in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
         both = remeasure_if_slow(reference, artifact.measurement, too_slow, in_turns)
-        return Pair(subject, checkpoint, original, artifact, *both)
+        return Pair(subject, checkpoint, found, original, artifact, *both)
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
@@ -288,7 +312,7 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
             rows=predictions,
             write=write,
         )
-    judged = _report(subject, checkpoint, case, equal, predictions.sha256)
+    judged = _report(pair, case, equal, predictions.sha256)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -309,20 +333,36 @@ def _language(subject: Subject) -> str | None:
     return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
 
 
-def _report(
-    subject: Subject,
-    checkpoint: Checkpoint,
-    case: Comparison,
-    equal: Normaliser,
-    predictions_sha256: str,
-) -> Report:
+def _caused(
+    error: Exception, kind: type[ExporterError], subject: Subject, cause: Check
+) -> ExporterError:
+    """Return an error that begins with the check that tells its cause."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    caused = kind(f"{subject.folder}: {cause.sentence}\nThen: {reason}\n{cause.advice}".strip())
+    caused.__cause__ = error
+    return caused
+
+
+def _against_another(subject: Subject, checkpoint: Checkpoint) -> str:
+    """Return a sentence where the original is not the one that the artifact was built from."""
+    origin, other = subject.manifest.checkpoint, checkpoint.sha256
+    if other == origin.sha256:
+        return ""
+    return (
+        f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was built "
+        f"from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}). "
+    )
+
+
+def _report(pair: Pair, case: Comparison, equal: Normaliser, predictions_sha256: str) -> Report:
+    subject, checkpoint = pair.subject, pair.checkpoint
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
-    judged = gate.judge(case, recipe.gate, len(manifest.files))
+    judged = gate.judge(case, recipe.gate, len(manifest.files), pair.found)
     measured = case.candidate.measurement
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
-        sentence=judged.sentence,
+        sentence=_against_another(subject, checkpoint) + judged.sentence,
         checks=judged.checks,
         artifact=report.ArtifactStamp(
             digest=manifest.digest,

@@ -43,13 +43,14 @@ class Judgement:
     latency_ratio: Interval
 
 
-def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
+def judge(case: Comparison, gate: Gate, files: int, found: Sequence[Check] = ()) -> Judgement:
     """Apply every check of the gate.
 
     Args:
         case: Both sides, scored on the same clips.
         gate: The limits, from the recipe.
         files: Number of sealed files whose hashes were verified.
+        found: Checks that were made before, of the files themselves.
 
     Returns:
         The verdict with its checks; intervals are candidate against reference.
@@ -60,6 +61,7 @@ def judge(case: Comparison, gate: Gate, files: int) -> Judgement:
     ratio = median_ratio(case.reference.seconds, case.candidate.seconds)
     checks = (
         Check(name="files", passed=True, value=files, sentence=f"All {files} files are as sealed."),
+        *found,
         *_structure(case.reference.measurement.shapes, case.candidate.measurement.shapes),
         _degenerate(case),
         _enough(len(case.durations_s), gate.min_clips),

@@ -5,6 +5,7 @@ multiplied.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import model_validator
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families import read_config
 from exporter.families.base import Family
@@ -23,7 +24,7 @@ from exporter.quantization.moved_options import refuse_moved
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
-from exporter.targets.base import Job
+from exporter.targets.base import Job, Records
 from exporter.targets.options import TargetOptions
 from exporter.targets.pytorch.devices import SUPPORT
 
@@ -86,6 +87,19 @@ def layout(
     """Return the files' exact sizes in bytes."""
     _, tensors, record = _contents(plan, model, checkpoint, family)
     return {_WEIGHTS: safetensors_bytes(tensors), _QUANTIZATION: len(record.encode())}
+
+
+def records(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    choices: Mapping[str, AutotuneResult],
+) -> Records:
+    """Return the plan, and `quantization.json`."""
+    _, _, record = _contents(plan, model, checkpoint, family)
+    return Records(plan, {_QUANTIZATION: record.encode()})
 
 
 def load(

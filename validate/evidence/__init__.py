@@ -1,0 +1,1 @@
+"""Checks of an artifact against its original that need no corpus."""
