@@ -36,7 +36,6 @@ from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora, RowFile
-from exporter.validate.evidence import origin
 from exporter.validate.gate import judge as gate
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
@@ -188,6 +187,8 @@ class _Validation:
         """Check an artifact's small files and its plan; against another original there are none."""
         if checkpoint.sha256 != subject.manifest.checkpoint.sha256:
             return ()
+        from exporter.validate.evidence import origin  # late, since it imports torch
+
         self._progress(f"{subject.name}: comparing configs and tokenizer", None)
         return origin.checks(subject.folder, subject.manifest, subject.recipe, checkpoint)
 

@@ -187,8 +187,7 @@ class Corpora:
                 if len(index) % _TELL_EVERY == 0:
                     self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
                 duration_s = _duration_s(clip)
-                known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
-                whole.update(json.dumps(known, ensure_ascii=True).encode() + b"\n")
+                whole.update(_identity(clip))
                 path = str(clip.path.resolve())
                 write([clip.id, path, clip.text, clip.language, duration_s, clip.where])
                 durations.append(duration_s)
@@ -198,6 +197,29 @@ class Corpora:
             raise DataError(msg)
         lengths = np.array(durations, dtype=np.float64)
         return Corpus(index, lengths, whole.hexdigest(), frozenset(languages))
+
+
+def sha256_of(data: Data, base: Path, folder: Path) -> str:
+    """Hash the local clips that `data` names as `Corpora.open` does; no audio is decoded.
+
+    Args:
+        data: The `data` section of a recipe, with `clips`.
+        base: The folder to which a path in `data` is relative.
+        folder: A folder for a temporary index.
+
+    Raises:
+        DataError: A row is bad, or audio is missing.
+    """
+    whole = hashlib.sha256()
+    for clip in _sampled(base / str(data.clips), data, folder / "again"):
+        whole.update(_identity(clip))
+    return whole.hexdigest()
+
+
+def _identity(clip: Clip) -> bytes:
+    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
+    known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+    return json.dumps(known, ensure_ascii=True).encode() + b"\n"
 
 
 def _duration_s(clip: Clip) -> float:
