@@ -22,7 +22,7 @@ import numpy as np
 
 from exporter.artifact import report, store
 from exporter.artifact.lookup import find
-from exporter.artifact.report import CorpusFacts, MisplacedText, Report
+from exporter.artifact.report import Check, CorpusFacts, MisplacedText, Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -34,7 +34,7 @@ from exporter.errors import (
 )
 from exporter.recipe import Decoding
 from exporter.system import hardware, worker
-from exporter.system.files import copy_atomic, write_atomic
+from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.facts import plausible_wer
@@ -43,7 +43,7 @@ from exporter.validate.corpus.languages import Spoken, spoken_in
 from exporter.validate.corpus.misplaced import misplaced
 from exporter.validate.evidence import reference
 from exporter.validate.evidence.cases import CLIPS
-from exporter.validate.evidence.results import Expected
+from exporter.validate.evidence.results import Expected, Findings
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
 from exporter.validate.gate.latency import Times, too_slow
@@ -68,10 +68,11 @@ _EXAMPLES = 5  # of misplaced texts, in the report
 
 @dataclass(frozen=True)
 class Pair:
-    """An artifact and its original, both timed."""
+    """An artifact and its original, both timed; `found` are the checks made before."""
 
     subject: Subject
     checkpoint: Checkpoint
+    found: tuple[Check, ...]
     original: ModelRun
     artifact: ModelRun
     reference: Measurement
@@ -188,13 +189,14 @@ class _Validation:
             _log.warning("%s", note)
         checkpoints = [self._checkpoint(subject) for subject in subjects]
         self._warn(max(self._threads(subject) for subject in subjects))
-        pairs = self._timed(subjects, checkpoints)
+        found = [self._found(*each) for each in zip(subjects, checkpoints, strict=True)]
+        pairs = self._timed(subjects, checkpoints, found)
         if self._executor.workers > 1:  # all are timed before transcribing loads the machine
             pairs = iter(list(pairs))
         reports: list[Report] = []
         for pair in pairs:
             original = pair.original.transcripts
-            with self._failing():
+            with self._failing(pair.subject, pair.found):
                 written = self._folder / f"predictions-{next(self._numbers)}"
                 reports.append(_judged(pair, original, written, self._progress))
         if self._failures:
@@ -202,11 +204,26 @@ class _Validation:
         return reports
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _failing(self, subject: Subject, found: Sequence[Check]) -> Iterator[None]:
+        """Keep the error of an artifact that fails to run; a check that failed is its cause."""
+        cause = next((check for check in found if check.passed is False), None)
         try:
             yield
         except (BuildError, IntegrityError, MachineError, ResourceError) as error:
-            self._failures.append(error)
+            self._failures.append(_caused(error, type(error), subject, cause) if cause else error)
+        except Exception as error:  # of any library, over files that are none of ours
+            if cause is None:
+                raise
+            self._failures.append(_caused(error, IntegrityError, subject, cause))
+
+    def _found(self, subject: Subject, checkpoint: Checkpoint) -> tuple[Check, ...]:
+        """Check an artifact's small files and its plan; against another original there are none."""
+        if checkpoint.sha256 != subject.manifest.checkpoint.sha256:
+            return ()
+        from exporter.validate.evidence import origin  # late, since it imports torch
+
+        self._progress(f"{subject.name}: comparing configs and tokenizer", None)
+        return origin.checks(subject.folder, subject.manifest, subject.recipe, checkpoint)
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:
         """Open the checkpoint to compare with: the artifact's own, or that of the settings."""
@@ -216,17 +233,25 @@ class _Validation:
         return self._references.of_artifact(subject.folder, subject.manifest, allow_pickle=allowed)
 
     def _timed(
-        self, subjects: Sequence[Subject], checkpoints: Sequence[Checkpoint]
+        self,
+        subjects: Sequence[Subject],
+        checkpoints: Sequence[Checkpoint],
+        checks: Sequence[tuple[Check, ...]],
     ) -> Iterator[Pair]:
         """Time each artifact, after its original if that is not yet timed."""
-        for subject, checkpoint in zip(subjects, checkpoints, strict=True):
+        for subject, checkpoint, found in zip(subjects, checkpoints, checks, strict=True):
             original = self._original(subject, checkpoint)
             reference = original.measurement
-            with self._failing():
-                yield self._pair(subject, checkpoint, original, reference)
+            with self._failing(subject, found):
+                yield self._pair(subject, checkpoint, found, original, reference)
 
     def _pair(
-        self, subject: Subject, checkpoint: Checkpoint, original: ModelRun, reference: Measurement
+        self,
+        subject: Subject,
+        checkpoint: Checkpoint,
+        found: tuple[Check, ...],
+        original: ModelRun,
+        reference: Measurement,
     ) -> Pair:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
         artifact = self._artifact(subject, self._expected(subject, checkpoint))
@@ -239,7 +264,7 @@ class _Validation:
 
         in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
         both = remeasure_if_slow(reference, artifact.measurement, slow, in_turns)
-        return Pair(subject, checkpoint, original, artifact, *both)
+        return Pair(subject, checkpoint, found, original, artifact, *both)
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
@@ -249,8 +274,13 @@ class _Validation:
             self._originals[key] = self._run(subject, spec, "original")
         return self._originals[key]
 
-    def _expected(self, subject: Subject, checkpoint: Checkpoint) -> Expected:
-        """Let the original decode given texts, as it is and with the artifact's plan."""
+    def _expected(self, subject: Subject, checkpoint: Checkpoint) -> Expected | None:
+        """Let the original decode given texts, as it is and with the artifact's plan.
+
+        Another original than the artifact's own says nothing about its weights.
+        """
+        if checkpoint.sha256 != subject.manifest.checkpoint.sha256:
+            return None
         output = self._folder / f"expected-{next(self._numbers)}"
         output.mkdir()
         spec = self._spec(subject, checkpoint.folder, original=True)
@@ -271,7 +301,7 @@ class _Validation:
         answer = worker.run(step, plain, prefixed, what=name, threads=spec.threads)
         return Expected.model_validate(answer["expected"])
 
-    def _artifact(self, subject: Subject, expected: Expected) -> ModelRun:
+    def _artifact(self, subject: Subject, expected: Expected | None) -> ModelRun:
         (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
@@ -359,10 +389,8 @@ def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progr
             write=write,
             sounds=subject.corpus.sounds,
         )
-    expected = pair.artifact.expected
-    weights = () if expected is None else expected.weights
     facts = _facts(subject, case, equal.stamp.language)
-    judged = _report(subject, checkpoint, case, facts, equal, predictions.sha256, weights)
+    judged = _report(pair, case, facts, equal, predictions.sha256)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -404,27 +432,49 @@ def _language(subject: Subject) -> str | None:
     return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
 
 
+def _caused(
+    error: Exception, kind: type[ExporterError], subject: Subject, cause: Check
+) -> ExporterError:
+    """Return an error that begins with the check that tells its cause."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    caused = kind(f"{subject.folder}: {cause.sentence}\nThen: {reason}\n{cause.advice}".strip())
+    caused.__cause__ = error
+    return caused
+
+
+def _against_another(subject: Subject, checkpoint: Checkpoint) -> str:
+    """Return a sentence where the original is not the one that the artifact was built from."""
+    origin, other = subject.manifest.checkpoint, checkpoint.sha256
+    if other == origin.sha256:
+        return ""
+    return (
+        f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was built "
+        f"from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}). "
+    )
+
+
+def _evidence_checks(pair: Pair, findings: Findings | None) -> Sequence[Check]:
+    """Return the checks of an artifact against its own original; none against another."""
+    expected = pair.artifact.expected
+    if findings is None or expected is None:
+        return ()
+    peaks = pair.candidate.peak_rss_bytes, pair.reference.peak_rss_bytes
+    return checks_of(Evidence(findings, expected.weights, *peaks))
+
+
 def _report(
-    subject: Subject,
-    checkpoint: Checkpoint,
-    case: Comparison,
-    facts: CorpusFacts,
-    equal: Normaliser,
-    predictions_sha256: str,
-    weights: Sequence[str],
+    pair: Pair, case: Comparison, facts: CorpusFacts, equal: Normaliser, predictions_sha256: str
 ) -> Report:
+    subject, checkpoint = pair.subject, pair.checkpoint
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
     measured = case.candidate.measurement
     findings = measured.findings
-    assert findings is not None, "an artifact is always examined"
-    evidence = Evidence(
-        findings, weights, measured.peak_rss_bytes, case.reference.measurement.peak_rss_bytes
-    )
-    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, checks_of(evidence))
+    found = [*pair.found, *_evidence_checks(pair, findings)]
+    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found)
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
-        sentence=judged.sentence,
+        sentence=_against_another(subject, checkpoint) + judged.sentence,
         checks=judged.checks,
         artifact=report.ArtifactStamp(
             digest=manifest.digest,
@@ -470,6 +520,6 @@ def _report(
         slices=gate.slices(case),
         worst=gate.worst(case),
         predictions_sha256=predictions_sha256,
-        agreement=agreement_of(findings),
-        faithfulness=faithfulness_of(findings),
+        agreement=findings and agreement_of(findings),
+        faithfulness=findings and faithfulness_of(findings),
     )

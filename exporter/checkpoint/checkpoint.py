@@ -157,6 +157,10 @@ class Checkpoint:
             else:
                 shutil.copyfile(path, folder / name)
 
+    def companion(self, name: str) -> bytes:
+        """Return the content of a companion as `copy_companions` writes it."""
+        return self.converted.get(name) or self.companions[name].read_bytes()
+
     def read(self, name: str) -> Tensor:
         """Read one tensor in its stored type, and nothing else of its file.
 

@@ -45,10 +45,11 @@ def push(
         msg = "--create-pr is a request to `main`: leave out --revision"
         raise click.UsageError(msg)
     from exporter.hub import push as pushing
+    from exporter.validate.corpus.unchanged import Rereader
 
     with terminal.progress() as progress:
         progress("verifying", None)
-        plans = pushing.plan_push(path, repo, private)
+        plans = pushing.plan_push(path, repo, private, Rereader(progress))
     if dry_run:
         _say_plans(terminal, plans, as_json)
         return
@@ -83,9 +84,18 @@ def _say_plans(terminal: Terminal, plans: list[UploadPlan], as_json: bool) -> No
             f"{shown(plan.proof.folder)} to {plan.repo}, {closed}, as {plan.tag}: "
             f"{shown_bytes(plan.size_bytes)}"
         )
+        terminal.say_wrapped(f"  {_of_clips(plan)}")
         for item in plan.items:
             terminal.say(f"  {item.path} {shown_bytes(item.size_bytes)}")
         terminal.say(*card.split("\n"))
+
+
+def _of_clips(plan: UploadPlan) -> str:
+    """Tell whether the clips were compared with the report's."""
+    source = plan.proof.report.data.source
+    if plan.proof.corpus_read_again:
+        return f"clips of {source} read again: as judged"
+    return f"clips of {source} not read again: they are not on this machine"
 
 
 def _row(plan: UploadPlan) -> dict[str, Any]:
@@ -93,6 +103,7 @@ def _row(plan: UploadPlan) -> dict[str, Any]:
         "path": str(plan.proof.folder),
         "repo": plan.repo,
         "digest": plan.proof.manifest.digest,
+        "corpus_read_again": plan.proof.corpus_read_again,
         "files": [
             {"path": item.path, "size_bytes": item.size_bytes, "sha256": item.sha256}
             for item in plan.items
@@ -122,6 +133,7 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
         tagged = f", tag {one.tag}" if one.tag else ""
         terminal.say_wrapped(
             f"{shown(plan.proof.folder)} to {plan.repo}: {did}; commit {commit}{tagged}",
+            f"  {_of_clips(plan)}",
             f"  {one.url}",
         )
 

@@ -85,6 +85,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         spoken=_spoken(proof),
         native=bool(code(manifest)),
         signed=exists(proof.folder),
+        read_again=proof.corpus_read_again,
     )
 
 

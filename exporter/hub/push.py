@@ -19,7 +19,7 @@ from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.store import MAX_MANIFEST_BYTES, SIDECAR_FILES
 from exporter.errors import ExporterError, HubError, IntegrityError, RecipeError
 from exporter.hub import client, replies
-from exporter.hub.eligibility import check_publishable
+from exporter.hub.eligibility import CorpusHash, check_publishable, unread
 from exporter.hub.errors import endpoint, unpushed
 from exporter.hub.upload_plan import UploadFile, UploadPlan, plan_uploads, write_cards
 from exporter.system.files import read_small, sha256_file
@@ -59,13 +59,16 @@ class Pushed:
         return self.pull_request or f"{endpoint()}/{self.plan.repo}/tree/{self.commit}"
 
 
-def plan_push(path: Path, repo: str | None, private: bool | None) -> list[UploadPlan]:
+def plan_push(
+    path: Path, repo: str | None, private: bool | None, corpus_hash: CorpusHash = unread
+) -> list[UploadPlan]:
     """Plan the push of the artifact, or of all artifacts, at `path`; no request is sent.
 
     Args:
         path: An artifact, or a folder of them.
         repo: `ORG/NAME` instead of the recipe's.
         private: Visibility of a new repository, instead of the recipe's.
+        corpus_hash: Hashes the clips of an artifact's recipe, where they are here.
 
     Returns:
         A plan for each artifact.
@@ -75,7 +78,8 @@ def plan_push(path: Path, repo: str | None, private: bool | None) -> list[Upload
         IntegrityError: There is no artifact, or bytes do not match a manifest, report or signature.
         RecipeError: There is no usable repository name.
     """
-    return plan_uploads([check_publishable(folder) for folder in find(path)], repo, private)
+    proofs = [check_publishable(folder, corpus_hash) for folder in find(path)]
+    return plan_uploads(proofs, repo, private)
 
 
 def push(plans: Sequence[UploadPlan], way: Way, progress: Progress) -> Iterator[Pushed]:

@@ -3,13 +3,14 @@
 The facts that need no torch are in `exporter.targets.facts`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
-from exporter.artifact.manifest import BuildResult, Manifest
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.quantization.plan import QuantizationPlan
@@ -51,6 +52,19 @@ class Job(Generic[OptionsT]):
     def size(self) -> str:
         """The model's size, for messages."""
         return f"{self.checkpoint.parameters / 1e6:.0f} M parameters"
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a build records of itself, besides weights, graphs and code.
+
+    Attributes:
+        plan: The plan in the manifest: that of the recipe, but for what the build chose otherwise.
+        files: The content of small files that the target writes itself, by POSIX path.
+    """
+
+    plan: QuantizationPlan
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -119,6 +133,21 @@ class Target(Protocol):
 
         Returns:
             The count; 0 where the options leave nothing open.
+        """
+        ...
+
+    def records(
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
+        choices: Mapping[str, AutotuneResult],
+    ) -> Records:
+        """Return what a build with these options and `choices` records, without building.
+
+        `validate` compares an artifact with it.
         """
         ...
 

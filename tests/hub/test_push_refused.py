@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact import store
+from exporter.artifact import local_paths, store
+from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.store import read_manifest
 from exporter.cli import main
-from exporter.recipe import Decoding, Gate
+from exporter.recipe import Decoding, Gate, read
+from exporter.system.progress import silent
+from exporter.validate.corpus.unchanged import Rereader
 from tests.support import faulty, passing
 from tests.support.hub import FAULTS, SIGNATURE, Hub, Request
 
@@ -82,7 +85,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     "another decoding": (judged(decoding=Decoding(num_beams=5)), 4, "with another decoding"),
     "fewer clips": (lambda f: data_of(f, max_clips=3), 4, "on other clips than"),
     "other clips": (lambda f: data_of(f, source="elsewhere"), 4, "on other clips than"),
-    "another original": (compared_with_another, 4, "against another checkpoint than"),
+    "another original": (
+        compared_with_another,
+        4,
+        "whisper-small, sha256 999999999999)",
+    ),
     "weights edited": (
         lambda f: (f / "encoder_model.onnx").write_bytes(b"\1" + bytes(4_999)),
         5,
@@ -130,6 +137,70 @@ def overwritten(path: Path) -> None:
 
 def shortened(path: Path) -> None:
     os.truncate(path, 70_000)
+
+
+LOCAL = passing.RECIPE.replace(
+    "{dataset: openslr/librispeech_asr, config: clean, split: test, max_clips: 200}",
+    "{clips: clips}",
+)
+
+
+def judged_on_clips(folder: Path) -> Path:
+    """An artifact that was judged on clips beside its recipe; return their manifest."""
+    clips = folder.parents[2] / "clips"
+    clips.mkdir()
+    for name in ("1.wav", "2.wav"):
+        (clips / name).write_bytes(name.encode() * 100)
+    rows = [{"audio": name, "text": f"text of {name}"} for name in ("1.wav", "2.wav")]
+    (clips / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    passing.make(folder, recipe=LOCAL)
+    places = LocalPaths(recipe=str(clips.parent / "recipe.yaml"), checkpoint="checkpoint")
+    local_paths.write(folder, places)
+    now = Rereader(silent)(folder, read_manifest(folder), read(folder / "recipe.yaml"))
+    data_of(folder, sha256=now)
+    return clips / "manifest.jsonl"
+
+
+def text_edited(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("text of 2", "another"))
+
+
+def sound_edited(manifest: Path) -> None:
+    (manifest.parent / "1.wav").write_bytes(b"other")
+
+
+def sound_gone(manifest: Path) -> None:
+    (manifest.parent / "1.wav").unlink()
+
+
+@pytest.mark.parametrize("edit", [text_edited, sound_edited, sound_gone])
+def test_clips_that_were_edited_after_the_verdict_are_told(
+    edit: Callable[[Path], None], loopback: Hub, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clips = judged_on_clips(folder)
+    edit(clips)
+    assert main(["push", str(folder)]) == 4
+    error = capfd.readouterr().err
+    assert "was judged on other clips than clips has now" in error
+    assert f"Run `exporter validate {folder}` again" in error
+    assert len(error.splitlines()) <= 3
+    assert not loopback.requests
+
+
+def test_the_same_clips_and_absent_ones_are_told(
+    loopback: Hub, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clips = judged_on_clips(folder)
+    assert main(["push", str(folder)]) == 0
+    assert "clips of clips read again: as judged" in capfd.readouterr().out
+    repo = loopback.repos["org/speech"]
+    assert b"the clips were read again and were those of the report" in repo.files["README.md"].data
+    assert b"The report is unsigned" in repo.files["README.md"].data
+    clips.parent.rename(clips.parent.with_name("elsewhere"))
+    assert main(["push", str(folder), "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["pushed"]
+    assert row["corpus_read_again"] is False
+    assert b"the clips were not at hand" in repo.files["README.md"].data
 
 
 @pytest.mark.parametrize("spoil", [overwritten, shortened])
@@ -235,7 +306,8 @@ def test_what_was_pushed_is_told(
     assert main(["push", str(folder)]) == 0
     repo = loopback.repos["org/speech"]
     commit = repo.refs["refs/heads/main"]
-    first, second = capfd.readouterr().out.splitlines()
+    first, clips, second = capfd.readouterr().out.splitlines()
+    assert clips.endswith("not read again: they are not on this machine")
     assert first.startswith("artifacts/speech/onnx-int8 to org/speech: pushed 10 files, ")
     assert first.endswith(f"; commit {commit[:12]}, tag {next(iter(repo.names('tags')))}")
     assert second == f"  {loopback.endpoint}/org/speech/tree/{commit}"

@@ -1,13 +1,13 @@
 """A target in one file, its facts included: the checkpoint's weights in float32, for torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
@@ -17,7 +17,7 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.system.accelerators import Device
 from exporter.system.hardware import Machine
-from exporter.targets.base import Job
+from exporter.targets.base import Job, Records
 from exporter.targets.cost import MB, Cost
 from exporter.targets.facts import Offer
 from exporter.targets.inspection import StoredWeight
@@ -75,6 +75,17 @@ def num_trials(
     family: Family,
 ) -> int:
     return 0
+
+
+def records(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    choices: Mapping[str, AutotuneResult],
+) -> Records:
+    return Records(plan)
 
 
 def build(job: Job[Options]) -> BuildResult:

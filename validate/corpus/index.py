@@ -195,10 +195,7 @@ class Corpora:
                 if len(index) % _TELL_EVERY == 0:
                     self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
                 duration_s, sound = _examined(clip)
-                known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
-                if clip.speaker or clip.recording:
-                    known += [clip.speaker, clip.recording]
-                whole.update(json.dumps(known, ensure_ascii=True).encode() + b"\n")
+                whole.update(_identity(clip))
                 path = clip.path.resolve()
                 write(_row(replace(clip, path=path, duration_s=duration_s)))
                 durations.append(duration_s)
@@ -215,6 +212,31 @@ class Corpora:
             frozenset(languages),
             np.array(sounds, dtype=np.int64),
         )
+
+
+def sha256_of(data: Data, base: Path, folder: Path) -> str:
+    """Hash the local clips that `data` names as `Corpora.open` does; no audio is decoded.
+
+    Args:
+        data: The `data` section of a recipe, with `clips`.
+        base: The folder to which a path in `data` is relative.
+        folder: A folder for a temporary index.
+
+    Raises:
+        DataError: A row is bad, or audio is missing.
+    """
+    whole = hashlib.sha256()
+    for clip in _sampled(base / str(data.clips), data, folder / "again"):
+        whole.update(_identity(clip))
+    return whole.hexdigest()
+
+
+def _identity(clip: Clip) -> bytes:
+    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
+    known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+    if clip.speaker or clip.recording:
+        known += [clip.speaker, clip.recording]
+    return json.dumps(known, ensure_ascii=True).encode() + b"\n"
 
 
 def _number(sha256: str) -> int:

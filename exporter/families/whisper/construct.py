@@ -4,7 +4,6 @@ transformers is never given a folder whose configs it would read itself: they ma
 repositories whose code it runs. The attention is always named, and the network never used.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers import (
 
 from exporter.errors import CheckpointError, exhausted
 from exporter.families.offline import offline
+from exporter.families.whisper import agreement
 from exporter.families.whisper.config_limits import CONFIGS
 from exporter.families.whisper.decoding.options import CONFIG, GENERATION
 from exporter.families.whisper.decoding.settings import model_settings
@@ -30,10 +30,6 @@ _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _MAX_BYTES = 16 << 20
 _ATTENTION = "sdpa"
-_FED = (
-    *("decoder_start_token_id", "no_timestamps_token_id", "prev_sot_token_id"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
 
 
 def config(values: dict[str, Any], where: str = CONFIG) -> WhisperConfig:
@@ -57,6 +53,15 @@ def config(values: dict[str, Any], where: str = CONFIG) -> WhisperConfig:
 def config_of(folder: Path) -> WhisperConfig:
     """Return the config of the model in a folder."""
     return config(read_json(folder / CONFIG), str(folder / CONFIG))
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """Return what is used of a config file.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds what no Whisper's may.
+    """
+    return held(CONFIGS[path.name], read_json(path), str(path))
 
 
 def skeleton(values: dict[str, Any], dtype: torch.dtype) -> WhisperForConditionalGeneration:
@@ -99,27 +104,17 @@ def generation_config(folder: Path) -> GenerationConfig:
         CheckpointError: No Whisper has such a config, or not with this vocabulary.
     """
     path = folder / GENERATION
-    values = held(CONFIGS[GENERATION], read_json(path), str(path))
-    model = config_of(folder)
-    for name, token in _fed(values):
-        if not 0 <= token < model.vocab_size:
-            msg = f"{path}: {name!r:.60} is token {token}, and the model has {model.vocab_size}"
-            raise CheckpointError(msg)
+    values, model = values_of(path), values_of(folder / CONFIG)
+    for wrong in agreement.wrong_numbers(model, values):
+        msg = f"{path}: {wrong}"
+        raise CheckpointError(msg)
+    if heads := values.get("alignment_heads"):
+        values["alignment_heads"] = agreement.own_alignment_heads(model, heads) or None
     try:
-        return model_settings(values, model.max_target_positions)
+        return model_settings(values, model["max_target_positions"])
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         msg = f"{path}: {str(error).splitlines()[0][:200]}: this is no Whisper's"
         raise CheckpointError(msg) from error
-
-
-def _fed(generation: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield every token that decoding feeds to the model, with its name."""
-    named = {name: generation.get(name) for name in _FED}
-    named |= {**(generation.get("lang_to_id") or {}), **(generation.get("task_to_id") or {})}
-    for name, value in named.items():
-        for token in value if isinstance(value, list) else [value]:
-            if token is not None:
-                yield name, token
 
 
 def processor(folder: Path) -> WhisperProcessor:
@@ -128,8 +123,7 @@ def processor(folder: Path) -> WhisperProcessor:
     Raises:
         CheckpointError: They cannot be read.
     """
-    path = folder / _EXTRACTOR
-    extractor = held(CONFIGS[_EXTRACTOR], read_json(path), str(path))
+    extractor = values_of(folder / _EXTRACTOR)
     settings = _checked(folder / _TOKENIZER)
     settings.pop("tokenizer_class", None)
     _checked(folder / _SPECIAL)
@@ -158,7 +152,7 @@ def _checked(path: Path) -> dict[str, Any]:
     """Return what is used of a tokenizer's config, which a folder may lack."""
     if not is_regular_file(path):
         return {}
-    return held(CONFIGS[path.name], read_json(path), str(path))
+    return values_of(path)
 
 
 def _is_small(path: Path) -> bool:

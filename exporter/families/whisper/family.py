@@ -12,7 +12,7 @@ from exporter.families.base import Configs
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.offline import offline
-from exporter.families.whisper import construct
+from exporter.families.whisper import agreement, construct
 from exporter.families.whisper import forced as forcing
 from exporter.families.whisper.construct import generation_config
 from exporter.families.whisper.decoding.options import (
@@ -30,7 +30,6 @@ from exporter.families.whisper.engine.model import assemble as _assemble
 from exporter.families.whisper.graphs.merged import dynamic_graphs
 from exporter.families.whisper.graphs.static import static_graphs
 from exporter.families.whisper.graphs.step import step_graphs
-from exporter.formats.config_json import read_json
 
 __all__ = [  # the family's protocol
     "BARE",
@@ -139,63 +138,31 @@ def processor(folder: Path) -> Any:
     """Open the feature extractor and tokenizer.
 
     Raises:
-        CheckpointError: They cannot be read.
+        CheckpointError: They cannot be read, or do not fit the configs beside them.
     """
-    return construct.processor(folder)
+    loaded = construct.processor(folder)
+    _require_fit(folder, loaded, construct.values_of(folder / CONFIG))
+    return loaded
 
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a feature extractor or tokenizer that belongs to another model."""
-    loaded = processor(folder)
+    generation_config(folder)
+    loaded = construct.processor(folder)
+    _require_fit(folder, loaded, config, other_loaders=True)
+
+
+def _require_fit(
+    folder: Path, loaded: Any, config: dict[str, Any], *, other_loaders: bool = False
+) -> None:
     extractor, tokenizer = loaded.feature_extractor, loaded.tokenizer
-    frames = 2 * config["max_source_positions"]  # the second convolution halves them
-    wrong = []
-    if extractor.feature_size != config["num_mel_bins"]:
-        wrong.append(f"{extractor.feature_size} mel bins, the model {config['num_mel_bins']}")
-    if extractor.nb_max_frames != frames:
-        wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
-    if len(tokenizer) > config["vocab_size"]:
-        wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
-    wrong += _other_tokens(tokenizer, generation_config(folder).to_dict())
-    wrong += _other_words(folder / "vocab.json", tokenizer, config["vocab_size"])
+    generation = construct.values_of(folder / GENERATION)
+    wrong = agreement.wrong_tokens(config, generation, extractor, tokenizer)
+    if other_loaders:
+        wrong += agreement.other_words(folder, config, tokenizer)
     if wrong:
         msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)
-
-
-def _other_tokens(tokenizer: Any, generation: dict[str, Any]) -> list[str]:
-    """Return a message for the first token whose ids in tokenizer and model differ, if any.
-
-    Ids of an English-only tokenizer differ by one from those of a multilingual model.
-    """
-    tasks = generation.get("task_to_id") or {}
-    numbered = {
-        "<|startoftranscript|>": generation.get("decoder_start_token_id"),
-        "<|notimestamps|>": generation.get("no_timestamps_token_id"),
-        **{f"<|{task}|>": number for task, number in tasks.items()},
-        **(generation.get("lang_to_id") or {}),
-    }
-    vocabulary = tokenizer.get_vocab()
-    return [
-        f"its {token} is number {vocabulary[token]}, the model's {number}"
-        for token, number in numbered.items()
-        if number is not None and vocabulary.get(token, number) != number
-    ][:1]
-
-
-def _other_words(path: Path, tokenizer: Any, size: int) -> list[str]:
-    """Return a message for the first word of `vocab.json` with a wrong id, if any.
-
-    This package never reads it beside a `tokenizer.json`, but other loaders of the artifact do.
-    """
-    if not path.is_file():
-        return []
-    known = tokenizer.get_vocab()
-    return [
-        f"{path.name} says that {token!r:.40} is number {number!r:.40}"
-        for token, number in read_json(path).items()
-        if not isinstance(number, int) or known.get(token, number) != number or number >= size
-    ][:1]
 
 
 def vocabulary(processor: Any) -> int:

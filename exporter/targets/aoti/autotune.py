@@ -35,6 +35,9 @@ from exporter.targets.base import Job
 
 Key = TypeVar("Key")
 
+UNQUANTIZED = "bfloat16"
+"""The candidate whose modules are not quantized."""
+
 # Relative speedup that a larger variant needs to be chosen: more than two equal runs differ.
 _MARGIN = 0.1
 # Models of up to this many layers are timed whole; the build then reuses the compiled graph.
@@ -60,7 +63,7 @@ def candidates(
     candidate. A graph without quantized modules has a choice of types only.
     """
     modules = {name.rpartition(".")[0] for name in parameter_names(graph, model).values()}
-    bfloat16 = {"bfloat16": Variant("bfloat16", onednn=False, quantized=False)}
+    bfloat16 = {UNQUANTIZED: Variant("bfloat16", onednn=False, quantized=False)}
     if modules.isdisjoint(plan.quantized):
         return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
     many = not graph.mutated

@@ -8,6 +8,7 @@ and no package is opened before the machine and the package's members have been 
 needs no compiler.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from exporter.artifact import store
-from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import MachineError, RecipeError
 from exporter.families.base import Family
@@ -35,7 +36,7 @@ from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, setup_of, taken
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
-from exporter.targets.base import Job
+from exporter.targets.base import Job, Records
 
 SCHEMES = frozenset({"float", "dynamic-int8"})
 # Estimated native code of a package: once, and for each module with weights.
@@ -137,6 +138,26 @@ def build(job: Job[Options]) -> BuildResult:
         quantization=job.plan.with_scheme(left_float, Float()).as_data(),
         choices=choices,
     )
+
+
+def records(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    choices: Mapping[str, AutotuneResult],
+) -> Records:
+    """Return the plan, with those modules left float whose every graph was chosen to be."""
+    graphs = family.graphs(model, cache="static")
+    quantized = {
+        name.rpartition(".")[0]
+        for graph in graphs
+        if graph.name not in choices or choices[graph.name].chosen != autotune.UNQUANTIZED
+        for name in parameter_names(graph, model).values()
+    }
+    left_float = [name for name in plan.quantized if name not in quantized]
+    return Records(plan.with_scheme(left_float, Float()))
 
 
 def load(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.artifact.store import read_verified
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
@@ -34,7 +34,8 @@ from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
-from exporter.targets.base import Job
+from exporter.system.tempdirs import scratch
+from exporter.targets.base import Job, Records
 from exporter.targets.onnx import inspection as inspection
 from exporter.targets.onnx import products_saturate
 from exporter.targets.onnx.external_data_check import require_sealed
@@ -48,7 +49,7 @@ _log = logging.getLogger(__name__)
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same for a graph with `weights_from`, per input and output.
 _SHARING_BYTES = 1_450
-_ORT_CONFIG_BYTES = 700
+_ORT_CONFIG, _ORT_CONFIG_BYTES = "ort_config.json", 700
 _TOKENIZER = "tokenizer.json"
 # A call of a graph takes at most this long, with all its weights used on a slow machine.
 _CALL_S, _BYTES_PER_S = 60.0, 1e6
@@ -91,7 +92,7 @@ def layout(
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
     from exporter.targets.onnx.linear import FloatMatMul, Int8MatMul
 
-    files = {"ort_config.json": _ORT_CONFIG_BYTES}
+    files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     if config := _config(options, checkpoint, graphs, names):
@@ -132,7 +133,7 @@ def build(job: Job[Options]) -> BuildResult:
     for planned in graphs:
         prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
         _build_graph(job, prepared, names)
-    _write_ort_config(job.folder, job.options, job.plan)
+    _ort_config(job.options, job.plan).save_pretrained(job.folder)
     if config := _config(job.options, job.checkpoint, graphs, names):
         (job.folder / CONFIG).write_text(config, encoding="utf-8")
     return BuildResult(
@@ -218,6 +219,23 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
         external_data.share_external_data(path, job.folder / files[graph.weights_from].path)
 
 
+def records(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    choices: Mapping[str, AutotuneResult],
+) -> Records:
+    """Return the plan, `ort_config.json`, and the config of a layout that changes it."""
+    graphs = family.graphs(model, cache="dynamic")
+    config = _config(options, checkpoint, graphs, _named(options, plan, model, graphs))
+    with scratch() as place:
+        _ort_config(options, plan).save_pretrained(place)
+        files = {_ORT_CONFIG: (place / _ORT_CONFIG).read_bytes()}
+    return Records(plan, {**files, **({CONFIG: config.encode()} if config else {})})
+
+
 def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
 ) -> Any:
@@ -275,8 +293,8 @@ def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
 
 
-def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) -> None:
-    """Write the quantization in optimum's format, for its tools.
+def _ort_config(options: Options, plan: QuantizationPlan) -> Any:
+    """Return the quantization in optimum's format, for its tools.
 
     It has one setting for all modules; differences between them are in the manifest only.
     """
@@ -286,8 +304,7 @@ def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) ->
 
     schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
     if not schemes:
-        ORTConfig(opset=_OPSET).save_pretrained(folder)
-        return
+        return ORTConfig(opset=_OPSET)
     reduce_range = all(scheme.bits == 7 for scheme in schemes)
     per_channel = all(scheme.per_channel for scheme in schemes)
     chosen: dict[str, Any] = {"is_static": False, "per_channel": per_channel}
@@ -297,4 +314,4 @@ def _write_ort_config(folder: Path, options: Options, plan: QuantizationPlan) ->
     preset.reduce_range = reduce_range
     preset.operators_to_quantize = ["MatMul", "Gemm"]
     preset.nodes_to_exclude = [name for name in plan.modules if name not in plan.quantized]
-    ORTConfig(opset=_OPSET, quantization=preset).save_pretrained(folder)
+    return ORTConfig(opset=_OPSET, quantization=preset)

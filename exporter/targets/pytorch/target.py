@@ -4,20 +4,21 @@ The files hold plain numbers, no packed or pickled objects; the loading machine 
 multiplied.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from exporter.artifact.manifest import BuildResult, Manifest, Requirements
+from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.formats.tensor_io import converted, safetensors_bytes, write_safetensors
 from exporter.quantization.moved_options import refuse_moved
 from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
-from exporter.targets.base import Job
+from exporter.targets.base import Job, Records
 from exporter.targets.options import TargetOptions
 from exporter.targets.pytorch import inspection as inspection
 from exporter.targets.pytorch.devices import SUPPORT
@@ -80,6 +81,19 @@ def layout(
     """Return the files' exact sizes in bytes."""
     _, tensors, record = contents(plan, model, checkpoint, family)
     return {WEIGHTS: safetensors_bytes(tensors), QUANTIZATION: len(record.encode())}
+
+
+def records(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    choices: Mapping[str, AutotuneResult],
+) -> Records:
+    """Return the plan, and `quantization.json`."""
+    _, _, record = contents(plan, model, checkpoint, family)
+    return Records(plan, {QUANTIZATION: record.encode()})
 
 
 def load(
