@@ -61,7 +61,7 @@ def judge(plants: Sequence[Plant], told: Callable[[Outcome], object]) -> list[Ou
         folders = [planted(each) for each in run]
         results = validate(folders, _options(run[0]))
         for each, folder in zip(run, folders, strict=True):
-            outcomes.append(_of_plant(results[folder], each))
+            outcomes.append(of_plant(results[folder], each))
             told(outcomes[-1])
             shutil.rmtree(folder, ignore_errors=True)
     return outcomes
@@ -87,10 +87,10 @@ def validate(folders: Sequence[Path], options: Sequence[str] = ()) -> dict[Path,
 
 def _told_apart(folders: list[Path], options: Sequence[str]) -> Iterator[tuple[Path, Outcome]]:
     start = time.monotonic()
-    code, said = _run(folders, options)
+    code, said = run(folders, options)
     seconds = (time.monotonic() - start) / len(folders)
     rest = [folder for folder in folders if not (folder / REPORT).exists()]
-    yield from ((f, _of_report(f, seconds)) for f in folders if f not in rest)
+    yield from ((f, of_report(f, seconds)) for f in folders if f not in rest)
     if len(folders) == 1 and rest:
         yield rest[0], _of_error(rest[0], code, said, seconds)
         return
@@ -134,7 +134,7 @@ def _names(said: str, folder: Path) -> bool:
     return re.search(rf"{re.escape(folder.name)}(?![\w-])", said) is not None
 
 
-def _run(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:
+def run(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:
     """Run the command as a user does; return its code, None if it hung, and its messages."""
     command = [sys.executable, "-m", "tests.damage.forked", "validate", *map(str, folders)]
     command += ["--trust", "--threads", "1", *options]
@@ -158,7 +158,7 @@ def _run(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, s
     return process.returncode, said
 
 
-def _of_report(folder: Path, seconds: float) -> Outcome:
+def of_report(folder: Path, seconds: float) -> Outcome:
     """Read the verdict; the message is that of the checks that decided it."""
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     passed = {"failed": False, "undecided": None, "passed": "no check"}[report["verdict"]]
@@ -180,8 +180,8 @@ def _is_news(line: str) -> bool:
     return line.startswith("warning") or "elapsed" in line
 
 
-def _of_plant(outcome: Outcome, one: Plant) -> Outcome:
+def of_plant(outcome: Outcome, one: Plant) -> Outcome:
     """Complete an outcome with its plant; the folder's name, which leads anywhere, is left out."""
-    told = outcome.message.replace(one.name, "").lower()
+    told = re.sub(rf"(?<=/){re.escape(one.name)}(?=[/:\s]|$)", "", outcome.message).lower()
     led = outcome.verdict != "passed" and any(word.lower() in told for word in one.cause)
     return replace(outcome, severity=one.severity, target=one.target, ground=one.ground, led=led)

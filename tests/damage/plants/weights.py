@@ -49,7 +49,7 @@ def _heads_permuted(tensors: Tensors, name: str, heads: int) -> None:
 def make_stale(ground: Ground) -> Path:
     """Make a checkpoint of the shape of a ground's and of another seed, once; return its folder."""
     folder = ground.folder / "stale"
-    return folder if folder.exists() else make_whisper(folder, seed=9, **ground.shape)
+    return folder if folder.exists() else make_whisper(folder, **{**ground.shape, "seed": 9})
 
 
 def _stale(names: tuple[str, ...]) -> Any:
