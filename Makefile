@@ -2,6 +2,7 @@
 # make test    set up, then lint, types and all tests but the long sweeps
 # make check   lint, types and the fast tests
 # make soak    all tests and sweeps (over an hour; needs strace, npm and a network)
+# make damage  plant damage in artifacts, and see what `exporter validate` finds (about an hour)
 # make docs    write the generated parts of docs/
 #
 # VENV=folder puts the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
@@ -16,7 +17,7 @@ TORCH := torch==2.13.0
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak docs lint tools
+.PHONY: help demo test check soak damage docs lint tools
 
 help:
 	@sed -n -e 's/^# \(make .*\)/\1/p' Makefile
@@ -39,6 +40,11 @@ soak: lint
 	$(BIN)/python -m pytest -v $(WORKERS) tests/soak tests --ignore tests/docs/test_reliability.py -m "not alone" \
 	  --junitxml=.soak/together.xml
 	$(BIN)/python -m tests.soak.table .soak/*.xml
+
+# Single-threaded, since the steps of each command are forks. What is built is kept in .damage/.
+damage: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.damage --json .damage/plants.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.damage --honest --json .damage/honest.json
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m docs.generate

@@ -1,0 +1,75 @@
+"""Plant damage, validate it, and print what was caught: see `--help`."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from tests.damage.grounds import GROUNDS, WORK, prepare
+from tests.damage.judging import Outcome, judge
+from tests.damage.planting import Plant
+from tests.damage.plants import all_plants
+from tests.damage.table import table
+
+
+def main() -> int:
+    """Run the command; return 0 whatever was caught, since the table is the result."""
+    options = _options()
+    plants = [plant for plant in all_plants() if _chosen(plant, options.only)]
+    if options.list:
+        for plant in plants:
+            print(f"{plant.severity:<8}{plant.ground + '/' + plant.artifact:<20}{plant.name}")
+        print(f"{len(plants)} plants")
+        return 0
+    if options.honest:
+        from tests.damage.honest import run
+
+        return run(options.only, options.json)
+    for name in sorted({plant.ground for plant in plants} | {"tiny"}):
+        print(f"preparing {name}", flush=True)
+        prepare(GROUNDS[name])
+    if options.effects:
+        from tests.damage.effects import print_effects
+
+        print_effects(plants)
+        return 0
+    outcomes = judge(plants, _tell)
+    print(f"\n{table(outcomes)}")
+    if options.json:
+        rows = [outcome.as_row() for outcome in outcomes]
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.damage", description=__doc__)
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="", help="plants whose ground/artifact/name matches"
+    )
+    parser.add_argument("--honest", action="store_true", help="honest builds instead of plants")
+    parser.add_argument("--list", action="store_true", help="list the plants")
+    parser.add_argument("--effects", action="store_true", help="measure what each plant changes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there too")
+    return parser.parse_args()
+
+
+def _chosen(plant: Plant, pattern: str) -> bool:
+    return re.search(pattern, f"{plant.ground}/{plant.artifact}/{plant.name}") is not None
+
+
+def _tell(outcome: Outcome) -> None:
+    """Print an outcome as soon as it is known, and note it."""
+    checks = ",".join(outcome.checks) or (f"exit {outcome.code}" if outcome.code else "")
+    led = "led" if outcome.led else ""
+    print(
+        f"{outcome.verdict:<10}{outcome.severity:<8}{outcome.name:<38}{outcome.seconds:5.1f} s "
+        f"{led:<4}{checks}",
+        flush=True,
+    )
+    with (WORK / "outcomes.jsonl").open("a", encoding="utf-8") as notes:
+        notes.write(json.dumps(outcome.as_row()) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

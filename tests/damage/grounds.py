@@ -1,0 +1,264 @@
+"""The undamaged artifacts, each built once with its original and its corpus, and kept.
+
+`tiny` and `english` have random weights and synthetic sounds, whose true texts are those that the
+original writes; `demo` recognises speech, and has the repository's recordings.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from exporter import recipe as recipes
+from exporter.build.pipeline import build
+from tests.support.tiny import make_whisper
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / ".damage"
+RATE = 16_000
+_TINY = ("onnx-int8", "onnx-web", "onnx-avx2", "torch-int8", "torch-tensor", "aoti")
+_TARGETS = {
+    "onnx-int8": "{kind: onnx-int8}",
+    "onnx-web": "{kind: onnx-int8, name: onnx-web, layout: transformers.js}",
+    "onnx-avx2": "{kind: onnx-int8, name: onnx-avx2, preset: avx2}",
+    "torch-int8": "{kind: torch-int8}",
+    "torch-tensor": "{kind: torch-int8, name: torch-tensor, "
+    "quantization: {default: {scheme: dynamic-int8, per_channel: false}}}",
+    "aoti": "{kind: aoti}",
+}
+_RECIPE = """\
+name: {name}
+checkpoint: {checkpoint}
+targets:
+{targets}
+decoding: {decoding}
+data: {{clips: {clips}}}
+gate: {gate}
+"""
+_TINY_GATE = "{min_clips: 16, max_wer_increase: 0.05, max_latency_ratio: 3.0}"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """An original (`shape` is of `tests.support.tiny`), its corpus, and artifacts to damage."""
+
+    name: str
+    targets: tuple[str, ...]
+    decoding: str
+    gate: str
+    shape: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all of it."""
+        return WORK / "grounds" / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The original."""
+        speaks = ROOT / "recipes" / "demo" / "whisper"
+        return speaks if self.name == "demo" else self.folder / "checkpoint"
+
+    @property
+    def clips(self) -> Path:
+        """The corpus."""
+        return self.folder / "clips"
+
+    def artifact(self, name: str) -> Path:
+        """An undamaged artifact, by its target's name."""
+        return self.folder / "artifacts" / self.name / name
+
+    def recipe(self, targets: Sequence[str], name: str = "", decoding: str = "") -> str:
+        """Return a recipe on this original and corpus: this ground's, or one of another name."""
+        return _RECIPE.format(
+            name=name or self.name,
+            checkpoint=self.checkpoint,
+            targets="\n".join(f"  - {target}" for target in targets),
+            decoding=decoding or self.decoding,
+            clips=self.clips,
+            gate=self.gate,
+        )
+
+
+_POOL, _TRIES, _LEAST, _MOST, _MOST_WORDS = 90, 3, 16, 20, 24
+GROUNDS = {
+    ground.name: ground
+    for ground in (
+        Ground(
+            "tiny",
+            _TINY,
+            "{language: en, task: transcribe}",
+            _TINY_GATE,
+            {"certainty": 2.5, "words": 12, "seed": 2},
+        ),
+        Ground(
+            "english",
+            ("onnx-int8", "torch-int8", "aoti"),
+            "{num_beams: 2}",
+            _TINY_GATE,
+            {
+                "english_only": True,
+                "window_s": 6,
+                "width": 96,
+                "heads": 3,
+                "encoder_layers": 1,
+                "decoder_layers": 3,
+                "max_tokens": 80,
+                "dtype": "float16",
+                "certainty": 2.5,
+                "words": 12,
+                "seed": 1,
+            },
+        ),
+        Ground(
+            "demo",
+            ("onnx-int8", "onnx-web", "torch-int8", "aoti"),
+            "{language: en, task: transcribe, num_beams: 2}",
+            "{max_wer_increase: 0.025, max_latency_ratio: 1.5, min_clips: 50}",
+        ),
+    )
+}
+
+
+@contextmanager
+def own_places() -> Iterator[None]:
+    """What is compiled and noted here stays in the work folder."""
+    names = ("EXPORTER_CACHE", "EXPORTER_STATE", "EXPORTER_CONFIG")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(WORK / name.split("_")[1].lower()) for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def prepare(ground: Ground) -> None:
+    """Make whatever of a ground is missing."""
+    prepare_data(ground)
+    path = ground.folder / "recipe.yaml"
+    targets = [_TARGETS[name] for name in ground.targets]
+    path.write_text(ground.recipe(targets), encoding="utf-8")
+    missing = [name for name in ground.targets if not ground.artifact(name).exists()]
+    if missing:
+        output = ground.folder / "artifacts"
+        with own_places():
+            build(recipes.read(path), output=output, targets=missing, progress=lambda *_: None)
+
+
+def prepare_data(ground: Ground) -> None:
+    """Make the original and the corpus, if they are missing."""
+    ground.folder.mkdir(parents=True, exist_ok=True)
+    if ground.name == "demo":
+        _copy_clips(ground)
+    elif not (ground.clips / "manifest.jsonl").exists():
+        make_whisper(ground.checkpoint, **ground.shape)
+        _write_sounds(ground)
+
+
+def _copy_clips(ground: Ground) -> None:
+    if not ground.clips.exists():
+        shutil.copytree(ROOT / "recipes" / "demo" / "clips", ground.clips)
+
+
+def _write_sounds(ground: Ground) -> None:
+    """Write sounds, and a manifest with what the original writes for each.
+
+    Sounds whose text depends on roundings are left out: few recordings of speech are so close to
+    call, and these would leave every honest build undecided.
+    """
+    from exporter.runtime.load import load_original
+
+    ground.clips.mkdir(exist_ok=True)
+    decoding = recipes.Decoding.model_validate(_yaml(ground.decoding))
+    original = load_original(ground.checkpoint, threads=1, decoding=decoding)
+    window = ground.shape.get("window_s", 4)
+    lengths = [window * factor for factor in (1.25, 1.6, 1.4)]
+    lengths += [0.6 + (window - 0.7) * (index * 7 % _POOL) / _POOL for index in range(_POOL)]
+    pool = [sound(index, seconds) for index, seconds in enumerate(lengths)]
+    texts = [transcript.text.strip() for transcript in original.decode(pool)]
+    stable = {index for index, text in enumerate(texts) if _usable(text)}
+    for seed in range(_TRIES):
+        with _rounded(original.model, seed):
+            chosen = sorted(stable)
+            others = original.decode([pool[index] for index in chosen])
+        stable = {
+            index
+            for index, other in zip(chosen, others, strict=True)
+            if other.text.strip() == texts[index]
+        }
+    rows = []
+    for index in _varied(texts, sorted(stable)):
+        name = f"sound-{index:03}.wav"
+        soundfile.write(ground.clips / name, pool[index], RATE)
+        row = {"audio": name, "text": texts[index], "duration": round(lengths[index], 3)}
+        rows.append(json.dumps(row))
+    assert len(rows) >= _LEAST, f"{ground.name}: only {len(rows)} sounds"
+    (ground.clips / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _usable(text: str) -> bool:
+    return text.isprintable() and "\ufffd" not in text and 2 <= len(text.split()) <= _MOST_WORDS
+
+
+def _varied(texts: Sequence[str], among: Sequence[int]) -> list[int]:
+    """Return at most `_MOST` places, each text as seldom as possible."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for index in among:
+        seen[texts[index]] += 1
+        turns.append((seen[texts[index]], index))
+    return sorted(index for _, index in sorted(turns)[:_MOST])
+
+
+@contextmanager
+def _rounded(model: Any, seed: int) -> Iterator[None]:
+    """Disturb every linear weight by about as much as int8 weights and inputs do."""
+    random = torch.Generator().manual_seed(seed)
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    before = [module.weight for module in linears]
+    for module in linears:
+        step = module.weight.detach().abs().amax(1, keepdim=True) / 127
+        moved = module.weight + 0.6 * step * torch.randn(module.weight.shape, generator=random)
+        module.weight = torch.nn.Parameter(moved.detach())
+    try:
+        yield
+    finally:
+        for module, weight in zip(linears, before, strict=True):
+            module.weight = weight
+
+
+def _yaml(text: str) -> Any:
+    from ruamel.yaml import YAML
+
+    return dict(YAML(typ="safe").load(text))
+
+
+def sound(index: int, seconds: float) -> np.ndarray[Any, Any]:
+    """Return a synthetic sound: harmonics of a gliding pitch, in syllables, and noise.
+
+    Args:
+        index: Which one.
+        seconds: How long it is.
+
+    Returns:
+        float32 [samples] at `RATE`, at most 0.5.
+    """
+    random = np.random.default_rng(index)
+    times = np.arange(int(RATE * seconds)) / RATE
+    pitch = random.uniform(90, 260) * 2 ** (random.uniform(-1, 1) * times / 4)
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    voice = sum(random.uniform(0.1, 1) / k * np.sin(k * phase) for k in range(1, 24))
+    syllables = 0.5 + 0.5 * np.sin(2 * np.pi * random.uniform(2, 6) * times + random.uniform(0, 6))
+    noise = random.normal(0, random.uniform(0.02, 0.4), len(times))
+    mixed = syllables * voice + noise
+    return (0.5 * mixed / np.abs(mixed).max()).astype(np.float32)

@@ -1,0 +1,187 @@
+"""Judge artifacts with `exporter validate`, several in one run, whatever happens to it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from exporter.artifact.report import PAGE, PREDICTIONS, REPORT
+from tests.damage.grounds import GROUNDS, ROOT, WORK, own_places
+from tests.damage.planting import Plant, plant
+
+Verdict = Literal["failed", "refused", "undecided", "passed", "bug", "hang"]
+CAUGHT: tuple[Verdict, ...] = ("failed", "refused")
+_AT_ONCE = 8
+# The most that a run may take: for its original, and for each of its artifacts.
+_START_S, _EACH_S = 240, 120
+_USER_ERRORS = (2, 3, 5, 6, 8)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one artifact: `message` is what its user is told, `led` if it names the cause.
+
+    Verdicts of the report are failed, undecided and passed. Without a report the command refused
+    the artifact with a sentence, or ended in a bug, or hung.
+    """
+
+    name: str
+    verdict: Verdict
+    checks: tuple[str, ...] = ()
+    message: str = ""
+    code: int = 0
+    seconds: float = 0.0
+    led: bool = False
+    severity: str = ""
+    target: str = ""
+    ground: str = ""
+
+    @property
+    def caught(self) -> bool:
+        """True if the artifact failed, or was refused with a sentence."""
+        return self.verdict in CAUGHT
+
+    def as_row(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self), "caught": self.caught}
+
+
+def judge(plants: Sequence[Plant], told: Callable[[Outcome], object]) -> list[Outcome]:
+    """Plant, validate and read the verdict of each; `told` gets every outcome at once."""
+    outcomes = []
+    for run in _runs(plants):
+        folders = [planted(each) for each in run]
+        results = validate(folders, _options(run[0]))
+        for each, folder in zip(run, folders, strict=True):
+            outcomes.append(of_plant(results[folder], each))
+            told(outcomes[-1])
+            shutil.rmtree(folder, ignore_errors=True)
+    return outcomes
+
+
+def planted(one: Plant) -> Path:
+    """Make the damaged copy of a plant, and return its folder."""
+    original = GROUNDS[one.ground].artifact(one.artifact)
+    return plant(original, WORK / "planted" / one.name, one)
+
+
+def validate(folders: Sequence[Path], options: Sequence[str] = ()) -> dict[Path, Outcome]:
+    """Validate artifacts of one original and corpus; return what became of each.
+
+    An artifact that stops the command is left out of the next one; if the command does not tell
+    which one it is, halves of them are tried.
+    """
+    for folder in folders:
+        for name in (REPORT, PAGE, PREDICTIONS):
+            (folder / name).unlink(missing_ok=True)
+    return {outcome[0]: outcome[1] for outcome in _told_apart(list(folders), options)}
+
+
+def _told_apart(folders: list[Path], options: Sequence[str]) -> Iterator[tuple[Path, Outcome]]:
+    start = time.monotonic()
+    code, said = run(folders, options)
+    seconds = (time.monotonic() - start) / len(folders)
+    rest = [folder for folder in folders if not (folder / REPORT).exists()]
+    yield from ((f, of_report(f, seconds)) for f in folders if f not in rest)
+    if len(folders) == 1 and rest:
+        yield rest[0], _of_error(rest[0], code, said, seconds)
+        return
+    named = [folder for folder in rest if _names(said, folder)]
+    if named:  # to be alone, for a message about this one and nothing else
+        yield from _told_apart(named[:1], options)
+        rest.remove(named[0])
+    half = len(rest) // 2 if len(rest) == len(folders) else len(rest)
+    for part in (rest[:half], rest[half:]):
+        if part:
+            yield from _told_apart(part, options)
+
+
+def _runs(plants: Sequence[Plant]) -> Iterator[list[Plant]]:
+    """Group plants of one original and one corpus; those with another of either stay alone."""
+    shared: dict[str, list[Plant]] = {}
+    for each in plants:
+        if each.data or each.reference:
+            yield [each]
+            continue
+        run = shared.setdefault(each.ground, [])
+        run.append(each)
+        if len(run) == _AT_ONCE:
+            yield shared.pop(each.ground)
+    yield from shared.values()
+
+
+def _options(one: Plant) -> list[str]:
+    """Return the options for a plant in the corpus or in place of the original."""
+    options = ["--reference", str(WORK / one.reference)] if one.reference else []
+    if one.data is not None:
+        folder = WORK / "corpora" / one.name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(GROUNDS[one.ground].clips, folder)
+        one.data(folder)
+        options += ["--data", str(folder)]
+    return options
+
+
+def _names(said: str, folder: Path) -> bool:
+    return re.search(rf"{re.escape(folder.name)}(?![\w-])", said) is not None
+
+
+def run(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:
+    """Run the command as a user does; return its code, None if it hung, and its messages."""
+    command = [sys.executable, "-m", "tests.damage.forked", "validate", *map(str, folders)]
+    command += ["--trust", "--threads", "1", *options]
+    with own_places():
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    try:
+        _, said = process.communicate(timeout=_START_S + _EACH_S * len(folders))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # its workers end with it
+        _, said = process.communicate()
+        return None, said
+    return process.returncode, said
+
+
+def of_report(folder: Path, seconds: float) -> Outcome:
+    """Read the verdict; the message is that of the checks that decided it."""
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    passed = {"failed": False, "undecided": None, "passed": "no check"}[report["verdict"]]
+    decisive = [check for check in report["checks"] if check["passed"] == passed]
+    sentences = [f"[{c['name']}] {c['sentence']} {c.get('advice', '')}" for c in decisive]
+    names = tuple(dict.fromkeys(check["name"] for check in decisive))
+    return Outcome(folder.name, report["verdict"], names, " ".join(sentences), 0, seconds)
+
+
+def _of_error(folder: Path, code: int | None, said: str, seconds: float) -> Outcome:
+    """Read what the command said of an artifact that has no report."""
+    lines = [line for line in said.splitlines() if line and not _is_news(line)]
+    refused: Verdict = "refused" if code in _USER_ERRORS else "bug"
+    verdict: Verdict = "hang" if code is None else refused
+    return Outcome(folder.name, verdict, (), " ".join(lines), code or 0, seconds)
+
+
+def _is_news(line: str) -> bool:
+    return line.startswith("warning") or "elapsed" in line
+
+
+def of_plant(outcome: Outcome, one: Plant) -> Outcome:
+    """Complete an outcome with its plant; the folder's name, which leads anywhere, is left out."""
+    told = re.sub(rf"(?<=/){re.escape(one.name)}(?=[/:\s]|$)", "", outcome.message).lower()
+    led = outcome.verdict != "passed" and any(word.lower() in told for word in one.cause)
+    return replace(outcome, severity=one.severity, target=one.target, ground=one.ground, led=led)
