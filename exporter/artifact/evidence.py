@@ -47,3 +47,27 @@ class Faithfulness(_Frozen):
     by_step: tuple[float, ...]
     step_limit: float
     seconds: float
+
+
+def in_words(agreement: Agreement | None, faithfulness: Faithfulness | None) -> str:
+    """Return one short sentence on both; empty for reports that have neither."""
+    told = []
+    if faithfulness:
+        told.append(
+            "next tokens as the plan's own: "
+            f"{faithfulness.distance / faithfulness.noise:.2f} times rounding"
+        )
+    if agreement:
+        told.append(
+            f"KL from the original {short(agreement.kl_mean)}, top-1 {100 * agreement.top1:.1f} %"
+        )
+    sentence = "; ".join(told)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if told else ""
+
+
+def short(value: float) -> str:
+    """Format a number with two digits or a few more: 9.5e-5, 0.0018, 2.1, 345, 1.2e5."""
+    if value and not 1e-3 <= abs(value) < 1e4:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"

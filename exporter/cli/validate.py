@@ -17,7 +17,7 @@ from exporter.system.progress import shown_bytes
 from exporter.system.text import in_markdown
 
 if TYPE_CHECKING:
-    from exporter.artifact.report import Report
+    from exporter.artifact.report import Check, Report
 
 
 @command(
@@ -111,10 +111,38 @@ def _say_reports(
 ) -> None:
     terminal.draw(of_reports(folders, reports))
     for folder, place, report in zip(folders, places, reports, strict=True):
-        timed, clips = report.timed_clips or report.data.clips, report.data.clips
-        sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
-        page = shown(place / "report.html")
-        terminal.say_wrapped(f"{folder.name}: {report.sentence}{sample}", f"  {page}")
+        terminal.say_wrapped(f"{folder.name}: {_verdict(report)}")
+        terminal.say_wrapped(*(f"  {line}" for line in _explained(report)), indent="    ")
+        terminal.say_wrapped(f"  {shown(place / 'report.html')}")
+
+
+def _verdict(report: Report) -> str:
+    """Return the verdict in a sentence; of checks that did not pass, how many they are."""
+    from exporter.validate.page.checks import counted
+
+    timed, clips = report.timed_clips or report.data.clips, report.data.clips
+    sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
+    told = counted(report.checks)
+    return f"{told}.{sample}" if told else f"{report.sentence}{sample}"
+
+
+def _explained(report: Report) -> Iterator[str]:
+    """Yield a line for each check that did not pass, or one on how well the tokens agree."""
+    from exporter.artifact.evidence import in_words
+    from exporter.validate.page.checks import open_checks
+
+    yield from map(_told, open_checks(report.checks))
+    agreement = in_words(report.agreement, report.faithfulness)
+    if report.verdict == "passed" and agreement:
+        yield agreement
+
+
+def _told(check: Check) -> str:
+    """Return a check's name, outcome, sentence and advice; of a passed one, name and sentence."""
+    from exporter.validate.page.checks import state
+
+    outcome = "" if check.passed else f", {state(check)}"
+    return f"{check.name}{outcome}: {check.sentence} {check.advice}".rstrip()
 
 
 _FIGURES = (
@@ -140,9 +168,7 @@ def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
     for folder, report in zip(folders, reports, strict=True):
         name = in_markdown(folder.name)
         rows.append((f"{in_markdown(report.artifact.recipe)}/{name}", *_figures(report)))
-        checks += [
-            f"- {name}: {in_markdown(f'{check.name}: {check.sentence}')}" for check in report.checks
-        ]
+        checks += [f"- {name}: {in_markdown(_told(check))}" for check in report.checks]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([table, "", *checks, ""])
 

@@ -42,7 +42,7 @@ def interval_svg(difference: Interval, limit: float) -> Markup:
         f'<rect class="bad" x="{gate:.1f}" y="22" width="{WIDTH - 16 - gate:.1f}" height="58"/>',
         f'<line class="axis" x1="16" y1="80" x2="{WIDTH - 16}" y2="80"/>',
     ]
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         x = across(tick)
         parts.append(f'<line class="axis" x1="{x:.1f}" y1="80" x2="{x:.1f}" y2="85"/>')
         parts.append(text(x, 100, f"{tick:+g}" if tick else "0"))
@@ -73,7 +73,7 @@ def scale(low: float, high: float, start: float, end: float) -> Callable[[float]
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _ticks(low: float, high: float) -> Iterator[float]:
+def ticks(low: float, high: float) -> Iterator[float]:
     """Yield four to eight round numbers between two ends."""
     rough = (high - low) / 5
     power = 10 ** math.floor(math.log10(rough))

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from exporter import DISTRIBUTION
+from exporter.artifact.evidence import short
 from exporter.artifact.report import Interval
 from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
@@ -270,6 +271,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "percent": _percent,
     "points": lambda change: Markup(_points(change)),
     "seconds": _seconds,
+    "short": short,
     "times": lambda ratio: Markup(_times(ratio)),
     "typed": _typed,
 }

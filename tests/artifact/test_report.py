@@ -5,19 +5,23 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from exporter.artifact import report
-from exporter.artifact.report import Report
+from exporter.artifact.evidence import in_words, short
+from exporter.artifact.report import Check, Report
 from exporter.errors import IntegrityError, RecipeError
 from exporter.validate.page import render as html_report
-from exporter.validate.page.plots import latency_svg
+from exporter.validate.page.checks import QUESTIONS, strip
+from exporter.validate.page.plots import latency_svg, steps_svg
 from exporter.validate.scoring.compare import Comparison
 from exporter.validate.scoring.wer import score
 from tests.support.judging import SENTENCE, case
-from tests.support.reports import DIGEST, made
+from tests.support.reports import AGREEMENT, DIGEST, FAITHFUL, made
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,8 @@ def test_the_schema_is_closed_and_complete(one: Comparison) -> None:
     schema = Report.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["properties"]["schema_version"]["const"] == 1
-    assert set(schema["properties"]) == set(json.loads(made(one).model_dump_json()))
+    whole = made(one).model_copy(update={"agreement": AGREEMENT, "faithfulness": FAITHFUL})
+    assert set(schema["properties"]) == set(json.loads(whole.model_dump_json()))
     for name, definition in schema["$defs"].items():
         assert definition["additionalProperties"] is False, name
     with pytest.raises(ValidationError):
@@ -123,6 +128,126 @@ def test_the_page_shows_no_text_that_could_mislead() -> None:
     assert "m\u06cc\u200c\u062e" in html
 
 
+def cells(html: str) -> dict[str, str]:
+    """The strip's checks, with the state that each is in."""
+    found = re.findall(r'<b>([^<]+)</b><span class="state">([^<]+)</span>', html)
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def test_the_page_has_a_strip_of_checks_and_tells_first_what_did_not_pass(one: Comparison) -> None:
+    because = "That points to <the cache>. Build it again."
+    faithful = Check(name="faithful", passed=False, sentence="Step 3 is far off.", advice=because)
+    later = Check(name="of a later version", passed=True, sentence="All is well.")
+    few = Check(name="clips", passed=None, sentence="Only 4 clips.", advice="Give more.")
+    rest = tuple(check for check in made(one).checks if check.name != "clips")
+    judged = made(one).model_copy(update={"checks": (few, *rest, faithful, later)})
+    html = html_report.render(judged, one)
+    shown = cells(html)
+    assert shown["wer"] == shown["faithful"] == "failed"
+    assert shown["latency"] == shown["of a later version"] == "passed"
+    assert shown["clips"] == "undecided"
+    assert shown["graphs"] == "not there"
+    box = html[html.index('<section class="verdict') : html.index('<div class="strip">')]
+    assert "2 of 9 checks failed, 1 is undecided." in box
+    assert because.replace("<", "&lt;").replace(">", "&gt;") in box
+    assert box.index("Step 3 is far off.") < box.index("Only 4 clips.")
+    assert "All is well." not in box
+    assert "What the 6 passed checks found" in html
+
+
+def test_every_check_is_in_the_strip_and_in_the_documentation(repository: Path) -> None:
+    known = {name for _, names in QUESTIONS for name in names}
+    sources = [path.read_text() for path in (repository / "validate").rglob("*.py")]
+    named = {n for text in sources for n in re.findall(r'Check\(\s*name="([a-z ]+)"', text)}
+    assert {"faithful", "wer"} < named <= known
+    rows = re.findall(
+        r"^\| `([a-z ]+)` \|", (repository / "docs" / "validation.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(known)
+    assert [len(group.cells) for group in strip(())] == [len(names) for _, names in QUESTIONS]
+
+
+def test_the_page_shows_how_the_tokens_agree(one: Comparison) -> None:
+    told = {"agreement": AGREEMENT, "faithfulness": FAITHFUL}
+    html = html_report.render(made(one).model_copy(update=told), one)
+    assert html.count("<svg") == 3
+    for row in (
+        "All steps, times rounding</th><td>1.04</td><td>1.50",
+        "Worst step, times rounding</th><td>2.08</td><td>6.00",
+        "of the logits' spread</th><td>2.7e-5</td><td>4.2e-4",
+        "mean, nats</th><td>9.5e-5<",
+        "greatest step</th><td>0.0018<",
+        "of 166 steps of 12 clips</th><td>100.0 %",
+    ):
+        assert row in html
+    assert html.count("<table") == html.count('<div class="scroll"><table')
+    without = {"faithfulness": FAITHFUL.model_copy(update={"exact_distance": None})}
+    html = html_report.render(made(one).model_copy(update=without), one)
+    assert "Worst step" in html
+    assert "Without rounding" not in html
+    assert "KL from" not in html
+
+
+@pytest.mark.parametrize("values", [(1.0,), (0.0, 2.0), (1e11, 1.0, 1e11), (2.0,) * 1500])
+def test_the_plot_of_steps_holds_any_distance(values: tuple[float, ...]) -> None:
+    found = FAITHFUL.model_copy(update={"by_step": values, "distance": max(values)})
+    picture = steps_svg(found)
+    ys = [float(y) for y in re.findall(r'class="step" cx="[0-9.]+" cy="([0-9.-]+)"', picture)]
+    assert min(len(values), 150) < len(ys) <= 201 or len(ys) == len(values) + 1
+    assert all(12 <= y <= 248 for y in ys)
+    (limit, _) = re.findall(r'class="gate" x1="[0-9.]+" y1="([0-9.]+)"', picture)
+    above = sum(y < float(limit) for y in ys[:-1])
+    assert above == sum(value > 6 for value in values)
+
+
+def test_the_page_shows_what_the_clips_exercise(one: Comparison) -> None:
+    facts: dict[str, Any] = {
+        "recordings": 24, "texts": 23, "wordless": 0, "misplaced": 2, "window_s": 30.0,
+        "examples": (SimpleNamespace(id="a<b>.wav", reads_like="b.wav"),), "over_window": 0,
+        "under_1_s": 3, "lacking": ("over 30 s",), "tokens": 156, "vocabulary": 1200,
+        "languages": {"en": 20, "": 4}, "plausible_wer": 0.25,
+        "notes": ("No clip lasts over 30 s: long recordings were not judged.",),
+    }  # fmt: skip
+    units = SimpleNamespace(name="speaker", count=17, sentence="17 speakers were resampled.")
+    more = {"corpus": SimpleNamespace(**facts), "units": units, "latency_ratio_p95": 0.71}
+    judged: Any = SimpleNamespace(**{**dict(made(one)), **more})
+    html = html_report.render(judged, one)
+    for row in (
+        "Different texts</th><td>23",
+        "Independent speakers, for the interval</th><td>17",
+        "Longer than the window of 30 s</th><td>0",
+        "Tokens of text used</th><td>156 of 1,200, 13.0 %",
+        "Clips in en</th><td>20",
+        "Clips without a language</th><td>4",
+        "of a clip, 95th percentile</th><td></td><td></td><td>0.71",
+    ):
+        assert row in html
+    assert "No clip lasts over 30 s: long recordings were not judged." in html
+    assert "a&lt;b&gt;.wav reads like the text of b.wav." in html
+    assert "What the clips exercise" not in html_report.render(made(one), one)
+
+
+def test_a_length_that_is_slower_than_the_gate_is_marked(one: Comparison) -> None:
+    (first, *others) = made(one).slices
+    slow = first.model_copy(update={"latency_ratio": 1.31})
+    judged = made(one).model_copy(update={"slices": (slow, *others)})
+    html = html_report.render(judged, one)
+    assert re.search(r'1\.31 <span class="slow">over 1\.00</span>', html)
+    assert html.count('class="slow"') == 1
+
+
+def test_agreement_in_words() -> None:
+    assert in_words(AGREEMENT, FAITHFUL) == (
+        "Next tokens as the plan's own: 1.04 times rounding; "
+        "KL from the original 9.5e-5, top-1 100.0 %."
+    )
+    assert in_words(AGREEMENT, None) == "KL from the original 9.5e-5, top-1 100.0 %."
+    assert in_words(None, None) == ""
+    numbers = {0.0: "0", 1e-11: "1.0e-11", 0.0018: "0.0018", 6: "6", 345: "345", 2e11: "2.0e11"}
+    assert {value: short(value) for value in numbers} == numbers
+
+
 def test_the_page_without_a_change() -> None:
     same = case()
     html = html_report.render(made(same), same)
@@ -154,7 +279,7 @@ def test_the_page_fits_a_phone(one: Comparison) -> None:
     """What a browser laid out past the edge at 390 pixels: cells that could not shrink."""
     html = html_report.render(made(one), one)
     assert "minmax(0, 1fr)" in html
-    assert html.count("<table>") == html.count('<div class="scroll"><table>')
+    assert html.count("<table") == html.count('<div class="scroll"><table')
     assert "artifact, 2030-01-01" in html
     assert not re.search(r"\ba (aoti|onnx)", html)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from exporter.artifact.evidence import in_words
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
-from exporter.artifact.report import Report
+from exporter.artifact.report import Check, Report
 from exporter.build import pipeline
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
@@ -23,7 +24,7 @@ from exporter.runtime import transcribe as transcribing
 from exporter.system import worker
 from exporter.system.progress import Progress
 from tests.support.judging import SENTENCE, case
-from tests.support.reports import made
+from tests.support.reports import AGREEMENT, FAITHFUL, made
 
 ESTIMATED = Prediction({"weights": 3_000_000}, 400_000_000, 500_000_000, 0, 120.0, 4.0)
 RELOAD = {"peak_rss_bytes": 480_000_000, "seconds": 3.5, "text": "so"}
@@ -210,11 +211,41 @@ def test_validate_draws_a_table_and_fails_with_4(
     out, err = capfd.readouterr()
     assert "demo/aoti" in out
     assert "artifacts/onnx-int8/report.html" in out
+    good, bad = reports
+    (wer,) = (check for check in bad.checks if check.passed is False)
+    assert f"aoti: {good.sentence} Timed on 20 of 100 clips.\n" in out
+    assert f"onnx-int8: 1 of 7 checks failed.\n  wer, failed: {wer.sentence}\n" in out
     for report in reports:
-        assert report.sentence in out
         assert f"{report.figures.wer:.2%}" in out
     assert out.count("Timed on 20 of 100 clips.") == out.count("Timed on") == 1
     assert err == "error: 1 of 2 artifacts did not pass the gate: onnx-int8 failed\n"
+
+
+def test_validate_tells_what_to_do_and_how_the_tokens_agree(
+    reports: list[Report], capfd: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = reports
+    agreed = {"agreement": AGREEMENT, "faithfulness": FAITHFUL}
+    faithful = Check(name="faithful", passed=False, sentence="Step 3 is off.", advice="Try again.")
+    clips = Check(name="clips", passed=None, sentence="4 clips.", advice="Give more.")
+    checks = (clips, faithful, *(c for c in good.checks if c.name != "clips"))
+    failed = {"verdict": "failed", "checks": checks}
+    reports[:] = good.model_copy(update=agreed), bad.model_copy(update={**agreed, **failed})
+    assert main(["validate", "artifacts", "--summary", "summary.md"]) == 4
+    out = capfd.readouterr().out
+    agreement = in_words(AGREEMENT, FAITHFUL)
+    assert f"{good.sentence} Timed on 20 of 100 clips.\n  {agreement}\n  artifacts/aoti/" in out
+    assert out.count(agreement) == 1
+    assert (
+        "onnx-int8: 1 of 8 checks failed, 1 is undecided.\n"
+        "  faithful, failed: Step 3 is off. Try again.\n"
+        "  clips, undecided: 4 clips. Give more.\n"
+        "  artifacts/onnx-int8/report.html\n"
+    ) in out
+    listed = Path("summary.md").read_text().splitlines()
+    assert "- onnx-int8: faithful, failed: Step 3 is off. Try again." in listed
+    assert "- onnx-int8: clips, undecided: 4 clips. Give more." in listed
+    assert any(line.startswith("- aoti: wer: WER +0.00 points") for line in listed)
 
 
 def test_validate_prints_json_and_fails_with_4(

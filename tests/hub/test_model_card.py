@@ -13,6 +13,7 @@ from exporter.hub.push import plan_push
 from tests.support import passing, snippets
 from tests.support.cards import text_of
 from tests.support.hub import Hub
+from tests.support.reports import AGREEMENT
 
 LOCAL = Origin(
     source="my-whisper", revision=None, sha256="1" * 64, size_bytes=4000, parameters=1000
@@ -63,9 +64,17 @@ def test_every_figure_is_the_reports(tmp_path: Path) -> None:
     assert "| size | 16 MB | 5.37 MB | 34 % |" in text
     assert "Measured on AMD EPYC, 2 cores, 2 threads for both" in text
     assert "- word errors: within the gate" in text
+    assert "next tokens" not in text
     assert judged.artifact.digest in text
     assert judged.data.sha256 in text
     assert f"--checkpoint openai/whisper-small@{'c' * 40}" in text
+
+
+def test_it_tells_how_the_tokens_agree(tmp_path: Path) -> None:
+    folder = passing.make(tmp_path / "onnx-int8")
+    passing.judged(folder, agreement=AGREEMENT)
+    row = "| next tokens, against the original's | | KL 9.5e-5 nats, top-1 100.0 % | |\n"
+    assert row in text_of(folder)
 
 
 def test_its_picture_stands_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from exporter.artifact import report
+from exporter.artifact.evidence import Agreement, Faithfulness
 from exporter.artifact.report import Report
 from exporter.recipe import Decoding
 from exporter.validate.gate import judge as gate
@@ -11,6 +12,18 @@ from exporter.validate.scoring.normaliser import normaliser
 from tests.support.judging import GATE
 
 DIGEST = "ab" * 32
+AGREEMENT = Agreement(clips=12, steps=166, kl_mean=9.5e-5, kl_max=0.0018, top1=1.0)
+FAITHFUL = Faithfulness(
+    distance=0.0165,
+    noise=0.0159,
+    limit=1.5,
+    exact_distance=2.7e-5,
+    exact_noise=8e-5,
+    exact_limit=4.2e-4,
+    by_step=(2.05, 2.08, 1.5, 0.7),
+    step_limit=6.0,
+    seconds=9.0,
+)
 
 
 def made(one: Comparison) -> Report:

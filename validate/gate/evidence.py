@@ -367,7 +367,7 @@ def _length(found: Findings) -> Iterator[Check]:
     late_limit = _SLOWER * used.early_s + _SLACK_S
     if slow <= limit and used.late_s <= late_limit:
         sentence = "Time depends neither on the sound in a window nor much on the position."
-        yield Check(name="length", passed=True, value=slow, limit=limit, sentence=sentence)
+        yield Check(name="call times", passed=True, value=slow, limit=limit, sentence=sentence)
         return
     sentence = (
         f"A window of {slowest} takes {slow / usual:.1f} times as long as others."
@@ -376,7 +376,7 @@ def _length(found: Findings) -> Iterator[Check]:
         f"{1000 * used.late_s:.1f} ms at the last."
     )
     yield Check(
-        name="length",
+        name="call times",
         passed=False,
         value=slow,
         limit=limit,

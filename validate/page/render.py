@@ -10,12 +10,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from exporter.artifact.evidence import short
 from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
 from exporter.system.text import harmless
 from exporter.validate.gate.judge import most_changed, points, span, worst_places
-from exporter.validate.page.plots import latency_svg
+from exporter.validate.page.checks import counted, open_checks, state, strip
+from exporter.validate.page.plots import latency_svg, steps_svg
 from exporter.validate.scoring.compare import Comparison
 from exporter.validate.scoring.wer import Column, align
 
@@ -50,6 +52,10 @@ def render(report: Report, case: Comparison) -> str:
     return environment.get_template(_TEMPLATE).render(
         report=report,
         title=f"{report.artifact.recipe} / {report.artifact.name}",
+        groups=strip(report.checks),
+        open_checks=open_checks(report.checks),
+        counted=counted(report.checks),
+        steps_plot=steps_svg(report.faithfulness) if report.faithfulness else None,
         changed=[_card(case, place) for place in changed[:MOST_CLIPS]],
         same=[_card(case, place) for place in worst_places(case) if place in same],
         wer_plot=interval_svg(report.wer_difference, report.gate.max_wer_increase),
@@ -101,6 +107,10 @@ def _rtf(value: float) -> str:
     return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
 
 
+def _times(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else short(value)
+
+
 def _change(candidate: float, reference: float) -> str:
     """Describe a relative change in words instead of a sign."""
     return f"{candidate / reference:.2f} \u00d7" if reference else "-"
@@ -115,5 +125,8 @@ FILTERS: dict[str, Callable[..., str]] = {
     "span": span,
     "rtf": _rtf,
     "kind": _kind,
+    "short": short,
+    "state": state,
+    "times": _times,
     "change": _change,
 }
