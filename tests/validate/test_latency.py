@@ -1,9 +1,12 @@
 """Latency by the clips' lengths: a length that is too slow fails and names itself."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from exporter.artifact.report import Check
+from exporter.cli.validate import markdown
 from exporter.validate.gate.latency import Times, check_latency, check_lengths, too_slow
 from tests.support.judging import GATE, case
 from tests.support.reports import made
@@ -82,3 +85,6 @@ def test_the_report_has_the_95th_percentile() -> None:
     report = made(one)
     assert report.latency_ratio_p95 == pytest.approx(np.quantile(ratios, 0.95))
     assert GATE.max_latency_ratio >= report.latency_ratio_p95
+    assert "| x 0.50 (p95 0.50) |" in markdown([Path("artifact")], [report])
+    older = report.model_copy(update={"latency_ratio_p95": None})
+    assert "| x 0.50 |" in markdown([Path("artifact")], [older])
