@@ -23,7 +23,7 @@ from exporter.artifact import keyring, provenance, report, store
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
 from exporter.artifact.store import SIDECAR_FILES
-from exporter.errors import IntegrityError
+from exporter.errors import IntegrityError, MachineError
 from exporter.system.files import read_small, sha256_file, write_atomic
 from exporter.system.text import listed
 
@@ -129,6 +129,36 @@ def require_current(folder: Path, manifest: Manifest) -> None:
     """
     for name, covered in _scopes(folder, manifest).items():
         _require_of(folder, manifest, name, covered)
+
+
+def require_unforged(folder: Path, manifest: Manifest) -> None:
+    """Check those signatures that a verified artifact has, as far as this machine can.
+
+    They must be about its current files. One by a key of the keyring is also verified, if the
+    library is installed; who else signed is not known here.
+
+    Raises:
+        IntegrityError: A signature is about other bytes, or a trusted key did not make it.
+    """
+    scopes = _scopes(folder, manifest)
+    for name in sorted(_present(folder, SIGNATURES)):
+        if name not in scopes:
+            msg = f"{folder / name} is for a report that is not there"
+            raise IntegrityError(msg)
+        bundle = _require_of(folder, manifest, name, scopes[name])
+        key = _known_key(bundle)
+        if key is not None:
+            _verified(folder, manifest, name, scopes[name], key)
+
+
+def _known_key(bundle: _Bundle) -> Path | None:
+    """Return the key of the keyring that a signature names; None without the library, too."""
+    if not keyring.trusted():
+        return None
+    try:
+        return keyring.hints().get(bundle.verification_material.public_key.hint)
+    except MachineError:
+        return None
 
 
 def verify(folder: Path, manifest: Manifest, key: Path | None = None) -> dict[str, Path]:

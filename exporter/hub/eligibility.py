@@ -67,6 +67,7 @@ def check_publishable(folder: Path, corpus_hash: CorpusHash = unread) -> Publish
     provenance.require(folder, manifest)
     if signing.exists(folder):
         signing.require_current(folder, manifest)
+        signing.require_unforged(folder, manifest)
     read_again = _require_same_corpus(folder, judged, corpus_hash(folder, manifest, recipe))
     return PublishableArtifact(folder, manifest, judged, recipe, read_again)
 

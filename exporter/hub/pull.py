@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact import report, store
+from exporter.artifact import report, signing, store
 from exporter.artifact import trust as trusted
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
@@ -244,7 +244,20 @@ def _bring(manifest: Manifest, transfer: Transfer, folder: Path) -> None:
     transfer.announce(names)
     for name in names:
         _copy(transfer, name, folder)
-    store.verify(folder)
+    _require_unforged(store.verify(folder), transfer, folder)
+
+
+def _require_unforged(manifest: Manifest, transfer: Transfer, folder: Path) -> None:
+    """Raise IntegrityError if a signature in a repository is not of what is there."""
+    try:
+        signing.require_unforged(folder, manifest)
+    except IntegrityError as error:
+        reason = str(error).splitlines()[0].replace(f"{folder}/", "")
+        msg = (
+            f"{transfer.repo} at {transfer.commit[:12]}: {reason.rstrip('.')}.\n"
+            "Ask its publisher: what was signed is not what is there."
+        )
+        raise IntegrityError(msg) from error
 
 
 def _copy(transfer: Transfer, name: str, folder: Path) -> None:

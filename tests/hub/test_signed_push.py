@@ -1,5 +1,6 @@
 """Signatures on their way over the Hub: whole, of these very bytes, or not at all."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from exporter.runtime import load
 from exporter.system.progress import silent
 from tests.support import passing
 from tests.support.hub import Hub
+from tests.support.hub.repos import MAIN
 from tests.support.provenance import written
 from tests.support.sealed import write_package
 from tests.support.signed import make_keys, trust_key
@@ -121,3 +123,48 @@ def test_one_that_is_signed_later_is_pulled_again(
     assert store.verify(first.path) == trust.verify_and_authorize(first.path, trust=False)
     assert trust.verify_and_authorize(pull.fetch_to_cache("org/speech"), trust=False)
     assert not pull.pull("org/speech", Path("artifacts")).fresh
+
+
+def forged(folder: Path) -> None:
+    """Change the signature itself, and leave what it names."""
+    path = folder / "report.sig"
+    told = json.loads(path.read_text())
+    signed = told["dsseEnvelope"]["signatures"][0]
+    other = json.loads((folder / "model.sig").read_text())["dsseEnvelope"]["signatures"][0]
+    signed["sig"] = other["sig"]
+    path.write_text(json.dumps(told))
+
+
+def test_a_forged_signature_is_not_pushed_where_its_key_is_known(
+    folder: Path, pair: tuple[Path, Path], config: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trust_key(config, pair[1])
+    signing.sign(folder, pair[0])
+    forged(folder)
+    assert main(["push", str(folder)]) == 5
+    assert "whose key did not sign it" in capfd.readouterr().err
+
+
+def test_what_is_not_what_was_signed_is_not_pulled(
+    folder: Path,
+    pair: tuple[Path, Path],
+    config: Path,
+    loopback: Hub,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A verdict that was exchanged, and a signature that was: the latter by a known key."""
+    signing.sign(folder, pair[0])
+    pushed(folder)
+    repo = loopback.repos["org/speech"]
+    honest = dict(repo.files)
+    repo.add(MAIN, "another page", {**honest, "report.html": honest["recipe.yaml"]})
+    assert main(["pull", "org/speech"]) == 5
+    error = capfd.readouterr().err
+    assert "error: org/speech at " in error
+    assert "report.sig is for other bytes (report.html)" in error
+    assert not Path("artifacts", "org", "speech").exists()
+    repo.add(MAIN, "another signature", {**honest, "report.sig": honest["model.sig"]})
+    assert main(["pull", "org/speech"]) == 5
+    trust_key(config, pair[1])
+    repo.add(MAIN, "as signed", honest)
+    assert main(["pull", "org/speech"]) == 0

@@ -149,6 +149,12 @@ class _Config(_Decoding):
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             msg = f"pad_token_id ({self.pad_token_id}) is none of {self.vocab_size} tokens"
             raise ValueError(msg)
+        for name in ("eos_token_id", "decoder_start_token_id"):
+            value = getattr(self, name)
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and not 0 <= token < self.vocab_size:
+                    msg = f"{name} ({token}) is none of {self.vocab_size} tokens"
+                    raise ValueError(msg)
         return self
 
 
@@ -197,6 +203,9 @@ class _Extractor(_Whisper):
     def _fits(self) -> "_Extractor":
         if self.chunk_length * self.sampling_rate > 1 << 24:
             msg = f"a window of {self.chunk_length} s at {self.sampling_rate} Hz is too long"
+            raise ValueError(msg)
+        if self.hop_length > self.n_fft:
+            msg = f"hop_length ({self.hop_length}) is longer than a frame of {self.n_fft}"
             raise ValueError(msg)
         return self
 

@@ -15,6 +15,7 @@ from exporter.validate.evidence import origin
 from tests.support.built import Change, build_tiny, damaged, edit
 from tests.support.newer import as_transformers_5
 from tests.support.tiny import make_whisper
+from tests.support.tiny_adapter import write_adapter
 
 TARGETS = """
   - kind: torch-int8
@@ -51,9 +52,11 @@ def test_what_a_build_writes_passes(
         assert not check.advice
 
 
-@pytest.mark.parametrize("how", ["english", "transformers 5"])
+@pytest.mark.parametrize("how", ["english", "transformers 5", "adapter"])
 def test_other_checkpoints_pass(how: str, tmp_path: Path, english_whisper: Path) -> None:
     folder = english_whisper
+    if how == "adapter":
+        folder = write_adapter(make_whisper(tmp_path / "checkpoint"))
     if how == "transformers 5":
         folder = as_transformers_5(make_whisper(tmp_path / "checkpoint"))
     for artifact in build_tiny(tmp_path, folder, "[{kind: torch-int8}]").values():
