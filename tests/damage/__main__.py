@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tests.damage.grounds import GROUNDS, WORK, prepare
@@ -34,7 +35,12 @@ def main() -> int:
 
         print_effects(plants)
         return 0
-    outcomes = judge(plants, _tell)
+    outcomes = _noted(plants) if options.resume else []
+    _notes().unlink(missing_ok=True)
+    for outcome in outcomes:
+        _tell(outcome)
+    known = {outcome.name for outcome in outcomes}
+    outcomes += judge([plant for plant in plants if plant.name not in known], _tell)
     print(f"\n{table(outcomes)}")
     if options.json:
         rows = [outcome.as_row() for outcome in outcomes]
@@ -50,12 +56,31 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--honest", action="store_true", help="honest builds instead of plants")
     parser.add_argument("--list", action="store_true", help="list the plants")
     parser.add_argument("--effects", action="store_true", help="measure what each plant changes")
+    parser.add_argument("--resume", action="store_true", help="keep the outcomes of the last run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there too")
     return parser.parse_args()
 
 
 def _chosen(plant: Plant, pattern: str) -> bool:
     return re.search(pattern, f"{plant.ground}/{plant.artifact}/{plant.name}") is not None
+
+
+def _notes() -> Path:
+    return WORK / "outcomes.jsonl"
+
+
+def _noted(plants: list[Plant]) -> list[Outcome]:
+    """Read what the last run found of these plants before it was ended."""
+    lines = _notes().read_text(encoding="utf-8").splitlines() if _notes().exists() else []
+    rows = [json.loads(line) for line in lines]
+    fields = Outcome.__dataclass_fields__
+    found = [Outcome(**{key: row[key] for key in row if key in fields}) for row in rows]
+    severities = {plant.name: plant.severity for plant in plants}
+    return [
+        replace(outcome, checks=tuple(outcome.checks), severity=severities[outcome.name])
+        for outcome in found
+        if outcome.name in severities
+    ]
 
 
 def _tell(outcome: Outcome) -> None:
@@ -67,7 +92,7 @@ def _tell(outcome: Outcome) -> None:
         f"{led:<4}{checks}",
         flush=True,
     )
-    with (WORK / "outcomes.jsonl").open("a", encoding="utf-8") as notes:
+    with _notes().open("a", encoding="utf-8") as notes:
         notes.write(json.dumps(outcome.as_row()) + "\n")
 
 

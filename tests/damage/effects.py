@@ -49,7 +49,7 @@ def print_effects(plants: Sequence[Plant]) -> None:
         with own_places():
             if key not in undamaged:
                 undamaged[key] = _heard(ground.artifact(each.artifact), ground)
-            folder = planted(each)
+            folder = planted(each, "effects")
             told = _effect(undamaged[key], folder, ground)
         shutil.rmtree(folder)
         print(f"{each.severity:<9}{each.name:<40}{told}", flush=True)
