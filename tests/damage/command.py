@@ -40,17 +40,16 @@ def run(arguments: Sequence[str], limit_s: float) -> tuple[int | None, str]:
     Returns:
         Its exit code, or None if it hung; and what it wrote to standard error.
     """
-    with own_places():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.damage.command", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.damage.command", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **own_places(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     try:
         _, said = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -51,17 +52,32 @@ class Outcome:
         return {**asdict(self), "caught": self.caught}
 
 
-def judge(plants: Sequence[Plant], told: Callable[[Outcome], object]) -> list[Outcome]:
-    """Plant, validate and read the verdict of each; `told` gets every outcome at once."""
-    outcomes = []
-    for run in _runs(plants):
-        folders = [planted(each) for each in run]
-        results = validate(folders, _options(run[0]))
-        for each, folder in zip(run, folders, strict=True):
-            outcomes.append(of_plant(results[folder], each))
-            told(outcomes[-1])
-            shutil.rmtree(folder, ignore_errors=True)
+def judge(
+    plants: Sequence[Plant], told: Callable[[Outcome], object], jobs: int = 1
+) -> list[Outcome]:
+    """Plant, validate and read the verdict of each; `told` gets every outcome at once.
+
+    Args:
+        plants: The plants.
+        told: Called with each outcome.
+        jobs: How many commands run at the same time.
+    """
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for found in pool.map(_judged, _runs(plants)):
+            for outcome in found:
+                told(outcome)
+            outcomes += found
     return outcomes
+
+
+def _judged(run: Sequence[Plant]) -> list[Outcome]:
+    """Judge plants in one command, and remove their copies."""
+    folders = [planted(each) for each in run]
+    results = validate(folders, _options(run[0]))
+    for folder in folders:
+        shutil.rmtree(folder)
+    return [of_plant(results[folder], each) for each, folder in zip(run, folders, strict=True)]
 
 
 def planted(one: Plant, place: str = "planted") -> Path:
