@@ -16,7 +16,7 @@ from torch import Tensor
 
 import exporter
 from exporter.recipe import Decoding
-from tests.damage.grounds import GROUNDS, Ground, own_places
+from tests.damage.grounds import GROUNDS, Ground
 from tests.damage.judging import planted
 from tests.damage.onnx_graphs import graph_path
 from tests.damage.planting import Plant
@@ -46,11 +46,10 @@ def print_effects(plants: Sequence[Plant]) -> None:
     for each in plants:
         ground = GROUNDS[each.ground]
         key = each.ground, each.artifact
-        with own_places():
-            if key not in undamaged:
-                undamaged[key] = _heard(ground.artifact(each.artifact), ground)
-            folder = planted(each)
-            told = _effect(undamaged[key], folder, ground)
+        if key not in undamaged:
+            undamaged[key] = _heard(ground.artifact(each.artifact), ground)
+        folder = planted(each, "effects")
+        told = _effect(undamaged[key], folder, ground)
         shutil.rmtree(folder)
         print(f"{each.severity:<9}{each.name:<40}{told}", flush=True)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import soundfile
@@ -129,17 +130,10 @@ GROUNDS = {
 }
 
 
-@contextmanager
-def own_places() -> Iterator[None]:
-    """What is compiled and noted here stays in the work folder."""
+def own_places() -> dict[str, str]:
+    """Return the environment that keeps what is compiled and noted in the work folder."""
     names = ("EXPORTER_CACHE", "EXPORTER_STATE", "EXPORTER_CONFIG")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: str(WORK / name.split("_")[1].lower()) for name in names})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return {name: str(WORK / name.split("_")[1].lower()) for name in names}
 
 
 def prepare(ground: Ground) -> None:
@@ -151,7 +145,7 @@ def prepare(ground: Ground) -> None:
     missing = [name for name in ground.targets if not ground.artifact(name).exists()]
     if missing:
         output = ground.folder / "artifacts"
-        with own_places():
+        with mock.patch.dict(os.environ, own_places()):
             build(recipes.read(path), output=output, targets=missing, progress=lambda *_: None)
 
 

@@ -2,16 +2,15 @@
 
 import json
 import re
+import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exporter import recipe as recipes
-from exporter.build.pipeline import build
-from exporter.errors import ExporterError
 from exporter.system.hardware import describe
-from tests.damage.grounds import GROUNDS, WORK, Ground, own_places, prepare_data
+from tests.damage import command
+from tests.damage.grounds import GROUNDS, WORK, Ground, prepare_data
 from tests.damage.judging import Outcome, validate
 
 _INT7 = "quantization: {default: {scheme: dynamic-int8, bits: 7}}"
@@ -46,6 +45,8 @@ _AOTI = (
     *("onednn: true", "onednn: {encoder: false}", "threads: 1"),
     *(_TENSOR, _INT7, _HEAD, _ENCODER),
 )
+# How many artifacts one command validates, and the seconds that a build may take.
+_AT_ONCE, _BUILD_S = 24, 600
 _AOTI_V4 = ("vnni: false", "bf16: false, dtype: bfloat16")
 
 
@@ -128,19 +129,22 @@ def _judged(ground: Ground, decoding: str, own: list[Honest], name: str) -> list
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{name}.yaml"
     path.write_text(ground.recipe([one.target for one in own], name, decoding), encoding="utf-8")
-    read = recipes.read(path)
-    titles: dict[Path, Honest] = {}
-    outcomes = []
-    for one in own:
-        print(f"building {one.title}", flush=True)
-        try:
-            with own_places():
-                build(read, output=output, targets=[one.name], progress=lambda *_: None)
-            titles[output / name / one.name] = one
-        except ExporterError as error:
-            outcomes.append(Outcome(one.title, "refused", (), str(error), error.exit_code))
-    for folder, outcome in validate(list(titles)).items():
-        title = titles[folder].title
-        print(f"{outcome.verdict:<10}{outcome.seconds:5.1f} s {title}", flush=True)
-        outcomes.append(replace(outcome, name=title))
+    print(f"building {len(own)} of {ground.name} {decoding}", flush=True)
+    start = time.monotonic()
+    code, said = command.run(["build", str(path), "--output", str(output)], _BUILD_S * len(own))
+    print(f"built in {time.monotonic() - start:.0f} s (exit {code})", flush=True)
+    titles = {output / name / one.name: one for one in own}
+    made = [folder for folder in titles if folder.exists()]
+    error = command.error_in(said)
+    outcomes = [
+        Outcome(one.title, "refused", (), error, code or 0)
+        for folder, one in titles.items()
+        if folder not in made
+    ]
+    for some in range(0, len(made), _AT_ONCE):
+        for folder, outcome in validate(made[some : some + _AT_ONCE]).items():
+            title = titles[folder].title
+            checks = ",".join(outcome.checks)
+            print(f"{outcome.verdict:<10}{outcome.seconds:5.1f} s {title} {checks}", flush=True)
+            outcomes.append(replace(outcome, name=title))
     return outcomes

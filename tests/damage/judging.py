@@ -1,20 +1,18 @@
 """Judge artifacts with `exporter validate`, several in one run, whatever happens to it."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from exporter.artifact.report import PAGE, PREDICTIONS, REPORT
-from tests.damage.grounds import GROUNDS, ROOT, WORK, own_places
+from tests.damage import command
+from tests.damage.grounds import GROUNDS, WORK
 from tests.damage.planting import Plant, plant
 
 Verdict = Literal["failed", "refused", "undecided", "passed", "bug", "hang"]
@@ -54,23 +52,38 @@ class Outcome:
         return {**asdict(self), "caught": self.caught}
 
 
-def judge(plants: Sequence[Plant], told: Callable[[Outcome], object]) -> list[Outcome]:
-    """Plant, validate and read the verdict of each; `told` gets every outcome at once."""
-    outcomes = []
-    for run in _runs(plants):
-        folders = [planted(each) for each in run]
-        results = validate(folders, _options(run[0]))
-        for each, folder in zip(run, folders, strict=True):
-            outcomes.append(of_plant(results[folder], each))
-            told(outcomes[-1])
-            shutil.rmtree(folder, ignore_errors=True)
+def judge(
+    plants: Sequence[Plant], told: Callable[[Outcome], object], jobs: int = 1
+) -> list[Outcome]:
+    """Plant, validate and read the verdict of each; `told` gets every outcome at once.
+
+    Args:
+        plants: The plants.
+        told: Called with each outcome.
+        jobs: How many commands run at the same time.
+    """
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for found in pool.map(_judged, _runs(plants)):
+            for outcome in found:
+                told(outcome)
+            outcomes += found
     return outcomes
 
 
-def planted(one: Plant) -> Path:
-    """Make the damaged copy of a plant, and return its folder."""
+def _judged(run: Sequence[Plant]) -> list[Outcome]:
+    """Judge plants in one command, and remove their copies."""
+    folders = [planted(each) for each in run]
+    results = validate(folders, _options(run[0]))
+    for folder in folders:
+        shutil.rmtree(folder)
+    return [of_plant(results[folder], each) for each, folder in zip(run, folders, strict=True)]
+
+
+def planted(one: Plant, place: str = "planted") -> Path:
+    """Make the damaged copy of a plant in a folder of the work folder, and return it."""
     original = GROUNDS[one.ground].artifact(one.artifact)
-    return plant(original, WORK / "planted" / one.name, one)
+    return plant(original, WORK / place / one.name, one)
 
 
 def validate(folders: Sequence[Path], options: Sequence[str] = ()) -> dict[Path, Outcome]:
@@ -87,17 +100,14 @@ def validate(folders: Sequence[Path], options: Sequence[str] = ()) -> dict[Path,
 
 def _told_apart(folders: list[Path], options: Sequence[str]) -> Iterator[tuple[Path, Outcome]]:
     start = time.monotonic()
-    code, said = run(folders, options)
+    code, error = _command(folders, options)
     seconds = (time.monotonic() - start) / len(folders)
     rest = [folder for folder in folders if not (folder / REPORT).exists()]
     yield from ((f, of_report(f, seconds)) for f in folders if f not in rest)
-    if len(folders) == 1 and rest:
-        yield rest[0], _of_error(rest[0], code, said, seconds)
-        return
-    named = [folder for folder in rest if _names(said, folder)]
-    if named:  # to be alone, for a message about this one and nothing else
-        yield from _told_apart(named[:1], options)
-        rest.remove(named[0])
+    guilty = rest if len(rest) == 1 else [f for f in rest if _names(error, f)][:1]
+    if guilty:
+        yield guilty[0], _of_error(guilty[0], code, error, seconds)
+        rest.remove(guilty[0])
     half = len(rest) // 2 if len(rest) == len(folders) else len(rest)
     for part in (rest[:half], rest[half:]):
         if part:
@@ -134,28 +144,11 @@ def _names(said: str, folder: Path) -> bool:
     return re.search(rf"{re.escape(folder.name)}(?![\w-])", said) is not None
 
 
-def run(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:
-    """Run the command as a user does; return its code, None if it hung, and its messages."""
-    command = [sys.executable, "-m", "tests.damage.forked", "validate", *map(str, folders)]
-    command += ["--trust", "--threads", "1", *options]
-    with own_places():
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    try:
-        _, said = process.communicate(timeout=_START_S + _EACH_S * len(folders))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)  # its workers end with it
-        _, said = process.communicate()
-        return None, said
-    return process.returncode, said
+def _command(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:
+    """Validate as a user does; return the exit code, None if it hung, and the error."""
+    arguments = ["validate", *map(str, folders), "--trust", "--threads", "1", *options]
+    code, said = command.run(arguments, _START_S + _EACH_S * len(folders))
+    return code, command.error_in(said)
 
 
 def of_report(folder: Path, seconds: float) -> Outcome:
@@ -168,16 +161,10 @@ def of_report(folder: Path, seconds: float) -> Outcome:
     return Outcome(folder.name, report["verdict"], names, " ".join(sentences), 0, seconds)
 
 
-def _of_error(folder: Path, code: int | None, said: str, seconds: float) -> Outcome:
+def _of_error(folder: Path, code: int | None, error: str, seconds: float) -> Outcome:
     """Read what the command said of an artifact that has no report."""
-    lines = [line for line in said.splitlines() if line and not _is_news(line)]
     refused: Verdict = "refused" if code in _USER_ERRORS else "bug"
-    verdict: Verdict = "hang" if code is None else refused
-    return Outcome(folder.name, verdict, (), " ".join(lines), code or 0, seconds)
-
-
-def _is_news(line: str) -> bool:
-    return line.startswith("warning") or "elapsed" in line
+    return Outcome(folder.name, "hang" if code is None else refused, (), error, code or 0, seconds)
 
 
 def of_plant(outcome: Outcome, one: Plant) -> Outcome:

@@ -132,7 +132,7 @@ def test_an_artifact_that_ends_the_command_is_told_apart(
             (folder / "report.json").write_text(json.dumps(report))
         return 0, ""
 
-    monkeypatch.setattr(judging, "run", run)
+    monkeypatch.setattr(judging, "_command", run)
     found = {folder.name: outcome.verdict for folder, outcome in judging.validate(folders).items()}
     assert found == {"a": "passed", "b": "passed", "c": "passed", "d": "bug", "e": "passed"}
 

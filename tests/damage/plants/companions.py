@@ -376,7 +376,7 @@ add(
 add(
     "scale-embedding",
     "tiny/torch-int8",
-    "severe",
+    "latent",
     "scale_embedding",
     _set(_CONFIG, scale_embedding=True),
 )

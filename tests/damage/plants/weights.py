@@ -210,7 +210,7 @@ add(
 add(
     "bias-overflowed",
     "tiny/torch-int8",
-    "severe",
+    "medium",
     "bias",
     on(lambda t: _float16(t, f"{_D0}.fc1.bias")),
 )
@@ -312,14 +312,14 @@ add(
 add(
     "head-tail-zero",
     "tiny/torch-int8",
-    "latent",
+    "medium",
     "proj_out",
     on(lambda t: t["proj_out.weight"][-60:].zero_()),
 )
 add(
     "conv-reversed",
     "tiny/onnx-int8",
-    "severe",
+    "medium",
     "conv1",
     on(lambda t: t["model.encoder.conv1.weight"].copy_(t["model.encoder.conv1.weight"].flip(2))),
 )
