@@ -135,8 +135,11 @@ def peak_bytes(clips: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_memory_grows_by_counts_and_not_by_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three texts of a kilobyte a clip, and audio of three to ten: of that, names and numbers."""
-    few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (300, 800))
+    """Three texts of a kilobyte a clip, and audio of three to ten: of that, names and numbers.
+
+    Both have more clips than two batches, which are held while the next one is read.
+    """
+    few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (600, 1100))
     assert (many - few) / 500 < 400
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from exporter.errors import DataError
+from exporter.validate.scoring.normaliser import joined
 
 Counts = NDArray[np.int64]
 # Whisper's own threshold for text that repeats itself (its `compression_ratio_threshold`).
@@ -63,7 +64,7 @@ def _errors(truth: str, hypothesis: str) -> tuple[int, ...]:
     """Count one clip, in the order of the fields of `Scores`."""
     words = truth.split()
     if truth == hypothesis:
-        return len(words), 0, 0, 0, len(truth), 0
+        return len(words), 0, 0, 0, len(joined(truth)), 0
     numbers: dict[str, int] = {}
     sides = [
         [numbers.setdefault(word, len(numbers)) for word in text]
@@ -73,8 +74,8 @@ def _errors(truth: str, hypothesis: str) -> tuple[int, ...]:
     return (
         len(words),
         *(kinds[kind] for kind in ("replace", "delete", "insert")),
-        len(truth),
-        Levenshtein.distance(truth, hypothesis),
+        len(joined(truth)),
+        Levenshtein.distance(joined(truth), joined(hypothesis)),
     )
 
 
