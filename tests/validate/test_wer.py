@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import DataError
+from exporter.validate.scoring.normaliser import joined
 from exporter.validate.scoring.statistics import median_ratio, rate_difference, units_needed
 from exporter.validate.scoring.wer import align, loops, score, total
 
@@ -32,7 +33,10 @@ texts = phrases.map(lambda words: " ".join(" ".join(words).split()))
 def test_errors_are_counted_as_jiwer_does(pairs: list[tuple[str, str]]) -> None:
     truth, heard = [one for one, _ in pairs], [other for _, other in pairs]
     found = score(truth, heard)
-    words, characters = jiwer.process_words(truth, heard), jiwer.process_characters(truth, heard)
+    words = jiwer.process_words(truth, heard)
+    characters = jiwer.process_characters(
+        *([joined(text) for text in side] for side in (truth, heard))
+    )
     kinds = words.substitutions, words.deletions, words.insertions
     assert (found.substitutions.sum(), found.deletions.sum(), found.insertions.sum()) == kinds
     assert found.words.tolist() == [len(side) for side in words.references]
