@@ -193,7 +193,7 @@ def test_both_sides_decode_a_clip_in_its_language_in_both_passes(
     assert told.corpus.recordings == 7
     assert (told.normaliser.language, told.normaliser.unit) == (None, "by script")
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "1 without a language" in page
+    assert "Clips without a language</th><td>1" in page
     assert note in page
 
 
