@@ -85,8 +85,8 @@ ODD: dict[str, tuple[Change, str]] = {
     "a frame of one sample": (edit(EXTRACTOR, n_fft=1), "n_fft: .* greater than or equal to 2"),
     "no merges": (lambda f: (f / "merges.txt").write_text("#version: 0.2\n"), "has no merge"),
     "a hole": (without_a_word, "has no token 40, and 1 of"),
-    "no start": (without("<|startoftranscript|>"), r"it has no <\|startoftranscript\|>"),
-    "no timestamps": (without("<|notimestamps|>"), r"it has no <\|notimestamps\|>"),
+    "no start": (without("<|startoftranscript|>"), r"no <\|startoftranscript\|>"),
+    "no timestamps": (without("<|notimestamps|>"), r"no <\|notimestamps\|>"),
 }
 
 

@@ -6,7 +6,7 @@ distilled and English-only ones, and for those with words or languages added.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +82,33 @@ def wrong_tokens(config: Values, generation: Values, extractor: Any, tokenizer: 
         wrong.append(f"{extractor.feature_size} mel bins, the model {config['num_mel_bins']}")
     if extractor.nb_max_frames != frames:
         wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
-    words = tokenizer.get_vocab()
-    if len(words) > config["vocab_size"]:
-        wrong.append(f"{len(words)} tokens, the model {config['vocab_size']}")
-    for found in (
-        _other_ids(words, generation),
-        _no_control(words, tokenizer, generation),
-        _vocabulary(words, tokenizer, generation),
-    ):
+    if len(tokenizer) > config["vocab_size"]:
+        wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
+    number_of = tokenizer.backend_tokenizer.token_to_id  # not a vocabulary of 50,000 words
+    wrong += [f"no {token}" for token in _REQUIRED if number_of(token) is None]
+    for found in (_other_ids(number_of, generation), _no_control(tokenizer, generation)):
         wrong += list(found)[:1]
     return wrong
 
 
-def other_words(folder: Path, config: Values, tokenizer: Any) -> list[str]:
-    """Return a message for the first thing in files for other loaders that is wrong.
+def wrong_words(folder: Path, config: Values, generation: Values, tokenizer: Any) -> list[str]:
+    """Return what is wrong in a whole vocabulary, also in files for other loaders.
 
     This package reads neither `vocab.json` nor `merges.txt` beside a `tokenizer.json`.
+
+    Args:
+        folder: The folder of the files.
+        config: What is used of `config.json`.
+        generation: What is used of `generation_config.json`.
+        tokenizer: The `WhisperTokenizerFast`.
     """
-    path, known, told = folder / "vocab.json", tokenizer.get_vocab(), []
+    known = tokenizer.get_vocab()
+    told = list(_vocabulary(known, tokenizer, generation))[:1]
+    return told + _other_words(folder, known, config)
+
+
+def _other_words(folder: Path, known: Mapping[str, int], config: Values) -> list[str]:
+    path, told = folder / "vocab.json", []
     if path.is_file():
         told = [
             f"{path.name} says that {token!r:.40} is number {number!r:.40}"
@@ -140,7 +149,7 @@ def _listed(value: Any) -> list[int]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _other_ids(words: Mapping[str, int], generation: Values) -> Iterator[str]:
+def _other_ids(number_of: Callable[[str], int | None], generation: Values) -> Iterator[str]:
     """Yield the tokens whose ids in tokenizer and model differ.
 
     Ids of an English-only tokenizer differ by one from those of a multilingual model.
@@ -150,16 +159,16 @@ def _other_ids(words: Mapping[str, int], generation: Values) -> Iterator[str]:
     numbered |= {f"<|{task}|>": [number] for task, number in tasks.items()}
     numbered |= {token: [number] for token, number in languages.items()}
     for token, numbers in numbered.items():
-        if numbers and token in words and words[token] not in numbers:
-            yield f"its {token} is number {words[token]}, the model's {numbers[0]}"
+        number = number_of(token)
+        if numbers and number is not None and number not in numbers:
+            yield f"its {token} is number {number}, the model's {numbers[0]}"
 
 
-def _no_control(words: Mapping[str, int], tokenizer: Any, generation: Values) -> Iterator[str]:
+def _no_control(tokenizer: Any, generation: Values) -> Iterator[str]:
     """Yield what the model takes for a control token and the tokenizer for a word or a time."""
-    spelled = {number: word for word, number in words.items()}
     special = set(tokenizer.all_special_ids)
     for name, token in _fed(generation):
-        word = spelled.get(token)
+        word = tokenizer.backend_tokenizer.id_to_token(token) if 0 <= token < 1 << 31 else None
         named = word is not None and _CONTROL.fullmatch(word) and not _TIME.fullmatch(word)
         empty = word in ("", None) and name in _MAY_BE_EMPTY
         if not named and not empty and token not in special:
@@ -168,10 +177,7 @@ def _no_control(words: Mapping[str, int], tokenizer: Any, generation: Values) ->
 
 
 def _vocabulary(words: Mapping[str, int], tokenizer: Any, generation: Values) -> Iterator[str]:
-    """Yield what a tokenizer lacks."""
-    for token in _REQUIRED:
-        if token not in words:
-            yield f"it has no {token}"
+    """Yield which words a tokenizer lacks, or never gives."""
     ends = _listed(generation.get("eos_token_id")) or [tokenizer.eos_token_id or 0]
     plain = range(min(ends))
     ids = set(words.values())

@@ -149,17 +149,17 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a feature extractor or tokenizer that belongs to another model."""
     generation_config(folder)
     loaded = construct.processor(folder)
-    _require_fit(folder, loaded, config, other_loaders=True)
+    _require_fit(folder, loaded, config, every_word=True)
 
 
 def _require_fit(
-    folder: Path, loaded: Any, config: dict[str, Any], *, other_loaders: bool = False
+    folder: Path, loaded: Any, config: dict[str, Any], *, every_word: bool = False
 ) -> None:
     extractor, tokenizer = loaded.feature_extractor, loaded.tokenizer
     generation = construct.values_of(folder / GENERATION)
     wrong = agreement.wrong_tokens(config, generation, extractor, tokenizer)
-    if other_loaders:
-        wrong += agreement.other_words(folder, config, tokenizer)
+    if every_word:
+        wrong += agreement.wrong_words(folder, config, generation, tokenizer)
     if wrong:
         msg = f"{folder}: the feature extractor or tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)

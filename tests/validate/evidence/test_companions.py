@@ -3,21 +3,26 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.artifact import store
-from exporter.artifact.manifest import RECIPE, QuantizedModules
+from exporter.artifact.manifest import RECIPE, AutotuneResult, QuantizedModules
 from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.families import FAMILIES
+from exporter.quantization.plan import plan_of
+from exporter.quantization.resolve import default_quantization
 from exporter.recipe import read
+from exporter.targets import TARGETS
 from exporter.validate.evidence import origin
 from tests.support.built import Change, build_tiny, damaged, edit
 from tests.support.newer import as_transformers_5
 from tests.support.tiny import make_whisper
 from tests.support.tiny_adapter import write_adapter
 
-TARGETS = """
+BUILT = """
   - kind: torch-int8
   - {kind: onnx-int8, name: optimum, preset: avx512_vnni}
   - {kind: onnx-int8, name: javascript, layout: transformers.js}
@@ -32,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def artifacts(checkpoint: Path) -> dict[str, Path]:
-    return build_tiny(checkpoint.parent, checkpoint, TARGETS)
+    return build_tiny(checkpoint.parent, checkpoint, BUILT)
 
 
 def checked(folder: Path, checkpoint: Path) -> tuple[Check, Check]:
@@ -256,3 +261,22 @@ def test_facts_of_a_manifest_that_are_not_so(
     assert "options.preset is avx2, and avx512_vnni in recipe.yaml" in sentence
     folder = damaged(source, tmp_path / "c", append("recipe.yaml", "gate: {min_clips: 1}\n"))
     assert "recipe.sha256 is" in checked(folder, checkpoint)[1].sentence
+
+
+def test_modules_that_aoti_chose_to_leave_float(checkpoint: Path) -> None:
+    """A graph in bfloat16, by measurement, has no int8 weights: the plan says so."""
+    opened, family, target = open_checkpoint(str(checkpoint)), FAMILIES["whisper"], TARGETS["aoti"]
+    model = family.skeleton(opened.config)
+    plan = plan_of(default_quantization(model, family.HEAD), model)
+    options: Any = target.Options
+    chosen = options(march="x86-64-v3", threads=1)
+
+    def left(*graphs: str) -> set[str]:
+        choices = {name: AutotuneResult(chosen="bfloat16", depth=1) for name in graphs}
+        records = target.records(chosen, plan, model, opened, family, choices)
+        return plan.quantized.keys() - records.plan.quantized.keys()
+
+    assert not left()
+    assert left("encoder")
+    assert all(name.startswith("model.encoder") for name in left("encoder") - left("decoder"))
+    assert left("encoder", "decoder") == set(plan.quantized)
