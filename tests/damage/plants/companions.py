@@ -128,7 +128,7 @@ def _lower(values: dict[str, Any]) -> None:
 add = PLANTS.add
 add(
     "eos-of-another-model",
-    "tiny/onnx-int8",
+    "demo/onnx-int8",
     "severe",
     "eos_token_id",
     _set(_GENERATION, eos_token_id=300),
@@ -189,7 +189,7 @@ add(
 add(
     "forced-ids",
     "tiny/torch-int8",
-    "medium",
+    "latent",
     "forced_decoder_ids",
     _set(_GENERATION, forced_decoder_ids=[[1, 359], [2, 361]]),
 )
@@ -261,7 +261,7 @@ add("padding-value", "tiny/aoti", "subtle", "padding_value", _set(_FEATURES, pad
 add(
     "features-normalised",
     "tiny/onnx-int8",
-    "medium",
+    "latent",
     "do_normalize",
     _set(_FEATURES, do_normalize=True),
 )
@@ -276,7 +276,7 @@ add(
 add(
     "feature-extractor-of-wav2vec",
     "tiny/onnx-int8",
-    "severe",
+    "latent",
     "feature_extractor_type|preprocessor_config.json",
     _set(_FEATURES, feature_extractor_type="Wav2Vec2FeatureExtractor"),
 )
@@ -301,7 +301,7 @@ add(
 add(
     "added-tokens-renumbered",
     "tiny/onnx-int8",
-    "medium",
+    "latent",
     "tokenizer.json|translate",
     edit(_TOKENIZER, _added_renumbered),
 )

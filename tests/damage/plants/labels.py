@@ -196,14 +196,14 @@ add(
 add(
     "label-recipe-per-tensor",
     "tiny/torch-int8",
-    "medium",
+    "subtle",
     "plan|recipe|per_channel",
     _recipe_scheme("{default: {scheme: dynamic-int8, per_channel: false}}"),
 )
 add(
     "label-recipe-float",
     "tiny/onnx-int8",
-    "medium",
+    "subtle",
     "plan|recipe|float",
     _recipe_scheme("{modules: {'*.fc1': float}, default: dynamic-int8}"),
 )
@@ -214,9 +214,7 @@ add(
     "checkpoint|original",
     manifest=lambda m: m["checkpoint"].update(sha256="0" * 64),
 )
-add(
-    "float-head-quantized", "tiny/torch-int8", "medium", "plan|fc2|quantization.json", _float_module
-)
+add("module-is-float", "tiny/torch-int8", "latent", "plan|fc2|quantization.json", _float_module)
 add("record-module-missing", "tiny/torch-int8", "severe", "fc2|quantization.json", _missing_module)
 add(
     "record-module-unknown",
@@ -226,7 +224,7 @@ add(
     _unknown_module,
 )
 add("record-flag", "tiny/torch-int8", "latent", "per_channel|quantization.json", _flag)
-add("tensor-bias-missing", "tiny/torch-int8", "medium", "bias", _no_bias)
+add("tensor-bias-missing", "demo/torch-int8", "medium", "bias", _no_bias)
 add(
     "tensor-missing",
     "tiny/torch-int8",

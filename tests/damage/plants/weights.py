@@ -66,10 +66,10 @@ def _stale(names: tuple[str, ...]) -> Any:
     return edit
 
 
-def noisy(tensors: Tensors, share: float) -> None:
+def noisy(tensors: Tensors, share: float, inside: str = "") -> None:
     """All codes of a fine-tuning that nobody meant to export."""
     random = torch.Generator().manual_seed(0)
-    for name in quantized(tensors):
+    for name in [name for name in quantized(tensors) if inside in name]:
         codes = tensors[f"{name}.weight"]
         added = share * 127 * torch.randn(codes.shape, generator=random)
         codes.copy_((codes.float() + added).round().clamp(-127, 127))
