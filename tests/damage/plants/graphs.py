@@ -349,14 +349,14 @@ ENC, STEP, CROSS = "encoder_model", "step", "cross_cache"
 add = PLANTS.add
 add("epsilon-encoder", "tiny/onnx-int8", "subtle", "faithful|encoder", on(ENC, _epsilon(1e-3)))
 add("epsilon-step", "demo/onnx-int8", "subtle", "faithful|step", on(STEP, _epsilon(1e-2)))
-add("epsilon-12", "demo/onnx-int8", "latent", "faithful|epsilon", on(ENC, _epsilon(1e-12)))
+add("epsilon-12", "tiny/onnx-int8", "latent", "faithful|epsilon", on(ENC, _epsilon(1e-12)))
 add("gelu-tanh", "demo/onnx-int8", "subtle", "faithful|encoder", on(ENC, _tanh))
 add("gelu-quick", "tiny/onnx-int8", "subtle", "faithful|step", on(STEP, _quick_gelu))
 add("gelu-relu", "tiny/onnx-web", "medium", "faithful|encoder", on(ENC, _relu))
 add("attention-scale-step", "tiny/onnx-int8", "medium", "faithful|step", on(STEP, _scale(0.7)))
 add(
     "attention-scale-encoder",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "medium",
     "faithful|encoder",
     on(ENC, _identity_attention_scale),
@@ -426,7 +426,7 @@ add(
 add("positions-stop", "tiny/onnx-web", "latent", "positions", on(STEP, _stuck_positions(40)))
 add(
     "positions-stop-early",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "severe",
     "positions|faithful|step",
     on(STEP, _stuck_positions(6)),
@@ -434,14 +434,14 @@ add(
 add("cross-scales", "tiny/onnx-int8", "medium", "faithful|cross_cache", on(CROSS, _cross_scales))
 add(
     "cross-key-and-value",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "severe",
     "faithful|cross_cache",
     on(CROSS, _cross_swapped),
 )
-add("conv-padding", "demo/onnx-int8", "subtle", "faithful|encoder", on(ENC, _padded))
+add("conv-padding", "tiny/onnx-int8", "subtle", "faithful|encoder", on(ENC, _padded))
 add("dropout-left-on", "tiny/onnx-int8", "subtle", "repeat|faithful|encoder", on(ENC, _dithered))
-add("frames-reversed", "demo/onnx-int8", "severe", "faithful|encoder", on(ENC, _time_major))
+add("frames-reversed", "tiny/onnx-int8", "severe", "faithful|encoder", on(ENC, _time_major))
 add("encoder-output-in-bfloat16", "demo/onnx-int8", "latent", "faithful|encoder", on(ENC, _half))
 add(
     "window-declared-shorter",
@@ -452,7 +452,7 @@ add(
 )
 add("rows-fixed-to-one", "tiny/onnx-int8", "latent", "batch|beams|rows|step", on(STEP, _one_batch))
 add("external-data-shifted", "tiny/onnx-int8", "severe", "fc2|encoder", _offset(64))
-add("external-data-shifted-by-a-byte", "demo/onnx-int8", "severe", "fc2|encoder", _offset(1))
+add("external-data-shifted-by-a-byte", "tiny/onnx-int8", "severe", "fc2|encoder", _offset(1))
 add("external-data-cut", "tiny/onnx-web", "severe", "encoder", _missing_data)
 add("opset-11", "tiny/onnx-int8", "severe", "step", on(STEP, _other_opset))
 add("no-step-graph", "tiny/onnx-int8", "severe", "step", _no_step)

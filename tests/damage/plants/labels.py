@@ -142,7 +142,7 @@ add(
     manifest=_moved("model.encoder.layers.0.fc1", _FLOAT32),
 )
 add("label-7-bits-is-8", "tiny/onnx-int8", "subtle", "plan|bits", manifest=_parameters(bits=7))
-add("label-8-bits-is-7", "demo/torch-int8", "subtle", "plan|bits|weights", on(_seven))
+add("label-8-bits-is-7", "tiny/torch-int8", "subtle", "plan|bits|weights", on(_seven))
 add("label-8-bits-is-7-aoti", "tiny/aoti", "subtle", "plan|bits|weights", on(_seven))
 add(
     "label-per-tensor-is-per-channel",
@@ -153,7 +153,7 @@ add(
 )
 add(
     "label-per-channel-is-per-tensor",
-    "demo/aoti",
+    "tiny/aoti",
     "subtle",
     "plan|per_channel|weights",
     on(_per_tensor),
@@ -196,14 +196,14 @@ add(
 add(
     "label-recipe-per-tensor",
     "tiny/torch-int8",
-    "medium",
+    "subtle",
     "plan|recipe|per_channel",
     _recipe_scheme("{default: {scheme: dynamic-int8, per_channel: false}}"),
 )
 add(
     "label-recipe-float",
     "tiny/onnx-int8",
-    "medium",
+    "subtle",
     "plan|recipe|float",
     _recipe_scheme("{modules: {'*.fc1': float}, default: dynamic-int8}"),
 )
@@ -214,19 +214,17 @@ add(
     "checkpoint|original",
     manifest=lambda m: m["checkpoint"].update(sha256="0" * 64),
 )
-add(
-    "float-head-quantized", "tiny/torch-int8", "medium", "plan|fc2|quantization.json", _float_module
-)
+add("module-is-float", "tiny/torch-int8", "latent", "plan|fc2|quantization.json", _float_module)
 add("record-module-missing", "tiny/torch-int8", "severe", "fc2|quantization.json", _missing_module)
 add(
     "record-module-unknown",
-    "demo/torch-int8",
+    "tiny/torch-int8",
     "severe",
     "layers.9|quantization.json",
     _unknown_module,
 )
-add("record-flag", "demo/torch-int8", "latent", "per_channel|quantization.json", _flag)
-add("tensor-bias-missing", "tiny/torch-int8", "medium", "bias", _no_bias)
+add("record-flag", "tiny/torch-int8", "latent", "per_channel|quantization.json", _flag)
+add("tensor-bias-missing", "demo/torch-int8", "medium", "bias", _no_bias)
 add(
     "tensor-missing",
     "tiny/torch-int8",
@@ -241,7 +239,7 @@ add(
     "fc1",
     _without_tensor("model.decoder.layers.0.fc1.bias"),
 )
-add("tensor-reshaped", "demo/torch-int8", "severe", "fc1", _reshaped)
+add("tensor-reshaped", "tiny/torch-int8", "severe", "fc1", _reshaped)
 add("scales-in-float64", "tiny/torch-int8", "latent", "scale", _wider)
 add("tensor-stray", "tiny/torch-int8", "medium", "unused", _stray)
 add(

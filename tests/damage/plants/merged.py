@@ -151,12 +151,12 @@ add(
     on(_MERGED, _cached_positions),
 )
 add("merged-mask-off", "tiny/onnx-int8", "latent", "merged", on(_MERGED, _mask_off))
-add("merged-mask-small", "demo/onnx-int8", "latent", "merged", on(_MERGED, _mask_small))
+add("merged-mask-small", "tiny/onnx-int8", "latent", "merged", on(_MERGED, _mask_small))
 add("merged-softmax-axis", "tiny/onnx-web", "latent", "merged", on(_MERGED, _softmax_axis))
-add("merged-encoder-present", "demo/onnx-web", "latent", "merged", on(_MERGED, _encoder_present))
+add("merged-encoder-present", "tiny/onnx-web", "latent", "merged", on(_MERGED, _encoder_present))
 add("merged-attention-scale", "tiny/onnx-int8", "latent", "merged", on(_MERGED, _scale))
 add("merged-epsilon", "tiny/onnx-web", "latent", "merged", on(_MERGED, _epsilon))
-add("merged-gelu-tanh", "demo/onnx-int8", "latent", "merged", on(_MERGED, _tanh))
+add("merged-gelu-tanh", "tiny/onnx-int8", "latent", "merged", on(_MERGED, _tanh))
 add("merged-scale-doubled", "tiny/onnx-int8", "latent", "merged", _own_weights)
 add("merged-input-renamed", "tiny/onnx-web", "latent", "merged", on(_MERGED, _renamed_input))
 add(

@@ -110,12 +110,12 @@ add(
 )
 add(
     "spec-scales-swapped",
-    "demo/aoti",
+    "tiny/aoti",
     "medium",
     "faithful|encoder|spec",
     spec(
         "encoder",
-        lambda v: _swap_constants(v, "encoder.layers.0.fc1.scale", "encoder.layers.3.fc1.scale"),
+        lambda v: _swap_constants(v, "encoder.layers.0.fc1.scale", "encoder.layers.1.fc1.scale"),
     ),
 )
 add(

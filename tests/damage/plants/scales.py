@@ -208,7 +208,7 @@ add(
 add("codes-clipped-at-64", "tiny/aoti", "subtle", "fc1", _clipped(_FC1, 64))
 add(
     "codes-clipped-at-100-everywhere",
-    "demo/torch-int8",
+    "tiny/torch-int8",
     "subtle",
     "weight",
     on(lambda t: [t[f"{n}.weight"].clamp_(-100, 100) for n in quantized(t)]),
@@ -244,7 +244,7 @@ add(
 )
 add(
     "sign-flipped-row",
-    "demo/torch-int8",
+    "tiny/torch-int8",
     "subtle",
     "fc1",
     on(lambda t: t[f"{_FC1}.weight"][7].neg_()),

@@ -66,10 +66,10 @@ def _stale(names: tuple[str, ...]) -> Any:
     return edit
 
 
-def noisy(tensors: Tensors, share: float) -> None:
+def noisy(tensors: Tensors, share: float, inside: str = "") -> None:
     """All codes of a fine-tuning that nobody meant to export."""
     random = torch.Generator().manual_seed(0)
-    for name in quantized(tensors):
+    for name in [name for name in quantized(tensors) if inside in name]:
         codes = tensors[f"{name}.weight"]
         added = share * 127 * torch.randn(codes.shape, generator=random)
         codes.copy_((codes.float() + added).round().clamp(-127, 127))
@@ -125,7 +125,7 @@ add(
 )
 add(
     "weight-zero-cross",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "severe",
     "encoder_attn",
     on(lambda t: t[f"{_D1}.encoder_attn.out_proj.weight"].zero_()),
@@ -152,17 +152,17 @@ add(
 )
 add(
     "k-and-v-swapped",
-    "demo/aoti",
+    "tiny/aoti",
     "severe",
     "k_proj|v_proj",
     on(lambda t: _swap_modules(t, f"{_D0}.encoder_attn.k_proj", f"{_D0}.encoder_attn.v_proj")),
 )
 add(
     "layers-swapped-encoder",
-    "demo/torch-int8",
+    "tiny/torch-int8",
     "severe",
     "layers",
-    on(lambda t: _swap_layers(t, "encoder", 1, 2)),
+    on(lambda t: _swap_layers(t, "encoder", 0, 1)),
 )
 add(
     "layers-swapped-decoder",
@@ -180,7 +180,7 @@ add(
 )
 add(
     "transposed-square-cross",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "severe",
     "encoder_attn",
     on(lambda t: _transposed(t, f"{_D0}.encoder_attn.q_proj")),
@@ -223,7 +223,7 @@ add(
 )
 add(
     "norm-weight-unit-offset",
-    "demo/onnx-int8",
+    "tiny/onnx-int8",
     "severe",
     "layer_norm",
     on(lambda t: t[f"{_D0}.self_attn_layer_norm.weight"].add_(1)),
@@ -304,7 +304,7 @@ add(
 )
 add(
     "head-rolled",
-    "demo/torch-int8",
+    "tiny/torch-int8",
     "severe",
     "proj_out",
     on(lambda t: [_rolled(t, f"proj_out.{leaf}", 1) for leaf in ("weight", "scale")]),
@@ -362,7 +362,7 @@ add(
     "embed_tokens",
     on(lambda t: _row(t, _TOKENS, -208, 0.0)),
 )
-add("timestamps-swapped", "demo/torch-int8", "latent", "embed_tokens|proj_out", on(_time_tokens))
+add("timestamps-swapped", "tiny/torch-int8", "latent", "embed_tokens|proj_out", on(_time_tokens))
 add(
     "embedding-in-4-bits",
     "tiny/aoti",
