@@ -22,7 +22,6 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded
 from exporter.targets.onnx.layouts import CONFIG, graph_name
-from exporter.targets.onnx.linear import UNSIGNED_ZERO
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
@@ -56,6 +55,7 @@ def stored(
     folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
 ) -> Iterator[StoredWeight]:
     """Yield every initializer of every graph that has a name of the model's."""
+    from exporter.targets.onnx.linear import UNSIGNED_ZERO
     from exporter.targets.onnx.target import _prepared
 
     options = Options.model_validate(manifest.options)
