@@ -1,9 +1,11 @@
 """What each plant changes, measured without the validator: to grade its severity."""
 
 import json
+import multiprocessing
 import shutil
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tests.damage.onnx_graphs import graph_path
 from tests.damage.planting import Plant
 
 _CLIPS = 5
+Values = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Heard:
         texts: What it transcribes.
     """
 
-    logits: list[Tensor]
-    merged: list[Tensor]
+    logits: list[Values]
+    merged: list[Values]
     texts: list[str]
 
 
@@ -55,8 +58,10 @@ def print_effects(plants: Sequence[Plant]) -> None:
 
 
 def _effect(before: Heard, folder: Path, ground: Ground) -> str:
+    fork = multiprocessing.get_context("fork")
     try:
-        after = _heard(folder, ground)
+        with ProcessPoolExecutor(1, fork) as pool:  # native code may crash
+            after = pool.submit(_heard, folder, ground).result()
     except Exception as error:  # whatever a damaged artifact raises is its effect
         last = traceback.extract_tb(error.__traceback__)[-1]
         first = (str(error).splitlines() or [""])[0]
@@ -67,9 +72,9 @@ def _effect(before: Heard, folder: Path, ground: Ground) -> str:
     return f"{kl:10.1e}{agree:7.2f}{merged}{changed:4}/{len(before.texts)}"
 
 
-def _distance(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[float, float]:
+def _distance(before: Sequence[Values], after: Sequence[Values]) -> tuple[float, float]:
     """Return the mean KL divergence over steps, in nats, and the share of equal best tokens."""
-    one, other = torch.cat(list(before)).double(), torch.cat(list(after)).double()
+    one, other = (torch.from_numpy(np.concatenate(side)).double() for side in (before, after))
     p, q = one.log_softmax(-1), other.log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1).mean()
     return float(kl), float((one.argmax(-1) == other.argmax(-1)).double().mean())
@@ -91,7 +96,7 @@ def _heard(folder: Path, ground: Ground) -> Heard:
         ids = _ids(ground, row["text"])
         with torch.inference_mode():
             out = recogniser.model(input_features=features, decoder_input_ids=ids)
-        logits.append(out.logits[0].float())
+        logits.append(out.logits[0].float().numpy())
         if list(folder.rglob("*.onnx")):
             merged.append(_merged(folder, features, ids))
     texts = [transcript.text for transcript in recogniser.decode(sounds, _decoding(recogniser))]
@@ -112,7 +117,7 @@ def _ids(ground: Ground, text: str) -> Tensor:
     return torch.tensor([ids])
 
 
-def _merged(folder: Path, features: Tensor, ids: Tensor) -> Tensor:
+def _merged(folder: Path, features: Tensor, ids: Tensor) -> Values:
     """Call the merged decoder as its loaders do: all tokens but one, then one with the cache."""
     encoder = onnxruntime.InferenceSession(graph_path(folder, "encoder_model"))
     decoder = onnxruntime.InferenceSession(graph_path(folder, "decoder_model_merged"))
@@ -131,5 +136,4 @@ def _merged(folder: Path, features: Tensor, ids: Tensor) -> Tensor:
     present = {name: first[name.replace("past_key_values", "present")] for name in past}
     feed = {"input_ids": ids[:, -1:].numpy(), "encoder_hidden_states": states, **present}
     (last, *_) = decoder.run(None, {**feed, "use_cache_branch": np.array([True])})
-    logits = np.concatenate([first["logits"][0], last[0]])
-    return torch.from_numpy(logits)
+    return np.concatenate([first["logits"][0], last[0]])

@@ -141,7 +141,7 @@ def _options(one: Plant) -> list[str]:
 
 
 def _names(said: str, folder: Path) -> bool:
-    return re.search(rf"{re.escape(folder.name)}(?![\w-])", said) is not None
+    return re.search(rf"/{re.escape(folder.name)}(?![\w-])", said) is not None
 
 
 def _command(folders: Sequence[Path], options: Sequence[str]) -> tuple[int | None, str]:

@@ -195,8 +195,8 @@ add(
 )
 add("languages-swapped", "tiny/onnx-int8", "medium", "lang_to_id", edit(_GENERATION, _languages))
 add("tasks-swapped", "tiny/aoti", "medium", "task_to_id", edit(_GENERATION, _tasks))
-add("max-length-20", "tiny/onnx-int8", "subtle", "max_length", _set(_GENERATION, max_length=20))
-add("max-length-12", "tiny/torch-int8", "medium", "max_length", _set(_GENERATION, max_length=12))
+add("max-length-20", "tiny/onnx-int8", "latent", "max_length", _set(_GENERATION, max_length=20))
+add("max-length-12", "tiny/torch-int8", "latent", "max_length", _set(_GENERATION, max_length=12))
 add(
     "no-timestamps-token",
     "tiny/aoti",
@@ -257,7 +257,7 @@ add(
     "sampling_rate",
     _set(_FEATURES, sampling_rate=44100),
 )
-add("padding-value", "tiny/aoti", "subtle", "padding_value", _set(_FEATURES, padding_value=0.3))
+add("padding-value", "tiny/aoti", "medium", "padding_value", _set(_FEATURES, padding_value=0.3))
 add(
     "features-normalised",
     "tiny/onnx-int8",
@@ -265,7 +265,7 @@ add(
     "do_normalize",
     _set(_FEATURES, do_normalize=True),
 )
-add("dither", "tiny/torch-int8", "subtle", "dither", _set(_FEATURES, dither=0.05))
+add("dither", "tiny/torch-int8", "medium", "dither", _set(_FEATURES, dither=0.05))
 add(
     "chunk-shorter",
     "demo/torch-int8",
@@ -287,7 +287,7 @@ add("words-swapped-in-one-form", "tiny/onnx-int8", "latent", "vocab.json", _one_
 add(
     "token-not-special",
     "tiny/onnx-int8",
-    "subtle",
+    "latent",
     "notimestamps|tokenizer.json",
     edit(_TOKENIZER, _not_special),
 )
@@ -305,7 +305,7 @@ add(
     "tokenizer.json|translate",
     edit(_TOKENIZER, _added_renumbered),
 )
-add("tokenizer-of-english", "tiny/aoti", "medium", "tokenizer|vocab", _english_tokenizer)
+add("tokenizer-of-english", "tiny/aoti", "latent", "tokenizer|vocab", _english_tokenizer)
 add(
     "tokenizer-decoder",
     "tiny/torch-int8",

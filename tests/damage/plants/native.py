@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from exporter.formats import pt2
 from tests.damage.grounds import GROUNDS, ROOT, WORK
 from tests.damage.planting import Change, Registry
 
@@ -39,7 +40,7 @@ def spec(package: str, edit: Callable[[dict[str, Any]], object]) -> Change:
             members = [(info, old.read(info)) for info in old.infolist()]
         with zipfile.ZipFile(path, "w") as new:
             for info, data in members:
-                if info.filename.endswith("spec.json"):
+                if info.filename.partition("/")[2] == pt2.SPEC:
                     values = json.loads(data)
                     edit(values)
                     data = json.dumps(values, indent=1).encode()
@@ -60,9 +61,9 @@ def _swap_constants(values: dict[str, Any], one: str, other: str) -> None:
 
 
 def _swap_inputs(values: dict[str, Any]) -> None:
-    """The caches of two layers change places."""
+    """The token and its position change places."""
     names = list(values["inputs"])
-    one, other = names.index("cache.0.key"), names.index("cache.1.key")
+    one, other = names.index("input_ids"), names.index("position")
     names[one], names[other] = names[other], names[one]
     values["inputs"] = {name: values["inputs"][name] for name in names}
 
@@ -87,7 +88,7 @@ def _cut_library(folder: Path) -> None:
         members = [(info, old.read(info)) for info in old.infolist()]
     with zipfile.ZipFile(path, "w") as new:
         for info, data in members:
-            cut = info.filename.endswith(".so")
+            cut = info.filename.partition("/")[2] == pt2.LIBRARY
             new.writestr(info, data[: len(data) // 3] if cut else data)
 
 
@@ -119,10 +120,10 @@ add(
     ),
 )
 add(
-    "spec-caches-swapped",
+    "spec-inputs-swapped",
     "tiny/aoti",
     "severe",
-    "faithful|decoder|spec",
+    "spec|decoder|input_ids|position",
     spec("decoder", _swap_inputs),
 )
 add("spec-rows-one", "tiny/aoti", "latent", "batch|beams|rows", spec("decoder", _fixed_rows))
