@@ -1,0 +1,109 @@
+"""The rounding of simulated artifacts is that of the runtimes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.families import FAMILIES
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.simulate import Rounding, simulate
+from exporter.quantization.weights import Weights
+from exporter.targets.aoti import inspection as aoti
+from exporter.targets.aoti.linear import int8_linear
+from exporter.targets.onnx import inspection as onnx
+from exporter.targets.pytorch import inspection as pytorch
+from exporter.targets.pytorch.devices import Int8Linear
+
+STATES = {
+    "usual": lambda random: torch.randn(1, 7, 24, generator=random),
+    "all positive": lambda random: torch.rand(1, 7, 24, generator=random) + 3,
+    "all negative": lambda random: -torch.rand(1, 7, 24, generator=random) - 1e-3,
+    "tiny": lambda random: 1e-7 * torch.randn(1, 7, 24, generator=random),
+    "huge": lambda random: 1e6 * torch.randn(1, 7, 24, generator=random),
+    "zeros": lambda random: torch.zeros(1, 7, 24),
+}
+
+
+@pytest.fixture(params=STATES)
+def states(request: pytest.FixtureRequest) -> Tensor:
+    return STATES[request.param](torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def weight() -> Tensor:
+    codes = torch.randint(-127, 128, (16, 24), generator=torch.Generator().manual_seed(2))
+    return codes.to(torch.int8)
+
+
+def alike(found: Tensor, expected: Tensor) -> None:
+    """Products of the same codes: they differ by the rounding of float32."""
+    scale = float(expected.abs().max()) or 1.0
+    assert float((found - expected).abs().max()) <= 2e-6 * scale
+
+
+def test_onnxruntime_rounds_so(states: Tensor, weight: Tensor) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "step", "zero"]),
+        helper.make_node("MatMulInteger", ["codes", "w", "zero"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "step"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy")
+    w = helper.make_tensor("w", TensorProto.INT8, (24, 16), weight.t().contiguous().numpy())
+    graph = helper.make_graph(nodes, "product", [x], [y], [w])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (product,) = session.run(None, {"x": states.numpy()})
+    alike(rounded(onnx, states) @ weight.float().t(), torch.from_numpy(product))
+
+
+def test_torch_rounds_so(states: Tensor, weight: Tensor) -> None:
+    linear = Int8Linear(weight, torch.ones(16), None)
+    alike(rounded(pytorch, states) @ weight.float().t(), linear(states))
+
+
+def test_our_kernels_round_so(states: Tensor, weight: Tensor) -> None:
+    product = int8_linear(states, weight, torch.ones(16), None, False)
+    alike(rounded(aoti, states) @ weight.float().t(), product)
+
+
+def rounded(target: Any, states: Tensor) -> Tensor:
+    manifest = SimpleNamespace(options={})
+    rounding: Rounding = target.rounding(manifest, graph="decoder", once=False, narrow=True)
+    assert rounding.inputs is not None
+    return rounding.inputs(states)
+
+
+def test_an_unquantized_plan_simulates_the_original(tiny_whisper: Path) -> None:
+    """Nothing is rounded, so nothing changes; with int8, each call's inputs round together."""
+    checkpoint, family = open_checkpoint(str(tiny_whisper)), FAMILIES["whisper"]
+    features = torch.randn(1, 80, 400, generator=torch.Generator().manual_seed(3))
+    tokens = torch.tensor([[5, 9, 30, 31, 32, 33]])
+    found = {}
+    for bits, calls in ((0, [6]), (8, [6]), (8, [2, 1, 1, 1, 1])):
+        model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).eval()
+        before = family.forcing.forced(model, features, tokens, calls).logits
+        names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+        plan = QuantizationPlan(dict.fromkeys(names, DynamicInt8()) if bits else {})
+        weights = Weights(checkpoint, plan, family.TIED)
+        simulation = simulate(
+            model, weights, plan, family.forcing, lambda _: Rounding(onnx._unsigned)
+        )
+        simulation.calls = calls
+        after = family.forcing.forced(model, features, tokens, calls).logits
+        found[bits, len(calls)] = after.numpy()
+        if not bits:
+            assert np.allclose(before.numpy(), after.numpy(), atol=1e-5)
+        else:
+            assert not np.allclose(before.numpy(), after.numpy(), atol=1e-5)
+    assert not np.allclose(found[8, 1], found[8, 5], atol=1e-6)
