@@ -6,13 +6,12 @@ workers; transcripts stay on disk until they are scored.
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.artifact import report, store
+from exporter.artifact import report
 from exporter.artifact.lookup import find
-from exporter.artifact.report import Check, CorpusFacts, MisplacedText, Report
+from exporter.artifact.report import Check, Report
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -34,26 +33,20 @@ from exporter.errors import (
 )
 from exporter.recipe import Decoding
 from exporter.system import hardware, worker
-from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
-from exporter.validate.corpus.facts import plausible_wer
-from exporter.validate.corpus.index import Corpora, RowFile
+from exporter.validate.corpus.index import Corpora
 from exporter.validate.corpus.languages import Spoken, spoken_in
-from exporter.validate.corpus.misplaced import misplaced
 from exporter.validate.evidence import reference
 from exporter.validate.evidence.cases import CLIPS
-from exporter.validate.evidence.results import Expected, Findings
+from exporter.validate.evidence.results import Expected
 from exporter.validate.gate import judge as gate
-from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
 from exporter.validate.gate.latency import Times, too_slow
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
 from exporter.validate.measure.run import ModelRun
-from exporter.validate.measure.transcripts import read_transcripts
-from exporter.validate.page import render as html_report
-from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
-from exporter.validate.scoring.normaliser import Normaliser, normaliser, separated
+from exporter.validate.reporting import Pair, language_of, write_report
+from exporter.validate.scoring.normaliser import normaliser, separated
 from exporter.validate.scoring.units import UnitCounter
 from exporter.validate.subjects import Settings, Subject, open_subject
 
@@ -61,22 +54,6 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
-# The original's size is reported as that of its weights in float32, in which it runs here.
-_FLOAT32_BYTES = 4
-_EXAMPLES = 5  # of misplaced texts, in the report
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An artifact and its original, both timed; `found` are the checks made before."""
-
-    subject: Subject
-    checkpoint: Checkpoint
-    found: tuple[Check, ...]
-    original: ModelRun
-    artifact: ModelRun
-    reference: Measurement
-    candidate: Measurement
 
 
 def validate(
@@ -156,7 +133,7 @@ def _check_texts(subjects: Sequence[Subject]) -> None:
     """
     checked: set[object] = set()
     for subject in subjects:
-        equal = normaliser(_language(subject), subject.folder)
+        equal = normaliser(language_of(subject), subject.folder)
         key = (subject.corpus.sha256, equal.stamp.model_dump_json())
         for clip in subject.corpus if key not in checked else ():
             try:
@@ -198,7 +175,7 @@ class _Validation:
             original = pair.original.transcripts
             with self._failing(pair.subject, pair.found):
                 written = self._folder / f"predictions-{next(self._numbers)}"
-                reports.append(_judged(pair, original, written, self._progress))
+                reports.append(write_report(pair, original, written, self._progress))
         if self._failures:
             raise self._failures[0]
         return reports
@@ -254,7 +231,11 @@ class _Validation:
         reference: Measurement,
     ) -> Pair:
         """Time an artifact; if it seems too slow, time it interleaved with the original."""
-        artifact = self._artifact(subject, self._expected(subject, checkpoint))
+        expected = self._expected(subject, checkpoint)
+        artifact = self._artifact(subject, expected)
+        candidate = artifact.measurement
+        if expected is not None:  # its arrays are as large as a small model
+            shutil.rmtree(expected.folder)
         requests = [original.request, artifact.request]
         durations_s = subject.corpus.durations_s[list(subject.timed)]
         most = subject.recipe.gate.max_latency_ratio
@@ -263,7 +244,7 @@ class _Validation:
             return too_slow(Times(durations_s, *(np.array(one.seconds) for one in sides)), most)
 
         in_turns = partial(time_interleaved, requests, artifact.name, self._progress)
-        both = remeasure_if_slow(reference, artifact.measurement, slow, in_turns)
+        both = remeasure_if_slow(reference, candidate, slow, in_turns)
         return Pair(subject, checkpoint, found, original, artifact, *both)
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
@@ -366,72 +347,6 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
             _log.warning("the gate cannot pass: %s", sentence)
 
 
-def _judged(pair: Pair, original: Sequence[Path], written: Path, progress: Progress) -> Report:
-    """Judge one artifact, and write its three files, the report last.
-
-    `written` is a temporary path for the predictions until they are judged.
-    """
-    subject, checkpoint = pair.subject, pair.checkpoint
-    transcripts = pair.artifact.transcripts
-    progress(f"{pair.artifact.name}: comparing texts", None)
-    store.require_same(subject.folder, subject.manifest)
-    float32_bytes = _FLOAT32_BYTES * checkpoint.parameters
-    equal = normaliser(_language(subject), subject.folder)
-    predictions = RowFile(written)
-    with predictions.writing() as write:
-        case = compare(
-            subject.corpus,
-            subject.timed,
-            ModelOutput(pair.reference, read_transcripts(original), float32_bytes),
-            ModelOutput(pair.candidate, read_transcripts(transcripts), subject.manifest.size_bytes),
-            equal.words,
-            rows=predictions,
-            write=write,
-            sounds=subject.corpus.sounds,
-        )
-    facts = _facts(subject, case, equal.stamp.language)
-    judged = _report(pair, case, facts, equal, predictions.sha256)
-    page = html_report.render(judged, case).encode()
-    judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
-    with predictions.path.open("rb") as stream:
-        copy_atomic(stream, subject.place / report.PREDICTIONS)
-    predictions.path.unlink()
-    write_atomic(subject.place / report.PAGE, page)
-    return report.write(subject.place, judged)
-
-
-def _facts(subject: Subject, case: Comparison, language: str | None) -> CorpusFacts:
-    """Return what the corpus is, with what only its texts and the recipe tell."""
-    facts, scores = case.corpus_facts(), case.reference.scores
-    found = misplaced(
-        scores.errors,
-        scores.words,
-        lambda place: case.normalise(case.rows[place]["text"]) or "",
-        lambda place: case.texts(place).reference,
-    )
-    pairs = [(case.texts(one).id, case.texts(other).id) for one, other in found.pairs[:_EXAMPLES]]
-    return facts.model_copy(
-        update={
-            "misplaced": found.clips,
-            "examples": tuple(MisplacedText(id=one, reads_like=other) for one, other in pairs),
-            "plausible_wer": plausible_wer(subject.manifest.family, language),
-            "notes": (*facts.notes, *subject.spoken.notes),
-        }
-    )
-
-
-def _language(subject: Subject) -> str | None:
-    """Return the language of the transcripts, as far as clips, recipe and model tell it."""
-    from exporter.families import FAMILIES, read_configs
-
-    codes = subject.spoken.codes
-    (*languages,) = {codes.get(name, name) if name else None for name in subject.corpus.languages}
-    spoken = languages[0] if len(languages) == 1 else None
-    name = subject.manifest.family
-    configs = read_configs(subject.folder, name)
-    return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
-
-
 def _caused(
     error: Exception, kind: type[ExporterError], subject: Subject, cause: Check
 ) -> ExporterError:
@@ -440,86 +355,3 @@ def _caused(
     caused = kind(f"{subject.folder}: {cause.sentence}\nThen: {reason}\n{cause.advice}".strip())
     caused.__cause__ = error
     return caused
-
-
-def _against_another(subject: Subject, checkpoint: Checkpoint) -> str:
-    """Return a sentence where the original is not the one that the artifact was built from."""
-    origin, other = subject.manifest.checkpoint, checkpoint.sha256
-    if other == origin.sha256:
-        return ""
-    return (
-        f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was built "
-        f"from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}). "
-    )
-
-
-def _evidence_checks(pair: Pair, findings: Findings | None) -> Sequence[Check]:
-    """Return the checks of an artifact against its own original; none against another."""
-    expected = pair.artifact.expected
-    if findings is None or expected is None:
-        return ()
-    peaks = pair.candidate.peak_rss_bytes, pair.reference.peak_rss_bytes
-    return checks_of(Evidence(findings, expected.weights, *peaks))
-
-
-def _report(
-    pair: Pair, case: Comparison, facts: CorpusFacts, equal: Normaliser, predictions_sha256: str
-) -> Report:
-    subject, checkpoint = pair.subject, pair.checkpoint
-    manifest, recipe, data = subject.manifest, subject.recipe, subject.data
-    measured = case.candidate.measurement
-    findings = measured.findings
-    found = [*pair.found, *_evidence_checks(pair, findings)]
-    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found)
-    return Report(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        verdict=judged.verdict,
-        sentence=_against_another(subject, checkpoint) + judged.sentence,
-        checks=judged.checks,
-        artifact=report.ArtifactStamp(
-            digest=manifest.digest,
-            name=subject.name,
-            recipe=manifest.recipe.name,
-            kind=manifest.kind,
-            family=manifest.family,
-            options=manifest.options,
-            size_bytes=manifest.size_bytes,
-        ),
-        reference=report.ReferenceStamp(
-            source=checkpoint.name,
-            revision=checkpoint.revision,
-            sha256=checkpoint.sha256,
-            size_bytes=checkpoint.size_bytes,
-            built_from=checkpoint.sha256 == manifest.checkpoint.sha256,
-        ),
-        data=report.DataStamp(
-            source=data.shown,
-            sha256=subject.corpus.sha256,
-            clips=len(subject.corpus),
-            audio_s=sum(case.durations_s.tolist()),
-            words=int(case.reference.scores.words.sum()),
-            max_clips=data.max_clips,
-            seed=data.seed,
-        ),
-        corpus=facts,
-        gate=recipe.gate,
-        decoding=recipe.decoding,
-        normaliser=equal.stamp,
-        environment=report.Environment(
-            machine=measured.machine, threads=measured.threads, versions=measured.versions
-        ),
-        reference_figures=gate.figures(case.reference, case.timed_audio_s),
-        figures=gate.figures(case.candidate, case.timed_audio_s),
-        wer_difference=judged.wer_difference,
-        cer_difference=judged.cer_difference,
-        latency_ratio=judged.latency_ratio,
-        latency_ratio_p95=judged.latency_ratio_p95,
-        units=judged.units,
-        timed_clips=len(case.timed),
-        clips_changed=len(case.changed),
-        slices=gate.slices(case),
-        worst=gate.worst(case),
-        predictions_sha256=predictions_sha256,
-        agreement=findings and agreement_of(findings),
-        faithfulness=findings and faithfulness_of(findings),
-    )

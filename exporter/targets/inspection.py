@@ -51,7 +51,13 @@ class Unrounded:
 
 
 class Inspection(Protocol):
-    """The interface of a target's `inspection`."""
+    """The interface of a target's `inspection`.
+
+    Attributes:
+        EXACT: Whether `unrounded` can open its artifacts.
+    """
+
+    EXACT: bool
 
     def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
         """Return how an artifact rounds activations in one graph.

@@ -112,6 +112,8 @@ def load(
 class _Inspection:
     """Nothing is rounded, and every tensor is the checkpoint's."""
 
+    EXACT = False
+
     def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
         return Rounding()
 

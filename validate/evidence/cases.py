@@ -11,7 +11,7 @@ import numpy as np
 
 from exporter.formats.audio import Samples
 
-CLIPS = 12
+CLIPS = 10
 _SEED = 20_240_229
 
 

@@ -17,7 +17,7 @@ from exporter.system import hardware
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
 from exporter.targets.inspection import Unrounded
-from exporter.validate.evidence.reference import calls_of, distance, place
+from exporter.validate.evidence.reference import OTHERS, calls_of, distance, place
 from exporter.validate.evidence.results import (
     Consistency,
     Expected,
@@ -29,6 +29,7 @@ from exporter.validate.evidence.results import (
 from exporter.validate.measure.model import OpenModel
 
 _FAR = 1e9  # instead of what is not finite
+_LEAST_NOISE = 1e-7  # float32's own
 _BATCHES = (2, 5, 8)
 _BEAMS = (2, 5)
 _PROMPTS = (1, 2, 3, 5, 8, 16, 17, 32, 64, 128, 224)
@@ -65,7 +66,7 @@ class _Examination:
             self._others = inspection.others(model.folder, manifest, threads)
         self._unopened = failure
         self._noise = self._noise_of("rounded")
-        self._exact_noise = self._noise_of("exact")
+        self._exact_noise = 0.0 if self._exact is None else self._noise_of("exact")
 
     def findings(self) -> Findings:
         start, cases = time.perf_counter(), list(enumerate(self._expected.cases))
@@ -92,7 +93,7 @@ class _Examination:
             if place(self._folder, number, f"{mode}-again").exists():
                 again, first = (self._read(number, n) for n in (f"{mode}-again", mode))
                 squares.append(np.square(_by_step(again, first)))
-        return float(np.sqrt(np.concatenate(squares).mean()))
+        return max(float(np.sqrt(np.concatenate(squares).mean())), _LEAST_NOISE)
 
     def _input(self, number: int) -> tuple[Tensor, Tensor]:
         return self._read(number, "features"), self._read(number, "tokens")
@@ -302,7 +303,7 @@ class _Examination:
         """Decode with the graphs of other loaders: with and without rounding."""
         if self._unopened:
             raise IntegrityError(self._unopened[0])
-        for number in range(min(3, len(self._expected.cases))):
+        for number in range(min(OTHERS, len(self._expected.cases))):
             features, tokens = self._input(number)
             calls = calls_of(tokens.shape[1], self._expected.prompt)
             name = self._expected.cases[number]["name"]

@@ -31,7 +31,8 @@ from exporter.validate.evidence.stored import differing_weights
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 
 JITTER = 1e-5  # relative: far below what any sound differs by, far above float32's rounding
-NOISE_CASES = 6
+NOISE_CASES = 5
+OTHERS = 3  # cases that are decoded with the graphs of other loaders
 _SEED = 20_240_229
 _TEXT_TOKENS = 48  # of a clip: more do not show more
 
@@ -125,9 +126,12 @@ class _Reference:
         simulation = simulate(self._model, weights, self._plan, self._forcing, self._rounding)
         noisy = _spread(len(inputs), NOISE_CASES)
         random = torch.Generator().manual_seed(_SEED)
-        modes = {"rounded": (True, True), "exact": (False, True), "plain": (False, False)}
+        modes = {"rounded": (True, True)}
+        if self._inspection.EXACT:
+            modes |= {"exact": (False, True), "plain": (False, False)}
         for mode, (simulation.inputs, simulation.caches) in modes.items():
-            for number, (_, features, tokens) in enumerate(inputs):
+            some = inputs[:OTHERS] if mode == "plain" else inputs
+            for number, (_, features, tokens) in enumerate(some):
                 self._tell(f"the plan in float ({mode})", number, len(inputs))
                 simulation.calls = calls_of(tokens.shape[1], len(prompt))
                 expected = self._forced(features, tokens, prompt)

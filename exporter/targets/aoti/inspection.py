@@ -21,6 +21,9 @@ from exporter.targets.inspection import StoredWeight, Unrounded
 _WEIGHTS = "weights.safetensors"
 
 
+EXACT = False
+
+
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)

@@ -29,6 +29,9 @@ _PREFIX = "tap:"
 _LARGEST = 255
 
 
+EXACT = True
+
+
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
     """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
     return Rounding(inputs=_unsigned, window_cache=_channels if narrow else None)

@@ -21,6 +21,9 @@ from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 
 
+EXACT = True
+
+
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
     """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call."""
     return Rounding(inputs=_unsigned)

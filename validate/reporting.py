@@ -1,0 +1,197 @@
+"""Write the report of one artifact: its figures and checks, its page, and its predictions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.artifact import report, store
+from exporter.artifact.report import Check, CorpusFacts, MisplacedText, Report
+from exporter.system.files import copy_atomic, readable_name, write_atomic
+from exporter.system.progress import Progress
+from exporter.validate.corpus.facts import plausible_wer
+from exporter.validate.corpus.index import RowFile
+from exporter.validate.corpus.misplaced import misplaced
+from exporter.validate.evidence.results import Findings
+from exporter.validate.gate import judge as gate
+from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
+from exporter.validate.measure.latency import Measurement
+from exporter.validate.measure.run import ModelRun
+from exporter.validate.measure.transcripts import read_transcripts
+from exporter.validate.page import render as html_report
+from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
+from exporter.validate.scoring.normaliser import Normaliser, normaliser
+from exporter.validate.subjects import Subject
+
+if TYPE_CHECKING:
+    from exporter.checkpoint.checkpoint import Checkpoint
+
+# The original's size is reported as that of its weights in float32, in which it runs here.
+_FLOAT32_BYTES = 4
+_EXAMPLES = 5  # of misplaced texts, in the report
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An artifact and its original, both timed; `found` are the checks made before."""
+
+    subject: Subject
+    checkpoint: Checkpoint
+    found: tuple[Check, ...]
+    original: ModelRun
+    artifact: ModelRun
+    reference: Measurement
+    candidate: Measurement
+
+
+def write_report(pair: Pair, original: Sequence[Path], written: Path, progress: Progress) -> Report:
+    """Judge one artifact, and write its three files, the report last.
+
+    `written` is a temporary path for the predictions until they are judged.
+    """
+    subject, checkpoint = pair.subject, pair.checkpoint
+    transcripts = pair.artifact.transcripts
+    progress(f"{pair.artifact.name}: comparing texts", None)
+    store.require_same(subject.folder, subject.manifest)
+    float32_bytes = _FLOAT32_BYTES * checkpoint.parameters
+    equal = normaliser(language_of(subject), subject.folder)
+    predictions = RowFile(written)
+    with predictions.writing() as write:
+        case = compare(
+            subject.corpus,
+            subject.timed,
+            ModelOutput(pair.reference, read_transcripts(original), float32_bytes),
+            ModelOutput(pair.candidate, read_transcripts(transcripts), subject.manifest.size_bytes),
+            equal.words,
+            rows=predictions,
+            write=write,
+            sounds=subject.corpus.sounds,
+        )
+    facts = _facts(subject, case, equal.stamp.language)
+    judged = _report(pair, case, facts, equal, predictions.sha256)
+    page = html_report.render(judged, case).encode()
+    judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
+    with predictions.path.open("rb") as stream:
+        copy_atomic(stream, subject.place / report.PREDICTIONS)
+    predictions.path.unlink()
+    write_atomic(subject.place / report.PAGE, page)
+    return report.write(subject.place, judged)
+
+
+def _facts(subject: Subject, case: Comparison, language: str | None) -> CorpusFacts:
+    """Return what the corpus is, with what only its texts and the recipe tell."""
+    facts, scores = case.corpus_facts(), case.reference.scores
+    found = misplaced(
+        scores.errors,
+        scores.words,
+        lambda place: case.normalise(case.rows[place]["text"]) or "",
+        lambda place: case.texts(place).reference,
+    )
+    pairs = [(case.texts(one).id, case.texts(other).id) for one, other in found.pairs[:_EXAMPLES]]
+    return facts.model_copy(
+        update={
+            "misplaced": found.clips,
+            "examples": tuple(MisplacedText(id=one, reads_like=other) for one, other in pairs),
+            "plausible_wer": plausible_wer(subject.manifest.family, language),
+            "notes": (*facts.notes, *subject.spoken.notes),
+        }
+    )
+
+
+def language_of(subject: Subject) -> str | None:
+    """Return the language of the transcripts, as far as clips, recipe and model tell it."""
+    from exporter.families import FAMILIES, read_configs
+
+    codes = subject.spoken.codes
+    (*languages,) = {codes.get(name, name) if name else None for name in subject.corpus.languages}
+    spoken = languages[0] if len(languages) == 1 else None
+    name = subject.manifest.family
+    configs = read_configs(subject.folder, name)
+    return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
+
+
+def _against_another(subject: Subject, checkpoint: Checkpoint) -> str:
+    """Return a sentence where the original is not the one that the artifact was built from."""
+    origin, other = subject.manifest.checkpoint, checkpoint.sha256
+    if other == origin.sha256:
+        return ""
+    return (
+        f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was built "
+        f"from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}). "
+    )
+
+
+def _evidence_checks(pair: Pair, findings: Findings | None) -> Sequence[Check]:
+    """Return the checks of an artifact against its own original; none against another."""
+    expected = pair.artifact.expected
+    if findings is None or expected is None:
+        return ()
+    peaks = pair.candidate.peak_rss_bytes, pair.reference.peak_rss_bytes
+    return checks_of(Evidence(findings, expected.weights, *peaks))
+
+
+def _report(
+    pair: Pair, case: Comparison, facts: CorpusFacts, equal: Normaliser, predictions_sha256: str
+) -> Report:
+    subject, checkpoint = pair.subject, pair.checkpoint
+    manifest, recipe, data = subject.manifest, subject.recipe, subject.data
+    measured = case.candidate.measurement
+    findings = measured.findings
+    found = [*pair.found, *_evidence_checks(pair, findings)]
+    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found)
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        verdict=judged.verdict,
+        sentence=_against_another(subject, checkpoint) + judged.sentence,
+        checks=judged.checks,
+        artifact=report.ArtifactStamp(
+            digest=manifest.digest,
+            name=subject.name,
+            recipe=manifest.recipe.name,
+            kind=manifest.kind,
+            family=manifest.family,
+            options=manifest.options,
+            size_bytes=manifest.size_bytes,
+        ),
+        reference=report.ReferenceStamp(
+            source=checkpoint.name,
+            revision=checkpoint.revision,
+            sha256=checkpoint.sha256,
+            size_bytes=checkpoint.size_bytes,
+            built_from=checkpoint.sha256 == manifest.checkpoint.sha256,
+        ),
+        data=report.DataStamp(
+            source=data.shown,
+            sha256=subject.corpus.sha256,
+            clips=len(subject.corpus),
+            audio_s=sum(case.durations_s.tolist()),
+            words=int(case.reference.scores.words.sum()),
+            max_clips=data.max_clips,
+            seed=data.seed,
+        ),
+        corpus=facts,
+        gate=recipe.gate,
+        decoding=recipe.decoding,
+        normaliser=equal.stamp,
+        environment=report.Environment(
+            machine=measured.machine, threads=measured.threads, versions=measured.versions
+        ),
+        reference_figures=gate.figures(case.reference, case.timed_audio_s),
+        figures=gate.figures(case.candidate, case.timed_audio_s),
+        wer_difference=judged.wer_difference,
+        cer_difference=judged.cer_difference,
+        latency_ratio=judged.latency_ratio,
+        latency_ratio_p95=judged.latency_ratio_p95,
+        units=judged.units,
+        timed_clips=len(case.timed),
+        clips_changed=len(case.changed),
+        slices=gate.slices(case),
+        worst=gate.worst(case),
+        predictions_sha256=predictions_sha256,
+        agreement=findings and agreement_of(findings),
+        faithfulness=findings and faithfulness_of(findings),
+    )
