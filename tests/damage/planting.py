@@ -17,7 +17,7 @@ SEVERITIES: tuple[Severity, ...] = ("severe", "medium", "subtle", "latent")
 Change = Callable[[Path], object]
 
 # Sidecars that go with a copy: the paths of its recipe and original on this machine.
-_KEPT = {"places.json"}
+_PLACES = "places.json"
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ def plant(original: Path, folder: Path, planted: Plant) -> Path:
     shutil.copytree(original, folder)
     sealed = store.read_manifest(folder)
     for path in folder.iterdir():
-        if path.name in store.SIDECAR_FILES - _KEPT:
+        if path.name in store.SIDECAR_FILES:
             path.unlink()
     planted.change(folder)
     reseal(folder, sealed, planted.manifest)
+    if (original / _PLACES).exists():  # where the original and its clips are: never sealed
+        shutil.copyfile(original / _PLACES, folder / _PLACES)
     return folder
 
 
