@@ -160,11 +160,16 @@ def _excesses(found: Findings, cases: Sequence[Steps]) -> Iterator[_Excess]:
         yield _Excess(exact[step] / most, steps, step, exact[step] / noise, exact=True)
 
 
+def _rank(excess: _Excess) -> tuple[bool, float]:
+    """Sort by how far it is beyond its bound; a step beyond it says more than a whole input."""
+    return excess.over > 1 and excess.step is not None, excess.over
+
+
 def _faithful(found: Findings) -> Check:
     """Check the clips: all together, each, and each step."""
     summary = faithfulness_of(found)
     value = summary.distance / summary.noise
-    worst = max(_excesses(found, [s for s in found.steps if s.clip]), key=lambda e: e.over)
+    worst = max(_excesses(found, [s for s in found.steps if s.clip]), key=_rank)
     exact_over = (summary.exact_distance or 0.0) / (summary.exact_limit or 1.0)
     if worst.over <= 1 and value <= LIMIT and exact_over <= 1:
         sentence = (
@@ -262,7 +267,7 @@ def _full_name(found: Findings) -> str:
 
 
 def _of_cases(name: str, found: Findings, cases: Sequence[Steps], good: str) -> Check:
-    worst = max(_excesses(found, cases), key=lambda e: e.over, default=None)
+    worst = max(_excesses(found, cases), key=_rank, default=None)
     if worst is None or (worst.over <= 1 and worst.steps.finite):
         value = None if worst is None else worst.over
         return Check(name=name, passed=True, value=value, limit=1.0, sentence=good)
