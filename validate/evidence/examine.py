@@ -300,29 +300,38 @@ class _Examination:
                 yield Consistency(check="beams", what=what, distance=away, noise=noise)
 
     def _graphs(self) -> Iterator[Consistency]:
-        """Decode with the graphs of other loaders: with and without rounding."""
+        """Decode with the graphs of other loaders: with and without rounding, and in a batch."""
         if self._unopened:
             raise IntegrityError(self._unopened[0])
-        for number in range(min(OTHERS, len(self._expected.cases))):
-            features, tokens = self._input(number)
+        yield from self._other_graphs(self._model, self._others, "rounded")
+        if self._exact is not None:
+            yield from self._other_graphs(self._exact.model, self._exact.others, "plain")
+
+    def _other_graphs(
+        self, model: Any, graphs: Mapping[str, GraphFunction], mode: str
+    ) -> Iterator[Consistency]:
+        exact = mode == "plain"
+        how = {"check": "graphs", "noise": self._exact_noise if exact else self._noise}
+        kind = ", without rounding" if exact else ""
+        inputs = [self._input(number) for number in range(OTHERS)]
+        for number, (features, tokens) in enumerate(inputs):
             calls = calls_of(tokens.shape[1], self._expected.prompt)
-            name = self._expected.cases[number]["name"]
-            roads: list[tuple[Any, Mapping[str, GraphFunction], str, float]] = [
-                (self._model, self._others, "rounded", self._noise)
-            ]
-            if self._exact is not None:
-                roads.append((self._exact.model, self._exact.others, "plain", self._exact_noise))
-            for model, graphs, mode, noise in roads:
-                forced = self._forcing.forced_others(model, graphs, features, tokens, calls)
-                for graph, result in forced.items():
-                    away = _worst(_by_step(result.logits, self._read(number, mode)))
-                    kind = "" if mode == "rounded" else ", without rounding"
-                    yield Consistency(
-                        check="graphs",
-                        what=f"{graph} on {name}{kind}",
-                        distance=away,
-                        noise=noise,
-                    )
+            forced = self._forcing.forced_others(model, graphs, features, tokens, calls)
+            for graph, result in forced.items():
+                away = _worst(_by_step(result.logits, self._read(number, mode)))
+                what = f"{graph} on {self._expected.cases[number]['name']}{kind}"
+                yield Consistency(what=what, distance=away, exact=exact, **how)
+        length = min(tokens.shape[1] for _, tokens in inputs)
+        calls = calls_of(length, self._expected.prompt)
+        features = torch.cat([each for each, _ in inputs])
+        tokens = torch.cat([each[:, :length] for _, each in inputs])
+        forced = self._forcing.forced_others(model, graphs, features, tokens, calls)
+        alone = [self._read(number, mode)[:, :length] for number in range(len(inputs))]
+        expected = torch.cat(alone)
+        for graph, result in forced.items():
+            what = f"{graph} on a batch of {len(inputs)} clips{kind}"
+            away = _worst(_by_step(result.logits, expected))
+            yield Consistency(what=what, distance=away, exact=exact, **how)
 
     def _measured(self) -> Resources | None:
         self._progress("calling it in a loop", None)

@@ -52,6 +52,8 @@ class Consistency(Frozen):
         what: What was done, for messages.
         distance: How far the logits lie from those of the plain way.
         noise: How far rounding alone moves them.
+        exact: Whether activations were not rounded, and so nothing but float32's own rounding is
+            left.
         error: What it ended with, if it did not succeed.
     """
 
@@ -59,6 +61,7 @@ class Consistency(Frozen):
     what: str
     distance: float
     noise: float
+    exact: bool = False
     error: str = ""
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from exporter.artifact.evidence import Agreement, Faithfulness
 from exporter.artifact.report import Check
-from exporter.validate.evidence.results import Findings, ModuleDistance, Steps
+from exporter.validate.evidence.results import Consistency, Findings, ModuleDistance, Steps
 
 # Of all clips together, of one input, and of one step.
-LIMIT, CASE_LIMIT, STEP_LIMIT = 1.5, 2.0, 6.0
+LIMIT, CASE_LIMIT, STEP_LIMIT = 1.35, 1.7, 6.0
 # Without rounding of activations only float32's own rounding is left. It is less than what the
 # shaken features do, but for int8 caches, whose codes flip now and then.
 EXACT_LIMIT, EXACT_STEP_LIMIT = 5.0, 40.0
@@ -281,6 +281,13 @@ def _of_cases(name: str, found: Findings, cases: Sequence[Steps], good: str) -> 
     )
 
 
+def _asked_limit(asked: Consistency, most: float) -> float:
+    """Return the bound of one way of asking; `most` is a multiple of what rounding does."""
+    if asked.exact:
+        return asked.noise + _EXACT_FLOOR
+    return most * asked.noise + _ASKED_FLOOR
+
+
 _ASKED_TEXT = {
     "repeat": "The same input twice gives the same logits.",
     "prompts": "Prompts of every length give the logits of single tokens.",
@@ -303,8 +310,8 @@ def _asked(found: Findings) -> Iterator[Check]:
         asked = [each for each in found.consistency if each.check == name]
         if not asked:
             continue
-        worst = max(asked, key=lambda each: each.distance / (most * each.noise + _ASKED_FLOOR))
-        limit = most * worst.noise + _ASKED_FLOOR
+        worst = max(asked, key=lambda each: each.distance / _asked_limit(each, most))
+        limit = _asked_limit(worst, most)
         if worst.distance <= limit:
             yield Check(
                 name=name,
