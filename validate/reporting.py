@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,14 +114,20 @@ def language_of(subject: Subject) -> str | None:
     return FAMILIES[name].text_language(configs, subject.recipe.decoding, spoken)
 
 
-def _against_another(subject: Subject, checkpoint: Checkpoint) -> str:
-    """Return a sentence where the original is not the one that the artifact was built from."""
+def _against_another(subject: Subject, checkpoint: Checkpoint) -> Iterator[Check]:
+    """Yield an undecided check where the original is not the one that the artifact is built from.
+
+    Agreement with another model proves nothing: it may have the same faults.
+    """
     origin, other = subject.manifest.checkpoint, checkpoint.sha256
     if other == origin.sha256:
-        return ""
-    return (
-        f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was built "
-        f"from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}). "
+        return
+    yield Check(
+        name=gate.REFERENCE,
+        passed=None,
+        sentence=f"Against another original: {checkpoint.name} (sha256 {other[:12]}), and it was "
+        f"built from {readable_name(Path(origin.source).name)} (sha256 {origin.sha256[:12]}).",
+        advice="Give the checkpoint that it was built from, or leave --reference out.",
     )
 
 
@@ -141,12 +147,12 @@ def _report(
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
     measured = case.candidate.measurement
     findings = measured.findings
-    found = [*pair.found, *_evidence_checks(pair, findings)]
+    found = [*_against_another(subject, checkpoint), *pair.found, *_evidence_checks(pair, findings)]
     judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found)
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
-        sentence=_against_another(subject, checkpoint) + judged.sentence,
+        sentence=judged.sentence,
         checks=judged.checks,
         artifact=report.ArtifactStamp(
             digest=manifest.digest,

@@ -43,7 +43,7 @@ def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iter
             raise ResourceError(exhaustion(error)) from error
         if manifest is not None and built_here(manifest):
             raise
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if manifest is None:
             msg = f"the original cannot decode with its own configs and weights ({reason})"
             raise CheckpointError(msg) from error

@@ -20,6 +20,8 @@ CAUGHT: tuple[Verdict, ...] = ("failed", "refused")
 _AT_ONCE = 8
 # The most that a run may take: for its original, and for each of its artifacts.
 _START_S, _EACH_S = 240, 120
+# Checks of what an artifact is judged on, which leave the verdict undecided.
+_GROUNDS = {"clips", "true texts", "original", "reference"}
 _USER_ERRORS = (2, 3, 5, 6, 8)
 
 
@@ -41,11 +43,16 @@ class Outcome:
     severity: str = ""
     target: str = ""
     ground: str = ""
+    told: bool = False
 
     @property
     def caught(self) -> bool:
-        """True if the artifact failed, or was refused with a sentence."""
-        return self.verdict in CAUGHT
+        """True if the artifact failed, was refused with a sentence, or cannot be judged so.
+
+        Damage in the corpus or the original is no fault of an artifact's: there, undecided by the
+        check of the corpus or the original is the right answer, and `told` is True.
+        """
+        return self.verdict in CAUGHT or self.told
 
     def as_row(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -169,6 +176,10 @@ def _of_error(folder: Path, code: int | None, error: str, seconds: float) -> Out
 
 def of_plant(outcome: Outcome, one: Plant) -> Outcome:
     """Complete an outcome with its plant; the folder's name, which leads anywhere, is left out."""
-    told = re.sub(rf"(?<=/){re.escape(one.name)}(?=[/:\s]|$)", "", outcome.message).lower()
-    led = outcome.verdict != "passed" and any(word.lower() in told for word in one.cause)
-    return replace(outcome, severity=one.severity, target=one.target, ground=one.ground, led=led)
+    said = re.sub(rf"(?<=/){re.escape(one.name)}(?=[/:\s]|$)", "", outcome.message).lower()
+    led = outcome.verdict != "passed" and any(word.lower() in said for word in one.cause)
+    elsewhere = one.data is not None or one.reference
+    told = bool(elsewhere and outcome.verdict == "undecided" and _GROUNDS & {*outcome.checks})
+    return replace(
+        outcome, severity=one.severity, target=one.target, ground=one.ground, led=led, told=told
+    )

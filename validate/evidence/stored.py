@@ -32,6 +32,9 @@ def _difference(weight: StoredWeight) -> str:
         return "is not a weight of this model"
     if stored.shape != expected.shape:
         return f"has the shape {list(stored.shape)}, not {list(expected.shape)}"
+    if stored.dtype != expected.dtype:
+        ours, theirs = (str(each.dtype).removeprefix("torch.") for each in (stored, expected))
+        return f"is {ours}, and the manifest's options make it {theirs}"
     if _bits(stored).equal(_bits(expected)):
         return ""
     return _described(stored, expected)

@@ -106,7 +106,11 @@ def assemble(
         cache_dtype: The type of caches that graphs write in place.
     """
     if functions.keys().isdisjoint(DECODERS):
-        msg = f"{folder} holds graphs of an earlier exporter: build it again with --force"
+        given = ", ".join(sorted(functions))
+        msg = (
+            f"{folder} holds graphs of an earlier exporter, or one is missing: it has {given}, and "
+            f"no {' or '.join(sorted(DECODERS))}.\nBuild it again with --force."
+        )
         raise IntegrityError(msg)
     config = construct.config_of(folder)
     with offline():

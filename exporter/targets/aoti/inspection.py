@@ -61,15 +61,15 @@ def stored(
         seen: set[str] = set()
         for graph_name in setup.variants:
             graph, model, weights = prepared(setup, checkpoint, family, graph_name)
-            for name in parameter_names(graph, model).values():
+            compiled: dict[str, Tensor] = {}
+            compiled |= graph.module.named_parameters(remove_duplicate=False)
+            compiled |= graph.module.named_buffers()
+            for own, name in parameter_names(graph, model).items():
                 if name in seen:
                     continue
                 seen.add(name)
                 there = file.get_tensor(name) if name in names else None
-                expected = weights.read(name)
-                if there is not None:
-                    expected = expected.to(there.dtype)
-                    expected = expected.expand(there.shape) if expected.numel() == 1 else expected
+                expected = weights.read(name).to(compiled[own].dtype).expand(compiled[own].shape)
                 yield StoredWeight(_WEIGHTS, name, there, expected)
         for name in sorted(names - seen):
             yield StoredWeight(_WEIGHTS, name, file.get_tensor(name), None)
