@@ -33,7 +33,7 @@ class ShapeCheck(Frozen):
 def check_shapes(
     model: OpenModel, clips: Sequence[Path], alone: Sequence[str], language: str | None = None
 ) -> tuple[ShapeCheck, ...]:
-    """Try batches of one, two and three clips of several lengths, each within the window.
+    """Try batches of one, two and three clips of several lengths, and one longer than the window.
 
     Args:
         model: The model to check.
@@ -55,6 +55,7 @@ def check_shapes(
         ([snippet], [None]),
         ([shortest, longest], [texts[0], texts[2]]),
         ([middle, snippet, shortest], [texts[1], None, texts[0]]),
+        ([np.resize(middle, window + 1)], [None]),  # the shortest that is decoded as a long one
     ]
     decoding = model.decoding_in(language)
     return tuple(_check(model, decoding, batch, expected) for batch, expected in batches)
