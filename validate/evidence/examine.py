@@ -17,7 +17,7 @@ from exporter.system import hardware
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
 from exporter.targets.inspection import Unrounded
-from exporter.validate.evidence.reference import OTHERS, calls_of, distance, place
+from exporter.validate.evidence.reference import OTHERS, calls_of, distance, place, sampled
 from exporter.validate.evidence.results import (
     Consistency,
     Expected,
@@ -168,7 +168,7 @@ class _Examination:
                 if module in found:
                     with np.load(path) as saved:
                         states, noise = torch.from_numpy(saved["states"]), float(saved["noise"])
-                    away = _far(distance(found[module], states))
+                    away = _far(distance(sampled(found[module]), states))
                     sums.setdefault(module, []).append((away**2, noise**2))
         means = {module: np.sqrt(np.mean(pairs, 0)) for module, pairs in sums.items()}
         order = [module for module in self._expected.modules if module in means]

@@ -18,10 +18,8 @@ from exporter.targets.aoti.linear import Activations
 from exporter.targets.aoti.options import Options
 from exporter.targets.inspection import StoredWeight, Unrounded
 
-_WEIGHTS = "weights.safetensors"
-
-
 EXACT = False
+_WEIGHTS = "weights.safetensors"
 
 
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:

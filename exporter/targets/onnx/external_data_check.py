@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from exporter.artifact.manifest import Manifest
 from exporter.errors import IntegrityError
 from exporter.formats.onnx_reader import Tensor, read_tensors
 from exporter.formats.protobuf import DamagedError
+
+
+def sealed_beside(path: Path, folder: Path, manifest: Manifest) -> dict[str, int]:
+    """Return the sizes in bytes of the sealed files in a graph's folder, by name."""
+    sealed = {folder / file.path: file.size_bytes for file in manifest.files}
+    return {p.name: size for p, size in sealed.items() if p.parent == path.parent}
 
 
 def require_sealed(path: Path, graph: bytes, sealed: Mapping[str, int]) -> set[str]:

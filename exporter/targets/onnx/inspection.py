@@ -21,15 +21,14 @@ from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
 from exporter.targets.onnx.layouts import CONFIG, graph_name
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
+EXACT = True
 _PREFIX = "tap:"
 _LARGEST = 255
-
-
-EXACT = True
 
 
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
@@ -71,7 +70,7 @@ def stored(
             continue
         prepared = _prepared(options, plan, checkpoint, family, planned[name])
         names = parameter_names(prepared.graph, prepared.model)
-        there = _initializers(folder, file)
+        there = _initializers(folder, file, manifest)
         for own, stored_name in names.items():
             expected = prepared.weights.read(stored_name)
             if stored_name in prepared.transposed:
@@ -87,11 +86,13 @@ def stored(
             yield StoredWeight(file.path, own, found, None)
 
 
-def _initializers(folder: Path, file: File) -> dict[str, Tensor]:
-    """Return a graph's weights by name; those beside it are mapped into memory."""
+def _initializers(folder: Path, file: File, manifest: Manifest) -> dict[str, Tensor]:
+    """Return a graph's weights by name, which are in sealed files beside it."""
     import onnx_ir as ir
 
-    model = ir.load(folder / file.path)
+    path = folder / file.path
+    require_sealed(path, read_verified(folder, file), sealed_beside(path, folder, manifest))
+    model = ir.load(path)
     found = {}
     for name, value in model.graph.initializers.items():
         if isinstance(value.const_value, ir.ExternalTensor):

@@ -38,7 +38,7 @@ from exporter.system.tempdirs import scratch
 from exporter.targets.base import Job, Records
 from exporter.targets.onnx import inspection as inspection
 from exporter.targets.onnx import products_saturate
-from exporter.targets.onnx.external_data_check import require_sealed
+from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name, named
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
@@ -248,9 +248,7 @@ def load(
     contents = {path: read_verified(folder, file) for path, file in sorted(graphs.items())}
     shared: set[str] = set()
     for path, graph in contents.items():
-        sealed = {folder / file.path: file.size_bytes for file in manifest.files}
-        beside = {p.name: size for p, size in sealed.items() if p.parent == path.parent}
-        data = require_sealed(path, graph, beside)
+        data = require_sealed(path, graph, sealed_beside(path, folder, manifest))
         shared |= {name.removesuffix("_data") for name in data} - {path.name}
     limit_s = _CALL_S + manifest.size_bytes / _BYTES_PER_S
     functions = {

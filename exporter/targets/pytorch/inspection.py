@@ -18,10 +18,8 @@ from exporter.system.hardware import describe
 from exporter.targets.inspection import StoredWeight, Unrounded
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 
-_LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
-
-
 EXACT = True
+_LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 
 
 def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
