@@ -37,9 +37,8 @@ from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora
 from exporter.validate.corpus.languages import Spoken, spoken_in
-from exporter.validate.evidence import reference
 from exporter.validate.evidence.cases import CLIPS
-from exporter.validate.evidence.results import Expected
+from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.latency import Times, too_slow
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
+_REFERENCE = "exporter.validate.evidence.reference:write"  # by name, since it imports torch
 
 
 def validate(
@@ -266,7 +266,7 @@ class _Validation:
         output.mkdir()
         spec = self._spec(subject, checkpoint.folder, original=True)
         clips = [subject.corpus[place] for place in subject.corpus.sample(CLIPS, subject.data.seed)]
-        request = reference.Request(
+        request = ReferenceRequest(
             original=spec,
             artifact=subject.folder.resolve(),
             clips=tuple(clip.path for clip in clips),
@@ -278,7 +278,7 @@ class _Validation:
         def prefixed(doing: str, done: float | None) -> None:
             self._progress(f"original of {name}: {doing}", done)
 
-        step, plain = f"{reference.__name__}:write", request.model_dump(mode="json")
+        step, plain = _REFERENCE, request.model_dump(mode="json")
         answer = worker.run(step, plain, prefixed, what=name, threads=spec.threads)
         return Expected.model_validate(answer["expected"])
 

@@ -6,13 +6,15 @@ file (or folder) here, one line in `TARGETS`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
     from exporter.targets.base import Target
     from exporter.targets.facts import TargetFacts
+    from exporter.targets.inspection import Inspection
 
 # The package holds the facts that need no torch; see `exporter.targets.base` for its `target`.
 TARGETS: Registry[Target] = Registry(
@@ -23,6 +25,18 @@ TARGETS: Registry[Target] = Registry(
         "aoti": "exporter.targets.aoti",
     },
 )
+
+
+def inspection_of(kind: str) -> Inspection:
+    """Return what validation asks of a kind of target.
+
+    It is apart from the target, so that graphs are not built anew where it changes: the module
+    `inspection` of a target's package, or that name in a target's single file.
+    """
+    facts: Any = TARGETS.facts(kind)
+    if hasattr(facts, "__path__"):
+        return cast("Inspection", import_module(f"{facts.__name__}.inspection"))
+    return cast("Inspection", facts.inspection)
 
 
 def facts_of(kind: str) -> TargetFacts:

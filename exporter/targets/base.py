@@ -16,7 +16,6 @@ from exporter.families.base import Family
 from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
-from exporter.targets.inspection import Inspection
 from exporter.targets.options import TargetOptions
 
 OptionsT = TypeVar("OptionsT", bound=TargetOptions)
@@ -72,14 +71,12 @@ class Target(Protocol):
 
     Attributes:
         SCHEMES: The schemes that it can store and execute.
-        inspection: What validation asks of it.
 
     In all methods, `model` is the family's skeleton of the checkpoint, on the `meta` device and
     shared with other targets: it must not be changed.
     """
 
     SCHEMES: frozenset[str]
-    inspection: Inspection
 
     @property
     def Options(self) -> type[TargetOptions]:

@@ -92,11 +92,11 @@ def test_true_texts_are_normalised_before_the_measurement(
     place.mkdir()
     corpus = Corpora(place, silent).open(Data(clips="m.jsonl"), tmp_path)
     subject = cast("Any", SimpleNamespace(corpus=corpus, folder=tmp_path))
-    monkeypatch.setattr(pipeline, "_language", lambda _subject: "en")
+    monkeypatch.setattr(pipeline, "language_of", lambda _subject: "en")
     with pytest.raises(DataError, match=r"m\.jsonl:2: the text normaliser fails on it") as caught:
         pipeline._check_texts([subject])
     assert len(str(caught.value)) < 400
-    monkeypatch.setattr(pipeline, "_language", lambda _subject: "de")
+    monkeypatch.setattr(pipeline, "language_of", lambda _subject: "de")
     pipeline._check_texts([subject, subject])
 
 

@@ -15,7 +15,7 @@ from exporter.families.forcing import Forced
 from exporter.families.graph import GraphFunction
 from exporter.system import hardware
 from exporter.system.progress import Progress
-from exporter.targets import TARGETS
+from exporter.targets import inspection_of
 from exporter.targets.inspection import Unrounded
 from exporter.validate.evidence.reference import OTHERS, calls_of, distance, place, sampled
 from exporter.validate.evidence.results import (
@@ -56,7 +56,7 @@ class _Examination:
         self._opened, self._expected, self._progress = model, expected, progress
         self._model, self._forcing = recogniser.model, recogniser.family.forcing
         self._folder = Path(expected.folder)
-        inspection = TARGETS[manifest.kind].inspection
+        inspection = inspection_of(manifest.kind)
         threads = torch.get_num_threads()
         self._exact: Unrounded | None = None
         self._others: Mapping[str, GraphFunction] = {}

@@ -24,11 +24,11 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
 from exporter.system.progress import Progress
-from exporter.targets import TARGETS
+from exporter.targets import inspection_of
 from exporter.validate.evidence.cases import Case, cases
-from exporter.validate.evidence.results import Expected
+from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.evidence.stored import differing_weights
-from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
+from exporter.validate.measure.model import OpenModel
 
 JITTER = 1e-5  # relative: far below what any sound differs by, far above float32's rounding
 NOISE_CASES = 5
@@ -38,27 +38,9 @@ _POSITIONS = 64  # of a module's outputs: enough to tell which one is the first 
 _TEXT_TOKENS = 48  # of a clip: more do not show more
 
 
-class Request(Frozen):
-    """What to compute.
-
-    Attributes:
-        original: The original checkpoint.
-        artifact: The artifact that it is compared with.
-        clips: Clips of the corpus.
-        names: Their names.
-        output: An empty folder for the arrays.
-    """
-
-    original: ModelSpec
-    artifact: Path
-    clips: tuple[Path, ...]
-    names: tuple[str, ...]
-    output: Path
-
-
 def write(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write features, tokens and logits of every case: a step for `exporter.system.worker`."""
-    request = Request.model_validate(step_request)
+    request = ReferenceRequest.model_validate(step_request)
     model = OpenModel(request.original, progress)
     return {"expected": _Reference(request, model, progress).write().model_dump(mode="json")}
 
@@ -66,14 +48,14 @@ def write(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 class _Reference:
     """The original, which becomes the simulated artifact in place, so that memory holds one."""
 
-    def __init__(self, request: Request, opened: OpenModel, progress: Progress) -> None:
+    def __init__(self, request: ReferenceRequest, opened: OpenModel, progress: Progress) -> None:
         self._request, self._opened, self._progress = request, opened, progress
         self._model = opened.recogniser.model
         self._family = opened.recogniser.family
         self._forcing = self._family.forcing
         self._manifest = store.read_manifest(request.artifact)
         self._plan = _plan_of(request.artifact, self._manifest)
-        self._inspection = TARGETS[self._manifest.kind].inspection
+        self._inspection = inspection_of(self._manifest.kind)
         self._modules: tuple[str, ...] = ()
         self._checkpoint = open_checkpoint(
             str(request.original.model), allow_pickle=request.original.trust

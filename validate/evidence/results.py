@@ -1,8 +1,9 @@
-"""What comparisons of an artifact with its original found, as plain data."""
+"""What comparisons of an artifact with its original need and find, as plain data."""
 
+from pathlib import Path
 from typing import Any
 
-from exporter.validate.measure.model import Frozen
+from exporter.validate.measure.model import Frozen, ModelSpec
 
 
 class Steps(Frozen):
@@ -107,6 +108,24 @@ class Findings(Frozen):
     consistency: tuple[Consistency, ...]
     resources: Resources | None
     seconds: float
+
+
+class ReferenceRequest(Frozen):
+    """What `reference.write` shall compute.
+
+    Attributes:
+        original: The original checkpoint.
+        artifact: The artifact that it is compared with.
+        clips: Clips of the corpus.
+        names: Their names.
+        output: An empty folder for the arrays.
+    """
+
+    original: ModelSpec
+    artifact: Path
+    clips: tuple[Path, ...]
+    names: tuple[str, ...]
+    output: Path
 
 
 class Expected(Frozen):

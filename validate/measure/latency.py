@@ -16,7 +16,6 @@ from typing import Any
 from exporter.errors import ResourceError
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress
-from exporter.validate.evidence.examine import examine
 from exporter.validate.evidence.results import Expected, Findings
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 from exporter.validate.measure.shapes import ShapeCheck, check_shapes
@@ -150,7 +149,11 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     peak_rss_bytes = hardware.peak_rss_bytes()  # before the checks: their batches need more
     progress("trying other batches and lengths", None)
     shapes = check_shapes(model, request.shapes, alone, request.shapes_language)
-    findings = request.expected and examine(model, request.expected, progress)
+    findings = None
+    if request.expected is not None:
+        from exporter.validate.evidence.examine import examine  # late, since it imports torch
+
+        findings = examine(model, request.expected, progress)
     measurement = Measurement(
         seconds=tuple(seconds),
         shapes=shapes,

@@ -30,7 +30,6 @@ from exporter.system.accelerators import Device
 from exporter.system.hardware import require_features
 from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
-from exporter.targets.aoti import inspection as inspection
 from exporter.targets.aoti.compiler import require_compiler
 from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, setup_of, taken

@@ -36,7 +36,6 @@ from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.tempdirs import scratch
 from exporter.targets.base import Job, Records
-from exporter.targets.onnx import inspection as inspection
 from exporter.targets.onnx import products_saturate
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name, named

@@ -20,7 +20,6 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.system.accelerators import Device
 from exporter.targets.base import Job, Records
 from exporter.targets.options import TargetOptions
-from exporter.targets.pytorch import inspection as inspection
 from exporter.targets.pytorch.devices import SUPPORT
 from exporter.targets.pytorch.files import QUANTIZATION, WEIGHTS, contents, rebuilt
 
