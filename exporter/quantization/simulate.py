@@ -126,7 +126,7 @@ def simulate(
         if name in plan.quantized:
             scale = weights.read(f"{name}.scale").float()
             stored = weights.read(f"{name}.weight").float() * scale[:, None]
-        elif name in plan.modules:
+        elif name in plan.modules and not weights.is_tied(f"{name}.weight"):
             dtype = plan.modules[name].layout(tuple(stored.shape), stored.dtype)["weight"][0]
             stored = stored.to(dtype).float()
         inputs = rounding.inputs if name in plan.quantized else None

@@ -53,6 +53,10 @@ class Weights:
             self._checkpoint.require_finite(stored, tensor)
             self._small[f"{module}.{leaf}"] = tensor
 
+    def is_tied(self, name: str) -> bool:
+        """Return whether a parameter has the values of another one, which is stored for both."""
+        return name not in self._checkpoint.tensors and name in self._tied
+
     def dtype(self, name: str) -> torch.dtype:
         """Return the type of the tensor that `read` returns, without reading it."""
         module, _, leaf = name.rpartition(".")

@@ -16,6 +16,7 @@ from exporter.validate.evidence.results import Consistency, Findings, ModuleDist
 
 # Of all clips together, of one input, and of one step.
 LIMIT, CASE_LIMIT, STEP_LIMIT = 1.35, 1.7, 6.0
+ROUNDED_CASE_LIMIT = 3.0
 # Without rounding of activations only float32's own rounding is left. It is less than what the
 # shaken features do, but for int8 caches, whose codes flip now and then.
 EXACT_LIMIT, EXACT_STEP_LIMIT = 5.0, 40.0
@@ -149,7 +150,9 @@ class _Excess:
 def _excesses(found: Findings, cases: Sequence[Steps]) -> Iterator[_Excess]:
     for steps in cases:
         ratios = np.array(steps.distance) / found.noise
-        yield _Excess(_rms(ratios) / CASE_LIMIT, steps, None, _rms(ratios), exact=False)
+        # Where the comparison without rounding is the sharp one, this one need not be.
+        most = CASE_LIMIT if steps.exact is None else ROUNDED_CASE_LIMIT
+        yield _Excess(_rms(ratios) / most, steps, None, _rms(ratios), exact=False)
         step = int(ratios.argmax())
         yield _Excess(ratios[step] / STEP_LIMIT, steps, step, ratios[step], exact=False)
         if steps.exact is None or found.exact_noise is None:

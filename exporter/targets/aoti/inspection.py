@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
+from exporter.quantization.weights import Weights
 from exporter.targets.aoti.graph_builder import prepared, setup_of
 from exporter.targets.aoti.linear import Activations
 from exporter.targets.aoti.options import Options
@@ -54,22 +56,26 @@ def stored(
     options = Options.model_validate(manifest.options)
     plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
     setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
+    cuts = [prepared(setup, checkpoint, family, name) for name in setup.variants]
+    readers: dict[str, Weights] = {}
+    # A graph's module may hold weights that only another graph uses, in that one's type.
+    compiled: dict[str, dict[torch.dtype, torch.Size]] = {}
+    for graph, model, weights in cuts:
+        own: dict[str, Tensor] = {}
+        own |= graph.module.named_parameters(remove_duplicate=False)
+        own |= graph.module.named_buffers()
+        for inner, name in parameter_names(graph, model).items():
+            readers.setdefault(name, weights)
+            compiled.setdefault(name, {})[own[inner].dtype] = own[inner].shape
     with safe_open(folder / _WEIGHTS, framework="pt") as file:
         names = set(file.keys())
-        seen: set[str] = set()
-        for graph_name in setup.variants:
-            graph, model, weights = prepared(setup, checkpoint, family, graph_name)
-            compiled: dict[str, Tensor] = {}
-            compiled |= graph.module.named_parameters(remove_duplicate=False)
-            compiled |= graph.module.named_buffers()
-            for own, name in parameter_names(graph, model).items():
-                if name in seen:
-                    continue
-                seen.add(name)
-                there = file.get_tensor(name) if name in names else None
-                expected = weights.read(name).to(compiled[own].dtype).expand(compiled[own].shape)
-                yield StoredWeight(_WEIGHTS, name, there, expected)
-        for name in sorted(names - seen):
+        for name, types in compiled.items():
+            there = file.get_tensor(name) if name in names else None
+            usual = next(iter(types))
+            dtype = usual if there is None or there.dtype not in types else there.dtype
+            expected = readers[name].read(name).to(dtype).expand(types[dtype])
+            yield StoredWeight(_WEIGHTS, name, there, expected)
+        for name in sorted(names - compiled.keys()):
             yield StoredWeight(_WEIGHTS, name, file.get_tensor(name), None)
 
 
