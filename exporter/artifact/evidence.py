@@ -26,7 +26,7 @@ class Faithfulness(_Frozen):
 
     Attributes:
         distance: Root mean square of the differences over the standard deviation of the logits.
-        noise: The same of two runs of the simulated artifact whose features differ in the sixth
+        noise: The same of two runs of the simulated artifact whose features differ in the fifth
             digit: what rounding alone does.
         limit: The most that `distance` may be, as a multiple of `noise`.
         exact_distance: The distance without rounding of activations; None where the target cannot
