@@ -40,6 +40,10 @@ _POSITIONS = 64  # of a module's outputs: enough to tell which one is the first 
 _TEXT_TOKENS = 48  # of a clip: more do not show more
 
 
+_Input = tuple[Case, Tensor, Tensor]
+"""A case, its features and its tokens."""
+
+
 def write(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write features, tokens and logits of every case: a step for `exporter.system.worker`."""
     request = ReferenceRequest.model_validate(step_request)
@@ -65,7 +69,9 @@ class _Reference:
 
     def write(self) -> Expected:
         prompt = self._forcing.forced_prompt(self._model, self._opened.decoding)
-        inputs = [self._input(case, prompt) for case in self._cases()]
+        inputs: list[_Input] = []
+        for case in self._cases():
+            inputs.append(self._input(case, prompt, inputs[0] if inputs else None))
         for number, (case, features, tokens) in enumerate(inputs):
             self._tell("the original", number, len(inputs))
             self._save(number, "features", features)
@@ -92,20 +98,26 @@ class _Reference:
         sounds = [audio.head(opened.read(path), window) for path in self._request.clips]
         return list(cases(sounds, self._request.names, window, opened.rate))
 
-    def _input(self, case: Case, prompt: Sequence[int]) -> tuple[Case, Tensor, Tensor]:
-        """Return a case with its features, and the prompt with the original's greedy text."""
+    def _input(self, case: Case, prompt: Sequence[int], first: _Input | None) -> _Input:
+        """Return a case with its features, and the prompt with a text.
+
+        The text of a clip is what the original hears; other sounds get that of the first clip.
+        """
         recogniser = self._opened.recogniser
         features = self._forcing.window_features(recogniser.processor, [case.samples])
-        greedy = self._opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
         most = self._forcing.most_tokens(self._model)
         if not most:  # without a decoder there is nothing to force
             return case, features, torch.zeros(1, 1, dtype=torch.int64)
-        text = list(recogniser.decode([case.samples], greedy)[0].tokens) or [0]
+        if case.clip or first is None:
+            greedy = self._opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
+            text = list(recogniser.decode([case.samples], greedy)[0].tokens) or [0]
+        else:
+            text = first[2][0, len(prompt) :].tolist()
         room = most - len(prompt)
         text = (text * room)[:room] if case.full else text[: min(room, _TEXT_TOKENS)]
         return case, features, torch.tensor([[*prompt, *text]])
 
-    def _simulate(self, inputs: Sequence[tuple[Case, Tensor, Tensor]], prompt: list[int]) -> None:
+    def _simulate(self, inputs: Sequence[_Input], prompt: list[int]) -> None:
         """Write the simulated logits and states, with and without rounding of activations."""
         weights = Weights(self._checkpoint, self._plan, self._family.TIED)
         simulation = simulate(self._model, weights, self._plan, self._forcing, self._rounding)

@@ -108,7 +108,7 @@ def test_a_weight_that_differs_is_named() -> None:
 @pytest.mark.parametrize("mode", ["distance", "exact"])
 def test_each_input_has_its_check(name: str, mode: str) -> None:
     """With rounding by more than it explains, without by far less."""
-    beyond = {"distance": 3 * NOISE} if mode == "distance" else {"exact": 0.5 * NOISE}
+    beyond = {"distance": 3.5 * NOISE} if mode == "distance" else {"exact": 0.5 * NOISE}
     expected = {"a.wav": "faithful", "silence": "inputs"}.get(name, "positions")
     check = judged(replaced(name, **beyond))
     assert [n for n, c in check.items() if not c.passed] == [expected]
