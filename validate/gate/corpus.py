@@ -82,6 +82,8 @@ def _original(facts: CorpusFacts, wer: float, most: float) -> Check:
     """Check that the original can hear these clips: else its errors hide the artifact's."""
     sentence = f"The original's own WER is {100 * wer:.2f} % (at most {100 * most:.0f} % allowed)."
     good = wer <= most
+    if not good and facts.wordless:
+        sentence += f" {facts.wordless} of the texts are empty, or have no word."
     if good and facts.plausible_wer and wer > facts.plausible_wer:
         sentence += (
             f" That is more than models of this family usually have "
