@@ -70,7 +70,7 @@ class Forcing(Protocol):
     def forced_rows(
         self, model: Any, features: Tensor, tokens: Tensor, prompt: int, beams: int
     ) -> Tensor:
-        """Decode several hypotheses of each window, which are exchanged once, as beam search does.
+        """Decode several hypotheses of each window, of which two change places and back.
 
         Args:
             model: A model of `assemble` or `attach_engine`.

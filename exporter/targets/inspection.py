@@ -9,8 +9,10 @@ from torch import Tensor
 
 from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import IntegrityError
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
+from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 
 
@@ -48,6 +50,20 @@ class Unrounded:
         """Keep an output, if outputs are kept."""
         if self.watching:
             self.states.setdefault(module, []).append(output.detach().float())
+
+
+def plan_of(folder: Path, manifest: Manifest) -> QuantizationPlan:
+    """Return an artifact's plan.
+
+    Raises:
+        IntegrityError: No recipe has such a plan.
+    """
+    groups = [group.model_dump(mode="json") for group in manifest.quantization]
+    try:
+        return QuantizationPlan.from_data(groups)
+    except (KeyError, ValueError) as error:
+        msg = f"{folder}: its manifest has a plan that no recipe has ({str(error)[:200]})"
+        raise IntegrityError(msg) from error
 
 
 class Inspection(Protocol):

@@ -232,10 +232,7 @@ class _Examination:
 
     def _prompts(self, model: Any, noise: float) -> Iterator[Consistency]:
         """Decode prompts of several lengths in one call, and go on token by token."""
-        full = max(
-            range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"]
-        )
-        features, tokens = self._input(full)
+        features, tokens = self._input(self._fullest())
         tokens = tokens[:, : max(_PROMPTS) + 4]
         plain = self._forcing.forced(model, features, tokens, [1] * tokens.shape[1]).logits
         for length in _PROMPTS:
@@ -364,10 +361,7 @@ class _Examination:
 
     def _step_seconds(self) -> tuple[float, float]:
         """Return seconds a step, at the first and at the last positions, after their prompts."""
-        full = max(
-            range(len(self._expected.cases)), key=lambda n: self._expected.cases[n]["tokens"]
-        )
-        features, tokens = self._input(full)
+        features, tokens = self._input(self._fullest())
         length = tokens.shape[1]
         if not self._expected.decoder:
             return 0.0, 0.0

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from exporter.artifact import store
-from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.errors import IntegrityError, exhausted
+from exporter.errors import exhausted
 from exporter.families.forcing import Forced
 from exporter.formats import audio
-from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
 from exporter.system.progress import Progress
 from exporter.targets import inspection_of
+from exporter.targets.inspection import plan_of
 from exporter.validate.evidence.cases import Case, cases
 from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.evidence.stored import differing_weights
@@ -60,7 +59,7 @@ class _Reference:
         self._family = opened.recogniser.family
         self._forcing = self._family.forcing
         self._manifest = store.read_manifest(request.artifact)
-        self._plan = _plan_of(request.artifact, self._manifest)
+        self._plan = plan_of(request.artifact, self._manifest)
         self._inspection = inspection_of(self._manifest.kind)
         self._modules: tuple[str, ...] = ()
         self._checkpoint = open_checkpoint(
@@ -181,20 +180,6 @@ class _Reference:
 
     def _tell(self, what: str, number: int, count: int) -> None:
         self._progress(f"decoding given texts with {what}", number / count)
-
-
-def _plan_of(folder: Path, manifest: Manifest) -> QuantizationPlan:
-    """Return an artifact's plan.
-
-    Raises:
-        IntegrityError: No recipe has such a plan.
-    """
-    groups = [group.model_dump(mode="json") for group in manifest.quantization]
-    try:
-        return QuantizationPlan.from_data(groups)
-    except (KeyError, ValueError) as error:
-        msg = f"{folder}: its manifest has a plan that no recipe has ({str(error)[:200]})"
-        raise IntegrityError(msg) from error
 
 
 def calls_of(tokens: int, prompt: int) -> list[int]:

@@ -12,13 +12,12 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
-from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.quantization.weights import Weights
 from exporter.targets.aoti.graph_builder import prepared, setup_of
 from exporter.targets.aoti.linear import Activations
 from exporter.targets.aoti.options import Options
-from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 
 EXACT = False
 _WEIGHTS = "weights.safetensors"
@@ -54,7 +53,7 @@ def stored(
 ) -> Iterator[StoredWeight]:
     """Yield every tensor of `weights.safetensors`, and those that it lacks."""
     options = Options.model_validate(manifest.options)
-    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    plan = plan_of(folder, manifest)
     setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
     cuts = [prepared(setup, checkpoint, family, name) for name in setup.variants]
     readers: dict[str, Weights] = {}

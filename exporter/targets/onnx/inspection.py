@@ -18,9 +18,8 @@ from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
-from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
-from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
 from exporter.targets.onnx.layouts import CONFIG, graph_name
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
@@ -61,7 +60,7 @@ def stored(
     from exporter.targets.onnx.target import _prepared
 
     options = Options.model_validate(manifest.options)
-    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    plan = plan_of(folder, manifest)
     unsigned = options.preset in _UNSIGNED_PRESETS
     planned = {g.name: g for g in family.graphs(family.skeleton(checkpoint.config), "dynamic")}
     for file in _graphs(manifest):

@@ -12,10 +12,9 @@ from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
-from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.system.hardware import describe
-from exporter.targets.inspection import StoredWeight, Unrounded
+from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 
 EXACT = True
@@ -49,7 +48,7 @@ def stored(
     folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
 ) -> Iterator[StoredWeight]:
     """Yield every tensor of `model.safetensors`, and those that it lacks."""
-    plan = QuantizationPlan.from_data(q.model_dump(mode="json") for q in manifest.quantization)
+    plan = plan_of(folder, manifest)
     weights, tensors, _ = contents(plan, family.skeleton(checkpoint.config), checkpoint, family)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
