@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.weights import Weights
 
 Round = Callable[[Tensor], Tensor]
@@ -100,7 +101,7 @@ def simulate(
     weights: Weights,
     plan: QuantizationPlan,
     family: Structure,
-    roundings: Callable[[str], Rounding],
+    roundings: Callable[[str, IntegerScheme | None], Rounding],
 ) -> Simulation:
     """Make an original compute as a plan says, in place; return what controls its rounding.
 
@@ -109,7 +110,7 @@ def simulate(
         weights: Reads and quantizes the checkpoint's tensors.
         plan: The schemes of the modules.
         family: The family, for what runs once per window and what caches keep.
-        roundings: Gives how the target rounds at a module.
+        roundings: Gives how the target rounds at a module with a scheme.
 
     Raises:
         CheckpointError: A weight cannot be quantized.
@@ -118,24 +119,22 @@ def simulate(
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
-        rounding = roundings(name)
+        rounding = roundings(name, plan.quantized.get(name))
         caches = {"window": rounding.window_cache, "token": rounding.token_cache}
         keep = caches.get(family.cache_of(name) or "")
         outputs = None if keep is None else partial(_kept, keep, heads)
         stored = module.weight.detach()
         if name in plan.quantized:
-            scale = weights.read(f"{name}.scale").float()
-            stored = weights.read(f"{name}.weight").float() * scale[:, None]
+            stored = weights.dequantized(name)
         elif name in plan.modules and not weights.is_tied(f"{name}.weight"):
             dtype = plan.modules[name].layout(tuple(stored.shape), stored.dtype)["weight"][0]
             stored = stored.to(dtype).float()
-        inputs = rounding.inputs if name in plan.quantized else None
         once = family.runs_once(name)
-        new = SimulatedLinear(module, stored, inputs, outputs, simulation, once=once)
+        new = SimulatedLinear(module, stored, rounding.inputs, outputs, simulation, once=once)
         replace_module(model, name, new)
     for name, module in model.named_modules():
         if name not in plan.quantized and not any(True for _ in module.children()):
-            module.to(roundings(name).dtype)
+            module.to(roundings(name, None).dtype)
     return simulation
 
 

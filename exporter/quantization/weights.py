@@ -53,6 +53,13 @@ class Weights:
             self._checkpoint.require_finite(stored, tensor)
             self._small[f"{module}.{leaf}"] = tensor
 
+    def dequantized(self, module: str) -> Tensor:
+        """Return the float32 weight of a quantized module."""
+        scheme, stored = self._plan.quantized[module], self._stored(f"{module}.weight")
+        info = self._checkpoint.tensors[stored]
+        leaves = scheme.layout(info.shape, FLOATS[info.dtype])
+        return scheme.dequantize({leaf: self.read(f"{module}.{leaf}") for leaf in leaves})
+
     def is_tied(self, name: str) -> bool:
         """Return whether a parameter has the values of another one, which is stored for both."""
         return name not in self._checkpoint.tensors and name in self._tied

@@ -13,6 +13,7 @@ from exporter.errors import IntegrityError
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Rounding
 
 
@@ -75,11 +76,20 @@ class Inspection(Protocol):
 
     EXACT: bool
 
-    def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
-        """Return how an artifact rounds activations in one graph.
+    def rounding(
+        self,
+        manifest: Manifest,
+        scheme: IntegerScheme | None,
+        *,
+        graph: str,
+        once: bool,
+        narrow: bool,
+    ) -> Rounding:
+        """Return how an artifact rounds activations at a module.
 
         Args:
             manifest: The artifact's manifest.
+            scheme: The module's scheme, or None if it is not quantized.
             graph: The graph's name in the family's static cut.
             once: For the modules that run once per window, not once per token.
             narrow: Whether the audio's keys and values come from int8 weights.

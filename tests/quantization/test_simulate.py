@@ -19,10 +19,10 @@ from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
 from exporter.targets.aoti import inspection as aoti
-from exporter.targets.aoti.linear import int8_linear
+from exporter.targets.aoti.modules.dynamic_int8 import int8_linear
 from exporter.targets.onnx import inspection as onnx
 from exporter.targets.pytorch import inspection as pytorch
-from exporter.targets.pytorch.devices import Int8Linear
+from exporter.targets.pytorch.modules.dynamic_int8 import Int8Linear
 
 STATES = {
     "usual": lambda random: torch.randn(1, 7, 24, generator=random),
@@ -68,7 +68,9 @@ def test_onnxruntime_rounds_so(states: Tensor, weight: Tensor) -> None:
 
 
 def test_torch_rounds_so(states: Tensor, weight: Tensor) -> None:
-    linear = Int8Linear(weight, torch.ones(16), None)
+    linear = Int8Linear(
+        nn.Linear(24, 16), DynamicInt8(), {"weight": weight, "scale": torch.ones(16)}, None
+    )
     alike(rounded(pytorch, states) @ weight.float().t(), linear(states))
 
 
@@ -79,7 +81,9 @@ def test_our_kernels_round_so(states: Tensor, weight: Tensor) -> None:
 
 def rounded(target: Any, states: Tensor) -> Tensor:
     manifest = SimpleNamespace(options={})
-    rounding: Rounding = target.rounding(manifest, graph="decoder", once=False, narrow=True)
+    rounding: Rounding = target.rounding(
+        manifest, DynamicInt8(), graph="decoder", once=False, narrow=True
+    )
     assert rounding.inputs is not None
     return rounding.inputs(states)
 
@@ -97,7 +101,11 @@ def test_an_unquantized_plan_simulates_the_original(tiny_whisper: Path) -> None:
         plan = QuantizationPlan(dict.fromkeys(names, DynamicInt8()) if bits else {})
         weights = Weights(checkpoint, plan, family.TIED)
         simulation = simulate(
-            model, weights, plan, family.forcing, lambda _: Rounding(onnx._unsigned)
+            model,
+            weights,
+            plan,
+            family.forcing,
+            lambda _, scheme: Rounding(onnx._unsigned if scheme else None),
         )
         simulation.calls = calls
         after = family.forcing.forced(model, features, tokens, calls).logits

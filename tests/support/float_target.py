@@ -114,7 +114,9 @@ class _Inspection:
 
     EXACT = False
 
-    def rounding(self, manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+    def rounding(
+        self, manifest: Manifest, scheme: None, *, graph: str, once: bool, narrow: bool
+    ) -> Rounding:
         return Rounding()
 
     def stored(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from exporter.families import attention
 from exporter.families.graph import Graph
 from exporter.system import hardware
-from exporter.targets.aoti import linear
 from exporter.targets.aoti.compiler import compile_graph
+from exporter.targets.aoti.modules import dynamic_int8 as linear
 from exporter.targets.aoti.package import Package, read_spec
 
 LEVELS = {

@@ -16,14 +16,14 @@ from exporter.families.graph import Graph, alike, parameter_names
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.targets.onnx import external_data, trace
-from exporter.targets.onnx.linear import swap_linears
+from exporter.targets.onnx.modules import replace_modules
 from tests.support.plans import INT8, plan_for, whisper_plan
 
 
 def graphs(folder: Path, plan: QuantizationPlan | None = None) -> list[Graph]:
     family = FAMILIES["whisper"]
     model = family.skeleton(open_checkpoint(str(folder)).config)
-    swap_linears(model, plan or plan_for(model), torch.int8)
+    replace_modules(model, plan or plan_for(model), torch.int8)
     return family.graphs(model, cache="dynamic")
 
 

@@ -19,6 +19,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import exhausted
 from exporter.families.forcing import Forced
 from exporter.formats import audio
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
 from exporter.system.progress import Progress
@@ -141,9 +142,10 @@ class _Reference:
                 self._save(number, f"{mode}-again", again.logits)
                 self._save_states(number, mode, expected, again)
 
-    def _rounding(self, module: str) -> Rounding:
+    def _rounding(self, module: str, scheme: IntegerScheme | None) -> Rounding:
         rounding: Rounding = self._inspection.rounding(
             self._manifest,
+            scheme,
             graph=self._forcing.static_graph(module),
             once=self._forcing.runs_once(module),
             narrow=self._forcing.keeps_int8(self._plan.quantized),

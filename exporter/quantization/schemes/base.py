@@ -1,7 +1,7 @@
 """The interface of quantization schemes for the plan, the weights' reader and the targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -62,6 +62,10 @@ class IntegerScheme(QuantizationScheme):
             blocks: Returns an iterator over blocks of rows of the float weight [out, in].
             shape: The weight's shape.
         """
+
+    @abstractmethod
+    def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the float32 weight [out, in] that the tensors of `layout` stand for."""
 
 
 def _shown(value: object) -> str:

@@ -1,5 +1,6 @@
 """dynamic-int8: symmetric int8 weights, inputs quantized at every call."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -36,3 +37,7 @@ class Scheme(IntegerScheme):
         """Return the codes and the scales."""
         codes, scales = quantize(blocks, shape, bits=self.bits, per_channel=self.per_channel)
         return {"weight": codes, "scale": scales}
+
+    def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the codes times the scales of their rows."""
+        return tensors["weight"].float() * tensors["scale"].float()[:, None]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
 from exporter.system.accelerators import Device
-from exporter.targets.aoti import kernels, linear, package
+from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
+from exporter.targets.aoti.modules.dynamic_int8 import fuse_gelu
 from exporter.targets.aoti.target_isa import target_isa
 
 
@@ -59,7 +60,7 @@ def compile_graph(
             program = torch.export.export(
                 module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
             )
-            linear.fuse_gelu(program.graph)
+            fuse_gelu(program.graph)
             own = kernels.of_graph(program, march)
             program = kernels.without_others(program, march)
             spec = _spec(graph, program, names)

@@ -1,24 +1,24 @@
 """Build one graph of a model as a package: replace modules, trace, compile."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
-from exporter.quantization.modules import keep_16bit_storage, replace_module
+from exporter.quantization.modules import keep_16bit_storage
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.weights import Weights
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.linear import Activations, Converted, Int8Linear
+from exporter.targets.aoti.modules import replace_modules
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import read_spec
 from exporter.targets.base import Job
@@ -87,7 +87,7 @@ def build_graph(
     def compiled() -> None:
         job.progress(f"compiling {name}", None)
         _make_room(graph, SUPPORT[job.device].torch_device)
-        module = Converted(graph.module, output_dtypes)
+        module = _Converted(graph.module, output_dtypes)
         inner = {f"module.{own}": stored for own, stored in names.items()}
         compile_graph(
             graph,
@@ -131,12 +131,7 @@ def prepared(
     model = family.skeleton(checkpoint.config, variant.precision)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    activations = Activations() if variant.onednn else None
-    for module in plan.quantized:
-        linear = model.get_submodule(module)
-        assert isinstance(linear, nn.Linear)
-        new = Int8Linear(linear, activations, widen=not setup.options.vnni)
-        replace_module(model, module, new)
+    replace_modules(model, plan, onednn=bool(variant.onednn), vnni=setup.options.vnni)
     graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
     return graph, model, weights
 
@@ -152,3 +147,17 @@ def _make_room(graph: Graph, device: torch.device) -> None:
         room = torch.empty(absent.shape, dtype=absent.dtype, device=device)
         allocated.setdefault(id(absent), nn.Parameter(room, requires_grad=False))
         setattr(graph.module.get_submodule(owner), leaf, allocated[id(absent)])
+
+
+class _Converted(nn.Module):
+    """A graph with its outputs converted to the types that later graphs take."""
+
+    def __init__(self, module: nn.Module, dtypes: Sequence[torch.dtype | None]) -> None:
+        super().__init__()
+        self.module = module
+        self._dtypes = tuple(dtypes)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.module(*inputs)
+        pairs = zip(outputs, self._dtypes, strict=True)
+        return tuple(tensor if dtype is None else tensor.to(dtype) for tensor, dtype in pairs)

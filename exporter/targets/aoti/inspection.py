@@ -12,10 +12,11 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Rounding
 from exporter.quantization.weights import Weights
 from exporter.targets.aoti.graph_builder import prepared, setup_of
-from exporter.targets.aoti.linear import Activations
+from exporter.targets.aoti.modules.dynamic_int8 import Activations
 from exporter.targets.aoti.options import Options
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 
@@ -23,12 +24,14 @@ EXACT = False
 _WEIGHTS = "weights.safetensors"
 
 
-def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+def rounding(
+    manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
+) -> Rounding:
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)
     widened = once and not options.vnni  # an encoder's weights are widened instead
     return Rounding(
-        inputs=None if widened else _rows,
+        inputs=None if scheme is None or widened else _rows,
         window_cache=_packed,
         token_cache=_narrowed,
         dtype=options.variant(graph).precision,

@@ -18,11 +18,12 @@ from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
-from exporter.quantization.simulate import Rounding
+from exporter.quantization.schemes.base import IntegerScheme
+from exporter.quantization.simulate import Round, Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
 from exporter.targets.onnx.layouts import CONFIG, graph_name
-from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
+from exporter.targets.onnx.options import Options
 from exporter.targets.onnx.session import open_session
 
 EXACT = True
@@ -30,9 +31,12 @@ _PREFIX = "tap:"
 _LARGEST = 255
 
 
-def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+def rounding(
+    manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
+) -> Rounding:
     """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
-    return Rounding(inputs=_unsigned, window_cache=_channels if narrow else None)
+    inputs = None if scheme is None else _INPUTS[scheme.name]
+    return Rounding(inputs, window_cache=_channels if narrow else None)
 
 
 def _unsigned(states: Tensor) -> Tensor:
@@ -43,6 +47,9 @@ def _unsigned(states: Tensor) -> Tensor:
         return torch.zeros_like(states)
     zero = (-low / step).round().clamp(0, _LARGEST)
     return ((states / step).round() + zero).clamp(0, _LARGEST).sub(zero).mul(step)
+
+
+_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
 
 
 def _channels(states: Tensor, heads: int) -> Tensor:
@@ -56,12 +63,10 @@ def stored(
     folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
 ) -> Iterator[StoredWeight]:
     """Yield every initializer of every graph that has a name of the model's."""
-    from exporter.targets.onnx.linear import UNSIGNED_ZERO
     from exporter.targets.onnx.target import _prepared
 
     options = Options.model_validate(manifest.options)
     plan = plan_of(folder, manifest)
-    unsigned = options.preset in _UNSIGNED_PRESETS
     planned = {g.name: g for g in family.graphs(family.skeleton(checkpoint.config), "dynamic")}
     for file in _graphs(manifest):
         name = graph_name(Path(file.path))
@@ -71,11 +76,7 @@ def stored(
         names = parameter_names(prepared.graph, prepared.model)
         there = _initializers(folder, file, manifest)
         for own, stored_name in names.items():
-            expected = prepared.weights.read(stored_name)
-            if stored_name in prepared.transposed:
-                if expected.dtype == torch.int8 and unsigned:
-                    expected = (expected.short() + UNSIGNED_ZERO).to(torch.uint8)
-                expected = expected.t()
+            expected = prepared.read(stored_name)
             found = there.pop(own, None)
             if found is None and prepared.graph.weights_from:
                 continue  # what such a graph does not use is not in it

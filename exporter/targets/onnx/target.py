@@ -89,7 +89,7 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
-    from exporter.targets.onnx.linear import FloatMatMul, Int8MatMul
+    from exporter.targets.onnx.modules.base import OnnxModule
 
     files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
@@ -108,7 +108,7 @@ def layout(
         )  # shared weights count once, as they are written
         files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
         modules = graph.module.modules()
-        linears = sum(isinstance(each, Int8MatMul | FloatMatMul) for each in modules)
+        linears = sum(isinstance(each, OnnxModule) for each in modules)
         files[path] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
     return files
 
@@ -144,15 +144,17 @@ def build(job: Job[Options]) -> BuildResult:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A graph ready to trace, the model it is cut from, and the reader of their weights.
-
-    Weights in `transposed` are stored [in, out], the layout of ONNX.
-    """
+    """A graph ready to trace, the model it is cut from, and the reader of their weights."""
 
     graph: Graph
     model: nn.Module
     weights: Weights
-    transposed: frozenset[str]
+
+    def read(self, name: str) -> Tensor:
+        """Return the model's tensor `name` as the graph stores it."""
+        from exporter.targets.onnx import modules
+
+        return modules.stored(self.model, name, self.weights.read(name))
 
 
 def _prepared(
@@ -163,41 +165,35 @@ def _prepared(
     planned: Graph,
 ) -> _Prepared:
     """Cut one graph from a new model, with weights in the types in which they are stored."""
-    from exporter.targets.onnx.linear import FloatMatMul, TiedMatMul, swap_linears
+    from exporter.targets.onnx.modules import replace_modules
+    from exporter.targets.onnx.modules.floating import FloatMatMul, TiedMatMul
 
     model = family.skeleton(checkpoint.config)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    transposed = swap_linears(model, plan, _int8_type(options))
+    replace_modules(model, plan, _int8_type(options))
     for head, stored in family.TIED.items():
         module, table = (model.get_submodule(n.rpartition(".")[0]) for n in (head, stored))
         if isinstance(module, FloatMatMul) and head not in checkpoint.tensors:
             replace_module(model, head.rpartition(".")[0], TiedMatMul(table))
     graph = next(g for g in family.graphs(model, cache="dynamic") if g.name == planned.name)
-    return _Prepared(graph, model, weights, frozenset(transposed))
+    return _Prepared(graph, model, weights)
 
 
 def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
     """Trace a graph, or take it from the cache, and stream its weights in."""
     from exporter.targets.onnx import external_data
-    from exporter.targets.onnx.linear import UNSIGNED_ZERO
     from exporter.targets.onnx.trace import _OPSET, _trace
 
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
-    unsigned = job.options.preset in _UNSIGNED_PRESETS
 
     def trace() -> None:
         job.progress(f"tracing {graph.name}", None)
         external_data.save(_trace(graph), path, names)
 
     def read(name: str) -> Tensor:
-        tensor = prepared.weights.read(names[name])
-        if names[name] not in prepared.transposed:
-            return tensor
-        if tensor.dtype == torch.int8 and unsigned:
-            tensor = (tensor.short() + UNSIGNED_ZERO).to(torch.uint8)
-        return tensor.t()
+        return prepared.read(names[name])
 
     path = job.folder / files[graph.name].path
     path.parent.mkdir(exist_ok=True)

@@ -9,8 +9,7 @@ import torch
 from exporter.errors import BuildError
 from exporter.families import attention as operators
 from exporter.families.graph import Graph, layer_boundary
-from exporter.targets.onnx import attention, passes
-from exporter.targets.onnx.linear import int8_matmul, int8_matmul_nodes
+from exporter.targets.onnx import attention, modules, passes
 from exporter.targets.onnx.passes import placeholder
 
 _OPSET = 20
@@ -50,7 +49,7 @@ def _trace(graph: Graph) -> ir.Model:
 def _translations() -> dict[Any, Callable[..., Any]]:
     """Return the functions that make the nodes of each custom operator."""
     nodes: dict[Any, Callable[..., Any]] = {
-        int8_matmul: int8_matmul_nodes,
+        **modules.nodes(),
         operators.attention: attention.attention,
         operators.cross_attention: placeholder(passes.CROSS_ATTENTION, 6, 3),
         operators.quantized_channels: attention.quantized_channels,

@@ -1,31 +1,38 @@
 """The files of torch-int8: their contents, and the model rebuilt from them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import IntegrityError
 from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import Layout
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes import DEFAULT, SCHEMES
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.weights import Weights
+from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
 QUANTIZATION = "quantization.json"
-Linear = Callable[[Tensor, Tensor, Tensor | None], nn.Module]
 
 
 def rebuilt(
-    folder: Path, manifest: Manifest, family: Family, linear: Linear, device: torch.device
+    folder: Path,
+    manifest: Manifest,
+    family: Family,
+    modules: Mapping[str, Make],
+    device: torch.device,
 ) -> Any:
     """Rebuild the quantized model, a transformers class, without the original.
 
@@ -33,18 +40,20 @@ def rebuilt(
         folder: The artifact.
         manifest: Its manifest.
         family: Its family.
-        linear: Makes a module of int8 codes [out, in], scales and a bias.
+        modules: Makes the modules of each scheme.
         device: The device of the tensors.
     """
     model = family.skeleton(read_config(folder / "config.json", manifest.family))
-    quantized = read_json(folder / QUANTIZATION)["modules"]
+    quantized = _schemes(folder / QUANTIZATION)
     with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
         names = set(file.keys())
-        for name in quantized:
-            weight, scale = (file.get_tensor(f"{name}.{leaf}") for leaf in ("weight", "scale"))
+        for name, scheme in quantized.items():
+            own, shape = model.get_submodule(name), model.get_parameter(f"{name}.weight").shape
+            leaves = scheme.layout(tuple(shape), torch.float32)
+            tensors = {leaf: file.get_tensor(f"{name}.{leaf}") for leaf in leaves}
             bias = f"{name}.bias"
             float_bias = file.get_tensor(bias).float() if bias in names else None
-            replace_module(model, name, linear(weight, scale, float_bias))
+            replace_module(model, name, modules[scheme.name](own, scheme, tensors, float_bias))
         # Convert tensors stored in 16 bits: the operators around the int8 products are float32.
         wanted = names & model.state_dict().keys()
         floats = {name: file.get_tensor(name).float() for name in wanted}
@@ -54,6 +63,30 @@ def rebuilt(
     model.load_state_dict(floats, assign=True)
     family.attach_engine(model, folder)
     return model
+
+
+def _schemes(path: Path) -> dict[str, IntegerScheme]:
+    """Return the scheme of each quantized module, from `quantization.json`."""
+    schemes: dict[str, IntegerScheme] = {}
+    for module, entry in read_json(path)["modules"].items():
+        parameters = dict(entry)
+        try:
+            scheme = SCHEMES[parameters.pop("scheme", DEFAULT)].Scheme.model_validate(parameters)
+        except (KeyError, ValueError) as error:
+            msg = f"{path}: {module} has a scheme that no recipe has ({str(error)[:200]})"
+            raise IntegrityError(msg) from error
+        if not isinstance(scheme, IntegerScheme):
+            msg = f"{path}: {module} is not quantized"
+            raise IntegrityError(msg)
+        schemes[module] = scheme
+    return schemes
+
+
+def _entry(scheme: IntegerScheme) -> dict[str, Any]:
+    """Return what `quantization.json` holds of a scheme: the first one is not named."""
+    if scheme.name == DEFAULT:
+        return {"per_channel": scheme.parameters["per_channel"]}
+    return {"scheme": scheme.name, **scheme.parameters}
 
 
 def contents(
@@ -71,10 +104,7 @@ def contents(
             stored, shape = tensors[f"{module}.weight"]
             leaves = scheme.layout(shape, stored)
             tensors |= {f"{module}.{leaf}": leaves[leaf] for leaf in leaves}
-    modules = {
-        name: {"per_channel": scheme.parameters["per_channel"]}
-        for name, scheme in plan.quantized.items()
-    }
+    modules = {name: _entry(scheme) for name, scheme in plan.quantized.items()}
     record = {
         "schema_version": 1,
         "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",

@@ -1,6 +1,6 @@
 """How torch-int8 rounds, and its stored weights beside the checkpoint's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
-from exporter.quantization.simulate import Rounding
+from exporter.quantization.schemes.base import IntegerScheme
+from exporter.quantization.simulate import Round, Rounding
 from exporter.system.hardware import describe
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
+from exporter.targets.pytorch.modules import BY_SCHEME
 
 EXACT = True
 _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 
 
-def rounding(manifest: Manifest, *, graph: str, once: bool, narrow: bool) -> Rounding:
+def rounding(
+    manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
+) -> Rounding:
     """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call."""
-    return Rounding(inputs=_unsigned)
+    return Rounding(inputs=None if scheme is None else _INPUTS[scheme.name])
 
 
 def _unsigned(states: Tensor) -> Tensor:
@@ -44,6 +48,9 @@ def _unsigned(states: Tensor) -> Tensor:
     return codes.sub_(point).mul_(scale)
 
 
+_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
+
+
 def stored(
     folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
 ) -> Iterator[StoredWeight]:
@@ -62,9 +69,15 @@ def stored(
 class _Float(nn.Module):
     """A linear module with dequantized weights, which are no entries of its state_dict."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        _module: nn.Module,
+        scheme: IntegerScheme,
+        tensors: Mapping[str, Tensor],
+        bias: Tensor | None,
+    ) -> None:
         super().__init__()
-        self._values = weight.float() * scale.float().view(-1, 1), bias
+        self._values = scheme.dequantize(tensors), bias
 
     def forward(self, states: Tensor) -> Tensor:
         product: Tensor = nn.functional.linear(states, *self._values)
@@ -73,7 +86,8 @@ class _Float(nn.Module):
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
     """Open the model with its int8 weights dequantized."""
-    opened = Unrounded(rebuilt(folder, manifest, family, _Float, torch.device("cpu")))
+    floats = dict.fromkeys(BY_SCHEME, _Float)
+    opened = Unrounded(rebuilt(folder, manifest, family, floats, torch.device("cpu")))
     for name, module in opened.model.named_modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(_keeping(opened, name))

@@ -100,4 +100,4 @@ def load(
 ) -> Any:
     """Rebuild the quantized model, a transformers class, without the original."""
     support = SUPPORT[device]
-    return rebuilt(folder, manifest, family, support.int8_linear, support.torch_device)
+    return rebuilt(folder, manifest, family, support.modules, support.torch_device)

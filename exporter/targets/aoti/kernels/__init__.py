@@ -14,7 +14,7 @@ import torch
 
 from exporter.errors import BuildError
 from exporter.families import attention
-from exporter.targets.aoti import linear
+from exporter.targets.aoti.modules import dynamic_int8
 
 _FOLDER = Path(__file__).parent
 _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
@@ -34,7 +34,7 @@ class Kernel:
 
 
 _KERNELS: dict[Any, Kernel] = {
-    linear.int8_linear: Kernel(
+    dynamic_int8.int8_linear: Kernel(
         ("linear.cpp", "few_rows.cpp", "many_rows.cpp"), (_T, _T, _T, _OUT, "int32_t", _OUT)
     ),
     attention.attention: Kernel(

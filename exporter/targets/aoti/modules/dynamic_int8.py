@@ -1,6 +1,5 @@
-"""Int8 linear modules that replace a model's own for tracing."""
+"""dynamic-int8 in aoti: our kernel, or oneDNN's product."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,17 +100,3 @@ class Int8Linear(nn.Module):
 def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert to `dtype`, without a node if it is the same: `fuse_gelu` would not match it."""
     return states if states.dtype == dtype else states.to(dtype)
-
-
-class Converted(nn.Module):
-    """A graph with its outputs converted to the types that later graphs take."""
-
-    def __init__(self, module: nn.Module, dtypes: Sequence[torch.dtype | None]) -> None:
-        super().__init__()
-        self.module = module
-        self._dtypes = tuple(dtypes)
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.module(*inputs)
-        pairs = zip(outputs, self._dtypes, strict=True)
-        return tuple(tensor if dtype is None else tensor.to(dtype) for tensor, dtype in pairs)

@@ -1,0 +1,23 @@
+"""Modules that replace a model's own for tracing: one file per scheme."""
+
+from torch import nn
+
+from exporter.quantization.modules import replace_module
+from exporter.quantization.plan import QuantizationPlan
+from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Linear
+
+
+def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, vnni: bool) -> None:
+    """Replace the quantized modules of a plan.
+
+    Args:
+        model: A skeleton.
+        plan: The scheme of each module.
+        onednn: Whether many rows go through oneDNN's product.
+        vnni: Whether the CPU to compile for has VNNI.
+    """
+    activations = Activations() if onednn else None
+    for name in plan.quantized:
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.Linear)
+        replace_module(model, name, Int8Linear(module, activations, widen=not vnni))

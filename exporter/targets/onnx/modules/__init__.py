@@ -1,0 +1,53 @@
+"""Modules that replace a model's own for ONNX, and their nodes: one file per scheme.
+
+Each file has `replacement(module, scheme, integers)`, which returns an `OnnxModule` whose codes
+have the type `integers` where the scheme leaves that open; and `NODES`, which maps its custom
+operators to functions that make their nodes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.quantization.modules import replace_module
+from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.float import Scheme as Float
+from exporter.targets.onnx.modules import dynamic_int8, floating
+from exporter.targets.onnx.modules.base import OnnxModule
+
+_BY_SCHEME: dict[str, Any] = {"float": floating, "dynamic-int8": dynamic_int8}
+
+
+def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:
+    """Replace the planned modules, and all other linear ones, for ONNX.
+
+    Args:
+        model: A skeleton.
+        plan: The scheme of each module.
+        integers: The type of int8 codes: int8, or uint8 with 128 added.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            scheme = plan.modules.get(name, Float())
+            made = _BY_SCHEME[scheme.name].replacement(module, scheme, integers)
+            replace_module(model, name, made)
+
+
+def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Return a parameter's tensor, as its scheme stores it, in the layout of the graph.
+
+    Args:
+        model: The model, with its modules replaced.
+        name: The parameter's name.
+        tensor: The tensor.
+    """
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    return module.stored(leaf, tensor) if isinstance(module, OnnxModule) else tensor
+
+
+def nodes() -> dict[Any, Callable[..., Any]]:
+    """Return the functions that make the nodes of each custom operator of the modules."""
+    return {operator: make for each in _BY_SCHEME.values() for operator, make in each.NODES.items()}

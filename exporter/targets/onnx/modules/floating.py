@@ -1,0 +1,48 @@
+"""float in ONNX: `MatMul` with a weight [in, out]."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.quantization.modules import meta_parameter
+from exporter.quantization.schemes.float import Scheme as Float
+from exporter.targets.onnx.modules.base import OnnxModule
+
+
+class FloatMatMul(OnnxModule):
+    """A linear module in float, with its weight [in, out] in ONNX's layout.
+
+    It is float32, unless the scheme says otherwise.
+    """
+
+    def __init__(self, linear: nn.Linear, scheme: Float, _integers: torch.dtype) -> None:
+        super().__init__()
+        dtype = scheme.storage(torch.float32)
+        self.weight = meta_parameter((linear.in_features, linear.out_features), dtype)
+        self.bias = linear.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        product = states @ self.weight.float()
+        return product if self.bias is None else product + self.bias
+
+    def stored(self, leaf: str, tensor: Tensor) -> Tensor:
+        """Return the weight as [in, out]."""
+        return tensor.t() if leaf == "weight" else tensor
+
+
+class TiedMatMul(nn.Module):
+    """A float head whose weight is the embedding table, stored once."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self._table = (table,)  # in a tuple, so that it is not a submodule here
+
+    def forward(self, states: Tensor) -> Tensor:
+        table: Any = self._table[0].weight
+        product: Tensor = states @ table.float().t()
+        return product
+
+
+replacement = FloatMatMul
+NODES: dict[Any, Any] = {}

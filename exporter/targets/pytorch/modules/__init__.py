@@ -1,0 +1,13 @@
+"""Modules that replace a model's own when an artifact is loaded: one file per scheme."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from exporter.quantization.schemes.base import IntegerScheme
+from exporter.targets.pytorch.modules.dynamic_int8 import Int8Linear
+
+Make = Callable[[nn.Module, IntegerScheme, Mapping[str, Tensor], Tensor | None], nn.Module]
+"""Makes a module of the model's own, its scheme, the scheme's tensors by name, and the bias."""
+
+BY_SCHEME: dict[str, Make] = {"dynamic-int8": Int8Linear}
