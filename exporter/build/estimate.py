@@ -19,7 +19,7 @@ from exporter.errors import MachineError, ResourceError
 from exporter.families import FAMILIES, family_name
 from exporter.families.base import Family
 from exporter.formats.tensor_io import FLOATS
-from exporter.quantization.plan import QuantizationPlan, plan_of
+from exporter.quantization.plan import QuantizationPlan, plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
 from exporter.system import hardware
 from exporter.system.progress import shown_bytes
@@ -218,7 +218,8 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
-    plan = plan_of(default_quantization(model, family.HEAD), model)
+    shared = shared_tables(family.TIED, checkpoint.tensors)
+    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
     return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
 
 

@@ -18,7 +18,13 @@ from exporter.families import FAMILIES, family_facts, family_name, read_configs
 from exporter.families.decoding import foreign_option, foreign_options
 from exporter.formats.yaml_source import nearest
 from exporter.quantization import summary
-from exporter.quantization.plan import Match, QuantizationPlan, plan_of, require_schemes
+from exporter.quantization.plan import (
+    Match,
+    QuantizationPlan,
+    plan_of,
+    require_schemes,
+    shared_tables,
+)
 from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
 from exporter.system.files import require_no_link
@@ -118,7 +124,8 @@ def resolve(
         family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD)
+    shared = shared_tables(family.TIED, opened.tensors)
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared)
     return [
         _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
         for i in chosen

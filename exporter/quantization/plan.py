@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -85,14 +85,19 @@ def match_rules(
     patterns: Mapping[str, QuantizationScheme],
     default: QuantizationScheme,
     head: str,
+    shared: Mapping[str, str] | None = None,
 ) -> list[Match]:
     """Match patterns with a model's modules; the first pattern that matches a module counts.
+
+    A token table whose weights are the head's has the head's scheme, if that has a scale per row
+    and no pattern says `float`: both are then stored once.
 
     Args:
         model: The model, whose module names are matched.
         patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
         default: The scheme of all other modules that can have it.
         head: The name of the module that projects to the vocabulary.
+        shared: The result of `shared_tables`.
 
     Returns:
         One match per pattern, in order, then the default's.
@@ -100,7 +105,8 @@ def match_rules(
     Raises:
         PatternError: A pattern sets the scheme of no module, so it is a mistake.
     """
-    free = {name: module for name, module in model.named_modules() if _can_be_quantized(module)}
+    tables = {name: model.get_submodule(name) for name in shared or {}}
+    free = {n: m for n, m in model.named_modules() if _can_be_quantized(m) or n in tables}
     names = list(free)
     matches = []
     for pattern, scheme in patterns.items():
@@ -110,8 +116,32 @@ def match_rules(
             raise PatternError(pattern, _why_none(pattern, scheme, names, fitting, free))
         matches.append(Match(pattern, scheme, tuple(chosen)))
         free = {name: module for name, module in free.items() if name not in chosen}
-    rest = [name for name, module in free.items() if default.applies_to(module)]
-    return [*matches, Match(None, default, tuple(rest))]
+    rest = [n for n, m in free.items() if default.applies_to(m) and n not in tables]
+    matches.append(Match(None, default, tuple(rest)))
+    return [_with_tables(match, shared or {}, free) for match in matches]
+
+
+def shared_tables(tied: Mapping[str, str], stored: Collection[str]) -> dict[str, str]:
+    """Return the names of token tables whose weights are also a head's, each with the head.
+
+    Args:
+        tied: Maps parameters to those that checkpoints store for them, as `Family.TIED`.
+        stored: The names of the checkpoint's tensors.
+    """
+    pairs = tied.items()
+    return {_owner(table): _owner(head) for head, table in pairs if head not in stored}
+
+
+def _owner(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
+def _with_tables(match: Match, shared: Mapping[str, str], free: Collection[str]) -> Match:
+    """Return a match with the tables that share the weights of a head in it."""
+    if not isinstance(match.scheme, IntegerScheme) or not match.scheme.by_row:
+        return match
+    tables = [table for table, head in shared.items() if head in match.modules and table in free]
+    return replace(match, modules=(*match.modules, *tables))
 
 
 def plan_of(matches: Iterable[Match], model: nn.Module) -> QuantizationPlan:

@@ -117,6 +117,8 @@ def simulate(
     """
     simulation, heads = Simulation(), family.cache_heads(model)
     for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Embedding) and name in plan.quantized:
+            module.weight = nn.Parameter(weights.dequantized(name), requires_grad=False)
         if not isinstance(module, nn.Linear):
             continue
         rounding = roundings(name, plan.quantized.get(name))

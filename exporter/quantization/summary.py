@@ -40,6 +40,9 @@ def _row(match: Match, model: nn.Module, checkpoint: Checkpoint, tied: Mapping[s
         stored = FLOATS[info.dtype] if info else torch.float32
         shape = tuple(model.get_parameter(weight).shape)
         before += _bytes({weight: (stored, shape)}) if own else 0
+        looked_up = isinstance(model.get_submodule(name), nn.Embedding)
+        if isinstance(scheme, IntegerScheme) and looked_up:
+            continue  # the head, which has the same weights, counts
         if own or isinstance(scheme, IntegerScheme):
             after += _bytes(scheme.layout(shape, stored))
             shared += [] if own else [name]

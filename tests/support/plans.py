@@ -7,7 +7,7 @@ from torch import nn
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
-from exporter.quantization.plan import QuantizationPlan, match_rules, plan_of
+from exporter.quantization.plan import QuantizationPlan, match_rules, plan_of, shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.float import Scheme as Float
@@ -32,5 +32,8 @@ def whisper_plan(
     patterns: Mapping[str, QuantizationScheme] | None = None,
 ) -> QuantizationPlan:
     """The plan of a Whisper checkpoint."""
-    model = WHISPER.skeleton(open_checkpoint(str(checkpoint)).config)
-    return plan_for(model, default, patterns)
+    opened = open_checkpoint(str(checkpoint))
+    model = WHISPER.skeleton(opened.config)
+    shared = shared_tables(WHISPER.TIED, opened.tensors)
+    matches = match_rules(model, patterns or {}, default, WHISPER.HEAD, shared)
+    return plan_of(matches, model)

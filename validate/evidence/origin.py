@@ -16,7 +16,7 @@ from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import ExporterError
 from exporter.families import FAMILIES
-from exporter.quantization.plan import QuantizationPlan, plan_of
+from exporter.quantization.plan import QuantizationPlan, plan_of, shared_tables
 from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
 from exporter.system.text import harmless, listed
@@ -123,7 +123,8 @@ def _records(
     if not fitting:
         return _no_target(manifest, recipe, same_kind, options)
     try:
-        matches = resolve_quantization(recipe, fitting, model, family.HEAD)
+        shared = shared_tables(family.TIED, checkpoint.tensors)
+        matches = resolve_quantization(recipe, fitting, model, family.HEAD, shared)
     except ExporterError as error:
         return f"recipe.yaml: {harmless(str(error).splitlines()[0])[:160]}"
     found = [

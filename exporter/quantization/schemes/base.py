@@ -54,6 +54,11 @@ class QuantizationScheme(BaseModel, ABC):
 class IntegerScheme(QuantizationScheme):
     """A scheme that stores a weight as integers."""
 
+    @property
+    def by_row(self) -> bool:
+        """Whether each row of the weight has one scale, so that rows can be looked up."""
+        return False
+
     @abstractmethod
     def quantize(self, blocks: Blocks, shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Return the tensors of `layout` by name; `weight` is the large one.

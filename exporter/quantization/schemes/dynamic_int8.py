@@ -23,6 +23,11 @@ class Scheme(IntegerScheme):
     bits: Literal[7, 8] = 8
     per_channel: bool = True
 
+    @property
+    def by_row(self) -> bool:
+        """Whether there is a scale per row: `per_channel`."""
+        return self.per_channel
+
     @classmethod
     def applies_to(cls, module: nn.Module) -> bool:
         """Return whether the module is linear: a product with a constant weight."""

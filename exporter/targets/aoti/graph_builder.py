@@ -12,7 +12,7 @@ from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
 from exporter.quantization.modules import keep_16bit_storage
-from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.weights import Weights
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
@@ -131,7 +131,8 @@ def prepared(
     model = family.skeleton(checkpoint.config, variant.precision)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    replace_modules(model, plan, onednn=bool(variant.onednn), vnni=setup.options.vnni)
+    shared = shared_tables(family.TIED, checkpoint.tensors)
+    replace_modules(model, plan, shared, onednn=bool(variant.onednn), vnni=setup.options.vnni)
     graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
     return graph, model, weights
 

@@ -23,7 +23,7 @@ from exporter.errors import MachineError, RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
-from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
@@ -128,7 +128,10 @@ def build(job: Job[Options]) -> BuildResult:
 
     write_safetensors(job.folder / _WEIGHTS, tensors, read, job.progress)
     options = setup.options
-    left_float = [name for name in job.plan.quantized if f"{name}.scale" not in tensors]
+    shared = shared_tables(job.family.TIED, job.checkpoint.tensors)
+    left_float = [
+        name for name in job.plan.quantized if f"{shared.get(name, name)}.scale" not in tensors
+    ]
     return BuildResult(
         needs=Requirements(
             cpu_features=tuple(sorted(options.features)), packages=("torch",), device=job.device
@@ -155,7 +158,8 @@ def records(
         if graph.name not in choices or choices[graph.name].chosen != autotune.UNQUANTIZED
         for name in parameter_names(graph, model).values()
     }
-    left_float = [name for name in plan.quantized if name not in quantized]
+    shared = shared_tables(family.TIED, checkpoint.tensors)
+    left_float = [name for name in plan.quantized if shared.get(name, name) not in quantized]
     return Records(plan.with_scheme(left_float, Float()))
 
 

@@ -17,7 +17,7 @@ from exporter.families.base import Family
 from exporter.formats.config_json import read_json
 from exporter.formats.tensor_io import Layout
 from exporter.quantization.modules import replace_module
-from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.weights import Weights
@@ -45,12 +45,14 @@ def rebuilt(
     """
     model = family.skeleton(read_config(folder / "config.json", manifest.family))
     quantized = _schemes(folder / QUANTIZATION)
+    shared = shared_tables(family.TIED, ())
     with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
         names = set(file.keys())
         for name, scheme in quantized.items():
+            stored = shared.get(name, name)
             own, shape = model.get_submodule(name), model.get_parameter(f"{name}.weight").shape
             leaves = scheme.layout(tuple(shape), torch.float32)
-            tensors = {leaf: file.get_tensor(f"{name}.{leaf}") for leaf in leaves}
+            tensors = {leaf: file.get_tensor(f"{stored}.{leaf}") for leaf in leaves}
             bias = f"{name}.bias"
             float_bias = file.get_tensor(bias).float() if bias in names else None
             replace_module(model, name, modules[scheme.name](own, scheme, tensors, float_bias))
@@ -98,6 +100,8 @@ def contents(
     for name in family.TIED:
         if name.rpartition(".")[0] not in plan.quantized and name not in checkpoint.tensors:
             del state[name]
+    for table in shared_tables(family.TIED, checkpoint.tensors).keys() & plan.quantized.keys():
+        del state[f"{table}.weight"]  # the head's
     tensors = {name: (weights.dtype(name), tuple(state[name].shape)) for name in state}
     for module, scheme in plan.modules.items():
         if f"{module}.weight" in tensors:

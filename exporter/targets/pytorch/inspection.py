@@ -18,6 +18,7 @@ from exporter.system.hardware import describe
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 from exporter.targets.pytorch.modules import BY_SCHEME
+from exporter.targets.pytorch.modules.table import SharedTable
 
 EXACT = True
 _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
@@ -66,18 +67,23 @@ def stored(
             yield StoredWeight(WEIGHTS, name, file.get_tensor(name), None)
 
 
+def _float(
+    module: nn.Module,
+    scheme: IntegerScheme,
+    tensors: Mapping[str, Tensor],
+    bias: Tensor | None,
+) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return SharedTable(tensors)
+    return _Float(scheme.dequantize(tensors), bias)
+
+
 class _Float(nn.Module):
     """A linear module with dequantized weights, which are no entries of its state_dict."""
 
-    def __init__(
-        self,
-        _module: nn.Module,
-        scheme: IntegerScheme,
-        tensors: Mapping[str, Tensor],
-        bias: Tensor | None,
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self._values = scheme.dequantize(tensors), bias
+        self._values = weight, bias
 
     def forward(self, states: Tensor) -> Tensor:
         product: Tensor = nn.functional.linear(states, *self._values)
@@ -86,7 +92,7 @@ class _Float(nn.Module):
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
     """Open the model with its int8 weights dequantized."""
-    floats = dict.fromkeys(BY_SCHEME, _Float)
+    floats = dict.fromkeys(BY_SCHEME, _float)
     opened = Unrounded(rebuilt(folder, manifest, family, floats, torch.device("cpu")))
     for name, module in opened.model.named_modules():
         if isinstance(module, nn.LayerNorm):

@@ -12,7 +12,7 @@ from exporter.artifact.manifest import RECIPE, AutotuneResult, QuantizedModules
 from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
-from exporter.quantization.plan import plan_of
+from exporter.quantization.plan import plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
 from exporter.recipe import read
 from exporter.targets import TARGETS
@@ -267,7 +267,8 @@ def test_modules_that_aoti_chose_to_leave_float(checkpoint: Path) -> None:
     """A graph in bfloat16, by measurement, has no int8 weights: the plan says so."""
     opened, family, target = open_checkpoint(str(checkpoint)), FAMILIES["whisper"], TARGETS["aoti"]
     model = family.skeleton(opened.config)
-    plan = plan_of(default_quantization(model, family.HEAD), model)
+    shared = shared_tables(family.TIED, opened.tensors)
+    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
     options: Any = target.Options
     chosen = options(march="x86-64-v3", threads=1)
 

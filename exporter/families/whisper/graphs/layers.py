@@ -66,10 +66,10 @@ def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
 
 def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
     """Return the sum of token and position embeddings, [batch, tokens, width]."""
-    tables = (decoder.embed_tokens.weight, ids), (decoder.embed_positions.weight, positions)
-    tokens, places = (nn.functional.embedding(rows, table) for table, rows in tables)
+    places = nn.functional.embedding(positions, decoder.embed_positions.weight)
     dtype = decoder.layer_norm.weight.dtype
-    return tokens.to(dtype) + places.to(dtype)
+    embedded: Tensor = decoder.embed_tokens(ids).to(dtype) + places.to(dtype)
+    return embedded
 
 
 def merge(attention: Any, attended: Tensor) -> Tensor:

@@ -8,6 +8,19 @@ from torch import Tensor, nn
 
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.system.hardware import describe
+from exporter.targets.pytorch.modules.table import SharedTable
+
+
+def replacement(
+    module: nn.Module,
+    scheme: IntegerScheme,
+    tensors: Mapping[str, Tensor],
+    bias: Tensor | None,
+) -> nn.Module:
+    """Return the module in the place of a linear one, or of a table with a head's weights."""
+    if isinstance(module, nn.Embedding):
+        return SharedTable(tensors)
+    return Int8Linear(module, scheme, tensors, bias)
 
 
 class Int8Linear(nn.Module):
