@@ -9,8 +9,15 @@ from torch import nn
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
+from exporter.formats.tensor_io import FLOATS
 from exporter.quantization import summary
-from exporter.quantization.plan import PatternError, QuantizationPlan, match_rules, require_schemes
+from exporter.quantization.plan import (
+    PatternError,
+    QuantizationPlan,
+    match_rules,
+    require_schemes,
+    shared_tables,
+)
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
@@ -141,3 +148,51 @@ def test_bytes_before_and_after(tiny_whisper: Path) -> None:
     row, _ = summary.rows(as_float, skeleton, checkpoint, WHISPER.TIED)
     assert (row["bytes_before"], row["bytes_after"], row["tied"]) == (0, 0, [])
     assert torch.device("meta") == next(skeleton.parameters()).device
+
+
+TABLE = "model.decoder.embed_tokens"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "default", "stored"),
+    [
+        ({}, INT8, INT8),
+        ({"lm_head": SEVEN}, INT8, SEVEN),
+        ({"*.decoder.*": SEVEN}, INT8, INT8),
+        ({"lm_head": INT8}, FLOAT, INT8),
+        ({"*.embed_tokens": FLOAT}, INT8, FLOAT),
+        ({"lm_head": FLOAT}, INT8, None),
+        ({"lm_head": DynamicInt8(per_channel=False)}, INT8, None),
+        ({}, FLOAT, None),
+    ],
+)
+def test_a_table_with_the_heads_weights_has_its_scheme(
+    patterns: dict[str, QuantizationScheme],
+    default: QuantizationScheme,
+    stored: QuantizationScheme | None,
+    tiny_whisper: Path,
+) -> None:
+    plan = whisper_plan(tiny_whisper, default, patterns)
+    assert plan.modules.get(TABLE) == stored
+    assert "model.decoder.embed_positions" not in plan.modules
+
+
+def test_a_shared_table_counts_once(tiny_whisper: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny_whisper))
+    skeleton = WHISPER.skeleton(checkpoint.config)
+    shared = shared_tables(WHISPER.TIED, checkpoint.tensors)
+    matches = match_rules(skeleton, {"lm_head": INT8}, FLOAT, WHISPER.HEAD, shared)
+    head, _ = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
+    words, width = skeleton.get_parameter("proj_out.weight").shape
+    stored = checkpoint.tensors[f"{TABLE}.weight"]
+    assert head["modules"] == 2
+    assert head["bytes_before"] == words * width * FLOATS[stored.dtype].itemsize
+    assert head["bytes_after"] == words * width + 4 * words
+
+
+def test_only_a_table_with_the_heads_weights_is_shared() -> None:
+    assert shared_tables(WHISPER.TIED, {"model.decoder.embed_tokens.weight"}) == {TABLE: "proj_out"}
+    assert shared_tables(WHISPER.TIED, {"proj_out.weight"}) == {}
+    words = nn.ModuleDict({"table": nn.Embedding(5, 2), "head": nn.Linear(2, 5)})
+    with pytest.raises(PatternError, match="no module that 'table' matches can be `dynamic-int8`"):
+        match_rules(words, {"table": INT8}, INT8, "head", {"table": "head"})
