@@ -25,6 +25,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.system.accelerators import Device
 from exporter.system.hardware import caches, describe
 from exporter.targets.aoti.devices import SUPPORT
@@ -66,6 +67,8 @@ def candidates(
     bfloat16 = {UNQUANTIZED: Variant("bfloat16", onednn=False, quantized=False)}
     if modules.isdisjoint(plan.quantized):
         return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
+    if any(isinstance(plan.quantized.get(name), WeightOnly) for name in modules):
+        bfloat16 = {}  # who asks for small weights does not want large ones where they are faster
     many = not graph.mutated
     variants = {"int8": Variant("float32", onednn=False)}
     if options.vnni and many:
@@ -293,7 +296,8 @@ def _random(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return random weights of a usual size: no denormals, and no overflow over the layers."""
     generator = torch.Generator().manual_seed(0)
     if not dtype.is_floating_point:
-        return torch.randint(-127, 128, shape, dtype=dtype, generator=generator)
+        low, high = (0, 256) if dtype == torch.uint8 else (-127, 128)
+        return torch.randint(low, high, shape, dtype=dtype, generator=generator)
     if len(shape) < 2:  # biases, norms and scales
         return torch.full(shape, _SPREAD, dtype=dtype)
     return torch.empty(shape, dtype=dtype).normal_(std=_SPREAD, generator=generator)

@@ -4,7 +4,9 @@ from torch import nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Linear
+from exporter.targets.aoti.modules.weight_only import GroupedLinear
 
 
 def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, vnni: bool) -> None:
@@ -17,7 +19,10 @@ def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, v
         vnni: Whether the CPU to compile for has VNNI.
     """
     activations = Activations() if onednn else None
-    for name in plan.quantized:
+    for name, scheme in plan.quantized.items():
         module = model.get_submodule(name)
         assert isinstance(module, nn.Linear)
-        replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
+        if isinstance(scheme, WeightOnly):
+            replace_module(model, name, GroupedLinear(module, scheme))
+        else:
+            replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
