@@ -61,13 +61,14 @@ def candidates(
 
     Variants in bfloat16 are candidates only if the CPU multiplies bfloat16: others emulate it in
     float32. A graph that writes caches has few rows, which our kernels serve, so oneDNN is no
-    candidate. A graph without quantized modules has a choice of types only.
+    candidate. A graph without quantized modules has a choice of types only; one whose modules are
+    quantized for their size stays so.
     """
     modules = {name.rpartition(".")[0] for name in parameter_names(graph, model).values()}
     bfloat16 = {UNQUANTIZED: Variant("bfloat16", onednn=False, quantized=False)}
     if modules.isdisjoint(plan.quantized):
         return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
-    if any(isinstance(plan.quantized.get(name), WeightOnly) for name in modules):
+    if _is_weight_only(plan.limited_to(modules)):
         bfloat16 = {}  # who asks for small weights does not want large ones where they are faster
     many = not graph.mutated
     variants = {"int8": Variant("float32", onednn=False)}
@@ -77,6 +78,15 @@ def candidates(
         amx = options.knows_amx and many
         variants |= {"int8 in bfloat16": Variant("bfloat16", onednn=amx), **bfloat16}
     return variants
+
+
+def _is_weight_only(plan: QuantizationPlan) -> bool:
+    """Return whether most modules are quantized for their size.
+
+    Not all have to be: an encoder's graph may have a few modules of a decoder.
+    """
+    quantized = plan.quantized.values()
+    return sum(isinstance(scheme, WeightOnly) for scheme in quantized) > len(quantized) / 2
 
 
 def largest(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> Setup:
