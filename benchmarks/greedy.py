@@ -39,11 +39,12 @@ class Decoded:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--optimum", is_flag=True, help="Load FOLDER with optimum's own class.")
 @click.option("--tokens", default=32, show_default=True, help="Tokens to decode.")
-def main(folder: Path, optimum: bool, tokens: int) -> None:
+@click.option("--threads", type=int, help="Of our runtime. Default: all cores.")
+def main(folder: Path, optimum: bool, tokens: int, threads: int | None) -> None:
     """Load the model in FOLDER and decode quiet noise."""
     transformers.utils.logging.set_verbosity_error()
     started = time.perf_counter()
-    model = open_in_optimum(folder) if optimum else load.load(folder).model
+    model = open_in_optimum(folder) if optimum else load.load(folder, threads=threads).model
     load_s = time.perf_counter() - started
     extractor = WhisperFeatureExtractor.from_pretrained(folder)
     with torch.inference_mode():

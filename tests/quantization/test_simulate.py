@@ -8,21 +8,27 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes import SCHEMES
+from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
 from exporter.targets.aoti import inspection as aoti
 from exporter.targets.aoti.modules.dynamic_int8 import int8_linear
+from exporter.targets.aoti.modules.weight_only import grouped_linear
 from exporter.targets.onnx import inspection as onnx
+from exporter.targets.onnx.modules.weight_only import GroupedMatMul
 from exporter.targets.pytorch import inspection as pytorch
 from exporter.targets.pytorch.modules.dynamic_int8 import Int8Linear
+from exporter.targets.pytorch.modules.weight_only import GroupedLinear
 
 STATES = {
     "usual": lambda random: torch.randn(1, 7, 24, generator=random),
@@ -79,10 +85,89 @@ def test_our_kernels_round_so(states: Tensor, weight: Tensor) -> None:
     alike(rounded(aoti, states) @ weight.float().t(), product)
 
 
-def rounded(target: Any, states: Tensor) -> Tensor:
+GROUPED = [
+    (name, size, symmetric)
+    for name in ("weight-int4", "weight-int8")
+    for size in (32, 64, 128)
+    for symmetric in (True, False)
+]
+
+
+@pytest.fixture(params=GROUPED, ids=str)
+def grouped(request: pytest.FixtureRequest) -> tuple[WeightOnly, dict[str, Tensor]]:
+    """A scheme with weights in groups, and the numbers of a weight, whose last group is short."""
+    name, size, symmetric = request.param
+    made = SCHEMES[name].Scheme.model_validate({"group_size": size, "symmetric": symmetric})
+    assert isinstance(made, WeightOnly)
+    weight = torch.randn(19, 2 * size + 18, generator=torch.Generator().manual_seed(4))
+    return made, made.quantize(lambda: [weight], tuple(weight.shape))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_onnxruntime_rounds_groups_so(
+    grouped: tuple[WeightOnly, dict[str, Tensor]], rows: int
+) -> None:
+    """And at the other accuracy level, of the graph for inspection, it does not round."""
+    scheme, numbers = grouped
+    weight = scheme.dequantize(numbers)
+    node = GroupedMatMul(nn.Linear(weight.shape[1], 19), scheme, torch.int8)
+    codes = node.stored("weight", numbers["weight"])
+    given = {"w": codes, "s": numbers["scale"]}
+    given |= {"z": numbers["zero_point"]} if "zero_point" in numbers else {}
+    attributes = {"bits": scheme.BITS, "block_size": scheme.group_size, "accuracy_level": 4}
+    product = helper.make_node(
+        "MatMulNBits",
+        ["x", *given],
+        ["y"],
+        domain="com.microsoft",
+        K=weight.shape[1],
+        N=19,
+        **attributes,
+    )
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy")
+    constants = [numpy_helper.from_array(t.contiguous().numpy(), n) for n, t in given.items()]
+    graph = helper.make_graph([product], "product", [x], [y], constants)
+    domains = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    states = torch.randn(1, rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
+    states[..., 5] *= 30
+    wanted = {"rounded": rounded(onnx, states, scheme), "float": states}
+    graphs = {"rounded": model.SerializeToString()}
+    graphs["float"] = onnx._in_float(graphs["rounded"], {})
+    for name, content in graphs.items():
+        session = onnxruntime.InferenceSession(content)
+        (product_of_it,) = session.run(None, {"x": states.numpy()})
+        alike(wanted[name] @ weight.t(), torch.from_numpy(product_of_it))
+    assert not torch.allclose(wanted["rounded"], states, rtol=1e-4)
+
+
+def test_torch_does_not_round_inputs_of_groups(
+    grouped: tuple[WeightOnly, dict[str, Tensor]],
+) -> None:
+    scheme, numbers = grouped
+    weight = scheme.dequantize(numbers)
+    bias = torch.randn(19, generator=torch.Generator().manual_seed(5))
+    linear = GroupedLinear(nn.Linear(weight.shape[1], 19), scheme, numbers, bias)
+    rounding = pytorch.rounding(None, scheme, graph="decoder", once=False, narrow=True)  # type: ignore[arg-type]
+    assert rounding.inputs is None
+    for shape in ((1, 1), (2, 5)):
+        states = torch.randn(*shape, weight.shape[1], generator=torch.Generator().manual_seed(6))
+        alike(nn.functional.linear(states, weight, bias), linear(states))
+
+
+def test_our_kernels_round_groups_so(grouped: tuple[WeightOnly, dict[str, Tensor]]) -> None:
+    scheme, numbers = grouped
+    weight = scheme.dequantize(numbers)
+    states = torch.randn(1, 7, weight.shape[1], generator=torch.Generator().manual_seed(7))
+    arguments = numbers["weight"], numbers["scale"], numbers.get("zero_point"), None
+    product = grouped_linear(states, *arguments, scheme.BITS, scheme.group_size, False)
+    alike(rounded(aoti, states, scheme) @ weight.t(), product)
+
+
+def rounded(target: Any, states: Tensor, scheme: IntegerScheme | None = None) -> Tensor:
     manifest = SimpleNamespace(options={})
     rounding: Rounding = target.rounding(
-        manifest, DynamicInt8(), graph="decoder", once=False, narrow=True
+        manifest, scheme or DynamicInt8(), graph="decoder", once=False, narrow=True
     )
     assert rounding.inputs is not None
     return rounding.inputs(states)

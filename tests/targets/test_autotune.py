@@ -19,6 +19,7 @@ from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.families.graph import parameter_names
 from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.quantization.schemes.weight_int4 import Scheme as WeightInt4
 from exporter.runtime.load import load
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
@@ -115,6 +116,7 @@ def test_candidates_are_what_the_level_multiplies() -> None:
     assert graphs(march="x86-64-v3") == {"encoder": ALL[:1], "decoder": ALL[:1]}
     types = ["float32", "bfloat16"]
     assert graphs(FLOAT, **WIDE) == {"encoder": types, "decoder": types}
+    assert graphs(WeightInt4(), **WIDE) == {"encoder": ALL[:3], "decoder": [ALL[0], ALL[2]]}
 
 
 def test_auto_takes_both_options_of_a_graph() -> None:

@@ -12,6 +12,7 @@ from exporter.families.graph import Graph
 from exporter.system import hardware
 from exporter.targets.aoti.compiler import compile_graph
 from exporter.targets.aoti.modules import dynamic_int8 as linear
+from exporter.targets.aoti.modules.weight_only import grouped_linear
 from exporter.targets.aoti.package import Package, read_spec
 
 LEVELS = {
@@ -45,6 +46,53 @@ class Linears(nn.Module):
             weight, scale = given[f"weight{index}"], given[f"scale{index}"]
             plain = linear.int8_linear(states, weight, scale, None, False)
             biased = linear.int8_linear(states, weight, scale, given[f"bias{index}"], False)
+            results += [plain, nn.functional.gelu(biased)]
+        return tuple(results)
+
+
+# Inputs, outputs, bits, inputs of a group, and whether there are zero points: last groups that are
+# shorter, codes that end within a register or a byte, and numbers of columns that no tile divides.
+GROUPED = (
+    (64, 101, 4, 32, False),
+    (200, 64, 4, 64, True),
+    (333, 11, 4, 128, False),
+    (45, 13, 4, 32, True),
+    (384, 18, 8, 128, False),
+    (200, 33, 8, 32, True),
+    (77, 10, 8, 64, False),
+)
+
+
+class Grouped(nn.Module):
+    """One linear module with weights in groups for each of GROUPED, with and without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(0)
+        for index, (width, columns, bits, group, zeros) in enumerate(GROUPED):
+            groups = -(-width // group)
+
+            def codes(count: int, columns: int = columns, bits: int = bits) -> Tensor:
+                shape = (columns, -(-count * bits // 8))
+                return torch.randint(0, 256, shape, dtype=torch.uint8, generator=source)
+
+            scale = (torch.rand((columns, groups), generator=source) - 0.5) / 50
+            parts = {"weight": codes(width), "scale": scale, "bias": torch.randn(columns)}
+            for name, part in {**parts, **({"zeros": codes(groups)} if zeros else {})}.items():
+                parameter = nn.Parameter(part, requires_grad=False)
+                self.register_parameter(f"{name}{index}", parameter)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = dict(self.named_parameters())
+        results = []
+        for index, (states, case) in enumerate(zip(inputs, GROUPED, strict=True)):
+            own = [given.get(f"{name}{index}") for name in ("weight", "scale", "zeros", "bias")]
+            weight, scale, zeros, bias = own
+            assert weight is not None
+            assert scale is not None
+            bits, group = case[2:4]
+            plain = grouped_linear(states, weight, scale, zeros, None, bits, group, False)
+            biased = grouped_linear(states, weight, scale, zeros, bias, bits, group, False)
             results += [plain, nn.functional.gelu(biased)]
         return tuple(results)
 
@@ -138,6 +186,42 @@ def test_a_linear_module_applies_the_gelu_behind_it() -> None:
     linear.fuse_gelu(program.graph)
     operators = [n.target for n in program.graph.nodes if n.op == "call_function"]
     assert operators == [torch.ops.exporter.int8_linear.default]
+
+
+def test_linear_with_weights_in_groups(level: dict[str, Any], tmp_path: Path) -> None:
+    module, names = Grouped(), [f"states{index}" for index in range(len(GROUPED))]
+    widths = [case[0] for case in GROUPED]
+    outputs = ((f"{n}{i}", case[1]) for i, case in enumerate(GROUPED) for n in ("plain", "active"))
+    graph = Graph(
+        "grouped",
+        module,
+        {n: torch.empty((3, width), device="meta") for n, width in zip(names, widths, strict=True)},
+        {name: {0: "rows"} for name in names},
+        {name: ("rows", columns) for name, columns in outputs},
+    )
+    run = compiled(module, graph, tmp_path, level)
+    # The largest weight of each case: a code that rounds the other way moves a sum by that.
+    largest = [
+        dict(module.named_parameters())[f"scale{i}"].abs().max() * 2 ** case[2]
+        for i, case in enumerate(GROUPED)
+        for _ in range(2)
+    ]
+    for rows in (1, 2, 3, 4, 5, 9, 67):
+        source = torch.Generator().manual_seed(rows)
+        loudness = torch.logspace(-3, 3, rows)[:, None]
+        inputs = {
+            n: torch.randn((rows, w), generator=source) * loudness
+            for n, w in zip(names, widths, strict=True)
+        }
+        found, wanted = run(inputs).values(), module(*inputs.values())
+        peaks = [t.abs().amax(1, keepdim=True) for t in inputs.values() for _ in range(2)]
+        for result, expected, weight, peak in zip(found, wanted, largest, peaks, strict=True):
+            slack = 1.01 * peak / 127 * weight + 1e-5 * expected.abs() + 1e-6
+            assert ((result - expected).abs() <= slack).all()
+            close = (result - expected).abs() <= 1e-4 * expected.abs() + 1e-4 * peak * weight
+            assert close.float().mean() > 0.98
+    silent = run({n: torch.zeros(2, width) for n, width in zip(names, widths, strict=True)})
+    assert not silent["plain0"].any()
 
 
 def test_attention(level: dict[str, Any], tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.system.accelerators import Device
 from exporter.system.hardware import caches, describe
 from exporter.targets.aoti.devices import SUPPORT
@@ -60,12 +61,15 @@ def candidates(
 
     Variants in bfloat16 are candidates only if the CPU multiplies bfloat16: others emulate it in
     float32. A graph that writes caches has few rows, which our kernels serve, so oneDNN is no
-    candidate. A graph without quantized modules has a choice of types only.
+    candidate. A graph without quantized modules has a choice of types only; one whose modules are
+    quantized for their size stays so.
     """
     modules = {name.rpartition(".")[0] for name in parameter_names(graph, model).values()}
     bfloat16 = {UNQUANTIZED: Variant("bfloat16", onednn=False, quantized=False)}
     if modules.isdisjoint(plan.quantized):
         return {"float32": Variant("float32", onednn=False), **(bfloat16 if options.bf16 else {})}
+    if _is_weight_only(plan.limited_to(modules)):
+        bfloat16 = {}  # who asks for small weights does not want large ones where they are faster
     many = not graph.mutated
     variants = {"int8": Variant("float32", onednn=False)}
     if options.vnni and many:
@@ -74,6 +78,15 @@ def candidates(
         amx = options.knows_amx and many
         variants |= {"int8 in bfloat16": Variant("bfloat16", onednn=amx), **bfloat16}
     return variants
+
+
+def _is_weight_only(plan: QuantizationPlan) -> bool:
+    """Return whether most modules are quantized for their size.
+
+    Not all have to be: an encoder's graph may have a few modules of a decoder.
+    """
+    quantized = plan.quantized.values()
+    return sum(isinstance(scheme, WeightOnly) for scheme in quantized) > len(quantized) / 2
 
 
 def largest(setup: Setup, model: nn.Module, checkpoint: Checkpoint, family: Family) -> Setup:
@@ -293,7 +306,8 @@ def _random(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return random weights of a usual size: no denormals, and no overflow over the layers."""
     generator = torch.Generator().manual_seed(0)
     if not dtype.is_floating_point:
-        return torch.randint(-127, 128, shape, dtype=dtype, generator=generator)
+        low, high = (0, 256) if dtype == torch.uint8 else (-127, 128)
+        return torch.randint(low, high, shape, dtype=dtype, generator=generator)
     if len(shape) < 2:  # biases, norms and scales
         return torch.full(shape, _SPREAD, dtype=dtype)
     return torch.empty(shape, dtype=dtype).normal_(std=_SPREAD, generator=generator)

@@ -18,6 +18,7 @@ from exporter.system.accelerators import Device
 from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
 from exporter.targets.aoti.modules.dynamic_int8 import fuse_gelu
+from exporter.targets.aoti.modules.weight_only import grouped_linear
 from exporter.targets.aoti.target_isa import target_isa
 
 
@@ -61,6 +62,7 @@ def compile_graph(
                 module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
             )
             fuse_gelu(program.graph)
+            fuse_gelu(program.graph, grouped_linear, 7)
             own = kernels.of_graph(program, march)
             program = kernels.without_others(program, march)
             spec = _spec(graph, program, names)

@@ -80,6 +80,7 @@ def build_graph(
     options = setup.options
     graph, model, weights = prepared(setup, job.checkpoint, job.family, name)
     names = parameter_names(graph, model)
+    modules = {stored.rpartition(".")[0] for stored in names.values()}
     # Outputs are converted to the type in which the next graph takes them.
     output_dtypes = [taken.get(output) for output in graph.outputs]
     path = job.folder / f"{name}.pt2"
@@ -106,6 +107,7 @@ def build_graph(
         "options": options.model_dump(mode="json", exclude={"dtype", "onednn"}),
         "variant": asdict(setup.variants[name]),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
+        "schemes": {n: str(s) for n, s in job.plan.quantized.items() if n in modules},
         "given": [str(dtype) for dtype in output_dtypes],
         "versions": installed_versions(),
         "compiler": compiler_version(),

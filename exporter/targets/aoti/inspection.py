@@ -1,6 +1,7 @@
 """How aoti rounds, and its stored weights beside the checkpoint's."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.quantization.simulate import Rounding
+from exporter.quantization.schemes.weight_only import WeightOnly, round_groups
+from exporter.quantization.simulate import Round, Rounding
 from exporter.quantization.weights import Weights
 from exporter.targets.aoti.graph_builder import prepared, setup_of
 from exporter.targets.aoti.modules.dynamic_int8 import Activations
@@ -30,8 +32,11 @@ def rounding(
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)
     widened = once and not options.vnni  # an encoder's weights are widened instead
+    inputs: Round | None = None if scheme is None or widened else _rows
+    if isinstance(scheme, WeightOnly):
+        inputs = partial(round_groups, size=scheme.group_size)
     return Rounding(
-        inputs=None if scheme is None or widened else _rows,
+        inputs=inputs,
         window_cache=_packed,
         token_cache=_narrowed,
         dtype=options.variant(graph).precision,

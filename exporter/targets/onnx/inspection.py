@@ -5,6 +5,7 @@ by the rounding of float32 alone. So any change of a graph or of a weight shows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.schemes.base import IntegerScheme
+from exporter.quantization.schemes.weight_only import WeightOnly, round_groups
 from exporter.quantization.simulate import Round, Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
@@ -29,13 +31,19 @@ from exporter.targets.onnx.session import open_session
 EXACT = True
 _PREFIX = "tap:"
 _LARGEST = 255
+_IN_FLOAT32 = 1  # an accuracy level of MatMulNBits
 
 
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
-    inputs = None if scheme is None else _INPUTS[scheme.name]
+    """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8.
+
+    `MatMulNBits` of our accuracy level rounds each group of a row.
+    """
+    inputs = None if scheme is None else _INPUTS.get(scheme.name)
+    if isinstance(scheme, WeightOnly):
+        inputs = partial(round_groups, size=scheme.group_size)
     return Rounding(inputs, window_cache=_channels if narrow else None)
 
 
@@ -167,6 +175,7 @@ def _in_float(content: bytes, names: Mapping[str, str]) -> bytes:
 
     `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0, and
     `MatMulInteger` a product of its operands in float: whatever stands around them is unchanged.
+    `MatMulNBits` multiplies in float at another accuracy level.
     `names` maps the weights to the model's.
     """
     import onnx
@@ -229,4 +238,7 @@ def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
                 own = f"{own}.centred"
             operands.append(own)
         return [*nodes, helper.make_node("MatMul", operands, [result])]
+    if node.op_type == "MatMulNBits":
+        (level,) = (each for each in node.attribute if each.name == "accuracy_level")
+        level.i = _IN_FLOAT32
     return [node]

@@ -42,7 +42,7 @@ from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
-SCHEMES = frozenset({"float", "dynamic-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "weight-int4", "weight-int8"})
 _log = logging.getLogger(__name__)
 # Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
@@ -192,6 +192,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
 
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
+    modules = {name.rpartition(".")[0] for name in names.values()}
 
     def trace() -> None:
         job.progress(f"tracing {graph.name}", None)
@@ -208,6 +209,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
         "opset": _OPSET,
         "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
+        "schemes": {n: str(s) for n, s in job.plan.quantized.items() if n in modules},
         "versions": installed_versions(),
     }
     what = f"onnx-int8 {path.name} of {job.size}"

@@ -20,11 +20,18 @@ from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import IntegerScheme
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.weights import Weights
 from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
 QUANTIZATION = "quantization.json"
+_GROUPS = {
+    "groups": (
+        "weight-int4 and weight-int8: uint8 codes [out, in], of 4 bits packed low nibble first; "
+        "weight ~ (code - zero) * scale of its group; activations in float"
+    )
+}
 
 
 def rebuilt(
@@ -113,6 +120,7 @@ def contents(
         "schema_version": 1,
         "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
         "activations": "dynamic, per tensor",
+        **(_GROUPS if any(isinstance(s, WeightOnly) for s in plan.quantized.values()) else {}),
         "modules": modules,
     }
     return weights, tensors, json.dumps(record, indent=1) + "\n"

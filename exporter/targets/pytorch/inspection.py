@@ -27,8 +27,11 @@ _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call."""
-    return Rounding(inputs=None if scheme is None else _INPUTS[scheme.name])
+    """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call.
+
+    Modules with weights in groups do not round their inputs.
+    """
+    return Rounding(inputs=None if scheme is None else _INPUTS.get(scheme.name))
 
 
 def _unsigned(states: Tensor) -> Tensor:

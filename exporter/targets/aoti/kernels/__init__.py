@@ -14,7 +14,7 @@ import torch
 
 from exporter.errors import BuildError
 from exporter.families import attention
-from exporter.targets.aoti.modules import dynamic_int8
+from exporter.targets.aoti.modules import dynamic_int8, weight_only
 
 _FOLDER = Path(__file__).parent
 _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
@@ -36,6 +36,10 @@ class Kernel:
 _KERNELS: dict[Any, Kernel] = {
     dynamic_int8.int8_linear: Kernel(
         ("linear.cpp", "few_rows.cpp", "many_rows.cpp"), (_T, _T, _T, _OUT, "int32_t", _OUT)
+    ),
+    weight_only.grouped_linear: Kernel(
+        ("grouped_linear.cpp",),
+        (_T, _T, _T, _OUT, _OUT, "int64_t", "int64_t", "int32_t", _OUT),
     ),
     attention.attention: Kernel(
         ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend

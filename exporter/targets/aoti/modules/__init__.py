@@ -6,8 +6,10 @@ from torch import nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Linear
 from exporter.targets.aoti.modules.table import SharedTable
+from exporter.targets.aoti.modules.weight_only import GroupedLinear
 
 
 def replace_modules(
@@ -28,10 +30,15 @@ def replace_modules(
         vnni: Whether the CPU to compile for has VNNI.
     """
     activations = Activations() if onednn else None
-    for name in (name for name in plan.quantized if name not in shared):
+    for name, scheme in plan.quantized.items():
+        if name in shared:
+            continue
         module = model.get_submodule(name)
         assert isinstance(module, nn.Linear)
-        replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
+        if isinstance(scheme, WeightOnly):
+            replace_module(model, name, GroupedLinear(module, scheme))
+        else:
+            replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
     for table in shared.keys() & plan.quantized.keys():
         head = model.get_submodule(shared[table])
         assert isinstance(head, Int8Linear)

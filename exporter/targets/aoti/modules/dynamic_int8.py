@@ -30,14 +30,19 @@ def _(states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, _gel
     return states.new_empty((*states.shape[:-1], weight.shape[0]))
 
 
-def fuse_gelu(graph: torch.fx.Graph) -> None:
-    """Fuse an exact GELU that is the only use of an `int8_linear` into that operator."""
-    operator: Any = int8_linear._opoverload
-    for node in graph.find_nodes(op="call_function", target=operator):
+def fuse_gelu(graph: torch.fx.Graph, definition: Any = int8_linear, argument: int = 4) -> None:
+    """Fuse an exact GELU that is the only use of a linear operator into that operator.
+
+    Args:
+        graph: The graph, changed in place.
+        definition: The operator.
+        argument: The place of its argument `gelu`.
+    """
+    for node in graph.find_nodes(op="call_function", target=definition._opoverload):
         after = next(iter(node.users))
         exact = after.target is torch.ops.aten.gelu.default and not after.kwargs
         if len(node.users) == 1 and exact:
-            node.update_arg(4, True)
+            node.update_arg(argument, True)
             after.replace_all_uses_with(node)
             graph.erase_node(after)
 

@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets.onnx.modules import dynamic_int8, floating
+from exporter.targets.onnx.modules import dynamic_int8, floating, weight_only
 from exporter.targets.onnx.modules.base import OnnxModule
 
-_BY_SCHEME: dict[str, Any] = {"float": floating, "dynamic-int8": dynamic_int8}
+_BY_SCHEME: dict[str, Any] = {
+    "float": floating,
+    "dynamic-int8": dynamic_int8,
+    "weight-int4": weight_only,
+    "weight-int8": weight_only,
+}
 
 
 def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:
