@@ -5,6 +5,7 @@ names that wrappers put between the others, and would start such a model from ra
 """
 
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 
 from exporter.errors import CheckpointError
 from exporter.formats.tensor_io import TensorInfo
@@ -30,7 +31,7 @@ def canonical(
 
     Args:
         tensors: The tensors as they are stored.
-        prefix: The family's `PREFIX`, which may be missing from all names.
+        prefix: The family's `prefix`, which may be missing from all names.
         bare: The family's `BARE`: how names begin without it.
 
     Raises:
@@ -46,6 +47,15 @@ def canonical(
     if any(name.startswith(prefix) for name in plain):
         return plain
     return {prefix + name if name.startswith(bare) else name: info for name, info in plain.items()}
+
+
+def without(tensors: Mapping[str, TensorInfo], unused: Collection[str]) -> dict[str, TensorInfo]:
+    """Return the tensors that match none of the patterns `unused`."""
+    return {
+        name: info
+        for name, info in tensors.items()
+        if not any(fnmatchcase(name, pattern) for pattern in unused)
+    }
 
 
 def explained(unexpected: Collection[str], expected: Collection[str]) -> str:
