@@ -58,7 +58,9 @@ def without(tensors: Mapping[str, TensorInfo], unused: Collection[str]) -> dict[
     }
 
 
-def explained(unexpected: Collection[str], expected: Collection[str]) -> str:
+def explained(
+    unexpected: Collection[str], expected: Collection[str], missing: Collection[str] = ()
+) -> str:
     """Return why a checkpoint's names are others than the model's, and what to do; else ""."""
     first = next(iter(unexpected), "")
     if any(".lora_" in name or ".base_layer." in name for name in unexpected):
@@ -67,6 +69,8 @@ def explained(unexpected: Collection[str], expected: Collection[str]) -> str:
         return "these are OpenAI's names, also MLX's: give the checkpoint of transformers"
     if any(name.startswith("classifier.") for name in unexpected):
         return "it is a classifier, which writes no text"
+    if any(name.startswith("lm_head.") for name in missing):
+        return "it has no head: give a checkpoint that was fine-tuned to write text (ForCTC)"
     ends = (name for name in expected if first.endswith(f".{name}"))
     if own := max(ends, key=len, default=""):
         outer = first.removesuffix(own)
