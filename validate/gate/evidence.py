@@ -233,6 +233,7 @@ def _differs(module: ModuleDistance, times: float) -> bool:
 
 
 _CAUSES = (
+    ("feature_projection.layer_norm", "the convolutions of the front end, or their norms"),
     ("encoder.layers.0.self_attn_layer_norm", "convolutions, or positions of the encoder"),
     ("decoder.layers.0.self_attn", "token or position embeddings, or their indices"),
     ("encoder_attn.", "a projection of the audio's keys and values, or their cache"),
@@ -240,6 +241,7 @@ _CAUSES = (
     ("final_layer_norm", "attention: its mask, scale, heads or projections"),
     ("self_attn.", "a projection of keys and values, or the feed-forward block before it"),
     ("self_attn_layer_norm", "the feed-forward block before it, or its activation function"),
+    ("encoder.layers.", "attention or the feed-forward block of this layer, or of the one before"),
     ("layer_norm", "the last layer's feed-forward block, or this norm's epsilon or weights"),
     ("proj_out", "the projection to the vocabulary"),
 )
