@@ -148,6 +148,12 @@ def _checked(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer_files() -> dict[str, str]:
-    """Return the tokenizer's files by transformers' name for each."""
-    own: dict[str, str] = Wav2Vec2CTCTokenizer.vocab_files_names
-    return {**own, "added_tokens_file": _ADDED, "special_tokens_map_file": _SPECIAL}
+    """Return the tokenizer's files by transformers' name for each, without its settings.
+
+    These are given as they were checked: transformers would read the file itself.
+    """
+    return {
+        "vocab_file": VOCABULARY,
+        "added_tokens_file": _ADDED,
+        "special_tokens_map_file": _SPECIAL,
+    }
