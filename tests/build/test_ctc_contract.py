@@ -69,6 +69,8 @@ def test_every_kind_is_near_its_original(kind: str, tmp_path: Path) -> None:
     for path in made.values():
         recogniser = load(path, threads=1)
         require_near(recogniser.model, original.model)
+        manifest = store.read_manifest(path)
+        assert manifest.size_bytes == pytest.approx(manifest.build.predicted.size_bytes, rel=0.3)
     assert type(load(made["torch-int8"], threads=1).model) is type(original.model)
 
 

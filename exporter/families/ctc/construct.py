@@ -27,6 +27,7 @@ _TOKENIZER, _SPECIAL, _ADDED = (
     "added_tokens.json",
 )
 _ATTENTION = "sdpa"
+_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def processor(folder: Path) -> Processor:
     files = {
         argument: str(folder / name)
         for argument, name in _tokenizer_files().items()
-        if is_regular_file(folder / name)
+        if _is_small(folder / name)
     }
     try:
         with offline():
@@ -145,6 +146,15 @@ def _checked(path: Path) -> dict[str, Any]:
     if not is_regular_file(path):
         return {}
     return held(CONFIGS[path.name], read_json(path), str(path))
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether there is a file, which transformers will read whole."""
+    there = is_regular_file(path)
+    if there and path.stat().st_size > _MAX_BYTES:
+        msg = f"{path}: larger than {_MAX_BYTES} bytes: this is no CTC model's tokenizer"
+        raise CheckpointError(msg)
+    return there
 
 
 def _tokenizer_files() -> dict[str, str]:
