@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
+from exporter.families.language import OneLanguage
 from exporter.families.transcript import Audio, Sound, Transcript
 from exporter.recipe import Decoding
 
@@ -109,9 +110,8 @@ class Family(Protocol):
         forcing: Decodes given tokens, for validation.
         TIED: Maps a parameter of the model to the one with the same values that checkpoints store.
         HEAD: The name of the module that computes the logits.
-        PREFIX: How the names of parameters begin, except the head's. A model that was saved without
-            its head lacks it.
-        BARE: How names begin in such a checkpoint.
+        BARE: How names begin in a checkpoint that lacks the `prefix`.
+        UNUSED: Patterns of stored tensors that only training uses.
         LAYERS: Maps the name of each graph of the static cut to the config's key that counts its
             layers.
     """
@@ -119,8 +119,8 @@ class Family(Protocol):
     forcing: Forcing
     TIED: Mapping[str, str]
     HEAD: str
-    PREFIX: str
     BARE: tuple[str, ...]
+    UNUSED: tuple[str, ...]
     LAYERS: Mapping[str, str]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +137,13 @@ class Family(Protocol):
         """
         ...
 
+    def prefix(self, config: dict[str, Any]) -> str:
+        """Return how the names of parameters begin, except the head's.
+
+        A model that was saved without its head lacks it.
+        """
+        ...
+
     def derived(self, config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
         """Return the parameters that checkpoints store in another form.
 
@@ -147,6 +154,20 @@ class Family(Protocol):
             By the parameter's name in `skeleton`, the forms in which it may be stored. The first
             form with all sources in the checkpoint is used, and its sources are not parameters
             themselves. A parameter stored under its own name is used unchanged.
+        """
+        ...
+
+    def one_language(self, folder: Path) -> OneLanguage | None:
+        """Return what a checkpoint of many languages becomes for the one that its files name.
+
+        Args:
+            folder: The checkpoint.
+
+        Returns:
+            The language; None for a checkpoint that is complete as it is.
+
+        Raises:
+            CheckpointError: It names a language that it has not.
         """
         ...
 

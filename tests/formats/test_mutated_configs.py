@@ -73,6 +73,36 @@ def test_mutated_checkpoints(
     record_property("cases", count)
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "data2vec-audio", "hubert-batch-norm"])
+@pytest.mark.parametrize("count", [70, pytest.param(1_500, marks=pytest.mark.sweep)])
+def test_mutated_ctc_checkpoints(
+    kind: str,
+    count: int,
+    tmp_path: Path,
+    allowed: Callable[[int, str, object], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    record_property: Record,
+) -> None:
+    from tests.support.tiny_ctc import make_ctc
+
+    monkeypatch.chdir(tmp_path)
+    good = make_ctc(tmp_path / "good", kind)
+    Path("recipe.yaml").write_text(
+        "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: torch-int8\n"
+    )
+    checkpoint, source = Path(shutil.copytree(good, "checkpoint")), random.Random(count)
+    names = ("config.json", "config.json", "preprocessor_config.json", "tokenizer_config.json")
+    for number in range(count):
+        name = source.choice([*names, "special_tokens_map.json", "vocab.json"])
+        (checkpoint / name).write_text(text(mutated(json.loads((good / name).read_text()), source)))
+        code = cli.main(["build", "recipe.yaml", "--dry-run"])
+        allowed(code, capfd.readouterr().err, (number, name))
+        shutil.copyfile(good / name, checkpoint / name)
+    record_property("promise", "P7")
+    record_property("cases", count)
+
+
 def opened(folder: Path) -> tuple[int, str]:
     """Load an artifact and decode a little; returns the exit code and the message."""
     try:

@@ -35,8 +35,8 @@ __all__ = [  # the family's protocol
     "BARE",
     "HEAD",
     "LAYERS",
-    "PREFIX",
     "TIED",
+    "UNUSED",
     "architecture",
     "assemble",
     "attach_engine",
@@ -49,7 +49,9 @@ __all__ = [  # the family's protocol
     "graphs",
     "language_code",
     "limit_tokens",
+    "one_language",
     "open_original",
+    "prefix",
     "processor",
     "sampling_rate",
     "skeleton",
@@ -61,7 +63,8 @@ __all__ = [  # the family's protocol
 
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
-PREFIX, BARE = "model.", ("encoder.", "decoder.")
+BARE = ("encoder.", "decoder.")
+UNUSED = ()
 LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 
@@ -73,9 +76,19 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(whole, name) for name in (*names, *heads)}
 
 
+def prefix(_config: dict[str, Any]) -> str:
+    """Return how the names of parameters begin, except the head's."""
+    return "model."
+
+
 def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
     """Return no derivations: every parameter is stored unchanged."""
     return {}
+
+
+def one_language(_folder: Path) -> None:
+    """Return None: all languages of a Whisper have the same weights."""
+    return
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
