@@ -32,7 +32,8 @@ class Recogniser:
     """A model that is ready to transcribe; `exporter.load` opens one.
 
     Attributes:
-        model: A transformers `WhisperForConditionalGeneration` (or one that acts as it), so that
+        model: A transformers `WhisperForConditionalGeneration`, or model with a CTC head (or one
+            that acts as it), so that
             `pipeline("automatic-speech-recognition", model=...)` accepts it with the parts of
             `processor`.
         processor: The feature extractor and the tokenizer.
@@ -101,6 +102,7 @@ class Recogniser:
                 `num_beams` (1 is greedy), `length_penalty`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `max_new_tokens` (of a window; None: all that fit),
                 `timestamps` (segments with times), and `batch_size` (recordings decoded together).
+                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.

@@ -164,6 +164,8 @@ def test_the_commands_take_it(
     assert rows[0]["segments"] == [
         {"start_s": 0.0, "end_s": pytest.approx(length), "text": rows[0]["text"]}
     ]
+    assert main(["transcribe", str(folder), clips[0], "--timestamps"]) == 0
+    assert rows[0]["text"] in capfd.readouterr().out
     for command in (["inspect"], ["doctor"], ["bench", "--runs=1", "--threads=1"]):
         assert main([command[0], str(folder), *command[1:], "--json"]) == 0, command
         capfd.readouterr()

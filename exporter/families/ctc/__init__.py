@@ -18,5 +18,5 @@ COMPANIONS = Companions(
     nested={"preprocessor_config.json": "processor_config.json"},
     tokenizer_class="Wav2Vec2CTCTokenizer",
 )
-DECODING = ("batch_size", "chunk_length_s", "stride_length_s")
+DECODING = ("batch_size", "chunk_length_s", "stride_length_s", "timestamps")
 ENCODERS = ("model",)
