@@ -218,7 +218,7 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
-    plan = plan_of(default_quantization(model, family.HEAD), model)
+    plan = plan_of(default_quantization(model, family.HEAD, family.FLOAT_BY_DEFAULT), model)
     return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
 
 

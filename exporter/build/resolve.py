@@ -118,7 +118,8 @@ def resolve(
         family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD)
+    left = family.FLOAT_BY_DEFAULT
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, left)
     return [
         _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
         for i in chosen

@@ -85,6 +85,7 @@ def match_rules(
     patterns: Mapping[str, QuantizationScheme],
     default: QuantizationScheme,
     head: str,
+    float_by_default: Collection[str] = (),
 ) -> list[Match]:
     """Match patterns with a model's modules; the first pattern that matches a module counts.
 
@@ -93,6 +94,8 @@ def match_rules(
         patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
         default: The scheme of all other modules that can have it.
         head: The name of the module that projects to the vocabulary.
+        float_by_default: Patterns of modules that stay as they are, and outside the plan, unless
+            one of `patterns` quantizes them.
 
     Returns:
         One match per pattern, in order, then the default's.
@@ -102,15 +105,17 @@ def match_rules(
     """
     free = {name: module for name, module in model.named_modules() if _can_be_quantized(module)}
     names = list(free)
+    left = {n for n in names if any(fnmatchcase(n, pattern) for pattern in float_by_default)}
     matches = []
     for pattern, scheme in patterns.items():
         fitting = [name for name in names if _matches(name, pattern, head)]
         chosen = [n for n in fitting if n in free and scheme.applies_to(free[n])]
         if not chosen:
             raise PatternError(pattern, _why_none(pattern, scheme, names, fitting, free))
-        matches.append(Match(pattern, scheme, tuple(chosen)))
+        planned = [n for n in chosen if isinstance(scheme, IntegerScheme) or n not in left]
+        matches.append(Match(pattern, scheme, tuple(planned)))
         free = {name: module for name, module in free.items() if name not in chosen}
-    rest = [name for name, module in free.items() if default.applies_to(module)]
+    rest = [n for n, module in free.items() if n not in left and default.applies_to(module)]
     return [*matches, Match(None, default, tuple(rest))]
 
 

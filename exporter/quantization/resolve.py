@@ -1,6 +1,6 @@
 """Resolve a recipe's quantization rules to schemes by module; errors name the recipe's line."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -12,7 +12,11 @@ from exporter.recipe import Quantization, Recipe, SchemeSpec
 
 
 def resolve_quantization(
-    recipe: Recipe, chosen: Sequence[int], model: nn.Module, head: str
+    recipe: Recipe,
+    chosen: Sequence[int],
+    model: nn.Module,
+    head: str,
+    float_by_default: Collection[str] = (),
 ) -> dict[int, list[Match]]:
     """Resolve a recipe's rules for a model, once for all targets without rules of their own.
 
@@ -21,6 +25,7 @@ def resolve_quantization(
         chosen: Indices of the targets in the recipe.
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
+        float_by_default: Patterns of modules that only a recipe's own patterns quantize.
 
     Returns:
         The matches of each target, by its index.
@@ -28,34 +33,45 @@ def resolve_quantization(
     Raises:
         RecipeError: A scheme is unknown, or a pattern sets the scheme of no module.
     """
-    shared = _matches(recipe, ("quantization",), recipe.quantization, model, head)
+
+    def resolved(loc: Loc, rules: Quantization | None) -> list[Match]:
+        return _matches(recipe, loc, rules, model, head, float_by_default)
+
+    shared = resolved(("quantization",), recipe.quantization)
     matches = {}
     for index in chosen:
         loc, own = ("targets", index, "quantization"), recipe.targets[index].quantization
-        matches[index] = shared if own is None else _matches(recipe, loc, own, model, head)
+        matches[index] = shared if own is None else resolved(loc, own)
     return matches
 
 
 def _matches(
-    recipe: Recipe, loc: Loc, rules: Quantization | None, model: nn.Module, head: str
+    recipe: Recipe,
+    loc: Loc,
+    rules: Quantization | None,
+    model: nn.Module,
+    head: str,
+    float_by_default: Collection[str],
 ) -> list[Match]:
     if rules is None:
-        return default_quantization(model, head)
+        return default_quantization(model, head, float_by_default)
     patterns = {
         pattern: _scheme(recipe, (*loc, "modules", pattern), spec)
         for pattern, spec in rules.modules.items()
     }
     default = _scheme(recipe, (*loc, "default"), rules.default) if rules.default else _default()
     try:
-        return match_rules(model, patterns, default, head)
+        return match_rules(model, patterns, default, head, float_by_default)
     except PatternError as error:
         place = (*loc, "modules", error.pattern)
         raise recipe.error(place, str(error), of_key=True) from None
 
 
-def default_quantization(model: nn.Module, head: str) -> list[Match]:
+def default_quantization(
+    model: nn.Module, head: str, float_by_default: Collection[str] = ()
+) -> list[Match]:
     """Return the matches of a recipe without `quantization`."""
-    return match_rules(model, {}, _default(), head)
+    return match_rules(model, {}, _default(), head, float_by_default)
 
 
 def _default() -> QuantizationScheme:

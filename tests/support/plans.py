@@ -23,7 +23,8 @@ def plan_for(
     head: str = WHISPER.HEAD,
 ) -> QuantizationPlan:
     """The plan of a model."""
-    return plan_of(match_rules(model, patterns or {}, default, head), model)
+    left = WHISPER.FLOAT_BY_DEFAULT
+    return plan_of(match_rules(model, patterns or {}, default, head, left), model)
 
 
 def whisper_plan(

@@ -123,7 +123,8 @@ def _records(
     if not fitting:
         return _no_target(manifest, recipe, same_kind, options)
     try:
-        matches = resolve_quantization(recipe, fitting, model, family.HEAD)
+        left = family.FLOAT_BY_DEFAULT
+        matches = resolve_quantization(recipe, fitting, model, family.HEAD, left)
     except ExporterError as error:
         return f"recipe.yaml: {harmless(str(error).splitlines()[0])[:160]}"
     found = [

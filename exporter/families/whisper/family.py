@@ -33,6 +33,7 @@ from exporter.families.whisper.graphs.step import step_graphs
 
 __all__ = [  # the family's protocol
     "BARE",
+    "FLOAT_BY_DEFAULT",
     "HEAD",
     "LAYERS",
     "PREFIX",
@@ -63,6 +64,7 @@ TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
 PREFIX, BARE = "model.", ("encoder.", "decoder.")
 LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
+FLOAT_BY_DEFAULT = ("model.encoder.conv1", "model.encoder.conv2")
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:

@@ -293,7 +293,8 @@ def _random(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return random weights of a usual size: no denormals, and no overflow over the layers."""
     generator = torch.Generator().manual_seed(0)
     if not dtype.is_floating_point:
-        return torch.randint(-127, 128, shape, dtype=dtype, generator=generator)
+        low = 0 if dtype == torch.uint8 else -127
+        return torch.randint(low, 128, shape, dtype=dtype, generator=generator)
     if len(shape) < 2:  # biases, norms and scales
         return torch.full(shape, _SPREAD, dtype=dtype)
     return torch.empty(shape, dtype=dtype).normal_(std=_SPREAD, generator=generator)

@@ -17,7 +17,7 @@ from exporter.families.graph import Graph
 from exporter.system.accelerators import Device
 from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
-from exporter.targets.aoti.modules.dynamic_int8 import fuse_gelu
+from exporter.targets.aoti.modules import fuse_gelu
 from exporter.targets.aoti.target_isa import target_isa
 
 

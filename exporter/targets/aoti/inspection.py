@@ -13,9 +13,8 @@ from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.quantization.simulate import Rounding
-from exporter.quantization.weights import Weights
-from exporter.targets.aoti.graph_builder import prepared, setup_of
+from exporter.quantization.simulate import Round, Rounding
+from exporter.targets.aoti.graph_builder import StoredTensors, prepared, setup_of
 from exporter.targets.aoti.modules.dynamic_int8 import Activations
 from exporter.targets.aoti.options import Options
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
@@ -31,7 +30,7 @@ def rounding(
     options = Options.model_validate(manifest.options)
     widened = once and not options.vnni  # an encoder's weights are widened instead
     return Rounding(
-        inputs=None if scheme is None or widened else _rows,
+        inputs=None if scheme is None or widened else _INPUTS[scheme.name],
         window_cache=_packed,
         token_cache=_narrowed,
         dtype=options.variant(graph).precision,
@@ -41,6 +40,9 @@ def rounding(
 def _rows(states: Tensor) -> Tensor:
     codes, scale = Activations().quantize(states)
     return (codes * scale).reshape(states.shape)
+
+
+_INPUTS: dict[str, Round] = {"dynamic-int8": _rows}
 
 
 def _packed(states: Tensor, heads: int) -> Tensor:
@@ -59,7 +61,7 @@ def stored(
     plan = plan_of(folder, manifest)
     setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
     cuts = [prepared(setup, checkpoint, family, name) for name in setup.variants]
-    readers: dict[str, Weights] = {}
+    readers: dict[str, StoredTensors] = {}
     # A graph's module may hold weights that only another graph uses, in that one's type.
     compiled: dict[str, dict[torch.dtype, torch.Size]] = {}
     for graph, model, weights in cuts:

@@ -36,7 +36,7 @@ def rounding(
 ) -> Rounding:
     """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
     inputs = None if scheme is None else _INPUTS[scheme.name]
-    return Rounding(inputs, window_cache=_channels if narrow else None)
+    return Rounding(inputs, window_cache=_channels if narrow else None, unfolded=False)
 
 
 def _unsigned(states: Tensor) -> Tensor:

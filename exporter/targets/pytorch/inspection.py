@@ -1,6 +1,7 @@
 """How torch-int8 rounds, and its stored weights beside the checkpoint's."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,25 @@ def stored(
 
 
 class _Float(nn.Module):
-    """A linear module with dequantized weights, which are no entries of its state_dict."""
+    """A product with dequantized weights, which are no entries of its state_dict."""
 
     def __init__(
         self,
-        _module: nn.Module,
+        module: nn.Module,
         scheme: IntegerScheme,
         tensors: Mapping[str, Tensor],
         bias: Tensor | None,
     ) -> None:
         super().__init__()
         self._values = scheme.dequantize(tensors), bias
+        self._product: Callable[..., Tensor] = nn.functional.linear
+        if isinstance(module, nn.Conv1d):
+            self.stride, self.padding = module.stride, module.padding
+            geometry = {"stride": module.stride, "padding": module.padding}
+            self._product = partial(nn.functional.conv1d, **geometry)
 
     def forward(self, states: Tensor) -> Tensor:
-        product: Tensor = nn.functional.linear(states, *self._values)
-        return product
+        return self._product(states, *self._values)
 
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:

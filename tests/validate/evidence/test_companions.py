@@ -267,7 +267,7 @@ def test_modules_that_aoti_chose_to_leave_float(checkpoint: Path) -> None:
     """A graph in bfloat16, by measurement, has no int8 weights: the plan says so."""
     opened, family, target = open_checkpoint(str(checkpoint)), FAMILIES["whisper"], TARGETS["aoti"]
     model = family.skeleton(opened.config)
-    plan = plan_of(default_quantization(model, family.HEAD), model)
+    plan = plan_of(default_quantization(model, family.HEAD, family.FLOAT_BY_DEFAULT), model)
     options: Any = target.Options
     chosen = options(march="x86-64-v3", threads=1)
 

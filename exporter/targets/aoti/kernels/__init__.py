@@ -33,10 +33,10 @@ class Kernel:
     otherwise: Callable[..., Any] | None = None
 
 
+_LINEAR = ("linear.cpp", "few_rows.cpp", "many_rows.cpp")
 _KERNELS: dict[Any, Kernel] = {
-    dynamic_int8.int8_linear: Kernel(
-        ("linear.cpp", "few_rows.cpp", "many_rows.cpp"), (_T, _T, _T, _OUT, "int32_t", _OUT)
-    ),
+    dynamic_int8.int8_linear: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int32_t", _OUT)),
+    dynamic_int8.int8_conv: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int64_t", "int32_t", _OUT)),
     attention.attention: Kernel(
         ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend
     ),

@@ -1,10 +1,17 @@
 """Modules that replace a model's own for tracing: one file per scheme."""
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
-from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Linear
+from exporter.targets.aoti.modules import dynamic_int8
+from exporter.targets.aoti.modules.base import AotiConvolution
+from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Frames, Int8Linear
+
+_WITH_GELU = (dynamic_int8.int8_linear, dynamic_int8.int8_conv)
 
 
 def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, vnni: bool) -> None:
@@ -19,5 +26,37 @@ def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, v
     activations = Activations() if onednn else None
     for name in plan.quantized:
         module = model.get_submodule(name)
+        if isinstance(module, nn.Conv1d):
+            replace_module(model, name, Int8Frames(module, widen=not vnni))
+            continue
         assert isinstance(module, nn.Linear)
         replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
+
+
+def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Return a parameter's tensor, as its scheme stores it, in the layout of its module.
+
+    Args:
+        model: The model, with its modules replaced.
+        name: The parameter's name.
+        tensor: The tensor.
+    """
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    return module.stored(leaf, tensor) if isinstance(module, AotiConvolution) else tensor
+
+
+def fuse_gelu(graph: torch.fx.Graph) -> None:
+    """Fuse an exact GELU that is the only use of an integer product into that operator.
+
+    Whether it applies GELU is the operator's last argument.
+    """
+    for product in _WITH_GELU:
+        operator: Any = product._opoverload
+        for node in graph.find_nodes(op="call_function", target=operator):
+            after = next(iter(node.users))
+            exact = after.target is torch.ops.aten.gelu.default and not after.kwargs
+            if len(node.users) == 1 and exact:
+                node.update_arg(len(node.args) - 1, True)
+                after.replace_all_uses_with(node)
+                graph.erase_node(after)

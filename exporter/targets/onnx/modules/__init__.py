@@ -23,13 +23,15 @@ _BY_SCHEME: dict[str, Any] = {"float": floating, "dynamic-int8": dynamic_int8}
 def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:
     """Replace the planned modules, and all other linear ones, for ONNX.
 
+    A convolution in float stays as it is.
+
     Args:
         model: A skeleton.
         plan: The scheme of each module.
         integers: The type of int8 codes: int8, or uint8 with 128 added.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) or name in plan.quantized:
             scheme = plan.modules.get(name, Float())
             made = _BY_SCHEME[scheme.name].replacement(module, scheme, integers)
             replace_module(model, name, made)
