@@ -23,7 +23,7 @@ from exporter.system.progress import Progress, shown_bytes
 # safetensors' names of the types that a checkpoint's weights may have.
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
-_NAMES = {**NAMES, torch.int8: "I8"}
+_NAMES = {**NAMES, torch.int8: "I8", torch.uint8: "U8"}
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensors by name: type and shape."""
 

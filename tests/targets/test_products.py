@@ -16,6 +16,7 @@ from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
 from exporter.quantization.simulate import Rounding
 from exporter.system.hardware import describe
 from exporter.system.progress import silent
@@ -32,6 +33,7 @@ BITS = 8 if describe().vnni else 7
 SCHEMES: dict[str, IntegerScheme] = {
     "dynamic": DynamicInt8(bits=BITS),
     "dynamic, one scale": DynamicInt8(bits=BITS, per_channel=False),
+    "static": StaticInt8(bits=BITS, low=-2.5, high=3.0),  # narrower than the inputs
 }
 CONVOLUTIONS = {  # kernel, stride, padding of 12 channels
     "as in a front end": (3, 2, 0),

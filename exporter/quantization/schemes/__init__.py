@@ -31,5 +31,6 @@ SCHEMES: Registry[SchemeModule] = Registry(
     {
         FLOAT: "exporter.quantization.schemes.float",
         DEFAULT: "exporter.quantization.schemes.dynamic_int8",
+        "static-int8": "exporter.quantization.schemes.static_int8",
     },
 )

@@ -1,7 +1,8 @@
 """How aoti rounds, and its stored weights beside the checkpoint's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,7 +31,7 @@ def rounding(
     options = Options.model_validate(manifest.options)
     widened = once and not options.vnni  # an encoder's weights are widened instead
     return Rounding(
-        inputs=None if scheme is None or widened else _INPUTS[scheme.name],
+        inputs=None if scheme is None or widened else _INPUTS[scheme.name](scheme),
         window_cache=_packed,
         token_cache=_narrowed,
         dtype=options.variant(graph).precision,
@@ -42,7 +43,10 @@ def _rows(states: Tensor) -> Tensor:
     return (codes * scale).reshape(states.shape)
 
 
-_INPUTS: dict[str, Round] = {"dynamic-int8": _rows}
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _rows,
+    "static-int8": lambda scheme: scheme.rounded,
+}
 
 
 def _packed(states: Tensor, heads: int) -> Tensor:

@@ -43,7 +43,7 @@ from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job, Records
 
-SCHEMES = frozenset({"float", "dynamic-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "static-int8"})
 # Estimated native code of a package: once, and for each module with weights.
 _WEIGHTS = "weights.safetensors"
 _CODE_BYTES = 150_000

@@ -4,7 +4,7 @@ A graph that does not round its activations differs from the original, run with 
 by the rounding of float32 alone. So any change of a graph or of a weight shows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ _LARGEST = 255
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8."""
-    inputs = None if scheme is None else _INPUTS[scheme.name]
+    """Return the rounding of `DynamicQuantizeLinear` or `QuantizeLinear`, and of an int8 cache."""
+    inputs = None if scheme is None else _INPUTS[scheme.name](scheme)
     return Rounding(inputs, window_cache=_channels if narrow else None, unfolded=False)
 
 
@@ -49,7 +49,10 @@ def _unsigned(states: Tensor) -> Tensor:
     return ((states / step).round() + zero).clamp(0, _LARGEST).sub(zero).mul(step)
 
 
-_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _unsigned,
+    "static-int8": lambda scheme: scheme.rounded,
+}
 
 
 def _channels(states: Tensor, heads: int) -> Tensor:
@@ -165,8 +168,9 @@ class _Tapped:
 def _in_float(content: bytes, names: Mapping[str, str]) -> bytes:
     """Return a graph with float products, whose layer norms are outputs too.
 
-    `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0, and
-    `MatMulInteger` a product of its operands in float: whatever stands around them is unchanged.
+    `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0,
+    `QuantizeLinear` loses its rounding, and `MatMulInteger` becomes a product of its operands in
+    float: whatever stands around them is unchanged, but for the type of padding.
     `names` maps the weights to the model's.
     """
     import onnx
@@ -214,6 +218,20 @@ def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
             helper.make_node("Constant", [], [step], value=one),
             helper.make_node("Constant", [], [zero], value=none),
         ]
+    if node.op_type == "QuantizeLinear":
+        states, step, zero = node.input
+        (codes,) = node.output
+        return [
+            helper.make_node("Div", [states, step], [f"{codes}.steps"]),
+            helper.make_node("Cast", [zero], [f"{codes}.zero"], to=kinds.FLOAT),
+            helper.make_node("Add", [f"{codes}.steps", f"{codes}.zero"], [codes]),
+        ]
+    if node.op_type == "Pad" and len(node.input) > 2:
+        padding = f"{node.output[0]}.padding"
+        given = [*node.input]
+        given[2] = padding
+        padded = helper.make_node("Pad", given, node.output)
+        return [helper.make_node("CastLike", [node.input[2], node.input[0]], [padding]), padded]
     if node.op_type == "MatMulInteger":
         result, nodes = node.output[0], []
         operands = []

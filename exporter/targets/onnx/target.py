@@ -42,7 +42,7 @@ from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
-SCHEMES = frozenset({"float", "dynamic-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "static-int8"})
 _log = logging.getLogger(__name__)
 # Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500

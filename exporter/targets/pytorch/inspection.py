@@ -19,6 +19,7 @@ from exporter.system.hardware import describe
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 from exporter.targets.pytorch.modules import BY_SCHEME
+from exporter.targets.pytorch.modules.static_int8 import NARROW, narrowed
 
 EXACT = True
 _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
@@ -27,8 +28,8 @@ _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call."""
-    return Rounding(inputs=None if scheme is None else _INPUTS[scheme.name])
+    """Return the rounding of the inputs of torch's products to u8, one scale for all of a call."""
+    return Rounding(inputs=None if scheme is None else _INPUTS[scheme.name](scheme))
 
 
 def _unsigned(states: Tensor) -> Tensor:
@@ -49,7 +50,23 @@ def _unsigned(states: Tensor) -> Tensor:
     return codes.sub_(point).mul_(scale)
 
 
-_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
+def _static(scheme: Any) -> Round:
+    """Return the rounding with a constant scale, in 7 bits without VNNI."""
+    if describe().vnni:
+        rounded: Round = scheme.rounded
+        return rounded
+    step, zero, ends = narrowed(scheme.input_scale, scheme.input_zero_point)
+
+    def narrow(states: Tensor) -> Tensor:
+        return (states.clamp(*ends) / step).round().add_(zero).clamp_(0, NARROW).sub_(zero) * step
+
+    return narrow
+
+
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _unsigned,
+    "static-int8": _static,
+}
 
 
 def stored(

@@ -14,7 +14,7 @@ import torch
 
 from exporter.errors import BuildError
 from exporter.families import attention
-from exporter.targets.aoti.modules import dynamic_int8
+from exporter.targets.aoti.modules import dynamic_int8, static_int8
 
 _FOLDER = Path(__file__).parent
 _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
@@ -37,6 +37,8 @@ _LINEAR = ("linear.cpp", "few_rows.cpp", "many_rows.cpp")
 _KERNELS: dict[Any, Kernel] = {
     dynamic_int8.int8_linear: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int32_t", _OUT)),
     dynamic_int8.int8_conv: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int64_t", "int32_t", _OUT)),
+    static_int8.static_int8_linear: Kernel(_LINEAR, (*(_T,) * 5, _OUT, "int32_t", _OUT)),
+    static_int8.static_int8_conv: Kernel(_LINEAR, (*(_T,) * 5, _OUT, "int64_t", "int32_t", _OUT)),
     attention.attention: Kernel(
         ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend
     ),

@@ -92,7 +92,7 @@ extern "C" AOTITorchError aoti_torch_cpu_int8_conv(AtenTensorHandle x, AtenTenso
   return convolve(made(x, weight, scale, bias, gelu), x, stride, y);
 }
 
-// The same with one scale and one zero point for all inputs: step float32 [1], zero uint8 [1].
+// The same with one scale and one zero point for all inputs: the first of step float32 and of zero uint8.
 extern "C" AOTITorchError aoti_torch_cpu_static_int8_linear(
     AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle scale, AtenTensorHandle step,
     AtenTensorHandle zero, AtenTensorHandle* bias, int32_t gelu, AtenTensorHandle* y) {

@@ -1,5 +1,6 @@
 """Modules that replace a model's own for tracing: one file per scheme."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,11 +8,17 @@ from torch import Tensor, nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
-from exporter.targets.aoti.modules import dynamic_int8
+from exporter.targets.aoti.modules import dynamic_int8, static_int8
 from exporter.targets.aoti.modules.base import AotiConvolution
 from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Frames, Int8Linear
+from exporter.targets.aoti.modules.static_int8 import StaticFrames, StaticLinear
 
-_WITH_GELU = (dynamic_int8.int8_linear, dynamic_int8.int8_conv)
+_WITH_GELU = (
+    dynamic_int8.int8_linear,
+    dynamic_int8.int8_conv,
+    static_int8.static_int8_linear,
+    static_int8.static_int8_conv,
+)
 
 
 def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, vnni: bool) -> None:
@@ -24,13 +31,16 @@ def replace_modules(model: nn.Module, plan: QuantizationPlan, *, onednn: bool, v
         vnni: Whether the CPU to compile for has VNNI.
     """
     activations = Activations() if onednn else None
-    for name in plan.quantized:
-        module = model.get_submodule(name)
+    for name, scheme in plan.quantized.items():
+        module, static = model.get_submodule(name), scheme.name == "static-int8"
+        made: nn.Module
         if isinstance(module, nn.Conv1d):
-            replace_module(model, name, Int8Frames(module, widen=not vnni))
-            continue
-        assert isinstance(module, nn.Linear)
-        replace_module(model, name, Int8Linear(module, activations, widen=not vnni))
+            made = (StaticFrames if static else Int8Frames)(module, widen=not vnni)
+        else:
+            assert isinstance(module, nn.Linear)
+            dynamic = partial(Int8Linear, activations=activations)
+            made = (StaticLinear if static else dynamic)(module, widen=not vnni)
+        replace_module(model, name, made)
 
 
 def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def _(
     return convolved_like(states, weight, stride)
 
 
-_MANY = 64
+MANY = 64
 
 
 class Activations:
@@ -87,7 +87,7 @@ class Int8Linear(nn.Module):
         self._widen = widen
 
     def forward(self, states: Tensor) -> Tensor:
-        many = isinstance(states.shape[-2], int) and states.shape[-2] >= _MANY
+        many = isinstance(states.shape[-2], int) and states.shape[-2] >= MANY
         bias = None if self.bias is None else as_type(self.bias, torch.float32)
         if many and self._widen:
             widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]

@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets.onnx.modules import dynamic_int8, floating
+from exporter.targets.onnx.modules import dynamic_int8, floating, static_int8
 from exporter.targets.onnx.modules.base import OnnxModule
 
-_BY_SCHEME: dict[str, Any] = {"float": floating, "dynamic-int8": dynamic_int8}
+_BY_SCHEME: dict[str, Any] = {
+    "float": floating,
+    "dynamic-int8": dynamic_int8,
+    "static-int8": static_int8,
+}
 
 
 def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.targets.pytorch.modules import dynamic_int8
+from exporter.targets.pytorch.modules import dynamic_int8, static_int8
 
 Make = Callable[[nn.Module, IntegerScheme, Mapping[str, Tensor], Tensor | None], nn.Module]
 """Makes a module of the model's own, its scheme, the scheme's tensors by name, and the bias."""
 
-BY_SCHEME: dict[str, Make] = {"dynamic-int8": dynamic_int8.make}
+BY_SCHEME: dict[str, Make] = {
+    "dynamic-int8": dynamic_int8.make,
+    "static-int8": static_int8.make,
+}
