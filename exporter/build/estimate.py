@@ -6,7 +6,7 @@ the reason, instead of being killed by the kernel.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from exporter.targets.cost import MEASURED_ON, Work
 from exporter.targets.options import TargetOptions
 
 Row = dict[str, Any]
+# Rough costs of running an original in float32: of importing and opening it, and of one clip of a
+# few seconds per parameter, by two threads.
+_ORIGINAL_BYTES, _ORIGINAL_RATIO, _ORIGINAL_S = 600 << 20, 1.3, 8.0
+_CLIP_S = 1.2e-8
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,26 @@ def predict(
         scratch_bytes=cost.scratch_bytes(work),
         seconds=cost.seconds(work),
         reload_seconds=cost.reload_seconds(work),
+    )
+
+
+def with_calibration(
+    prediction: Prediction, checkpoint: Checkpoint, clips: int, *, runs: bool
+) -> Prediction:
+    """Add to an estimate what calibrating ranges costs: the float32 original runs on clips.
+
+    Args:
+        prediction: The estimate without it.
+        checkpoint: The checkpoint.
+        clips: The number of recordings.
+        runs: Whether it runs for this artifact first: later ones have its result.
+    """
+    memory = _ORIGINAL_BYTES + round(_ORIGINAL_RATIO * 4 * checkpoint.parameters)
+    seconds = _ORIGINAL_S + clips * checkpoint.parameters * _CLIP_S if runs else 0.0
+    return replace(
+        prediction,
+        peak_rss_bytes=max(prediction.peak_rss_bytes, memory),
+        seconds=prediction.seconds + seconds,
     )
 
 

@@ -44,6 +44,19 @@ class QuantizationPlan:
         changed = {n: scheme if n in names else own for n, own in self.modules.items()}
         return QuantizationPlan(changed)
 
+    @cached_property
+    def calibrated(self) -> tuple[str, ...]:
+        """The modules whose schemes have fields that a build calibrates."""
+        return tuple(name for name, scheme in self.modules.items() if scheme.CALIBRATED)
+
+    def with_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> QuantizationPlan:
+        """Return the plan with the ranges of the inputs of calibrated modules."""
+        changed = dict(self.modules)
+        for name in self.calibrated:
+            low, high = ranges[name]
+            changed[name] = changed[name].model_copy(update={"low": low, "high": high})
+        return QuantizationPlan(changed)
+
     def as_data(self) -> list[dict[str, Any]]:
         """Return the plan as JSON data, grouped by scheme: the same for equal plans."""
         groups: dict[tuple[str, str], dict[str, Any]] = {}

@@ -83,4 +83,8 @@ def _scheme(recipe: Recipe, loc: Loc, spec: SchemeSpec) -> QuantizationScheme:
         near = nearest(spec.scheme, SCHEMES)
         hint = f"did you mean {near}?" if near else f"known: {', '.join(SCHEMES)}"
         raise recipe.error(loc, f"unknown scheme {spec.scheme!r}: {hint}")
-    return recipe.check(SCHEMES[spec.scheme].Scheme, spec.parameters, loc)
+    scheme = SCHEMES[spec.scheme].Scheme
+    for name in sorted(scheme.CALIBRATED & spec.parameters.keys()):
+        msg = f"`{name}` is calibrated by the build: leave it out"
+        raise recipe.error((*loc, name), msg, of_key=True)
+    return recipe.check(scheme, spec.parameters, loc)

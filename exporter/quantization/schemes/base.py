@@ -24,6 +24,8 @@ class QuantizationScheme(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    CALIBRATED: ClassVar[frozenset[str]] = frozenset()
+    """The fields that a recipe must not set: a build calibrates them."""
 
     @classmethod
     @abstractmethod

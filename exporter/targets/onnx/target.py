@@ -30,6 +30,7 @@ from exporter.quantization.modules import keep_16bit_storage, replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
@@ -279,7 +280,7 @@ def _config(
 
 
 def _has_8_bits(scheme: QuantizationScheme) -> bool:
-    return isinstance(scheme, DynamicInt8) and scheme.bits == 8
+    return isinstance(scheme, DynamicInt8 | StaticInt8) and scheme.bits == 8
 
 
 def _int8_type(options: Options) -> torch.dtype:

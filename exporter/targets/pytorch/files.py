@@ -25,6 +25,7 @@ from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
 QUANTIZATION = "quantization.json"
+_STATIC = "per tensor; dynamic, but of static-int8 u8 by input_scale and input_zero_point"
 
 
 def rebuilt(
@@ -108,7 +109,7 @@ def contents(
     record = {
         "schema_version": 1,
         "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
-        "activations": "dynamic, per tensor",
+        "activations": _STATIC if plan.calibrated else "dynamic, per tensor",
         "modules": modules,
     }
     return weights, tensors, json.dumps(record, indent=1) + "\n"
