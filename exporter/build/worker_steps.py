@@ -13,8 +13,7 @@ from exporter.errors import BuildError, DataError
 from exporter.families import FAMILIES, family_name
 from exporter.families.transcript import Sound
 from exporter.formats import audio
-from exporter.quantization import calibrate as calibration
-from exporter.quantization import histogram
+from exporter.quantization.calibration import histogram, observe
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
 from exporter.runtime.load import load, load_original
@@ -76,7 +75,7 @@ def calibrate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     with scratch() as place:
         path = place / "ranges.json"
-        makers = (calibration, histogram)
+        makers = (observe, histogram)
         versioned = {**parts, "versions": installed_versions()}
         get_or_build(path, what, versioned, make, makers=makers, fresh=request["fresh"])
         answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +99,7 @@ def _ranges(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             sound = audio.read(clip, original.sampling_rate)
             yield clip.name, partial(original.decode, [sound], decoding)
 
-    found = calibration.observe(original.model, request["modules"], runs())
+    found = observe.observe(original.model, request["modules"], runs())
     settings = request["calibration"]
     method, percentile = settings["method"], settings.get("percentile", 100.0)
     progress("calibration: choosing ranges", None)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from exporter.errors import BuildError
-from exporter.quantization.histogram import Histogram
+from exporter.quantization.calibration.histogram import Histogram
 
 
 def observe(

@@ -66,7 +66,9 @@ class Histogram:
         return np.linspace(-self.reach, self.reach, BINS + 1)
 
     def range(self, method: Method, percentile: float) -> Range:
-        """Return the ends of the range that a method chooses, at least one value counted.
+        """Return the ends of the range that a method chooses, with zero in it.
+
+        At least one value must be counted.
 
         Args:
             method: `minmax`, the extremes; `percentile`, so many percent of the values, the same
@@ -75,7 +77,7 @@ class Histogram:
             percentile: The percentage that `percentile` keeps.
         """
         low, high = _METHODS[method](self, percentile)
-        return max(low, self.low), min(high, self.high)
+        return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
 
 
 def _minmax(histogram: Histogram, _percentile: float) -> Range:
@@ -147,6 +149,8 @@ def _bin(histogram: Histogram, value: float, width: float) -> int:
 def _divergence(counts: Numbers, first: int, last: int) -> float:
     """Return the divergence of bins quantized to `_LEVELS` from the same with the rest clipped."""
     inside = counts[first:last]
+    if inside.sum() < counts.sum() / 2:  # most would be clipped into one bin, which is like itself
+        return math.inf
     true = inside.copy()
     true[0] += counts[:first].sum()
     true[-1] += counts[last:].sum()
