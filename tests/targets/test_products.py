@@ -1,10 +1,12 @@
 """Products in integers, in every target and scheme, against the arithmetic that a plan means."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -124,7 +126,8 @@ def in_onnx(case: Case, folder: Path) -> Run:
         onnx_modules.replace_modules(model, plan, torch.int8)
 
     model = case.replaced(replace)
-    path, names = folder / "products.onnx", {name for name, _ in model.named_parameters()}
+    path = folder / "products.onnx"
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     external_data.save(_trace(case.graph(model)), path, names)
     external_data.fill(path, lambda n: onnx_modules.stored(model, n, case.read(n)), silent)
     options = onnxruntime.SessionOptions()
@@ -193,3 +196,10 @@ def test_products_are_those_of_the_plan(target: str, name: str, tmp_path: Path) 
             # A code that rounds the other way moves a sum by a weight times a step.
             assert (product - wanted).abs().max() <= 0.02 * wanted.abs().max()
             assert close.float().mean() > 0.97
+    if target == "onnx-int8":
+        nodes = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node
+        kinds = Counter(node.op_type for node in nodes)
+        assert kinds["MatMulIntegerToFloat"] == 2 * (1 + len(CONVOLUTIONS)), "all are fused"
+        assert not kinds.keys() & {"MatMul", "MatMulInteger", "Gemm", "Conv", "DequantizeLinear"}
+        quantizing = kinds["QuantizeLinear"] + kinds["DynamicQuantizeLinear"]
+        assert quantizing <= 4, "siblings share their input"

@@ -169,7 +169,7 @@ def _in_float(content: bytes, names: Mapping[str, str]) -> bytes:
     """Return a graph with float products, whose layer norms are outputs too.
 
     `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0,
-    `QuantizeLinear` loses its rounding, and `MatMulInteger` becomes a product of its operands in
+    `QuantizeLinear` loses its rounding, and products of integers become those of their operands in
     float: whatever stands around them is unchanged, but for the type of padding.
     `names` maps the weights to the model's.
     """
@@ -233,18 +233,32 @@ def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
         padded = helper.make_node("Pad", given, node.output)
         return [helper.make_node("CastLike", [node.input[2], node.input[0]], [padding]), padded]
     if node.op_type == "MatMulInteger":
-        result, nodes = node.output[0], []
-        operands = []
-        for place, name in enumerate(node.input[:2]):
-            zero = node.input[place + 2] if len(node.input) > place + 2 else ""
-            own = f"{result}.operand{place}"
-            nodes.append(helper.make_node("Cast", [name], [own], to=kinds.FLOAT))
-            if zero:
-                nodes += [
-                    helper.make_node("Cast", [zero], [f"{own}.zero"], to=kinds.FLOAT),
-                    helper.make_node("Sub", [own, f"{own}.zero"], [f"{own}.centred"]),
-                ]
-                own = f"{own}.centred"
-            operands.append(own)
-        return [*nodes, helper.make_node("MatMul", operands, [result])]
+        return _float_product(node.input[:2], node.input[2:4], node.output[0], helper, kinds)
+    if node.op_type == "MatMulIntegerToFloat":
+        states, weight, step, scale, *zeros = node.input
+        (result,) = node.output
+        scaled = f"{result}.scaled" if len(zeros) > 2 else result
+        nodes = _float_product([states, weight], zeros[:2], f"{result}.sums", helper, kinds)
+        nodes.append(helper.make_node("Mul", [step, scale], [f"{result}.steps"]))
+        nodes.append(helper.make_node("Mul", [f"{result}.sums", f"{result}.steps"], [scaled]))
+        bias = [helper.make_node("Add", [scaled, each], [result]) for each in zeros[2:]]
+        return [*nodes, *bias]
     return [node]
+
+
+def _float_product(
+    operands: Sequence[str], zeros: Sequence[str], result: str, helper: Any, kinds: Any
+) -> list[Any]:
+    """Return the nodes of a product in float of operands of integers around their zero points."""
+    nodes, floats = [], []
+    for place, name in enumerate(operands):
+        own = f"{result}.operand{place}"
+        nodes.append(helper.make_node("Cast", [name], [own], to=kinds.FLOAT))
+        if place < len(zeros) and zeros[place]:
+            nodes += [
+                helper.make_node("Cast", [zeros[place]], [f"{own}.zero"], to=kinds.FLOAT),
+                helper.make_node("Sub", [own, f"{own}.zero"], [f"{own}.centred"]),
+            ]
+            own = f"{own}.centred"
+        floats.append(own)
+    return [*nodes, helper.make_node("MatMul", floats, [result])]

@@ -39,6 +39,7 @@ def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dt
             scheme = plan.modules.get(name, Float())
             made = _BY_SCHEME[scheme.name].replacement(module, scheme, integers)
             replace_module(model, name, made)
+    static_int8.share_ranges(model, plan)
 
 
 def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -43,10 +43,17 @@ def product_nodes(codes: Any, zero: Any, weight: Any, scale: Any) -> Any:
     onnxruntime fuses them into `MatMulIntegerToFloat`, together with the addition of a bias.
     """
     operands = [codes, weight, zero]
-    if weight.dtype == ir.DataType.UINT8:
-        operands.append(op.Cast(op.Constant(value_int=UNSIGNED_ZERO), to=int(ir.DataType.UINT8)))
+    if (own := weight_zero(weight)) is not None:
+        operands.append(own)
     product = op.Cast(op.MatMulInteger(*operands), to=int(ir.DataType.FLOAT))
     return op.Mul(product, scale)
+
+
+def weight_zero(weight: Any) -> Any:
+    """Return the zero point of a weight that is stored as uint8; None for int8."""
+    if weight.dtype != ir.DataType.UINT8:
+        return None
+    return op.Cast(op.Constant(value_int=UNSIGNED_ZERO), to=int(ir.DataType.UINT8))
 
 
 def unfolded_nodes(codes: Any, zero: Any, kernel: int, stride: int, padding: int) -> Any:

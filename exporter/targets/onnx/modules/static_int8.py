@@ -1,37 +1,54 @@
-"""static-int8 in ONNX: `QuantizeLinear` with constants, and `MatMulInteger`.
+"""static-int8 in ONNX: `QuantizeLinear` with constants, and onnxruntime's `MatMulIntegerToFloat`.
 
 `QLinearMatMul` and `QLinearConv` would quantize the output too, so that every GELU and norm needed
-a range of its own; onnxruntime fuses these nodes into `MatMulIntegerToFloat` instead.
+a range of its own. The nodes of dynamic-int8 are not fused here: their scales are constants, which
+onnxruntime multiplies before it looks for them.
 """
 
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from exporter.quantization.convolution import FramesConvolution, unfold, unfolded_weight
 from exporter.quantization.modules import meta_parameter
+from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.static_int8 import LARGEST
 from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
+from exporter.targets.onnx.attention import MICROSOFT, operator
 from exporter.targets.onnx.modules import integers
 from exporter.targets.onnx.modules.base import OnnxModule
 
 
 @torch.library.custom_op("exporter::static_int8_matmul", mutates_args=())
 def static_int8_matmul(
-    states: Tensor, weight: Tensor, scale: Tensor, step: Tensor, zero: Tensor
+    states: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    step: Tensor,
+    zero: Tensor,
+    bias: Tensor | None,
 ) -> Tensor:
-    """Multiply states [..., in], quantized to u8, by an int8 weight [in, out].
+    """Multiply states [..., in], quantized to u8, by an int8 weight [in, out], and add a bias.
 
     `step` float32 and `zero` uint8, both [], are the scale and the zero point of the states.
     """
     codes = (states / step).round().add(zero).clamp(0, LARGEST) - zero
-    return (codes @ integers.numbers(weight)) * (step * scale)
+    product = (codes @ integers.numbers(weight)) * (step * scale)
+    return product if bias is None else product + bias
 
 
 @static_int8_matmul.register_fake
-def _(states: Tensor, weight: Tensor, _scale: Tensor, _step: Tensor, _zero: Tensor) -> Tensor:
+def _(
+    states: Tensor,
+    weight: Tensor,
+    _scale: Tensor,
+    _step: Tensor,
+    _zero: Tensor,
+    _bias: Tensor | None,
+) -> Tensor:
     return states.new_empty((*states.shape[:-1], weight.shape[1]))
 
 
@@ -42,6 +59,7 @@ def static_int8_frames(
     scale: Tensor,
     step: Tensor,
     zero: Tensor,
+    bias: Tensor | None,
     kernel: int,
     stride: int,
     padding: int,
@@ -49,7 +67,7 @@ def static_int8_frames(
     """Convolve frames [batch, frames, in], quantized to u8; int8 weight [kernel * in, out]."""
     padded = nn.functional.pad(states, (0, 0, padding, padding))
     rows = unfold(padded, kernel, stride).contiguous()
-    product: Tensor = static_int8_matmul(rows, weight, scale, step, zero)
+    product: Tensor = static_int8_matmul(rows, weight, scale, step, zero, bias)
     return product
 
 
@@ -60,6 +78,7 @@ def _(
     _scale: Tensor,
     _step: Tensor,
     _zero: Tensor,
+    _bias: Tensor | None,
     kernel: int,
     stride: int,
     padding: int,
@@ -86,8 +105,8 @@ class _Static(OnnxModule):
 
     def _multiplied(self, operator: Any, states: Tensor, *geometry: int) -> Tensor:
         own = self.weight, self.scale, self.input_scale, self.input_zero_point
-        product: Tensor = operator(states, *own, *geometry)
-        return product if self.bias is None else product + self.bias
+        product: Tensor = operator(states, *own, self.bias, *geometry)
+        return product
 
 
 class StaticMatMul(_Static):
@@ -114,6 +133,21 @@ class StaticFrames(FramesConvolution, _Static):
         return self._multiplied(static_int8_frames, states, *geometry)
 
 
+def share_ranges(model: nn.Module, plan: QuantizationPlan) -> None:
+    """Let siblings with equal ranges share scale and zero point.
+
+    They have the same input, like the projections of an attention to query, key and value, and
+    onnxruntime then quantizes it once.
+    """
+    seen: dict[tuple[str, StaticInt8], _Static] = {}
+    for name, scheme in plan.modules.items():
+        module = model.get_submodule(name)
+        if isinstance(module, _Static) and isinstance(scheme, StaticInt8):
+            parent = name.rpartition(".")[0]
+            first = seen.setdefault((parent, scheme.model_copy(update={"bits": 8})), module)
+            module.input_scale, module.input_zero_point = first.input_scale, first.input_zero_point
+
+
 def replacement(module: nn.Module, _scheme: StaticInt8, dtype: torch.dtype) -> OnnxModule:
     """Return the module in the place of a linear one or of a convolution."""
     if isinstance(module, nn.Conv1d):
@@ -122,9 +156,20 @@ def replacement(module: nn.Module, _scheme: StaticInt8, dtype: torch.dtype) -> O
     return StaticMatMul(module, dtype)
 
 
-def _matmul_nodes(states: Any, weight: Any, scale: Any, step: Any, zero: Any) -> Any:
+def _matmul_nodes(
+    states: Any, weight: Any, scale: Any, step: Any, zero: Any, bias: Any = None
+) -> Any:
     codes = op.QuantizeLinear(states, step, zero)
-    return integers.product_nodes(codes, zero, weight, op.Mul(step, scale))
+    return _product(codes, weight, scale, step, zero, bias)
+
+
+def _product(codes: Any, weight: Any, scale: Any, step: Any, zero: Any, bias: Any) -> Any:
+    own_zero = integers.weight_zero(weight)
+    if own_zero is None:
+        own_zero = op.Cast(op.Constant(value_int=0), to=int(ir.DataType.INT8))
+    given = [codes, weight, step, scale, zero, own_zero]
+    given += [] if bias is None else [bias]
+    return operator(MICROSOFT, "MatMulIntegerToFloat", len(given), 1)(*given)
 
 
 def _frames_nodes(
@@ -133,13 +178,14 @@ def _frames_nodes(
     scale: Any,
     step: Any,
     zero: Any,
+    bias: Any,
     kernel: int,
     stride: int,
     padding: int,
 ) -> Any:
     codes = op.QuantizeLinear(states, step, zero)
     rows = integers.unfolded_nodes(codes, zero, kernel, stride, padding)
-    return integers.product_nodes(rows, zero, weight, op.Mul(step, scale))
+    return _product(rows, weight, scale, step, zero, bias)
 
 
 NODES = {static_int8_matmul: _matmul_nodes, static_int8_frames: _frames_nodes}
