@@ -78,11 +78,12 @@ def stored(
         prepared = _prepared(options, plan, checkpoint, family, planned[name])
         names = parameter_names(prepared.graph, prepared.model)
         there = _initializers(folder, file, manifest)
+        held = {name for own, name in names.items() if own in there}
         for own, stored_name in names.items():
             expected = prepared.read(stored_name)
             found = there.pop(own, None)
-            if found is None and prepared.graph.weights_from:
-                continue  # what such a graph does not use is not in it
+            if found is None and (prepared.graph.weights_from or stored_name in held):
+                continue  # not used by such a graph, or there under the name of another module
             expected = expected if found is None else expected.to(found.dtype)
             yield StoredWeight(file.path, stored_name, found, expected)
         for own, found in there.items():
