@@ -28,6 +28,7 @@ from exporter.targets.onnx.session import open_session
 
 EXACT = True
 _PREFIX = "tap:"
+_INPUT_ZERO = ".input_zero_point"
 _LARGEST = 255
 
 
@@ -219,7 +220,7 @@ def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
             helper.make_node("Constant", [], [step], value=one),
             helper.make_node("Constant", [], [zero], value=none),
         ]
-    if node.op_type == "QuantizeLinear":
+    if node.op_type == "QuantizeLinear" and node.input[2].endswith(_INPUT_ZERO):  # no cache's
         states, step, zero = node.input
         (codes,) = node.output
         return [
