@@ -80,11 +80,33 @@ class SchemeSpec(_Strict):
         return dict(self.model_extra or {})
 
 
+class CalibrationSpec(_Strict):
+    """The recordings on which ranges of static quantization are calibrated, and how.
+
+    `clips` is relative to the recipe, like those of `data`; `count` of them are drawn with `seed`.
+    `percentile` is the share of values that the method of this name keeps, in percent.
+    """
+
+    clips: Text
+    count: int = Field(default=32, ge=1, le=100_000)
+    seed: int = Field(default=0, ge=0)
+    method: Literal["minmax", "percentile", "mse", "entropy"] = "percentile"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+
+    @model_validator(mode="after")
+    def _percentile_of_its_method(self) -> CalibrationSpec:
+        if "percentile" in self.model_fields_set and self.method != "percentile":
+            msg = f"`percentile` belongs to the method of this name, not to {self.method}"
+            raise _mistake(msg, ("percentile",))
+        return self
+
+
 class Quantization(_Strict):
     """Schemes of modules by pattern, where the first match counts, and a default scheme."""
 
     default: SchemeSpec | None = None
     modules: dict[str, SchemeSpec] = {}
+    calibration: CalibrationSpec | None = Field(default=None, exclude_if=lambda spec: spec is None)
 
 
 class TargetSpec(_Strict):
@@ -242,7 +264,10 @@ class Recipe(_Strict):
     @property
     def absolute_paths(self) -> list[str]:
         """The absolute paths in the recipe, which exist only on this machine."""
-        typed = (self.checkpoint, self.data.clips if self.data else None)
+        rules = (self.quantization, *(target.quantization for target in self.targets))
+        calibrations = [each.calibration for each in rules if each]
+        clips = [each.clips for each in calibrations if each]
+        typed = (self.checkpoint, self.data.clips if self.data else None, *clips)
         return [path for path in typed if path and path.startswith(("/", "~"))]
 
     def error(self, loc: Loc, message: str, *, of_key: bool = False) -> RecipeError:

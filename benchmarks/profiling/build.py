@@ -39,7 +39,9 @@ def build(source: Path, folder: Path) -> None:
                 checkpoint=checkpoint,
                 family=family,
                 options=target.Options(),
-                plan=plan_of(default_quantization(model, family.HEAD), model),
+                plan=plan_of(
+                    default_quantization(model, family.HEAD, family.FLOAT_BY_DEFAULT), model
+                ),
                 folder=folder,
                 progress=silent,
                 fresh=True,

@@ -94,6 +94,24 @@ class QuantizedModules(_Frozen):
     modules: tuple[_Text, ...]
 
 
+class Calibration(_Frozen):
+    """What the ranges in a plan were calibrated on, and how.
+
+    Attributes:
+        method: How each range was chosen.
+        percentile: The percentage of values that it keeps, for the method `percentile`.
+        clips: The number of recordings.
+        seconds: Their duration together.
+        sha256: The hash of the recordings' hashes, in order.
+    """
+
+    method: _Text
+    percentile: AbsentIfEmpty[float | None] = None
+    clips: _Count
+    seconds: _Seconds
+    sha256: _Sha256
+
+
 class BuildResult(_Frozen):
     """The answer of a target's build: requirements, resolved options, plan and choices."""
 
@@ -137,6 +155,7 @@ class Manifest(_Frozen):
     build_key: _Text
     choices: AbsentIfEmpty[dict[_Text, AutotuneResult]] = {}
     quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
+    calibration: AbsentIfEmpty[Calibration | None] = None
     files: tuple[File, ...] = ()
 
     @field_validator("options")

@@ -6,7 +6,7 @@ the reason, instead of being killed by the kernel.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from exporter.targets.cost import MEASURED_ON, Work
 from exporter.targets.options import TargetOptions
 
 Row = dict[str, Any]
+# Rough costs of running an original in float32: of importing and opening it, and of one clip of a
+# few seconds per parameter, by two threads.
+_ORIGINAL_BYTES, _ORIGINAL_RATIO, _ORIGINAL_S = 600 << 20, 1.3, 8.0
+_CLIP_S = 1.2e-8
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,26 @@ def predict(
     )
 
 
+def with_calibration(
+    prediction: Prediction, checkpoint: Checkpoint, clips: int, *, runs: bool
+) -> Prediction:
+    """Add to an estimate what calibrating ranges costs: the float32 original runs on clips.
+
+    Args:
+        prediction: The estimate without it.
+        checkpoint: The checkpoint.
+        clips: The number of recordings.
+        runs: Whether it runs for this artifact first: later ones have its result.
+    """
+    memory = _ORIGINAL_BYTES + round(_ORIGINAL_RATIO * 4 * checkpoint.parameters)
+    seconds = _ORIGINAL_S + clips * checkpoint.parameters * _CLIP_S if runs else 0.0
+    return replace(
+        prediction,
+        peak_rss_bytes=max(prediction.peak_rss_bytes, memory),
+        seconds=prediction.seconds + seconds,
+    )
+
+
 def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
     """Return the sizes of the checkpoint's files that every artifact includes, by name."""
     written = {name: len(data) for name, data in checkpoint.converted.items()}
@@ -218,8 +242,8 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
-    shared = shared_tables(family.TIED, checkpoint.tensors)
-    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
+    shared, left = shared_tables(family.TIED, checkpoint.tensors), family.FLOAT_BY_DEFAULT
+    plan = plan_of(default_quantization(model, family.HEAD, left, shared), model)
     return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
 
 

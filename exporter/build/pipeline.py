@@ -7,8 +7,8 @@ until its successor is sealed and has decoded one recording.
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from exporter.artifact import build_registry, local_paths, provenance, store
 from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.manifest import RECIPE, BuildFigures, BuildResult, Manifest, RecipeStamp
 from exporter.build import estimate
+from exporter.build.calibration import Calibrated, Calibration, calibrate
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
@@ -104,6 +105,7 @@ def build(
     clip = _one_clip(recipe) if wanted else None
     if any(p.checkpoint.remote for p in wanted):  # everything fits: download the weights
         planned = resolve(recipe, output, checkpoint, targets, progress)
+    planned = _calibrated(planned, reusable, progress, fresh=force)
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
         if p.path in reusable
@@ -158,6 +160,7 @@ def dry_run(
             "parameters": p.checkpoint.parameters,
             "fetch_bytes": sum(p.checkpoint.remote.values()),
             "action": "keep" if p.path in reusable else "replace" if p.path.exists() else "build",
+            **({"calibration": str(p.calibration)} if p.calibration else {}),
             **p.prediction.as_row(),
             **verdicts.get(p.path, estimate.verdict(None)),
         }
@@ -183,6 +186,26 @@ def _planned(
     if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
         return resolve(recipe, output, checkpoint, targets, progress)
     return planned
+
+
+def _calibrated(
+    planned: Sequence[Planned], reusable: Collection[Path], progress: Progress, *, fresh: bool
+) -> list[Planned]:
+    """Calibrate once for all targets to build that share a calibration."""
+    modules: dict[Calibration, dict[str, None]] = {}
+    for each in planned:
+        if each.calibration is not None and each.path not in reusable:
+            modules.setdefault(each.calibration, {}).update(dict.fromkeys(each.plan.calibrated))
+    found: dict[Calibration, Calibrated] = {}
+    for calibration, names in modules.items():
+        checkpoint, recipe = planned[0].checkpoint, planned[0].recipe
+        found[calibration] = calibrate(
+            calibration, list(names), checkpoint, recipe, progress, fresh=fresh
+        )
+    return [
+        replace(each, calibrated=found.get(each.calibration)) if each.calibration else each
+        for each in planned
+    ]
 
 
 def _to_fetch(planned: Sequence[Planned]) -> int:
@@ -226,7 +249,7 @@ def _build_one(
             "allow_pickle": recipe.allow_pickle,
             "kind": planned.kind,
             "options": planned.options.model_dump(mode="json"),
-            "quantization": planned.plan.as_data(),
+            "quantization": planned.plan_to_build.as_data(),
             "folder": str(folder.resolve()),
             "fresh": fresh,
         }
@@ -276,6 +299,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
         build_key=key,
         choices=outcome.choices,
         quantization=outcome.quantization,
+        calibration=planned.calibrated.record if planned.calibrated else None,
     )
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.build import estimate
+from exporter.build.calibration import Calibrated, Calibration, plan_calibrations
 from exporter.build.estimate import Prediction, Step
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_adapter
 from exporter.checkpoint.compatibility import check_fit
@@ -48,16 +49,26 @@ class Planned:
     family: str
     prediction: Prediction
     blocker: MachineError | None
+    calibration: Calibration | None = None
+    calibrated: Calibrated | None = None
 
     @property
     def output(self) -> Path:
         """The folder that the user named for artifacts."""
         return self.path.parents[1]
 
+    @property
+    def plan_to_build(self) -> QuantizationPlan:
+        """The plan, with ranges once they are calibrated."""
+        return (
+            self.plan if self.calibrated is None else self.plan.with_ranges(self.calibrated.ranges)
+        )
+
     def key(self, weights_sha256: str) -> str:
         """Return the digest of the build's inputs: weights, options, plan and versions.
 
-        The options are those of the recipe, not what the build chose for `auto`.
+        The options are those of the recipe, not what the build chose for `auto`; and the plan has
+        no ranges, which follow from what calibrates them.
         """
         parts = {
             "checkpoint": weights_sha256,
@@ -65,6 +76,7 @@ class Planned:
             "options": self.options.model_dump(mode="json"),
             "quantization": self.plan.as_data(),
             "versions": installed_versions(),
+            **({"calibration": self.calibration.as_data()} if self.calibration else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -124,11 +136,29 @@ def resolve(
         family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
-    shared = shared_tables(family.TIED, opened.tensors)
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared)
-    return [
+    shared, left = shared_tables(family.TIED, opened.tensors), family.FLOAT_BY_DEFAULT
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, left, shared)
+    plans = {index: plan_of(matches[index], skeleton) for index in chosen}
+    calibrations = plan_calibrations(recipe, plans)
+    found = [
         _planned(recipe, opened, i, options[i], matches[i], skeleton, output / recipe.name)
         for i in chosen
+    ]
+    first = {each: index for index, each in reversed(calibrations.items())}
+    return [
+        planned
+        if index not in calibrations
+        else replace(
+            planned,
+            calibration=calibrations[index],
+            prediction=estimate.with_calibration(
+                planned.prediction,
+                opened,
+                len(calibrations[index].paths),
+                runs=first[calibrations[index]] == index,
+            ),
+        )
+        for index, planned in zip(chosen, found, strict=True)
     ]
 
 

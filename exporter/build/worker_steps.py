@@ -1,5 +1,8 @@
 """The heavy steps of a build, each run in a worker process."""
 
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ from exporter.errors import BuildError, DataError
 from exporter.families import FAMILIES, family_name
 from exporter.families.transcript import Sound
 from exporter.formats import audio
+from exporter.quantization.calibration import histogram, observe
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.runtime.load import load, load_original
+from exporter.system.build_cache import get_or_build
+from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
+from exporter.system.tempdirs import scratch
 from exporter.targets import TARGETS
 from exporter.targets.base import Job
 
@@ -42,6 +49,64 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         fresh=request["fresh"],
     )
     return target.build(job).model_dump(mode="json")
+
+
+def calibrate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Find the ranges of modules' inputs in the float original, or take them from the cache.
+
+    Args:
+        request: Checkpoint, decoding, clips, method and modules, as `build.calibration` sends them.
+        progress: Receives the current step.
+
+    Returns:
+        The `ranges` by module, and `audio_s`, the seconds of audio.
+
+    Raises:
+        BuildError: An input of a module is not finite, or a module did not run.
+        DataError: A recording cannot be read.
+    """
+    names = ("checkpoint_sha256", "decoding", "calibration", "modules")
+    parts = {name: request[name] for name in names}
+    clips, method = len(request["clips"]), request["calibration"]["method"]
+    what = f"ranges of {len(request['modules'])} modules ({method} on {clips} clips)"
+
+    def make() -> None:
+        path.write_text(json.dumps(_ranges(request, progress)), encoding="utf-8")
+
+    with scratch() as place:
+        path = place / "ranges.json"
+        makers = (observe, histogram)
+        versioned = {**parts, "versions": installed_versions()}
+        get_or_build(path, what, versioned, make, makers=makers, fresh=request["fresh"])
+        answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return answer
+
+
+def _ranges(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Run the original on every clip; see `calibrate`."""
+    progress("calibration: loading the original", None)
+    decoding = Decoding.model_validate(request["decoding"])
+    original = load_original(
+        request["checkpoint"], decoding=decoding, allow_pickle=request["allow_pickle"]
+    )
+    clips, audio_s = [Path(clip) for clip in request["clips"]], 0.0
+
+    def runs() -> Iterator[tuple[str, Callable[[], object]]]:
+        nonlocal audio_s
+        for number, clip in enumerate(clips):
+            progress(f"calibration: clip {number + 1} of {len(clips)}", number / len(clips))
+            audio_s += audio.duration_s(clip)
+            sound = audio.read(clip, original.sampling_rate)
+            yield clip.name, partial(original.decode, [sound], decoding)
+
+    found = observe.observe(original.model, request["modules"], runs())
+    settings = request["calibration"]
+    method, percentile = settings["method"], settings.get("percentile", 100.0)
+    progress("calibration: choosing ranges", None)
+    return {
+        "ranges": {name: each.range(method, percentile) for name, each in found.items()},
+        "audio_s": audio_s,
+    }
 
 
 def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -207,6 +207,8 @@ def contents(row: Mapping[str, Any]) -> list[str]:
         entries.append(f"{len(small)} small files {shown_bytes(sum(small))}")
     head = f"{row['artifact']}: {options}" if options else row["artifact"]
     lines = [head, f"  {', '.join(entries)}"]
+    if "calibration" in row:
+        lines.append(f"  ranges of static-int8 modules are calibrated first: {row['calibration']}")
     if open_ := [key for key, value in row["options"].items() if _is_open(value)]:
         lines.append(f"  {', '.join(open_)}: {_CHOSEN}")
     return lines

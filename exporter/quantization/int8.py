@@ -1,6 +1,7 @@
 """Quantize the rows of a tensor to int8 numbers and scales."""
 
 from collections.abc import Callable, Iterable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ def quantize(
     bits: int = 8,
     per_channel: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Quantize a float weight [out, in], read as blocks of rows: symmetric, half to even.
+    """Quantize a float weight [out, ...], read as blocks of rows: symmetric, half to even.
 
     Args:
         blocks: Returns an iterator over the rows; called once or twice.
@@ -22,16 +23,18 @@ def quantize(
         per_channel: Use one scale per row, else one for the tensor.
 
     Returns:
-        The int8 codes [out, in] and the float32 scales, [out] or, without `per_channel`, [1]. A
+        The int8 codes [out, ...] and the float32 scales, [out] or, without `per_channel`, [1]. A
         weight with NaN or infinity has a scale that is not finite.
     """
     limit = 2 ** (bits - 1) - 1
-    codes = torch.empty(shape, dtype=torch.int8)
+    codes = torch.empty((shape[0], prod(shape[1:])), dtype=torch.int8)
     scales = torch.empty(shape[0] if per_channel else 1)
     if not per_channel:
-        scales[0] = _scales(torch.cat([_peaks(block) for block in blocks()]).amax(), limit)
+        scales[0] = _scales(
+            torch.cat([_peaks(block.flatten(1)) for block in blocks()]).amax(), limit
+        )
     start, buffer = 0, torch.empty(0)  # reused: allocating costs as much as the arithmetic
-    for block in blocks():
+    for block in (each.flatten(1) for each in blocks()):
         if len(block) > len(buffer):
             buffer = torch.empty(block.shape)
         rows, end = buffer[: len(block)].copy_(block), start + len(block)
@@ -40,7 +43,7 @@ def quantize(
         own = scales[start:end] if per_channel else scales
         codes[start:end] = rows.div_(own[:, None]).round_()
         start = end
-    return codes, scales
+    return codes.reshape(shape), scales
 
 
 def _peaks(rows: Tensor) -> Tensor:

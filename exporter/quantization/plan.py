@@ -44,6 +44,19 @@ class QuantizationPlan:
         changed = {n: scheme if n in names else own for n, own in self.modules.items()}
         return QuantizationPlan(changed)
 
+    @cached_property
+    def calibrated(self) -> tuple[str, ...]:
+        """The modules whose schemes have fields that a build calibrates."""
+        return tuple(name for name, scheme in self.modules.items() if scheme.CALIBRATED)
+
+    def with_ranges(self, ranges: Mapping[str, tuple[float, float]]) -> QuantizationPlan:
+        """Return the plan with the ranges of the inputs of calibrated modules."""
+        changed = dict(self.modules)
+        for name in self.calibrated:
+            low, high = ranges[name]
+            changed[name] = changed[name].model_copy(update={"low": low, "high": high})
+        return QuantizationPlan(changed)
+
     def as_data(self) -> list[dict[str, Any]]:
         """Return the plan as JSON data, grouped by scheme: the same for equal plans."""
         groups: dict[tuple[str, str], dict[str, Any]] = {}
@@ -85,6 +98,7 @@ def match_rules(
     patterns: Mapping[str, QuantizationScheme],
     default: QuantizationScheme,
     head: str,
+    float_by_default: Collection[str] = (),
     shared: Mapping[str, str] | None = None,
 ) -> list[Match]:
     """Match patterns with a model's modules; the first pattern that matches a module counts.
@@ -97,6 +111,8 @@ def match_rules(
         patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
         default: The scheme of all other modules that can have it.
         head: The name of the module that projects to the vocabulary.
+        float_by_default: Patterns of modules that stay as they are, and outside the plan, unless
+            one of `patterns` quantizes them.
         shared: The result of `shared_tables`.
 
     Returns:
@@ -108,15 +124,19 @@ def match_rules(
     tables = {name: model.get_submodule(name) for name in shared or {}}
     free = {n: m for n, m in model.named_modules() if _can_be_quantized(m) or n in tables}
     names = list(free)
+    left = {n for n in names if any(fnmatchcase(n, pattern) for pattern in float_by_default)}
     matches = []
     for pattern, scheme in patterns.items():
         fitting = [name for name in names if _matches(name, pattern, head)]
         chosen = [n for n in fitting if n in free and scheme.applies_to(free[n])]
         if not chosen:
             raise PatternError(pattern, _why_none(pattern, scheme, names, fitting, free))
-        matches.append(Match(pattern, scheme, tuple(chosen)))
+        planned = [n for n in chosen if isinstance(scheme, IntegerScheme) or n not in left]
+        matches.append(Match(pattern, scheme, tuple(planned)))
         free = {name: module for name, module in free.items() if name not in chosen}
-    rest = [n for n, m in free.items() if default.applies_to(m) and n not in tables]
+    rest = [
+        n for n, m in free.items() if n not in left and n not in tables and default.applies_to(m)
+    ]
     matches.append(Match(None, default, tuple(rest)))
     return [_with_tables(match, shared or {}, free) for match in matches]
 

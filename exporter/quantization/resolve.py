@@ -1,6 +1,6 @@
 """Resolve a recipe's quantization rules to schemes by module; errors name the recipe's line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
@@ -16,6 +16,7 @@ def resolve_quantization(
     chosen: Sequence[int],
     model: nn.Module,
     head: str,
+    float_by_default: Collection[str],
     shared: Mapping[str, str],
 ) -> dict[int, list[Match]]:
     """Resolve a recipe's rules for a model, once for all targets without rules of their own.
@@ -25,6 +26,7 @@ def resolve_quantization(
         chosen: Indices of the targets in the recipe.
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
+        float_by_default: Patterns of modules that only a recipe's own patterns quantize.
         shared: The tables with a head's weights, from `shared_tables`.
 
     Returns:
@@ -35,7 +37,7 @@ def resolve_quantization(
     """
 
     def resolved(loc: Loc, rules: Quantization | None) -> list[Match]:
-        return _matches(recipe, loc, rules, model, head, shared)
+        return _matches(recipe, loc, rules, model, head, float_by_default, shared)
 
     common = resolved(("quantization",), recipe.quantization)
     matches = {}
@@ -51,25 +53,28 @@ def _matches(
     rules: Quantization | None,
     model: nn.Module,
     head: str,
+    float_by_default: Collection[str],
     shared: Mapping[str, str],
 ) -> list[Match]:
     if rules is None:
-        return default_quantization(model, head, shared)
+        return default_quantization(model, head, float_by_default, shared)
     patterns = {
         pattern: _scheme(recipe, (*loc, "modules", pattern), spec)
         for pattern, spec in rules.modules.items()
     }
     default = _scheme(recipe, (*loc, "default"), rules.default) if rules.default else _default()
     try:
-        return match_rules(model, patterns, default, head, shared)
+        return match_rules(model, patterns, default, head, float_by_default, shared)
     except PatternError as error:
         place = (*loc, "modules", error.pattern)
         raise recipe.error(place, str(error), of_key=True) from None
 
 
-def default_quantization(model: nn.Module, head: str, shared: Mapping[str, str]) -> list[Match]:
+def default_quantization(
+    model: nn.Module, head: str, float_by_default: Collection[str], shared: Mapping[str, str]
+) -> list[Match]:
     """Return the matches of a recipe without `quantization`."""
-    return match_rules(model, {}, _default(), head, shared)
+    return match_rules(model, {}, _default(), head, float_by_default, shared)
 
 
 def _default() -> QuantizationScheme:
@@ -81,4 +86,8 @@ def _scheme(recipe: Recipe, loc: Loc, spec: SchemeSpec) -> QuantizationScheme:
         near = nearest(spec.scheme, SCHEMES)
         hint = f"did you mean {near}?" if near else f"known: {', '.join(SCHEMES)}"
         raise recipe.error(loc, f"unknown scheme {spec.scheme!r}: {hint}")
-    return recipe.check(SCHEMES[spec.scheme].Scheme, spec.parameters, loc)
+    scheme = SCHEMES[spec.scheme].Scheme
+    for name in sorted(scheme.CALIBRATED & spec.parameters.keys()):
+        msg = f"`{name}` is calibrated by the build: leave it out"
+        raise recipe.error((*loc, name), msg, of_key=True)
+    return recipe.check(scheme, spec.parameters, loc)

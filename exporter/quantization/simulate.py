@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from exporter.quantization.convolution import is_unfoldable, unfold, unfolded_weight
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import IntegerScheme
@@ -41,12 +42,14 @@ class Rounding:
         window_cache: Rounds what the cache of the audio keeps.
         token_cache: Rounds what the cache of the tokens keeps.
         dtype: The type in which the part computes.
+        unfolded: Whether the inputs of a convolution are its rows of frames, else the frames.
     """
 
     inputs: Round | None = None
     window_cache: CacheRound | None = None
     token_cache: CacheRound | None = None
     dtype: torch.dtype = torch.float32
+    unfolded: bool = True
 
 
 @dataclass
@@ -96,6 +99,35 @@ class SimulatedLinear(nn.Module):
         return product.to(states.dtype)
 
 
+class SimulatedConvolution(nn.Module):
+    """A convolution whose unfolded frames are rounded: it runs once per window."""
+
+    def __init__(
+        self, conv: nn.Conv1d, weight: Tensor, rounding: Rounding, simulation: Simulation
+    ) -> None:
+        super().__init__()
+        assert not isinstance(conv.padding, str)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = conv.bias
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self._rounding, self._simulation = rounding, simulation
+
+    def forward(self, states: Tensor) -> Tensor:
+        frames = nn.functional.pad(states.float(), (self.padding[0],) * 2).transpose(1, 2)
+        rounded = frames if self._rounding.unfolded else self._rounded(frames)
+        rows = unfold(rounded, self.kernel_size[0], self.stride[0])
+        rows = self._rounded(rows) if self._rounding.unfolded else rows
+        bias = None if self.bias is None else self.bias.float()
+        product = nn.functional.linear(rows, unfolded_weight(self.weight.float()), bias)
+        return product.transpose(1, 2).to(states.dtype)
+
+    def _rounded(self, states: Tensor) -> Tensor:
+        rounded = self._rounding.inputs
+        if rounded is None or not self._simulation.inputs:
+            return states
+        return torch.cat([rounded(each) for each in states.split(1)])
+
+
 def simulate(
     model: Any,
     weights: Weights,
@@ -119,6 +151,10 @@ def simulate(
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding) and name in plan.quantized:
             module.weight = nn.Parameter(weights.dequantized(name), requires_grad=False)
+        if is_unfoldable(module) and name in plan.quantized:
+            rounding = roundings(name, plan.quantized[name])
+            weight = weights.dequantized(name)
+            replace_module(model, name, SimulatedConvolution(module, weight, rounding, simulation))
         if not isinstance(module, nn.Linear):
             continue
         rounding = roundings(name, plan.quantized.get(name))

@@ -15,6 +15,7 @@ from exporter.quantization.plan import (
     PatternError,
     QuantizationPlan,
     match_rules,
+    plan_of,
     require_schemes,
     shared_tables,
 )
@@ -34,7 +35,7 @@ def model() -> nn.ModuleDict:
         return nn.ModuleDict({"fc1": nn.Linear(2, 3), "fc2": nn.Linear(3, 2)})
 
     layers = nn.ModuleList([layer(), layer()])
-    parts = {"conv": nn.Conv1d(2, 2, 1), "layers": layers, "head": nn.Linear(2, 5)}
+    parts = {"conv": nn.Conv1d(2, 2, 1, groups=2), "layers": layers, "head": nn.Linear(2, 5)}
     return nn.ModuleDict(parts)
 
 
@@ -72,7 +73,7 @@ def test_lm_head_is_the_head_whatever_a_family_calls_it(tiny_whisper: Path) -> N
     [
         ({"*.fc3": FLOAT}, r"'\*\.fc3' matches no module that can be quantized; the nearest is"),
         ({"layer.1.fc2": FLOAT}, "the nearest is layers.1.fc2"),
-        ({"conv": INT8}, "'conv' matches no module that can be quantized; the nearest is "),
+        ({"norm": INT8}, "'norm' matches no module that can be quantized; the nearest is "),
         ({"": FLOAT}, "'' matches no module"),
         ({"*": FLOAT, "*.fc2": SEVEN}, r"earlier patterns match every module that '\*\.fc2' does"),
         ({"*.fc?": FLOAT, "layers.0.*": FLOAT}, "the first one counts: write it before them"),
@@ -86,10 +87,36 @@ def test_a_pattern_that_decides_nothing(
     assert caught.value.pattern == list(patterns)[-1]
 
 
-def test_a_model_without_a_linear_module_has_an_empty_plan() -> None:
-    assert plan_for(nn.Conv1d(2, 2, 1)) == QuantizationPlan()
+def test_a_model_without_a_product_has_an_empty_plan() -> None:
+    assert plan_for(nn.LayerNorm(2)) == QuantizationPlan()
     with pytest.raises(PatternError, match="the model has none"):
-        plan_for(nn.Conv1d(2, 2, 1), patterns={"*": FLOAT})
+        plan_for(nn.LayerNorm(2), patterns={"*": FLOAT})
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv1d(1, 4, 10, stride=5),  # the first of a waveform's front end
+        nn.Conv1d(4, 4, 3, groups=2),
+        nn.Conv1d(4, 4, 3, dilation=2),
+        nn.Conv1d(4, 4, 3, padding="same"),
+        nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3),
+    ],
+)
+def test_a_convolution_that_is_no_product_of_rows_stays_float(conv: nn.Module) -> None:
+    assert plan_for(nn.ModuleDict({"conv": conv})) == QuantizationPlan()
+
+
+def test_modules_that_a_family_leaves_in_float_are_quantized_only_by_name() -> None:
+    whole = nn.ModuleDict({"conv": nn.Conv1d(2, 2, 1), "fc": nn.Linear(2, 2)})
+
+    def planned(patterns: dict[str, QuantizationScheme]) -> dict[str, QuantizationScheme]:
+        return dict(plan_of(match_rules(whole, patterns, INT8, "head", ("con?",)), whole).modules)
+
+    assert planned({}) == {"fc": INT8}
+    assert planned({"conv": SEVEN}) == {"conv": SEVEN, "fc": INT8}
+    assert planned({"conv": FLOAT, "*": SEVEN}) == {"fc": SEVEN}
 
 
 def test_equal_plans_are_equal_data_and_come_back() -> None:
@@ -118,7 +145,7 @@ def test_a_scheme_tells_its_name_and_what_is_not_its_default() -> None:
 class Unknown(DynamicInt8):
     """A scheme that no target knows."""
 
-    name = "static-int8"
+    name = "other-int8"
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -126,7 +153,7 @@ def test_a_target_refuses_a_scheme_that_it_does_not_have(kind: str) -> None:
     assert {DEFAULT, "float"} <= TARGETS[kind].SCHEMES
     require_schemes(plan_for(model(), head="head"), kind, TARGETS[kind].SCHEMES)
     strange = plan_for(model(), patterns={"head": Unknown()}, head="head")
-    with pytest.raises(RecipeError, match=f"head: {kind} has no `static-int8`; it has dynamic"):
+    with pytest.raises(RecipeError, match=f"head: {kind} has no `other-int8`; it has dynamic"):
         require_schemes(strange, kind, TARGETS[kind].SCHEMES)
 
 
@@ -135,7 +162,7 @@ def test_bytes_before_and_after(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     skeleton = WHISPER.skeleton(checkpoint.config)
     rules = {"*.fc1": Float(dtype="float16"), "lm_head": SEVEN}
-    matches = match_rules(skeleton, rules, INT8, WHISPER.HEAD)
+    matches = match_rules(skeleton, rules, INT8, WHISPER.HEAD, WHISPER.FLOAT_BY_DEFAULT)
     narrow, head, others = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
     assert (narrow["pattern"], narrow["modules"], narrow["tied"]) == ("*.fc1", 4, [])
     assert narrow["bytes_before"] == 2 * narrow["bytes_after"] == 4 * 4 * 128 * 64
@@ -181,7 +208,7 @@ def test_a_shared_table_counts_once(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     skeleton = WHISPER.skeleton(checkpoint.config)
     shared = shared_tables(WHISPER.TIED, checkpoint.tensors)
-    matches = match_rules(skeleton, {"lm_head": INT8}, FLOAT, WHISPER.HEAD, shared)
+    matches = match_rules(skeleton, {"lm_head": INT8}, FLOAT, WHISPER.HEAD, (), shared)
     head, _ = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
     words, width = skeleton.get_parameter("proj_out.weight").shape
     stored = checkpoint.tensors[f"{TABLE}.weight"]
@@ -195,4 +222,4 @@ def test_only_a_table_with_the_heads_weights_is_shared() -> None:
     assert shared_tables(WHISPER.TIED, {"proj_out.weight"}) == {}
     words = nn.ModuleDict({"table": nn.Embedding(5, 2), "head": nn.Linear(2, 5)})
     with pytest.raises(PatternError, match="no module that 'table' matches can be `dynamic-int8`"):
-        match_rules(words, {"table": INT8}, INT8, "head", {"table": "head"})
+        match_rules(words, {"table": INT8}, INT8, "head", (), {"table": "head"})

@@ -193,7 +193,7 @@ def test_a_plan_is_part_of_what_an_artifact_is_made_from(write: Write) -> None:
         planned(write(quantization))[1].key("weights")
         for quantization in (
             "",
-            "quantization: {modules: {'*': dynamic-int8}}",
+            "quantization: {default: dynamic-int8}",
             "quantization: {modules: {lm_head: float}}",
             "quantization: {modules: {proj_out: float}}",
         )

@@ -23,7 +23,8 @@ def plan_for(
     head: str = WHISPER.HEAD,
 ) -> QuantizationPlan:
     """The plan of a model."""
-    return plan_of(match_rules(model, patterns or {}, default, head), model)
+    left = WHISPER.FLOAT_BY_DEFAULT
+    return plan_of(match_rules(model, patterns or {}, default, head, left), model)
 
 
 def whisper_plan(
@@ -35,5 +36,7 @@ def whisper_plan(
     opened = open_checkpoint(str(checkpoint))
     model = WHISPER.skeleton(opened.config)
     shared = shared_tables(WHISPER.TIED, opened.tensors)
-    matches = match_rules(model, patterns or {}, default, WHISPER.HEAD, shared)
+    matches = match_rules(
+        model, patterns or {}, default, WHISPER.HEAD, WHISPER.FLOAT_BY_DEFAULT, shared
+    )
     return plan_of(matches, model)

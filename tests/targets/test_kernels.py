@@ -12,6 +12,7 @@ from exporter.families.graph import Graph
 from exporter.system import hardware
 from exporter.targets.aoti.compiler import compile_graph
 from exporter.targets.aoti.modules import dynamic_int8 as linear
+from exporter.targets.aoti.modules import fuse_gelu
 from exporter.targets.aoti.modules.weight_only import grouped_linear
 from exporter.targets.aoti.package import Package, read_spec
 
@@ -183,7 +184,7 @@ def test_linear(level: dict[str, Any], tmp_path: Path) -> None:
 def test_a_linear_module_applies_the_gelu_behind_it() -> None:
     module = nn.Sequential(linear.Int8Linear(nn.Linear(8, 4)), nn.GELU()).to_empty(device="cpu")
     program = torch.export.export(module, (torch.zeros(3, 8),), strict=False)
-    linear.fuse_gelu(program.graph)
+    fuse_gelu(program.graph)
     operators = [n.target for n in program.graph.nodes if n.op == "call_function"]
     assert operators == [torch.ops.exporter.int8_linear.default]
 

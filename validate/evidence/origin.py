@@ -4,6 +4,7 @@ What a manifest says of the plan, of the options and of the checkpoint is sealed
 that it is true: a weight left float, or an option of another recipe, changes no hash.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from exporter.errors import ExporterError
 from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan, plan_of, shared_tables
 from exporter.quantization.resolve import resolve_quantization
+from exporter.quantization.schemes import SCHEMES
 from exporter.recipe import Recipe
 from exporter.system.text import harmless, listed
 from exporter.targets import TARGETS
@@ -26,6 +28,7 @@ from exporter.targets.options import TargetOptions
 from exporter.validate.evidence import companions
 
 NAME = "plan"
+_CALIBRATED = {name for name in SCHEMES if SCHEMES[name].Scheme.CALIBRATED}
 _ADVICE = (
     "Usual causes: an artifact that another recipe built, or a manifest that was edited. "
     "Build it again with --force."
@@ -57,7 +60,7 @@ def checks(
         found = _records(manifest, recipe, checkpoint, target, model)
         if isinstance(found, Records):
             own = found.files
-            wrong += _plan(manifest, found.plan)
+            wrong += [*_plan(manifest, found.plan), *_ranges(manifest, recipe)]
         else:
             wrong.append(found)
     differences = companions.compare_companions(folder, manifest, checkpoint, own)
@@ -123,18 +126,54 @@ def _records(
     if not fitting:
         return _no_target(manifest, recipe, same_kind, options)
     try:
-        shared = shared_tables(family.TIED, checkpoint.tensors)
-        matches = resolve_quantization(recipe, fitting, model, family.HEAD, shared)
+        shared, left = shared_tables(family.TIED, checkpoint.tensors), family.FLOAT_BY_DEFAULT
+        matches = resolve_quantization(recipe, fitting, model, family.HEAD, left, shared)
     except ExporterError as error:
         return f"recipe.yaml: {harmless(str(error).splitlines()[0])[:160]}"
     found = [
         target.records(
-            options, plan_of(matches[n], model), model, checkpoint, family, manifest.choices
+            options,
+            _with_told_ranges(plan_of(matches[n], model), manifest),
+            model,
+            checkpoint,
+            family,
+            manifest.choices,
         )
         for n in fitting
     ]
     alike = (each for each in found if not list(_plan(manifest, each.plan)))
     return next(alike, found[0])
+
+
+def _with_told_ranges(plan: QuantizationPlan, manifest: Manifest) -> QuantizationPlan:
+    """Return a recipe's plan with the ranges of the manifest, which calibration found."""
+    told = {n: g.parameters for g in manifest.quantization for n in g.modules}
+    ranges = {name: _range(told.get(name, {})) for name in plan.calibrated}
+    return plan.with_ranges({name: found or (0.0, 1.0) for name, found in ranges.items()})
+
+
+def _range(parameters: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the ends of a usable range of inputs, or None."""
+    ends = [parameters.get(name) for name in ("low", "high")]
+    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low <= high else None
+
+
+def _ranges(manifest: Manifest, recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong with ranges, and with what is told of their calibration."""
+    static = [group for group in manifest.quantization if group.scheme in _CALIBRATED]
+    for group in static:
+        if _range(group.parameters) is None:
+            ends = f"{group.parameters.get('low')} to {group.parameters.get('high')}"
+            yield f"manifest.json: quantization has {_short(ends)} as range of {group.modules[0]}"
+    if static and manifest.calibration is None:
+        yield "manifest.json: it has ranges, and not what calibrated them"
+    if manifest.calibration is not None:
+        told = manifest.calibration
+        rules = [recipe.quantization, *(target.quantization for target in recipe.targets)]
+        specs = [each.calibration for each in rules if each and each.calibration]
+        if not any((s.method, s.count >= told.clips) == (told.method, True) for s in specs):
+            yield f"manifest.json: calibration is {told.method}, as recipe.yaml has none"
 
 
 def _no_target(

@@ -26,6 +26,7 @@ from exporter.recipe import Decoding
 
 __all__ = [  # the family's protocol
     "BARE",
+    "FLOAT_BY_DEFAULT",
     "HEAD",
     "LAYERS",
     "TIED",
@@ -59,6 +60,7 @@ HEAD = "lm_head"
 BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
 UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked")
 LAYERS = {engine.GRAPH: "num_hidden_layers"}
+FLOAT_BY_DEFAULT: tuple[str, ...] = ()
 
 _WINDOW_S = Decoding.model_fields["chunk_length_s"].default
 

@@ -31,6 +31,7 @@ SCHEMES: Registry[SchemeModule] = Registry(
     {
         FLOAT: "exporter.quantization.schemes.float",
         DEFAULT: "exporter.quantization.schemes.dynamic_int8",
+        "static-int8": "exporter.quantization.schemes.static_int8",
         "weight-int4": "exporter.quantization.schemes.weight_int4",
         "weight-int8": "exporter.quantization.schemes.weight_int8",
     },

@@ -24,6 +24,8 @@ class QuantizationScheme(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    CALIBRATED: ClassVar[frozenset[str]] = frozenset()
+    """The fields that a recipe must not set: a build calibrates them."""
 
     @classmethod
     @abstractmethod
@@ -35,7 +37,7 @@ class QuantizationScheme(BaseModel, ABC):
         """Return type and shape of each tensor stored for a weight, by its name in the module.
 
         Args:
-            shape: The weight's shape, [out, in].
+            shape: The weight's shape, [out, in], or [out, in, kernel] of a convolution.
             stored: The type of the weight in the checkpoint.
         """
 
@@ -64,13 +66,13 @@ class IntegerScheme(QuantizationScheme):
         """Return the tensors of `layout` by name; `weight` is the large one.
 
         Args:
-            blocks: Returns an iterator over blocks of rows of the float weight [out, in].
+            blocks: Returns an iterator over blocks of rows of the float weight [out, ...].
             shape: The weight's shape.
         """
 
     @abstractmethod
     def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the float32 weight [out, in] that the tensors of `layout` stand for."""
+        """Return the float32 weight [out, ...] that the tensors of `layout` stand for."""
 
 
 def _shown(value: object) -> str:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from exporter.formats.tensor_io import Layout
+from exporter.quantization.convolution import is_product, per_row
 from exporter.quantization.int8 import quantize
 from exporter.quantization.schemes.base import Blocks, IntegerScheme
 
 
 class Scheme(IntegerScheme):
-    """int8 codes [out, in] and float32 scales: [out] with `per_channel`, else [1].
+    """int8 codes in the weight's shape and float32 scales: [out] with `per_channel`, else [1].
 
     With 7 `bits`, sums of u8 x s8 products do not saturate on x86 without VNNI, which adds pairs
     of them in 16 bits.
@@ -30,8 +31,8 @@ class Scheme(IntegerScheme):
 
     @classmethod
     def applies_to(cls, module: nn.Module) -> bool:
-        """Return whether the module is linear: a product with a constant weight."""
-        return isinstance(module, nn.Linear)
+        """Return whether the module is a product with a constant weight."""
+        return is_product(module)
 
     def layout(self, shape: tuple[int, ...], stored: torch.dtype) -> Layout:
         """Return the codes as `weight`, and `scale`."""
@@ -45,4 +46,4 @@ class Scheme(IntegerScheme):
 
     def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the codes times the scales of their rows."""
-        return tensors["weight"].float() * tensors["scale"].float()[:, None]
+        return tensors["weight"].float() * per_row(tensors["scale"], tensors["weight"])

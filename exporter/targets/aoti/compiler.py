@@ -18,8 +18,7 @@ from exporter.families.graph import Graph
 from exporter.system.accelerators import Device
 from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
-from exporter.targets.aoti.modules.dynamic_int8 import fuse_gelu
-from exporter.targets.aoti.modules.weight_only import grouped_linear
+from exporter.targets.aoti.modules import fuse_gelu
 from exporter.targets.aoti.target_isa import target_isa
 
 
@@ -61,7 +60,6 @@ def compile_graph(
         try:
             program = _exported(graph, module, examples)
             fuse_gelu(program.graph)
-            fuse_gelu(program.graph, grouped_linear, 7)
             own = kernels.of_graph(program, march)
             program = kernels.without_others(program, march)
             spec = _spec(graph, program, names)

@@ -18,10 +18,22 @@ from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.modules import replace_modules
+from exporter.targets.aoti.modules import replace_modules, stored
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import read_spec
 from exporter.targets.base import Job
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """Reads a model's tensors as its replaced modules hold them."""
+
+    model: nn.Module
+    weights: Weights
+
+    def read(self, name: str) -> Tensor:
+        """Return the tensor `name`."""
+        return stored(self.model, name, self.weights.read(name))
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def taken(job: Job[Options], setup: Setup) -> dict[str, torch.dtype]:
 
 def build_graph(
     job: Job[Options], setup: Setup, name: str, taken: Mapping[str, torch.dtype]
-) -> tuple[Layout, Weights]:
+) -> tuple[Layout, StoredTensors]:
     """Compile one graph, or take it from the cache.
 
     Args:
@@ -123,7 +135,7 @@ def build_graph(
 
 def prepared(
     setup: Setup, checkpoint: Checkpoint, family: Family, name: str
-) -> tuple[Graph, nn.Module, Weights]:
+) -> tuple[Graph, nn.Module, StoredTensors]:
     """Cut one graph from a new model, with weights in the types in which they are stored.
 
     Returns:
@@ -136,7 +148,7 @@ def prepared(
     shared = shared_tables(family.TIED, checkpoint.tensors)
     replace_modules(model, plan, shared, onednn=bool(variant.onednn), vnni=setup.options.vnni)
     graph = next(g for g in family.graphs(model, cache="static") if g.name == name)
-    return graph, model, weights
+    return graph, model, StoredTensors(model, weights)
 
 
 def _make_room(graph: Graph, device: torch.device) -> None:

@@ -1,8 +1,9 @@
 """How aoti rounds, and its stored weights beside the checkpoint's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,8 +17,7 @@ from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly, round_groups
 from exporter.quantization.simulate import Round, Rounding
-from exporter.quantization.weights import Weights
-from exporter.targets.aoti.graph_builder import prepared, setup_of
+from exporter.targets.aoti.graph_builder import StoredTensors, prepared, setup_of
 from exporter.targets.aoti.modules.dynamic_int8 import Activations
 from exporter.targets.aoti.options import Options
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
@@ -31,10 +31,9 @@ def rounding(
 ) -> Rounding:
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)
-    widened = once and not options.vnni  # an encoder's weights are widened instead
-    inputs: Round | None = None if scheme is None or widened else _rows
-    if isinstance(scheme, WeightOnly):
-        inputs = partial(round_groups, size=scheme.group_size)
+    # Without VNNI an encoder's weights are widened instead, but for those in groups.
+    widened = once and not options.vnni and not isinstance(scheme, WeightOnly)
+    inputs = None if scheme is None or widened else _INPUTS[scheme.name](scheme)
     return Rounding(
         inputs=inputs,
         window_cache=_packed,
@@ -46,6 +45,18 @@ def rounding(
 def _rows(states: Tensor) -> Tensor:
     codes, scale = Activations().quantize(states)
     return (codes * scale).reshape(states.shape)
+
+
+def _groups(scheme: Any) -> Round:
+    return partial(round_groups, size=scheme.group_size)
+
+
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _rows,
+    "static-int8": lambda scheme: scheme.rounded,
+    "weight-int4": _groups,
+    "weight-int8": _groups,
+}
 
 
 def _packed(states: Tensor, heads: int) -> Tensor:
@@ -64,7 +75,7 @@ def stored(
     plan = plan_of(folder, manifest)
     setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
     cuts = [prepared(setup, checkpoint, family, name) for name in setup.variants]
-    readers: dict[str, Weights] = {}
+    readers: dict[str, StoredTensors] = {}
     # A graph's module may hold weights that only another graph uses, in that one's type.
     compiled: dict[str, dict[torch.dtype, torch.Size]] = {}
     for graph, model, weights in cuts:

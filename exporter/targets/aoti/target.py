@@ -25,19 +25,25 @@ from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.hardware import require_features
 from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, setup_of, taken
+from exporter.targets.aoti.graph_builder import (
+    Setup,
+    StoredTensors,
+    build_graph,
+    prepared,
+    setup_of,
+    taken,
+)
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job, Records
 
-SCHEMES = frozenset({"float", "dynamic-int8", "weight-int4", "weight-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
 # Estimated native code of a package: once, and for each module with weights.
 _WEIGHTS = "weights.safetensors"
 _CODE_BYTES = 150_000
@@ -115,7 +121,7 @@ def build(job: Job[Options]) -> BuildResult:
     setup, choices = autotune.choose(job, setup_of(job.options, job.plan, model, job.family))
     input_dtypes = taken(job, setup)
     tensors: Layout = {}
-    readers: dict[str, Weights] = {}
+    readers: dict[str, StoredTensors] = {}
     for name in setup.variants:
         used, weights = build_graph(job, setup, name, input_dtypes)
         tensors |= used

@@ -4,7 +4,7 @@ A graph that does not round its activations differs from the original, run with 
 by the rounding of float32 alone. So any change of a graph or of a weight shows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.quantization.schemes.weight_only import WeightOnly, round_groups
+from exporter.quantization.schemes.weight_only import round_groups
 from exporter.quantization.simulate import Round, Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
@@ -30,6 +30,7 @@ from exporter.targets.onnx.session import open_session
 
 EXACT = True
 _PREFIX = "tap:"
+_INPUT_ZERO = ".input_zero_point"
 _LARGEST = 255
 _IN_FLOAT32 = 1  # an accuracy level of MatMulNBits
 
@@ -37,14 +38,12 @@ _IN_FLOAT32 = 1  # an accuracy level of MatMulNBits
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `DynamicQuantizeLinear`, and of the audio's cache if it is int8.
+    """Return the rounding of `DynamicQuantizeLinear` or `QuantizeLinear`, and of an int8 cache.
 
     `MatMulNBits` of our accuracy level rounds each group of a row.
     """
-    inputs = None if scheme is None else _INPUTS.get(scheme.name)
-    if isinstance(scheme, WeightOnly):
-        inputs = partial(round_groups, size=scheme.group_size)
-    return Rounding(inputs, window_cache=_channels if narrow else None)
+    inputs = None if scheme is None else _INPUTS[scheme.name](scheme)
+    return Rounding(inputs, window_cache=_channels if narrow else None, unfolded=False)
 
 
 def _unsigned(states: Tensor) -> Tensor:
@@ -57,7 +56,16 @@ def _unsigned(states: Tensor) -> Tensor:
     return ((states / step).round() + zero).clamp(0, _LARGEST).sub(zero).mul(step)
 
 
-_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
+def _groups(scheme: Any) -> Round:
+    return partial(round_groups, size=scheme.group_size)
+
+
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _unsigned,
+    "static-int8": lambda scheme: scheme.rounded,
+    "weight-int4": _groups,
+    "weight-int8": _groups,
+}
 
 
 def _channels(states: Tensor, heads: int) -> Tensor:
@@ -83,11 +91,12 @@ def stored(
         prepared = _prepared(options, plan, checkpoint, family, planned[name])
         names = parameter_names(prepared.graph, prepared.model)
         there = _initializers(folder, file, manifest)
+        held = {name for own, name in names.items() if own in there}
         for own, stored_name in names.items():
             expected = prepared.read(stored_name)
             found = there.pop(own, None)
-            if found is None and prepared.graph.weights_from:
-                continue  # what such a graph does not use is not in it
+            if found is None and (prepared.graph.weights_from or stored_name in held):
+                continue  # not used by such a graph, or there under the name of another module
             expected = expected if found is None else expected.to(found.dtype)
             yield StoredWeight(file.path, stored_name, found, expected)
         for own, found in there.items():
@@ -173,9 +182,10 @@ class _Tapped:
 def _in_float(content: bytes, names: Mapping[str, str]) -> bytes:
     """Return a graph with float products, whose layer norms are outputs too.
 
-    `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0, and
-    `MatMulInteger` a product of its operands in float: whatever stands around them is unchanged.
-    `MatMulNBits` multiplies in float at another accuracy level.
+    `DynamicQuantizeLinear` becomes the identity with a step of 1 and a zero point of 0,
+    `QuantizeLinear` loses its rounding, and products of integers become those of their operands in
+    float: whatever stands around them is unchanged, but for the type of padding. `MatMulNBits`
+    multiplies in float at another accuracy level.
     `names` maps the weights to the model's.
     """
     import onnx
@@ -223,22 +233,50 @@ def _replaced(node: Any, helper: Any, kinds: Any) -> list[Any]:
             helper.make_node("Constant", [], [step], value=one),
             helper.make_node("Constant", [], [zero], value=none),
         ]
+    if node.op_type == "QuantizeLinear" and node.input[2].endswith(_INPUT_ZERO):  # no cache's
+        states, step, zero = node.input
+        (codes,) = node.output
+        return [
+            helper.make_node("Div", [states, step], [f"{codes}.steps"]),
+            helper.make_node("Cast", [zero], [f"{codes}.zero"], to=kinds.FLOAT),
+            helper.make_node("Add", [f"{codes}.steps", f"{codes}.zero"], [codes]),
+        ]
+    if node.op_type == "Pad" and len(node.input) > 2:
+        padding = f"{node.output[0]}.padding"
+        given = [*node.input]
+        given[2] = padding
+        padded = helper.make_node("Pad", given, node.output)
+        return [helper.make_node("CastLike", [node.input[2], node.input[0]], [padding]), padded]
     if node.op_type == "MatMulInteger":
-        result, nodes = node.output[0], []
-        operands = []
-        for place, name in enumerate(node.input[:2]):
-            zero = node.input[place + 2] if len(node.input) > place + 2 else ""
-            own = f"{result}.operand{place}"
-            nodes.append(helper.make_node("Cast", [name], [own], to=kinds.FLOAT))
-            if zero:
-                nodes += [
-                    helper.make_node("Cast", [zero], [f"{own}.zero"], to=kinds.FLOAT),
-                    helper.make_node("Sub", [own, f"{own}.zero"], [f"{own}.centred"]),
-                ]
-                own = f"{own}.centred"
-            operands.append(own)
-        return [*nodes, helper.make_node("MatMul", operands, [result])]
+        return _float_product(node.input[:2], node.input[2:4], node.output[0], helper, kinds)
+    if node.op_type == "MatMulIntegerToFloat":
+        states, weight, step, scale, *zeros = node.input
+        (result,) = node.output
+        scaled = f"{result}.scaled" if len(zeros) > 2 else result
+        nodes = _float_product([states, weight], zeros[:2], f"{result}.sums", helper, kinds)
+        nodes.append(helper.make_node("Mul", [step, scale], [f"{result}.steps"]))
+        nodes.append(helper.make_node("Mul", [f"{result}.sums", f"{result}.steps"], [scaled]))
+        bias = [helper.make_node("Add", [scaled, each], [result]) for each in zeros[2:]]
+        return [*nodes, *bias]
     if node.op_type == "MatMulNBits":
         (level,) = (each for each in node.attribute if each.name == "accuracy_level")
         level.i = _IN_FLOAT32
     return [node]
+
+
+def _float_product(
+    operands: Sequence[str], zeros: Sequence[str], result: str, helper: Any, kinds: Any
+) -> list[Any]:
+    """Return the nodes of a product in float of operands of integers around their zero points."""
+    nodes, floats = [], []
+    for place, name in enumerate(operands):
+        own = f"{result}.operand{place}"
+        nodes.append(helper.make_node("Cast", [name], [own], to=kinds.FLOAT))
+        if place < len(zeros) and zeros[place]:
+            nodes += [
+                helper.make_node("Cast", [zeros[place]], [f"{own}.zero"], to=kinds.FLOAT),
+                helper.make_node("Sub", [own, f"{own}.zero"], [f"{own}.centred"]),
+            ]
+            own = f"{own}.centred"
+        floats.append(own)
+    return [*nodes, helper.make_node("MatMul", floats, [result])]

@@ -30,6 +30,7 @@ from exporter.quantization.modules import keep_16bit_storage, replace_module
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
+from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
 from exporter.quantization.weights import Weights
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
@@ -42,7 +43,7 @@ from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
-SCHEMES = frozenset({"float", "dynamic-int8", "weight-int4", "weight-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
 _log = logging.getLogger(__name__)
 # Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
@@ -286,7 +287,7 @@ def _config(
 
 
 def _has_8_bits(scheme: QuantizationScheme) -> bool:
-    return isinstance(scheme, DynamicInt8) and scheme.bits == 8
+    return isinstance(scheme, DynamicInt8 | StaticInt8) and scheme.bits == 8
 
 
 def _int8_type(options: Options) -> torch.dtype:

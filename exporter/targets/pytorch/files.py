@@ -26,6 +26,7 @@ from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
 QUANTIZATION = "quantization.json"
+_STATIC = "per tensor; dynamic, but of static-int8 u8 by input_scale and input_zero_point"
 _GROUPS = {
     "groups": (
         "weight-int4 and weight-int8: uint8 codes [out, in], of 4 bits packed low nibble first; "
@@ -119,7 +120,7 @@ def contents(
     record = {
         "schema_version": 1,
         "weights": "symmetric int8 [out, in]; weight ~ int8 * scale",
-        "activations": "dynamic, per tensor",
+        "activations": _STATIC if plan.calibrated else "dynamic, per tensor",
         **(_GROUPS if any(isinstance(s, WeightOnly) for s in plan.quantized.values()) else {}),
         "modules": modules,
     }

@@ -1,6 +1,7 @@
 """How torch-int8 rounds, and its stored weights beside the checkpoint's."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
 from exporter.quantization.schemes.base import IntegerScheme
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.simulate import Round, Rounding
 from exporter.system.hardware import describe
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.pytorch.files import WEIGHTS, contents, rebuilt
 from exporter.targets.pytorch.modules import BY_SCHEME
+from exporter.targets.pytorch.modules.static_int8 import NARROW, narrowed
 from exporter.targets.pytorch.modules.table import SharedTable
 
 EXACT = True
@@ -27,11 +30,13 @@ _LEAST_SCALE = 6.1e-5  # torch's SMALL_SCALE_THRESHOLD
 def rounding(
     manifest: Manifest, scheme: IntegerScheme | None, *, graph: str, once: bool, narrow: bool
 ) -> Rounding:
-    """Return the rounding of `quantized.linear_dynamic`: u8, one scale for all inputs of a call.
+    """Return the rounding of the inputs of torch's products to u8, one scale for all of a call.
 
     Modules with weights in groups do not round their inputs.
     """
-    return Rounding(inputs=None if scheme is None else _INPUTS.get(scheme.name))
+    if scheme is None or isinstance(scheme, WeightOnly):
+        return Rounding()
+    return Rounding(inputs=_INPUTS[scheme.name](scheme))
 
 
 def _unsigned(states: Tensor) -> Tensor:
@@ -52,7 +57,23 @@ def _unsigned(states: Tensor) -> Tensor:
     return codes.sub_(point).mul_(scale)
 
 
-_INPUTS: dict[str, Round] = {"dynamic-int8": _unsigned}
+def _static(scheme: Any) -> Round:
+    """Return the rounding with a constant scale, in 7 bits without VNNI."""
+    if describe().vnni:
+        rounded: Round = scheme.rounded
+        return rounded
+    step, zero, ends = narrowed(scheme.input_scale, scheme.input_zero_point)
+
+    def narrow(states: Tensor) -> Tensor:
+        return (states.clamp(*ends) / step).round().add_(zero).clamp_(0, NARROW).sub_(zero) * step
+
+    return narrow
+
+
+_INPUTS: dict[str, Callable[[Any], Round]] = {
+    "dynamic-int8": lambda _: _unsigned,
+    "static-int8": _static,
+}
 
 
 def stored(
@@ -78,19 +99,23 @@ def _float(
 ) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return SharedTable(tensors)
-    return _Float(scheme.dequantize(tensors), bias)
+    return _Float(module, scheme.dequantize(tensors), bias)
 
 
 class _Float(nn.Module):
-    """A linear module with dequantized weights, which are no entries of its state_dict."""
+    """A product with dequantized weights, which are no entries of its state_dict."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self._values = weight, bias
+        self._product: Callable[..., Tensor] = nn.functional.linear
+        if isinstance(module, nn.Conv1d):
+            self.stride, self.padding = module.stride, module.padding
+            geometry = {"stride": module.stride, "padding": module.padding}
+            self._product = partial(nn.functional.conv1d, **geometry)
 
     def forward(self, states: Tensor) -> Tensor:
-        product: Tensor = nn.functional.linear(states, *self._values)
-        return product
+        return self._product(states, *self._values)
 
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:

@@ -23,7 +23,7 @@ from exporter.targets.options import TargetOptions
 from exporter.targets.pytorch.devices import SUPPORT
 from exporter.targets.pytorch.files import QUANTIZATION, WEIGHTS, contents, rebuilt
 
-SCHEMES = frozenset({"float", "dynamic-int8", "weight-int4", "weight-int8"})
+SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
 
 
 class Options(TargetOptions):

@@ -46,9 +46,7 @@ def encode(
     dtype = encoder.layer_norm.weight.dtype
     hidden = features.to(dtype)
     for conv in (encoder.conv1, encoder.conv2):
-        kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
-        hidden = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
-        hidden = nn.functional.gelu(hidden)
+        hidden = _convolved(conv, hidden, dtype)
     hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
     for layer in encoder.layers[:num_layers]:
         hidden = mark(hidden, num_layers)
@@ -56,6 +54,16 @@ def encode(
         hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
     normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
     return normed
+
+
+def _convolved(conv: Any, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Apply a convolution and GELU to [batch, channels, frames]; a target may have replaced it."""
+    if not isinstance(conv, nn.Conv1d):
+        return nn.functional.gelu(conv.frames(hidden.transpose(1, 2))).transpose(1, 2)
+    assert conv.bias is not None
+    kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
+    convolved = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
+    return nn.functional.gelu(convolved)
 
 
 def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:

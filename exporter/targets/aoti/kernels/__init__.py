@@ -14,7 +14,7 @@ import torch
 
 from exporter.errors import BuildError
 from exporter.families import attention
-from exporter.targets.aoti.modules import dynamic_int8, weight_only
+from exporter.targets.aoti.modules import dynamic_int8, static_int8, weight_only
 
 _FOLDER = Path(__file__).parent
 _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
@@ -33,10 +33,12 @@ class Kernel:
     otherwise: Callable[..., Any] | None = None
 
 
+_LINEAR = ("linear.cpp", "few_rows.cpp", "many_rows.cpp")
 _KERNELS: dict[Any, Kernel] = {
-    dynamic_int8.int8_linear: Kernel(
-        ("linear.cpp", "few_rows.cpp", "many_rows.cpp"), (_T, _T, _T, _OUT, "int32_t", _OUT)
-    ),
+    dynamic_int8.int8_linear: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int32_t", _OUT)),
+    dynamic_int8.int8_conv: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int64_t", "int32_t", _OUT)),
+    static_int8.static_int8_linear: Kernel(_LINEAR, (*(_T,) * 5, _OUT, "int32_t", _OUT)),
+    static_int8.static_int8_conv: Kernel(_LINEAR, (*(_T,) * 5, _OUT, "int64_t", "int32_t", _OUT)),
     weight_only.grouped_linear: Kernel(
         ("grouped_linear.cpp",),
         (_T, _T, _T, _OUT, _OUT, "int64_t", "int64_t", "int32_t", _OUT),

@@ -44,8 +44,8 @@ void prefetch(const int8_t* place) {
 // memory those lie one after the other, and so they come fastest: one row of codes takes them like
 // that, several take them together, from where they were fetched to in that order.
 template <int rows>
-void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t length,
-              int32_t sums[][kColumns]) {
+void products(const uint8_t* codes, int64_t pitch, const int8_t* weight, int64_t length,
+              int32_t zero, int32_t sums[][kColumns]) {
   __m512i own[rows][kColumns], offsets[kColumns];
 #pragma GCC unroll 8
   for (int column = 0; column < kColumns; column++) {
@@ -53,7 +53,7 @@ void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++) own[row][column] = _mm512_setzero_si512();
   }
-  const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(zero));
   constexpr int together = rows == 1 ? 1 : kColumns;
 #pragma GCC unroll 8
   for (int first = 0; first < kColumns; first += together)
@@ -67,7 +67,7 @@ void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t
       }
 #pragma GCC unroll 8
       for (int row = 0; row < rows; row++) {
-        const __m512i x = _mm512_loadu_si512(codes + row * width + k);
+        const __m512i x = _mm512_loadu_si512(codes + row * pitch + k);
 #pragma GCC unroll 8
         for (int column = 0; column < together; column++)
           Int8::add(own[row][first + column], x, w[column]);
@@ -81,29 +81,31 @@ void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t
 #else
 // The same in the compiler's hands: widened to 16 bits, where no sum can saturate.
 template <int rows>
-void products(const uint8_t* codes, int64_t width, const int8_t* weight, int64_t length,
-              int32_t sums[][kColumns]) {
+void products(const uint8_t* codes, int64_t pitch, const int8_t* weight, int64_t length,
+              int32_t zero, int32_t sums[][kColumns]) {
   for (int column = 0; column < kColumns; column++) {
     for (int row = 0; row < rows; row++) {
-      const uint8_t* x = codes + row * width;
+      const uint8_t* x = codes + row * pitch;
       const int8_t* w = weight + column * length;
       int32_t total = 0;
       for (int64_t k = 0; k < length; k++)
-        total += static_cast<int16_t>(x[k] - kOffset) * static_cast<int16_t>(w[k]);
+        total += static_cast<int16_t>(x[k] - zero) * static_cast<int16_t>(w[k]);
       sums[row][column] = total;
     }
   }
 }
 #endif
 
-using Products = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t[][kColumns]);
+using Products = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t,
+                          int32_t[][kColumns]);
 constexpr Products kProducts[kRows + 1] = {nullptr,     products<1>, products<2>,
                                            products<3>, products<4>, products<5>};
 
 // Fills y[row .. row + count][column .. column + kColumns].
 void tile(const Linear& l, const Codes& codes, int64_t row, int64_t count, int64_t column) {
   int32_t sums[kRows][kColumns];
-  kProducts[count](codes.row(row), codes.width, l.weight + column * l.length, l.length, sums);
+  kProducts[count](codes.row(row), codes.pitch, l.weight + column * l.length, l.length, l.offset,
+                   sums);
   for (int64_t r = row; r < row + count; r++) {
     for (int64_t c = column; c < column + kColumns; c++) {
       const float product = static_cast<float>(sums[r - row][c - column]);
@@ -118,14 +120,13 @@ void tile(const Linear& l, const Codes& codes, int64_t row, int64_t count, int64
 void few_rows(const Linear& l) {
   const int64_t tiles = (l.rows + kRows - 1) / kRows, count = (l.rows + tiles - 1) / tiles;
   const bool alone = tiles == 1;  // then every thread has its own codes, and nobody waits
-  Codes shared(alone ? 0 : l.rows, l.length);
+  Codes shared(l, alone ? 0 : l.rows);
   Work columns((l.columns + kBlock - 1) / kBlock);
   EXPORTER_PARALLEL {
-    Codes own(alone ? l.rows : 0, l.length);
+    Codes own(l, alone ? l.rows : 0);
     Codes& codes = alone ? own : shared;
     const Share rows = alone ? Share(l.rows, 0, 1) : Share(l.rows);
-    for (int64_t row = rows.begin; row < rows.end; row++)
-      codes.quantize(l.x + row * l.length, l.length, row);
+    codes.quantize(l, rows.begin, rows.end);
     if (!alone) {
 #pragma omp barrier
     }

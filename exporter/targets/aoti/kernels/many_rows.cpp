@@ -35,7 +35,7 @@ struct Panel {
 
   // Columns from `first` on; zeros where there are none, and behind a column's end.
   void pack(const Linear& l, int64_t first) {
-    const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
+    const __m512i offset = _mm512_set1_epi8(static_cast<char>(l.offset));
     for (int64_t part = 0; part < kPanel; part += kLanes) {
       __m512i sums = Int8::zero();
       for (int64_t k = 0; k < l.length; k += Codes::kUnit) {
@@ -62,7 +62,8 @@ struct Panel {
 void tile(const Linear& l, const Codes& codes, int64_t row, int64_t first, const Panel& panel) {
   __m512i sums[kRows][kParts];
   const int64_t groups = codes.width / kGroup;
-  multiply<Int8, kRows, kParts>(reinterpret_cast<const uint32_t*>(codes.row(row)), groups,
+  multiply<Int8, kRows, kParts>(reinterpret_cast<const uint32_t*>(codes.row(row)),
+                                codes.pitch / kGroup,
                                 panel.codes.data(), groups, sums);
   for (int part = 0; part < kParts && first + part * kLanes < l.columns; part++) {
     const int64_t column = first + part * kLanes;
@@ -82,7 +83,7 @@ void tile(const Linear& l, const Codes& codes, int64_t row, int64_t first, const
 }  // namespace
 
 void many_rows(const Linear& l) {
-  Codes codes(l.rows, l.length, kRows - 1);
+  Codes codes(l, l.rows, kRows - 1);
   const int64_t blocks = (l.rows + kBlock - 1) / kBlock;
   Work quantizing(blocks), multiplying((l.columns + kPanel - 1) / kPanel * blocks);
   const auto each_row = [&](int64_t block, int64_t step, auto run) {
@@ -91,7 +92,7 @@ void many_rows(const Linear& l) {
   };
   EXPORTER_PARALLEL {
     quantizing.each([&](int64_t block) {
-      each_row(block, 1, [&](int64_t row) { codes.quantize(l.x + row * l.length, l.length, row); });
+      codes.quantize(l, block * kBlock, std::min((block + 1) * kBlock, l.rows));
     });
 #pragma omp barrier
     Panel panel(codes.width / kGroup);

@@ -1,11 +1,11 @@
 """dynamic-int8 in aoti: our kernel, or oneDNN's product."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from exporter.quantization.convolution import unfold
 from exporter.quantization.modules import meta_parameter
+from exporter.targets.aoti.modules.base import AotiConvolution, as_type, convolved_like
 
 
 @torch.library.custom_op("exporter::int8_linear", mutates_args=())
@@ -30,24 +30,27 @@ def _(states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, _gel
     return states.new_empty((*states.shape[:-1], weight.shape[0]))
 
 
-def fuse_gelu(graph: torch.fx.Graph, definition: Any = int8_linear, argument: int = 4) -> None:
-    """Fuse an exact GELU that is the only use of a linear operator into that operator.
+@torch.library.custom_op("exporter::int8_conv", mutates_args=())
+def int8_conv(
+    states: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, stride: int, gelu: bool
+) -> Tensor:
+    """Convolve padded frames float32 [batch, frames, in], one scale per row of unfolded frames.
 
-    Args:
-        graph: The graph, changed in place.
-        definition: The operator.
-        argument: The place of its argument `gelu`.
+    `weight` is int8 [out, kernel * in]; for the others see `int8_linear`.
     """
-    for node in graph.find_nodes(op="call_function", target=definition._opoverload):
-        after = next(iter(node.users))
-        exact = after.target is torch.ops.aten.gelu.default and not after.kwargs
-        if len(node.users) == 1 and exact:
-            node.update_arg(argument, True)
-            after.replace_all_uses_with(node)
-            graph.erase_node(after)
+    rows = unfold(states, weight.shape[1] // states.shape[2], stride).contiguous()
+    product: Tensor = int8_linear(rows, weight, scale, bias, gelu)
+    return product
 
 
-_MANY = 64
+@int8_conv.register_fake
+def _(
+    states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, stride: int, _gelu: bool
+) -> Tensor:
+    return convolved_like(states, weight, stride)
+
+
+MANY = 64
 
 
 class Activations:
@@ -84,8 +87,8 @@ class Int8Linear(nn.Module):
         self._widen = widen
 
     def forward(self, states: Tensor) -> Tensor:
-        many = isinstance(states.shape[-2], int) and states.shape[-2] >= _MANY
-        bias = None if self.bias is None else _as(self.bias, torch.float32)
+        many = isinstance(states.shape[-2], int) and states.shape[-2] >= MANY
+        bias = None if self.bias is None else as_type(self.bias, torch.float32)
         if many and self._widen:
             widened = self.weight.to(states.dtype) * self.scale.to(states.dtype)[:, None]
             wide: Tensor = nn.functional.linear(states, widened, self.bias)
@@ -97,11 +100,15 @@ class Int8Linear(nn.Module):
             product = torch._int_mm(codes, self.weight.t()).float() * (step * self.scale)
             product = (product if bias is None else product + bias).unflatten(0, states.shape[:-1])
         else:
-            floats = _as(states, torch.float32).contiguous()
+            floats = as_type(states, torch.float32).contiguous()
             product = int8_linear(floats, self.weight, self.scale, bias, False)
-        return _as(product, states.dtype)
+        return as_type(product, states.dtype)
 
 
-def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert to `dtype`, without a node if it is the same: `fuse_gelu` would not match it."""
-    return states if states.dtype == dtype else states.to(dtype)
+class Int8Frames(AotiConvolution):
+    """A convolution with weights int8 [out, kernel * in] and scales float32 [out]."""
+
+    def product(self, states: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply by our kernel, which reads rows where they overlap in memory."""
+        product: Tensor = int8_conv(states, self.weight, self.scale, bias, self.stride[0], False)
+        return product

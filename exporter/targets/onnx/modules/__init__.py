@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets.onnx.modules import dynamic_int8, floating, weight_only
+from exporter.targets.onnx.modules import dynamic_int8, floating, static_int8, weight_only
 from exporter.targets.onnx.modules.base import OnnxModule
 
 _BY_SCHEME: dict[str, Any] = {
     "float": floating,
     "dynamic-int8": dynamic_int8,
+    "static-int8": static_int8,
     "weight-int4": weight_only,
     "weight-int8": weight_only,
 }
@@ -28,16 +29,19 @@ _BY_SCHEME: dict[str, Any] = {
 def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:
     """Replace the planned modules, and all other linear ones, for ONNX.
 
+    A convolution in float stays as it is.
+
     Args:
         model: A skeleton.
         plan: The scheme of each module.
         integers: The type of int8 codes: int8, or uint8 with 128 added.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) or name in plan.quantized:
             scheme = plan.modules.get(name, Float())
             made = _BY_SCHEME[scheme.name].replacement(module, scheme, integers)
             replace_module(model, name, made)
+    static_int8.share_ranges(model, plan)
 
 
 def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

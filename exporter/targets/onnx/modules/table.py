@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.targets.onnx.modules.dynamic_int8 import UNSIGNED_ZERO, Int8MatMul
+from exporter.targets.onnx.modules.dynamic_int8 import Int8MatMul
+from exporter.targets.onnx.modules.integers import UNSIGNED_ZERO
 
 
 class SharedTable(nn.Module):

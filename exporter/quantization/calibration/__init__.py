@@ -1,0 +1,1 @@
+"""Calibration: the ranges of inputs, from recordings that the float original hears."""
