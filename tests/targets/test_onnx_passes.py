@@ -23,7 +23,7 @@ from tests.support.plans import INT8, plan_for, whisper_plan
 def graphs(folder: Path, plan: QuantizationPlan | None = None) -> list[Graph]:
     family = FAMILIES["whisper"]
     model = family.skeleton(open_checkpoint(str(folder)).config)
-    replace_modules(model, plan or plan_for(model), torch.int8)
+    replace_modules(model, plan or plan_for(model), {}, torch.int8)
     return family.graphs(model, cache="dynamic")
 
 

@@ -124,7 +124,7 @@ class Case:
 
 def in_onnx(case: Case, folder: Path) -> Run:
     def replace(model: nn.Module, plan: QuantizationPlan) -> None:
-        onnx_modules.replace_modules(model, plan, torch.int8)
+        onnx_modules.replace_modules(model, plan, {}, torch.int8)
 
     model = case.replaced(replace)
     path = folder / "products.onnx"
@@ -153,7 +153,7 @@ def in_torch(case: Case, _folder: Path) -> Run:
 
 def in_aoti(case: Case, folder: Path, *, narrow: bool = False) -> Run:
     def replace(model: nn.Module, plan: QuantizationPlan) -> None:
-        aoti.replace_modules(model, plan, onednn=False, vnni=True)
+        aoti.replace_modules(model, plan, {}, onednn=False, vnni=True)
 
     model, path = case.replaced(replace), folder / "products.pt2"
     given = {}

@@ -26,7 +26,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
-from exporter.quantization.modules import keep_16bit_storage, replace_module
+from exporter.quantization.modules import keep_16bit_storage
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
@@ -167,21 +167,12 @@ def _prepared(
 ) -> _Prepared:
     """Cut one graph from a new model, with weights in the types in which they are stored."""
     from exporter.targets.onnx.modules import replace_modules
-    from exporter.targets.onnx.modules.dynamic_int8 import Int8MatMul
-    from exporter.targets.onnx.modules.floating import FloatMatMul, TiedMatMul
-    from exporter.targets.onnx.modules.table import SharedTable
 
     model = family.skeleton(checkpoint.config)
     weights = Weights(checkpoint, plan, family.TIED)
     keep_16bit_storage(model, weights)
-    replace_modules(model, plan, _int8_type(options))
-    for table, head in shared_tables(family.TIED, checkpoint.tensors).items():
-        module = model.get_submodule(head)
-        if table in plan.quantized:
-            assert isinstance(module, Int8MatMul)
-            replace_module(model, table, SharedTable(module))
-        elif isinstance(module, FloatMatMul):
-            replace_module(model, head, TiedMatMul(model.get_submodule(table)))
+    shared = shared_tables(family.TIED, checkpoint.tensors)
+    replace_modules(model, plan, shared, _int8_type(options))
     graph = next(g for g in family.graphs(model, cache="dynamic") if g.name == planned.name)
     return _Prepared(graph, model, weights)
 

@@ -5,7 +5,7 @@ have the type `integers` where the scheme leaves that open; and `NODES`, which m
 operators to functions that make their nodes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.targets.onnx.modules import dynamic_int8, floating, static_int8, weight_only
 from exporter.targets.onnx.modules.base import OnnxModule
+from exporter.targets.onnx.modules.dynamic_int8 import Int8MatMul
+from exporter.targets.onnx.modules.floating import FloatMatMul, TiedMatMul
+from exporter.targets.onnx.modules.table import SharedTable
 
 _BY_SCHEME: dict[str, Any] = {
     "float": floating,
@@ -26,7 +29,12 @@ _BY_SCHEME: dict[str, Any] = {
 }
 
 
-def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dtype) -> None:
+def replace_modules(
+    model: nn.Module,
+    plan: QuantizationPlan,
+    shared: Mapping[str, str],
+    integers: torch.dtype,
+) -> None:
     """Replace the planned modules, and all other linear ones, for ONNX.
 
     A convolution in float stays as it is.
@@ -34,14 +42,22 @@ def replace_modules(model: nn.Module, plan: QuantizationPlan, integers: torch.dt
     Args:
         model: A skeleton.
         plan: The scheme of each module.
+        shared: The tables with a head's weights, from `shared_tables`.
         integers: The type of int8 codes: int8, or uint8 with 128 added.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) or name in plan.quantized:
+        if isinstance(module, nn.Linear) or name in plan.quantized.keys() - shared.keys():
             scheme = plan.modules.get(name, Float())
             made = _BY_SCHEME[scheme.name].replacement(module, scheme, integers)
             replace_module(model, name, made)
     static_int8.share_ranges(model, plan)
+    for table, head in shared.items():
+        product = model.get_submodule(head)
+        if table in plan.quantized:
+            assert isinstance(product, Int8MatMul)
+            replace_module(model, table, SharedTable(product))
+        elif isinstance(product, FloatMatMul):
+            replace_module(model, head, TiedMatMul(model.get_submodule(table)))
 
 
 def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
