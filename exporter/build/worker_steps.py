@@ -25,6 +25,7 @@ from exporter.targets import TARGETS
 from exporter.targets.base import Job
 
 _NOISE_TOKENS = 16
+_PERCENTILE = 99.99  # for the methods that do not need it, so that all share one entry
 
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -65,13 +66,15 @@ def calibrate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         BuildError: An input of a module is not finite, or a module did not run.
         DataError: A recording cannot be read.
     """
-    names = ("checkpoint_sha256", "decoding", "calibration", "modules")
-    parts = {name: request[name] for name in names}
-    clips, method = len(request["clips"]), request["calibration"]["method"]
-    what = f"ranges of {len(request['modules'])} modules ({method} on {clips} clips)"
+    settings = request["calibration"]
+    percentile = settings.get("percentile", _PERCENTILE)
+    parts = {name: request[name] for name in ("checkpoint_sha256", "decoding", "modules")}
+    parts |= {"clips": settings["sha256"], "percentile": percentile}
+    what = f"ranges of {len(request['modules'])} modules, on {settings['clips']} clips"
 
     def make() -> None:
-        path.write_text(json.dumps(_ranges(request, progress)), encoding="utf-8")
+        found = _ranges(request, percentile, progress)
+        path.write_text(json.dumps(found), encoding="utf-8")
 
     with scratch() as place:
         path = place / "ranges.json"
@@ -79,11 +82,11 @@ def calibrate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         versioned = {**parts, "versions": installed_versions()}
         get_or_build(path, what, versioned, make, makers=makers, fresh=request["fresh"])
         answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return answer
+    return {**answer, "ranges": answer["ranges"][settings["method"]]}
 
 
-def _ranges(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Run the original on every clip; see `calibrate`."""
+def _ranges(request: dict[str, Any], percentile: float, progress: Progress) -> dict[str, Any]:
+    """Run the original on every clip, and choose ranges by every method; see `calibrate`."""
     progress("calibration: loading the original", None)
     decoding = Decoding.model_validate(request["decoding"])
     original = load_original(
@@ -100,13 +103,12 @@ def _ranges(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             yield clip.name, partial(original.decode, [sound], decoding)
 
     found = observe.observe(original.model, request["modules"], runs())
-    settings = request["calibration"]
-    method, percentile = settings["method"], settings.get("percentile", 100.0)
     progress("calibration: choosing ranges", None)
-    return {
-        "ranges": {name: each.range(method, percentile) for name, each in found.items()},
-        "audio_s": audio_s,
+    ranges = {
+        method: {name: each.range(method, percentile) for name, each in found.items()}
+        for method in histogram.METHODS
     }
+    return {"ranges": ranges, "audio_s": audio_s}
 
 
 def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def test_ranges_are_calibrated_once_and_recorded(
     assert main(["build", str(path), "--output", str(other), "--target", "one"]) == 0
     assert len(runs) == 1
     path = write(tmp_path, tiny_whisper, kinds, "mse")
+    third = tmp_path / "third"  # which has those of every method
+    assert main(["build", str(path), "--output", str(third), "--target", "one"]) == 0
+    assert len(runs) == 1
     again = [str(path), "--output", str(other), "--target", "one"]
     assert main(["build", *again]) == 2, "another plan is another artifact"
     assert main(["build", *again, "--force"]) == 0

@@ -6,7 +6,7 @@ neighbours merge: nothing is counted twice, and no value is kept.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
 Range = tuple[float, float]
 Numbers = NDArray[np.float64]
 
@@ -76,7 +77,7 @@ class Histogram:
                 `entropy`, the least divergence of the quantized distribution from the true one.
             percentile: The percentage that `percentile` keeps.
         """
-        low, high = _METHODS[method](self, percentile)
+        low, high = _CHOICES[method](self, percentile)
         return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
 
 
@@ -165,7 +166,7 @@ def _divergence(counts: Numbers, first: int, last: int) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-_METHODS: dict[str, Callable[[Histogram, float], Range]] = {
+_CHOICES: dict[Method, Callable[[Histogram, float], Range]] = {
     "minmax": _minmax,
     "percentile": _percentile,
     "mse": _mse,
