@@ -100,7 +100,7 @@ def match_rules(
     Raises:
         PatternError: A pattern sets the scheme of no module, so it is a mistake.
     """
-    free = {name: module for name, module in model.named_modules() if _can_be_quantized(module)}
+    free = quantizable(model)
     names = list(free)
     matches = []
     for pattern, scheme in patterns.items():
@@ -139,9 +139,15 @@ def require_schemes(plan: QuantizationPlan, kind: str, known: Collection[str]) -
             raise RecipeError(msg)
 
 
-def _can_be_quantized(module: nn.Module) -> bool:
-    schemes = (SCHEMES[name].Scheme for name in SCHEMES)
-    return any(issubclass(s, IntegerScheme) and s.applies_to(module) for s in schemes)
+def quantizable(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that some scheme can quantize, which are all that patterns match."""
+    schemes = [SCHEMES[name].Scheme for name in SCHEMES]
+    integer = [scheme for scheme in schemes if issubclass(scheme, IntegerScheme)]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if any(scheme.applies_to(module) for scheme in integer)
+    }
 
 
 def _matches(name: str, pattern: str, head: str) -> bool:
