@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.artifact import report
+from exporter.artifact.evidence import GroupEffect
 from exporter.artifact.lookup import find
 from exporter.artifact.report import Check, Report
 from exporter.bench.executors import LocalExecutor
@@ -37,6 +38,7 @@ from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora
 from exporter.validate.corpus.languages import Spoken, spoken_in
+from exporter.validate.evidence import blame
 from exporter.validate.evidence.cases import CLIPS
 from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.gate import judge as gate
@@ -197,7 +199,8 @@ class _Validation:
             original = pair.original.transcripts
             with self._failing(pair.subject, pair.found):
                 written = self._folder / f"predictions-{next(self._numbers)}"
-                reports.append(write_report(pair, original, written, self._progress))
+                effects = partial(self._effects, pair) if self._settings.blame else None
+                reports.append(write_report(pair, original, written, effects, self._progress))
         if self._failures:
             raise self._failures[0]
         return reports
@@ -303,6 +306,14 @@ class _Validation:
         step, plain = _REFERENCE, request.model_dump(mode="json")
         answer = worker.run(step, plain, prefixed, what=name, threads=spec.threads)
         return Expected.model_validate(answer["expected"])
+
+    def _effects(self, pair: Pair) -> tuple[GroupEffect, ...]:
+        """Measure what each group of an artifact's plan does to its original."""
+        subject = pair.subject
+        spec = self._spec(subject, pair.checkpoint.folder, original=True)
+        chosen = subject.corpus.sample(blame.CLIPS, subject.data.seed)
+        clips = [subject.corpus[place].path for place in chosen]
+        return blame.effects_of(spec, subject.manifest, clips, pair.artifact.name, self._progress)
 
     def _artifact(self, subject: Subject, expected: Expected | None) -> ModelRun:
         (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes

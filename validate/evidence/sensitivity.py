@@ -9,7 +9,6 @@ distance is that of the next tokens' distributions. Word errors are too coarse t
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from exporter.artifact.evidence import GroupEffect
-from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.formats import audio
 from exporter.quantization.modules import replace_module
@@ -29,43 +27,8 @@ from exporter.system.progress import Progress
 from exporter.targets import inspection_of
 from exporter.validate.evidence.examine import agreement
 from exporter.validate.evidence.reference import TEXT_TOKENS, calls_of, heard
-from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
-
-
-class SensitivityRequest(Frozen):
-    """What `measure` shall compute.
-
-    Attributes:
-        original: The original checkpoint.
-        clips: Recordings; at most a window of each is used.
-        groups: The modules of each group, by its name.
-        manifest: The manifest of an artifact, for how its target rounds; None without groups.
-        plan: The plan that gives each module its scheme, as data.
-        limit_s: Nothing is measured if the groups would take longer; None: without a limit.
-    """
-
-    original: ModelSpec
-    clips: tuple[Path, ...]
-    groups: dict[str, tuple[str, ...]]
-    manifest: Manifest | None = None
-    plan: tuple[dict[str, Any], ...] = ()
-    limit_s: float | None = None
-
-
-class Survey(Frozen):
-    """What one clip costs the original, on average.
-
-    Attributes:
-        transcribe_s: Seconds to transcribe it, as the recipe says.
-        forward_s: Seconds to decode its text once more when that is given.
-        tokens: Tokens of its text, the prompt included.
-        rows: The vectors that each linear module multiplies, by its name.
-    """
-
-    transcribe_s: float
-    forward_s: float
-    tokens: float
-    rows: dict[str, float]
+from exporter.validate.evidence.results import SensitivityRequest, Survey
+from exporter.validate.measure.model import OpenModel
 
 
 def measure(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
@@ -196,18 +159,3 @@ class _Sensitivity:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def most_to_blame(effects: Sequence[GroupEffect]) -> list[GroupEffect]:
-    """Return the few groups that cause most of the divergence; none if it is spread out.
-
-    They are those with the greatest divergence that together have half of the sum, if they are at
-    most a fifth of the groups, or one.
-    """
-    ranked = sorted(effects, key=lambda effect: -effect.kl_mean)
-    total, seen = sum(effect.kl_mean for effect in ranked), 0.0
-    for count, effect in enumerate(ranked, start=1):
-        seen += effect.kl_mean
-        if total and seen >= total / 2:
-            return ranked[:count] if count <= max(1, len(ranked) // 5) else []
-    return []

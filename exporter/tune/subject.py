@@ -1,0 +1,131 @@
+"""What is tuned: one target of a recipe, the groups of its plan, and plans of some of them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from exporter.build.resolve import Planned, resolve
+from exporter.errors import RecipeError
+from exporter.families import FAMILIES
+from exporter.families.base import Family
+from exporter.quantization.groups import ModuleGroup, module_groups
+from exporter.quantization.plan import Match, QuantizationPlan, plan_of
+from exporter.quantization.resolve import resolve_quantization
+from exporter.quantization.schemes import FLOAT, SCHEMES
+from exporter.quantization.schemes.base import QuantizationScheme
+from exporter.recipe import Recipe, read
+from exporter.system.progress import Progress
+from exporter.tune.recipe_text import Rules, overrides_of, rules_of
+
+Goal = Literal["speed", "size"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A target to tune.
+
+    Attributes:
+        recipe: The recipe.
+        index: The target's index in it.
+        planned: The target with the recipe's own plan.
+        matches: What the recipe's rules match.
+        skeleton: The model, without weights.
+        groups: The groups of what the plan quantizes.
+        instead: The scheme of modules that are not quantized.
+    """
+
+    recipe: Recipe
+    index: int
+    planned: Planned
+    matches: tuple[Match, ...]
+    skeleton: nn.Module
+    groups: tuple[ModuleGroup, ...]
+    instead: QuantizationScheme
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.recipe.targets[self.index].name
+
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return FAMILIES[self.planned.family]
+
+    def plan(self, quantized: Collection[str]) -> QuantizationPlan:
+        """Return the plan in which only the groups of these names are quantized."""
+        return self.planned.plan.with_scheme(self._others(quantized), self.instead)
+
+    def rules(self, quantized: Collection[str]) -> Rules:
+        """Return the recipe's rules for the same."""
+        changed = {self.instead: self._others(quantized)}
+        return rules_of(self.matches, changed, self.skeleton, self.family.HEAD)
+
+    def trial(self, quantized: Collection[str]) -> Recipe:
+        """Return the recipe that builds the target so."""
+        made = read(self.recipe.path, overrides_of(self.recipe, self.index, self.rules(quantized)))
+        self.require_plan(made, quantized)
+        return made
+
+    def require_plan(self, recipe: Recipe, quantized: Collection[str]) -> None:
+        """Check that a recipe gives the target exactly the plan of these groups.
+
+        Raises:
+            RuntimeError: It gives another, which is a bug.
+        """
+        matches = resolve_quantization(recipe, [self.index], self.skeleton, self.family.HEAD)
+        if plan_of(matches[self.index], self.skeleton) != self.plan(quantized):
+            msg = f"{recipe.path}: the rules that were written give another plan"
+            raise RuntimeError(msg)
+
+    def _others(self, quantized: Collection[str]) -> list[str]:
+        return [m for group in self.groups if group.name not in quantized for m in group.modules]
+
+
+def open_subject(recipe: Recipe, target: str | None, work: Path, progress: Progress) -> Subject:
+    """Resolve the target of a recipe, with its weights on this machine.
+
+    Args:
+        recipe: The recipe.
+        target: The target's name or kind; None is the first one.
+        work: A folder for artifacts that are only tried.
+        progress: Receives the steps of a download.
+
+    Raises:
+        RecipeError: The recipe is wrong, has no such target, no data, or quantizes nothing.
+        CheckpointError: The checkpoint cannot be used.
+        HubError: The Hub refused, or could not be reached.
+        MachineError: This machine lacks what the target needs.
+    """
+    if recipe.data is None:
+        msg = f"{recipe.path} names no `data`, on which its gate could judge: add `data`"
+        raise RecipeError(msg)
+    index = _index(recipe, target)
+    (planned,) = resolve(recipe, work, None, [recipe.targets[index].name], progress)
+    if planned.blocker is not None:
+        raise planned.blocker
+    family = FAMILIES[planned.family]
+    skeleton = family.skeleton(planned.checkpoint.config)
+    matches = resolve_quantization(recipe, [index], skeleton, family.HEAD)[index]
+    groups = module_groups(list(planned.plan.quantized), family.HEAD)
+    if not groups:
+        loc = ("targets", index)
+        raise recipe.error(loc, "its plan quantizes no module, so there is nothing to search")
+    how = recipe, index, planned, tuple(matches), skeleton, tuple(groups)
+    return Subject(*how, instead=SCHEMES[FLOAT].Scheme())
+
+
+def _index(recipe: Recipe, target: str | None) -> int:
+    fitting: Sequence[int] = [
+        index
+        for index, spec in enumerate(recipe.targets)
+        if target is None or target in (spec.name, spec.kind)
+    ]
+    if not fitting:
+        known = ", ".join(spec.name for spec in recipe.targets)
+        msg = f"{recipe.path} has no target {target!r}: {known}"
+        raise RecipeError(msg)
+    return fitting[0]
