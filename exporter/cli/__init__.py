@@ -50,7 +50,7 @@ _WORK = (
     "init openai/whisper-small",
     "build recipes/whisper-small-int8.yaml",
     "validate artifacts/whisper-small-int8",
-    "tune recipes/whisper-small-int8.yaml --clips calibration --budget 2h",
+    "tune recipes/whisper-small-int8.yaml --clips calibration",
     "transcribe artifacts/whisper-small-int8/onnx-int8 speech.flac",
     "push artifacts/whisper-small-int8 --repo ORG/NAME",
 )

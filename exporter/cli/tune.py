@@ -37,7 +37,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 
 @command(
     "recipes/whisper-demo-int8.yaml --clips calibration",
-    "recipes/mine.yaml -t aoti --for size --clips calibration --budget 30m",
+    "recipes/mine.yaml -t aoti --for size --clips some --budget 30m",
 )
 @click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.option(

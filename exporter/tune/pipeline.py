@@ -47,6 +47,7 @@ _FLOAT32_BYTES = 4
 _BASE_BYTES = 700_000_000  # of a process with torch and transformers
 _NO_PLAN_HELPS = {"clips", "true texts", "original", "reference"}
 _ALIKE = 1.03  # times of the same plan differ by that
+_now = time.monotonic
 Tell = Callable[[str], None]
 
 
@@ -168,7 +169,7 @@ class _Search:
     ) -> None:
         self._subject, self._settings, self._clips = subject, settings, chosen
         self._work, self._progress, self._tell = work, progress, tell
-        self._began = time.monotonic()
+        self._began = _now()
         self._trials: list[Trial] = []
         self._effects: dict[str, GroupEffect] = {}
         self._order: list[ModuleGroup] = []
@@ -190,7 +191,8 @@ class _Search:
             raise RecipeError(msg)
         whole = self._tell_estimate()
         if kept := self._work.count("trial-"):
-            self._tell(f"goes on after an earlier run, which judged {kept} plans")
+            plans = "1 plan" if kept == 1 else f"{kept} plans"
+            self._tell(f"goes on after an earlier run, which judged {plans}")
         expect(whole if self._settings.budget_s is None else min(whole, self._settings.budget_s))
         first = self._trial_s + self._original_s
         budget = self._settings.budget_s
@@ -234,7 +236,7 @@ class _Search:
             complete=found.complete,
             size_quantized=self._size(everything),
             size_float=self._size(()),
-            seconds=time.monotonic() - self._began,
+            seconds=_now() - self._began,
         )
 
     def _size(self, quantized: Collection[str]) -> int:
@@ -394,12 +396,12 @@ class _Search:
     def _left_s(self) -> float | None:
         """Return the seconds left of the budget; None where there is none."""
         budget = self._settings.budget_s
-        return None if budget is None else budget - (time.monotonic() - self._began)
+        return None if budget is None else budget - (_now() - self._began)
 
     def _try(self, groups: Sequence[ModuleGroup]) -> Trial:
         """Build a plan, judge it, and remove what was built."""
         assert self._judge is not None, "set by `run`"
-        began = time.monotonic()
+        began = _now()
         names = tuple(group.name for group in groups)
         self._work.clear_artifacts()
         (built,) = builder.build(
@@ -421,7 +423,7 @@ class _Search:
             wer_difference=report.wer_difference,
             latency_ratio=report.latency_ratio.value,
             size_bytes=report.figures.size_bytes,
-            seconds=time.monotonic() - began,
+            seconds=_now() - began,
             manifest=manifest.model_copy(update={"files": ()}),
         )
 

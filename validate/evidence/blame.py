@@ -22,7 +22,8 @@ _MEASURE = "exporter.validate.evidence.sensitivity:measure"  # by name, since it
 CLIPS, MOST_GROUPS, LIMIT_S = 4, 30, 120.0
 WORDS = {"wer", "texts"}
 _SHARES = (0.9, 0.5)
-# If one of these fails too, the artifact is not what its plan says, and the plan is not to blame.
+# If one of these did not pass either, the artifact is not what its plan says: not the plan is to
+# blame.
 _NOT_THE_PLAN = {
     *("reference", "plan", "companions", "weights", "features", "faithful", "inputs"),
     *("positions", "finite", "shapes"),
@@ -32,7 +33,8 @@ _NOT_THE_PLAN = {
 def is_due(checks: Sequence[Check]) -> bool:
     """Return True if words were lost, and nothing but the plan explains it."""
     failed = {check.name for check in checks if check.passed is False}
-    return bool(failed & WORDS) and not failed & _NOT_THE_PLAN
+    unclear = {check.name for check in checks if check.passed is None}
+    return bool(failed & WORDS) and not (failed | unclear) & _NOT_THE_PLAN
 
 
 def effects_of(

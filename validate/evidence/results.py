@@ -176,7 +176,7 @@ class Survey(Frozen):
         transcribe_s: Seconds to transcribe it, as the recipe says.
         forward_s: Seconds to decode its text once more when that is given.
         tokens: Tokens of its text, the prompt included.
-        rows: The vectors that each linear module multiplies, by its name.
+        rows: The vectors that each linear module or convolution gives, by its name.
     """
 
     transcribe_s: float

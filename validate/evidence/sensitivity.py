@@ -144,16 +144,17 @@ class _Sensitivity:
 
     @contextmanager
     def _counting(self, rows: dict[str, float]) -> Iterator[None]:
-        """Add up the vectors that linear modules multiply."""
+        """Add up the vectors that linear modules and convolutions give."""
 
         def count(name: str) -> Callable[..., None]:
-            def add(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-                rows[name] = rows.get(name, 0.0) + inputs[0].shape[:-1].numel()
+            def add(module: nn.Linear | nn.Conv1d, _inputs: Any, output: Tensor) -> None:
+                rows[name] = rows.get(name, 0.0) + output.numel() // module.weight.shape[0]
 
             return add
 
-        linear = [(n, m) for n, m in self._model.named_modules() if isinstance(m, nn.Linear)]
-        handles = [module.register_forward_pre_hook(count(name)) for name, module in linear]
+        kinds = (nn.Linear, nn.Conv1d)
+        products = [(n, m) for n, m in self._model.named_modules() if isinstance(m, kinds)]
+        handles = [module.register_forward_hook(count(name)) for name, module in products]
         try:
             yield
         finally:
