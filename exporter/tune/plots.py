@@ -62,7 +62,8 @@ def _front(
             f'<line class="range" x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}"/>'
         )
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        parts.append(text(x + 8, y + 5, f"{len(trial.quantized)}", "start"))
+        beside, anchor = (x - 14, "end") if x > WIDTH - 60 else (x + 14, "start")
+        parts.append(text(beside, y - 6, f"{len(trial.quantized)}", anchor))
         if place == chosen:
             parts.append(f'<circle class="chosen" cx="{x:.1f}" cy="{y:.1f}" r="10"/>')
     parts += [
