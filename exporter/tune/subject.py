@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from exporter.build.resolve import Planned, resolve
-from exporter.errors import RecipeError
+from exporter.errors import GateError, RecipeError
 from exporter.families import FAMILIES
 from exporter.families.base import Family
 from exporter.quantization.groups import ModuleGroup, module_groups
@@ -19,6 +19,7 @@ from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.recipe import Recipe, read
 from exporter.system.progress import Progress
 from exporter.tune.recipe_text import Rules, overrides_of, rules_of
+from exporter.validate.gate.foreseen import obstacles_of
 
 Goal = Literal["speed", "size"]
 
@@ -96,6 +97,7 @@ def open_subject(recipe: Recipe, target: str | None, work: Path, progress: Progr
 
     Raises:
         RecipeError: The recipe is wrong, has no such target, no data, or quantizes nothing.
+        GateError: No plan can pass on its data.
         CheckpointError: The checkpoint cannot be used.
         HubError: The Hub refused, or could not be reached.
         MachineError: This machine lacks what the target needs.
@@ -104,6 +106,9 @@ def open_subject(recipe: Recipe, target: str | None, work: Path, progress: Progr
         msg = f"{recipe.path} names no `data`, on which its gate could judge: add `data`"
         raise RecipeError(msg)
     index = _index(recipe, target)
+    for why in obstacles_of(recipe):
+        msg = f"no plan could pass the gate of {recipe.path}: {why}"
+        raise GateError(msg)
     (planned,) = resolve(recipe, work, None, [recipe.targets[index].name], progress)
     if planned.blocker is not None:
         raise planned.blocker

@@ -17,6 +17,7 @@ checkpoint: checkpoint
 {shared}targets: {targets}
 decoding: {{language: en, task: transcribe}}
 {data}"""
+DATA = "data: {clips: judging}\ngate: {min_clips: 1, max_wer_increase: 1}\n"
 TARGETS = "[{kind: onnx-int8, preset: avx2}, {kind: torch-int8}]"
 GROUPS = [
     *("encoder layer 0, self_attn", "encoder layer 0, feed-forward"),
@@ -35,9 +36,7 @@ def write(tmp_path: Path, tiny_whisper: Path) -> Write:
     for seed, name in enumerate(("judging", "calibration")):
         write_clips(tmp_path / name, 3, seed)
 
-    def call(
-        shared: str = "", targets: str = TARGETS, data: str = "data: {clips: judging}\n"
-    ) -> Path:
+    def call(shared: str = "", targets: str = TARGETS, data: str = DATA) -> Path:
         path = tmp_path / "tiny.yaml"
         path.write_text(RECIPE.format(shared=shared, targets=targets, data=data))
         return path

@@ -94,7 +94,7 @@ def test_a_recipe_in_one_line_is_written_anew(tmp_path: Path, write: Write) -> N
     flow = tmp_path / "flow.yaml"
     flow.write_text(
         "{name: tiny, checkpoint: checkpoint, targets: [{kind: torch-int8}], "
-        "data: {clips: judging}}\n"
+        "data: {clips: judging}, gate: {min_clips: 1, max_wer_increase: 1}}\n"
     )
     assert path.exists()
     text = written(subject(flow), FRAGILE, tmp_path / "out.yaml")

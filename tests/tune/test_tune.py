@@ -167,6 +167,16 @@ def test_data_that_no_plan_can_pass_end_the_search(
     assert "no plan can pass this gate on these data" in capfd.readouterr().err
 
 
+def test_too_few_clips_are_told_before_anything_is_done(
+    trials: Trials, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Path("tiny.yaml")
+    recipe.write_text(recipe.read_text().replace("min_clips: 1", "min_clips: 60"))
+    assert tune() == 4
+    assert "no plan could pass the gate of tiny.yaml: 3 clips are fewer" in capfd.readouterr().err
+    assert not trials.tried
+
+
 def test_an_interrupted_search_goes_on(trials: Trials, capfd: pytest.CaptureFixture[str]) -> None:
     trials.interrupt_at = 2
     assert tune() == 130
