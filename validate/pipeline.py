@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import shutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.artifact import report
+from exporter.artifact.evidence import GroupEffect
 from exporter.artifact.lookup import find
 from exporter.artifact.report import Check, Report
 from exporter.bench.executors import LocalExecutor
@@ -37,6 +38,7 @@ from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora
 from exporter.validate.corpus.languages import Spoken, spoken_in
+from exporter.validate.evidence import blame
 from exporter.validate.evidence.cases import CLIPS
 from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.gate import judge as gate
@@ -92,19 +94,40 @@ def validate(
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
     settings = Settings(data, clips, reference, threads, workers, trust)
-    folders = [folder for path in paths for folder in find(Path(path))]
-    places = report.places(folders, into)
-    for each in places:
-        report.require_writable(each)
+    with validating(settings, progress) as judging:
+        return judging(paths, into)
+
+
+Judging = Callable[[Sequence[Path | str], Path | None], list[Report]]
+"""Judges artifacts, and writes their reports beside them or into a folder."""
+
+
+@contextmanager
+def validating(settings: Settings, progress: Progress) -> Iterator[Judging]:
+    """Yield what judges artifacts, as often as it is called: each original is measured once.
+
+    Args:
+        settings: Settings that override the recipes'.
+        progress: Called with the current activity and the fraction done, 0 to 1.
+    """
     with scratch() as place:
         corpora = Corpora(place, progress)
-        subjects = [
-            open_subject(folder, where, settings, corpora, progress)
-            for folder, where in zip(folders, places, strict=True)
-        ]
-        subjects = [replace(subject, spoken=_spoken(subject)) for subject in subjects]
-        _check_texts(subjects)
-        return _Validation(settings, place, progress).judge(subjects)
+        validation = cache(partial(_Validation, settings, place, progress))  # late: it needs torch
+
+        def judging(paths: Sequence[Path | str], into: Path | None) -> list[Report]:
+            folders = [folder for path in paths for folder in find(Path(path))]
+            places = report.places(folders, into)
+            for each in places:
+                report.require_writable(each)
+            subjects = [
+                open_subject(folder, where, settings, corpora, progress)
+                for folder, where in zip(folders, places, strict=True)
+            ]
+            subjects = [replace(subject, spoken=_spoken(subject)) for subject in subjects]
+            _check_texts(subjects)
+            return validation().judge(subjects)
+
+        yield judging
 
 
 def _spoken(subject: Subject) -> Spoken:
@@ -156,11 +179,12 @@ class _Validation:
         self._executor = LocalExecutor(settings.workers)
         self._references = References("exporter validate ARTIFACT --reference FOLDER", progress)
         self._originals: dict[object, ModelRun] = {}
-        self._failures: list[ExporterError] = []
+        self._failures: list[ExporterError] = []  # of the artifacts that are judged now
         self._numbers = count()
 
     def judge(self, subjects: Sequence[Subject]) -> list[Report]:
         """Judge all artifacts; one that fails to run does not stop the others."""
+        self._failures.clear()
         _warn_of_gates(subjects)
         for note in dict.fromkeys(note for subject in subjects for note in subject.spoken.notes):
             _log.warning("%s", note)
@@ -175,7 +199,8 @@ class _Validation:
             original = pair.original.transcripts
             with self._failing(pair.subject, pair.found):
                 written = self._folder / f"predictions-{next(self._numbers)}"
-                reports.append(write_report(pair, original, written, self._progress))
+                effects = partial(self._effects, pair) if self._settings.blame else None
+                reports.append(write_report(pair, original, written, effects, self._progress))
         if self._failures:
             raise self._failures[0]
         return reports
@@ -281,6 +306,14 @@ class _Validation:
         step, plain = _REFERENCE, request.model_dump(mode="json")
         answer = worker.run(step, plain, prefixed, what=name, threads=spec.threads)
         return Expected.model_validate(answer["expected"])
+
+    def _effects(self, pair: Pair) -> tuple[GroupEffect, ...]:
+        """Measure what each group of an artifact's plan does to its original."""
+        subject = pair.subject
+        spec = self._spec(subject, pair.checkpoint.folder, original=True)
+        chosen = subject.corpus.sample(blame.CLIPS, subject.data.seed)
+        clips = [subject.corpus[place].path for place in chosen]
+        return blame.effects_of(spec, subject.manifest, clips, pair.artifact.name, self._progress)
 
     def _artifact(self, subject: Subject, expected: Expected | None) -> ModelRun:
         (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes

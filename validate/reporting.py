@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact import report, store
+from exporter.artifact.evidence import GroupEffect
 from exporter.artifact.report import Check, CorpusFacts, MisplacedText, Report
 from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.validate.corpus.facts import plausible_wer
 from exporter.validate.corpus.index import RowFile
 from exporter.validate.corpus.misplaced import misplaced
+from exporter.validate.evidence.blame import WORDS, advice_on, is_due
 from exporter.validate.evidence.results import Findings
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
@@ -48,10 +50,17 @@ class Pair:
     candidate: Measurement
 
 
-def write_report(pair: Pair, original: Sequence[Path], written: Path, progress: Progress) -> Report:
+Blame = Callable[[], tuple[GroupEffect, ...]]
+"""Measures what each group of modules does to the original."""
+
+
+def write_report(
+    pair: Pair, original: Sequence[Path], written: Path, blame: Blame | None, progress: Progress
+) -> Report:
     """Judge one artifact, and write its three files, the report last.
 
-    `written` is a temporary path for the predictions until they are judged.
+    `written` is a temporary path for the predictions until they are judged. `blame` is called if
+    words were lost and nothing but the plan explains it; None is not to ask.
     """
     subject, checkpoint = pair.subject, pair.checkpoint
     transcripts = pair.artifact.transcripts
@@ -73,6 +82,8 @@ def write_report(pair: Pair, original: Sequence[Path], written: Path, progress: 
         )
     facts = _facts(subject, case, equal.stamp.language)
     judged = _report(pair, case, facts, equal, predictions.sha256)
+    if blame is not None and is_due(judged.checks):
+        judged = _blaming(judged, blame(), subject.manifest.recipe.source)
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -80,6 +91,20 @@ def write_report(pair: Pair, original: Sequence[Path], written: Path, progress: 
     predictions.path.unlink()
     write_atomic(subject.place / report.PAGE, page)
     return report.write(subject.place, judged)
+
+
+def _blaming(judged: Report, groups: tuple[GroupEffect, ...], recipe: str) -> Report:
+    """Return a report that names the groups of modules most to blame."""
+    more = advice_on(groups, recipe)
+    checks = tuple(
+        check.model_copy(update={"advice": f"{check.advice} {more}".strip()})
+        if check.passed is False and check.name in WORDS
+        else check
+        for check in judged.checks
+    )
+    how = judged.verdict, checks, judged.wer_difference, judged.latency_ratio
+    told = {"checks": checks, "sentence": gate.sentence_of(*how), "groups": groups}
+    return judged.model_copy(update=told)
 
 
 def _facts(subject: Subject, case: Comparison, language: str | None) -> CorpusFacts:

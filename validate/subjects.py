@@ -43,7 +43,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the command line: data, clips, reference, threads, workers, trust."""
+    """Settings of the command line: data, clips, reference, threads, workers, trust.
+
+    `blame` is whether the modules that cause lost words are looked for.
+    """
 
     data: str | None
     max_clips: int | None
@@ -51,6 +54,7 @@ class Settings:
     threads: int | None
     workers: int
     trust: bool
+    blame: bool = True
 
 
 def open_subject(

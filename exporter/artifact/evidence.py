@@ -53,6 +53,22 @@ class Faithfulness(_Frozen):
     seconds: float
 
 
+class GroupEffect(_Frozen):
+    """A group of modules, quantized alone in the original, against the original in float.
+
+    Attributes:
+        name: The group.
+        modules: The names of its modules.
+        kl_mean: The KL divergence of the next token's distribution, in nats.
+        top1: The share of steps with the same likeliest token.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    kl_mean: float
+    top1: float
+
+
 def in_words(agreement: Agreement | None, faithfulness: Faithfulness | None) -> str:
     """Return one short sentence on both; empty for reports that have neither."""
     told = []

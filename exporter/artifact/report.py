@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from exporter.artifact.evidence import Agreement, Faithfulness
+from exporter.artifact.evidence import Agreement, Faithfulness, GroupEffect
 from exporter.artifact.manifest import MANIFEST, AbsentIfEmpty, Manifest
 from exporter.artifact.store import require_plain
 from exporter.errors import DataError, IntegrityError, RecipeError, exhausted
@@ -242,7 +242,8 @@ class Report(_Frozen):
 
     Rates are fractions; only `sentence`s have percentages. `latency_ratio` is the median of the
     clips' ratios, `latency_ratio_p95` their 95th percentile. `timed_clips` is how many clips were
-    timed; None, in older reports, is all of them. `sha256` is over all other fields, so that an
+    timed; None, in older reports, is all of them. `groups` are measured only where words were lost
+    and nothing but the plan explains it. `sha256` is over all other fields, so that an
     edit is detected; `write` sets it.
     """
 
@@ -273,6 +274,7 @@ class Report(_Frozen):
     predictions_sha256: str
     agreement: AbsentIfEmpty[Agreement | None] = None
     faithfulness: AbsentIfEmpty[Faithfulness | None] = None
+    groups: AbsentIfEmpty[tuple[GroupEffect, ...]] = ()
     page_sha256: str = ""
     sha256: str = ""
 

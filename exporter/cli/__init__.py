@@ -26,6 +26,7 @@ from exporter.cli import (
     machine,
     sign,
     transcribe,
+    tune,
     validate,
 )
 from exporter.cli.output.terminal import Terminal
@@ -49,6 +50,7 @@ _WORK = (
     "init openai/whisper-small",
     "build recipes/whisper-small-int8.yaml",
     "validate artifacts/whisper-small-int8",
+    "tune recipes/whisper-small-int8.yaml --clips calibration",
     "transcribe artifacts/whisper-small-int8/onnx-int8 speech.flac",
     "push artifacts/whisper-small-int8 --repo ORG/NAME",
 )
@@ -83,8 +85,17 @@ def cli(terminal: Terminal, debug: bool) -> None:
 
 
 for _each in (
-    *(machine.machine, init.init, build.build, validate.validate, transcribe.transcribe),
-    *(bench.bench, inspect.inspect, inspect.list_, sign.sign, sign.verify, hub.push, hub.pull),
+    *(machine.machine, init.init, build.build, validate.validate, tune.tune),
+    *(
+        transcribe.transcribe,
+        bench.bench,
+        inspect.inspect,
+        inspect.list_,
+        sign.sign,
+        sign.verify,
+        hub.push,
+        hub.pull,
+    ),
     *(doctor.doctor, inspect.cache),
 ):
     cli.add_command(_each)

@@ -18,14 +18,12 @@ from exporter.cli.options import (
 from exporter.cli.output import formatting
 from exporter.cli.output.formatting import moment, option_value
 from exporter.cli.output.terminal import Terminal, shown
-from exporter.errors import DataError
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
     from exporter.build.estimate import Resources
     from exporter.build.pipeline import BuiltArtifact
-    from exporter.recipe import Recipe
 
 
 def _names() -> dict[str, list[tuple[str, str]]]:
@@ -91,6 +89,7 @@ def build(
     require_recipe(recipe)
     wanted = read(recipe, overrides)  # before torch is imported, so that a typo is reported at once
     from exporter.build import pipeline as builder
+    from exporter.validate.gate.foreseen import obstacles_of
 
     with terminal.progress() as progress:
         if dry_run:
@@ -98,7 +97,7 @@ def build(
         else:
             built = builder.build(wanted, **how, progress=progress, expect=terminal.expect)
     if dry_run:
-        _say_plan(terminal, rows, room, _gate_obstacles(wanted), as_json)
+        _say_plan(terminal, rows, room, obstacles_of(wanted), as_json)
         return
     if as_json:
         terminal.say_json(artifacts=[_built_row(one) for one in built])
@@ -128,34 +127,6 @@ def _built_row(one: BuiltArtifact) -> dict[str, Any]:
         "measured": measured,
         "manifest": one.manifest.model_dump(mode="json"),
     }
-
-
-def _gate_obstacles(recipe: Recipe) -> list[str]:
-    """Return why `validate` could not pass these artifacts, as far as local data tells."""
-    import numpy as np
-
-    from exporter.formats.clips import chosen, list_clips
-    from exporter.validate.gate.judge import obstacles
-    from exporter.validate.scoring.normaliser import separated
-    from exporter.validate.scoring.units import units_of
-
-    data, gate = recipe.data, recipe.gate
-    if data is None:
-        return ["the recipe names no data; add `data`, or give it to `validate` with --data"]
-    if data.clips is None:
-        most = data.max_clips or gate.min_clips
-        fewer = f"data.max_clips {most} is below gate.min_clips, {gate.min_clips}"
-        return [fewer] if most < gate.min_clips else []
-    try:
-        listed = list_clips(recipe.path.parent / data.clips)
-        known = [
-            (len(separated(clip.text).split()), clip.speaker, clip.recording) for clip in listed
-        ]
-    except DataError as error:
-        return [str(error)]
-    some = [known[place] for place in chosen(len(known), data.max_clips, data.seed)]
-    words = np.array([words for words, *_ in some], dtype=np.int64)
-    return obstacles(words, gate, units_of((speaker, recording) for _, speaker, recording in some))
 
 
 def _say_plan(

@@ -122,7 +122,7 @@ def match_rules(
         PatternError: A pattern sets the scheme of no module, so it is a mistake.
     """
     tables = {name: model.get_submodule(name) for name in shared or {}}
-    free = {n: m for n, m in model.named_modules() if _can_be_quantized(m) or n in tables}
+    free = {**quantizable(model), **tables}
     names = list(free)
     left = {n for n in names if any(fnmatchcase(n, pattern) for pattern in float_by_default)}
     matches = []
@@ -189,9 +189,15 @@ def require_schemes(plan: QuantizationPlan, kind: str, known: Collection[str]) -
             raise RecipeError(msg)
 
 
-def _can_be_quantized(module: nn.Module) -> bool:
-    schemes = (SCHEMES[name].Scheme for name in SCHEMES)
-    return any(issubclass(s, IntegerScheme) and s.applies_to(module) for s in schemes)
+def quantizable(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that some scheme can quantize, which are all that patterns match."""
+    schemes = [SCHEMES[name].Scheme for name in SCHEMES]
+    integer = [scheme for scheme in schemes if issubclass(scheme, IntegerScheme)]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if any(scheme.applies_to(module) for scheme in integer)
+    }
 
 
 def _matches(name: str, pattern: str, head: str) -> bool:

@@ -21,7 +21,7 @@ from exporter.validate.page.plots import latency_svg, steps_svg
 from exporter.validate.scoring.compare import Comparison
 from exporter.validate.scoring.wer import score
 from tests.support.judging import SENTENCE, case
-from tests.support.reports import AGREEMENT, DIGEST, FAITHFUL, made
+from tests.support.reports import AGREEMENT, DIGEST, EFFECT, FAITHFUL, made
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def test_the_schema_is_closed_and_complete(one: Comparison) -> None:
     schema = Report.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["properties"]["schema_version"]["const"] == 1
-    whole = made(one).model_copy(update={"agreement": AGREEMENT, "faithfulness": FAITHFUL})
+    found = {"agreement": AGREEMENT, "faithfulness": FAITHFUL, "groups": (EFFECT,)}
+    whole = made(one).model_copy(update=found)
     assert set(schema["properties"]) == set(json.loads(whole.model_dump_json()))
     for name, definition in schema["$defs"].items():
         assert definition["additionalProperties"] is False, name

@@ -1,6 +1,7 @@
 """The product's packages from the top down: one imports only what stands below it."""
 
 PACKAGE_ORDER = (
-    *("cli", "validate", "build", "bench", "runtime", "doctor", "targets", "quantization"),
-    *("checkpoint", "hub", "families", "artifact", "recipe", "formats", "system", "errors"),
+    *("cli", "tune", "validate", "build", "bench", "runtime", "doctor", "targets"),
+    *("quantization", "checkpoint", "hub", "families", "artifact", "recipe", "formats"),
+    *("system", "errors"),
 )

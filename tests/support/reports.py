@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from exporter.artifact import report
-from exporter.artifact.evidence import Agreement, Faithfulness
+from exporter.artifact.evidence import Agreement, Faithfulness, GroupEffect
 from exporter.artifact.report import Report
 from exporter.recipe import Decoding
 from exporter.validate.gate import judge as gate
@@ -13,6 +13,7 @@ from tests.support.judging import GATE
 
 DIGEST = "ab" * 32
 AGREEMENT = Agreement(clips=12, steps=166, kl_mean=9.5e-5, kl_max=0.0018, top1=1.0)
+EFFECT = GroupEffect(name="head", modules=("proj_out",), kl_mean=0.1, top1=0.9)
 FAITHFUL = Faithfulness(
     distance=0.0165,
     noise=0.0159,

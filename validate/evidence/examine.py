@@ -117,7 +117,7 @@ class _Examination:
         logits = self._forcing.forced(self._model, features, tokens, calls).logits
         original = {}
         if case["clip"]:
-            kl, top1 = _agreement(self._read(number, "original"), logits)
+            kl, top1 = agreement(self._read(number, "original"), logits)
             original = {"kl_original": kl, "top1_original": top1}
         exact = None
         if self._exact is not None:
@@ -426,7 +426,7 @@ def _worst(steps: Sequence[float]) -> float:
     return max(steps)
 
 
-def _agreement(original: Tensor, logits: Tensor) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+def agreement(original: Tensor, logits: Tensor) -> tuple[tuple[float, ...], tuple[bool, ...]]:
     """Return the KL divergence from the original's distribution, and equal likeliest tokens."""
     ours, theirs = (each[0].double().log_softmax(-1) for each in (original, logits))
     divergence = (ours.exp() * (ours - theirs)).sum(-1)

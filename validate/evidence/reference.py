@@ -18,6 +18,7 @@ from exporter.artifact import store
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import exhausted
 from exporter.families.forcing import Forced
+from exporter.families.transcript import Audio
 from exporter.formats import audio
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Rounding, simulate
@@ -37,7 +38,7 @@ NOISE_CASES = 5
 OTHERS = 3  # cases that are decoded with the graphs of other loaders
 _SEED = 20_240_229
 _POSITIONS = 64  # of a module's outputs: enough to tell which one is the first that differs
-_TEXT_TOKENS = 48  # of a clip: more do not show more
+TEXT_TOKENS = 48  # of a clip: more do not show more
 
 
 _Input = tuple[Case, Tensor, Tensor]
@@ -105,18 +106,17 @@ class _Reference:
 
         The text of a clip is what the original hears; other sounds get that of the first clip.
         """
-        recogniser = self._opened.recogniser
-        features = self._forcing.window_features(recogniser.processor, [case.samples])
+        processor = self._opened.recogniser.processor
+        features = self._forcing.window_features(processor, [case.samples])
         most = self._forcing.most_tokens(self._model)
         if not most:  # without a decoder there is nothing to force
             return case, features, torch.zeros(1, 1, dtype=torch.int64)
         if case.clip or first is None:
-            greedy = self._opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
-            text = list(recogniser.decode([case.samples], greedy)[0].tokens) or [0]
+            text = heard(self._opened, case.samples)
         else:
             text = first[2][0, len(prompt) :].tolist()
         room = most - len(prompt)
-        text = (text * room)[:room] if case.full else text[: min(room, _TEXT_TOKENS)]
+        text = (text * room)[:room] if case.full else text[: min(room, TEXT_TOKENS)]
         return case, features, torch.tensor([[*prompt, *text]])
 
     def _simulate(self, inputs: Sequence[_Input], prompt: list[int]) -> None:
@@ -184,6 +184,12 @@ class _Reference:
 
     def _tell(self, what: str, number: int, count: int) -> None:
         self._progress(f"decoding given texts with {what}", number / count)
+
+
+def heard(opened: OpenModel, samples: Audio) -> list[int]:
+    """Return the tokens that a model decodes greedily of at most a window, at least one."""
+    greedy = opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
+    return list(opened.recogniser.decode([samples], greedy)[0].tokens) or [0]
 
 
 def calls_of(tokens: int, prompt: int) -> list[int]:

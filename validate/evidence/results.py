@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+from exporter.artifact.manifest import Manifest
 from exporter.validate.measure.model import Frozen, ModelSpec
 
 
@@ -152,3 +153,39 @@ class Expected(Frozen):
     cases: tuple[dict[str, Any], ...]
     modules: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+
+
+class SensitivityRequest(Frozen):
+    """What `sensitivity.measure` shall compute.
+
+    Attributes:
+        original: The original checkpoint.
+        clips: Recordings; at most a window of each is used.
+        groups: The modules of each group, by its name.
+        manifest: The manifest of an artifact, for how its target rounds; None without groups.
+        plan: The plan that gives each module its scheme, as data.
+        limit_s: Nothing is measured if the groups would take longer; None: without a limit.
+    """
+
+    original: ModelSpec
+    clips: tuple[Path, ...]
+    groups: dict[str, tuple[str, ...]]
+    manifest: Manifest | None = None
+    plan: tuple[dict[str, Any], ...] = ()
+    limit_s: float | None = None
+
+
+class Survey(Frozen):
+    """What one clip costs the original, on average.
+
+    Attributes:
+        transcribe_s: Seconds to transcribe it, as the recipe says.
+        forward_s: Seconds to decode its text once more when that is given.
+        tokens: Tokens of its text, the prompt included.
+        rows: The vectors that each linear module or convolution gives, by its name.
+    """
+
+    transcribe_s: float
+    forward_s: float
+    tokens: float
+    rows: dict[str, float]

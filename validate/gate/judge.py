@@ -108,7 +108,7 @@ def judge(
         check_lengths(times, gate.max_latency_ratio, latency.passed),
     )
     verdict, ratio = verdict_of(checks), times.ratio
-    sentence = _sentence(verdict, checks, wer, ratio)
+    sentence = sentence_of(verdict, checks, wer, ratio)
     return Judgement(verdict, sentence, checks, wer, cer, ratio, times.p95, units.stamp)
 
 
@@ -265,7 +265,7 @@ def _busy(case: Comparison) -> str:
     )
 
 
-def _sentence(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: Interval) -> str:
+def sentence_of(verdict: Verdict, checks: Sequence[Check], wer: Interval, ratio: Interval) -> str:
     """Summarise the verdict: the decisive checks, or if passed, the WER and the speed."""
     if verdict == "passed":
         return f"WER {points(wer.value)}, at most {points(wer.high)}; {speed(ratio.value)}."

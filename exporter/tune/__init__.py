@@ -1,0 +1,1 @@
+"""Find the quantization plan that saves the most and passes a recipe's gate."""

@@ -1,0 +1,514 @@
+"""The search: survey the original, try everything quantized, rank the groups, bisect, write."""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact import store
+from exporter.artifact.evidence import GroupEffect
+from exporter.bench import microbench
+from exporter.build import estimate
+from exporter.build import pipeline as builder
+from exporter.errors import GateError, RecipeError
+from exporter.quantization.groups import ModuleGroup
+from exporter.recipe import Recipe, read
+from exporter.system import hardware, worker
+from exporter.system.files import partial_of, remove, write_atomic
+from exporter.system.hardware import installed_versions
+from exporter.system.progress import Progress, shown_bytes
+from exporter.tune import page
+from exporter.tune.clips import Calibration, calibration, judging
+from exporter.tune.gains import Rates, in_order, saved_bytes, saved_seconds, size_of
+from exporter.tune.recipe_text import tuned_name, tuned_text
+from exporter.tune.results import Effect, Figures, GroupRow, Machine, Trial
+from exporter.tune.search import (
+    BudgetSpentError,
+    Found,
+    before_jump,
+    longest_prefix,
+    most_trials,
+)
+from exporter.tune.subject import Goal, Subject, open_subject
+from exporter.tune.work import Work, folder_of, opened, short_hash
+from exporter.validate.evidence.results import SensitivityRequest, Survey
+from exporter.validate.measure.model import ModelSpec
+from exporter.validate.pipeline import Judging, validating
+from exporter.validate.subjects import Settings as JudgeSettings
+
+_MEASURE = "exporter.validate.evidence.sensitivity:measure"  # by name, since it imports torch
+_SURVEYED = 3  # clips
+_LEAST_CLIPS = 2
+_FIXED_S = 25.0  # of judging a plan: processes that start, and the clips of the comparison
+_COMPARED = 60  # forward passes of the comparison of an artifact with its original
+_FLOAT32_BYTES = 4
+_BASE_BYTES = 700_000_000  # of a process with torch and transformers
+_NO_PLAN_HELPS = {"clips", "true texts", "original", "reference"}
+_ALIKE = 1.03  # times of the same plan differ by that
+_now = time.monotonic
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is searched, and how long.
+
+    Attributes:
+        target: The target's name or kind; None is the recipe's first.
+        goal: What the plan shall save.
+        clips: Calibration clips: a folder or manifest.
+        count: The most of them.
+        threads: CPU threads; None: as compiled in, or all cores.
+        budget_s: Seconds for the whole search; None is without a limit.
+        output: The recipe to write; None is beside the given one.
+        force: Replace an existing file.
+    """
+
+    target: str | None = None
+    goal: Goal = "speed"
+    clips: Path | None = None
+    count: int = 16
+    threads: int | None = None
+    budget_s: float | None = None
+    output: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search wrote: the recipe if a plan passed, and the page with its figures beside it."""
+
+    recipe: Path | None
+    page: Path
+    figures: Figures
+
+
+def tune(
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    progress: Progress,
+    tell: Tell = lambda _line: None,
+    expect: Callable[[float], None] = lambda _seconds: None,
+) -> Tuned:
+    """Find the plan that saves the most and passes the recipe's gate, and write it as a recipe.
+
+    Args:
+        recipe: The recipe.
+        settings: What is searched.
+        progress: Receives the current step, and the fraction done where it is known.
+        tell: Receives what is about to be done, and what was found, a line each.
+        expect: Receives the estimated seconds before the search begins.
+
+    Raises:
+        RecipeError: The recipe or a setting is wrong, or the budget is shorter than one trial.
+        DataError: Calibration clips cannot be read, or are those that judge.
+        GateError: No plan can pass on these data.
+        BusyError: Another search is at work in the same place.
+        ExporterError: What `build` and `validate` raise.
+    """
+    output = settings.output or recipe.path.with_name(f"{recipe.path.stem}-tuned.yaml")
+    _require_free(recipe, output, settings)
+    folder = folder_of(output)
+    subject = open_subject(recipe, settings.target, folder / "artifacts", progress)
+    chosen = calibration(settings.clips, settings.count, recipe)
+    with opened(folder, _key(subject, settings, chosen)) as work:
+        search = _Search(subject, settings, chosen, work, progress, tell)
+        search.begin(expect)
+        usual = JudgeSettings(None, None, None, settings.threads, 1, trust=False, blame=False)
+        with validating(usual, progress) as judge:
+            found = search.run(judge)
+        figures = search.figures(found)
+    written = _write(subject, figures, output)
+    if figures.complete and figures.chosen is not None:
+        remove(folder)
+    return written
+
+
+def _require_free(recipe: Recipe, output: Path, settings: Settings) -> None:
+    if output.resolve() == recipe.path.resolve():
+        msg = f"--output {output} is the recipe itself: name another file"
+        raise RecipeError(msg)
+    if output.suffix not in (".yaml", ".yml"):
+        msg = f"--output {output}: the result is a recipe, so name a .yaml file"
+        raise RecipeError(msg)
+    if output.exists() and not settings.force:
+        msg = f"{output} exists: replace it with --force, or name another with --output"
+        raise RecipeError(msg)
+
+
+def _key(subject: Subject, settings: Settings, chosen: Calibration) -> dict[str, Any]:
+    """Return what the results of steps depend on; the goal only changes the order of groups."""
+    recipe = subject.recipe
+    assert recipe.data is not None, "checked before"
+    return {
+        "recipe": recipe.sha256,
+        "target": subject.name,
+        "checkpoint": subject.planned.checkpoint.sha256,
+        "calibration": chosen.sha256,
+        "data": judging(recipe, recipe.data)[1],
+        "threads": settings.threads,
+        "versions": installed_versions(),
+        "machine": hardware.describe().as_dict(),
+    }
+
+
+class _Search:
+    """One search: its trials, the order of its groups, and its clock."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Settings,
+        chosen: Calibration,
+        work: Work,
+        progress: Progress,
+        tell: Tell,
+    ) -> None:
+        self._subject, self._settings, self._clips = subject, settings, chosen
+        self._work, self._progress, self._tell = work, progress, tell
+        self._began = _now()
+        self._trials: list[Trial] = []
+        self._effects: dict[str, GroupEffect] = {}
+        self._order: list[ModuleGroup] = []
+        self._used = 0  # calibration clips
+        self._trial_s = 0.0
+        self._judge: Judging | None = None
+
+    def begin(self, expect: Callable[[float], None]) -> None:
+        """Survey the original, estimate everything, and tell it.
+
+        Raises:
+            RecipeError: The budget is shorter than one trial, or nothing can be saved.
+        """
+        self._survey = self._surveyed()
+        self._gains = self._saved()
+        self._candidates = [g for g in self._subject.groups if self._gains[g.name] > 0]
+        if not self._candidates:
+            msg = f"{self._subject.recipe.path}: no group of {self._subject.name} saves any bytes"
+            raise RecipeError(msg)
+        whole = self._tell_estimate()
+        if kept := self._work.count("trial-"):
+            plans = "1 plan" if kept == 1 else f"{kept} plans"
+            self._tell(f"goes on after an earlier run, which judged {plans}")
+        expect(whole if self._settings.budget_s is None else min(whole, self._settings.budget_s))
+        first = self._trial_s + self._original_s
+        budget = self._settings.budget_s
+        if budget is not None and budget < first and not self._known(self._candidates):
+            msg = (
+                f"--budget {spoken(budget)} is too short: to build and judge one plan takes about "
+                f"{spoken(first)}"
+            )
+            raise RecipeError(msg)
+
+    def run(self, judge: Judging) -> Found:
+        """Search; what was found in an earlier run is not done again."""
+        self._judge = judge
+        return longest_prefix(len(self._candidates), self._passes, self._guess)
+
+    def figures(self, found: Found) -> Figures:
+        """Return everything that was measured, and the chosen trial."""
+        subject, chosen = self._subject, self._chosen()
+        quantized = () if chosen is None else self._trials[chosen].quantized
+        rows = tuple(
+            GroupRow(
+                name=group.name,
+                patterns=tuple(subject.patterns(group)),
+                modules=len(group.modules),
+                saved=self._gains[group.name],
+                effect=self._effects.get(group.name),
+                quantized=group.name in quantized,
+            )
+            for group in subject.groups
+        )
+        everything = [group.name for group in subject.groups]
+        return Figures(
+            recipe=subject.recipe.name,
+            target=subject.name,
+            goal=self._settings.goal,
+            clips=self._used,
+            groups=rows,
+            trials=tuple(self._trials),
+            chosen=chosen,
+            complete=found.complete,
+            size_quantized=self._size(everything),
+            size_float=self._size(()),
+            seconds=_now() - self._began,
+        )
+
+    def _size(self, quantized: Collection[str]) -> int:
+        subject = self._subject
+        return size_of(subject.planned, subject.plan(quantized), subject.skeleton)
+
+    def _chosen(self) -> int | None:
+        """Return the index of the best trial that passed.
+
+        By size, it is the smallest. By speed, it is the one with the most groups of those that are
+        as fast as the fastest, since two measurements of one plan differ by some percent.
+        """
+        passed = [place for place, trial in enumerate(self._trials) if trial.passed]
+        if not passed:
+            return None
+        if self._settings.goal == "size":
+            return min(passed, key=lambda place: self._trials[place].size_bytes)
+        best = min(self._trials[place].latency_ratio for place in passed)
+        fast = [p for p in passed if self._trials[p].latency_ratio <= _ALIKE * best]
+        return max(fast, key=lambda place: len(self._trials[place].quantized))
+
+    # What is measured of the original.
+
+    def _surveyed(self) -> Survey:
+        kept = self._work.read("survey", Survey)
+        if kept is not None:
+            return kept
+        found: list[Survey] = []
+
+        def keep(result: Mapping[str, Any]) -> None:
+            found.append(Survey.model_validate(result["survey"]))
+
+        self._measure(self._clips.paths[:_SURVEYED], {}, None, keep)
+        self._work.write("survey", found[0])
+        return found[0]
+
+    def _measure(
+        self,
+        clips: Sequence[Path],
+        groups: Mapping[str, tuple[str, ...]],
+        trial: Trial | None,
+        keep: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        subject, threads = self._subject, self._threads
+        request = SensitivityRequest(
+            original=ModelSpec(
+                model=subject.planned.checkpoint.folder.resolve(),
+                original=True,
+                trust=subject.recipe.allow_pickle,
+                threads=threads,
+                decoding=subject.recipe.decoding,
+            ),
+            clips=tuple(clips),
+            groups=dict(groups),
+            manifest=trial.manifest if trial else None,
+            plan=tuple(subject.planned.plan.as_data()),
+        )
+        plain = request.model_dump(mode="json")
+        worker.run(
+            _MEASURE, plain, self._progress, what="the original", threads=threads, on_result=keep
+        )
+
+    @property
+    def _threads(self) -> int:
+        compiled = getattr(self._subject.planned.options, "threads", None)
+        return self._settings.threads or compiled or hardware.describe().cores
+
+    def _saved(self) -> dict[str, float]:
+        """Return what each group saves; by speed all save a little, since it is an estimate."""
+        subject = self._subject
+        how = subject.planned, subject.skeleton, subject.instead
+        if self._settings.goal == "size":
+            gain = saved_bytes(*how)
+            return {group.name: gain(group) for group in subject.groups}
+        machine = self._work.read("machine", Machine)
+        if machine is None:
+            machine = Machine(measured=microbench.measure_fresh(self._threads, self._progress))
+            self._work.write("machine", machine)
+        gain = saved_seconds(*how, self._survey, Rates.of(machine.measured))
+        return {group.name: max(gain(group), 1e-9) for group in subject.groups}
+
+    def _tell_estimate(self) -> float:
+        """Tell what is to be done; return the estimated seconds of the whole search."""
+        subject, survey = self._subject, self._survey
+        prediction = subject.planned.prediction
+        recipe, data = subject.recipe, subject.recipe.data
+        assert data is not None, "checked before"
+        clips, _ = judging(recipe, data)
+        heard = clips * survey.transcribe_s
+        self._original_s = heard
+        self._trial_s = (
+            prediction.seconds
+            + prediction.reload_seconds
+            + heard
+            + _FIXED_S
+            + _COMPARED * survey.forward_s
+        )
+        ranking = len(self._candidates) * len(self._clips.paths) * survey.forward_s
+        trials = most_trials(len(self._candidates))
+        whole = heard + trials * self._trial_s + ranking
+        float32 = _FLOAT32_BYTES * subject.planned.checkpoint.parameters
+        memory = max(
+            prediction.peak_rss_bytes, prediction.reload_rss_bytes, _BASE_BYTES + 2 * float32
+        )
+        estimate.require_room([subject.planned.step], estimate.room_at(self._work.folder))
+        self._tell(
+            f"{recipe.name}, {subject.name}: {len(self._candidates)} groups of modules, ranked on "
+            f"{len(self._clips.paths)} clips; plans are judged on {clips:,} others"
+        )
+        self._tell(
+            f"at most {trials} plans to build and judge, about {spoken(self._trial_s)} each, and "
+            f"about {spoken(ranking)} to rank the groups: about {spoken(whole)} in all, "
+            f"{shown_bytes(memory)} of memory, {shown_bytes(prediction.disk_bytes)} of disk"
+        )
+        return whole
+
+    # Trials.
+
+    def _passes(self, count: int) -> bool:
+        every = count == len(self._candidates)
+        groups = self._candidates if every else self._ranked()[:count]
+        trial = self._known(groups)
+        if trial is None:
+            self._require_time(self._trial_s)
+            trial = self._try(groups)
+            self._work.write(_trial_name(groups), trial)
+        self._trials.append(trial)
+        self._trial_s = trial.seconds
+        self._tell(self._told(trial))
+        if _NO_PLAN_HELPS & set(trial.failed):
+            msg = f"no plan can pass this gate on these data. {trial.sentence}"
+            raise GateError(msg)
+        return trial.passed
+
+    def _guess(self) -> int:
+        """Return the prefix before the groups that do much more harm for what they save."""
+        ranked = self._ranked()
+        return before_jump([self._effects[g.name].kl_mean / self._gains[g.name] for g in ranked])
+
+    def _told(self, trial: Trial) -> str:
+        count, difference = len(trial.quantized), trial.wer_difference
+        return (
+            f"{count} of {len(self._subject.groups)} groups quantized: {trial.verdict}, WER "
+            f"{trial.wer:.2%} ({100 * difference.value:+.2f} points, at most "
+            f"{100 * difference.high:+.2f}), x {trial.latency_ratio:.2f} the original's time, "
+            f"{shown_bytes(trial.size_bytes)}"
+        )
+
+    def _known(self, groups: Sequence[ModuleGroup]) -> Trial | None:
+        return self._work.read(_trial_name(groups), Trial)
+
+    def _require_time(self, needed_s: float) -> None:
+        left = self._left_s()
+        if left is not None and left < needed_s:
+            raise BudgetSpentError
+
+    def _left_s(self) -> float | None:
+        """Return the seconds left of the budget; None where there is none."""
+        budget = self._settings.budget_s
+        return None if budget is None else budget - (_now() - self._began)
+
+    def _try(self, groups: Sequence[ModuleGroup]) -> Trial:
+        """Build a plan, judge it, and remove what was built."""
+        assert self._judge is not None, "set by `run`"
+        began = _now()
+        names = tuple(group.name for group in groups)
+        self._work.clear_artifacts()
+        (built,) = builder.build(
+            self._subject.trial(names),
+            output=self._work.built,
+            targets=[self._subject.name],
+            progress=self._progress,
+        )
+        manifest = store.read_manifest(built.path)
+        (report,) = self._judge([built.path], None)
+        self._work.clear_artifacts()
+        return Trial(
+            quantized=names,
+            verdict=report.verdict,
+            sentence=report.sentence,
+            failed=tuple(check.name for check in report.checks if not check.passed),
+            wer=report.figures.wer,
+            wer_reference=report.reference_figures.wer,
+            wer_difference=report.wer_difference,
+            latency_ratio=report.latency_ratio.value,
+            size_bytes=report.figures.size_bytes,
+            seconds=_now() - began,
+            manifest=manifest.model_copy(update={"files": ()}),
+        )
+
+    # The order of the groups.
+
+    def _ranked(self) -> list[ModuleGroup]:
+        """Return the candidates, those first that do the least harm for what they save."""
+        if not self._order:
+            self._rank()
+            divergence = {name: effect.kl_mean for name, effect in self._effects.items()}
+            self._order = in_order(self._candidates, divergence, self._gains)
+        return self._order
+
+    def _rank(self) -> None:
+        clips = self._affordable()
+        self._used = len(clips)
+        left: dict[str, tuple[str, ...]] = {}
+        for group in self._candidates:
+            kept = self._work.read(self._effect_name(group.name), Effect)
+            if kept is None:
+                left[group.name] = group.modules
+            else:
+                self._effects[group.name] = kept.effect
+
+        def keep(result: Mapping[str, Any]) -> None:
+            if "effect" in result:
+                effect = GroupEffect.model_validate(result["effect"])
+                self._effects[effect.name] = effect
+                self._work.write(self._effect_name(effect.name), Effect(effect=effect))
+
+        if left:
+            self._measure(clips, left, self._trials[0], keep)
+
+    def _effect_name(self, group: str) -> str:
+        return f"effect-{short_hash([group, self._used])}"
+
+    def _affordable(self) -> tuple[Path, ...]:
+        """Return the clips to rank on: fewer if they would take over a third of the time left."""
+        clips, left = self._clips.paths, self._left_s()
+        if left is None:
+            return clips
+        each = len(self._candidates) * self._survey.forward_s
+        most = int(left / 3 / each)
+        if most < min(_LEAST_CLIPS, len(clips)):
+            raise BudgetSpentError
+        if most < len(clips):
+            self._tell(f"the groups are ranked on {most} clips, for want of time")
+        return clips[:most]
+
+
+def _trial_name(groups: Sequence[ModuleGroup]) -> str:
+    return f"trial-{short_hash(sorted(group.name for group in groups))}"
+
+
+def _write(subject: Subject, figures: Figures, output: Path) -> Tuned:
+    """Write the recipe of the chosen trial, the page and the figures."""
+    written: Path | None = None
+    if figures.chosen is not None:
+        quantized = figures.trials[figures.chosen].quantized
+        note = f"Found by `exporter tune` for {subject.name}, by {figures.goal}."
+        text = tuned_text(subject.recipe, subject.index, subject.rules(quantized), note, output)
+        _check(subject, text, quantized, output)
+        write_atomic(output, text.encode())
+        written = output
+    shown = output.with_suffix(".html")
+    name, gate = tuned_name(subject.recipe.name), subject.recipe.gate
+    write_atomic(shown, page.render(figures, name, gate.max_wer_increase).encode())
+    write_atomic(output.with_suffix(".json"), figures.model_dump_json(indent=1).encode() + b"\n")
+    return Tuned(written, shown, figures)
+
+
+def _check(subject: Subject, text: str, quantized: Collection[str], output: Path) -> None:
+    """Check that a text is a recipe with exactly this plan, before it gets its name."""
+    tried = partial_of(output)
+    try:
+        tried.write_text(text, encoding="utf-8")
+        subject.require_plan(read(tried), quantized)
+    finally:
+        tried.unlink(missing_ok=True)
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration as an estimate is told: 40 s, 12 min, 1 h 20 min."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
