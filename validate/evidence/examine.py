@@ -60,11 +60,11 @@ class _Examination:
         threads = torch.get_num_threads()
         self._exact: Unrounded | None = None
         self._others: Mapping[str, GraphFunction] = {}
-        with _failing():  # a graph that no session opens fails when it is asked for
+        with _failing() as inexact:
             self._exact = inspection.unrounded(model.folder, manifest, recogniser.family, threads)
         with _failing() as failure:
             self._others = inspection.others(model.folder, manifest, threads)
-        self._unopened = failure
+        self._unopened, self._inexact = failure, inexact
         self._noise = self._noise_of("rounded")
         self._exact_noise = 0.0 if self._exact is None else self._noise_of("exact")
 
@@ -82,6 +82,7 @@ class _Examination:
             resources=self._measured(),
             seconds=time.perf_counter() - start,
             decoder=self._expected.decoder,
+            inexact="".join(self._inexact),
         )
 
     def _read(self, number: int, name: str) -> Tensor:

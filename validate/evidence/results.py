@@ -103,6 +103,8 @@ class Findings(Frozen):
         resources: Memory and time; None where decoding fails.
         seconds: What all of it took.
         decoder: Whether steps are a decoder's; else they are frames.
+        inexact: Why the artifact could not be opened without rounding of activations, where the
+            target can do that; else empty.
     """
 
     steps: tuple[Steps, ...]
@@ -115,6 +117,7 @@ class Findings(Frozen):
     resources: Resources | None
     seconds: float
     decoder: bool = True
+    inexact: str = ""
 
 
 class ReferenceRequest(Frozen):

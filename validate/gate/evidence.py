@@ -182,6 +182,16 @@ def _faithful(found: Findings) -> Check:
     value = summary.distance / summary.noise
     worst = max(_excesses(found, [s for s in found.steps if s.clip]), key=_rank)
     exact_over = (summary.exact_distance or 0.0) / (summary.exact_limit or 1.0)
+    if found.inexact:
+        return Check(
+            name="faithful",
+            passed=False,
+            value=value,
+            limit=LIMIT,
+            sentence="Its graphs cannot be computed without rounding of activations, so they are "
+            f"not as a build writes them ({found.inexact}).",
+            advice=_BUILD_AGAIN,
+        )
     if worst.over <= 1 and value <= LIMIT and exact_over <= 1:
         sentence = (
             f"Its logits lie as far from the plan's own numbers as rounding explains: {value:.2f} "

@@ -104,6 +104,12 @@ def test_a_weight_that_differs_is_named() -> None:
     assert told in check.sentence
 
 
+def test_graphs_that_cannot_be_computed_in_float_are_told() -> None:
+    check = judged(findings(inexact="Fail: no such node"))["faithful"]
+    assert check.passed is False
+    assert "not as a build writes them (Fail: no such node)" in check.sentence
+
+
 @pytest.mark.parametrize("name", ["a.wav", "silence", "all positions of the decoder"])
 @pytest.mark.parametrize("mode", ["distance", "exact"])
 def test_each_input_has_its_check(name: str, mode: str) -> None:
