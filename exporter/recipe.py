@@ -90,7 +90,7 @@ class CalibrationSpec(_Strict):
     clips: Text
     count: int = Field(default=32, ge=1, le=100_000)
     seed: int = Field(default=0, ge=0)
-    method: Literal["minmax", "percentile", "mse", "entropy"] = "percentile"
+    method: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
     percentile: float = Field(default=99.99, gt=50, le=100)
 
     @model_validator(mode="after")

@@ -134,7 +134,7 @@ def test_targets_share_a_calibration_or_have_their_own(tiny_whisper: Path, tmp_p
     one, other = planned(write(tmp_path, tiny_whisper, shared))
     assert one.calibration == other.calibration
     assert one.calibration is not None
-    assert (len(one.calibration.paths), str(one.calibration)) == (2, "percentile 99.99 on 2 clips")
+    assert (len(one.calibration.paths), str(one.calibration)) == (2, "mse on 2 clips")
     assert one.prediction.seconds > 8, "it runs for the first"
     before = one.key("weights")
     own = ", quantization: {default: static-int8, calibration: {clips: other, method: mse}}"
