@@ -137,11 +137,11 @@ def test_targets_share_a_calibration_or_have_their_own(tiny_whisper: Path, tmp_p
     assert (len(one.calibration.paths), str(one.calibration)) == (2, "mse on 2 clips")
     assert one.prediction.seconds > 8, "it runs for the first"
     before = one.key("weights")
-    own = ", quantization: {default: static-int8, calibration: {clips: other, method: mse}}"
+    own = ", quantization: {default: static-int8, calibration: {clips: other, method: minmax}}"
     one, other = planned(write(tmp_path, tiny_whisper, shared, own))
     assert one.key("weights") == before
     assert other.calibration is not None
-    assert str(other.calibration) == "mse on 3 clips"
+    assert str(other.calibration) == "minmax on 3 clips"
     inherits = ", quantization: {default: static-int8}"
     one, other = planned(write(tmp_path, tiny_whisper, shared, inherits))
     assert one.calibration == other.calibration
