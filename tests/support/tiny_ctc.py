@@ -14,7 +14,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from transformers import (
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
 _LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijk"]
 _RATE = 16_000
@@ -42,6 +46,34 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},
     ),
     "unispeech": ("UniSpeech", {}),
+    "wavlm": ("WavLM", {"num_buckets": 32, "max_bucket_distance": 40}),
+    "wavlm-layer-norm": (
+        "WavLM",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    ),
+    "wav2vec2-conformer": ("Wav2Vec2Conformer", {"conv_depthwise_kernel_size": 5}),
+    "wav2vec2-conformer-rotary": (
+        "Wav2Vec2Conformer",
+        {"position_embeddings_type": "rotary", "conv_depthwise_kernel_size": 5},
+    ),
+    "wav2vec2-bert": (
+        "Wav2Vec2Bert",
+        {
+            "left_max_position_embeddings": 6,
+            "right_max_position_embeddings": 3,
+            "conv_depthwise_kernel_size": 5,
+        },
+    ),
+    "wav2vec2-bert-adapter": (
+        "Wav2Vec2Bert",
+        {
+            "position_embeddings_type": "relative",
+            "conv_depthwise_kernel_size": 5,
+            "add_adapter": True,
+            "use_intermediate_ffn_before_adapter": True,
+            "output_hidden_size": 48,
+        },
+    ),
     "unispeech-sat": ("UniSpeechSat", {"do_stable_layer_norm": True}),
 }
 
@@ -59,7 +91,11 @@ def make_ctc(
     vocabulary = {letter: index for index, letter in enumerate(_LETTERS)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=_RATE, do_normalize=do_normalize).save_pretrained(folder)
+    if kind.startswith("wav2vec2-bert"):
+        SeamlessM4TFeatureExtractor(sampling_rate=_RATE).save_pretrained(folder)
+    else:
+        extractor = Wav2Vec2FeatureExtractor(sampling_rate=_RATE, do_normalize=do_normalize)
+        extractor.save_pretrained(folder)
     tiny_model(kind, **changes).to(dtype).save_pretrained(folder)
     return folder
 
@@ -87,6 +123,8 @@ def tiny_model(kind: str, **changes: Any) -> Any:
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("original0"):
                 parameter.mul_(torch.rand_like(parameter) + 0.5)
+            if parameter_name.endswith(("pos_bias_u", "pos_bias_v", "rel_pos_const")):
+                parameter.normal_()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d):
                 for tensor in (module.weight, module.running_var):
