@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,6 +63,10 @@ def filled(checkpoint: Checkpoint) -> Any:
     return model
 
 
+def has_samples(kind: str) -> bool:
+    return not kind.startswith(("wav2vec2-bert", "parakeet"))
+
+
 def heard(folder: Path, seconds: float) -> Tensor:
     """The input of a model for a recording."""
     return FAMILY.forcing.window_features(FAMILY.processor(folder), [tones(seconds)])
@@ -77,8 +82,8 @@ def logits(model: Any, values: Tensor) -> Tensor:
 def test_every_kind_of_model_is_of_the_family() -> None:
     assert set(KINDS) <= set(model_types())
     assert {family_name({"model_type": kind}) for kind in KINDS} == {"ctc"}
-    made_of = {settings[0] for settings in tiny_ctc.KINDS.values()}
-    assert {kind.model.removesuffix("ForCTC") for kind in KINDS.values()} == made_of
+    made_of = {f"{settings[0].removesuffix('CTC')}ForCTC" for settings in tiny_ctc.KINDS.values()}
+    assert {kind.model for kind in KINDS.values()} == made_of
 
 
 @each_kind
@@ -109,7 +114,7 @@ def test_one_layer_is_traced_for_all(made: Callable[[str], Path], kind: str) -> 
         assert graph.num_layers == model.config.num_hidden_layers
 
 
-@pytest.mark.parametrize("kind", [kind for kind in tiny_ctc.KINDS if "bert" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in tiny_ctc.KINDS if has_samples(kind)])
 @pytest.mark.parametrize("missing", [0, 1])
 def test_the_least_samples_are_those_of_one_frame(
     made: Callable[[str], Path], kind: str, missing: int
@@ -121,6 +126,28 @@ def test_the_least_samples_are_those_of_one_frame(
             model(values)
     else:
         assert model(values).logits.shape[1] == 1
+
+
+@pytest.mark.parametrize("kind", ["wavlm", "wavlm-layer-norm", "parakeet_ctc"])
+def test_an_original_whose_modules_may_be_replaced_is_transformers_own(
+    made: Callable[[str], Path], kind: str
+) -> None:
+    folder = made(kind)
+    name, _ = tiny_ctc.KINDS[kind]
+    theirs = getattr(transformers, f"{name.removesuffix('CTC')}ForCTC").from_pretrained(folder)
+    values = heard(folder, 0.7).repeat(2, 1, *(1,) * (kind == "parakeet_ctc"))
+    mask = torch.ones(values.shape[:2], dtype=torch.bool)
+    mask[1, -values.shape[1] // 3 :] = False
+    ours = FAMILY.open_original(folder)
+    with torch.inference_mode():
+        for options in ({}, {"attention_mask": mask}, {"output_attentions": True}):
+            expected, found = theirs.eval()(values, **options), ours(values, **options)
+            frames = found.logits.shape[1] // 2 if "attention_mask" in options else None
+            torch.testing.assert_close(
+                found.logits[:, :frames], expected.logits[:, :frames], atol=3e-5, rtol=1e-5
+            )
+            for pair in zip(found.attentions or (), expected.attentions or (), strict=True):
+                torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("samples", [560, 720, 880, 5_000, 11_111])

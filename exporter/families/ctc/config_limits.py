@@ -138,9 +138,65 @@ class _Bert(_Model):
     output_hidden_size: _Width | None = None
 
 
-_MODELS: Mapping[str, type[_Model]] = {
+class _ParakeetEncoder(_Ctc):
+    """The object `encoder_config` of Parakeet's config."""
+
+    hidden_size: _Width = 1024
+    num_hidden_layers: _Layers = 24
+    num_attention_heads: _Heads = 8
+    intermediate_size: _Width = 4096
+    hidden_act: _Activation = "silu"
+    attention_bias: bool = True
+    conv_kernel_size: _Kernel = 9
+    subsampling_factor: Literal[2, 4, 8, 16] = 8
+    subsampling_conv_channels: _Width = 256
+    subsampling_conv_kernel_size: Literal[3] = 3
+    subsampling_conv_stride: Literal[2] = 2
+    num_mel_bins: Annotated[int, Field(ge=1, le=256)] = 80
+    scale_input: bool = True
+    max_position_embeddings: Annotated[int, Field(ge=1, le=1 << 20)] = 5000
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            msg = (
+                f"hidden_size ({self.hidden_size}) is no multiple of the "
+                f"{self.num_attention_heads} attention heads"
+            )
+            raise ValueError(msg)
+        if self.num_mel_bins % self.subsampling_factor:
+            msg = "num_mel_bins is no multiple of subsampling_factor"
+            raise ValueError(msg)
+        return self
+
+
+class _Parakeet(_Ctc):
+    """Parakeet, whose encoder has an object of its own; the number of layers is here, too."""
+
+    model_type: _Name
+    architectures: list[_Name] | None = None
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1025
+    pad_token_id: Annotated[int, Field(ge=0, lt=1 << 20)] = 1024
+    num_hidden_layers: _Layers
+    encoder_config: _ParakeetEncoder
+    transformers_version: _Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_layers(cls, values: Any) -> Any:
+        """Give both objects the number of layers, which a caller may have changed in the outer."""
+        inner = values.get("encoder_config") or {}
+        if not isinstance(inner, Mapping):
+            return values
+        layers = values.get("num_hidden_layers") or inner.get("num_hidden_layers") or 24
+        whole = {**values, "num_hidden_layers": layers}
+        return {**whole, "encoder_config": {**inner, "num_hidden_layers": layers}}
+
+
+_MODELS: Mapping[str, type[Limits]] = {
     **dict.fromkeys(_OF_SAMPLES, _OfSamples),
     "wav2vec2-bert": _Bert,
+    "parakeet_ctc": _Parakeet,
 }
 MODEL_TYPES = tuple(_MODELS)
 
@@ -193,7 +249,24 @@ class _FbankExtractor(_Ctc):
     stride: Literal[2] = 2
 
 
-_EXTRACTORS: Mapping[Any, type[Limits]] = {"SeamlessM4TFeatureExtractor": _FbankExtractor}
+class _LogMelExtractor(_Ctc):
+    """The settings of ParakeetFeatureExtractor."""
+
+    feature_extractor_type: Literal["ParakeetFeatureExtractor"]
+    feature_size: Annotated[int, Field(ge=1, le=256)] = 80
+    sampling_rate: Literal[16_000] = 16_000
+    hop_length: Literal[160] = 160
+    n_fft: Literal[512] = 512
+    win_length: Literal[400] = 400
+    preemphasis: Annotated[float, Field(ge=0, le=1)] | None = 0.97
+    padding_value: Annotated[float, Field(ge=0, le=0)] = 0.0
+    padding_side: Literal["right"] = "right"
+
+
+_EXTRACTORS: Mapping[Any, type[Limits]] = {
+    "SeamlessM4TFeatureExtractor": _FbankExtractor,
+    "ParakeetFeatureExtractor": _LogMelExtractor,
+}
 
 
 class _Extractor(_Ctc):

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2CTCTokenizer
 
 from exporter.errors import CheckpointError, exhausted
 from exporter.families.ctc.config_limits import CONFIGS
-from exporter.families.ctc.decoding.features import Input
+from exporter.families.ctc.decoding.features import Input, Samples
 from exporter.families.ctc.derived import unmask, without_batch_norm, without_weight_norm
 from exporter.families.ctc.graphs.layers import core
 from exporter.families.ctc.graphs.positions import compute_positions
-from exporter.families.ctc.kinds import KINDS, input_of
+from exporter.families.ctc.kinds import KINDS, Kind
 from exporter.families.offline import offline
 from exporter.formats.config_json import held, is_regular_file, read_json
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-VOCABULARY = "vocab.json"
+VOCABULARY, _WHOLE = "vocab.json", "tokenizer.json"
 _TOKENIZER, _SPECIAL, _ADDED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -88,6 +87,8 @@ def skeleton(values: dict[str, Any], dtype: torch.dtype) -> Any:
     without_weight_norm(model)
     without_batch_norm(model)
     compute_positions(core(model).encoder)
+    if kind.prepare is not None:
+        kind.prepare(model)
     return model
 
 
@@ -112,6 +113,8 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
         )
     unmask(model)
     without_weight_norm(model)
+    if kind.prepare is not None:
+        kind.prepare(model)
     return model
 
 
@@ -123,9 +126,10 @@ def processor(folder: Path) -> Processor:
     """
     extractor = held(CONFIGS[EXTRACTOR], read_json(folder / EXTRACTOR), str(folder / EXTRACTOR))
     whole = config_of(folder)
-    source = input_of(whole)
-    kind = extractor.pop("feature_extractor_type", source.extractor_type)
-    if kind != source.extractor_type:
+    kind = KINDS[whole.model_type]
+    source = kind.input
+    found = extractor.pop("feature_extractor_type", Samples.extractor_type)
+    if found != source.extractor_type:
         msg = f"{folder / EXTRACTOR}: a {whole.model_type} model needs {source.extractor_type}"
         raise CheckpointError(msg)
     settings = _checked(folder / _TOKENIZER)
@@ -133,13 +137,17 @@ def processor(folder: Path) -> Processor:
     _checked(folder / _SPECIAL)
     files = {
         argument: str(folder / name)
-        for argument, name in _tokenizer_files().items()
+        for argument, name in _tokenizer_files(kind).items()
         if _is_small(folder / name)
     }
+    first, name = next(iter(_tokenizer_files(kind).items()))
+    if first not in files:
+        msg = f"{folder}: {name} is missing: copy it from the model that it was trained from"
+        raise CheckpointError(msg)
     try:
         with offline():
             # `from_pretrained` would read the config and whatever else it finds in the folder.
-            tokenizer = Wav2Vec2CTCTokenizer._from_pretrained(
+            tokenizer = kind.tokenizer_class._from_pretrained(
                 files, str(folder / "-"), settings, local_files_only=True, _is_local=True
             )
             tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
@@ -174,13 +182,16 @@ def _is_small(path: Path) -> bool:
     return there
 
 
-def _tokenizer_files() -> dict[str, str]:
+def _tokenizer_files(kind: Kind) -> dict[str, str]:
     """Return the tokenizer's files by transformers' name for each, without its settings.
 
     These are given as they were checked: transformers would read the file itself.
     """
+    form = {"vocab_file": VOCABULARY}
+    if kind.is_fast:
+        form = {"tokenizer_file": _WHOLE}
     return {
-        "vocab_file": VOCABULARY,
+        **form,
         "added_tokens_file": _ADDED,
         "special_tokens_map_file": _SPECIAL,
     }

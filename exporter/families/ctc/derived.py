@@ -75,6 +75,10 @@ def derived(prefix: str, norm: str, layers: int) -> dict[str, Sequence[Derivatio
             for length, direction in _PARTS
         ]
     }
+    forms |= {
+        f"lm_head.{leaf}": [Derivation((f"ctc_head.{leaf}",), _of_one_frame)]
+        for leaf in ("weight", "bias")
+    }
     for name in dict.fromkeys(prefix + norm.format(layer) for layer in range(layers)):
         forms |= _batch_norm(name)
     return forms
@@ -94,6 +98,11 @@ def weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True)
     kernel: Tensor = direction * (length / norm)
     return kernel
+
+
+def _of_one_frame(parameter: Tensor) -> Tensor:
+    """Return a linear module's parameter for that of a convolution [out, in, 1]."""
+    return parameter.squeeze(-1) if parameter.ndim > 1 else parameter
 
 
 def _scale(weight: Tensor, variance: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from exporter.errors import IntegrityError, RecipeError
 from exporter.families.ctc import construct
-from exporter.families.ctc.graphs.layers import core
-from exporter.families.ctc.graphs.wavlm import own_attention
 from exporter.families.ctc.graphs.whole import GRAPH, OUTPUT
 from exporter.families.ctc.kinds import KINDS, input_of
 from exporter.families.graph import GraphFunction
@@ -118,8 +116,6 @@ def attach(model: Any) -> None:
 
     The forward itself stays transformers', with all of its options.
     """
-    if model.config.model_type == "wavlm":
-        own_attention(core(model).encoder)
     # Not as an attribute of the module, whose submodules would be its own once more.
     object.__setattr__(model, "engine", Engine({GRAPH: EagerGraph(model)}))
 

@@ -78,7 +78,8 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
         *("rotary_embedding_base", "left_max_position_embeddings"),
         *("right_max_position_embeddings", "adapter_stride", "adapter_act"),
     )
-    return {name: getattr(whole, name, None) for name in names}
+    values = {name: getattr(whole, name, None) for name in names}
+    return {**values, "encoder_config": config.get("encoder_config")}
 
 
 def prefix(config: dict[str, Any]) -> str:
@@ -150,7 +151,8 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None:
-    vocabulary = read_json(folder / construct.VOCABULARY)
+    fast = KINDS[config.model_type].is_fast
+    vocabulary = loaded.tokenizer.get_vocab() if fast else read_json(folder / construct.VOCABULARY)
     wrong = list(disagreements(config, loaded.tokenizer, vocabulary))
     if wrong:
         msg = f"{folder}: the tokenizer is another model's: {'; '.join(wrong)}"

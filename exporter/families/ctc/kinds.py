@@ -12,7 +12,8 @@ from torch import Tensor
 
 from exporter.families.ctc.decoding.fbank import Fbank
 from exporter.families.ctc.decoding.features import Input, Samples
-from exporter.families.ctc.graphs import conformer, wav2vec2, wavlm
+from exporter.families.ctc.decoding.log_mel import LogMel
+from exporter.families.ctc.graphs import conformer, parakeet, wav2vec2, wavlm
 from exporter.families.ctc.graphs.whole import graph_of
 from exporter.families.graph import Graph
 
@@ -32,6 +33,9 @@ class Kind:
         input: How audio becomes that input.
         norm: The name of a batch norm behind the prefix, with `{}` for the layer's index, where
             models have one.
+        tokenizer: The name of transformers' class of the tokenizer.
+        prepare: Changes a model of transformers so that all of its linear modules are modules that
+            may be replaced; its results stay the same.
     """
 
     model: str
@@ -40,6 +44,8 @@ class Kind:
     logits: Callable[[Any, Tensor, int | None], Tensor] = wav2vec2.logits
     input: Input = _SAMPLES
     norm: str = "encoder.pos_conv_embed.batch_norm"
+    tokenizer: str = "Wav2Vec2CTCTokenizer"
+    prepare: Callable[[Any], None] | None = None
 
     @property
     def model_class(self) -> Any:
@@ -50,6 +56,16 @@ class Kind:
     def config_class(self) -> Any:
         """transformers' class of the config."""
         return getattr(transformers, self.config)
+
+    @property
+    def tokenizer_class(self) -> Any:
+        """transformers' class of the tokenizer."""
+        return getattr(transformers, self.tokenizer)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the tokenizer is a `tokenizer.json`."""
+        return self.tokenizer.endswith("Fast")
 
     @property
     def attention(self) -> str:
@@ -70,7 +86,9 @@ KINDS = {
     "data2vec-audio": Kind("Data2VecAudioForCTC", "Data2VecAudioConfig", "data2vec_audio."),
     "unispeech": Kind("UniSpeechForCTC", "UniSpeechConfig", "unispeech."),
     "unispeech-sat": Kind("UniSpeechSatForCTC", "UniSpeechSatConfig", "unispeech_sat."),
-    "wavlm": Kind("WavLMForCTC", "WavLMConfig", "wavlm.", wavlm.logits),
+    "wavlm": Kind(
+        "WavLMForCTC", "WavLMConfig", "wavlm.", wavlm.logits, prepare=wavlm.own_attention
+    ),
     "wav2vec2-conformer": Kind(
         "Wav2Vec2ConformerForCTC",
         "Wav2Vec2ConformerConfig",
@@ -84,6 +102,16 @@ KINDS = {
         "wav2vec2_bert.",
         conformer.logits_of_features,
         Fbank(),
+    ),
+    "parakeet_ctc": Kind(
+        "ParakeetForCTC",
+        "ParakeetCTCConfig",
+        "encoder.",
+        parakeet.logits,
+        LogMel(),
+        norm="layers.{}.conv.norm",
+        tokenizer="ParakeetTokenizerFast",
+        prepare=parakeet.linear_head,
     ),
 }
 

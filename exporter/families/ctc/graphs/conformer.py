@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from exporter.families.attention import split
 from exporter.families.ctc.graphs.layers import (
+    attend_by_distance,
     attend_to,
     attend_with_bias,
+    by_distance,
     convolve,
     core,
     feed_forward,
+    glu_convolutions,
     project,
     run_layers,
-    shifted,
 )
 from exporter.families.ctc.graphs.positions import relative
 from exporter.families.ctc.graphs.wav2vec2 import front_end
@@ -76,9 +78,11 @@ def _attend(module: Any, states: Tensor, positions: Tensor | None) -> Tensor:
     value = module.linear_v(states)
     scaling = module.head_size**-0.5
     if kind == "relative":
-        attended = _with_relative(module, (query, key, value), positions)
+        places = split(module.linear_pos(positions), heads)
+        biases = (module.pos_bias_u, module.pos_bias_v)
+        attended = attend_by_distance((query, key, value), places, biases, scaling)
     elif kind == "relative_key":
-        bias = shifted(split(query, heads) @ _distances(module, query, positions).transpose(0, 1))
+        bias = by_distance(split(query, heads), _distances(module, query, positions))
         attended = attend_with_bias(query * scaling, key, value, bias * scaling)
     else:
         attended = attend_to(query * scaling, key, value, heads)
@@ -95,18 +99,6 @@ def _rotated(states: Tensor, positions: Tensor, heads: int) -> Tensor:
     return turned
 
 
-def _with_relative(module: Any, states: tuple[Tensor, ...], positions: Any) -> Tensor:
-    """Attend with a product of queries and distances, as Transformer-XL does."""
-    query, key, value = states
-    heads, scaling = module.num_heads, module.head_size**-0.5
-    places = split(module.linear_pos(positions), heads)
-    by_content, by_place = (
-        query + bias.to(query.dtype).flatten() for bias in (module.pos_bias_u, module.pos_bias_v)
-    )
-    bias = shifted(split(by_place * scaling, heads) @ places.transpose(2, 3))
-    return attend_with_bias(by_content * scaling, key, value, bias)
-
-
 def _distances(module: Any, query: Tensor, positions: Any) -> Tensor:
     """Return the embedding [distances, head width] of a key's distance from a query, limited."""
     left, right = module.left_max_position_embeddings, module.right_max_position_embeddings
@@ -116,16 +108,11 @@ def _distances(module: Any, query: Tensor, positions: Any) -> Tensor:
 
 def _convolved(module: Any, states: Tensor) -> Tensor:
     """Apply the convolutions of a layer; with a layer norm inside, they see no later frames."""
-    hidden = convolve(module.pointwise_conv1, module.layer_norm(states))
-    hidden = nn.functional.glu(hidden, dim=-1)
+    states = module.layer_norm(states)
     norm = getattr(module, "depthwise_layer_norm", None)
     if norm is None:
-        hidden = module.batch_norm.frames(convolve(module.depthwise_conv, hidden))
-    else:
-        before = module.depthwise_conv.kernel_size[0] - 1
-        hidden = nn.functional.pad(hidden, (0, 0, before, 0))
-        hidden = norm(convolve(module.depthwise_conv, hidden))
-    return convolve(module.pointwise_conv2, module.activation(hidden))
+        return glu_convolutions(module, states, module.batch_norm.frames)
+    return glu_convolutions(module, states, norm, module.depthwise_conv.kernel_size[0] - 1)
 
 
 def _adapted(adapter: Any, hidden: Tensor) -> Tensor:

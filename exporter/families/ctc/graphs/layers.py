@@ -72,19 +72,61 @@ def attend_with_bias(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
     return joined(attended(split(query, heads), split(key, heads), split(value, heads), bias))
 
 
-def shifted(scores: Tensor) -> Tensor:
-    """Return the scores of each query for each key, of those for each distance.
+def by_distance(query: Tensor, places: Tensor) -> Tensor:
+    """Return the products of each query with the key of each other frame's distance.
 
     Args:
-        scores: [batch, heads, frames, 2 frames - 1], for distances n - 1 (a key before its query)
-            to 1 - n.
+        query: [batch, heads, frames, head width].
+        places: A key for each distance [..., 2 frames - 1, head width], from n - 1 (a frame before
+            the query) to 1 - n.
 
     Returns:
         [batch, heads, frames, frames]: row i begins at the distance i.
     """
-    batch, heads, frames, _ = scores.shape
-    rows = nn.functional.pad(scores, (1, 0)).reshape(batch, heads, 2 * frames, frames)
-    return rows[:, :, 1:].reshape(batch, heads, frames, 2 * frames - 1)[..., :frames]
+    frames = query.shape[2]
+    # With one more key, rows of products are one longer than the distance from row to row, so
+    # that the result is a view of them, which a compiler reads without divisions.
+    products = query @ nn.functional.pad(places, (0, 0, 1, 0)).transpose(-1, -2)
+    rows: Tensor = products.flatten(2)[..., frames:].unflatten(2, (frames, 2 * frames - 1))
+    return rows[..., :frames]
+
+
+def attend_by_distance(
+    states: tuple[Tensor, Tensor, Tensor],
+    places: Tensor,
+    biases: tuple[Tensor, Tensor],
+    scaling: float,
+) -> Tensor:
+    """Attend with products of queries and distances, as Transformer-XL does.
+
+    Args:
+        states: Queries, keys and values.
+        places: A key for each distance, [1, heads, 2 frames - 1, head width].
+        biases: [heads, head width], added to queries for keys, and for distances.
+        scaling: Factor of the scores.
+    """
+    query, key, value = states
+    by_content, by_place = ((query + bias.to(query.dtype).flatten()) * scaling for bias in biases)
+    bias = by_distance(split(by_place, places.shape[1]), places)
+    return attend_with_bias(by_content, key, value, bias)
+
+
+def glu_convolutions(
+    module: Any, states: Tensor, norm: Callable[[Tensor], Tensor], before: int = 0
+) -> Tensor:
+    """Apply the convolutions of a conformer's layer to normalised states.
+
+    Args:
+        module: The layer's module of convolutions.
+        states: Its normalised input.
+        norm: Applies the norm inside it.
+        before: Frames of zeros before the depthwise convolution, besides its own padding.
+    """
+    hidden = nn.functional.glu(convolve(module.pointwise_conv1, states), dim=-1)
+    if before:
+        hidden = nn.functional.pad(hidden, (0, 0, before, 0))
+    hidden = norm(convolve(module.depthwise_conv, hidden))
+    return convolve(module.pointwise_conv2, module.activation(hidden))
 
 
 def feed_forward(module: Any, states: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def relative(length: int, device: torch.device) -> Tensor:
-    """Return the distances of a query to keys, in the order that `shifted` takes: int64 [2 n - 1].
+    """Return the distances of a query to keys, in the order of `by_distance`: int64 [2 n - 1].
 
     The first is that of the last query to the first key, n - 1.
     """
@@ -21,7 +21,11 @@ def relative(length: int, device: torch.device) -> Tensor:
 
 
 class RelativePositions(nn.Module):
-    """Sine and cosine of every distance in turn, [1, 2 frames - 1, width] for states."""
+    """Sine and cosine of every distance in turn, [1, 2 frames - 1, width] for states.
+
+    As a power, it computes as Parakeet does, for every recording of a batch; else as wav2vec 2.0's
+    conformer. Their roundings differ.
+    """
 
     def __init__(self, width: int, *, as_power: bool = False) -> None:
         super().__init__()
@@ -33,10 +37,9 @@ class RelativePositions(nn.Module):
         distances = relative(states.shape[1], states.device).float()
         angles = distances[:, None] * self._frequencies(states.device)
         both = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
-        return both[None].to(states.dtype)
+        return both.to(states.dtype).expand(len(states) if self._as_power else 1, -1, -1)
 
     def _frequencies(self, device: torch.device) -> Tensor:
-        """Compute as wav2vec 2.0's conformer does, or as Parakeet: their roundings differ."""
         even = torch.arange(0, self._width, 2, device=device).float()
         if self._as_power:
             return 1.0 / 10_000.0 ** (even / self._width)

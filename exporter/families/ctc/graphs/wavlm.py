@@ -97,7 +97,7 @@ class OwnAttention(WavLMAttention):  # type: ignore[misc]
         return self.out_proj(joined(attended(query, key, value, bias))), weights
 
 
-def own_attention(encoder: Any) -> None:
-    """Make an encoder's attention modules compute with whatever modules are in them."""
-    for layer in encoder.layers:
+def own_attention(model: Any) -> None:
+    """Make a model's attention modules compute with whatever modules are in them."""
+    for layer in core(model).encoder.layers:
         layer.attention.__class__ = OwnAttention
