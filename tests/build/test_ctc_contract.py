@@ -133,6 +133,28 @@ def test_pipeline_runs_the_loaded_model(letters: dict[str, Any], target: str) ->
         assert heard(sound.copy(), **options)["text"] == own.text
 
 
+def test_pipeline_gives_features_and_their_mask(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also of an odd number of frames, whose last row the mask hides; and chunks of samples."""
+    folder = built(tmp_path, "wav2vec2-bert", ["onnx-int8"])["onnx-int8"]
+    recogniser = load(folder, threads=1)
+    heard_by = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=recogniser.model,
+        tokenizer=recogniser.processor.tokenizer,
+        feature_extractor=recogniser.processor.feature_extractor,
+    )
+    for sound in (tones(1.0), tones(1.01), tones(4.2, 3)):
+        for options in ({}, {"chunk_length_s": 1.0, "stride_length_s": 0.3}):
+            (own,) = recogniser.transcribe([sound], sampling_rate=16_000, **options)
+            assert own.text
+            assert heard_by(sound.copy(), **options)["text"] == own.text
+    for command in (["doctor"], ["bench", "--runs=1", "--threads=1"]):
+        assert main([command[0], str(folder), *command[1:], "--json"]) == 0, command
+        capfd.readouterr()
+
+
 def test_optimum_loads_the_onnx_folder_as_it_is(letters: dict[str, Any]) -> None:
     from optimum.onnxruntime import ORTModelForCTC
 
