@@ -58,11 +58,22 @@ def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
     return marked
 
 
-def alike(layers: nn.ModuleList) -> bool:
-    """Return whether all layers have the same modules, with equal weight shapes and types."""
+def alike(layers: nn.ModuleList, apart_from: str | None = None) -> bool:
+    """Return whether all layers have the same modules, with equal weight shapes and types.
+
+    A module called `apart_from` in a layer, which the graph does not use inside it, may differ.
+    """
     kinds = {
-        tuple((name, type(m), m.extra_repr()) for name, m in layer.named_modules())
-        + tuple((name, t.shape, t.dtype) for name, t in layer.state_dict().items())
+        tuple(
+            (name, type(m), m.extra_repr())
+            for name, m in layer.named_modules()
+            if name != apart_from
+        )
+        + tuple(
+            (name, t.shape, t.dtype)
+            for name, t in layer.state_dict().items()
+            if name.rpartition(".")[0] != apart_from
+        )
         for layer in layers
     }
     return len(kinds) == 1

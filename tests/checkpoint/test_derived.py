@@ -20,7 +20,7 @@ from tests.support.tiny_ctc import make_ctc
 CONV = "wav2vec2.encoder.pos_conv_embed.conv"
 NEW = (f"{CONV}.parametrizations.weight.original0", f"{CONV}.parametrizations.weight.original1")
 OLD = (f"{CONV}.weight_g", f"{CONV}.weight_v")
-DERIVED = derived.derived("wav2vec2.")
+DERIVED = derived.derived("wav2vec2.", "encoder.pos_conv_embed.batch_norm", 1)
 
 
 @pytest.fixture(scope="module")

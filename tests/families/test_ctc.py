@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,6 +63,15 @@ def filled(checkpoint: Checkpoint) -> Any:
     return model
 
 
+def has_samples(kind: str) -> bool:
+    return not kind.startswith(("wav2vec2-bert", "parakeet"))
+
+
+def heard(folder: Path, seconds: float) -> Tensor:
+    """The input of a model for a recording."""
+    return FAMILY.forcing.window_features(FAMILY.processor(folder), [tones(seconds)])
+
+
 def logits(model: Any, values: Tensor) -> Tensor:
     with torch.inference_mode():
         (graph,) = FAMILY.graphs(model, "dynamic")
@@ -72,8 +82,8 @@ def logits(model: Any, values: Tensor) -> Tensor:
 def test_every_kind_of_model_is_of_the_family() -> None:
     assert set(KINDS) <= set(model_types())
     assert {family_name({"model_type": kind}) for kind in KINDS} == {"ctc"}
-    made_of = {settings[0] for settings in tiny_ctc.KINDS.values()}
-    assert {kind.model.removesuffix("ForCTC") for kind in KINDS.values()} == made_of
+    made_of = {f"{settings[0].removesuffix('CTC')}ForCTC" for settings in tiny_ctc.KINDS.values()}
+    assert {kind.model for kind in KINDS.values()} == made_of
 
 
 @each_kind
@@ -83,7 +93,7 @@ def test_a_graph_computes_what_transformers_does(
 ) -> None:
     folder = made(kind)
     model, original = filled(open_checkpoint(str(folder))), FAMILY.open_original(folder)
-    values = torch.from_numpy(tones(seconds))[None] * 10
+    values = heard(folder, seconds)
     with torch.inference_mode():
         expected = original(values).logits
         own = model(values).logits
@@ -97,14 +107,14 @@ def test_one_layer_is_traced_for_all(made: Callable[[str], Path], kind: str) -> 
     for cache in ("dynamic", "static"):
         (graph,) = FAMILY.graphs(model, cache)
         assert (graph.name, list(graph.inputs), list(graph.outputs)) == (
-            *("model", ["input_values"]),
+            *("model", [KINDS[model.config.model_type].input.name]),
             ["logits"],
         )
         assert graph.single_layer is not None
         assert graph.num_layers == model.config.num_hidden_layers
 
 
-@each_kind
+@pytest.mark.parametrize("kind", [kind for kind in tiny_ctc.KINDS if has_samples(kind)])
 @pytest.mark.parametrize("missing", [0, 1])
 def test_the_least_samples_are_those_of_one_frame(
     made: Callable[[str], Path], kind: str, missing: int
@@ -116,6 +126,43 @@ def test_the_least_samples_are_those_of_one_frame(
             model(values)
     else:
         assert model(values).logits.shape[1] == 1
+
+
+@pytest.mark.parametrize("kind", ["wavlm", "wavlm-layer-norm", "parakeet_ctc"])
+def test_an_original_whose_modules_may_be_replaced_is_transformers_own(
+    made: Callable[[str], Path], kind: str
+) -> None:
+    folder = made(kind)
+    name, _ = tiny_ctc.KINDS[kind]
+    theirs = getattr(transformers, f"{name.removesuffix('CTC')}ForCTC").from_pretrained(folder)
+    values = heard(folder, 0.7).repeat(2, 1, *(1,) * (kind == "parakeet_ctc"))
+    mask = torch.ones(values.shape[:2], dtype=torch.bool)
+    mask[1, -values.shape[1] // 3 :] = False
+    ours = FAMILY.open_original(folder)
+    with torch.inference_mode():
+        for options in ({}, {"attention_mask": mask}, {"output_attentions": True}):
+            expected, found = theirs.eval()(values, **options), ours(values, **options)
+            frames = found.logits.shape[1] // 2 if "attention_mask" in options else None
+            torch.testing.assert_close(
+                found.logits[:, :frames], expected.logits[:, :frames], atol=3e-5, rtol=1e-5
+            )
+            for pair in zip(found.attentions or (), expected.attentions or (), strict=True):
+                torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("samples", [560, 720, 880, 5_000, 11_111])
+def test_rows_that_a_mask_hides_are_left_out(made: Callable[[str], Path], samples: int) -> None:
+    """An odd number of frames is padded by one, and transformers then hides a whole row."""
+    folder = made("wav2vec2-bert")
+    original, processor = FAMILY.open_original(folder), FAMILY.processor(folder)
+    sound = tones(samples / 16_000)
+    theirs = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt")
+    ours = FAMILY.forcing.window_features(processor, [sound])
+    shown = int(theirs.attention_mask.sum())
+    assert ours.shape == (1, shown, 160)
+    with torch.inference_mode():
+        expected = original(**theirs).logits[:, :shown]
+        torch.testing.assert_close(original(ours).logits, expected, atol=3e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, pipelin
 
 from exporter.families import FAMILIES
 from exporter.families.ctc.decoding.chunks import Cut, chunks, cut_of
-from exporter.families.ctc.decoding.features import features, original_features
+from exporter.families.ctc.decoding.features import Samples
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.recipe import Decoding
 from exporter.runtime.load import load_original
@@ -77,7 +77,8 @@ def test_a_special_token_between_equal_letters_keeps_both(tmp_path: Path) -> Non
 def test_features_are_those_of_transformers(do_normalize: bool, samples: int) -> None:
     extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
     sound = tones(1.0)[:samples] + np.float32(0.25)
-    ours, theirs = (made(extractor, sound, 514) for made in (features, original_features))
+    both = Samples().features, Samples().original_features
+    ours, theirs = (made(extractor, sound, 514) for made in both)
     assert torch.equal(ours, theirs)
     assert ours.dtype == torch.float32
     assert ours.shape == (1, max(samples, 514))

@@ -73,7 +73,13 @@ def test_mutated_checkpoints(
     record_property("cases", count)
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "data2vec-audio", "hubert-batch-norm"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("wav2vec2", "data2vec-audio", "hubert-batch-norm", "wavlm", "wav2vec2-conformer-rotary"),
+        *("wav2vec2-bert-adapter", "parakeet_ctc"),
+    ],
+)
 @pytest.mark.parametrize("count", [70, pytest.param(1_500, marks=pytest.mark.sweep)])
 def test_mutated_ctc_checkpoints(
     kind: str,
@@ -92,9 +98,10 @@ def test_mutated_ctc_checkpoints(
         "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: torch-int8\n"
     )
     checkpoint, source = Path(shutil.copytree(good, "checkpoint")), random.Random(count)
+    vocabulary = "tokenizer.json" if kind == "parakeet_ctc" else "vocab.json"
     names = ("config.json", "config.json", "preprocessor_config.json", "tokenizer_config.json")
     for number in range(count):
-        name = source.choice([*names, "special_tokens_map.json", "vocab.json"])
+        name = source.choice([*names, "special_tokens_map.json", vocabulary])
         (checkpoint / name).write_text(text(mutated(json.loads((good / name).read_text()), source)))
         code = cli.main(["build", "recipe.yaml", "--dry-run"])
         allowed(code, capfd.readouterr().err, (number, name))

@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from transformers import (
+    ParakeetTokenizerFast,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
 _LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijk"]
 _RATE = 16_000
@@ -42,6 +48,48 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},
     ),
     "unispeech": ("UniSpeech", {}),
+    "wavlm": ("WavLM", {"num_buckets": 32, "max_bucket_distance": 40}),
+    "wavlm-layer-norm": (
+        "WavLM",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    ),
+    "wav2vec2-conformer": ("Wav2Vec2Conformer", {"conv_depthwise_kernel_size": 5}),
+    "wav2vec2-conformer-rotary": (
+        "Wav2Vec2Conformer",
+        {"position_embeddings_type": "rotary", "conv_depthwise_kernel_size": 5},
+    ),
+    "wav2vec2-bert": (
+        "Wav2Vec2Bert",
+        {
+            "left_max_position_embeddings": 6,
+            "right_max_position_embeddings": 3,
+            "conv_depthwise_kernel_size": 5,
+        },
+    ),
+    "wav2vec2-bert-adapter": (
+        "Wav2Vec2Bert",
+        {
+            "position_embeddings_type": "relative",
+            "conv_depthwise_kernel_size": 5,
+            "add_adapter": True,
+            "use_intermediate_ffn_before_adapter": True,
+            "output_hidden_size": 48,
+        },
+    ),
+    "parakeet_ctc": (
+        "ParakeetCTC",
+        {
+            "pad_token_id": 15,
+            "encoder_config": {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "conv_kernel_size": 5,
+                "subsampling_conv_channels": 8,
+            },
+        },
+    ),
     "unispeech-sat": ("UniSpeechSat", {"do_stable_layer_norm": True}),
 }
 
@@ -56,12 +104,37 @@ def make_ctc(
 ) -> Path:
     """Write a whole Hugging Face checkpoint folder, and return the folder."""
     folder.mkdir(parents=True)
+    if kind == "parakeet_ctc":
+        _save_pieces(folder)
+    else:
+        _save_letters(folder)
+    if kind.startswith("wav2vec2-bert"):
+        SeamlessM4TFeatureExtractor(sampling_rate=_RATE).save_pretrained(folder)
+    elif kind == "parakeet_ctc":
+        # transformers' class needs librosa, even to write this.
+        settings = {"feature_extractor_type": "ParakeetFeatureExtractor", "feature_size": 80}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    else:
+        extractor = Wav2Vec2FeatureExtractor(sampling_rate=_RATE, do_normalize=do_normalize)
+        extractor.save_pretrained(folder)
+    tiny_model(kind, **changes).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def _save_letters(folder: Path) -> None:
     vocabulary = {letter: index for index, letter in enumerate(_LETTERS)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=_RATE, do_normalize=do_normalize).save_pretrained(folder)
-    tiny_model(kind, **changes).to(dtype).save_pretrained(folder)
-    return folder
+
+
+def _save_pieces(folder: Path) -> None:
+    """Write a tokenizer of pieces of words, whose blank is the last."""
+    pieces = ["<unk>", "▁", "▁a", "▁ca", *"abcdefghijk", "<pad>"]
+    words = tokenizers.models.WordLevel({p: n for n, p in enumerate(pieces)}, unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    named = {"unk_token": "<unk>", "pad_token": "<pad>"}
+    ParakeetTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
 
 
 def tiny_model(kind: str, **changes: Any) -> Any:
@@ -80,21 +153,30 @@ def tiny_model(kind: str, **changes: Any) -> Any:
         "num_conv_pos_embedding_groups": 4,
         "pad_token_id": 0,
     }
+    if name == "ParakeetCTC":
+        own = {"vocab_size": len(_LETTERS)}
     config = getattr(transformers, f"{name}Config")(**{**own, **settings, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = getattr(transformers, f"{name}ForCTC")(config).eval().requires_grad_(False)
+        model = (
+            getattr(transformers, f"{name.removesuffix('CTC')}ForCTC")(config)
+            .eval()
+            .requires_grad_(False)
+        )
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("original0"):
                 parameter.mul_(torch.rand_like(parameter) + 0.5)
+            if parameter_name.endswith(("bias_u", "bias_v", "rel_pos_const")):
+                parameter.normal_()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d):
                 for tensor in (module.weight, module.running_var):
                     tensor.copy_(torch.rand_like(tensor) + 0.5)
                 for tensor in (module.bias, module.running_mean):
                     tensor.normal_()
-        model.lm_head.weight.normal_()
-        model.lm_head.bias[list(_NEVER)] = -100.0
+        head = model.ctc_head if name == "ParakeetCTC" else model.lm_head
+        head.weight.normal_()
+        head.bias[[0] if name == "ParakeetCTC" else list(_NEVER)] = -100.0
     return model
 
 

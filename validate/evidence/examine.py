@@ -344,7 +344,7 @@ class _Examination:
         windows, lengths = {}, {}
         for number, case in enumerate(cases):
             features, tokens = self._input(number)
-            lengths[case["name"]] = features.shape[-1]
+            lengths[case["name"]] = features[0].numel()
             windows[case["name"]] = min(
                 _seconds(lambda f=features, t=tokens: self._one(f, t[:, :1])) for _ in range(2)
             )

@@ -14,7 +14,7 @@ COMPANIONS = Companions(
         *("vocab.json", "tokenizer_config.json", "special_tokens_map.json"),
         *("added_tokens.json", "tokenizer.json", "alphabet.json"),
     ),
-    tokenizer_forms=(("vocab.json",),),
+    tokenizer_forms=(("vocab.json",), ("tokenizer.json",)),
     nested={"preprocessor_config.json": "processor_config.json"},
     tokenizer_class="Wav2Vec2CTCTokenizer",
 )

@@ -8,34 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from exporter.errors import CheckpointError, exhausted
 from exporter.families.ctc.config_limits import CONFIGS
+from exporter.families.ctc.decoding.features import Input, Samples
 from exporter.families.ctc.derived import unmask, without_batch_norm, without_weight_norm
-from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.ctc.graphs.layers import core
+from exporter.families.ctc.graphs.positions import compute_positions
+from exporter.families.ctc.kinds import KINDS, Kind
 from exporter.families.offline import offline
 from exporter.formats.config_json import held, is_regular_file, read_json
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-VOCABULARY = "vocab.json"
+VOCABULARY, _WHOLE = "vocab.json", "tokenizer.json"
 _TOKENIZER, _SPECIAL, _ADDED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_ATTENTION = "sdpa"
 _MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Processor:
-    """transformers' feature extractor and tokenizer, and the samples that a first frame takes."""
+    """A feature extractor and tokenizer, the input, and the samples that a first frame takes."""
 
     feature_extractor: Any
     tokenizer: Any
+    input: Input
     first_frame: int
 
 
@@ -50,11 +53,11 @@ def config(values: dict[str, Any], where: str = CONFIG) -> Any:
         CheckpointError: No CTC model has such a config.
     """
     checked = held(CONFIGS[CONFIG], values, where)
-    own = KINDS[checked["model_type"]].config_class
+    kind = KINDS[checked["model_type"]]
     try:
-        return own.from_dict(
+        return kind.config_class.from_dict(
             {**checked, "mask_time_prob": 0.0, "mask_feature_prob": 0.0},
-            attn_implementation=_ATTENTION,
+            attn_implementation=kind.attention,
         )
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         msg = f"{where}: {str(error)[:200]}: this is no CTC model's"
@@ -69,10 +72,11 @@ def config_of(folder: Path) -> Any:
 def skeleton(values: dict[str, Any], dtype: torch.dtype) -> Any:
     """Return the model of a config on the `meta` device, without weights."""
     whole = config(values)
+    kind = KINDS[whole.model_type]
     try:
         with torch.device("meta"), offline():
-            model = KINDS[whole.model_type].model_class._from_config(
-                whole, attn_implementation=_ATTENTION, dtype=dtype
+            model = kind.model_class._from_config(
+                whole, attn_implementation=kind.attention, dtype=dtype
             )
     except (ValueError, RuntimeError) as error:
         if exhausted(error):
@@ -82,6 +86,9 @@ def skeleton(values: dict[str, Any], dtype: torch.dtype) -> Any:
     unmask(model)
     without_weight_norm(model)
     without_batch_norm(model)
+    compute_positions(core(model).encoder)
+    if kind.prepare is not None:
+        kind.prepare(model)
     return model
 
 
@@ -94,17 +101,20 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
     if state is None:
         weights = {"use_safetensors": True, "local_files_only": True}
     whole = config_of(folder)
+    kind = KINDS[whole.model_type]
     with offline():
-        model = KINDS[whole.model_type].model_class.from_pretrained(
+        model = kind.model_class.from_pretrained(
             folder if state is None else None,
             config=whole,
-            attn_implementation=_ATTENTION,
+            attn_implementation=kind.attention,
             dtype=torch.float32,
             trust_remote_code=False,
             **weights,
         )
     unmask(model)
     without_weight_norm(model)
+    if kind.prepare is not None:
+        kind.prepare(model)
     return model
 
 
@@ -115,30 +125,45 @@ def processor(folder: Path) -> Processor:
         CheckpointError: They cannot be read.
     """
     extractor = held(CONFIGS[EXTRACTOR], read_json(folder / EXTRACTOR), str(folder / EXTRACTOR))
-    extractor.pop("feature_extractor_type", None)
+    whole = config_of(folder)
+    kind = KINDS[whole.model_type]
+    source = kind.input
+    found = extractor.pop("feature_extractor_type", Samples.extractor_type)
+    if found != source.extractor_type:
+        msg = f"{folder / EXTRACTOR}: a {whole.model_type} model needs {source.extractor_type}"
+        raise CheckpointError(msg)
     settings = _checked(folder / _TOKENIZER)
     settings.pop("tokenizer_class", None)
     _checked(folder / _SPECIAL)
     files = {
         argument: str(folder / name)
-        for argument, name in _tokenizer_files().items()
+        for argument, name in _tokenizer_files(kind).items()
         if _is_small(folder / name)
     }
+    first, name = next(iter(_tokenizer_files(kind).items()))
+    if first not in files:
+        msg = f"{folder}: {name} is missing: copy it from the model that it was trained from"
+        raise CheckpointError(msg)
     try:
         with offline():
             # `from_pretrained` would read the config and whatever else it finds in the folder.
-            tokenizer = Wav2Vec2CTCTokenizer._from_pretrained(
+            tokenizer = kind.tokenizer_class._from_pretrained(
                 files, str(folder / "-"), settings, local_files_only=True, _is_local=True
             )
             tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
-            made = Wav2Vec2FeatureExtractor(**extractor)
+            made = source.extractor(extractor)
     except Exception as error:  # whatever the files make transformers raise
         if exhausted(error):
             raise
         reason = (str(error).splitlines() or [repr(error)])[0]
         msg = f"{folder}: the tokenizer or feature extractor cannot be read ({reason[:200]})"
         raise CheckpointError(msg) from error
-    return Processor(made, tokenizer, first_frame(config_of(folder)))
+    fewest = source.first_frame(whole)
+    given = source.features(made, np.zeros(1, np.float32), fewest).shape[2:]
+    if given != source.example(whole, 1)[1:]:
+        msg = f"{folder / EXTRACTOR}: another model's: it gives {given[0]} numbers for a frame"
+        raise CheckpointError(msg)
+    return Processor(made, tokenizer, source, fewest)
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -157,13 +182,16 @@ def _is_small(path: Path) -> bool:
     return there
 
 
-def _tokenizer_files() -> dict[str, str]:
+def _tokenizer_files(kind: Kind) -> dict[str, str]:
     """Return the tokenizer's files by transformers' name for each, without its settings.
 
     These are given as they were checked: transformers would read the file itself.
     """
+    form = {"vocab_file": VOCABULARY}
+    if kind.is_fast:
+        form = {"tokenizer_file": _WHOLE}
     return {
-        "vocab_file": VOCABULARY,
+        **form,
         "added_tokens_file": _ADDED,
         "special_tokens_map_file": _SPECIAL,
     }

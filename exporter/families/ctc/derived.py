@@ -1,12 +1,13 @@
 """Parameters of a CTC model that checkpoints store in another form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from exporter.families.ctc.graphs.layers import core
 from exporter.families.derived import Derivation
 
 _EPSILON = 1e-5  # of torch's batch norm, which no config sets
@@ -37,46 +38,56 @@ class ChannelScale(nn.Module):
 
 def unmask(model: Any) -> None:
     """Remove the vector that replaces masked features in training, where a model has it."""
-    core = getattr(model, model.base_model_prefix)
-    if hasattr(core, _MASKED):
-        delattr(core, _MASKED)
+    whole = core(model)
+    if hasattr(whole, _MASKED):
+        delattr(whole, _MASKED)
 
 
 def without_weight_norm(model: Any) -> None:
     """Replace the weight norm of a model's positional convolution by its weight."""
-    conv = getattr(_embedding(model), "conv", None)
+    conv = getattr(getattr(core(model).encoder, "pos_conv_embed", None), "conv", None)
     if conv is not None and parametrize.is_parametrized(conv, "weight"):
         parametrize.remove_parametrizations(conv, "weight")
 
 
 def without_batch_norm(model: Any) -> None:
-    """Replace the batch norm of a skeleton's positional embedding by what `derived` computes."""
-    embedding = _embedding(model)
-    norm = getattr(embedding, "batch_norm", None)
-    if norm is not None:
-        with torch.device("meta"):
-            embedding.batch_norm = ChannelScale(norm.num_features, norm.weight.dtype)
+    """Replace the batch norms of a skeleton by what `derived` computes."""
+    for name, norm in list(model.named_modules()):
+        if isinstance(norm, nn.BatchNorm1d):
+            owner, _, leaf = name.rpartition(".")
+            with torch.device("meta"):
+                scale = ChannelScale(norm.num_features, norm.weight.dtype)
+            setattr(model.get_submodule(owner), leaf, scale)
 
 
-def _embedding(model: Any) -> Any:
-    return getattr(model, model.base_model_prefix).encoder.pos_conv_embed
-
-
-def derived(prefix: str) -> Mapping[str, Sequence[Derivation]]:
-    """Return the forms in which a positional embedding's convolution and norm may be stored.
+def derived(prefix: str, norm: str, layers: int) -> dict[str, Sequence[Derivation]]:
+    """Return the forms in which a positional convolution and batch norms may be stored.
 
     Args:
         prefix: How the names of the encoder's parameters begin.
+        norm: The name of a batch norm behind it, with `{}` for a layer's index.
+        layers: The number of layers.
     """
-    embedding = f"{prefix}encoder.pos_conv_embed"
-    conv, norm = f"{embedding}.conv", f"{embedding}.batch_norm"
-    weight, bias = f"{norm}.weight", f"{norm}.bias"
-    mean, variance = f"{norm}.running_mean", f"{norm}.running_var"
-    return {
+    conv = f"{prefix}encoder.pos_conv_embed.conv"
+    forms: dict[str, Sequence[Derivation]] = {
         f"{conv}.weight": [
             Derivation((f"{conv}.{length}", f"{conv}.{direction}"), weight_norm)
             for length, direction in _PARTS
-        ],
+        ]
+    }
+    forms |= {
+        f"lm_head.{leaf}": [Derivation((f"ctc_head.{leaf}",), _of_one_frame)]
+        for leaf in ("weight", "bias")
+    }
+    for name in dict.fromkeys(prefix + norm.format(layer) for layer in range(layers)):
+        forms |= _batch_norm(name)
+    return forms
+
+
+def _batch_norm(norm: str) -> dict[str, Sequence[Derivation]]:
+    weight, bias = f"{norm}.weight", f"{norm}.bias"
+    mean, variance = f"{norm}.running_mean", f"{norm}.running_var"
+    return {
         f"{norm}.scale": [Derivation((weight, variance), _scale)],
         f"{norm}.shift": [Derivation((bias, weight, mean, variance), _shift)],
     }
@@ -87,6 +98,11 @@ def weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True)
     kernel: Tensor = direction * (length / norm)
     return kernel
+
+
+def _of_one_frame(parameter: Tensor) -> Tensor:
+    """Return a linear module's parameter for that of a convolution [out, in, 1]."""
+    return parameter.squeeze(-1) if parameter.ndim > 1 else parameter
 
 
 def _scale(weight: Tensor, variance: Tensor) -> Tensor:

@@ -12,11 +12,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from exporter.errors import IntegrityError, RecipeError
 from exporter.families.ctc import construct
-from exporter.families.ctc.graphs.wav2vec2 import INPUT, OUTPUT
-from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.ctc.graphs.whole import GRAPH, OUTPUT
+from exporter.families.ctc.kinds import KINDS, input_of
 from exporter.families.graph import GraphFunction
-
-GRAPH = "model"
 
 
 @dataclass
@@ -29,11 +27,11 @@ class Engine:
 class GraphCtc(PreTrainedModel):  # type: ignore[misc]
     """A model without weights of its own, for `transcribe` and for transformers' pipeline."""
 
-    main_input_name = INPUT
     _supports_sdpa = True  # as its config says, whatever the graph has
 
     def __init__(self, config: Any, functions: Mapping[str, GraphFunction]) -> None:
         super().__init__(config)
+        self.main_input_name = input_of(config).name
         self.engine = Engine(dict(functions))
         self.eval()
 
@@ -49,23 +47,38 @@ class GraphCtc(PreTrainedModel):  # type: ignore[misc]
 
     def forward(
         self,
-        input_values: Tensor,
+        input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
+        input_features: Tensor | None = None,
     ) -> CausalLMOutput | tuple[Tensor]:
-        """Compute logits [batch, frames, vocabulary] of samples [batch, samples].
+        """Compute logits [batch, frames, vocabulary] of samples or features [batch, ...].
+
+        What the mask of a single recording hides at its end is left out.
 
         Raises:
-            RecipeError: The mask hides samples, which a graph without a mask would hear.
+            RecipeError: The mask hides a part of one recording in several, which a graph without a
+                mask would hear.
         """
-        if attention_mask is not None and not attention_mask.all():
-            msg = (
-                "recordings of different lengths in one batch are not supported by an artifact of "
-                "graphs: transcribe them one by one"
-            )
+        values = input_values if input_features is None else input_features
+        if values is None:
+            msg = f"the model needs {self.main_input_name}"
             raise RecipeError(msg)
-        logits = logits_of(self, input_values.to(self.device, torch.float32).contiguous())
+        if attention_mask is not None and not attention_mask.all():
+            values = values[:, : _heard(attention_mask)]
+        logits = logits_of(self, values.to(self.device, torch.float32).contiguous())
         return (logits,) if return_dict is False else CausalLMOutput(logits=logits)
+
+
+def _heard(mask: Tensor) -> int:
+    """Return the length that a mask [batch, length] of a single recording leaves."""
+    if len(mask) > 1:
+        msg = (
+            "recordings of different lengths in one batch are not supported by an artifact of "
+            "graphs: transcribe them one by one"
+        )
+        raise RecipeError(msg)
+    return int(mask.sum())
 
 
 def assemble(folder: Path, functions: Mapping[str, GraphFunction]) -> GraphCtc:
@@ -87,14 +100,15 @@ class EagerGraph:
     def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device
         kind = KINDS[model.config.model_type]
-        self._module = kind.graph(model, first_frame(model.config)).module
+        self._input = kind.input.name
+        self._module = kind.graph(model).module
 
     def __call__(
         self,
         inputs: Mapping[str, Tensor],
         wanted: Sequence[str] | None = None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
-        return {OUTPUT: self._module(inputs[INPUT])[0]}
+        return {OUTPUT: self._module(inputs[self._input])[0]}
 
 
 def attach(model: Any) -> None:
@@ -107,7 +121,7 @@ def attach(model: Any) -> None:
 
 
 def logits_of(model: Any, values: Tensor) -> Tensor:
-    """Return the logits float32 [batch, frames, vocabulary] of inputs [batch, samples].
+    """Return the logits float32 [batch, frames, vocabulary] of inputs [batch, ...].
 
     Args:
         model: A model with an engine, or an original.
@@ -117,5 +131,5 @@ def logits_of(model: Any, values: Tensor) -> Tensor:
     if engine is None:
         logits: Tensor = model(values.to(model.dtype)).logits
     else:
-        logits = engine.functions[GRAPH]({INPUT: values})[OUTPUT]
+        logits = engine.functions[GRAPH]({input_of(model.config).name: values})[OUTPUT]
     return logits.float()

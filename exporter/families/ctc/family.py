@@ -16,7 +16,8 @@ from exporter.families.ctc.decoding.agreement import disagreements
 from exporter.families.ctc.decoding.chunks import cut_of
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.transcribe import transcribe
-from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.ctc.graphs.whole import GRAPH
+from exporter.families.ctc.kinds import KINDS, input_of
 from exporter.families.ctc.languages import one_language
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
@@ -57,9 +58,12 @@ __all__ = [  # the family's protocol
 
 TIED: dict[str, str] = {}
 HEAD = "lm_head"
-BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
-UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked")
-LAYERS = {engine.GRAPH: "num_hidden_layers"}
+BARE = (
+    *("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed"),
+    *("adapter.", "intermediate_ffn."),
+)
+UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked", "*.embed_positions.inv_freq")
+LAYERS = {GRAPH: "num_hidden_layers"}
 FLOAT_BY_DEFAULT: tuple[str, ...] = ()
 
 _WINDOW_S = Decoding.model_fields["chunk_length_s"].default
@@ -72,8 +76,12 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
         *("model_type", "hidden_act", "feat_extract_activation", "layer_norm_eps"),
         *("num_attention_heads", "feat_extract_norm", "do_stable_layer_norm"),
         *("conv_stride", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"),
+        *("num_buckets", "max_bucket_distance", "position_embeddings_type"),
+        *("rotary_embedding_base", "left_max_position_embeddings"),
+        *("right_max_position_embeddings", "adapter_stride", "adapter_act"),
     )
-    return {name: getattr(whole, name, None) for name in names}
+    values = {name: getattr(whole, name, None) for name in names}
+    return {**values, "encoder_config": config.get("encoder_config")}
 
 
 def prefix(config: dict[str, Any]) -> str:
@@ -82,8 +90,9 @@ def prefix(config: dict[str, Any]) -> str:
 
 
 def derived(config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
-    """Return the forms in which the positional embedding's convolution may be stored."""
-    return forms.derived(prefix(config))
+    """Return the forms in which kernels with a weight norm, and batch norms, may be stored."""
+    kind = KINDS[config["model_type"]]
+    return forms.derived(kind.prefix, kind.norm, config["num_hidden_layers"])
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -98,7 +107,7 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
 
 def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
     """Return the only graph; nothing is kept from one recording to the next."""
-    return [KINDS[model.config.model_type].graph(model, first_frame(model.config))]
+    return [KINDS[model.config.model_type].graph(model)]
 
 
 def assemble(
@@ -144,7 +153,8 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None:
-    vocabulary = read_json(folder / construct.VOCABULARY)
+    fast = KINDS[config.model_type].is_fast
+    vocabulary = loaded.tokenizer.get_vocab() if fast else read_json(folder / construct.VOCABULARY)
     wrong = list(disagreements(config, loaded.tokenizer, vocabulary))
     if wrong:
         msg = f"{folder}: the tokenizer is another model's: {'; '.join(wrong)}"
@@ -191,7 +201,7 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
     refuse_foreign_options(decoding, DECODING)
     config = construct.config(dict(configs[construct.CONFIG]))
     rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
-    cut = cut_of(decoding, rate, config.inputs_to_logits_ratio)
+    cut = cut_of(decoding, rate, input_of(config).ratio(config))
     if cut.length <= 2 * cut.stride:
         msg = (
             f"chunk_length_s {decoding.chunk_length_s:g} is not longer than twice stride_length_s: "

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.families.ctc.decoding.features import original_features
 from exporter.families.ctc.decoding.transcribe import features_of
 from exporter.families.ctc.engine import logits_of
 from exporter.families.forcing import Forced, observed
@@ -43,10 +42,10 @@ def cache_heads(_model: Any) -> int:
 
 
 def window_features(processor: Any, sounds: Sequence[Audio]) -> Tensor:
-    """Return the inputs of recordings of equal length: [recordings, samples]."""
-    extractor = processor.feature_extractor
-    fewest = processor.first_frame
-    return torch.cat([original_features(extractor, sound, fewest) for sound in sounds])
+    """Return the inputs of recordings of equal length: [recordings, ...]."""
+    extractor, fewest = processor.feature_extractor, processor.first_frame
+    compute = processor.input.original_features
+    return torch.cat([compute(extractor, sound, fewest) for sound in sounds])
 
 
 def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
@@ -69,7 +68,7 @@ def forced(model: Any, features: Tensor, _tokens: Tensor, _calls: Sequence[int])
 
     Args:
         model: A model from `assemble`, `attach_engine` or `open_original`.
-        features: The inputs, float32 [recordings, samples].
+        features: The inputs, float32 [recordings, ...].
 
     Returns:
         Logits float32 [recordings, frames, vocabulary]; of an original, also what the norms behind

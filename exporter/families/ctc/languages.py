@@ -22,6 +22,8 @@ def one_language(folder: Path) -> OneLanguage | None:
     Raises:
         CheckpointError: It names none that the vocabulary has.
     """
+    if not is_regular_file(folder / _VOCABULARY):
+        return None  # a whole tokenizer.json
     vocabularies = read_json(folder / _VOCABULARY)
     if not vocabularies or not all(isinstance(each, dict) for each in vocabularies.values()):
         return None

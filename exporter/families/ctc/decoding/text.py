@@ -54,7 +54,30 @@ def alphabet_of(tokenizer: Any) -> Alphabet:
 _alphabets: WeakKeyDictionary[Any, Alphabet] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class Pieces(Alphabet):
+    """Pieces of words, which a `tokenizer.json` says how to join.
+
+    Attributes:
+        joiner: The tokenizer of the library `tokenizers`.
+    """
+
+    joiner: Any = None
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, as the tokenizer joins them."""
+        text: str = self.joiner.decode(list(tokens), skip_special_tokens=True).strip()
+        for old, new in _CLEANED if self.cleaned else ():
+            text = text.replace(old, new)
+        return text
+
+
 def _alphabet(tokenizer: Any) -> Alphabet:
+    if tokenizer.is_fast:
+        silent = {*tokenizer.all_special_tokens, tokenizer.pad_token}
+        words = {n: word for word, n in tokenizer.get_vocab().items() if word not in silent}
+        cleaned = bool(tokenizer.clean_up_tokenization_spaces)
+        return Pieces(words, cleaned=cleaned, joiner=tokenizer.backend_tokenizer)
     delimiter = tokenizer.word_delimiter_token
     silent = set(tokenizer.all_special_tokens) - {delimiter} | {tokenizer.pad_token}
     spelled = {

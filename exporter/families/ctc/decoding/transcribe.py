@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from exporter.families.ctc.decoding.chunks import chunks, cut_of
-from exporter.families.ctc.decoding.features import features, original_features
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.engine import logits_of
-from exporter.families.ctc.kinds import first_frame
+from exporter.families.ctc.kinds import first_frame, input_of
 from exporter.families.transcript import Audio, Segment, Sound, Transcript
 from exporter.formats.audio import LongAudio
 from exporter.recipe import Decoding
@@ -29,7 +28,7 @@ def transcribe(
 
 def _transcribed(model: Any, processor: Any, sound: Sound, decoding: Decoding) -> Transcript:
     extractor = processor.feature_extractor
-    ratio, rate = model.config.inputs_to_logits_ratio, extractor.sampling_rate
+    ratio, rate = input_of(model.config).ratio(model.config), extractor.sampling_rate
     frames: list[int] = []
     samples = 0
     with torch.inference_mode():
@@ -43,8 +42,9 @@ def _transcribed(model: Any, processor: Any, sound: Sound, decoding: Decoding) -
 
 
 def features_of(model: Any, extractor: Any, samples: Audio) -> Tensor:
-    """Return the inputs [1, samples]; those of an original are computed by transformers."""
-    compute = features if hasattr(model, "engine") else original_features
+    """Return the input [1, ...]; that of an original is computed by transformers."""
+    source = input_of(model.config)
+    compute = source.features if hasattr(model, "engine") else source.original_features
     return compute(extractor, samples, first_frame(model.config)).to(model.device)
 
 

@@ -1,40 +1,48 @@
-"""The graph of wav2vec 2.0 and its relatives: raw samples to logits.
+"""wav2vec 2.0 and its relatives: raw samples to logits.
 
-It computes what transformers' forward does without a mask and in evaluation, except that the layer
+They compute what transformers' forward does without a mask and in evaluation, except that the layer
 drop, which draws a random number in every layer, is left out.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from exporter.families.ctc.graphs.layers import attend_to_all, convolve, feed_forward
-from exporter.families.graph import Graph, alike, mark
+from exporter.families.ctc.graphs.layers import (
+    attend_to_all,
+    convolve,
+    core,
+    feed_forward,
+    project,
+    run_layers,
+)
 
-INPUT, OUTPUT = "input_values", "logits"
-_EXAMPLE_FRAMES = 12
+Attend = Callable[[Any, Tensor], Tensor]
+"""Applies a layer's attention module to states."""
 
 
-class Logits(nn.Module):
-    """input_values [batch, samples] -> logits [batch, frames, vocabulary].
+def logits(model: Any, samples: Tensor, num_layers: int | None) -> Tensor:
+    """Return logits [batch, frames, vocabulary] for samples [batch, samples].
 
-    With `num_layers`, it has only so many layers, with marked boundaries.
+    Args:
+        model: The model.
+        samples: Its input, in the type in which it computes.
+        num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
     """
+    hidden = projected(model, samples)
+    attend = partial(attend_to_all, heads=model.config.num_attention_heads)
+    found: Tensor = model.lm_head(encode(model, hidden, num_layers, attend))
+    return found
 
-    def __init__(self, model: Any, num_layers: int | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self._num_layers = num_layers
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
-        core = getattr(model, model.base_model_prefix)
-        dtype = core.encoder.layer_norm.weight.dtype
-        hidden = front_end(core.feature_extractor.conv_layers, inputs[0].to(dtype))
-        hidden = _project(core.feature_projection, hidden)
-        return (model.lm_head(encode(model.config, core.encoder, hidden, self._num_layers)),)
+def projected(model: Any, samples: Tensor) -> Tensor:
+    """Return the input of the encoder [batch, frames, width] for samples [batch, samples]."""
+    whole = core(model)
+    return project(
+        whole.feature_projection, front_end(whole.feature_extractor.conv_layers, samples)
+    )
 
 
 def front_end(layers: Any, samples: Tensor) -> Tensor:
@@ -51,28 +59,21 @@ def front_end(layers: Any, samples: Tensor) -> Tensor:
     return hidden
 
 
-def _project(projection: Any, hidden: Tensor) -> Tensor:
-    norm = getattr(projection, "layer_norm", None)
-    projected: Tensor = projection.projection(hidden if norm is None else norm(hidden))
-    return projected
-
-
-def encode(config: Any, encoder: Any, hidden: Tensor, num_layers: int | None) -> Tensor:
+def encode(model: Any, hidden: Tensor, num_layers: int | None, attend: Attend) -> Tensor:
     """Add positions and apply the layers, which normalise first (`do_stable_layer_norm`) or last.
 
     Args:
-        config: The model's config.
-        encoder: The encoder of a transformers model.
+        model: The model.
         hidden: Projected features [batch, frames, width].
         num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
+        attend: Applies a layer's attention module.
     """
-    first = bool(getattr(config, "do_stable_layer_norm", False))
-    run = _first_layer if first else _last_layer
+    encoder = core(model).encoder
+    first = bool(getattr(model.config, "do_stable_layer_norm", False))
+    run = partial(_first_layer if first else _last_layer, attend=attend)
     hidden = hidden + _positions(encoder.pos_conv_embed, hidden)
     hidden = hidden if first else encoder.layer_norm(hidden)
-    for layer in encoder.layers[:num_layers]:
-        hidden = run(layer, mark(hidden, num_layers), config.num_attention_heads)
-    hidden = mark(hidden, num_layers)
+    hidden = run_layers(encoder.layers, run, hidden, num_layers)
     return encoder.layer_norm(hidden) if first else hidden
 
 
@@ -90,32 +91,14 @@ def _positions(embedding: Any, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def _last_layer(layer: Any, hidden: Tensor, heads: int) -> Tensor:
-    hidden = layer.layer_norm(hidden + attend_to_all(layer.attention, hidden, heads))
+def _last_layer(layer: Any, hidden: Tensor, attend: Attend) -> Tensor:
+    hidden = layer.layer_norm(hidden + attend(layer.attention, hidden))
     normed: Tensor = layer.final_layer_norm(hidden + feed_forward(layer.feed_forward, hidden))
     return normed
 
 
-def _first_layer(layer: Any, hidden: Tensor, heads: int) -> Tensor:
-    hidden = hidden + attend_to_all(layer.attention, layer.layer_norm(hidden), heads)
+def _first_layer(layer: Any, hidden: Tensor, attend: Attend) -> Tensor:
+    hidden = hidden + attend(layer.attention, layer.layer_norm(hidden))
     hidden = hidden + feed_forward(layer.feed_forward, layer.final_layer_norm(hidden))
     adapter = getattr(layer, "adapter_layer", None)
     return hidden if adapter is None else hidden + adapter(hidden)
-
-
-def graph(model: Any, samples: int) -> Graph:
-    """Return the only graph of a model whose first frame takes so many samples."""
-    length = samples + (_EXAMPLE_FRAMES - 1) * model.config.inputs_to_logits_ratio
-    whole = Graph(
-        "model",
-        Logits(model),
-        {INPUT: torch.empty((2, length), device="meta")},
-        {INPUT: {0: "batch", 1: "samples"}},
-        {OUTPUT: ("batch", "frames", model.config.vocab_size)},
-        least={"samples": samples},
-    )
-    layers = getattr(model, model.base_model_prefix).encoder.layers
-    if not alike(layers):
-        return whole
-    single = replace(whole, module=Logits(model, num_layers=1))
-    return replace(whole, single_layer=single, num_layers=len(layers))
