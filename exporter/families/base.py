@@ -252,6 +252,21 @@ class Family(Protocol):
         """Return the number of tokens that have text."""
         ...
 
+    def tokenizer_files(self, folder: Path) -> dict[str, bytes]:
+        """Return the tokenizer's files for loaders that read only `tokenizer.json` of them.
+
+        Args:
+            folder: The companions of a checkpoint.
+
+        Returns:
+            Files by name; empty if its own are all that there can be.
+
+        Raises:
+            RecipeError: No such loader has models like it.
+            CheckpointError: The tokenizer cannot be read.
+        """
+        ...
+
     def check_processor(self, folder: Path, config: dict[str, Any]) -> None:
         """Check the companions in a folder against the model that a config describes.
 

@@ -182,6 +182,10 @@ def vocabulary(processor: Any) -> int:
     return len(processor.tokenizer) - len(processor.tokenizer.all_special_ids)
 
 
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    return {}
+
+
 def check_processor(folder: Path, config: dict[str, Any]) -> None:
     size = len(processor(folder).tokenizer)
     if size != config["vocab_size"]:

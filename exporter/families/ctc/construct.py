@@ -20,12 +20,8 @@ from exporter.families.offline import offline
 from exporter.formats.config_json import held, is_regular_file, read_json
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-VOCABULARY = "vocab.json"
-_TOKENIZER, _SPECIAL, _ADDED = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+VOCABULARY, TOKENIZER, FAST = "vocab.json", "tokenizer_config.json", "tokenizer.json"
+_SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _ATTENTION = "sdpa"
 _MAX_BYTES = 16 << 20
 
@@ -116,7 +112,7 @@ def processor(folder: Path) -> Processor:
     """
     extractor = held(CONFIGS[EXTRACTOR], read_json(folder / EXTRACTOR), str(folder / EXTRACTOR))
     extractor.pop("feature_extractor_type", None)
-    settings = _checked(folder / _TOKENIZER)
+    settings = _checked(folder / TOKENIZER)
     settings.pop("tokenizer_class", None)
     _checked(folder / _SPECIAL)
     files = {

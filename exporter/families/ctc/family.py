@@ -1,5 +1,6 @@
 """CTC models as a family: graph, assembly, processor and transcription."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +16,14 @@ from exporter.families.ctc import forced as forcing
 from exporter.families.ctc.decoding.agreement import disagreements
 from exporter.families.ctc.decoding.chunks import cut_of
 from exporter.families.ctc.decoding.text import alphabet_of
+from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.families.ctc.decoding.transcribe import transcribe
-from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.ctc.kinds import IN_JAVASCRIPT, KINDS, first_frame
 from exporter.families.ctc.languages import one_language
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
-from exporter.formats.config_json import read_json
+from exporter.formats.config_json import is_regular_file, read_json
 from exporter.recipe import Decoding
 
 __all__ = [  # the family's protocol
@@ -50,6 +52,7 @@ __all__ = [  # the family's protocol
     "sampling_rate",
     "skeleton",
     "text_language",
+    "tokenizer_files",
     "transcribe",
     "vocabulary",
     "window",
@@ -62,6 +65,7 @@ UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked")
 LAYERS = {engine.GRAPH: "num_hidden_layers"}
 FLOAT_BY_DEFAULT: tuple[str, ...] = ()
 
+_SPACES = "clean_up_tokenization_spaces"
 _WINDOW_S = Decoding.model_fields["chunk_length_s"].default
 
 
@@ -149,6 +153,30 @@ def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None
     if wrong:
         msg = f"{folder}: the tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Return `tokenizer.json`, and the settings beside it if they leave spaces to the loader.
+
+    Raises:
+        RecipeError: transformers.js has no such models.
+    """
+    kind = construct.config_of(folder).model_type
+    if kind not in IN_JAVASCRIPT:
+        msg = (
+            f"layout: transformers.js has no pipeline for {kind} models: it has one for "
+            f"{', '.join(IN_JAVASCRIPT)}"
+        )
+        raise RecipeError(msg)
+    tokenizer = construct.processor(folder).tokenizer
+    files = {construct.FAST: tokenizer_json(tokenizer)}
+    path = folder / construct.TOKENIZER
+    settings = read_json(path) if is_regular_file(path) else {}
+    cleaned = bool(tokenizer.clean_up_tokenization_spaces)
+    if settings.get(_SPACES) != cleaned:  # transformers.js would remove some by default
+        told = {**settings, _SPACES: cleaned}
+        files[construct.TOKENIZER] = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+    return files
 
 
 def sampling_rate(processor: construct.Processor) -> int:

@@ -49,6 +49,9 @@ KINDS = {
     "unispeech-sat": Kind("UniSpeechSatForCTC", "UniSpeechSatConfig", "unispeech_sat."),
 }
 
+# Those that the pipeline of transformers.js takes, release 4.3: `automatic-speech-recognition.js`.
+IN_JAVASCRIPT = ("wav2vec2", "hubert", "unispeech", "unispeech-sat")
+
 
 def first_frame(config: Any) -> int:
     """Return the samples that the first frame of a model with this config takes."""
