@@ -159,16 +159,18 @@ class Family(Protocol):
         """
         ...
 
-    def one_language(self, folder: Path) -> OneLanguage | None:
-        """Return what a checkpoint of many languages becomes for the one that its files name.
+    def one_language(self, folder: Path, wanted: str | None) -> OneLanguage | None:
+        """Return what a checkpoint of many languages becomes for one of them.
 
         Args:
             folder: The checkpoint.
+            wanted: The language; None: the one that its files name.
 
         Returns:
             The language; None for a checkpoint that is complete as it is.
 
         Raises:
+            RecipeError: It lacks the wanted language.
             CheckpointError: It names a language that it has not.
         """
         ...

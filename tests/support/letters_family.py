@@ -93,7 +93,7 @@ def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     return scaled
 
 
-def one_language(_folder: Path) -> None:
+def one_language(_folder: Path, _wanted: str | None) -> None:
     return
 
 

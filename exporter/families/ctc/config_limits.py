@@ -56,6 +56,7 @@ class _Config(_Ctc):
     do_stable_layer_norm: bool | None = None
     adapter_attn_dim: _Width | None = None
     pad_token_id: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
+    target_lang: _Name | None = None  # of many, the one that an artifact is of
     transformers_version: _Name | None = None
     # A stack of strided convolutions on top, for other kinds of models.
     add_adapter: Annotated[Literal[False] | None, Field(exclude=True)] = None

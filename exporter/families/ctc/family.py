@@ -19,7 +19,8 @@ from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.families.ctc.decoding.transcribe import transcribe
 from exporter.families.ctc.kinds import IN_JAVASCRIPT, KINDS, first_frame
-from exporter.families.ctc.languages import one_language
+from exporter.families.ctc.language_codes import matching
+from exporter.families.ctc.languages import TARGET, one_language
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
@@ -201,22 +202,36 @@ def configs(model: Any) -> Configs:
 
 
 def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
-    """Return the language of the recordings: no config names the model's own."""
-    return spoken
+    """Return the one of many languages that a model is of, or else that of the recordings."""
+    return configs[construct.CONFIG].get(TARGET) or spoken
 
 
 def language_code(configs: Configs, name: str) -> str | None:
-    """Return None: a CTC model is told no language."""
-    return None
+    """Return the only language of a model that was one of many; None for any other model.
+
+    Raises:
+        RecipeError: The name means another language.
+    """
+    own = configs[construct.CONFIG].get(TARGET)
+    if own is None or matching(name, [own]):
+        return own
+    msg = f"the model is of the language {own!r:.40} alone, not of {name!r:.40}"
+    raise RecipeError(msg)
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:
-    """Check the options: a chunk must be longer than its strides.
+    """Check the options: a model keeps its language, and a chunk is longer than its strides.
 
     Raises:
-        RecipeError: The family lacks an option, or no frame of a chunk would be its own.
+        RecipeError: The model lacks an option or the language, or no frame of a chunk would be its
+            own.
     """
-    refuse_foreign_options(decoding, DECODING)
+    own = configs[construct.CONFIG].get(TARGET)
+    known = [name for name in DECODING if own or name != "language"]
+    refuse_foreign_options(decoding, known)
+    if decoding.language not in (None, own):
+        msg = f"the model is of the language {own!r:.40} alone, not of {decoding.language!r:.40}"
+        raise RecipeError(msg)
     config = construct.config(dict(configs[construct.CONFIG]))
     rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
     cut = cut_of(decoding, rate, config.inputs_to_logits_ratio)

@@ -89,7 +89,7 @@ def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
     return {}
 
 
-def one_language(_folder: Path) -> None:
+def one_language(_folder: Path, _wanted: str | None) -> None:
     """Return None: all languages of a Whisper have the same weights."""
     return
 
