@@ -229,10 +229,14 @@ class _Validation:
 
     def _checkpoint(self, subject: Subject) -> Checkpoint:
         """Open the checkpoint to compare with: the artifact's own, or that of the settings."""
-        allowed = subject.recipe.allow_pickle
+        allowed, language = subject.recipe.allow_pickle, subject.recipe.decoding.language
         if self._settings.reference:
-            return self._references.open(self._settings.reference, allow_pickle=allowed)
-        return self._references.of_artifact(subject.folder, subject.manifest, allow_pickle=allowed)
+            return self._references.open(
+                self._settings.reference, allow_pickle=allowed, language=language
+            )
+        return self._references.of_artifact(
+            subject.folder, subject.manifest, allow_pickle=allowed, language=language
+        )
 
     def _timed(
         self,

@@ -182,8 +182,11 @@ def _original_rows(
     references = References("run this where you ran `exporter build`", progress)
     originals: dict[tuple[str, int], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        allowed = recipe.read(folder / RECIPE).allow_pickle
-        checkpoint = references.of_artifact(folder, manifest, allow_pickle=allowed)
+        sealed = recipe.read(folder / RECIPE)
+        allowed, language = sealed.allow_pickle, sealed.decoding.language
+        checkpoint = references.of_artifact(
+            folder, manifest, allow_pickle=allowed, language=language
+        )
         for row in [row for row in rows if row.model == folder]:
             original = Row(
                 name=f"{checkpoint.source} in float32",

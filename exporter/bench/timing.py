@@ -109,7 +109,11 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     request = Request.model_validate(data)
     progress("loading", None)
     recogniser, load_s = opened(
-        request.model, original=request.original, threads=request.threads, trust=request.trust
+        request.model,
+        original=request.original,
+        threads=request.threads,
+        decoding=request.decoding,
+        trust=request.trust,
     )
     forced = not request.audio and recogniser.family.force_tokens(recogniser.model, request.tokens)
     batches = _batches(request, recogniser)
@@ -150,7 +154,7 @@ def _import_member(model: Path, original: bool) -> None:
 
 
 def opened(
-    model: Path, *, original: bool, threads: int, trust: bool = False
+    model: Path, *, original: bool, threads: int, decoding: Decoding, trust: bool = False
 ) -> tuple[Recogniser, float]:
     """Open an artifact or an original checkpoint, and time it.
 
@@ -158,6 +162,7 @@ def opened(
         model: The folder.
         original: True for a checkpoint.
         threads: Number of threads.
+        decoding: How it is to decode, of which an original needs the language to be opened.
         trust: Accept an artifact's code of unknown origin, or a checkpoint's pickle.
 
     Returns:
@@ -166,7 +171,9 @@ def opened(
     _import_member(model, original)
     start = time.perf_counter()
     if original:
-        recogniser = load.load_original(str(model), threads=threads, allow_pickle=trust)
+        recogniser = load.load_original(
+            str(model), threads=threads, decoding=decoding, allow_pickle=trust
+        )
     else:
         recogniser = load.load(model, threads=threads, trust=trust)
     return recogniser, time.perf_counter() - start

@@ -247,6 +247,7 @@ def _build_one(
         request = {
             "checkpoint": str(checkpoint.folder.resolve()),
             "allow_pickle": recipe.allow_pickle,
+            "language": checkpoint.language,
             "kind": planned.kind,
             "options": planned.options.model_dump(mode="json"),
             "quantization": planned.plan_to_build.as_data(),

@@ -165,9 +165,17 @@ def resolve(
 def _opened(recipe: Recipe, other: str | None, progress: Progress, *, weights: bool) -> Checkpoint:
     """Open `other`, or the recipe's checkpoint; if there is none, cite the recipe's line."""
     source, base = other or recipe.checkpoint, Path() if other else recipe.path.parent
-    how = {"weights": weights, "allow_pickle": recipe.allow_pickle}
     try:
-        return open_checkpoint(source, base, progress, **how)
+        return open_checkpoint(
+            source,
+            base,
+            progress,
+            weights=weights,
+            allow_pickle=recipe.allow_pickle,
+            language=recipe.decoding.language,
+        )
+    except RecipeError as error:
+        raise recipe.error(("decoding", "language"), str(error)) from None
     except (CheckpointError, HubError) as error:
         if other or (base / source).exists():
             raise

@@ -38,7 +38,9 @@ def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     Returns:
         A `BuildResult` as plain data.
     """
-    checkpoint = open_checkpoint(request["checkpoint"], allow_pickle=request["allow_pickle"])
+    checkpoint = open_checkpoint(
+        request["checkpoint"], allow_pickle=request["allow_pickle"], language=request["language"]
+    )
     target = TARGETS[request["kind"]]
     job = Job(
         checkpoint=checkpoint,

@@ -15,7 +15,7 @@ from functools import cached_property
 from os.path import normpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
@@ -195,6 +195,15 @@ class Checkpoint:
             raise CheckpointError(msg)
 
 
+class _Told(TypedDict):
+    allow_pickle: bool
+    language: str | None
+
+
+class _How(_Told):
+    weights: bool
+
+
 def open_checkpoint(
     source: str,
     base: Path = Path(),
@@ -202,6 +211,7 @@ def open_checkpoint(
     *,
     weights: bool = True,
     allow_pickle: bool = False,
+    language: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint's folder or Hub id, and read the headers of its weights.
 
@@ -214,6 +224,8 @@ def open_checkpoint(
         weights: Download weights that are not on this machine; else they are in `remote`.
         allow_pickle: Read torch's own files where there are no safetensors: see
             `exporter.formats.torch_pickle`.
+        language: The language of a checkpoint of many; None: the one that its files name. Others
+            ignore it.
 
     Returns:
         The checkpoint, whose values are read on demand.
@@ -221,13 +233,15 @@ def open_checkpoint(
     Raises:
         CheckpointError: The folder is missing, incomplete or damaged, or of an unknown family.
         HubError: The Hub refused, or could not be reached.
+        RecipeError: It is of many languages, and lacks the one.
     """
-    how: dict[str, bool] = {"weights": weights, "allow_pickle": allow_pickle}
+    how = _How(weights=weights, allow_pickle=allow_pickle, language=language)
+    told: _Told = {"allow_pickle": allow_pickle, "language": language}
     require_utf8(base / source, CheckpointError)
     if _is_adapter(base / source):
         return _open_adapter(source, base / source, progress, **how)
     if (base / source).is_dir():
-        return _merged(_open(source, None, base / source, allow_pickle=allow_pickle))
+        return _merged(_open(source, None, base / source, **told))
     if (base / source).is_file():
         foreign.refuse_file(base / source)
     named = hub_id(source)
@@ -240,8 +254,8 @@ def open_checkpoint(
         fetched = fetch(repo, revision, progress, **how)
     except HubError as error:
         first, *rest = str(error).splitlines()
-        told = f"{first.removesuffix('.')}; nor is there a folder {looked}."
-        raise HubError("\n".join([told, *rest])) from error.__cause__
+        first = f"{first.removesuffix('.')}; nor is there a folder {looked}."
+        raise HubError("\n".join([first, *rest])) from error.__cause__
     if not fetched.left and _is_adapter(fetched.folder):
         opened = _open_adapter(source, fetched.folder, progress, **how)
         return replace(opened, revision=fetched.commit)
@@ -253,7 +267,7 @@ def open_checkpoint(
             fetched.folder,
             tensors,
             fetched.left,
-            allow_pickle=allow_pickle,
+            **told,
         )
     )
 
@@ -266,6 +280,7 @@ def _open(
     remote: dict[str, int] | None = None,
     *,
     allow_pickle: bool,
+    language: str | None,
 ) -> Checkpoint:
     names = foreign.listed(folder)
     foreign.refuse_other_kinds(str(folder), names)
@@ -293,7 +308,7 @@ def _open(
         converted=companions.converted(found, needed),
         own_names=own_names,
     )
-    return in_one_language(opened, family, allow_pickle=allow_pickle)
+    return in_one_language(opened, family, language, allow_pickle=allow_pickle)
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -330,7 +345,7 @@ def warn_of_adapter(opened: Checkpoint) -> None:
         _log.warning("%s is ignored: there is no %s beside it", path, ADAPTER_WEIGHTS)
 
 
-def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) -> Checkpoint:
+def _open_adapter(source: str, folder: Path, progress: Progress, **how: Unpack[_How]) -> Checkpoint:
     """Open an adapter's base and merge the adapter into it."""
     companions.refuse_foreign(folder, companion_names())
     path = folder / ADAPTER
@@ -352,7 +367,7 @@ def _open_adapter(source: str, folder: Path, progress: Progress, **how: bool) ->
     )
 
 
-def _open_base(path: Path, settings: Lora, progress: Progress, **how: bool) -> Checkpoint:
+def _open_base(path: Path, settings: Lora, progress: Progress, **how: Unpack[_How]) -> Checkpoint:
     """Open the checkpoint that the adapter settings at `path` name."""
     name = settings.base_model_name_or_path
     folder = path.parent / name

@@ -19,7 +19,7 @@ from exporter.checkpoint.files import (
 )
 from exporter.checkpoint.foreign import refuse_other_kinds
 from exporter.errors import CheckpointError, HubError
-from exporter.families import companion_names, family_facts, family_name
+from exporter.families import FAMILIES, companion_names, family_facts, family_name
 from exporter.formats.config_json import read_json
 from exporter.hub.download import Transfer, cached_snapshot, list_repository, remote_header
 from exporter.hub.errors import root_of, status_of, unavailable
@@ -47,6 +47,7 @@ def fetch(
     *,
     weights: bool = True,
     allow_pickle: bool = False,
+    language: str | None = None,
 ) -> Fetched:
     """Download the needed files of a Hub repository into the local cache.
 
@@ -58,6 +59,7 @@ def fetch(
         progress: Receives attempts and bytes.
         weights: Download the weights, too; else safetensors that are not cached stay on the Hub.
         allow_pickle: Download weights also where they are pickles.
+        language: The language to download of a checkpoint of many; that of its files if None.
 
     Returns:
         The folder of the cached files, and their commit.
@@ -65,9 +67,10 @@ def fetch(
     Raises:
         HubError: The Hub refused, or could not be reached and no complete copy is cached.
         CheckpointError: The repository holds no usable checkpoint.
+        RecipeError: It lacks the language.
     """
     wanted = revision or "main"
-    cached = _cached(repo, wanted)
+    cached = _cached(repo, wanted, language)
     try:
         transfer = list_repository(repo, wanted, progress, pauses=() if cached else None)
     except HubError as error:
@@ -76,10 +79,13 @@ def fetch(
             raise
         _tell_cached(cached, repo, cause)
         return cached
-    return _brought(transfer, wanted, weights=weights, allow_pickle=allow_pickle)
+    how = {"weights": weights, "allow_pickle": allow_pickle}
+    return _brought(transfer, wanted, language, **how)
 
 
-def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: bool) -> Fetched:
+def _brought(
+    transfer: Transfer, revision: str, language: str | None, *, weights: bool, allow_pickle: bool
+) -> Fetched:
     """Download the needed files, then record in the cache which commit the revision is."""
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
@@ -93,6 +99,7 @@ def _brought(transfer: Transfer, revision: str, *, weights: bool, allow_pickle: 
         )
         raise CheckpointError(msg)
     small = [name for name in (ADAPTER, *present) if name in names]
+    small += _of_language(names, transfer.bring, where, language)
     left = {} if weights else _left(transfer, heavy)
     wanted = [*small, *(name for name in heavy if name not in left)]
     transfer.announce(wanted)
@@ -116,6 +123,22 @@ def _companions(
     needed = family_facts(family_name(config)).COMPANIONS
     present = [name for name in needed.stored_names if name in names]
     return present, companions.missing(names, bring, needed)
+
+
+def _of_language(
+    names: Collection[str], bring: Callable[[str], Path], where: str, language: str | None
+) -> list[str]:
+    """Return the file, if any, that holds the weights of one language of a checkpoint of many."""
+    if CONFIG not in names or is_adapter(names):
+        return []
+    family = family_name(read_json(bring(CONFIG)))
+    telling = [name for name in family_facts(family).COMPANIONS.languages if name in names]
+    if not telling:
+        return []
+    brought = [bring(name) for name in telling]
+    one = FAMILIES[family].one_language(brought[0].parent, language)
+    file = one.file(names, where) if one else None
+    return [file] if file else []
 
 
 def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:
@@ -154,7 +177,7 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
     return infos
 
 
-def _cached(repo: str, revision: str) -> Fetched | None:
+def _cached(repo: str, revision: str, language: str | None) -> Fetched | None:
     """Return the cached copy of a revision if it is complete, else None."""
     folder = cached_snapshot(repo, revision)
     if folder is None:
@@ -165,6 +188,8 @@ def _cached(repo: str, revision: str) -> Fetched | None:
             names, str(folder), folder.joinpath, allow_pickle=True
         )  # raises if a shard is missing
         missing = _companions(names, folder.joinpath, str(folder))[1]
+        if not missing:
+            _of_language(names, folder.joinpath, str(folder), language)
     except CheckpointError:
         return None
     return None if missing else Fetched(folder, folder.name)

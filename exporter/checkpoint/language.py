@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.checkpoint.files import CONFIG
 from exporter.checkpoint.shards import file_infos
-from exporter.errors import CheckpointError
 from exporter.families.base import Family
 from exporter.families.language import OneLanguage
 from exporter.formats.config_json import is_regular_file, read_json
@@ -17,24 +16,27 @@ from exporter.formats.tensor_io import TensorInfo
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
-_SUFFIXES = (".safetensors", ".bin")
 
-
-def in_one_language(opened: "Checkpoint", family: Family, *, allow_pickle: bool) -> "Checkpoint":
-    """Return a checkpoint in the language that its files name, if there are several.
+def in_one_language(
+    opened: "Checkpoint", family: Family, wanted: str | None, *, allow_pickle: bool
+) -> "Checkpoint":
+    """Return a checkpoint in the wanted language, or that of its files, if there are several.
 
     Its companions then are those of a checkpoint of one language, which any loader reads.
 
     Raises:
-        CheckpointError: The language has no vocabulary, or no weights beside the checkpoint's.
+        RecipeError: The wanted language has no vocabulary.
+        CheckpointError: That of the files has none, or no weights lie beside the checkpoint's.
     """
-    language = family.one_language(opened.folder)
+    language = family.one_language(opened.folder, wanted)
     if language is None:
         return opened
     tensors = _weights(opened.folder, language, allow_pickle=allow_pickle)
     merged = {**opened.tensors, **tensors}
     head = tensors.get(f"{family.HEAD}.weight")
-    outputs = {} if head is None else {"vocab_size": head.shape[0]}
+    outputs: dict[str, Any] = {language.key: language.name}
+    if head is not None:
+        outputs["vocab_size"] = head.shape[0]
     raw = {**read_json(opened.companions[CONFIG]), **outputs}
     written: dict[str, Mapping[str, Any]] = {**language.companions, CONFIG: raw}
     return replace(
@@ -50,17 +52,9 @@ def in_one_language(opened: "Checkpoint", family: Family, *, allow_pickle: bool)
 
 
 def _weights(folder: Path, language: OneLanguage, *, allow_pickle: bool) -> dict[str, TensorInfo]:
-    for suffix in _SUFFIXES:
-        path = folder / f"{language.weights}{suffix}"
-        if is_regular_file(path):
-            return file_infos(path, allow_pickle=allow_pickle)
-    if language.stored:
-        return {}
-    msg = (
-        f"{folder}: no {language.weights}.safetensors, the weights for the language that "
-        "tokenizer_config.json names"
-    )
-    raise CheckpointError(msg)
+    names = [path.name for path in folder.iterdir() if is_regular_file(path)]
+    name = language.file(names, str(folder))
+    return {} if name is None else file_infos(folder / name, allow_pickle=allow_pickle)
 
 
 def _text(values: Mapping[str, Any]) -> bytes:

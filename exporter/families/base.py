@@ -159,16 +159,18 @@ class Family(Protocol):
         """
         ...
 
-    def one_language(self, folder: Path) -> OneLanguage | None:
-        """Return what a checkpoint of many languages becomes for the one that its files name.
+    def one_language(self, folder: Path, wanted: str | None) -> OneLanguage | None:
+        """Return what a checkpoint of many languages becomes for one of them.
 
         Args:
             folder: The checkpoint.
+            wanted: The language; None: the one that its files name.
 
         Returns:
             The language; None for a checkpoint that is complete as it is.
 
         Raises:
+            RecipeError: It lacks the wanted language.
             CheckpointError: It names a language that it has not.
         """
         ...
@@ -250,6 +252,21 @@ class Family(Protocol):
 
     def vocabulary(self, processor: Any) -> int:
         """Return the number of tokens that have text."""
+        ...
+
+    def tokenizer_files(self, folder: Path) -> dict[str, bytes]:
+        """Return the tokenizer's files for loaders that read only `tokenizer.json` of them.
+
+        Args:
+            folder: The companions of a checkpoint.
+
+        Returns:
+            Files by name; empty if its own are all that there can be.
+
+        Raises:
+            RecipeError: No such loader has models like it.
+            CheckpointError: The tokenizer cannot be read.
+        """
         ...
 
     def check_processor(self, folder: Path, config: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ class Companions:
         nested: The configs that transformers 5 writes into another file, which is given.
         tokenizer_class: The tokenizer's class where a config names one of transformers 5's general
             ones, which transformers 4 does not have.
+        languages: The files that tell the languages of a checkpoint of many, the first of them
+            required.
     """
 
     configs: tuple[str, ...]
@@ -25,6 +27,7 @@ class Companions:
     tokenizer_forms: tuple[tuple[str, ...], ...]
     nested: Mapping[str, str] = field(default_factory=dict)
     tokenizer_class: str = "PreTrainedTokenizerFast"
+    languages: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from exporter.artifact.evidence import short
 from exporter.artifact.report import Interval
 from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
+from exporter.families import family_facts
 from exporter.hub.drawing import interval_svg, standalone
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.accelerators import in_words
@@ -198,7 +199,9 @@ def _generate(proof: PublishableArtifact) -> Markup:
 
 
 def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
-    """Return the language and task of the decoding, where they are set."""
+    """Return the language and task of the decoding, where they are set and models are told them."""
+    if "task" not in family_facts(proof.manifest.family).DECODING:
+        return {}
     decoding = proof.report.decoding
     options = {"language": decoding.language, "task": decoding.task}
     return {name: value for name, value in options.items() if value}

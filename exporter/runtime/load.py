@@ -93,7 +93,8 @@ def load_original(
         base: The folder that `source` is relative to.
         device: The device it runs on; "cpu" is the only one so far.
         threads: Number of CPU threads of the whole process; by default one per core.
-        decoding: Default options of `transcribe`; None: each option's own default.
+        decoding: Default options of `transcribe`; None: each option's own default. Its `language`
+            is that of a checkpoint of many.
         allow_pickle: Read torch's pickled files if there are no safetensors.
 
     Returns:
@@ -110,7 +111,10 @@ def load_original(
     from exporter.checkpoint.compatibility import check_fit
     from exporter.families import FAMILIES, family_name
 
-    checkpoint = open_checkpoint(str(source), base, allow_pickle=allow_pickle)
+    decoding = decoding or Decoding()
+    checkpoint = open_checkpoint(
+        str(source), base, allow_pickle=allow_pickle, language=decoding.language
+    )
     family = FAMILIES[family_name(checkpoint.config)]
     # transformers would initialize what is missing at random, however large the config says it is.
     check_fit(checkpoint, family.skeleton(checkpoint.config), family.TIED)
@@ -120,7 +124,7 @@ def load_original(
     with checkpoint.gathered() as folder, quiet_libraries(), no_progress_bars():
         model = family.open_original(checkpoint.folder if state is None else folder, state)
         processor = family.processor(folder)
-    return Recogniser(model, processor, family, decoding or Decoding())
+    return Recogniser(model, processor, family, decoding)
 
 
 def _require_usable(device: str, threads: int | None) -> None:

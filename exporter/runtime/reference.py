@@ -21,22 +21,41 @@ class References:
     def __init__(self, remedy: str, progress: Progress) -> None:
         self._remedy = remedy
         self._progress = progress
-        self._opened: dict[str, Checkpoint] = {}
+        self._opened: dict[tuple[str, str | None], Checkpoint] = {}
 
-    def open(self, source: str, base: Path = Path(), *, allow_pickle: bool = False) -> Checkpoint:
-        """Open a checkpoint by folder or Hub id; raises the exceptions of `open_checkpoint`."""
-        key = str(base / source)
-        if key not in self._opened:
-            self._opened[key] = open_checkpoint(
-                source, base, self._progress, allow_pickle=allow_pickle
-            )
-            warn_of_adapter(self._opened[key])
-        return self._opened[key]
+    def open(
+        self,
+        source: str,
+        base: Path = Path(),
+        *,
+        allow_pickle: bool = False,
+        language: str | None = None,
+    ) -> Checkpoint:
+        """Open a checkpoint by folder or Hub id; raises the exceptions of `open_checkpoint`.
+
+        A checkpoint of many languages is opened once for each.
+        """
+        place = str(base / source)
+        for key in ((place, language), (place, None)):
+            known = self._opened.get(key)
+            if known is not None and (key[1] == language or known.language is None):
+                return known
+        opened = open_checkpoint(
+            source, base, self._progress, allow_pickle=allow_pickle, language=language
+        )
+        warn_of_adapter(opened)
+        self._opened[place, language if opened.language else None] = opened
+        return opened
 
     def of_artifact(
-        self, folder: Path, manifest: Manifest, *, allow_pickle: bool = False
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        allow_pickle: bool = False,
+        language: str | None = None,
     ) -> Checkpoint:
-        """Open the checkpoint that an artifact was built from.
+        """Open the checkpoint that an artifact was built from, in the recipe's language.
 
         Raises:
             CheckpointError: It is missing.
@@ -54,7 +73,7 @@ class References:
             looked = normpath((beside / source).absolute())
             msg = f"{folder}: its original is not at {looked}.\nIf it is elsewhere: {remedy}"
             raise CheckpointError(msg)
-        checkpoint = self.open(source, base, allow_pickle=allow_pickle)
+        checkpoint = self.open(source, base, allow_pickle=allow_pickle, language=language)
         if checkpoint.sha256 != origin.sha256:
             msg = (
                 f"{checkpoint.folder} is not the checkpoint that {folder} was built from.\n"

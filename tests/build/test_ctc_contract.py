@@ -179,6 +179,9 @@ def test_optimum_loads_the_onnx_folder_as_it_is(letters: dict[str, Any]) -> None
         feature_extractor=processor.feature_extractor,
     )
     assert [heard(sound.copy())["text"] for sound in sounds] == expected
+    sound, options = tones(4.2, 3), {"chunk_length_s": 1.0, "stride_length_s": 0.2}
+    (own,) = load(folder, threads=1).transcribe([sound], sampling_rate=16_000, **options)
+    assert heard(sound.copy(), **options)["text"] == own.text
 
 
 def test_no_layer_is_left_to_chance(letters: dict[str, Any]) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, pipeline
 
 from exporter.families import FAMILIES
 from exporter.families.ctc.decoding.chunks import Cut, chunks, cut_of
 from exporter.families.ctc.decoding.features import Samples
 from exporter.families.ctc.decoding.text import alphabet_of
+from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.recipe import Decoding
 from exporter.runtime.load import load_original
 from tests.support.tiny_ctc import make_ctc, tones
@@ -65,6 +67,21 @@ def test_text_is_that_of_the_tokenizer(tmp_path: Path, name: str) -> None:
         assert alphabet.text(tokens) == tokenizer.decode(kept, group_tokens=False)
         if not (silent - {tokenizer.pad_token_id}) & set(frames):
             assert alphabet.text(tokens) == tokenizer.decode(frames)
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("skip", [False, True])
+def test_the_file_for_javascript_decodes_alike(tmp_path: Path, name: str, skip: bool) -> None:
+    """The library tokenizers reads it; special tokens are skipped or not, which is the same."""
+    tokenizer = tokenizer_of(tmp_path, name)
+    alphabet = alphabet_of(tokenizer)
+    theirs = Tokenizer.from_str(tokenizer_json(tokenizer).decode())
+    source, size = random.Random(0), len(VOCABULARIES[name][0])
+    for _ in range(300):
+        frames = source.choices(range(size), k=source.randrange(24))
+        frames = [token for token in frames for _ in range(source.randrange(1, 4))]
+        text = theirs.decode(frames, skip_special_tokens=skip)
+        assert text == alphabet.text(alphabet.tokens(frames))
 
 
 def test_a_special_token_between_equal_letters_keeps_both(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.support import passing, snippets
 from tests.support.cards import text_of
 from tests.support.hub import Hub
 from tests.support.reports import AGREEMENT
+from tests.support.tiny_ctc import make_mms
 
 LOCAL = Origin(
     source="my-whisper", revision=None, sha256="1" * 64, size_bytes=4000, parameters=1000
@@ -109,6 +110,19 @@ def test_its_snippets_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     snippets.run(loopback, tiny_whisper, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx-int8", pytest.param("torch-int8", marks=pytest.mark.sweep)])
+def test_a_ctc_models_snippets_run(
+    loopback: Hub, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline is told no language, of which its model is the only one."""
+    monkeypatch.chdir(tmp_path)
+    snippets.run(loopback, make_mms(tmp_path / "mms"), kind, "{language: deu}")
+    card = loopback.repos["org/speech"].files["README.md"].data.decode()
+    assert "generate_kwargs" not in card
+    assert ("ORTModelForCTC" in card) == (kind == "onnx-int8")
 
 
 def test_licence_base_model_and_installation_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from exporter.runtime.recogniser import Recogniser
 from tests.support import passing
 from tests.support.hub import serving
 from tests.support.tiny import make_whisper
+from tests.support.tiny_ctc import make_ctc, make_mms, tones
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "recipes" / "demo"
@@ -59,8 +62,11 @@ class Node:
         return done.stdout
 
     def tokens(self, artifact: Path, language: str, clips: Sequence[Path]) -> list[list[int]]:
+        return [heard["tokens"] for heard in self.heard(artifact, language, clips)]
+
+    def heard(self, artifact: Path, language: str, clips: Sequence[Path]) -> list[dict[str, Any]]:
         lines = self.run("transcribe.mjs", str(artifact), language, *map(str, clips)).splitlines()
-        return [json.loads(line)["tokens"] for line in lines]
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,33 @@ def test_an_english_only_model_in_two_precisions(
     assert theirs == said
     record_property("promise", "transformers.js")
     record_property("cases", len(clips))
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert-layer-norm", "mms"])
+def test_ctc_models_spell_alike(
+    kind: str, node: Node, places: Mapping[str, str], tmp_path: Path, record_property: Record
+) -> None:
+    """Raw samples in, and the text of frames by the `tokenizer.json` that the build writes."""
+    folder = tmp_path / "ctc"
+    checkpoint = make_mms(folder) if kind == "mms" else make_ctc(folder, kind)
+    recipe = {"quantization": "{default: dynamic-int8}", "decoding": "{}"}
+    artifact, plain = built(tmp_path, places, checkpoint, **recipe)
+    sounds = [tones(0.5 + 0.1 * index, index) for index in range(30)]
+    clips = [tmp_path / f"{index}.wav" for index in range(len(sounds))]
+    for clip, samples in zip(clips, sounds, strict=True):
+        soundfile.write(clip, samples, 16_000, subtype="PCM_16")
+    sounds = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
+    said = [heard.text for heard in load(artifact).decode(sounds)]
+    assert said == [heard.text for heard in load(plain).decode(sounds)]
+    theirs = [heard["text"] for heard in node.heard(artifact, "none", clips)]
+    same = sum(ours == text for ours, text in zip(said, theirs, strict=True))
+    assert all(said)
+    assert same >= 0.8 * len(said)  # random weights are often undecided
+    for ours, text in zip(said, theirs, strict=True):
+        assert SequenceMatcher(None, ours, text).ratio() > 0.9
+    record_property("promise", "transformers.js")
+    record_property("cases", len(clips))
+    record_property("measured", f"same text of {same} of {len(clips)} clips, {kind}")
 
 
 PRELUDE = """\

@@ -93,7 +93,7 @@ def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     return scaled
 
 
-def one_language(_folder: Path) -> None:
+def one_language(_folder: Path, _wanted: str | None) -> None:
     return
 
 
@@ -180,6 +180,10 @@ def window(processor: Any) -> int:
 
 def vocabulary(processor: Any) -> int:
     return len(processor.tokenizer) - len(processor.tokenizer.all_special_ids)
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    return {}
 
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:

@@ -16,8 +16,10 @@ from tests.support import passing
 from tests.support.hub import Hub
 from tests.support.in_process import steps_in_process
 
+WHISPER = "{language: en, task: transcribe}"
 
-def run(hub: Hub, checkpoint: Path, kind: str) -> None:
+
+def run(hub: Hub, checkpoint: Path, kind: str, decoding: str = WHISPER) -> None:
     """Build, push, and run the card's snippets: they say what the artifact says where it was built.
 
     In the working folder, which is to be empty.
@@ -25,7 +27,7 @@ def run(hub: Hub, checkpoint: Path, kind: str) -> None:
     named = os.path.relpath(checkpoint)
     Path("recipe.yaml").write_text(
         f"name: speech\ncheckpoint: {named}\ntargets: [{{kind: {kind}}}]\n"
-        "decoding: {language: en, task: transcribe}\nhub: {repo: org/speech}\n"
+        f"decoding: {decoding}\nhub: {{repo: org/speech}}\n"
     )
     with steps_in_process():
         assert main(["build", "recipe.yaml"]) == 0

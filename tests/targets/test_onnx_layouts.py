@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from huggingface_hub import ModelCard
+from tokenizers import Tokenizer
 
 from exporter import recipe
 from exporter.build.pipeline import BuiltArtifact, build
@@ -21,10 +22,11 @@ from exporter.recipe import Decoding
 from exporter.runtime.load import load, load_original
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
-from tests.support import passing
+from tests.support import exact, passing
 from tests.support.cards import text_of
 from tests.support.in_process import steps_in_process
 from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
+from tests.support.tiny_ctc import make_ctc, tones
 
 WHISPER, TARGET = FAMILIES["whisper"], TARGETS["onnx-int8"]
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
@@ -157,6 +159,47 @@ def test_a_checkpoint_without_its_one_tokenizer_file(tiny_whisper: Path, tmp_pat
     options = TARGET.Options.model_validate({"layout": "transformers.js"})
     with pytest.raises(RecipeError, match=r"layout: transformers\.js reads tokenizer\.json"):
         TARGET.check(options, plan, model, checkpoint, WHISPER)
+
+
+@pytest.mark.slow
+def test_a_ctc_model_gets_the_tokenizer_that_checkpoints_lack(tmp_path: Path) -> None:
+    """A build, `validate` and the estimate know the same files, and optimum opens them too."""
+    from optimum.onnxruntime import ORTModelForCTC
+
+    folder = make_ctc(tmp_path / "ctc")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["clean_up_tokenization_spaces"]  # which transformers.js would then do
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint="ctc"))
+    wanted = recipe.read(tmp_path / "recipe.yaml", exact.OVERRIDES)
+    with steps_in_process():
+        (one,) = build(wanted, output=tmp_path / "artifacts", progress=silent)
+    files = {file.path: file.size_bytes for file in one.manifest.files}
+    assert {"onnx/model_quantized.onnx", "onnx/model_quantized.onnx_data"} <= files.keys()
+    checkpoint, family = open_checkpoint(str(folder)), FAMILIES["ctc"]
+    options = TARGET.Options.model_validate(one.manifest.options)
+    model = family.skeleton(checkpoint.config)
+    told = TARGET.records(options, plan_for(model), model, checkpoint, family, {}).files
+    assert one.prediction.files.keys() == files.keys()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert told[name] == (one.path / name).read_bytes()
+        assert one.prediction.files[name] == files[name]
+    assert json.loads(told["tokenizer_config.json"])["clean_up_tokenization_spaces"] is False
+    recogniser, sound = load(one.path, threads=1), tones(1.5)
+    (heard,) = recogniser.decode([sound])
+    values = family.forcing.own_features(recogniser.model, recogniser.processor, [sound])
+    logits = ORTModelForCTC.from_pretrained(one.path)(input_values=values).logits
+    best = logits[0].argmax(-1).tolist()
+    tokenizer = Tokenizer.from_file(str(one.path / "tokenizer.json"))
+    assert tokenizer.decode(best, skip_special_tokens=True) == heard.text
+
+
+def test_a_ctc_model_that_transformers_js_lacks(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(make_ctc(tmp_path / "ctc", "data2vec-audio")))
+    model = FAMILIES["ctc"].skeleton(checkpoint.config)
+    options = TARGET.Options.model_validate({"layout": "transformers.js"})
+    with pytest.raises(RecipeError, match=r"no pipeline for data2vec-audio models: .* wav2vec2"):
+        TARGET.check(options, plan_for(model), model, checkpoint, FAMILIES["ctc"])
 
 
 def test_its_card_speaks_javascript(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ class _Reference:
         self._inspection = inspection_of(self._manifest.kind)
         self._modules: tuple[str, ...] = ()
         self._checkpoint = open_checkpoint(
-            str(request.original.model), allow_pickle=request.original.trust
+            str(request.original.model),
+            allow_pickle=request.original.trust,
+            language=request.original.decoding.language,
         )
 
     def write(self) -> Expected:

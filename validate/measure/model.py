@@ -47,7 +47,11 @@ class OpenModel:
         progress("loading", None)
         self.folder = spec.model
         self.recogniser, self.load_s = opened(
-            spec.model, original=spec.original, threads=spec.threads, trust=spec.trust
+            spec.model,
+            original=spec.original,
+            threads=spec.threads,
+            decoding=spec.decoding,
+            trust=spec.trust,
         )
         self.decoding = spec.decoding
         self._languages = spec.languages

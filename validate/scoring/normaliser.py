@@ -40,7 +40,7 @@ _CHARACTER_LANGUAGES = (
     *("bo", "cmn", "dz", "ja", "jpn", "khm", "km", "lao", "lo"),
     *("my", "mya", "th", "tha", "yue", "zh", "zho"),
 )
-_DOTLESS = ("az", "aze", "tr", "tur")  # their small I has no dot
+_DOTLESS = ("az", "aze", "azj", "tr", "tur")  # their small I has no dot
 _ZERO_WIDTH_SPACE = "\u200b"
 # The tatweel, and variation selectors, which choose among shapes of one character.
 _UNSEEN = re.compile("[\u0640\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")

@@ -17,6 +17,7 @@ COMPANIONS = Companions(
     tokenizer_forms=(("vocab.json",), ("tokenizer.json",)),
     nested={"preprocessor_config.json": "processor_config.json"},
     tokenizer_class="Wav2Vec2CTCTokenizer",
+    languages=("vocab.json", "tokenizer_config.json"),
 )
-DECODING = ("batch_size", "chunk_length_s", "stride_length_s", "timestamps")
+DECODING = ("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps")
 ENCODERS = ("model",)

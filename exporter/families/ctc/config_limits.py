@@ -91,6 +91,7 @@ class _OfSamples(_Model):
     position_embeddings_type: Literal["relative", "rotary"] | None = None
     rotary_embedding_base: Annotated[int, Field(ge=2, le=1 << 30)] | None = None
     conv_depthwise_kernel_size: _Kernel | None = None
+    target_lang: _Name | None = None  # of many, the one that an artifact is of
     # A stack of strided convolutions on top, for other kinds of models.
     add_adapter: Annotated[Literal[False] | None, Field(exclude=True)] = None
 

@@ -23,12 +23,8 @@ from exporter.families.offline import offline
 from exporter.formats.config_json import held, is_regular_file, read_json
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-VOCABULARY, _WHOLE = "vocab.json", "tokenizer.json"
-_TOKENIZER, _SPECIAL, _ADDED = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+VOCABULARY, TOKENIZER, FAST = "vocab.json", "tokenizer_config.json", "tokenizer.json"
+_SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _MAX_BYTES = 16 << 20
 
 
@@ -132,7 +128,7 @@ def processor(folder: Path) -> Processor:
     if found != source.extractor_type:
         msg = f"{folder / EXTRACTOR}: a {whole.model_type} model needs {source.extractor_type}"
         raise CheckpointError(msg)
-    settings = _checked(folder / _TOKENIZER)
+    settings = _checked(folder / TOKENIZER)
     settings.pop("tokenizer_class", None)
     _checked(folder / _SPECIAL)
     files = {
@@ -189,7 +185,7 @@ def _tokenizer_files(kind: Kind) -> dict[str, str]:
     """
     form = {"vocab_file": VOCABULARY}
     if kind.is_fast:
-        form = {"tokenizer_file": _WHOLE}
+        form = {"tokenizer_file": FAST}
     return {
         **form,
         "added_tokens_file": _ADDED,

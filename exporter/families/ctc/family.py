@@ -1,5 +1,6 @@
 """CTC models as a family: graph, assembly, processor and transcription."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,16 @@ from exporter.families.ctc import forced as forcing
 from exporter.families.ctc.decoding.agreement import disagreements
 from exporter.families.ctc.decoding.chunks import cut_of
 from exporter.families.ctc.decoding.text import alphabet_of
+from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.families.ctc.decoding.transcribe import transcribe
 from exporter.families.ctc.graphs.whole import GRAPH
-from exporter.families.ctc.kinds import KINDS, input_of
-from exporter.families.ctc.languages import one_language
+from exporter.families.ctc.kinds import IN_JAVASCRIPT, KINDS, input_of
+from exporter.families.ctc.language_codes import matching
+from exporter.families.ctc.languages import TARGET, one_language
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
-from exporter.formats.config_json import read_json
+from exporter.formats.config_json import is_regular_file, read_json
 from exporter.recipe import Decoding
 
 __all__ = [  # the family's protocol
@@ -51,6 +54,7 @@ __all__ = [  # the family's protocol
     "sampling_rate",
     "skeleton",
     "text_language",
+    "tokenizer_files",
     "transcribe",
     "vocabulary",
     "window",
@@ -66,6 +70,7 @@ UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked", "*.embed_positions.inv
 LAYERS = {GRAPH: "num_hidden_layers"}
 FLOAT_BY_DEFAULT: tuple[str, ...] = ()
 
+_SPACES = "clean_up_tokenization_spaces"
 _WINDOW_S = Decoding.model_fields["chunk_length_s"].default
 
 
@@ -161,6 +166,30 @@ def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None
         raise CheckpointError(msg)
 
 
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Return `tokenizer.json`, and the settings beside it if they leave spaces to the loader.
+
+    Raises:
+        RecipeError: transformers.js has no such models.
+    """
+    kind = construct.config_of(folder).model_type
+    if kind not in IN_JAVASCRIPT:
+        msg = (
+            f"layout: transformers.js has no pipeline for {kind} models: it has one for "
+            f"{', '.join(IN_JAVASCRIPT)}"
+        )
+        raise RecipeError(msg)
+    tokenizer = construct.processor(folder).tokenizer
+    files = {construct.FAST: tokenizer_json(tokenizer)}
+    path = folder / construct.TOKENIZER
+    settings = read_json(path) if is_regular_file(path) else {}
+    cleaned = bool(tokenizer.clean_up_tokenization_spaces)
+    if settings.get(_SPACES) != cleaned:  # transformers.js would remove some by default
+        told = {**settings, _SPACES: cleaned}
+        files[construct.TOKENIZER] = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+    return files
+
+
 def sampling_rate(processor: construct.Processor) -> int:
     """Return the sampling rate in Hz that `transcribe` expects."""
     rate: int = processor.feature_extractor.sampling_rate
@@ -183,22 +212,36 @@ def configs(model: Any) -> Configs:
 
 
 def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
-    """Return the language of the recordings: no config names the model's own."""
-    return spoken
+    """Return the one of many languages that a model is of, or else that of the recordings."""
+    return configs[construct.CONFIG].get(TARGET) or spoken
 
 
 def language_code(configs: Configs, name: str) -> str | None:
-    """Return None: a CTC model is told no language."""
-    return None
+    """Return the only language of a model that was one of many; None for any other model.
+
+    Raises:
+        RecipeError: The name means another language.
+    """
+    own = configs[construct.CONFIG].get(TARGET)
+    if own is None or matching(name, [own]):
+        return own
+    msg = f"the model is of the language {own!r:.40} alone, not of {name!r:.40}"
+    raise RecipeError(msg)
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:
-    """Check the options: a chunk must be longer than its strides.
+    """Check the options: a model keeps its language, and a chunk is longer than its strides.
 
     Raises:
-        RecipeError: The family lacks an option, or no frame of a chunk would be its own.
+        RecipeError: The model lacks an option or the language, or no frame of a chunk would be its
+            own.
     """
-    refuse_foreign_options(decoding, DECODING)
+    own = configs[construct.CONFIG].get(TARGET)
+    known = [name for name in DECODING if own or name != "language"]
+    refuse_foreign_options(decoding, known)
+    if decoding.language not in (None, own):
+        msg = f"the model is of the language {own!r:.40} alone, not of {decoding.language!r:.40}"
+        raise RecipeError(msg)
     config = construct.config(dict(configs[construct.CONFIG]))
     rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
     cut = cut_of(decoding, rate, input_of(config).ratio(config))

@@ -115,6 +115,9 @@ KINDS = {
     ),
 }
 
+# Those that the pipeline of transformers.js takes, release 4.3: `automatic-speech-recognition.js`.
+IN_JAVASCRIPT = ("wav2vec2", "hubert", "unispeech", "unispeech-sat")
+
 
 def input_of(config: Any) -> Input:
     """Return how audio becomes the input of a model with this config."""

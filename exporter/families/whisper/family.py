@@ -57,6 +57,7 @@ __all__ = [  # the family's protocol
     "sampling_rate",
     "skeleton",
     "text_language",
+    "tokenizer_files",
     "transcribe",
     "vocabulary",
     "window",
@@ -88,7 +89,7 @@ def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
     return {}
 
 
-def one_language(_folder: Path) -> None:
+def one_language(_folder: Path, _wanted: str | None) -> None:
     """Return None: all languages of a Whisper have the same weights."""
     return
 
@@ -162,6 +163,11 @@ def processor(folder: Path) -> Any:
     loaded = construct.processor(folder)
     _require_fit(folder, loaded, construct.values_of(folder / CONFIG))
     return loaded
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Return nothing: `tokenizer.json` is among a checkpoint's own files, or is missed there."""
+    return {}
 
 
 def check_processor(folder: Path, config: dict[str, Any]) -> None:

@@ -66,7 +66,8 @@ def check(
 
     transformers.js reads only `tokenizer.json` of a tokenizer's files.
     """
-    if options.layout == "transformers.js" and _TOKENIZER not in checkpoint.companions:
+    files = {*checkpoint.companions, *_tokenizer_files(options, checkpoint, family)}
+    if options.layout == "transformers.js" and _TOKENIZER not in files:
         msg = (
             f"layout: transformers.js reads {_TOKENIZER}, which the checkpoint has not: "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
@@ -95,8 +96,8 @@ def layout(
     files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
-    if config := _config(options, checkpoint, graphs, names):
-        files[CONFIG] = len(config.encode())
+    own = _own_files(options, checkpoint, family, graphs, names)
+    files |= {name: len(content) for name, content in own.items()}
     for planned in graphs:
         path = str(names[planned.name].path)
         graph = _prepared(options, plan, checkpoint, family, planned).graph
@@ -134,8 +135,9 @@ def build(job: Job[Options]) -> BuildResult:
         prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
         _build_graph(job, prepared, names)
     _ort_config(job.options, job.plan).save_pretrained(job.folder)
-    if config := _config(job.options, job.checkpoint, graphs, names):
-        (job.folder / CONFIG).write_text(config, encoding="utf-8")
+    own = _own_files(job.options, job.checkpoint, job.family, graphs, names)
+    for name, content in own.items():
+        (job.folder / name).write_bytes(content)
     return BuildResult(
         needs=Requirements(packages=("onnxruntime",), device=job.device),
         options=job.options.model_dump(mode="json"),
@@ -221,13 +223,14 @@ def records(
     family: Family,
     choices: Mapping[str, AutotuneResult],
 ) -> Records:
-    """Return the plan, `ort_config.json`, and the config of a layout that changes it."""
+    """Return the plan, `ort_config.json`, and the files that are a layout's own."""
     graphs = family.graphs(model, cache="dynamic")
-    config = _config(options, checkpoint, graphs, _named(options, plan, model, graphs))
+    names = _named(options, plan, model, graphs)
+    own = _own_files(options, checkpoint, family, graphs, names)
     with scratch() as place:
         _ort_config(options, plan).save_pretrained(place)
         files = {_ORT_CONFIG: (place / _ORT_CONFIG).read_bytes()}
-    return Records(plan, {**files, **({CONFIG: config.encode()} if config else {})})
+    return Records(plan, files | own)
 
 
 def load(
@@ -267,14 +270,26 @@ def _has_int8(plan: QuantizationPlan, model: nn.Module, graph: Graph) -> bool:
     return any(name.rpartition(".")[0] in plan.quantized for name in names)
 
 
-def _config(
-    options: Options, checkpoint: Checkpoint, graphs: Sequence[Graph], names: Mapping[str, Named]
-) -> str | None:
-    """Return the artifact's config if the layout needs one of its own, else None."""
+def _own_files(
+    options: Options,
+    checkpoint: Checkpoint,
+    family: Family,
+    graphs: Sequence[Graph],
+    names: Mapping[str, Named],
+) -> dict[str, bytes]:
+    """Return those companions of which the layout needs others than the checkpoint's."""
     if options.layout == "optimum":
-        return None
+        return {}
     owners = [names[graph.name] for graph in graphs if graph.weights_from is None]
-    return config_text(json.loads(checkpoint.companion(CONFIG)), owners)
+    config = config_text(json.loads(checkpoint.companion(CONFIG)), owners)
+    return {CONFIG: config.encode(), **_tokenizer_files(options, checkpoint, family)}
+
+
+def _tokenizer_files(options: Options, checkpoint: Checkpoint, family: Family) -> dict[str, bytes]:
+    if options.layout == "optimum":
+        return {}
+    with checkpoint.gathered() as companions:
+        return family.tokenizer_files(companions)
 
 
 def _has_8_bits(scheme: QuantizationScheme) -> bool:

@@ -1,5 +1,5 @@
 // node transcribe.mjs FOLDER LANGUAGE WAV...: what transformers.js hears, as a line of JSON for each
-// recording. FOLDER is all that it may read; LANGUAGE is `none` for an English-only model.
+// recording. FOLDER is all that it may read; LANGUAGE is `none` for a model that is told none.
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { env, pipeline } from "@huggingface/transformers";
@@ -14,10 +14,14 @@ const options = language === "none" ? {} : { language, task: "transcribe" };
 for (const recording of recordings) {
   const samples = samplesOf(recording);
   const { input_features: inputs } = await recogniser.processor(samples);
-  const generated = await recogniser.model.generate({ inputs, ...options });
   const { text } = await recogniser(samples, options);
-  const tokens = generated.tolist()[0].map(Number);
+  const tokens = inputs ? await generated(inputs) : null;
   console.log(JSON.stringify({ recording, tokens, text }));
+}
+
+// The tokens of a model that has a decoder.
+async function generated(inputs) {
+  return (await recogniser.model.generate({ inputs, ...options })).tolist()[0].map(Number);
 }
 
 // The samples of a WAV file of 16 kHz, mono, 16 bits.

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 # What transformers' clean_up_tokenization replaces, in its order.
-_CLEANED = (
+CLEANED = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
     *((" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
 )
@@ -39,7 +39,7 @@ class Alphabet:
         """Return the text of tokens, as transformers' tokenizer joins them."""
         text = "".join(self.spelled[token] for token in tokens).strip()
         text = text.lower() if self.lower else text
-        for old, new in _CLEANED if self.cleaned else ():
+        for old, new in CLEANED if self.cleaned else ():
             text = text.replace(old, new)
         return text
 
@@ -67,7 +67,7 @@ class Pieces(Alphabet):
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, as the tokenizer joins them."""
         text: str = self.joiner.decode(list(tokens), skip_special_tokens=True).strip()
-        for old, new in _CLEANED if self.cleaned else ():
+        for old, new in CLEANED if self.cleaned else ():
             text = text.replace(old, new)
         return text
 
