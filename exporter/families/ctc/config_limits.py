@@ -11,7 +11,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from exporter.formats.config_json import Limits
 
-MODEL_TYPES = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
+MODEL_TYPES = (
+    *("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat"),
+    "speechbrain-wav2vec2-ctc",
+)
 
 _Layers = Annotated[int, Field(ge=1, le=128)]
 _Width = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -33,7 +36,14 @@ class _Ctc(Limits):
 class _Config(_Ctc):
     """`config.json`; the defaults are those of transformers, or None where model types differ."""
 
-    model_type: Literal["wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat"]
+    model_type: Literal[
+        "wav2vec2",
+        "hubert",
+        "data2vec-audio",
+        "unispeech",
+        "unispeech-sat",
+        "speechbrain-wav2vec2-ctc",
+    ]
     architectures: list[_Name] | None = None
     vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 32
     hidden_size: _Width = 768
@@ -57,6 +67,10 @@ class _Config(_Ctc):
     adapter_attn_dim: _Width | None = None
     pad_token_id: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
     transformers_version: _Name | None = None
+    # What is around the encoder of SpeechBrain's models.
+    normalize_samples: bool | None = None
+    output_norm: bool | None = None
+    head_widths: _Channels | None = None
     # A stack of strided convolutions on top, for other kinds of models.
     add_adapter: Annotated[Literal[False] | None, Field(exclude=True)] = None
 
@@ -68,6 +82,10 @@ class _Config(_Ctc):
 
     @model_validator(mode="after")
     def _fits(self) -> "_Config":
+        own = (self.normalize_samples, self.output_norm, self.head_widths)
+        if self.model_type == "speechbrain-wav2vec2-ctc" and None in own:
+            msg = "no normalize_samples, output_norm or head_widths"
+            raise ValueError(msg)
         lengths = {len(each) for each in (self.conv_dim, self.conv_stride, self.conv_kernel)}
         if len(lengths) > 1:
             msg = "conv_dim, conv_stride and conv_kernel have different lengths"

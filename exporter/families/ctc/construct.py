@@ -90,10 +90,10 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
 
     Its weight norm is computed once, by torch, not in every call.
     """
-    weights: dict[str, Any] = {"state_dict": state}
-    if state is None:
-        weights = {"use_safetensors": True, "local_files_only": True}
     whole = config_of(folder)
+    weights: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+    if state is not None:
+        weights = {"state_dict": KINDS[whole.model_type].loaded(state)}
     with offline():
         model = KINDS[whole.model_type].model_class.from_pretrained(
             folder if state is None else None,

@@ -70,6 +70,7 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
         *("model_type", "hidden_act", "feat_extract_activation", "layer_norm_eps"),
         *("num_attention_heads", "feat_extract_norm", "do_stable_layer_norm"),
         *("conv_stride", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"),
+        *("normalize_samples", "output_norm", "head_widths"),
     )
     return {name: getattr(whole, name, None) for name in names}
 
@@ -80,8 +81,9 @@ def prefix(config: dict[str, Any]) -> str:
 
 
 def derived(config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
-    """Return the forms in which the positional embedding's convolution may be stored."""
-    return forms.derived(prefix(config))
+    """Return the forms in which the positional embedding and the head may be stored."""
+    kind = KINDS[config["model_type"]]
+    return {**forms.derived(kind.prefix), **kind.head(config)}
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -29,12 +29,16 @@ class Logits(nn.Module):
         self._num_layers = num_layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.model.lm_head(self.encoded(inputs[0])),)
+
+    def encoded(self, samples: Tensor) -> Tensor:
+        """Return the encoder's outputs [batch, frames, width]."""
         model = self.model
         core = getattr(model, model.base_model_prefix)
         dtype = core.encoder.layer_norm.weight.dtype
-        hidden = front_end(core.feature_extractor.conv_layers, inputs[0].to(dtype))
+        hidden = front_end(core.feature_extractor.conv_layers, samples.to(dtype))
         hidden = _project(core.feature_projection, hidden)
-        return (model.lm_head(encode(model.config, core.encoder, hidden, self._num_layers)),)
+        return encode(model.config, core.encoder, hidden, self._num_layers)
 
 
 def front_end(layers: Any, samples: Tensor) -> Tensor:
@@ -103,12 +107,18 @@ def _first_layer(layer: Any, hidden: Tensor, heads: int) -> Tensor:
     return hidden if adapter is None else hidden + adapter(hidden)
 
 
-def graph(model: Any, samples: int) -> Graph:
-    """Return the only graph of a model whose first frame takes so many samples."""
+def graph(model: Any, samples: int, whole_of: type[Logits] = Logits) -> Graph:
+    """Return the only graph of a model.
+
+    Args:
+        model: The model.
+        samples: The samples that its first frame takes.
+        whole_of: The graph's module.
+    """
     length = samples + (_EXAMPLE_FRAMES - 1) * model.config.inputs_to_logits_ratio
     whole = Graph(
         "model",
-        Logits(model),
+        whole_of(model),
         {INPUT: torch.empty((2, length), device="meta")},
         {INPUT: {0: "batch", 1: "samples"}},
         {OUTPUT: ("batch", "frames", model.config.vocab_size)},
@@ -117,5 +127,5 @@ def graph(model: Any, samples: int) -> Graph:
     layers = getattr(model, model.base_model_prefix).encoder.layers
     if not alike(layers):
         return whole
-    single = replace(whole, module=Logits(model, num_layers=1))
+    single = replace(whole, module=whole_of(model, num_layers=1))
     return replace(whole, single_layer=single, num_layers=len(layers))
