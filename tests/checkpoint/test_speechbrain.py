@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -413,3 +414,59 @@ def test_the_command_line_says_it_in_three_lines(
     told = capfd.readouterr().err.strip().splitlines()
     assert 1 <= len(told) <= 3
     assert "x: `!apply:os.system` would run code" in told[0]
+
+
+def mutated(text: str, random: Random) -> str:
+    """The text with a piece cut out, put in or moved."""
+    for _ in range(random.randint(1, 4)):
+        begin = random.randrange(len(text) + 1)
+        end = min(len(text), begin + random.randint(0, 30))
+        text = text[:begin] + random.choice(FRAGMENTS) + text[end:]
+        lines = text.split("\n")
+        one, two = (random.randrange(len(lines)) for _ in range(2))
+        lines[one], lines[two] = lines[two], lines[one]
+        text = "\n".join(lines)
+    return text
+
+
+FRAGMENTS = (
+    *("", "!ref <enc>", "!ref <", "!new:a.b", "!apply:x", "!new: {}", "!!map", "&a ", "*a", "<<: "),
+    *("[", "]", "{", "}", ":", "- ", "? ", "\n", "    ", "\t", "'", '"', "|", "null", "true", "~"),
+    *("%YAML 1.1", "---", "...", "1e9", "9" * 30, "\x85", "\u202e", "{}"),
+)
+
+
+@pytest.mark.parametrize("form", ["sequential", "vanilla"])
+def test_no_mutation_is_a_crash(form: str, tmp_path: Path) -> None:
+    """It is read, or refused in a few printable lines."""
+    path, random = write_hyperparams(tmp_path, form), Random(form)
+    text, told = path.read_text(), []
+    for _ in range(300):
+        path.write_text(mutated(text, random))
+        try:
+            hyperparams.read(path)
+        except CheckpointError as error:
+            told.append(str(error).splitlines())
+    assert all(len(lines) <= 3 and "".join(lines).isprintable() for lines in told)
+    assert len(told) > 100
+
+
+@pytest.mark.parametrize(
+    ("content", "read"), [(sentencepiece(PIECES), read_pieces), (text_encoder(LABELS), read_labels)]
+)
+def test_no_damage_of_a_tokenizer_is_a_crash(
+    content: bytes, read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    path, random = tmp_path / "tokenizer.ckpt", Random(0)
+    told: list[str] = []
+    for _ in range(500):
+        damaged = bytearray(content)
+        for _ in range(random.randint(1, 3)):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except CheckpointError as error:
+            told.append(str(error))
+    assert all(each.isprintable() for each in told)
+    assert len(told) > 100

@@ -28,6 +28,8 @@ _DATA = frozenset({_REFERENCE, "!copy", "!tuple", "!PLACEHOLDER"})
 _SEEDS = frozenset({"torch.manual_seed", "speechbrain.utils.seed_everything"})
 _KEY = re.compile(r"<(\w+)>")
 _NUMBER = re.compile(r"[0-9]{1,9}")
+# What ruamel raises on other text than YAML, without a place in it.
+_UNREADABLE = (YAMLError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -148,9 +150,9 @@ def read(path: Path) -> Entry:
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         msg = f"{place}: {str(error.problem or error.context).splitlines()[0]}"
         raise CheckpointError(msg) from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (*_UNREADABLE, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        msg = f"{path}: not readable as YAML ({(reason.splitlines() or [''])[0][:200]})"
+        msg = f"{path}: not readable as YAML ({_shown((reason.splitlines() or [''])[0])})"
         raise CheckpointError(msg) from None
     if not isinstance(root, MappingNode):
         msg = f"{path}: a mapping is expected: this is no SpeechBrain's"
