@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "no modules": (replaced("modules:\n", "other:\n"), "no `modules`, which SpeechBrain's"),
     "no tokenizer": (
         replaced("tokenizer: !new:sentencepiece.SentencePieceProcessor", ""),
-        "loadables.tokenizer: `!ref <tokenizer>` names no key of this file",
+        "no `tokenizer`, which SpeechBrain's EncoderASR has",
     ),
     "another tokenizer": (
         replaced("!new:sentencepiece.SentencePieceProcessor", "!new:transformers.AutoTokenizer"),

@@ -77,14 +77,16 @@ def read(path: Path) -> Hyperparams:
     whole = inert_yaml.read(path)
     top = whole.entries()
     encoder, network, projection = _chain(_required(whole, top, "modules"))
-    _require_loaded(_required(whole, top, "pretrainer"), encoder, network, projection)
-    _, outputs = _linear(projection)
+    tokenizer = _required(whole, top, "tokenizer")
+    pretrainer = _required(whole, top, "pretrainer")
+    _require_loaded(pretrainer, encoder, [network, projection], tokenizer)
+    outputs = _outputs(projection)
     return Hyperparams(
         output_norm=_output_norm(encoder),
         layers=tuple(_layers(network)),
         outputs=outputs,
         blank=_blank(whole, top, outputs),
-        tokenizer=_tokenizer(_required(whole, top, "tokenizer")),
+        tokenizer=_tokenizer(tokenizer),
         sampling_rate=_sampling_rate(top),
     )
 
@@ -131,37 +133,28 @@ def _chain(modules: Entry) -> tuple[Entry, Entry, Entry]:
     return parts[0], parts[1], parts[2]
 
 
-def _require_loaded(pretrainer: Entry, encoder: Entry, network: Entry, projection: Entry) -> None:
+def _require_loaded(
+    pretrainer: Entry, encoder: Entry, head: Sequence[Entry], tokenizer: Entry
+) -> None:
     """Require that the files hold the modules that compute, under the names that are read."""
     given = pretrainer.arguments(("loadables", "paths"), unused=("collect_in",))
-    loaded = _required(pretrainer, given, "loadables").entries()
-    for name, entry in loaded.items():
+    loaded = _required(pretrainer, given, "loadables")
+    entries = loaded.entries()
+    for name, entry in entries.items():
         if name not in _LOADED:
             entry.refuse(f"not supported (supported: {', '.join(_LOADED)})")
-    for name in _LOADED:
-        _required(given["loadables"], loaded, name)
-    if loaded["wav2vec2"].followed().node is not encoder.node:
-        loaded["wav2vec2"].refuse("these weights are not those of `modules.encoder`")
-    head = loaded["asr"].followed()
-    _kind(head, ("ModuleList",), "the head")
-    held = [each.followed().node for outer in head.items() for each in outer.items()]
-    if held != [network.node, projection.node]:
-        head.refuse("the head network and the CTC projection are expected, in this order")
-    _require_tokenizer(loaded["tokenizer"])
-    if "paths" in given:
-        for name, path in given["paths"].entries().items():
-            if str(path.node.value).rpartition("/")[2] != f"{name}.ckpt":
-                path.refuse(f"{name}.ckpt is read, and no other file")
-
-
-def _require_tokenizer(loaded: Entry) -> None:
-    own = loaded.top.get("tokenizer")
-    if (
-        own is None
-        or loaded.followed().node
-        is not Entry(loaded.path, "tokenizer", own, loaded.top).followed().node
-    ):
-        loaded.refuse("this is not the tokenizer of the key `tokenizer`")
+    own, asr, text = (_required(loaded, entries, name) for name in _LOADED)
+    if own.node is not encoder.node:
+        own.refuse("these weights are not those of `modules.encoder`")
+    _kind(asr, ("ModuleList",), "the head")
+    parts = [part.followed().node for modules in asr.items() for part in modules.items()]
+    if parts != [part.node for part in head]:
+        asr.refuse("the head network and the CTC projection are expected, in this order")
+    if text.node is not tokenizer.node:
+        text.refuse("this is not the tokenizer of the key `tokenizer`")
+    for name, path in given["paths"].entries().items() if "paths" in given else ():
+        if str(path.node.value).rpartition("/")[2] != f"{name}.ckpt":
+            path.refuse(f"{name}.ckpt is read, and no other file")
 
 
 def _output_norm(encoder: Entry) -> bool:
@@ -209,13 +202,12 @@ def _sequential(network: Entry) -> Iterator[Layer]:
     while steps:
         name, linear = steps.pop(0)
         _kind(linear, (_LINEAR,), "a layer of the head network")
-        bias, width = _linear(linear)
-        norm = None
+        width, norm = _outputs(linear), None
         if steps and steps[0][1].made == _NORM:
             norm, step = steps.pop(0)
             step.arguments((), unused=("input_size", "input_shape", "momentum"))
         if not steps:
-            bias.refuse("no activation behind it, where a LeakyReLU is expected")
+            linear.refuse("no activation behind it, where a LeakyReLU is expected")
         _activation(steps.pop(0)[1])
         yield Layer(name, norm, width)
 
@@ -229,12 +221,12 @@ def _activation(activation: Entry) -> None:
     activation.arguments((), unused=("inplace",))
 
 
-def _linear(linear: Entry) -> tuple[Entry, int]:
-    """Return a linear layer and the number of its outputs; it must have a bias, as by default."""
+def _outputs(linear: Entry) -> int:
+    """Return the number of a linear layer's outputs; it must have a bias, as by default."""
     given = linear.arguments(("n_neurons", "bias"), unused=("input_size", "input_shape"))
     if "bias" in given and not given["bias"].boolean():
         given["bias"].refuse("a linear layer without a bias is not supported")
-    return linear, _required(linear, given, "n_neurons").number()
+    return _required(linear, given, "n_neurons").number()
 
 
 def _blank(whole: Entry, top: Mapping[str, Entry], outputs: int) -> int:
