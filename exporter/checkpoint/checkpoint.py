@@ -33,6 +33,8 @@ from exporter.checkpoint.language import in_one_language
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.names import canonical, without
 from exporter.checkpoint.shards import tensor_infos
+from exporter.checkpoint.speechbrain import folder as speechbrain_folder
+from exporter.checkpoint.speechbrain import is_speechbrain
 from exporter.errors import CheckpointError, HubError
 from exporter.families import (
     FAMILIES,
@@ -283,6 +285,8 @@ def _open(
     language: str | None,
 ) -> Checkpoint:
     names = foreign.listed(folder)
+    if is_speechbrain(names):
+        return _open_speechbrain(source, revision, folder, allow_pickle=allow_pickle)
     foreign.refuse_other_kinds(str(folder), names)
     raw = read_json(folder / CONFIG)
     foreign.refuse_other_kinds(str(folder), names, raw)
@@ -309,6 +313,24 @@ def _open(
         own_names=own_names,
     )
     return in_one_language(opened, family, language, allow_pickle=allow_pickle)
+
+
+def _open_speechbrain(
+    source: str, revision: str | None, folder: Path, *, allow_pickle: bool
+) -> Checkpoint:
+    """Open a folder of SpeechBrain, whose files artifacts have in another form."""
+    found = speechbrain_folder.opened(folder, allow_pickle=allow_pickle)
+    family = FAMILIES[family_name(found.config)]
+    return Checkpoint(
+        source=source,
+        revision=revision,
+        folder=folder,
+        config=found.config,
+        tensors=derive(without(found.tensors, family.UNUSED), family.derived(found.config)),
+        companions=found.companions,
+        converted=found.converted,
+        own_names=False,
+    )
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.checkpoint import companions
+from exporter.checkpoint import companions, speechbrain
 from exporter.checkpoint.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,
     CONFIG,
     is_adapter,
+    pickle_refused,
     weight_names,
 )
 from exporter.checkpoint.foreign import refuse_other_kinds
+from exporter.checkpoint.speechbrain import hyperparams
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES, companion_names, family_facts, family_name
 from exporter.formats.config_json import read_json
@@ -89,8 +91,9 @@ def _brought(
     """Download the needed files, then record in the cache which commit the revision is."""
     repo, commit, names = transfer.repo, transfer.commit, transfer.files
     where = f"{repo} at {commit[:12]}"
-    refuse_other_kinds(where, names, place=repo)
-    heavy = weight_names(names, where, transfer.bring, allow_pickle=allow_pickle)
+    if not speechbrain.is_speechbrain(names):
+        refuse_other_kinds(where, names, place=repo)
+    heavy = _weights(names, where, transfer.bring, allow_pickle=allow_pickle)
     present, missing = _companions(names, transfer.bring, where)
     if missing:
         msg = (
@@ -108,6 +111,19 @@ def _brought(
     return Fetched(folder, commit, left)
 
 
+def _weights(
+    names: Collection[str], where: str, bring: Callable[[str], Path], *, allow_pickle: bool
+) -> list[str]:
+    """Return the weight files to read, as `weight_names` does."""
+    if not speechbrain.is_speechbrain(names):
+        return weight_names(names, where, bring, allow_pickle=allow_pickle)
+    hyperparams.read(bring(speechbrain.MARK))  # first, so that other models are not downloaded
+    heavy = [name for name in speechbrain.WEIGHTS if name in names]
+    if heavy and not allow_pickle:
+        raise CheckpointError(pickle_refused(f"{where}: {heavy[0]}"))
+    return heavy
+
+
 def _companions(
     names: Collection[str], bring: Callable[[str], Path], where: str
 ) -> tuple[list[str], list[str]]:
@@ -115,6 +131,8 @@ def _companions(
 
     Without a config only that is missing. Of an adapter nothing is, since its base has the rest.
     """
+    if speechbrain.is_speechbrain(names):
+        return [name for name in speechbrain.SMALL if name in names], speechbrain.missing(names)
     if CONFIG not in names or is_adapter(names):
         missing = [] if is_adapter(names) else [CONFIG]
         return [name for name in companion_names() if name in names], missing
@@ -184,9 +202,8 @@ def _cached(repo: str, revision: str, language: str | None) -> Fetched | None:
         return None
     names = {path.name for path in folder.iterdir() if path.is_file()}
     try:
-        weight_names(
-            names, str(folder), folder.joinpath, allow_pickle=True
-        )  # raises if a shard is missing
+        # Raises if a shard is missing.
+        _weights(names, str(folder), folder.joinpath, allow_pickle=True)
         missing = _companions(names, folder.joinpath, str(folder))[1]
         if not missing:
             _of_language(names, folder.joinpath, str(folder), language)

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from exporter.artifact.manifest import MANIFEST
 from exporter.checkpoint.files import ADAPTER
+from exporter.checkpoint.speechbrain import is_speechbrain
 from exporter.doctor.folder import Folder
 from exporter.formats.onnx_reader import Model
 from exporter.system.progress import shown_bytes
@@ -63,6 +64,7 @@ LAYOUTS = (
     ),
     Layout("adapter", "a LoRA adapter", lambda folder: ADAPTER in folder.files),
     Layout("package", "compiled torch packages", lambda folder: bool(folder.matching(".pt2"))),
+    Layout("speechbrain", "a SpeechBrain model", lambda folder: is_speechbrain(folder.files)),
     Layout(
         "torch", "torch's own file", lambda folder: bool(folder.matching(".pt", ".pth", ".ckpt"))
     ),

@@ -147,6 +147,9 @@ def _load(text: str, name: str) -> tuple[Node | None, object]:
     except RecursionError:
         msg = f"{name}:1:1: {_TOO_DEEP}"
         raise RecipeError(msg) from None
+    except AssertionError as error:  # of a directive `%YAML` with another version
+        msg = f"{name}:1:1: {(str(error).splitlines() or ['not readable as YAML'])[0]}"
+        raise RecipeError(msg) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

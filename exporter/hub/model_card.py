@@ -18,6 +18,7 @@ from exporter.artifact.report import Interval
 from exporter.artifact.signing import exists
 from exporter.artifact.trust import code
 from exporter.families import family_facts
+from exporter.formats.config_json import read_json
 from exporter.hub.drawing import interval_svg, standalone
 from exporter.hub.eligibility import PublishableArtifact
 from exporter.system.accelerators import in_words
@@ -32,6 +33,8 @@ CARD = "README.md"
 PICTURE = "wer.svg"
 _TEMPLATE = "model_card.md.j2"
 _TASK = "automatic-speech-recognition"
+# Models of no class of transformers, whose configs its loaders do not read.
+_OURS = ("speechbrain-wav2vec2-ctc",)
 
 
 def render(proof: PublishableArtifact, repo: str) -> dict[str, bytes]:
@@ -209,6 +212,8 @@ def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
 
 def _optimum_class(proof: PublishableArtifact) -> str | None:
     """Return the class of optimum that loads the artifact as it is; None if there is none."""
+    if read_json(proof.folder / "config.json").get("model_type") in _OURS:
+        return None
     names = {path.stem.removesuffix("_quantized") for path in _graphs(proof)}
     if "encoder_model" in names:
         return "ORTModelForSpeechSeq2Seq"
@@ -224,7 +229,7 @@ def _library(proof: PublishableArtifact) -> str:
     """Return the library whose code snippet the Hub shows for the model."""
     if _for_javascript(proof):
         return "transformers.js"
-    return "optimum" if _graphs(proof) else "exporter"
+    return "optimum" if _optimum_class(proof) else "exporter"
 
 
 def _graphs(proof: PublishableArtifact) -> list[PurePosixPath]:

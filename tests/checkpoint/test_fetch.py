@@ -167,6 +167,29 @@ def test_a_pickle_is_fetched_only_if_it_is_allowed(machine: Machine, hub: Hub) -
     assert hub.fetched() == COMPANIONS | {"pytorch_model.bin"}
 
 
+SPEECHBRAIN = {"hyperparams.yaml", "config.json", "preprocessor_config.json", "tokenizer.ckpt"}
+
+
+def test_a_speechbrain_folder_is_fetched(machine: Machine, hub: Hub) -> None:
+    """Once its pickles are allowed; its language model stays there."""
+    refused = machine.fetches("org/brain")
+    assert refused["exit_code"] == 3
+    assert re.search(r"org/brain at \w+: wav2vec2\.ckpt is a pickle.*allow_pickle", refused["text"])
+    assert hub.fetched() == {"hyperparams.yaml"}
+    got = machine.fetches("org/brain", allow_pickle=True)
+    assert hub.fetched() == SPEECHBRAIN | {"wav2vec2.ckpt", "asr.ckpt"}
+    assert got["left"] == {}
+    offline = Machine(machine.home, NOWHERE).fetches("org/brain", allow_pickle=True)
+    assert offline["folder"] == got["folder"]
+
+
+def test_another_kind_of_speechbrain_model_is_not_fetched(machine: Machine, hub: Hub) -> None:
+    refused = machine.fetches("org/attention", allow_pickle=True)
+    assert refused["exit_code"] == 3
+    assert "modules.decoder: a model with an attention decoder" in refused["text"]
+    assert hub.fetched() == {"hyperparams.yaml"}
+
+
 def test_nothing_is_fetched_twice(cached: Machine, hub: Hub) -> None:
     hub.requests.clear()
     got = cached.fetches("org/whole")

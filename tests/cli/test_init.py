@@ -151,3 +151,14 @@ def test_recipe_and_workflow_at_once(here: Path) -> None:
     assert recipe.hub is not None
     assert recipe.hub.repo == "org/model-int8"
     assert "recipes/model-int8.yaml" in (here / ".github/workflows/export.yml").read_text()
+
+
+@pytest.mark.parametrize("source", ["speechbrain/asr-wav2vec2-commonvoice-14-en", "folder"])
+def test_the_pickles_of_speechbrain_are_allowed(source: str, here: Path) -> None:
+    (here / "folder").mkdir()
+    (here / "folder/config.json").write_text('{"model_type": "wav2vec2"}')
+    (here / "folder/hyperparams.yaml").write_text("")
+    written = read(recipes.start(source, None, None, force=False))
+    assert written.allow_pickle
+    assert written.decoding.chunk_length_s == 30
+    assert not read(recipes.start("facebook/wav2vec2-base", None, None, force=False)).allow_pickle

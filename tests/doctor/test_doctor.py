@@ -38,6 +38,7 @@ from tests.support.hub import File, Hub
 from tests.support.newer import as_transformers_5, change
 from tests.support.plans import whisper_plan
 from tests.support.sealed import manifest
+from tests.support.tiny_speechbrain import make_speechbrain
 
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 
@@ -281,3 +282,12 @@ def test_what_transformers_5_saved(windowed_whisper: Path, copied: Copy) -> None
     assert found[:2] == ("note", "newer_tokenizer")
     change(newer / "processor_config.json", feature_extractor={"feature_size": 128})
     assert {name for _, name, *_ in findings(newer)} == {"newer_tokenizer", "mel_bins"}
+
+
+def test_a_speechbrain_folder_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make_speechbrain(tmp_path / "sb")
+    assert main(["doctor", str(tmp_path / "sb")]) == 0
+    told = capfd.readouterr().out
+    assert "sb: a SpeechBrain model of wav2vec2" in told
+    assert "wav2vec2.ckpt: is a pickle" in told
+    assert "is missing" not in told

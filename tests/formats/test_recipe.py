@@ -95,6 +95,7 @@ def test_a_missing_recipe(tmp_path: Path) -> None:
         (b"[" * 100_000, "nested more than 20 levels deep"),
         (b"name: " + b"9" * 5000, "digits"),
         (b"name: 2026-13-45", "put it in quotes"),
+        (b"%YAML 1.3\n---\nname: x", "version minor part can only be 2 or 1"),
     ],
 )
 def test_hostile_bytes_are_refused_quickly(tmp_path: Path, raw: bytes, part: str) -> None:

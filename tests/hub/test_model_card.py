@@ -133,6 +133,14 @@ def test_licence_base_model_and_installation_are_told(tmp_path: Path) -> None:
     assert "pip install 'optimum-onnx[onnxruntime]' soundfile`" in text
 
 
+def test_a_model_of_no_class_of_transformers_is_for_exporter(tmp_path: Path) -> None:
+    config = b'{"model_type": "speechbrain-wav2vec2-ctc"}'
+    text = text_of(passing.make(tmp_path / "onnx-int8", more={"config.json": config}))
+    assert "optimum" not in text
+    assert 'print(exporter.load("org/speech").transcribe("speech.flac"))' in text
+    assert ModelCard(text).data.library_name == "exporter"
+
+
 def test_what_is_missing_is_told_in_the_card_and_at_push(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tests.support.newer import as_transformers_5
+from tests.support.tiny_speechbrain import make_speechbrain
 
 
 def models(checkpoint: Path, root: Path) -> dict[str, Path]:
@@ -22,7 +23,25 @@ def models(checkpoint: Path, root: Path) -> dict[str, Path]:
         "adapter": _adapter(root / "adapter"),
         "newer": as_transformers_5(_whole(checkpoint, root / "newer")),
         "deaf_newer": _deaf_newer(checkpoint, root / "deaf_newer"),
+        "brain": _speechbrain(root / "brain"),
+        "attention": _with_attention(root / "attention"),
     }
+
+
+def _speechbrain(folder: Path) -> Path:
+    """A folder of SpeechBrain, with a language model of gigabytes that is not needed."""
+    make_speechbrain(folder)
+    for name in ("README.md", "brain.ckpt", "en_5gram.arpa", "example.wav"):
+        (folder / name).write_bytes(b"not needed")
+    return folder
+
+
+def _with_attention(folder: Path) -> Path:
+    """A model of SpeechBrain that is of another kind."""
+    path = _speechbrain(folder) / "hyperparams.yaml"
+    text = path.read_text().replace("modules:\n", "modules:\n    decoder: !new:a.Searcher\n")
+    path.write_text(text)
+    return folder
 
 
 def _whole(checkpoint: Path, folder: Path) -> Path:

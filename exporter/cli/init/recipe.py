@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+from exporter.checkpoint.speechbrain import is_speechbrain
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name
 from exporter.formats.config_json import read_json
@@ -55,6 +56,7 @@ def start(source: str, output: Path | None, repo: str | None, *, force: bool) ->
     text = _rendered(
         name=name, path=shlex.quote(str(path)), checkpoint=_yaml(checkpoint), folder=not named,
         told="task" in family_facts(family).DECODING, english=english, repo=repo and _yaml(repo),
+        pickled=_is_speechbrain(source, named=named is not None),
     )  # fmt: skip
     same = path.is_file() and path.read_bytes() == text.encode()
     if os.path.lexists(path) and not same and not force:
@@ -98,6 +100,13 @@ def _family_named(repo: str) -> str:
     types = {kind: name for name in FAMILIES for kind in family_facts(name).MODEL_TYPES}
     parts = (kind for kind in types if kind in repo.lower().replace("_", "-"))
     return types.get(max(parts, key=len, default=""), next(iter(FAMILIES)))
+
+
+def _is_speechbrain(source: str, *, named: bool) -> bool:
+    """Return True for a model of SpeechBrain, whose weights are always pickles."""
+    if named:
+        return source.startswith("speechbrain/")
+    return is_speechbrain([path.name for path in Path(source).iterdir()])
 
 
 def _english_only(folder: Path) -> bool:

@@ -43,7 +43,7 @@ def missing_files(folder: Folder) -> Iterator[Finding]:
     if kind == "nothing":
         what = "no ONNX graphs, no safetensors, no torch weights"
         yield Finding("problem", ".", what, "Name the folder that holds the model's files.")
-    if kind in ("nothing", "sherpa", "adapter", "torch"):
+    if kind in ("nothing", "sherpa", "adapter", "speechbrain", "torch"):
         return
     if kind == "genai":
         for name in _GENAI:

@@ -11,9 +11,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from exporter.formats.config_json import Limits
 
+SPEECHBRAIN = "speechbrain-wav2vec2-ctc"
 _OF_SAMPLES = (
     *("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat", "wavlm"),
-    "wav2vec2-conformer",
+    *("wav2vec2-conformer", SPEECHBRAIN),
 )
 
 _Layers = Annotated[int, Field(ge=1, le=128)]
@@ -92,11 +93,19 @@ class _OfSamples(_Model):
     rotary_embedding_base: Annotated[int, Field(ge=2, le=1 << 30)] | None = None
     conv_depthwise_kernel_size: _Kernel | None = None
     target_lang: _Name | None = None  # of many, the one that an artifact is of
+    # What is around the encoder of SpeechBrain's models.
+    normalize_samples: bool | None = None
+    output_norm: bool | None = None
+    head_widths: _Channels | None = None
     # A stack of strided convolutions on top, for other kinds of models.
     add_adapter: Annotated[Literal[False] | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        own = (self.normalize_samples, self.output_norm, self.head_widths)
+        if self.model_type == SPEECHBRAIN and None in own:
+            msg = "no normalize_samples, output_norm or head_widths"
+            raise ValueError(msg)
         lengths = {len(each) for each in (self.conv_dim, self.conv_stride, self.conv_kernel)}
         if len(lengths) > 1:
             msg = "conv_dim, conv_stride and conv_kernel have different lengths"

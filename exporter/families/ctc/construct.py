@@ -93,11 +93,11 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
 
     Its weight norm is computed once, by torch, not in every call.
     """
-    weights: dict[str, Any] = {"state_dict": state}
-    if state is None:
-        weights = {"use_safetensors": True, "local_files_only": True}
     whole = config_of(folder)
     kind = KINDS[whole.model_type]
+    weights: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+    if state is not None:
+        weights = {"state_dict": kind.loaded(state)}
     with offline():
         model = kind.model_class.from_pretrained(
             folder if state is None else None,

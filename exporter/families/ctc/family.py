@@ -84,6 +84,7 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
         *("num_buckets", "max_bucket_distance", "position_embeddings_type"),
         *("rotary_embedding_base", "left_max_position_embeddings"),
         *("right_max_position_embeddings", "adapter_stride", "adapter_act"),
+        *("normalize_samples", "output_norm", "head_widths"),
     )
     values = {name: getattr(whole, name, None) for name in names}
     return {**values, "encoder_config": config.get("encoder_config")}
@@ -95,9 +96,10 @@ def prefix(config: dict[str, Any]) -> str:
 
 
 def derived(config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
-    """Return the forms in which kernels with a weight norm, and batch norms, may be stored."""
+    """Return the forms in which kernels with a weight norm, batch norms and heads may be stored."""
     kind = KINDS[config["model_type"]]
-    return forms.derived(kind.prefix, kind.norm, config["num_hidden_layers"])
+    own = forms.derived(kind.prefix, kind.norm, config["num_hidden_layers"])
+    return {**own, **kind.head(config)}
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:

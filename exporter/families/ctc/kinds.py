@@ -3,18 +3,23 @@
 To add one whose encoder is another: a module in `graphs` that computes its logits, and a line here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import transformers
 from torch import Tensor
 
+from exporter.families.ctc import speechbrain
+from exporter.families.ctc.config_limits import SPEECHBRAIN
 from exporter.families.ctc.decoding.fbank import Fbank
 from exporter.families.ctc.decoding.features import Input, Samples
 from exporter.families.ctc.decoding.log_mel import LogMel
 from exporter.families.ctc.graphs import conformer, parakeet, wav2vec2, wavlm
+from exporter.families.ctc.graphs import speechbrain as speechbrain_graph
 from exporter.families.ctc.graphs.whole import graph_of
+from exporter.families.derived import Derivation
 from exporter.families.graph import Graph
 
 _EXAMPLE_FRAMES = 12
@@ -26,7 +31,7 @@ class Kind:
     """A kind of model.
 
     Attributes:
-        model: The name of transformers' class with a CTC head.
+        model: The name of the class with a CTC head, of transformers if no module is given.
         config: The name of its config's class.
         prefix: How the names of the encoder's parameters begin.
         logits: Computes the logits of a model for its input.
@@ -36,6 +41,9 @@ class Kind:
         tokenizer: The name of transformers' class of the tokenizer.
         prepare: Changes a model of transformers so that all of its linear modules are modules that
             may be replaced; its results stay the same.
+        module: The module of the classes of model and config.
+        head: Returns the forms in which the head of a config may be stored.
+        loaded: Returns stored weights by the names of the class, for an original.
     """
 
     model: str
@@ -46,16 +54,19 @@ class Kind:
     norm: str = "encoder.pos_conv_embed.batch_norm"
     tokenizer: str = "Wav2Vec2CTCTokenizer"
     prepare: Callable[[Any], None] | None = None
+    module: ModuleType = transformers
+    head: Callable[[Mapping[str, Any]], Mapping[str, Sequence[Derivation]]] = lambda _: {}
+    loaded: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
 
     @property
     def model_class(self) -> Any:
-        """transformers' class of the model."""
-        return getattr(transformers, self.model)
+        """The class of the model."""
+        return getattr(self.module, self.model)
 
     @property
     def config_class(self) -> Any:
-        """transformers' class of the config."""
-        return getattr(transformers, self.config)
+        """The class of the config."""
+        return getattr(self.module, self.config)
 
     @property
     def tokenizer_class(self) -> Any:
@@ -112,6 +123,15 @@ KINDS = {
         norm="layers.{}.conv.norm",
         tokenizer="ParakeetTokenizerFast",
         prepare=parakeet.linear_head,
+    ),
+    SPEECHBRAIN: Kind(
+        "SpeechBrainForCTC",
+        "SpeechBrainConfig",
+        "wav2vec2.",
+        speechbrain_graph.logits,
+        module=speechbrain,
+        head=lambda config: speechbrain.derived(config["head_widths"]),
+        loaded=speechbrain.fused,
     ),
 }
 

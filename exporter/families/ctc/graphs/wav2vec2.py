@@ -31,10 +31,14 @@ def logits(model: Any, samples: Tensor, num_layers: int | None) -> Tensor:
         samples: Its input, in the type in which it computes.
         num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
     """
-    hidden = projected(model, samples)
-    attend = partial(attend_to_all, heads=model.config.num_attention_heads)
-    found: Tensor = model.lm_head(encode(model, hidden, num_layers, attend))
+    found: Tensor = model.lm_head(encoded(model, samples, num_layers))
     return found
+
+
+def encoded(model: Any, samples: Tensor, num_layers: int | None) -> Tensor:
+    """Return the encoder's outputs [batch, frames, width] for samples [batch, samples]."""
+    attend = partial(attend_to_all, heads=model.config.num_attention_heads)
+    return encode(model, projected(model, samples), num_layers, attend)
 
 
 def projected(model: Any, samples: Tensor) -> Tensor:
