@@ -121,6 +121,10 @@ class Decoding(_Strict):
     repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, exclude_if=lambda v: v == 1)
     no_repeat_ngram_size: int = Field(default=0, ge=0, le=1024, exclude_if=lambda size: size == 0)
     max_new_tokens: int | None = Field(default=None, ge=1, exclude_if=lambda most: most is None)
+    chunk_length_s: float = Field(default=30.0, gt=0, le=600, exclude_if=lambda v: v == 30)
+    stride_length_s: float | None = Field(
+        default=None, ge=0, le=300, exclude_if=lambda stride: stride is None
+    )
     timestamps: bool = False
     batch_size: int = Field(default=1, ge=1, le=1024)
 

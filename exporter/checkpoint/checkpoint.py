@@ -30,7 +30,7 @@ from exporter.checkpoint.files import (
     WHOLE,
 )
 from exporter.checkpoint.lora import Lora, lora, merge
-from exporter.checkpoint.names import canonical
+from exporter.checkpoint.names import canonical, without
 from exporter.checkpoint.shards import tensor_infos
 from exporter.errors import CheckpointError, HubError
 from exporter.families import (
@@ -273,9 +273,9 @@ def _open(
     config = read_config(folder / CONFIG, name)
     family = FAMILIES[name]
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
-    named = canonical(tensors, family.PREFIX, family.BARE)
+    named = canonical(tensors, family.prefix(config), family.BARE)
     own_names = named.keys() == tensors.keys()
-    tensors = derive(named, family.derived(config))
+    tensors = derive(without(named, family.UNUSED), family.derived(config))
     if config.get("tie_word_embeddings", True):  # transformers ignores a stored copy, too
         tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
     return Checkpoint(

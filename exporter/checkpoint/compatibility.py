@@ -43,7 +43,7 @@ def check_fit(checkpoint: Checkpoint, model: nn.Module, tied: Mapping[str, str])
     if problems:
         where = _files_of(checkpoint, [*odd, *unexpected, *wrong])
         msg = f"{where}: the tensors do not fit config.json: {'; '.join(problems)}"
-        if why := explained(unexpected, expected):
+        if why := explained(unexpected, expected, missing):
             msg += f".\n{why[0].upper()}{why[1:]}."
         raise CheckpointError(msg)
 

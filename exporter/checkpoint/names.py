@@ -5,6 +5,7 @@ names that wrappers put between the others, and would start such a model from ra
 """
 
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 
 from exporter.errors import CheckpointError
 from exporter.formats.tensor_io import TensorInfo
@@ -30,7 +31,7 @@ def canonical(
 
     Args:
         tensors: The tensors as they are stored.
-        prefix: The family's `PREFIX`, which may be missing from all names.
+        prefix: The family's `prefix`, which may be missing from all names.
         bare: The family's `BARE`: how names begin without it.
 
     Raises:
@@ -48,7 +49,18 @@ def canonical(
     return {prefix + name if name.startswith(bare) else name: info for name, info in plain.items()}
 
 
-def explained(unexpected: Collection[str], expected: Collection[str]) -> str:
+def without(tensors: Mapping[str, TensorInfo], unused: Collection[str]) -> dict[str, TensorInfo]:
+    """Return the tensors that match none of the patterns `unused`."""
+    return {
+        name: info
+        for name, info in tensors.items()
+        if not any(fnmatchcase(name, pattern) for pattern in unused)
+    }
+
+
+def explained(
+    unexpected: Collection[str], expected: Collection[str], missing: Collection[str] = ()
+) -> str:
     """Return why a checkpoint's names are others than the model's, and what to do; else ""."""
     first = next(iter(unexpected), "")
     if any(".lora_" in name or ".base_layer." in name for name in unexpected):
@@ -57,6 +69,8 @@ def explained(unexpected: Collection[str], expected: Collection[str]) -> str:
         return "these are OpenAI's names, also MLX's: give the checkpoint of transformers"
     if any(name.startswith("classifier.") for name in unexpected):
         return "it is a classifier, which writes no text"
+    if any(name.startswith("lm_head.") for name in missing):
+        return "it has no head: give a checkpoint that was fine-tuned to write text (ForCTC)"
     ends = (name for name in expected if first.endswith(f".{name}"))
     if own := max(ends, key=len, default=""):
         outer = first.removesuffix(own)

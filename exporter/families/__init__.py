@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from exporter.families.facts import FamilyFacts
 
 # The package has the attributes of `facts.FamilyFacts`; its module `family` is a `base.Family`.
-FAMILIES: Registry[Family] = Registry("family", {"whisper": "exporter.families.whisper"})
+FAMILIES: Registry[Family] = Registry(
+    "family",
+    {"whisper": "exporter.families.whisper", "ctc": "exporter.families.ctc"},
+)
 
 
 def family_name(config: Mapping[str, Any]) -> str:

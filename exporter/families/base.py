@@ -109,9 +109,8 @@ class Family(Protocol):
         forcing: Decodes given tokens, for validation.
         TIED: Maps a parameter of the model to the one with the same values that checkpoints store.
         HEAD: The name of the module that computes the logits.
-        PREFIX: How the names of parameters begin, except the head's. A model that was saved without
-            its head lacks it.
-        BARE: How names begin in such a checkpoint.
+        BARE: How names begin in a checkpoint that lacks the `prefix`.
+        UNUSED: Patterns of stored tensors that only training uses.
         LAYERS: Maps the name of each graph of the static cut to the config's key that counts its
             layers.
     """
@@ -119,8 +118,8 @@ class Family(Protocol):
     forcing: Forcing
     TIED: Mapping[str, str]
     HEAD: str
-    PREFIX: str
     BARE: tuple[str, ...]
+    UNUSED: tuple[str, ...]
     LAYERS: Mapping[str, str]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +133,13 @@ class Family(Protocol):
 
         Raises:
             CheckpointError: No model of this family has such a config.
+        """
+        ...
+
+    def prefix(self, config: dict[str, Any]) -> str:
+        """Return how the names of parameters begin, except the head's.
+
+        A model that was saved without its head lacks it.
         """
         ...
 

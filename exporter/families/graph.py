@@ -5,7 +5,7 @@ tensor, under the names of the transformers model that the graph's module was cu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -26,6 +26,7 @@ class Graph:
     alike, `single_layer` is the same graph with only the first: its nodes between the two
     `layer_boundary` are repeated for every layer, with the layer's index in place of 0 in names. A
     graph with `weights_from` has only weights of the graph of that name, under the same names.
+    `least` has the least size of those dynamic axes that do not begin at 1, by their names.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Graph:
     single_layer: "Graph | None" = None
     num_layers: int = 1
     weights_from: str | None = None
+    least: Mapping[str, int] = field(default_factory=dict)
 
 
 @torch.library.custom_op("exporter::layer_boundary", mutates_args=())
@@ -48,6 +50,12 @@ def layer_boundary(hidden: Tensor) -> Tensor:
 @layer_boundary.register_fake
 def _(hidden: Tensor) -> Tensor:
     return torch.empty_like(hidden)
+
+
+def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
+    """Mark a layer's boundary in a graph whose layer is repeated, that is, with `num_layers`."""
+    marked: Tensor = hidden if num_layers is None else layer_boundary(hidden)
+    return marked
 
 
 def alike(layers: nn.ModuleList) -> bool:

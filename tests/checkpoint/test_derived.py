@@ -12,15 +12,15 @@ from transformers import Wav2Vec2ForCTC
 from exporter.checkpoint.derived import Derived, derive, stored
 from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError
+from exporter.families.ctc import derived
 from exporter.families.derived import Derivation
 from exporter.formats.tensor_io import TensorInfo, safetensors_infos
-from tests.support import ctc_family
 from tests.support.tiny_ctc import make_ctc
 
 CONV = "wav2vec2.encoder.pos_conv_embed.conv"
 NEW = (f"{CONV}.parametrizations.weight.original0", f"{CONV}.parametrizations.weight.original1")
 OLD = (f"{CONV}.weight_g", f"{CONV}.weight_v")
-DERIVED = ctc_family.derived({})
+DERIVED = derived.derived("wav2vec2.")
 
 
 @pytest.fixture(scope="module")

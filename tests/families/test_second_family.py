@@ -35,7 +35,9 @@ def product(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint and recordings."""
     folder = tmp_path_factory.mktemp("letters")
-    make_ctc(folder / "checkpoint")
+    unmasked = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    config = make_ctc(folder / "checkpoint", **unmasked) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "letters"}))
     make_clips(folder / "clips")
     return folder
 
@@ -56,7 +58,7 @@ def built(product: Path, place: Path) -> dict[str, dict[str, Any]]:
 
 def test_the_product_has_one_file_more_and_one_line(repository: Path, product: Path) -> None:
     assert changes(repository, product) == {
-        "exporter/families/ctc.py",
+        "exporter/families/letters.py",
         "exporter/families/__init__.py",
     }
 
@@ -64,7 +66,7 @@ def test_the_product_has_one_file_more_and_one_line(repository: Path, product: P
 def test_a_checkpoint_of_it_is_known(product: Path, place: Path) -> None:
     facts = run(product, "inspect", place / "checkpoint")
     assert facts["exit_code"] == 0, facts["stderr"]
-    assert facts["family"] == "ctc"
+    assert facts["family"] == "letters"
     assert {row["kind"] for row in facts["plan"]} == set(KINDS)
 
 
@@ -81,7 +83,7 @@ def test_it_is_built_to_all_targets(built: dict[str, dict[str, Any]]) -> None:
     for each in built.values():
         names = {file["path"] for file in each["manifest"]["files"]}
         assert {"config.json", "preprocessor_config.json", "vocab.json"} <= names
-        assert each["manifest"]["family"] == "ctc"
+        assert each["manifest"]["family"] == "letters"
 
 
 @pytest.mark.slow

@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_LINE = '"ctc": "exporter.families.ctc"'
+_LINE = '"letters": "exporter.families.letters"'
 _PRODUCT = ("exporter", "validate")  # the first holds a link to the second
 
 
 def copy_product(repository: Path, folder: Path) -> Path:
-    """Copy the product's packages and add `tests.support.ctc_family`; return the folder."""
+    """Copy the product's packages and add `tests.support.letters_family`; return the folder."""
     for package in _PRODUCT:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(repository / package, folder / package, symlinks=True, ignore=ignored)
     families = folder / "exporter" / "families"
-    shutil.copyfile(repository / "tests" / "support" / "ctc_family.py", families / "ctc.py")
+    shutil.copyfile(repository / "tests" / "support" / "letters_family.py", families / "letters.py")
     registry = families / "__init__.py"
     text = registry.read_text(encoding="utf-8")
     line = '"whisper": "exporter.families.whisper"'

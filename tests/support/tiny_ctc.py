@@ -1,68 +1,118 @@
-"""A complete CTC checkpoint of toy size, with a weight norm, and recordings to hear."""
+"""Complete CTC checkpoints of toy size, of every kind, and recordings to hear.
+
+The weights are random. The head is sharp, so that rounding seldom changes which letter is the
+likeliest, and never writes a special token, which other loaders would spell out.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from transformers import (
-    Wav2Vec2Config,
-    Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-)
+import transformers
+from torch import nn
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 _LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijk"]
 _RATE = 16_000
+_NEVER = (1, 2, 3)
+
+# What differs between kinds of checkpoints: transformers' class, and settings of its config.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2": ("Wav2Vec2", {}),
+    "wav2vec2-layer-norm": (
+        "Wav2Vec2",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    ),
+    "wav2vec2-adapter": (
+        "Wav2Vec2",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "adapter_attn_dim": 8},
+    ),
+    "hubert": ("Hubert", {"feat_proj_layer_norm": False}),
+    "hubert-layer-norm": (
+        "Hubert",
+        {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    ),
+    "hubert-batch-norm": ("Hubert", {"conv_pos_batch_norm": True}),
+    "data2vec-audio": (
+        "Data2VecAudio",
+        {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},
+    ),
+    "unispeech": ("UniSpeech", {}),
+    "unispeech-sat": ("UniSpeechSat", {"do_stable_layer_norm": True}),
+}
 
 
-def make_ctc(folder: Path) -> Path:
-    """Write a whole Hugging Face checkpoint folder of random weights, and return the folder.
-
-    Its head is sharp, so that rounding seldom changes which letter is the likeliest.
-    """
+def make_ctc(
+    folder: Path,
+    kind: str = "wav2vec2",
+    *,
+    dtype: torch.dtype = torch.float32,
+    do_normalize: bool = True,
+    **changes: Any,
+) -> Path:
+    """Write a whole Hugging Face checkpoint folder, and return the folder."""
     folder.mkdir(parents=True)
     vocabulary = {letter: index for index, letter in enumerate(_LETTERS)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=_RATE).save_pretrained(folder)
-    config = Wav2Vec2Config(
-        vocab_size=len(_LETTERS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        conv_dim=(32, 32, 32),
-        conv_kernel=(10, 8, 8),
-        conv_stride=(8, 8, 8),
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        mask_time_prob=0.0,
-        mask_feature_prob=0.0,
-        pad_token_id=0,
-    )
+    Wav2Vec2FeatureExtractor(sampling_rate=_RATE, do_normalize=do_normalize).save_pretrained(folder)
+    tiny_model(kind, **changes).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def tiny_model(kind: str, **changes: Any) -> Any:
+    """Return a model of random weights in transformers."""
+    name, settings = KINDS[kind]
+    own = {
+        "vocab_size": len(_LETTERS),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "conv_dim": (32, 32, 32),
+        "conv_kernel": (10, 8, 8),
+        "conv_stride": (8, 8, 8),
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "pad_token_id": 0,
+    }
+    config = getattr(transformers, f"{name}Config")(**{**own, **settings, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Wav2Vec2ForCTC(config).eval().requires_grad_(False)
-        conv = model.wav2vec2.encoder.pos_conv_embed.conv
-        conv.parametrizations.weight.original0.mul_(torch.rand(1, 1, 16) + 0.5)
+        model = getattr(transformers, f"{name}ForCTC")(config).eval().requires_grad_(False)
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("original0"):
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                for tensor in (module.weight, module.running_var):
+                    tensor.copy_(torch.rand_like(tensor) + 0.5)
+                for tensor in (module.bias, module.running_mean):
+                    tensor.normal_()
         model.lm_head.weight.normal_()
-    model.save_pretrained(folder)
-    return folder
+        model.lm_head.bias[list(_NEVER)] = -100.0
+    return model
 
 
 def make_clips(folder: Path, count: int = 3) -> Path:
     """Write recordings of up to two seconds with a transcript each, as a manifest."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
     lines = []
     for index in range(count):
         seconds = 0.6 + 0.7 * index
-        tones = np.sin(np.cumsum(random.uniform(0.01, 0.4, int(seconds * _RATE))))
         path = folder / f"{index}.wav"
-        soundfile.write(path, 0.1 * tones, _RATE)
+        soundfile.write(path, tones(seconds, index), _RATE)
         line = {"audio_filepath": path.name, "text": "a cab", "duration": seconds}
         lines.append(json.dumps(line))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "manifest.jsonl"
+
+
+def tones(seconds: float, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return a recording of changing tones, float32 [samples]."""
+    random = np.random.default_rng(seed)
+    steps = random.uniform(0.01, 0.4, int(seconds * _RATE) // 800 + 1).repeat(800)
+    return (0.1 * np.sin(np.cumsum(steps[: int(seconds * _RATE)]))).astype(np.float32)

@@ -35,8 +35,8 @@ __all__ = [  # the family's protocol
     "BARE",
     "HEAD",
     "LAYERS",
-    "PREFIX",
     "TIED",
+    "UNUSED",
     "architecture",
     "assemble",
     "attach_engine",
@@ -50,6 +50,7 @@ __all__ = [  # the family's protocol
     "language_code",
     "limit_tokens",
     "open_original",
+    "prefix",
     "processor",
     "sampling_rate",
     "skeleton",
@@ -61,7 +62,8 @@ __all__ = [  # the family's protocol
 
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 HEAD = "proj_out"
-PREFIX, BARE = "model.", ("encoder.", "decoder.")
+BARE = ("encoder.", "decoder.")
+UNUSED = ()
 LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
 
 
@@ -71,6 +73,11 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
     names = ("model_type", "activation_function", "scale_embedding", "tie_word_embeddings")
     heads = ("encoder_attention_heads", "decoder_attention_heads")
     return {name: getattr(whole, name) for name in (*names, *heads)}
+
+
+def prefix(_config: dict[str, Any]) -> str:
+    """Return how the names of parameters begin, except the head's."""
+    return "model."
 
 
 def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:

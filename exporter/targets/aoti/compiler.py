@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as shape_settings
 
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
@@ -56,9 +57,7 @@ def compile_graph(
     )
     with _workplace(path.parent) as folder, torch.no_grad():
         try:
-            program = torch.export.export(
-                module, examples, dynamic_shapes={"inputs": _dynamic(graph)}, strict=False
-            )
+            program = _exported(graph, module, examples)
             linear.fuse_gelu(program.graph)
             own = kernels.of_graph(program, march)
             program = kernels.without_others(program, march)
@@ -83,6 +82,35 @@ def compile_graph(
             msg = f"AOTInductor could not compile {graph.name}: {reason}"
             raise BuildError(msg) from error
         package.write(folder / "graph.pt2", path, spec)
+
+
+def _exported(
+    graph: Graph, module: nn.Module, examples: tuple[Tensor, ...]
+) -> torch.export.ExportedProgram:
+    """Trace a module whose axes may have any size from the graph's least one.
+
+    Where an output's axis has a size that is computed from an input's, like that of convolutions,
+    the tracer asks in which order a tensor with a single row lies in memory, and would exclude
+    that size. The order of one row makes no difference, so these conditions are dropped.
+    """
+    axes = {"inputs": _dynamic(graph)}
+    if not graph.least:
+        return torch.export.export(module, examples, dynamic_shapes=axes, strict=False)
+    settings: Any = shape_settings
+    with settings.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            module,
+            examples,
+            dynamic_shapes=axes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    for node in program.graph.find_nodes(
+        op="call_function", target=torch.ops.aten._assert_scalar.default
+    ):
+        program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    return program
 
 
 def _reason(error: RuntimeError) -> str:
@@ -134,7 +162,11 @@ def _workplace(beside: Path) -> Iterator[Path]:
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
     """Return torch.export's dynamic axes, one mapping per input; equal names have equal sizes."""
     named = [graph.dynamic.get(name, {}) for name in graph.inputs]
-    sizes = {name: torch.export.Dim(name, min=1) for axes in named for name in axes.values()}
+    sizes = {
+        name: torch.export.Dim(name, min=graph.least.get(name, 1))
+        for axes in named
+        for name in axes.values()
+    }
     return tuple({axis: sizes[name] for axis, name in axes.items()} for axes in named)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.families.graph import layer_boundary
+from exporter.families.graph import mark
 
 
 def shapes(
@@ -56,12 +56,6 @@ def encode(
         hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
     normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
     return normed
-
-
-def mark(hidden: Tensor, num_layers: int | None) -> Tensor:
-    """Mark a layer's boundary in a graph whose layer is repeated, that is, with `num_layers`."""
-    marked: Tensor = hidden if num_layers is None else layer_boundary(hidden)
-    return marked
 
 
 def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:

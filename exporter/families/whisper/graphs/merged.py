@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from exporter.families.attention import attention, cross_attention, split
-from exporter.families.graph import Graph, Shape, alike, layer_of, single_layer_of
+from exporter.families.graph import Graph, Shape, alike, layer_of, mark, single_layer_of
 from exporter.families.whisper.graphs.layers import (
     _attend,
     embed,
     encode,
     feed_forward,
-    mark,
     merge,
     meta,
     shapes,

@@ -17,8 +17,8 @@ from exporter.families.attention import (
     shared_cross_attention,
     split,
 )
-from exporter.families.graph import WRITTEN, Graph, Shape, alike, single_layer_of
-from exporter.families.whisper.graphs.layers import embed, feed_forward, mark, meta, shapes
+from exporter.families.graph import WRITTEN, Graph, Shape, alike, mark, single_layer_of
+from exporter.families.whisper.graphs.layers import embed, feed_forward, meta, shapes
 
 _WEIGHTS_FROM = "decoder_model_merged"
 

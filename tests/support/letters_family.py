@@ -1,6 +1,7 @@
-"""A CTC family in one file: tiny `Wav2Vec2ForCTC` models, samples in, letters out.
+"""A family in one file: tiny `Wav2Vec2ForCTC` models, samples in, letters out.
 
-It stands for whatever family comes next. `tests/families/test_second_family.py` puts it into a copy
+It stands for whatever family comes next, under an invented model type: the product has one for CTC
+models, in several files. `tests/families/test_second_family.py` puts it into a copy
 of the product, beside Whisper, with one line in the registry.
 """
 
@@ -35,7 +36,7 @@ from exporter.formats.audio import whole
 from exporter.formats.config_json import Limits
 from exporter.recipe import Decoding
 
-MODEL_TYPES = ("wav2vec2",)
+MODEL_TYPES = ("letters",)
 COMPANIONS = Companions(
     configs=("config.json", "preprocessor_config.json"),
     tokenizer=("vocab.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -46,7 +47,7 @@ COMPANIONS = Companions(
 class _Any(Limits):
     """Whatever a file holds: these checkpoints are the tests' own."""
 
-    model_config = ConfigDict(title="Wav2Vec2", extra="allow")
+    model_config = ConfigDict(title="Letters", extra="allow")
 
 
 CONFIGS = dict.fromkeys(COMPANIONS.configs, _Any)
@@ -55,7 +56,7 @@ ENCODERS = ("model",)
 
 TIED: dict[str, str] = {}
 HEAD = "lm_head"
-PREFIX = "wav2vec2."
+UNUSED = ()
 BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
 LAYERS = {"model": "num_hidden_layers"}
 
@@ -66,6 +67,10 @@ _CONV = "wav2vec2.encoder.pos_conv_embed.conv"
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
     names = ("model_type", "hidden_act", "feat_extract_norm", "conv_stride", "num_attention_heads")
     return {name: config.get(name) for name in names}
+
+
+def prefix(_config: dict[str, Any]) -> str:
+    return "wav2vec2."
 
 
 def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:

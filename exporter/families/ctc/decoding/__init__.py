@@ -1,0 +1,1 @@
+"""From samples to text: features, chunks of long recordings, and CTC's collapse of frames."""

@@ -1,0 +1,205 @@
+"""CTC models as a family: graph, assembly, processor and transcription."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import CheckpointError, RecipeError
+from exporter.families.base import Configs
+from exporter.families.ctc import DECODING, construct, engine
+from exporter.families.ctc import derived as forms
+from exporter.families.ctc import forced as forcing
+from exporter.families.ctc.decoding.agreement import disagreements
+from exporter.families.ctc.decoding.chunks import cut_of
+from exporter.families.ctc.decoding.text import alphabet_of
+from exporter.families.ctc.decoding.transcribe import transcribe
+from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.decoding import refuse_foreign_options
+from exporter.families.derived import Derivation
+from exporter.families.graph import Graph, GraphFunction
+from exporter.formats.config_json import read_json
+from exporter.recipe import Decoding
+
+__all__ = [  # the family's protocol
+    "BARE",
+    "HEAD",
+    "LAYERS",
+    "TIED",
+    "UNUSED",
+    "architecture",
+    "assemble",
+    "attach_engine",
+    "check_decoding",
+    "check_processor",
+    "configs",
+    "derived",
+    "force_tokens",
+    "forcing",
+    "graphs",
+    "language_code",
+    "limit_tokens",
+    "open_original",
+    "prefix",
+    "processor",
+    "sampling_rate",
+    "skeleton",
+    "text_language",
+    "transcribe",
+    "vocabulary",
+    "window",
+]
+
+TIED: dict[str, str] = {}
+HEAD = "lm_head"
+BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
+UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked")
+LAYERS = {engine.GRAPH: "num_hidden_layers"}
+
+_WINDOW_S = Decoding.model_fields["chunk_length_s"].default
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config values that determine the graph besides the weights' shapes."""
+    whole = construct.config(config)
+    names = (
+        *("model_type", "hidden_act", "feat_extract_activation", "layer_norm_eps"),
+        *("num_attention_heads", "feat_extract_norm", "do_stable_layer_norm"),
+        *("conv_stride", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"),
+    )
+    return {name: getattr(whole, name, None) for name in names}
+
+
+def prefix(config: dict[str, Any]) -> str:
+    """Return how the names of the encoder's parameters begin."""
+    return KINDS[config["model_type"]].prefix
+
+
+def derived(config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
+    """Return the forms in which the positional embedding's convolution may be stored."""
+    return forms.derived(prefix(config))
+
+
+def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Create the transformers model of a config on the `meta` device, without weights.
+
+    Raises:
+        CheckpointError: No CTC model has such a config.
+    """
+    model: nn.Module = construct.skeleton(config, dtype)
+    return model.eval().requires_grad_(False)
+
+
+def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+    """Return the only graph; nothing is kept from one recording to the next."""
+    return [KINDS[model.config.model_type].graph(model, first_frame(model.config))]
+
+
+def assemble(
+    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+) -> engine.GraphCtc:
+    """Make a model of the built graph and the config in `folder`.
+
+    Args:
+        folder: The artifact, for the config in it.
+        functions: The built graph by name.
+        cache_dtype: Not used: there is no cache.
+    """
+    return engine.assemble(folder, functions)
+
+
+def attach_engine(model: Any, folder: Path) -> None:
+    """Give a skeleton with weights an engine; its forward stays transformers'."""
+    engine.attach(model)
+
+
+def open_original(folder: Path, state: dict[str, Tensor] | None = None) -> Any:
+    """Open the original in float32 in transformers: the reference for every comparison.
+
+    With `state`, only the config is read from the folder.
+    """
+    return construct.original(folder, state).eval()
+
+
+def processor(folder: Path) -> construct.Processor:
+    """Open the feature extractor and tokenizer.
+
+    Raises:
+        CheckpointError: They cannot be read, or do not fit the config beside them.
+    """
+    loaded = construct.processor(folder)
+    _require_fit(folder, loaded, construct.config_of(folder))
+    return loaded
+
+
+def check_processor(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a tokenizer that belongs to another model."""
+    _require_fit(folder, construct.processor(folder), construct.config(config))
+
+
+def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None:
+    vocabulary = read_json(folder / construct.VOCABULARY)
+    wrong = list(disagreements(config, loaded.tokenizer, vocabulary))
+    if wrong:
+        msg = f"{folder}: the tokenizer is another model's: {'; '.join(wrong)}"
+        raise CheckpointError(msg)
+
+
+def sampling_rate(processor: construct.Processor) -> int:
+    """Return the sampling rate in Hz that `transcribe` expects."""
+    rate: int = processor.feature_extractor.sampling_rate
+    return rate
+
+
+def window(processor: construct.Processor) -> int:
+    """Return the samples in a chunk of the usual length; longer recordings are cut into several."""
+    return int(_WINDOW_S * sampling_rate(processor))
+
+
+def vocabulary(processor: construct.Processor) -> int:
+    """Return the number of tokens that have text."""
+    return len(alphabet_of(processor.tokenizer).spelled)
+
+
+def configs(model: Any) -> Configs:
+    """Return an open model's config, by file name."""
+    return {construct.CONFIG: model.config.to_dict()}
+
+
+def text_language(configs: Configs, decoding: Decoding, spoken: str | None) -> str | None:
+    """Return the language of the recordings: no config names the model's own."""
+    return spoken
+
+
+def language_code(configs: Configs, name: str) -> str | None:
+    """Return None: a CTC model is told no language."""
+    return None
+
+
+def check_decoding(configs: Configs, decoding: Decoding) -> None:
+    """Check the options: a chunk must be longer than its strides.
+
+    Raises:
+        RecipeError: The family lacks an option, or no frame of a chunk would be its own.
+    """
+    refuse_foreign_options(decoding, DECODING)
+    config = construct.config(dict(configs[construct.CONFIG]))
+    rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
+    cut = cut_of(decoding, rate, config.inputs_to_logits_ratio)
+    if cut.length <= 2 * cut.stride:
+        msg = (
+            f"chunk_length_s {decoding.chunk_length_s:g} is not longer than twice stride_length_s: "
+            "no frame of a chunk would be its own"
+        )
+        raise RecipeError(msg)
+
+
+def limit_tokens(model: Any, tokens: int) -> None:
+    """Ignore the limit: a recording has as many frames as it has."""
+
+
+def force_tokens(model: Any, tokens: int) -> bool:
+    """Return False: the time depends only on the audio's length."""
+    return False

@@ -1,0 +1,1 @@
+"""CTC models cut into graphs, on the transformers model's own submodules."""
