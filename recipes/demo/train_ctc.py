@@ -31,7 +31,7 @@ import speech
 from training import SEED, Trainer, learning_rate, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
-STEPS = 5000
+STEPS = 3500
 BATCH_SECONDS = 40  # of audio with its padding
 POOL = 96  # recordings drawn for each batch, of which neighbours in length are taken
 PEAK_RATE = 1.5e-3
