@@ -21,18 +21,19 @@ from transformers import (
 )
 
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_LAYER_NORM = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 SHAPES: dict[str, dict[str, Any]] = {
     # facebook/wav2vec2-base-960h: group norm, transformers' defaults.
     "base": {},
+    # The same width without group norm, which CTranslate2 lacks. No well-known checkpoint is so.
+    "base-layer-norm": _LAYER_NORM,
     # facebook/wav2vec2-large-960h-lv60-self and the fine-tunes of XLSR-53: layer norm.
     "large": {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "intermediate_size": 4096,
-        "feat_extract_norm": "layer",
-        "conv_bias": True,
-        "do_stable_layer_norm": True,
+        **_LAYER_NORM,
     },
 }
 

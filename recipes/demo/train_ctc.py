@@ -31,7 +31,7 @@ import speech
 from training import SEED, Trainer, learning_rate, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
-STEPS = 3500
+STEPS = 2750
 BATCH_SECONDS = 40  # of audio with its padding
 POOL = 96  # recordings drawn for each batch, of which neighbours in length are taken
 PEAK_RATE = 1.5e-3
@@ -56,8 +56,8 @@ class Phase:
 PHASES = (
     Phase(until=0.10, joined=0.0, noisy=0.1, spectrum=5.0),
     Phase(until=0.25, joined=0.0, noisy=0.1, spectrum=1.0),
-    Phase(until=0.60, joined=0.1, noisy=0.5, spectrum=0.0),
-    Phase(until=1.00, joined=0.2, noisy=0.7, spectrum=0.0),
+    Phase(until=0.70, joined=0.1, noisy=0.3, spectrum=0.0),
+    Phase(until=1.00, joined=0.2, noisy=0.6, spectrum=0.0),
 )
 
 
