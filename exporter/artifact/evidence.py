@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from exporter.artifact.manifest import AbsentIfEmpty
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -11,7 +13,8 @@ class Agreement(_Frozen):
     """Next tokens against the original's, teacher-forced: both decode the same given text.
 
     `kl_mean` and `kl_max` are of the KL divergence of the next token's distribution from the
-    original's, in nats; `top1` is the share of steps with the same likeliest token.
+    original's, in nats; `top1` is the share of steps with the same likeliest token. With `frames`,
+    the steps are frames of a model without a decoder, of which each has a distribution.
     """
 
     clips: int
@@ -19,6 +22,7 @@ class Agreement(_Frozen):
     kl_mean: float
     kl_max: float
     top1: float
+    frames: AbsentIfEmpty[bool] = False
 
 
 class Faithfulness(_Frozen):
@@ -53,8 +57,9 @@ def in_words(agreement: Agreement | None, faithfulness: Faithfulness | None) -> 
     """Return one short sentence on both; empty for reports that have neither."""
     told = []
     if faithfulness:
+        what = "frames" if agreement and agreement.frames else "next tokens"
         told.append(
-            "next tokens as the plan's own: "
+            f"{what} as the plan's own: "
             f"{faithfulness.distance / faithfulness.noise:.2f} times rounding"
         )
     if agreement:

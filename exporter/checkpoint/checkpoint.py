@@ -29,6 +29,7 @@ from exporter.checkpoint.files import (
     CONFIG,
     WHOLE,
 )
+from exporter.checkpoint.language import in_one_language
 from exporter.checkpoint.lora import Lora, lora, merge
 from exporter.checkpoint.names import canonical, without
 from exporter.checkpoint.shards import tensor_infos
@@ -68,6 +69,7 @@ class Checkpoint:
         settings: An adapter's configuration file. Its tensors and companions come in part from its
             base.
         own_names: Whether the tensors are stored under the names of the family's model.
+        language: The language of a checkpoint of many, whose weights are merged.
     """
 
     source: str
@@ -80,6 +82,7 @@ class Checkpoint:
     converted: Mapping[str, bytes] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
     own_names: bool = True
+    language: str | None = None
 
     @property
     def name(self) -> str:
@@ -110,7 +113,8 @@ class Checkpoint:
         False for an adapter: transformers would apply its settings if peft is installed.
         """
         safe = all(path.suffix == ".safetensors" for path in self.weight_files)
-        return safe and self.own_names and not (self.folder / ADAPTER).exists()
+        merged = self.language is not None or (self.folder / ADAPTER).exists()
+        return safe and self.own_names and not merged
 
     @cached_property
     def sha256(self) -> str:
@@ -278,7 +282,7 @@ def _open(
     tensors = derive(without(named, family.UNUSED), family.derived(config))
     if config.get("tie_word_embeddings", True):  # transformers ignores a stored copy, too
         tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
-    return Checkpoint(
+    opened = Checkpoint(
         source=source,
         revision=revision,
         folder=folder,
@@ -289,6 +293,7 @@ def _open(
         converted=companions.converted(found, needed),
         own_names=own_names,
     )
+    return in_one_language(opened, family, allow_pickle=allow_pickle)
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -29,14 +29,15 @@ def tensor_infos(folder: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
     """
     for whole, index in ((WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)):
         if is_regular_file(folder / whole):
-            return _infos(folder / whole, allow_pickle=allow_pickle)
+            return file_infos(folder / whole, allow_pickle=allow_pickle)
         if is_regular_file(folder / index):
             return _indexed(folder / index, Path(whole).suffix, allow_pickle=allow_pickle)
     msg = f"{folder}: no {WEIGHTS} and no {PICKLE}, whole or in shards with an index"
     raise CheckpointError(msg)
 
 
-def _infos(path: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
+def file_infos(path: Path, *, allow_pickle: bool) -> dict[str, TensorInfo]:
+    """Read the header of one weight file; raises CheckpointError as `tensor_infos` does."""
     if path.suffix == ".safetensors":
         return safetensors_infos(path)
     if not allow_pickle:
@@ -52,7 +53,7 @@ def _indexed(index: Path, suffix: str, *, allow_pickle: bool) -> dict[str, Tenso
         if Path(shard).name != shard or path.suffix != suffix or not path.is_file():
             msg = f"{index}: names the shard {shard!r}, which is not in the folder"
             raise CheckpointError(msg)
-        shard_infos = _infos(path, allow_pickle=allow_pickle)
+        shard_infos = file_infos(path, allow_pickle=allow_pickle)
         for name in sorted(infos.keys() & shard_infos.keys()):
             msg = f"{path}: tensor {name} is in {infos[name].file.name} too: fetch both again"
             raise CheckpointError(msg)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
+from exporter.families.language import OneLanguage
 from exporter.families.transcript import Audio, Sound, Transcript
 from exporter.recipe import Decoding
 
@@ -153,6 +154,20 @@ class Family(Protocol):
             By the parameter's name in `skeleton`, the forms in which it may be stored. The first
             form with all sources in the checkpoint is used, and its sources are not parameters
             themselves. A parameter stored under its own name is used unchanged.
+        """
+        ...
+
+    def one_language(self, folder: Path) -> OneLanguage | None:
+        """Return what a checkpoint of many languages becomes for the one that its files name.
+
+        Args:
+            folder: The checkpoint.
+
+        Returns:
+            The language; None for a checkpoint that is complete as it is.
+
+        Raises:
+            CheckpointError: It names a language that it has not.
         """
         ...
 

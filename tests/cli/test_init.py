@@ -82,6 +82,14 @@ def test_any_name_of_a_folder_gives_a_recipe(name: str, here: Path) -> None:
     assert Path(written.checkpoint).resolve() == folder.resolve()
 
 
+@pytest.mark.parametrize("source", ["letters", "facebook/wav2vec2-base-960h", "org/data2vec_audio"])
+def test_a_ctc_model_is_told_no_language(source: str, here: Path) -> None:
+    (here / "letters").mkdir()
+    (here / "letters" / "config.json").write_text('{"model_type": "hubert"}')
+    written = read(recipes.start(source, Path("recipe.yaml"), None, force=False))
+    assert written.decoding.model_fields_set == {"chunk_length_s"}
+
+
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x\u202ey", os.fsdecode(b"x\xff")])
 def test_a_name_that_yaml_cannot_hold_is_refused(name: str, here: Path) -> None:
     (here / name).mkdir()

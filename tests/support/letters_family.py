@@ -92,6 +92,10 @@ def _weight_norm(length: Tensor, direction: Tensor) -> Tensor:
     return scaled
 
 
+def one_language(_folder: Path) -> None:
+    return
+
+
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
     try:
         with torch.device("meta"):

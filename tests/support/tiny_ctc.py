@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
@@ -116,3 +117,27 @@ def tones(seconds: float, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]
     random = np.random.default_rng(seed)
     steps = random.uniform(0.01, 0.4, int(seconds * _RATE) // 800 + 1).repeat(800)
     return (0.1 * np.sin(np.cumsum(steps[: int(seconds * _RATE)]))).astype(np.float32)
+
+
+def make_mms(folder: Path, language: str = "deu", *, pickled: bool = False) -> Path:
+    """Write a checkpoint of two languages, English in its weights, whose tokenizer names one."""
+    make_ctc(folder, "wav2vec2-adapter")
+    words = {"eng": _LETTERS, "deu": [*_LETTERS, *"äöüß"]}
+    nested = {name: {word: n for n, word in enumerate(each)} for name, each in words.items()}
+    (folder / "vocab.json").write_text(json.dumps(nested), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "target_lang": language}
+    del settings["added_tokens_decoder"]
+    path.write_text(json.dumps(settings))
+    german = tiny_model("wav2vec2-adapter", vocab_size=len(words["deu"]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for name, parameter in german.named_parameters():
+            if "adapter_layer" in name:
+                parameter.normal_(0, 0.3)
+    own = {n: t for n, t in german.state_dict().items() if "adapter_layer" in n or "lm_head" in n}
+    if pickled:
+        torch.save(own, folder / "adapter.deu.bin")
+    else:
+        save_file(own, folder / "adapter.deu.safetensors", {"format": "pt"})
+    return folder

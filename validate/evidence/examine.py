@@ -81,6 +81,7 @@ class _Examination:
             consistency=tuple(self._consistency()),
             resources=self._measured(),
             seconds=time.perf_counter() - start,
+            decoder=self._expected.decoder,
         )
 
     def _read(self, number: int, name: str) -> Tensor:
@@ -158,7 +159,7 @@ class _Examination:
         mode = "exact" if exact else "rounded"
         sums: dict[str, list[tuple[float, float]]] = {}
         for number in range(len(self._expected.cases)):
-            paths = sorted(self._folder.glob(f"{number}-{mode}-model.*.npz"))
+            paths = sorted(self._folder.glob(f"{number}-{mode}-*.npz"))
             if not paths:
                 continue
             features, tokens = self._input(number)
@@ -339,9 +340,10 @@ class _Examination:
     def _resources(self) -> Resources:
         """Call the artifact in a loop; time windows and the decoder's first and last steps."""
         cases = self._expected.cases
-        windows = {}
+        windows, lengths = {}, {}
         for number, case in enumerate(cases):
             features, tokens = self._input(number)
+            lengths[case["name"]] = features.shape[-1]
             windows[case["name"]] = min(
                 _seconds(lambda f=features, t=tokens: self._one(f, t[:, :1])) for _ in range(2)
             )
@@ -352,7 +354,12 @@ class _Examination:
         growth = hardware.current_rss_bytes() - before
         early, late = self._step_seconds()
         return Resources(
-            growth_bytes=growth, calls=_LOOP, early_s=early, late_s=late, windows_s=windows
+            growth_bytes=growth,
+            calls=_LOOP,
+            early_s=early,
+            late_s=late,
+            windows_s=windows,
+            lengths=lengths,
         )
 
     def _one(self, features: Tensor, tokens: Tensor) -> None:

@@ -95,7 +95,9 @@ class _Reference:
         opened = self._opened
         window = self._family.window(opened.recogniser.processor)
         sounds = [audio.head(opened.read(path), window) for path in self._request.clips]
-        return list(cases(sounds, self._request.names, window, opened.rate))
+        found = cases(sounds, self._request.names, window, opened.rate)
+        decoder = bool(self._forcing.most_tokens(self._model))
+        return [case for case in found if decoder or not case.full]
 
     def _input(self, case: Case, prompt: Sequence[int], first: _Input | None) -> _Input:
         """Return a case with its features, and the prompt with a text.

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from exporter.validate.measure.model import Frozen, ModelSpec
 
 
@@ -75,6 +77,7 @@ class Resources(Frozen):
         early_s: Seconds of a step at the decoder's first positions.
         late_s: Seconds of a step at its last positions.
         windows_s: Seconds to encode each input, by its name.
+        lengths: The length of each input's features, where inputs have different lengths.
     """
 
     growth_bytes: int
@@ -82,6 +85,7 @@ class Resources(Frozen):
     early_s: float
     late_s: float
     windows_s: dict[str, float]
+    lengths: dict[str, int] = Field(default_factory=dict)
 
 
 class Findings(Frozen):
@@ -97,6 +101,7 @@ class Findings(Frozen):
         consistency: The same asked in several ways.
         resources: Memory and time; None where decoding fails.
         seconds: What all of it took.
+        decoder: Whether steps are a decoder's; else they are frames.
     """
 
     steps: tuple[Steps, ...]
@@ -108,6 +113,7 @@ class Findings(Frozen):
     consistency: tuple[Consistency, ...]
     resources: Resources | None
     seconds: float
+    decoder: bool = True
 
 
 class ReferenceRequest(Frozen):

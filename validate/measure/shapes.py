@@ -94,24 +94,45 @@ def _likeness(text: str, other: str) -> float:
     return SequenceMatcher(None, *texts, autojunk=False).ratio()
 
 
+class _Observed:
+    """Wraps a graph and records whether its logits are finite."""
+
+    def __init__(self, run: Any, seen: list[bool]) -> None:
+        self._run, self._seen = run, seen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._run(*args, **kwargs)
+        if "logits" in outputs:
+            self._seen.append(bool(outputs["logits"].isfinite().all()))
+        return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+
 @contextmanager
 def _watched(model: Any) -> Iterator[list[bool]]:
     """Record for every step of the model whether its logits are finite.
 
-    Used only in these checks, because it takes time. Works for torch modules only.
+    Used only in these checks, because it takes time. Works for torch modules, and for models that
+    compute with graphs: see `exporter.families.base.Family`.
     """
     seen: list[bool] = []
+    functions: dict[str, Any] = getattr(getattr(model, "engine", None), "functions", {})
+    originals = dict(functions)
+    functions.update({name: _Observed(run, seen) for name, run in originals.items()})
 
     def look(_module: Any, _inputs: Any, output: Any) -> None:
         logits = getattr(output, "logits", None)
         if logits is not None:
             seen.append(bool(np.isfinite(logits.detach().float().numpy()).all()))
 
-    if not hasattr(model, "register_forward_hook"):
-        yield seen
-        return
-    handle = model.register_forward_hook(look)
+    handle = None
+    if hasattr(model, "register_forward_hook"):
+        handle = model.register_forward_hook(look)
     try:
         yield seen
     finally:
-        handle.remove()
+        functions.update(originals)
+        if handle is not None:
+            handle.remove()

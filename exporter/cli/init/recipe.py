@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from exporter.errors import CheckpointError, RecipeError
-from exporter.families import family_name
+from exporter.families import FAMILIES, family_facts, family_name
 from exporter.formats.config_json import read_json
 from exporter.hub.client import hub_id
 from exporter.system.files import make_folder, write_atomic
@@ -44,6 +44,7 @@ def start(source: str, output: Path | None, repo: str | None, *, force: bool) ->
     if repo is not None and (hub_id(repo) is None or "@" in repo):
         msg = f"{repo!r} is not a repository: give one like ORG/NAME"
         raise RecipeError(msg)
+    family = _family_named(named[0]) if named else _family_of(Path(source))
     english = source.endswith(".en") if named else _english_only(Path(source))
     name = _name(named[0] if named else Path(source).resolve().name)
     path = output or _FOLDER / f"{name}.yaml"
@@ -53,7 +54,7 @@ def start(source: str, output: Path | None, repo: str | None, *, force: bool) ->
         raise RecipeError(msg)
     text = _rendered(
         name=name, path=shlex.quote(str(path)), checkpoint=_yaml(checkpoint), folder=not named,
-        english=english, repo=repo and _yaml(repo),
+        told="task" in family_facts(family).DECODING, english=english, repo=repo and _yaml(repo),
     )  # fmt: skip
     same = path.is_file() and path.read_bytes() == text.encode()
     if os.path.lexists(path) and not same and not force:
@@ -78,14 +79,29 @@ def _rendered(**values: object) -> str:
     return environment.get_template(_TEMPLATE).render(values)
 
 
-def _english_only(folder: Path) -> bool:
-    """Return True for a checkpoint without languages; raise CheckpointError for no checkpoint."""
+def _family_of(folder: Path) -> str:
+    """Return the family of a folder, of an adapter the first one, whose base is elsewhere.
+
+    Raises:
+        CheckpointError: It holds no checkpoint of a known family.
+    """
     if (folder / "adapter_config.json").is_file():
-        return False
+        return next(iter(FAMILIES))
     if not (folder / "config.json").is_file():
         msg = f"{folder} holds no config.json, so it is no checkpoint of transformers"
         raise CheckpointError(msg)
-    family_name(read_json(folder / "config.json"))
+    return family_name(read_json(folder / "config.json"))
+
+
+def _family_named(repo: str) -> str:
+    """Guess the family of a repository, which is not asked, by a type of model in its name."""
+    types = {kind: name for name in FAMILIES for kind in family_facts(name).MODEL_TYPES}
+    parts = (kind for kind in types if kind in repo.lower().replace("_", "-"))
+    return types.get(max(parts, key=len, default=""), next(iter(FAMILIES)))
+
+
+def _english_only(folder: Path) -> bool:
+    """Return True for a checkpoint whose generation config has no languages."""
     generation = folder / "generation_config.json"
     return generation.is_file() and read_json(generation).get("is_multilingual") is False
 

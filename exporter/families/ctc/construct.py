@@ -14,7 +14,7 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from exporter.errors import CheckpointError, exhausted
 from exporter.families.ctc.config_limits import CONFIGS
-from exporter.families.ctc.derived import plain
+from exporter.families.ctc.derived import unmask, without_batch_norm, without_weight_norm
 from exporter.families.ctc.kinds import KINDS, first_frame
 from exporter.families.offline import offline
 from exporter.formats.config_json import held, is_regular_file, read_json
@@ -27,7 +27,6 @@ _TOKENIZER, _SPECIAL, _ADDED = (
     "added_tokens.json",
 )
 _ATTENTION = "sdpa"
-_MASKED = "masked_spec_embed"  # replaces masked features in training
 
 
 @dataclass(frozen=True)
@@ -79,21 +78,23 @@ def skeleton(values: dict[str, Any], dtype: torch.dtype) -> Any:
             raise
         msg = f"{CONFIG}: {str(error).splitlines()[0][:200]}: this is no CTC model's"
         raise CheckpointError(msg) from error
-    core = getattr(model, model.base_model_prefix)
-    if hasattr(core, _MASKED):
-        delattr(core, _MASKED)
-    plain(model)
+    unmask(model)
+    without_weight_norm(model)
+    without_batch_norm(model)
     return model
 
 
 def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
-    """Return a checkpoint's model in float32, with the weights of the folder or of `state`."""
+    """Return a checkpoint's model in float32, with the weights of the folder or of `state`.
+
+    Its weight norm is computed once, by torch, not in every call.
+    """
     weights: dict[str, Any] = {"state_dict": state}
     if state is None:
         weights = {"use_safetensors": True, "local_files_only": True}
     whole = config_of(folder)
     with offline():
-        return KINDS[whole.model_type].model_class.from_pretrained(
+        model = KINDS[whole.model_type].model_class.from_pretrained(
             folder if state is None else None,
             config=whole,
             attn_implementation=_ATTENTION,
@@ -101,6 +102,9 @@ def original(folder: Path, state: dict[str, Tensor] | None) -> Any:
             trust_remote_code=False,
             **weights,
         )
+    unmask(model)
+    without_weight_norm(model)
+    return model
 
 
 def processor(folder: Path) -> Processor:

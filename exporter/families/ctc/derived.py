@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from exporter.families.derived import Derivation
 
 _EPSILON = 1e-5  # of torch's batch norm, which no config sets
+_MASKED = "masked_spec_embed"
 # The two parts of a weight norm, its length and direction, as torch names them today and before.
 _PARTS = (
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -34,16 +35,31 @@ class ChannelScale(nn.Module):
         return states * self.scale + self.shift
 
 
-def plain(model: Any) -> None:
-    """Replace weight norms and batch norms of a skeleton by what `derived` computes of them."""
-    embedding = getattr(model, model.base_model_prefix).encoder.pos_conv_embed
-    conv = getattr(embedding, "conv", None)
+def unmask(model: Any) -> None:
+    """Remove the vector that replaces masked features in training, where a model has it."""
+    core = getattr(model, model.base_model_prefix)
+    if hasattr(core, _MASKED):
+        delattr(core, _MASKED)
+
+
+def without_weight_norm(model: Any) -> None:
+    """Replace the weight norm of a model's positional convolution by its weight."""
+    conv = getattr(_embedding(model), "conv", None)
     if conv is not None and parametrize.is_parametrized(conv, "weight"):
         parametrize.remove_parametrizations(conv, "weight")
+
+
+def without_batch_norm(model: Any) -> None:
+    """Replace the batch norm of a skeleton's positional embedding by what `derived` computes."""
+    embedding = _embedding(model)
     norm = getattr(embedding, "batch_norm", None)
     if norm is not None:
         with torch.device("meta"):
             embedding.batch_norm = ChannelScale(norm.num_features, norm.weight.dtype)
+
+
+def _embedding(model: Any) -> Any:
+    return getattr(model, model.base_model_prefix).encoder.pos_conv_embed
 
 
 def derived(prefix: str) -> Mapping[str, Sequence[Derivation]]:

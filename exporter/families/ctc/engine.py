@@ -115,7 +115,7 @@ def logits_of(model: Any, values: Tensor) -> Tensor:
     """
     engine = getattr(model, "engine", None)
     if engine is None:
-        logits: Tensor = model(values).logits
+        logits: Tensor = model(values.to(model.dtype)).logits
     else:
         logits = engine.functions[GRAPH]({INPUT: values})[OUTPUT]
     return logits.float()

@@ -17,6 +17,7 @@ from exporter.families.ctc.decoding.chunks import cut_of
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.transcribe import transcribe
 from exporter.families.ctc.kinds import KINDS, first_frame
+from exporter.families.ctc.languages import one_language
 from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
@@ -41,6 +42,7 @@ __all__ = [  # the family's protocol
     "graphs",
     "language_code",
     "limit_tokens",
+    "one_language",
     "open_original",
     "prefix",
     "processor",

@@ -4,15 +4,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exporter.families.ctc.decoding.features import original_features
 from exporter.families.ctc.decoding.transcribe import features_of
 from exporter.families.ctc.engine import logits_of
-from exporter.families.forcing import Forced
+from exporter.families.forcing import Forced, observed
 from exporter.families.graph import GraphFunction
 from exporter.families.transcript import Audio
 from exporter.recipe import Decoding
+
+_FRONT = "feature_extractor."
 
 
 def runs_once(_module: str) -> bool:
@@ -63,10 +65,26 @@ def most_tokens(_model: Any) -> int:
 
 
 def forced(model: Any, features: Tensor, _tokens: Tensor, _calls: Sequence[int]) -> Forced:
-    """Return the logits [recordings, frames, vocabulary] of recordings, one by one."""
-    with torch.inference_mode():
+    """Return the logits of recordings, which are computed one by one.
+
+    Args:
+        model: A model from `assemble`, `attach_engine` or `open_original`.
+        features: The inputs, float32 [recordings, samples].
+
+    Returns:
+        Logits float32 [recordings, frames, vocabulary]; of an original, also what the norms behind
+        the front end gave.
+    """
+    whole = not hasattr(model, "engine")
+    norms = [name for name, each in model.named_modules() if _is_seen(name, each)] if whole else []
+    with torch.inference_mode(), observed(model, norms) as seen:
         logits = [logits_of(model, each) for each in features.to(model.device).split(1)]
-    return Forced(torch.cat(logits), {})
+    return Forced(torch.cat(logits), {name: torch.cat(parts) for name, parts in seen.items()})
+
+
+def _is_seen(name: str, module: nn.Module) -> bool:
+    """Return whether a module is a norm behind the front end, whose own states are too large."""
+    return isinstance(module, nn.LayerNorm) and not name.partition(".")[2].startswith(_FRONT)
 
 
 def forced_rows(model: Any, features: Tensor, tokens: Tensor, _prompt: int, beams: int) -> Tensor:

@@ -49,6 +49,7 @@ __all__ = [  # the family's protocol
     "graphs",
     "language_code",
     "limit_tokens",
+    "one_language",
     "open_original",
     "prefix",
     "processor",
@@ -83,6 +84,11 @@ def prefix(_config: dict[str, Any]) -> str:
 def derived(_config: dict[str, Any]) -> Mapping[str, Sequence[Derivation]]:
     """Return no derivations: every parameter is stored unchanged."""
     return {}
+
+
+def one_language(_folder: Path) -> None:
+    """Return None: all languages of a Whisper have the same weights."""
+    return
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:

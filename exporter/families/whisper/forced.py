@@ -3,15 +3,14 @@
 Used by validation, to compare an artifact with its original token by token.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from exporter.families.attention import joined, unpacked
-from exporter.families.forcing import Forced, States
+from exporter.families.forcing import Forced, States, observed
 from exporter.families.graph import GraphFunction
 from exporter.families.transcript import Audio
 from exporter.families.whisper.decoding.generation_rules import read_rules
@@ -126,25 +125,6 @@ def _forced_module(model: Any, features: Tensor, tokens: Tensor) -> Forced:
         ).last_hidden_state
         logits = model.proj_out(hidden).float()
     return Forced(logits, {name: torch.cat(parts, 1) for name, parts in seen.items()})
-
-
-@contextmanager
-def observed(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the outputs [batch, length, width] of modules by name, as float32."""
-    seen: dict[str, list[Tensor]] = {}
-
-    def keeping(name: str) -> Callable[..., None]:
-        def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
-            seen.setdefault(name, []).append(output.detach().float())
-
-        return keep
-
-    handles = [model.get_submodule(name).register_forward_hook(keeping(name)) for name in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _cached(cache: Any, encoded: Tensor, length: int) -> States:

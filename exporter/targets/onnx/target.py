@@ -9,6 +9,7 @@ external data of those for other loaders (`weights_from`).
 Only building imports onnx: loading needs onnxruntime alone.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,6 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
-from exporter.formats.config_json import read_json
 from exporter.quantization.modules import keep_16bit_storage, replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import QuantizationScheme
@@ -279,7 +279,7 @@ def _config(
     if options.layout == "optimum":
         return None
     owners = [names[graph.name] for graph in graphs if graph.weights_from is None]
-    return config_text(read_json(checkpoint.companions[CONFIG]), owners)
+    return config_text(json.loads(checkpoint.companion(CONFIG)), owners)
 
 
 def _has_8_bits(scheme: QuantizationScheme) -> bool:

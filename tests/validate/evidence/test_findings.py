@@ -159,6 +159,10 @@ def test_resources_have_checks() -> None:
     assert failed(findings(), peak=3 * 10**9) == ["memory"]
     slow = used.model_copy(update={"windows_s": {"a": 0.02, "b": 0.02, "silence": 0.5}})
     assert failed(findings(resources=slow)) == ["call times"]
+    longer = slow.model_copy(update={"lengths": {"a": 100, "b": 101, "silence": 900}})
+    assert failed(findings(resources=longer)) == []
+    alike = slow.model_copy(update={"lengths": {"a": 100, "b": 900, "silence": 901}})
+    assert failed(findings(resources=alike)) == ["call times"]
     late = used.model_copy(update={"late_s": 0.2})
     assert failed(findings(resources=late)) == ["call times"]
     assert failed(findings(features={"a.wav": 0.3})) == ["features"]
