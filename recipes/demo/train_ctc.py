@@ -31,11 +31,10 @@ import speech
 from training import SEED, Trainer, learning_rate, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
-STEPS = 2750
-BATCH_SECONDS = 40  # of audio with its padding
+STEPS = 6000
 POOL = 96  # recordings drawn for each batch, of which neighbours in length are taken
 PEAK_RATE = 1.5e-3
-LOG_EVERY, SAVE_EVERY, SNAPSHOT_EVERY = 50, 250, 500
+LOG_EVERY, SAVE_EVERY, SNAPSHOT_EVERY = 50, 100, 500
 FRAME = 320  # samples between two frames
 FIELD = 400  # samples that a frame is computed from
 
@@ -47,17 +46,20 @@ class Phase:
     """What training looks like until a share of the steps is done."""
 
     until: float
+    seconds: float  # of audio in a batch, with its padding
     joined: float  # share of batches made of several utterances in a row
     noisy: float  # share of clips with noise
     spectrum: float  # weight of the auxiliary loss
+    frozen: bool = False  # the front end learns no more, which makes steps faster
 
 
 # A front end that is first taught the spectrum soon leaves the state in which all is blank.
 PHASES = (
-    Phase(until=0.10, joined=0.0, noisy=0.1, spectrum=5.0),
-    Phase(until=0.25, joined=0.0, noisy=0.1, spectrum=1.0),
-    Phase(until=0.70, joined=0.1, noisy=0.3, spectrum=0.0),
-    Phase(until=1.00, joined=0.2, noisy=0.6, spectrum=0.0),
+    Phase(until=0.06, seconds=40, joined=0.0, noisy=0.1, spectrum=5.0),
+    Phase(until=0.15, seconds=40, joined=0.0, noisy=0.1, spectrum=1.0),
+    Phase(until=0.30, seconds=40, joined=0.1, noisy=0.3, spectrum=0.0),
+    Phase(until=0.60, seconds=24, joined=0.1, noisy=0.3, spectrum=0.0, frozen=True),
+    Phase(until=1.00, seconds=24, joined=0.2, noisy=0.6, spectrum=0.0, frozen=True),
 )
 
 
@@ -79,18 +81,19 @@ class Trainee(nn.Module):
         self.model, self.log_mel = model, LogMel()
         self.spectrum = nn.Linear(model.config.conv_dim[-1], len(self.log_mel.filters))
 
-    def forward(self, batch: Batch, spectrum_weight: float) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, phase: Phase) -> tuple[Tensor, Tensor]:
         """Return the losses of the letters and of the spectrum."""
         wav2vec2 = self.model.wav2vec2
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = front_end(wav2vec2.feature_extractor, batch.audio)
+            with torch.set_grad_enabled(not phase.frozen):
+                features = front_end(wav2vec2.feature_extractor, batch.audio)
             hidden, normed = wav2vec2.feature_projection(features)
             mask = torch.arange(hidden.shape[1]) < batch.frames[:, None]
             encoded = wav2vec2.encoder(hidden, attention_mask=mask).last_hidden_state
             logits = self.model.lm_head(encoded).float()
         scores = logits.log_softmax(-1).transpose(0, 1)
         letters = F.ctc_loss(scores, batch.labels, batch.frames, batch.counts, zero_infinity=True)
-        if spectrum_weight == 0.0:
+        if phase.spectrum == 0.0:
             return letters, torch.zeros(())
         # Frame n hears samples 320 n to 320 n + 400: mel frame 2 n + 1 has nearly the same window.
         target = self.log_mel(batch.audio)[..., 1::2][..., : normed.shape[1]].transpose(1, 2)
@@ -144,7 +147,7 @@ class Batches:
         pool = [self._row() if joined else mixer.alone() for _ in range(POOL)]
         pool.sort(key=lambda drawn: drawn[1])
         last = mixer.rng.randrange(POOL // 5, POOL)
-        count = int(BATCH_SECONDS / pool[last][1])
+        count = int(phase.seconds / pool[last][1])
         windows = [mixer.mix(*drawn) for drawn in pool[max(0, last + 1 - count) : last + 1]]
         for window in windows:
             if mixer.rng.random() < phase.noisy:
@@ -195,7 +198,7 @@ def train(steps: int, work: Path, output: Path) -> float:
     while trainer.step < steps:
         started = time.monotonic()
         phase = next(phase for phase in PHASES if trainer.step < phase.until * steps)
-        letters, spectrum = trainee(batches.draw(trainer.step, phase), phase.spectrum)
+        letters, spectrum = trainee(batches.draw(trainer.step, phase), phase)
         loss = letters + phase.spectrum * spectrum
         trainer.update(loss, learning_rate(trainer.step, steps, PEAK_RATE))
         trainer.seconds += time.monotonic() - started
