@@ -3,8 +3,7 @@
     python recipes/demo/train.py --output DIR [--work SCRATCH]
 
 DIR receives whisper/ (the checkpoint), clips/ (test recordings) and report.json. A stopped run
-continues from SCRATCH. Every worker is a process with one thread: for matrices this small that is
-faster than one process with several threads.
+continues from SCRATCH.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
@@ -28,7 +25,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 import checkpoint
 import measure
 import speech
-from training import SEED, Trainer, learning_rate, start_logging
+from training import SEED, Trainer, learning_rate, run_workers, start_logging
 from windows import (
     IGNORED,
     LETTERS,
@@ -151,11 +148,6 @@ class Batches:
 
 def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> None:
     """Train in one of the workers; the first one saves and reports."""
-    start_logging(logging.WARNING if worker else logging.INFO)
-    torch.set_num_threads(1)
-    rendezvous = f"file://{work / 'rendezvous'}"
-    dist.init_process_group("gloo", rendezvous, rank=worker, world_size=workers)
-    torch.manual_seed(SEED)
     tokenizer = WhisperTokenizer.from_pretrained(work / "tokenizer")
     whisper = checkpoint.initial_model(checkpoint.model_config(tokenizer), LogMel())
     # PyTorch's fused attention takes half as long again on a CPU in bfloat16.
@@ -183,7 +175,6 @@ def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> No
         if trainer.step % SNAPSHOT_EVERY == 0 or trainer.step == steps:
             checkpoint.export(whisper, work / "tokenizer", output / "whisper")
             log.info("word error rate: %.1f %%", measure.whisper_short(output, limit=40))
-    dist.destroy_process_group()
 
 
 def main() -> None:
@@ -200,10 +191,7 @@ def main() -> None:
     measure.prepare(work, output, SEED, arguments.workers)
     if not (work / "tokenizer").exists():
         checkpoint.build_tokenizer(work / "tokenizer", speech.load(work, "train")[1])
-    # A file left behind by a stopped run would make the workers wait for its processes.
-    (work / "rendezvous").unlink(missing_ok=True)
-    settings = (arguments.workers, arguments.steps, work, output)
-    torch.multiprocessing.spawn(train, settings, nprocs=arguments.workers)  # type: ignore
+    run_workers(train, arguments.workers, arguments.steps, work, output)
     report = measure.whisper_figures(output, work)
     seconds = torch.load(work / "state.pt", weights_only=True)["seconds"]
     report["training_minutes"] = round(seconds / 60, 1)

@@ -3,7 +3,7 @@
     python recipes/demo/train_ctc.py --output DIR [--work SCRATCH]
 
 DIR receives ctc/ (the checkpoint), clips/ (test recordings) and report.json. A stopped run
-continues from SCRATCH. It runs in one process with one thread.
+continues from SCRATCH.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
 import checkpoint
 import measure
 import speech
-from training import SEED, Trainer, learning_rate, start_logging
+from training import SEED, Trainer, learning_rate, run_workers, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
 STEPS = 6000
@@ -46,7 +46,7 @@ class Phase:
     """What training looks like until a share of the steps is done."""
 
     until: float
-    seconds: float  # of audio in a batch, with its padding
+    seconds: float  # of audio in a batch over all workers, with its padding
     joined: float  # share of batches made of several utterances in a row
     noisy: float  # share of clips with noise
     spectrum: float  # weight of the auxiliary loss
@@ -131,13 +131,14 @@ def _activate(layer: Wav2Vec2LayerNormConvLayer, product: Tensor) -> Tensor:
 
 
 class Batches:
-    """Draws every batch from nothing but seed and step."""
+    """Draws one worker's share of every batch, from nothing but seed, worker and step."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, worker: int, workers: int) -> None:
         rng = np.random.default_rng(SEED)
         exponents = (0.0, 0.5, 1.0, 1.5, 2.0)
         noises = [coloured_noise(60 * speech.RATE, exponent, rng) for exponent in exponents]
         self.mixer = Mixer(*speech.load(work, "train"), noises)
+        self.worker, self.workers = worker, workers
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """Return the batch of a step: clips of similar length, as many as fill the seconds."""
@@ -147,8 +148,10 @@ class Batches:
         pool = [self._row() if joined else mixer.alone() for _ in range(POOL)]
         pool.sort(key=lambda drawn: drawn[1])
         last = mixer.rng.randrange(POOL // 5, POOL)
-        count = int(phase.seconds / pool[last][1])
-        windows = [mixer.mix(*drawn) for drawn in pool[max(0, last + 1 - count) : last + 1]]
+        count = max(self.workers, int(phase.seconds / pool[last][1]))
+        chosen = pool[max(0, last + 1 - count) : last + 1]
+        mixer.seed(SEED, step, self.worker)
+        windows = [mixer.mix(*drawn) for drawn in chosen[self.worker :: self.workers]]
         for window in windows:
             if mixer.rng.random() < phase.noisy:
                 mixer.disturb(window)
@@ -185,14 +188,13 @@ def collate(windows: list[Window]) -> Batch:
     )
 
 
-def train(steps: int, work: Path, output: Path) -> float:
-    """Train, save and report; return the seconds that it took in all."""
-    torch.manual_seed(SEED)
+def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> None:
+    """Train in one of the workers; the first one saves and reports."""
     model = checkpoint.initial_ctc()
     # PyTorch's fused attention takes half as long again on a CPU in bfloat16.
     model.set_attn_implementation("eager")
-    trainee, batches = Trainee(model), Batches(work)
-    trainer, state = Trainer(trainee, workers=1), work / "ctc-state.pt"
+    trainee, batches = Trainee(model), Batches(work, worker, workers)
+    trainer, state = Trainer(trainee, workers), work / "ctc-state.pt"
     if state.exists():
         trainer.restore(state)
     while trainer.step < steps:
@@ -202,6 +204,8 @@ def train(steps: int, work: Path, output: Path) -> float:
         loss = letters + phase.spectrum * spectrum
         trainer.update(loss, learning_rate(trainer.step, steps, PEAK_RATE))
         trainer.seconds += time.monotonic() - started
+        if worker:
+            continue
         if trainer.step % LOG_EVERY == 0:
             figures = (trainer.step, steps, letters.item(), spectrum.item(), trainer.seconds)
             log.info("step %d of %d: letters %.2f, spectrum %.3f, %.0f s", *figures)
@@ -210,7 +214,6 @@ def train(steps: int, work: Path, output: Path) -> float:
         if trainer.step % SNAPSHOT_EVERY == 0 or trainer.step == steps:
             checkpoint.export_ctc(model, output / "ctc")
             log.info("word error rate: %.1f %%", measure.ctc_short(output))
-    return trainer.seconds
 
 
 def main() -> None:
@@ -218,15 +221,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the demo's CTC checkpoint.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--work", type=Path, help="scratch folder, OUTPUT/work unless given")
+    parser.add_argument("--workers", type=int, default=2, help="another number: another model")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     start_logging(logging.INFO)
-    torch.set_num_threads(1)
     output: Path = arguments.output.resolve()
     work: Path = arguments.work.resolve() if arguments.work else output / "work"
-    measure.prepare(work, output, SEED, workers=2)
-    seconds = train(arguments.steps, work, output)
+    measure.prepare(work, output, SEED, arguments.workers)
+    run_workers(train, arguments.workers, arguments.steps, work, output)
     report = measure.ctc_figures(output, work)
+    seconds = torch.load(work / "ctc-state.pt", weights_only=True)["seconds"]
     report["training_minutes"] = round(seconds / 60, 1)
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info("%s", report)
