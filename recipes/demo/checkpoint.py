@@ -180,7 +180,7 @@ def initial_ctc() -> Wav2Vec2ForCTC:
         vocab_size=len(CTC_TOKENS),
         hidden_size=192,
         num_hidden_layers=6,
-        num_attention_heads=4,
+        num_attention_heads=3,
         intermediate_size=768,
         # Most of the arithmetic of wav2vec2's front end is in its first layers: these are thin.
         conv_dim=(64, 64, 128, 128, 192, 192, 192),
