@@ -31,7 +31,7 @@ import speech
 from training import SEED, Trainer, learning_rate, run_workers, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
-STEPS = 6000
+STEPS = 8000
 POOL = 96  # recordings drawn for each batch, of which neighbours in length are taken
 PEAK_RATE = 1.5e-3
 LOG_EVERY, SAVE_EVERY, SNAPSHOT_EVERY = 50, 100, 500
