@@ -22,6 +22,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.system.hardware import describe
 
 __all__ = [
+    "cells",
     "entry_for",
     "figures",
     "open_results",
@@ -112,7 +113,11 @@ def entry_for(
 
 
 def figures(
-    answers: list[dict[str, Any]], made: Mapping[str, Any], rival: Rival, setting: Setting
+    answers: list[dict[str, Any]],
+    made: Mapping[str, Any],
+    rival: Rival,
+    setting: Setting,
+    window_s: int = WINDOW_S,
 ) -> dict[str, Any]:
     """What the fresh processes of one rival answered, as one row."""
     seconds = [value for answer in answers for value in answer["seconds"]]
@@ -124,7 +129,7 @@ def figures(
         "processes": len(answers),
         "seconds": spread(seconds),
         "tokens_per_s": round(setting.tokens * setting.batch / median, 2),
-        "rtf": round(median / (WINDOW_S * setting.batch), 5),
+        "rtf": round(median / (window_s * setting.batch), 5),
         "tokens": answers[0]["tokens"],
         "text": answers[0]["texts"][0][:80],
         "size_bytes": made["size_bytes"],
@@ -204,7 +209,7 @@ def rivals_table(entry: dict[str, Any]) -> str:
     known = [name for name in RIVALS if name in entry["rivals"]]
     for name in known:
         row = entry["rivals"][name]
-        lines.append([row["label"], *_cells(row)])
+        lines.append([row["label"], *cells(row)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -216,8 +221,8 @@ def ratios_table(results: dict[str, Any]) -> str:
     columns = [list(ratios(entry)) for entry in entries]
     for index, target in enumerate(TARGETS):
         label = "best OpenVINO" if target.theirs == OPENVINO else RIVALS[target.theirs[0]].label
-        cells = [_ratio(column[index]) for column in columns]
-        lines.append([f"{target.ours} / {label}", *cells])
+        values = [_ratio(column[index]) for column in columns]
+        lines.append([f"{target.ours} / {label}", *values])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -236,7 +241,7 @@ def _ratio(ratio: Ratio) -> str:
     return f"{ratio.value:.2f} of {ratio.limit:.2f} {verdict}{runs}"
 
 
-def _cells(row: dict[str, Any]) -> Iterator[str]:
+def cells(row: dict[str, Any]) -> Iterator[str]:
     """The figures of one row, in the order of the columns."""
     if "failed" in row:
         yield from (f"cannot: {row['failed']}", "", "", "", "", "", "", "")

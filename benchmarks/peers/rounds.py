@@ -70,6 +70,7 @@ class Bench:
     memory_limit: int
     time_limit_s: float
     lock: Path | None
+    window_s: int = WINDOW_S
 
     def python(self, environment: str) -> Path:
         """The interpreter of an environment."""
@@ -142,9 +143,9 @@ def prepare(bench: Bench, name: str) -> None:
 
 def write_audio(bench: Bench) -> Path:
     """Write the windows, all different and full of speech: the demo's clips, one after another."""
-    path = bench.work / f"audio-{bench.setting.batch}.npy"
+    path = bench.work / f"audio-{bench.setting.batch}x{bench.window_s}.npy"
     clips = sorted((ROOT / "recipes" / "demo" / "clips").glob("*.flac"))
-    samples = bench.setting.batch * WINDOW_S * RATE
+    samples = bench.setting.batch * bench.window_s * RATE
     sound = np.concatenate([audio.whole(audio.read(clip, RATE)) for clip in clips])
     np.save(path, np.resize(sound, samples).reshape(bench.setting.batch, -1))
     return path
@@ -205,12 +206,13 @@ def _convert(
 
 def write_recipe(path: Path, checkpoint: Path) -> Path:
     """Write what `exporter build` is told: all of a target's options are its defaults."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "name": "peer",
         "checkpoint": str(checkpoint),
         "targets": [{"kind": kind} for kind in ("aoti", "onnx-int8", "torch-int8")],
-        "decoding": {"language": "en", "task": "transcribe"},
     }
+    if json.loads((checkpoint / "config.json").read_bytes())["model_type"] == "whisper":
+        wanted["decoding"] = {"language": "en", "task": "transcribe"}
     with path.open("w", encoding="utf-8") as stream:
         YAML().dump(wanted, stream)
     return path

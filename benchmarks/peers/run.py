@@ -99,7 +99,8 @@ def measure(
         if name in failed:
             rows[name] = {**head, "failed": failed[name]}
         else:
-            rows[name] = {**head, **figures(answers[name], made[name], rival, bench.setting)}
+            told = figures(answers[name], made[name], rival, bench.setting, bench.window_s)
+            rows[name] = {**head, **told}
     return rows
 
 

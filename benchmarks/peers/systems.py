@@ -87,6 +87,15 @@ CONVERSIONS: dict[str, Conversion] = {
         "{python} -m benchmarks.build_cost.optimum {checkpoint} {output}",
         copied=_CONFIGS,
     ),
+    "ctc-ctranslate2-int8": Conversion(
+        "faster-whisper",
+        "{bin}/ct2-transformers-converter --model {checkpoint} --output_dir {output} "
+        "--quantization int8",
+    ),
+    "ctc-optimum-avx512_vnni": Conversion(
+        "optimum",
+        "{python} -m benchmarks.peers.workers.ctc.optimum_convert {checkpoint} {output}",
+    ),
     "openai": Conversion(
         "openai-whisper",
         "{python} -m benchmarks.peers.workers.openai_convert {checkpoint} {output}",
@@ -138,4 +147,22 @@ RIVALS: dict[str, Rival] = {
         {"dtype": "float32", "compile": True},
         warmups=3,
     ),
+}
+# For CTC checkpoints: benchmarks/peers/ctc.py.
+CTC_RIVALS: dict[str, Rival] = {
+    "aoti": Rival("aoti", OWN, "ctc.exporter_worker", "aoti"),
+    "onnx-int8": Rival("onnx-int8", OWN, "ctc.exporter_worker", "onnx-int8"),
+    "torch-int8": Rival("torch-int8", OWN, "ctc.exporter_worker", "torch-int8"),
+    "ctranslate2": Rival(
+        "CTranslate2 int8",
+        *("faster-whisper", "ctc.ctranslate2_worker", "ctc-ctranslate2-int8"),
+        {"compute_type": "int8"},
+    ),
+    "optimum": Rival(
+        "optimum avx512_vnni", "optimum", "ctc.optimum_worker", "ctc-optimum-avx512_vnni"
+    ),
+    "torch-dynamic": Rival(
+        "torch quantize_dynamic", "optimum", "ctc.transformers_worker", None, {"int8": True}
+    ),
+    "eager": Rival("transformers float32", "optimum", "ctc.transformers_worker", None),
 }

@@ -1,9 +1,11 @@
-"""The demo model as a Hugging Face checkpoint: tokenizer, configuration, weights, export."""
+"""The demo models as Hugging Face checkpoints: tokenizers, configurations, weights, export."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +14,10 @@ from torch import nn
 from transformers import (
     AddedToken,
     GenerationConfig,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
@@ -19,7 +25,15 @@ from transformers import (
 )
 
 from speech import RATE
-from windows import MAX_START, TIME_STEP, WINDOW_SECONDS, LogMel, Prompt, feature_extractor
+from windows import (
+    LETTERS,
+    MAX_START,
+    TIME_STEP,
+    WINDOW_SECONDS,
+    LogMel,
+    Prompt,
+    feature_extractor,
+)
 
 MERGES = 500
 # Only English is taught. `WhisperTokenizer` counts language ids in this order: none may be skipped.
@@ -27,6 +41,16 @@ LANGUAGES = ("en", "zh", "de", "es", "ru", "ko", "fr")
 TASKS = ("translate", "transcribe")
 END = "<|endoftext|>"
 MAX_TOKENS = 160
+# The blank of CTC is the token for padding.
+_DROPOUTS = (
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
+    "layerdrop",
+)
+CTC_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", *LETTERS.replace(" ", "|"))
 
 
 def build_tokenizer(folder: Path, texts: list[str]) -> None:
@@ -134,15 +158,73 @@ def initial_model(config: WhisperConfig, log_mel: LogMel) -> WhisperForCondition
 
 
 def export(model: WhisperForConditionalGeneration, tokenizer_folder: Path, folder: Path) -> None:
-    """Write the whole checkpoint in float16, and put it in place only when complete."""
+    """Write the whole Whisper checkpoint in float16."""
     tokenizer = WhisperTokenizer.from_pretrained(tokenizer_folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(tokenizer_folder, partial)
     half = WhisperForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
     half.generation_config = generation_config(tokenizer)
-    half.to(torch.float16).save_pretrained(partial)  # type: ignore[arg-type]
-    feature_extractor().save_pretrained(partial)
+    with _complete(folder) as partial:
+        shutil.copytree(tokenizer_folder, partial)
+        half.to(torch.float16).save_pretrained(partial)  # type: ignore[arg-type]
+        feature_extractor().save_pretrained(partial)
+
+
+def ctc_label(letter: int) -> int:
+    """Return the token id of a letter of `Window.letters`, which count from 1."""
+    return letter - 1 + CTC_TOKENS.index("|")
+
+
+def initial_ctc() -> Wav2Vec2ForCTC:
+    """Return a wav2vec2 that learns from scratch: small, layer norm, the usual frames of 20 ms."""
+    config = Wav2Vec2Config(
+        vocab_size=len(CTC_TOKENS),
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        intermediate_size=768,
+        # Most of the arithmetic of wav2vec2's front end is in its first layers: these are thin.
+        conv_dim=(64, 64, 128, 128, 192, 192, 192),
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=16,
+        **dict.fromkeys(_DROPOUTS, 0.0),
+        # Masking would add a tensor that only training uses.
+        mask_time_prob=0.0,
+        mask_feature_prob=0.0,
+        ctc_loss_reduction="mean",
+        pad_token_id=CTC_TOKENS.index("<pad>"),
+        bos_token_id=CTC_TOKENS.index("<s>"),
+        eos_token_id=CTC_TOKENS.index("</s>"),
+    )
+    model = Wav2Vec2ForCTC(config)
+    # transformers' deviation of 0.02 is meant for wider layers.
+    layers = [model.wav2vec2.feature_projection, model.wav2vec2.encoder]
+    for module in (module for layer in layers for module in layer.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    return model
+
+
+def export_ctc(model: Wav2Vec2ForCTC, folder: Path) -> None:
+    """Write the whole wav2vec2 checkpoint in float16."""
+    half = Wav2Vec2ForCTC(model.config)
+    half.load_state_dict(model.state_dict())
+    with _complete(folder) as partial:
+        partial.mkdir(parents=True)
+        vocabulary = {token: index for index, token in enumerate(CTC_TOKENS)}
+        (partial / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        Wav2Vec2CTCTokenizer(str(partial / "vocab.json")).save_pretrained(partial)
+        Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(partial)
+        half.to(torch.float16).save_pretrained(partial)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[Path]:
+    """Yield a path at which to write a folder, which is put in place only when complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

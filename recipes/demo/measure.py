@@ -13,7 +13,16 @@ import jiwer
 import numpy as np
 import soundfile
 import torch
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from torch.ao.quantization import quantize_dynamic
+from transformers import (
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+    pipeline,
+)
 
 import speech
 from speech import RATE
@@ -60,7 +69,7 @@ def write_clips(work: Path, folder: Path, seed: int) -> None:
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-class Recognizer:
+class WhisperRecognizer:
     """A checkpoint folder, run in float32 by transformers."""
 
     def __init__(self, folder: Path) -> None:
@@ -97,6 +106,38 @@ class Recognizer:
         ]
 
 
+class CtcRecognizer:
+    """A wav2vec2 folder, run in float32 by transformers, greedily."""
+
+    def __init__(self, folder: Path, int8: bool = False) -> None:
+        self.extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        self.tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+        model = Wav2Vec2ForCTC.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = quantize_dynamic(model, {torch.nn.Linear}) if int8 else model
+
+    def short(self, clips: list[Signal]) -> list[str]:
+        """Transcribe each clip as a whole."""
+        return [self._whole(clip) for clip in clips]
+
+    def long(self, clip: Signal) -> str:
+        """Transcribe a recording in pieces that overlap, as transformers' pipeline does."""
+        recognise = pipeline(
+            "automatic-speech-recognition",
+            model=self.model,
+            tokenizer=self.tokenizer,
+            feature_extractor=self.extractor,
+            chunk_length_s=WINDOW_SECONDS,
+        )
+        text: str = recognise(clip.copy())["text"]
+        return text
+
+    def _whole(self, clip: Signal) -> str:
+        inputs = self.extractor(clip, sampling_rate=RATE, return_tensors="pt")
+        with torch.inference_mode():
+            logits = self.model(**inputs).logits[0]
+        return self.tokenizer.decode(logits.argmax(-1))
+
+
 def read_clips(folder: Path, long: bool) -> Iterator[tuple[Signal, str]]:
     """Read the clips that are longer than a window, or the others."""
     for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
@@ -110,32 +151,68 @@ def error_rate(references: list[str], hypotheses: list[str]) -> float:
     return round(100 * jiwer.wer(references, hypotheses), 2)
 
 
-def short_clips(output: Path, limit: int | None = None, **options: Any) -> float:
+def prepare(work: Path, output: Path, seed: int, workers: int) -> None:
+    """Synthesize all speech and write the test clips, as far as they are not there yet."""
+    work.mkdir(parents=True, exist_ok=True)
+    for split, utterances in speech.plan(seed).items():
+        speech.synthesize(work, split, utterances, workers)
+    write_clips(work, output / "clips", seed)
+
+
+def short_clips(
+    recognizer: WhisperRecognizer | CtcRecognizer,
+    output: Path,
+    limit: int | None = None,
+    **options: Any,
+) -> float:
     """Measure on the short clips with voices not used in training."""
     clips, texts = zip(*islice(read_clips(output / "clips", long=False), limit), strict=True)
-    return error_rate(list(texts), Recognizer(output / "whisper").short(list(clips), **options))
+    return error_rate(list(texts), recognizer.short(list(clips), **options))
 
 
-def long_clips(output: Path, **options: Any) -> float:
+def long_clips(recognizer: WhisperRecognizer | CtcRecognizer, output: Path) -> float:
     """Measure on the recordings longer than a window."""
-    recognizer = Recognizer(output / "whisper")
     clips, texts = zip(*read_clips(output / "clips", long=True), strict=True)
-    return error_rate(list(texts), [recognizer.long(clip, **options) for clip in clips])
+    return error_rate(list(texts), [recognizer.long(clip) for clip in clips])
 
 
-def seen_voices(output: Path, work: Path) -> float:
+def seen_voices(recognizer: WhisperRecognizer | CtcRecognizer, work: Path) -> float:
     """Measure on new sentences by training voices, without noise."""
     recordings, texts = speech.load(work, "seen")
     clips = [(LEVEL * recording / 32768).astype(np.float32) for recording in recordings]
-    return error_rate(texts, Recognizer(output / "whisper").short(clips))
+    return error_rate(texts, recognizer.short(clips))
 
 
-def everything(output: Path, work: Path) -> dict[str, float]:
-    """Measure all figures of the report, in percent."""
+def whisper_short(output: Path, limit: int) -> float:
+    """Measure the latest Whisper on some of the short clips."""
+    return short_clips(WhisperRecognizer(output / "whisper"), output, limit)
+
+
+def whisper_figures(output: Path, work: Path) -> dict[str, float]:
+    """Measure all of Whisper's figures of the report, in percent."""
+    recognizer = WhisperRecognizer(output / "whisper")
     return {
-        "short": short_clips(output),
-        "short_timestamps": short_clips(output, return_timestamps=True),
-        "short_beam_5": short_clips(output, num_beams=5),
-        "long": long_clips(output),
-        "seen_voices": seen_voices(output, work),
+        "short": short_clips(recognizer, output),
+        "short_timestamps": short_clips(recognizer, output, return_timestamps=True),
+        "short_beam_5": short_clips(recognizer, output, num_beams=5),
+        "long": long_clips(recognizer, output),
+        "seen_voices": seen_voices(recognizer, work),
+    }
+
+
+def ctc_short(output: Path) -> float:
+    """Measure the latest wav2vec2 on the short clips."""
+    return short_clips(CtcRecognizer(output / "ctc"), output)
+
+
+def ctc_figures(output: Path, work: Path) -> dict[str, float]:
+    """Measure all of wav2vec2's figures of the report, in percent."""
+    recognizer = CtcRecognizer(output / "ctc")
+    clips, texts = zip(*read_clips(output / "clips", long=True), strict=True)
+    return {
+        "short": short_clips(recognizer, output),
+        "short_int8": short_clips(CtcRecognizer(output / "ctc", int8=True), output),
+        "long": long_clips(recognizer, output),
+        "long_whole": error_rate(list(texts), recognizer.short(list(clips))),
+        "seen_voices": seen_voices(recognizer, work),
     }

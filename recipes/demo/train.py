@@ -3,8 +3,7 @@
     python recipes/demo/train.py --output DIR [--work SCRATCH]
 
 DIR receives whisper/ (the checkpoint), clips/ (test recordings) and report.json. A stopped run
-continues from SCRATCH. Every worker is a process with one thread: for matrices this small that is
-faster than one process with several threads.
+continues from SCRATCH.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
-from transformers.utils import logging as transformers_logging
 
 import checkpoint
 import measure
 import speech
+from training import SEED, Trainer, learning_rate, run_workers, start_logging
 from windows import (
     IGNORED,
     LETTERS,
@@ -41,10 +38,9 @@ from windows import (
     coloured_noise,
 )
 
-SEED = 20261121
 STEPS = 3000
 TIGHT_BATCH, FULL_BATCH = 32, 20  # windows in a step over all workers; full ones are longer
-PEAK_RATE, WARMUP = 1.5e-3, 200
+PEAK_RATE = 1.5e-3
 LOG_EVERY, SAVE_EVERY, SNAPSHOT_EVERY = 50, 250, 500
 
 log = logging.getLogger("train")
@@ -150,116 +146,35 @@ class Batches:
         return pool[start : start + size]
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm up, then fall to zero, both linearly."""
-    return PEAK_RATE * min((step + 1) / WARMUP, (steps - step) / (steps - WARMUP))
-
-
-def optimizer_for(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices only."""
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters if parameter.dim() == 1]
-    groups = [
-        {"params": matrices, "weight_decay": 0.02},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
-
-
-class Trainer:
-    """One worker's copy of model and optimizer; all copies stay equal."""
-
-    def __init__(self, model: Trainee, workers: int) -> None:
-        self.model, self.workers = model, workers
-        self.step, self.seconds = 0, 0.0
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_for(parameters)
-        # All gradients share one buffer, which the workers sum in one message.
-        sizes = [parameter.numel() for parameter in parameters]
-        self.gradients = torch.zeros(sum(sizes))
-        for parameter, piece in zip(parameters, torch.split(self.gradients, sizes), strict=True):
-            parameter.grad = piece.view_as(parameter)
-
-    def update(self, batch: Batch, letters_weight: float, rate: float) -> tuple[float, float]:
-        """Make one step, and return this worker's two losses."""
-        loss, letters = self.model(batch, letters_weight)
-        self.gradients.zero_()
-        (loss + letters_weight * letters).backward()
-        dist.all_reduce(self.gradients)
-        self.gradients /= self.workers
-        self.gradients *= (1.0 / (self.gradients.norm() + 1e-6)).clamp(max=1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.step += 1
-        return loss.item(), letters.item()
-
-    def save(self, path: Path) -> None:
-        """Write everything that training continues from, never half a file."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.rename(path)
-
-    def restore(self, path: Path) -> None:
-        """Continue from what `save` wrote."""
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-
-
-def start_logging(level: int) -> None:
-    """Log from here on; transformers would repeat advice on every call of `generate`."""
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
-    transformers_logging.set_verbosity_error()
-
-
 def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> None:
     """Train in one of the workers; the first one saves and reports."""
-    start_logging(logging.WARNING if worker else logging.INFO)
-    torch.set_num_threads(1)
-    rendezvous = f"file://{work / 'rendezvous'}"
-    dist.init_process_group("gloo", rendezvous, rank=worker, world_size=workers)
-    torch.manual_seed(SEED)
     tokenizer = WhisperTokenizer.from_pretrained(work / "tokenizer")
     whisper = checkpoint.initial_model(checkpoint.model_config(tokenizer), LogMel())
     # PyTorch's fused attention takes half as long again on a CPU in bfloat16.
     whisper.set_attn_implementation("eager")
-    trainer, batches = Trainer(Trainee(whisper), workers), Batches(work, tokenizer, worker, workers)
+    trainee, batches = Trainee(whisper), Batches(work, tokenizer, worker, workers)
+    trainer = Trainer(trainee, workers)
     if (work / "state.pt").exists():
         trainer.restore(work / "state.pt")
     while trainer.step < steps:
         started = time.monotonic()
         phase = next(phase for phase in PHASES if trainer.step < phase.until * steps)
-        batch, rate = batches.draw(trainer.step, phase), learning_rate(trainer.step, steps)
-        losses = trainer.update(batch, phase.letters, rate)
+        batch = batches.draw(trainer.step, phase)
+        loss, letters = trainee(batch, phase.letters)
+        trainer.update(
+            loss + phase.letters * letters, learning_rate(trainer.step, steps, PEAK_RATE)
+        )
         trainer.seconds += time.monotonic() - started
         if worker:
             continue
         if trainer.step % LOG_EVERY == 0:
-            log.info("step %d of %d: loss %.2f, letters %.2f", trainer.step, steps, *losses)
+            figures = (trainer.step, steps, loss.item(), letters.item())
+            log.info("step %d of %d: loss %.2f, letters %.2f", *figures)
         if trainer.step % SAVE_EVERY == 0 or trainer.step == steps:
             trainer.save(work / "state.pt")
         if trainer.step % SNAPSHOT_EVERY == 0 or trainer.step == steps:
             checkpoint.export(whisper, work / "tokenizer", output / "whisper")
-            log.info("word error rate: %.1f %%", measure.short_clips(output, limit=40))
-    dist.destroy_process_group()
-
-
-def prepare(work: Path, output: Path, workers: int) -> None:
-    """Synthesize all speech, write the test clips and learn the tokenizer."""
-    work.mkdir(parents=True, exist_ok=True)
-    for split, utterances in speech.plan(SEED).items():
-        speech.synthesize(work, split, utterances, workers)
-    measure.write_clips(work, output / "clips", SEED)
-    if not (work / "tokenizer").exists():
-        checkpoint.build_tokenizer(work / "tokenizer", speech.load(work, "train")[1])
+            log.info("word error rate: %.1f %%", measure.whisper_short(output, limit=40))
 
 
 def main() -> None:
@@ -273,12 +188,11 @@ def main() -> None:
     start_logging(logging.INFO)
     output: Path = arguments.output.resolve()
     work: Path = arguments.work.resolve() if arguments.work else output / "work"
-    prepare(work, output, arguments.workers)
-    # A file left behind by a stopped run would make the workers wait for its processes.
-    (work / "rendezvous").unlink(missing_ok=True)
-    settings = (arguments.workers, arguments.steps, work, output)
-    torch.multiprocessing.spawn(train, settings, nprocs=arguments.workers)  # type: ignore
-    report = measure.everything(output, work)
+    measure.prepare(work, output, SEED, arguments.workers)
+    if not (work / "tokenizer").exists():
+        checkpoint.build_tokenizer(work / "tokenizer", speech.load(work, "train")[1])
+    run_workers(train, arguments.workers, arguments.steps, work, output)
+    report = measure.whisper_figures(output, work)
     seconds = torch.load(work / "state.pt", weights_only=True)["seconds"]
     report["training_minutes"] = round(seconds / 60, 1)
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

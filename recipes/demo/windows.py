@@ -56,11 +56,11 @@ class Prompt:
 
 @dataclass
 class Window:
-    """A stretch of audio with its transcript as decoder inputs and labels."""
+    """A stretch of audio with its transcript: Whisper's inputs and labels, and letters."""
 
     audio: Signal
-    tokens: list[int]
-    labels: list[int]
+    tokens: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     letters: list[int] = field(default_factory=list)  # empty where the last utterance is cut off
 
 
@@ -125,8 +125,57 @@ def add_reverb(audio: Signal, seconds: float, wet: float, rng: np.random.Generat
     return echoing
 
 
-class WindowFactory:
-    """Draws training windows from recordings; `rng` and `noise_rng` decide everything."""
+class Mixer:
+    """Lays recordings out on a time line with noise; `rng` and `noise_rng` decide everything."""
+
+    def __init__(self, recordings: list[Samples], texts: list[str], noises: list[Signal]) -> None:
+        self.recordings, self.noises = recordings, noises
+        # Like Whisper, every segment's text starts with a space.
+        self.texts = [" " + text for text in texts]
+        self.seed(0)
+
+    def seed(self, *seeds: int) -> None:
+        """Start over from the given numbers."""
+        self.rng = random.Random(repr(seeds))
+        self.noise_rng = np.random.default_rng(seeds)
+
+    def disturb(self, window: Window) -> None:
+        """Add noise and, now and then, an echo, in place."""
+        if window.letters and self.rng.random() < 0.3:
+            seconds, wet = self.rng.uniform(0.1, 0.4), self.rng.uniform(0.1, 0.5)
+            window.audio = add_reverb(window.audio, seconds, wet, self.noise_rng)
+        noise = self.rng.choice(self.noises)
+        offset = self.rng.randrange(len(noise) - len(window.audio))
+        window.audio = add_noise(window.audio, self.rng.uniform(10.0, 35.0), noise[offset:])
+
+    def alone(self) -> tuple[list[tuple[int, float]], float]:
+        """Draw one utterance and the silence around it: see `mix`."""
+        index = self.rng.randrange(len(self.recordings))
+        lead, tail = (max(0.0, self.rng.uniform(-0.2, 0.4)) for _ in range(2))
+        return [(index, lead)], lead + len(self.recordings[index]) / RATE + tail
+
+    def mix(self, placed: list[tuple[int, float]], length: float) -> Window:
+        """Lay recordings out from their starts in seconds, with the letters but without tokens."""
+        audio = np.zeros(round(length * RATE), np.float32)
+        gain = 10 ** self.rng.uniform(-0.9, 0.2)
+        for index, start in placed:
+            begin = round(start * RATE)
+            piece = self.recordings[index][: len(audio) - begin]
+            loudness = np.float32(gain * 10 ** self.rng.uniform(-0.1, 0.1) / 32768)
+            audio[begin : begin + len(piece)] = piece * loudness
+        window = Window(audio)
+        if placed and self.end(placed[-1]) <= length + TIME_STEP:
+            spoken = "".join(self.texts[index] for index, _ in placed)
+            window.letters = [LETTERS.index(letter) + 1 for letter in spoken]
+        return window
+
+    def end(self, placed: tuple[int, float]) -> float:
+        """Return the second at which a placed recording ends."""
+        return placed[1] + len(self.recordings[placed[0]]) / RATE
+
+
+class WindowFactory(Mixer):
+    """Draws training windows for Whisper."""
 
     def __init__(
         self,
@@ -135,24 +184,14 @@ class WindowFactory:
         tokenizer: WhisperTokenizer,
         noises: list[Signal],
     ) -> None:
-        self.recordings, self.noises = recordings, noises
+        super().__init__(recordings, texts, noises)
         self.prompt = Prompt.of(tokenizer)
-        # Like Whisper, every segment's text starts with a space.
-        self.texts = [" " + text for text in texts]
         self.tokens: list[list[int]] = tokenizer(self.texts, add_special_tokens=False).input_ids
-        self.seed(0)
-
-    def seed(self, *seeds: int) -> None:
-        """Start over from the given numbers."""
-        self.rng = random.Random(repr(seeds))
-        self.noise_rng = np.random.default_rng(seeds)
 
     def single(self) -> Window:
         """Draw one utterance with a little silence around it."""
-        index = self.rng.randrange(len(self.recordings))
-        lead, tail = (max(0.0, self.rng.uniform(-0.2, 0.4)) for _ in range(2))
-        length = lead + len(self.recordings[index]) / RATE + tail
-        return self._window([(index, lead)], length, timestamps=self.rng.random() < 0.4)
+        placed, length = self.alone()
+        return self._window(placed, length, timestamps=self.rng.random() < 0.4)
 
     def packed(self) -> Window:
         """Fill a window with utterances and pauses; mostly its end cuts the last one off."""
@@ -173,33 +212,11 @@ class WindowFactory:
         """Draw a window without speech."""
         return self._window([], self.rng.uniform(0.2, WINDOW_SECONDS), timestamps=True)
 
-    def disturb(self, window: Window) -> None:
-        """Change level and add noise and, now and then, an echo, in place."""
-        if window.letters and self.rng.random() < 0.3:
-            seconds, wet = self.rng.uniform(0.1, 0.4), self.rng.uniform(0.1, 0.5)
-            window.audio = add_reverb(window.audio, seconds, wet, self.noise_rng)
-        noise = self.rng.choice(self.noises)
-        offset = self.rng.randrange(len(noise) - len(window.audio))
-        window.audio = add_noise(window.audio, self.rng.uniform(10.0, 35.0), noise[offset:])
-
     def _window(self, placed: list[tuple[int, float]], length: float, timestamps: bool) -> Window:
         """Lay the recordings out from their starts in seconds, and write the transcript."""
-        audio = np.zeros(round(length * RATE), np.float32)
-        gain = 10 ** self.rng.uniform(-0.9, 0.2)
-        for index, start in placed:
-            begin = round(start * RATE)
-            piece = self.recordings[index][: len(audio) - begin]
-            loudness = np.float32(gain * 10 ** self.rng.uniform(-0.1, 0.1) / 32768)
-            audio[begin : begin + len(piece)] = piece * loudness
-        tokens, labels = self._transcript(placed, length, timestamps)
-        window = Window(audio, tokens, labels)
-        if placed and self._end(placed[-1]) <= length + TIME_STEP:
-            spoken = "".join(self.texts[index] for index, _ in placed)
-            window.letters = [LETTERS.index(letter) + 1 for letter in spoken]
+        window = self.mix(placed, length)
+        window.tokens, window.labels = self._transcript(placed, length, timestamps)
         return window
-
-    def _end(self, placed: tuple[int, float]) -> float:
-        return placed[1] + len(self.recordings[placed[0]]) / RATE
 
     def _transcript(
         self, placed: list[tuple[int, float]], length: float, timestamps: bool
@@ -214,7 +231,7 @@ class WindowFactory:
         if timestamps and not placed:
             body.append(prompt.timestamp(0.0))
         for position, (index, start) in enumerate(placed):
-            end = self._end((index, start))
+            end = self.end((index, start))
             if timestamps:
                 body.append(prompt.timestamp(start if position else min(start, MAX_START)))
             if end > length + TIME_STEP:

@@ -254,8 +254,10 @@ def test_our_own_warnings_are_shown(
 def test_list_and_inspect_tell_what_is_there(
     here: Path, artifact: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "recipes").mkdir()
-    (here / "recipes/good.yaml").write_text("name: x\ncheckpoint: y\ntargets: [{kind: aoti}]\n")
+    (here / "recipes/more").mkdir(parents=True)
+    text = "name: x\ncheckpoint: y\ntargets: [{kind: aoti}]\n"
+    (here / "recipes/good.yaml").write_text(text)
+    (here / "recipes/more/below.yaml").write_text(text)
     (here / "recipes/zbad.yaml").write_text("name: x\n")
     assert main(["list", "--json"]) == 0
     listed = json.loads(capfd.readouterr().out)
@@ -263,6 +265,7 @@ def test_list_and_inspect_tell_what_is_there(
     assert "whisper" in listed["families"]
     assert listed["recipes"][0]["checkpoint"] == "y"
     assert listed["recipes"][1]["state"].startswith("unusable: recipes/zbad.yaml:1:1: checkpoint")
+    assert listed["recipes"][2]["path"] == "recipes/more/below.yaml"
     assert listed["artifacts"][0]["path"] == "artifacts/speech/small"
     assert listed["artifacts"][0]["state"] == "not validated"
 

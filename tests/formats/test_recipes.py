@@ -9,7 +9,7 @@ from exporter.recipe import Recipe
 from exporter.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = sorted((ROOT / "recipes").glob("*.yaml"))
+PATHS = sorted((ROOT / "recipes").glob("**/*.yaml"))
 
 each_recipe = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -32,15 +32,18 @@ def test_a_recipe_is_usable_and_named_like_its_file(path: Path) -> None:
 
 
 @each_recipe
-def test_english_only_checkpoints_are_asked_for_no_language(path: Path) -> None:
+def test_only_multilingual_whispers_are_told_a_language(path: Path) -> None:
     recipe = read(path)
-    english = recipe.checkpoint.endswith(".en")
-    assert (recipe.decoding.language is None) == english
-    assert (recipe.decoding.task is None) == english
+    whisper = "whisper" in recipe.checkpoint and not recipe.checkpoint.endswith(".en")
+    assert (recipe.decoding.task is not None) == whisper
+    assert (recipe.decoding.language is not None) == whisper
 
 
 def test_a_real_checkpoint_of_each_kind_has_a_recipe() -> None:
     assert {read(path).checkpoint for path in PATHS} >= {
         *("openai/whisper-large-v3", "openai/whisper-large-v3-turbo", "openai/whisper-small"),
         *("openai/whisper-tiny", "openai/whisper-small.en", "distil-whisper/distil-large-v3.5"),
+        *("facebook/wav2vec2-base-960h", "jonatasgrosman/wav2vec2-large-xlsr-53-german"),
+        *("facebook/hubert-large-ls960-ft", "./mms-1b-all-deu"),
+        "speechbrain/asr-wav2vec2-commonvoice-14-en",
     }

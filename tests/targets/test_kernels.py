@@ -236,6 +236,32 @@ def test_attention_of_other_widths(tmp_path: Path, head_dim: int) -> None:
     check_attention(settings(highest), tmp_path, head_dim)
 
 
+class Everything(nn.Module):
+    """Attention of every position to every other, by itself."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        (states,) = inputs
+        return (attention.attention(states, states * 0.5, states.flip(1), Attentions.heads),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_dim", [48, 80, 96])
+def test_an_encoder_attends_in_the_widths_of_other_models(tmp_path: Path, head_dim: int) -> None:
+    """wav2vec 2.0 of a thousand million weights has heads of 80 numbers."""
+    torch.manual_seed(0)
+    highest = [name for name in LEVELS if not lacking(name)][-1]
+    module, width = Everything(), Attentions.heads * head_dim
+    example = {"states": torch.empty((2, 131, width), device="meta")}
+    dynamic = {"states": {0: "clips", 1: "frames"}}
+    outputs = {"attended": ("clips", "frames", width)}
+    graph = Graph("everything", module, example, dynamic, outputs)
+    run = compiled(module, graph, tmp_path, settings(highest))
+    for clips, frames in ((1, 7), (2, 131), (1, 260)):
+        states = torch.randn(clips, frames, width) / 2
+        (wanted,) = module(states)
+        assert (run({"states": states})["attended"] - wanted).abs().max() < 0.02
+
+
 def check_attention(level: dict[str, Any], tmp_path: Path, head_dim: int) -> None:
     torch.manual_seed(0)
     module, heads, places, source, length = Attentions(), Attentions.heads, 24, 75, 131

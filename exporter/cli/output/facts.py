@@ -3,6 +3,7 @@
 Imports torch only for checkpoints.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
 def of_folder(here: Path) -> dict[str, list[Any]]:
     """Return the recipes and artifacts below `here`, and all targets and families."""
     manifests = sorted((here / "artifacts").glob(f"*/*/{MANIFEST}"))
+    recipes = (sorted((here / "recipes").glob(pattern)) for pattern in ("*.yaml", "*/*.yaml"))
     return {
-        "recipes": [_recipe_row(path) for path in sorted((here / "recipes").glob("*.yaml"))],
+        "recipes": [_recipe_row(path) for path in chain.from_iterable(recipes)],
         "targets": list(TARGETS),
         "families": list(FAMILIES),
         "artifacts": [

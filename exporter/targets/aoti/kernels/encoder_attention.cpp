@@ -126,7 +126,7 @@ class Head {
 
  private:
   static constexpr int64_t kWidth = parts * kLanes;
-  static constexpr int64_t kColumns = std::min(kWidth, kPanel);  // of a panel of values
+  static constexpr int64_t kColumns = kWidth % kPanel ? kLanes : kPanel;  // of a panel of values
 
   const float* row(const float* numbers, int64_t position, int64_t d) const {
     return position < length_ ? numbers + position * stride_ + d : nullptr;
@@ -196,7 +196,10 @@ extern "C" AOTITorchError aoti_torch_cpu_attention(AtenTensorHandle query,
   switch (all / heads) {
     case 16: attention.run<1>(); break;
     case 32: attention.run<2>(); break;
+    case 48: attention.run<3>(); break;
     case 64: attention.run<4>(); break;
+    case 80: attention.run<5>(); break;
+    case 96: attention.run<6>(); break;
     case 128: attention.run<8>(); break;
     default: return AOTI_TORCH_FAILURE;
   }
