@@ -63,6 +63,7 @@ _CONFIG = {
     "max_source_positions": "the frames that the encoder takes",
     "max_target_positions": "the most tokens that the decoder takes",
     "vocab_size": "how many tokens there are",
+    "target_lang": "the language, of many, that the weights are for",
     "tie_word_embeddings": "whether the projection to tokens is the embedding",
     "decoder_start_token_id": "the first token of every prompt",
     "eos_token_id": "where decoding ends, for loaders without a generation config",
