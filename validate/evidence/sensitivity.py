@@ -52,7 +52,9 @@ class _Sensitivity:
         self._forcing = self._family.forcing
         self._prompt = self._forcing.forced_prompt(self._model, opened.decoding)
         self._checkpoint = open_checkpoint(
-            str(request.original.model), allow_pickle=request.original.trust
+            str(request.original.model),
+            allow_pickle=request.original.trust,
+            language=request.original.decoding.language,
         )
         self._inputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._done = 0
