@@ -63,7 +63,8 @@ def plan_of(folder: Path, manifest: Manifest) -> QuantizationPlan:
     try:
         return QuantizationPlan.from_data(groups)
     except (KeyError, ValueError) as error:
-        msg = f"{folder}: its manifest has a plan that no recipe has ({str(error)[:200]})"
+        reason = str(error).splitlines()[0][:200]
+        msg = f"{folder}: its manifest has a plan that no recipe has ({reason})"
         raise IntegrityError(msg) from error
 
 

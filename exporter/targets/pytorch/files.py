@@ -83,7 +83,8 @@ def _schemes(path: Path) -> dict[str, IntegerScheme]:
         try:
             scheme = SCHEMES[parameters.pop("scheme", DEFAULT)].Scheme.model_validate(parameters)
         except (KeyError, ValueError) as error:
-            msg = f"{path}: {module} has a scheme that no recipe has ({str(error)[:200]})"
+            reason = str(error).splitlines()[0][:200]
+            msg = f"{path}: {module} has a scheme that no recipe has ({reason})"
             raise IntegrityError(msg) from error
         if not isinstance(scheme, IntegerScheme):
             msg = f"{path}: {module} is not quantized"
