@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.checkpoint.compatibility import check_fit
@@ -113,6 +113,21 @@ def test_one_layer_is_traced_for_all(made: Callable[[str], Path], kind: str) -> 
         )
         assert graph.single_layer is not None
         assert graph.num_layers == model.config.num_hidden_layers
+
+
+@each_kind
+def test_a_graph_computes_in_bfloat16_from_tables_in_float16(
+    made: Callable[[str], Path], kind: str
+) -> None:
+    model = FAMILY.skeleton(open_checkpoint(str(made(kind))).config, torch.bfloat16)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if parameter.ndim > 1 and not isinstance(module, nn.Linear):
+            setattr(module, leaf, nn.Parameter(parameter.half(), requires_grad=False))
+    (graph,) = FAMILY.graphs(model, "static")
+    (found,) = graph.module(*graph.inputs.values())
+    assert (found.dtype, found.shape[::2]) == (torch.bfloat16, (2, 16))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in tiny_ctc.KINDS if has_samples(kind)])

@@ -86,7 +86,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
                 "num_attention_heads": 2,
                 "intermediate_size": 64,
                 "conv_kernel_size": 5,
-                "subsampling_conv_channels": 8,
+                "subsampling_conv_channels": 12,  # Inductor copies up to eight
             },
         },
     ),
