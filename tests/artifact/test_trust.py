@@ -87,7 +87,7 @@ CALLS: dict[str, Call] = {
         [folder], benching.Workload(runs=1), trust=trusted
     ),
     "stopwatch": lambda folder, trusted: timing.opened(
-        folder, original=False, threads=1, trust=trusted
+        folder, original=False, threads=1, trust=trusted, decoding=Decoding()
     ),
 }
 

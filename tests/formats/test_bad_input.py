@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Break, int, str]] = {
     "unknown family": (
         write("checkpoint/config.json", '"whisper"', '"lightglue"'),
         3,
-        "'lightglue' is not one of: whisper",
+        "'lightglue' is not one of: data2vec-audio, hubert",
     ),
     "missing checkpoint": (
         write("tiny.yaml", "checkpoint: checkpoint", "checkpoint: ./absent"),

@@ -1,6 +1,6 @@
 """Quantization plans of models, as a build resolves them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -21,10 +21,11 @@ def plan_for(
     default: QuantizationScheme = INT8,
     patterns: Mapping[str, QuantizationScheme] | None = None,
     head: str = WHISPER.HEAD,
+    left: Collection[str] = WHISPER.FLOAT_BY_DEFAULT,
+    shared: Mapping[str, str] | None = None,
 ) -> QuantizationPlan:
     """The plan of a model."""
-    left = WHISPER.FLOAT_BY_DEFAULT
-    return plan_of(match_rules(model, patterns or {}, default, head, left), model)
+    return plan_of(match_rules(model, patterns or {}, default, head, left, shared), model)
 
 
 def whisper_plan(
@@ -36,7 +37,4 @@ def whisper_plan(
     opened = open_checkpoint(str(checkpoint))
     model = WHISPER.skeleton(opened.config)
     shared = shared_tables(WHISPER.TIED, opened.tensors)
-    matches = match_rules(
-        model, patterns or {}, default, WHISPER.HEAD, WHISPER.FLOAT_BY_DEFAULT, shared
-    )
-    return plan_of(matches, model)
+    return plan_for(model, default, patterns, shared=shared)

@@ -22,7 +22,7 @@ gate: {{min_clips: 1, max_wer_increase: 1, max_latency_ratio: 100, max_reference
 """
 
 
-def write_recipe(folder: Path, checkpoint: Path, decoding: str) -> Recipe:
+def write_recipe(folder: Path, checkpoint: Path, decoding: str, more: str = "") -> Recipe:
     source = np.random.default_rng(0)
     (folder / "clips").mkdir()
     rows = []
@@ -32,5 +32,5 @@ def write_recipe(folder: Path, checkpoint: Path, decoding: str) -> Recipe:
         rows.append(json.dumps({"audio": f"{index}.wav", "text": "red green blue"}))
     (folder / "clips" / "manifest.jsonl").write_text("\n".join(rows) + "\n")
     path = folder / "tiny.yaml"
-    path.write_text(RECIPE.format(checkpoint=checkpoint, decoding=decoding))
+    path.write_text(RECIPE.format(checkpoint=checkpoint, decoding=decoding) + more)
     return recipe.read(path)

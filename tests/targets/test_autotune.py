@@ -18,6 +18,7 @@ from exporter.cli import build, main
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.families.graph import parameter_names
+from exporter.quantization.plan import shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.weight_int4 import Scheme as WeightInt4
 from exporter.runtime.load import load
@@ -259,7 +260,8 @@ def test_a_cut_has_the_real_widths_and_the_plan_of_the_layers_it_has(
         cut.checkpoint.tensors[n] == job.checkpoint.tensors[n] for n in cut.checkpoint.tensors
     )
     assert {name.split(".")[3] for name in cut.checkpoint.tensors if ".layers." in name} == {"0"}
-    assert cut.plan == plan_for(model, patterns={"*.fc2": FLOAT})
+    shared = shared_tables(WHISPER.TIED, cut.checkpoint.tensors)
+    assert cut.plan == plan_for(model, patterns={"*.fc2": FLOAT}, shared=shared)
 
 
 PLAN = [

@@ -79,9 +79,6 @@ def derived(prefix: str, norm: str, layers: int) -> dict[str, Sequence[Derivatio
         f"lm_head.{leaf}": [Derivation((f"ctc_head.{leaf}",), _of_one_frame)]
         for leaf in ("weight", "bias")
     }
-    for layer in range(layers):
-        gate = f"{prefix}encoder.layers.{layer}.attention.gru_rel_pos_linear"
-        forms[f"{gate}.offset"] = [Derivation((f"{gate}.bias",), _in_a_row)]
     for name in dict.fromkeys(prefix + norm.format(layer) for layer in range(layers)):
         forms |= _batch_norm(name)
     return forms
@@ -106,10 +103,6 @@ def weight_norm(length: Tensor, direction: Tensor) -> Tensor:
 def _of_one_frame(parameter: Tensor) -> Tensor:
     """Return a linear module's parameter for that of a convolution [out, in, 1]."""
     return parameter.squeeze(-1) if parameter.ndim > 1 else parameter
-
-
-def _in_a_row(bias: Tensor) -> Tensor:
-    return bias[None]
 
 
 def _scale(weight: Tensor, variance: Tensor) -> Tensor:

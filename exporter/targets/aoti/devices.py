@@ -52,13 +52,15 @@ class Cpu:
         """Return Inductor's settings.
 
         Without freezing: it would widen weights that are stored in 16 bits, and pack weights in a
-        way that only this CPU understands.
+        way that only this CPU understands. All weights stay tensors: Inductor writes the values of
+        short vectors into the code, and graphs are compiled without values.
         """
         return {
             "cpp.march": march,
             "cpp.dynamic_threads": threads is None,
             "cpp.threads": threads or -1,
             "freezing": False,
+            "always_keep_tensor_constants": True,
             "aot_inductor.package_constants_in_so": False,
             "compile_threads": 1,
             "aot_inductor.compile_wrapper_opt_level": "Os",

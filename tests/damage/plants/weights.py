@@ -99,8 +99,8 @@ def _float16(tensors: Tensors, name: str) -> None:
 
 
 def _time_tokens(tensors: Tensors) -> None:
-    """Two timestamps' rows exchanged in embedding and head."""
-    for name in ("model.decoder.embed_tokens.weight", "proj_out.weight"):
+    """Two timestamps' rows exchanged in the table of embedding and head."""
+    for name in (_TABLE, _TABLE_SCALE):
         table = tensors[name]
         table[-9], table[-4] = table[-4].clone(), table[-9].clone()
 
@@ -113,7 +113,8 @@ def _zero_bias(tensors: Tensors, ends: str) -> None:
 
 _E0, _E1 = "model.encoder.layers.0", "model.encoder.layers.1"
 _D0, _D1 = "model.decoder.layers.0", "model.decoder.layers.1"
-_TOKENS, _PLACES = "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"
+_TABLE, _TABLE_SCALE = "proj_out.weight", "proj_out.scale"  # of the embedding, too
+_PLACES = "model.decoder.embed_positions.weight"
 
 add = PLANTS.add
 add(
@@ -250,8 +251,8 @@ add(
     "embedding-rolled",
     "tiny/torch-int8",
     "severe",
-    "embed_tokens",
-    on(lambda t: _rolled(t, _TOKENS, 1)),
+    "proj_out",
+    on(lambda t: _rolled(t, _TABLE, 1)),
 )
 add(
     "positions-rolled",
@@ -345,28 +346,28 @@ add(
     "nan-in-a-rare-embedding",
     "tiny/aoti",
     "latent",
-    "embed_tokens",
-    on(lambda t: _row(t, _TOKENS, 150, float("nan"))),
+    "proj_out",
+    on(lambda t: _row(t, _TABLE_SCALE, 150, float("nan"))),
 )
 add(
     "infinity-in-a-rare-embedding",
     "tiny/onnx-int8",
     "latent",
-    "embed_tokens",
-    on(lambda t: _row(t, _TOKENS, 151, float("inf"))),
+    "proj_out",
+    on(lambda t: _row(t, _TABLE_SCALE, 151, float("inf"))),
 )
 add(
     "embedding-of-a-language-zero",
     "tiny/torch-int8",
     "latent",
-    "embed_tokens",
-    on(lambda t: _row(t, _TOKENS, -208, 0.0)),
+    "proj_out",
+    on(lambda t: _row(t, _TABLE, -208, 0.0)),
 )
-add("timestamps-swapped", "tiny/torch-int8", "latent", "embed_tokens|proj_out", on(_time_tokens))
+add("timestamps-swapped", "tiny/torch-int8", "latent", "proj_out", on(_time_tokens))
 add(
     "embedding-in-4-bits",
     "tiny/aoti",
     "subtle",
-    "embed_tokens",
-    on(lambda t: t[_TOKENS].copy_((t[_TOKENS].float() * 30).round() / 30)),
+    "proj_out",
+    on(lambda t: t[_TABLE].copy_((t[_TABLE].float() / 18).round() * 18)),
 )

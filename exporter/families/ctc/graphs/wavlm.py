@@ -69,23 +69,6 @@ def _gate(module: Any, states: Tensor) -> Tensor:
     return factor
 
 
-class Gate(nn.Module):
-    """The projection for the gate, which stays in float, with its bias in two dimensions.
-
-    Inductor copies the values of vectors of up to eight numbers into the code, and a graph is
-    compiled without values.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
-        self.offset = nn.Parameter(linear.bias.detach()[None], requires_grad=False)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Project [..., head width] to eight numbers."""
-        return states @ self.weight.to(states.dtype).t() + self.offset.to(states.dtype)
-
-
 class OwnAttention(WavLMAttention):  # type: ignore[misc]
     """transformers' attention, whose projections may be other modules than `nn.Linear`.
 
@@ -118,4 +101,3 @@ def own_attention(model: Any) -> None:
     """Make a model's attention modules compute with whatever modules are in them."""
     for layer in core(model).encoder.layers:
         layer.attention.__class__ = OwnAttention
-        layer.attention.gru_rel_pos_linear = Gate(layer.attention.gru_rel_pos_linear)

@@ -9,9 +9,6 @@ from exporter.quantization.schemes.static_int8 import LARGEST
 from exporter.targets.aoti.modules.base import AotiConvolution, as_type, convolved_like
 from exporter.targets.aoti.modules.dynamic_int8 import MANY
 
-# Inductor writes constants of at most 8 numbers into the code, which must not depend on weights.
-_REPEATED = 16
-
 
 @torch.library.custom_op("exporter::static_int8_linear", mutates_args=())
 def static_int8_linear(
@@ -25,11 +22,10 @@ def static_int8_linear(
 ) -> Tensor:
     """Compute a linear module with int8 weights, its inputs quantized with one scale.
 
-    `states` float32 [..., in] become u8 codes with scale `step` float32 [n] and zero point `zero`
-    uint8 [n], of which the first numbers count. `weight` is int8 [out, in], whose rows have `scale`
+    `states` float32 [..., in] become u8 codes with scale `step` float32 [1] and zero point `zero`
+    uint8 [1]. `weight` is int8 [out, in], whose rows have `scale`
     float32 [out]; then bias and, with `gelu`, GELU are applied.
     """
-    step, zero = step[0], zero[0]
     codes = (states / step).round().add(zero).clamp(0, LARGEST) - zero
     product = (codes.double() @ weight.double().t()).float() * (step * scale)
     product = product if bias is None else product + bias
@@ -121,5 +117,4 @@ class StaticFrames(AotiConvolution):
 
 
 def _range() -> tuple[nn.Parameter, nn.Parameter]:
-    """Return scale and zero point, both repeated: each is read where it is first."""
-    return meta_parameter((_REPEATED,), torch.float32), meta_parameter((_REPEATED,), torch.uint8)
+    return meta_parameter((1,), torch.float32), meta_parameter((1,), torch.uint8)
