@@ -41,11 +41,12 @@ class Int8Linear(nn.Module):
         return product
 
 
-class Int8Frames(FramesConvolution):
-    """A convolution: the same product, of unfolded frames."""
+class ProductOfFrames(FramesConvolution):
+    """A convolution: a product of unfolded frames with its weight."""
 
     def __init__(
         self,
+        product: type[nn.Module],
         conv: nn.Conv1d,
         scheme: IntegerScheme,
         tensors: Mapping[str, Tensor],
@@ -53,7 +54,7 @@ class Int8Frames(FramesConvolution):
     ) -> None:
         super().__init__(conv)
         unfolded = {**tensors, "weight": unfolded_weight(tensors["weight"])}
-        self._product = Int8Linear(conv, scheme, unfolded, bias)
+        self._product = product(conv, scheme, unfolded, bias)
 
     def frames(self, states: Tensor) -> Tensor:
         """Convolve [batch, frames, in] to [batch, outputs, out]."""
@@ -85,5 +86,5 @@ def make(
     if isinstance(module, nn.Embedding):
         return SharedTable(tensors)
     if isinstance(module, nn.Conv1d):
-        return Int8Frames(module, scheme, tensors, bias)
+        return ProductOfFrames(Int8Linear, module, scheme, tensors, bias)
     return Int8Linear(module, scheme, tensors, bias)

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.convolution import FramesConvolution, unfolded_weight
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.static_int8 import LARGEST
 from exporter.system.hardware import describe
-from exporter.targets.pytorch.modules.dynamic_int8 import packed
+from exporter.targets.pytorch.modules.dynamic_int8 import ProductOfFrames, packed
 
 NARROW = 127
 """The largest code of inputs on CPUs without VNNI, where sums of larger ones saturate."""
@@ -47,26 +46,6 @@ class StaticLinear(nn.Module):
         return product
 
 
-class StaticFrames(FramesConvolution):
-    """A convolution: the same product, of unfolded frames."""
-
-    def __init__(
-        self,
-        conv: nn.Conv1d,
-        scheme: IntegerScheme,
-        tensors: Mapping[str, Tensor],
-        bias: Tensor | None,
-    ) -> None:
-        super().__init__(conv)
-        unfolded = {**tensors, "weight": unfolded_weight(tensors["weight"])}
-        self._product = StaticLinear(conv, scheme, unfolded, bias)
-
-    def frames(self, states: Tensor) -> Tensor:
-        """Convolve [batch, frames, in] to [batch, outputs, out]."""
-        product: Tensor = self._product(self.rows(states))
-        return product
-
-
 def narrowed(step: float, zero: int) -> tuple[float, int, tuple[float, float]]:
     """Return scale and zero point of the same range in 7 bits, and the ends of its codes."""
     wide = step * LARGEST / NARROW
@@ -82,5 +61,5 @@ def make(
 ) -> nn.Module:
     """Return the module in the place of a linear one or of a convolution."""
     if isinstance(module, nn.Conv1d):
-        return StaticFrames(module, scheme, tensors, bias)
+        return ProductOfFrames(StaticLinear, module, scheme, tensors, bias)
     return StaticLinear(module, scheme, tensors, bias)
