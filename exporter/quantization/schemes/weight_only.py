@@ -36,6 +36,10 @@ class WeightOnly(IntegerScheme, ABC):
         """Return whether the module is linear, and its rows of codes are whole bytes."""
         return isinstance(module, nn.Linear) and module.in_features * cls.BITS % 8 == 0
 
+    def rounded(self, states: Tensor) -> Tensor:
+        """Round inputs [..., in] as kernels that round them do: see `round_groups`."""
+        return round_groups(states, self.group_size)
+
     def groups(self, width: int) -> int:
         """Return the number of groups of a row of `width` weights."""
         return -(-width // self.group_size)

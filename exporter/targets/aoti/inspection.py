@@ -1,7 +1,6 @@
 """How aoti rounds, and its stored weights beside the checkpoint's."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.quantization.schemes.weight_only import WeightOnly, round_groups
+from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.simulate import Round, Rounding
 from exporter.targets.aoti.graph_builder import StoredTensors, prepared, setup_of
 from exporter.targets.aoti.modules.dynamic_int8 import Activations
@@ -47,15 +46,11 @@ def _rows(states: Tensor) -> Tensor:
     return (codes * scale).reshape(states.shape)
 
 
-def _groups(scheme: Any) -> Round:
-    return partial(round_groups, size=scheme.group_size)
-
-
 _INPUTS: dict[str, Callable[[Any], Round]] = {
     "dynamic-int8": lambda _: _rows,
     "static-int8": lambda scheme: scheme.rounded,
-    "weight-int4": _groups,
-    "weight-int8": _groups,
+    "weight-int4": lambda scheme: scheme.rounded,
+    "weight-int8": lambda scheme: scheme.rounded,
 }
 
 

@@ -5,7 +5,6 @@ by the rounding of float32 alone. So any change of a graph or of a weight shows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.schemes.base import IntegerScheme
-from exporter.quantization.schemes.weight_only import round_groups
 from exporter.quantization.simulate import Round, Rounding
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
 from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
@@ -56,15 +54,11 @@ def _unsigned(states: Tensor) -> Tensor:
     return ((states / step).round() + zero).clamp(0, _LARGEST).sub(zero).mul(step)
 
 
-def _groups(scheme: Any) -> Round:
-    return partial(round_groups, size=scheme.group_size)
-
-
 _INPUTS: dict[str, Callable[[Any], Round]] = {
     "dynamic-int8": lambda _: _unsigned,
     "static-int8": lambda scheme: scheme.rounded,
-    "weight-int4": _groups,
-    "weight-int8": _groups,
+    "weight-int4": lambda scheme: scheme.rounded,
+    "weight-int8": lambda scheme: scheme.rounded,
 }
 
 
