@@ -1,54 +1,112 @@
-"""Compare the decoder's schemes: bytes, milliseconds a token and, on the demo, errors.
+"""Compare the schemes of a part of a model: bytes, milliseconds and, on the demo, errors.
 
 For each scheme and target an artifact of CHECKPOINT is built, by default of random weights of a
-real shape, and decodes greedily in fresh processes, in rounds over all artifacts. The demo, whose
-weights are trained, is built with the same schemes and validated, for its WER. Figures are kept as
-they come, so that an interrupted run goes on; one that is whole is only told.
+real shape, and runs in fresh processes, in rounds over all artifacts. The demo, whose weights are
+trained, is built with the same schemes and validated, for its WER. Figures are kept as they come,
+so that an interrupted run goes on; one that is whole is only told.
 
     pip install --no-deps openai-whisper
-    python -m benchmarks.schemes --work FOLDER
-    python -m benchmarks.schemes checkpoints/tiny --work FOLDER --no-demo
+    python -m benchmarks.schemes decoder --work FOLDER
+    python -m benchmarks.schemes encoder checkpoints/tiny --work FOLDER --no-demo
+    python -m benchmarks.schemes front-end --work FOLDER
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from ruamel.yaml import YAML
 
-from benchmarks.random_checkpoints import SHAPES
+from benchmarks.peers.rounds import RATE
+from benchmarks.peers.workers.worker import Request
+from benchmarks.schemes_plot import draw
 from exporter.artifact import report, store
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.formats import audio
 from exporter.system.hardware import describe
 from exporter.targets import TARGETS
 
 BENCHMARKS = Path(__file__).resolve().parent
-DEMO = BENCHMARKS.parent / "recipes" / "whisper-demo-int8.yaml"
-SCHEMES = ("dynamic-int8", "weight-int8", "weight-int4")
-HEADER = "| decoder | target | MB | ms / token | demo: WER of the original | WER |"
+RECIPES = BENCHMARKS.parent / "recipes"
+CLIPS = RECIPES / "demo" / "clips"
+CALIBRATION = 20  # of the demo's clips; the others judge
+CLIP_S = 10
+RUNS = 3
+WHISPER = {"language": "en", "task": "transcribe"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Modules whose scheme varies, the model that has them, and what is timed."""
+
+    modules: tuple[str, ...]
+    schemes: tuple[str, ...]
+    checkpoints: str
+    shape: str
+    demo: str
+    unit: str
+
+
+_FIXED = ("float", "dynamic-int8", "static-int8")
+PARTS = {
+    "decoder": Part(
+        modules=("*.decoder.*", "lm_head"),
+        schemes=("dynamic-int8", "weight-int8", "weight-int4"),
+        checkpoints="benchmarks.random_checkpoints",
+        shape="small",
+        demo="whisper-demo-int8.yaml",
+        unit="token",
+    ),
+    "encoder": Part(
+        modules=("model.encoder.*",),
+        schemes=_FIXED,
+        checkpoints="benchmarks.random_checkpoints",
+        shape="small",
+        demo="whisper-demo-int8.yaml",
+        unit="window",
+    ),
+    "front-end": Part(
+        modules=("*.feature_extractor.*",),
+        schemes=_FIXED,
+        checkpoints="benchmarks.random_ctc",
+        shape="base",
+        demo="wav2vec2-demo-int8.yaml",
+        unit=f"{CLIP_S} s",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how it is measured."""
+    """What is measured, where and how."""
 
+    name: str
     work: Path
     tokens: int
     threads: int
     rounds: int
 
+    @property
+    def part(self) -> Part:
+        """The part whose scheme varies."""
+        return PARTS[self.name]
+
 
 @click.command()
+@click.argument("part", type=click.Choice(list(PARTS)))
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path, exists=True))
-@click.option("--shape", type=click.Choice(list(SHAPES)), default="small", show_default=True)
+@click.option("--shape", help="Of the random weights. Default: small, of CTC models base.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Artifacts go here.")
 @click.option(
     "--ranks",
@@ -59,9 +117,7 @@ class Bench:
 @click.option("--threads", default=describe().cores, show_default="all cores")
 @click.option("--rounds", default=3, show_default=True, help="Processes for each artifact.")
 @click.option("--demo/--no-demo", default=True, show_default=True, help="Measure the demo's WER.")
-@click.option(
-    "--scheme", "schemes", multiple=True, default=SCHEMES, help="A name; may be given again."
-)
+@click.option("--scheme", "schemes", multiple=True, help="A name; may be given again.")
 @click.option(
     "--target", "targets", multiple=True, type=click.Choice(list(TARGETS)), default=list(TARGETS)
 )
@@ -71,9 +127,16 @@ class Bench:
     default=BENCHMARKS / "results" / "schemes.json",
     help="The figures. Default: benchmarks/results/schemes.json.",
 )
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    default=BENCHMARKS.parent / "docs" / "schemes.svg",
+    help="Drawn of them. Default: docs/schemes.svg.",
+)
 def main(
+    part: str,
     checkpoint: Path | None,
-    shape: str,
+    shape: str | None,
     work: Path,
     ranks: Path | None,
     tokens: int,
@@ -83,15 +146,17 @@ def main(
     schemes: Sequence[str],
     targets: Sequence[str],
     results: Path,
+    picture: Path,
 ) -> None:
-    """Measure what is not yet measured, then tell all as a table."""
-    bench = Bench(work.resolve(), tokens, threads, rounds)
+    """Measure what is not yet measured of the PART's schemes, then tell all as a table."""
+    bench = Bench(part, work.resolve(), tokens, threads, rounds)
     bench.work.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
-    source = checkpoint.resolve() if checkpoint else random_checkpoint(bench, shape, ranks)
-    entry = told.setdefault(source.name, {**setting(bench, source), "rows": {}})
+    made = shape or bench.part.shape
+    source = checkpoint.resolve() if checkpoint else random_checkpoint(bench, made, ranks)
+    entry = told.setdefault(f"{part} {source.name}", {**setting(bench, source), "rows": {}})
     rows: dict[str, Any] = entry["rows"]
-    ways = [(scheme, target) for scheme in schemes for target in targets]
+    ways = [(scheme, target) for scheme in schemes or bench.part.schemes for target in targets]
     for scheme, target in [way for way in ways if "size_bytes" not in rows.get(row_of(*way), {})]:
         folder = built(bench, source, scheme, target)
         size = sum(file.size_bytes for file in weights_of(folder))
@@ -99,7 +164,7 @@ def main(
         save(results, told)
     for scheme, target in untimed(ways, rows, bench):
         row = rows[row_of(scheme, target)]
-        row.setdefault("token_s", []).append(token_seconds(bench, Path(row["path"])))
+        row.setdefault("seconds", []).append(seconds_of(bench, Path(row["path"])))
         save(results, told)
     for scheme, target in ways if demo else ():
         row = rows[row_of(scheme, target)]
@@ -107,6 +172,7 @@ def main(
             row |= errors_on_demo(bench, scheme, target)
             save(results, told)
     click.echo(table(told))
+    picture.write_text(draw(told), encoding="utf-8")
 
 
 def row_of(scheme: str, target: str) -> str:
@@ -121,33 +187,37 @@ def setting(bench: Bench, source: Path) -> dict[str, Any]:
         "cpu": machine.cpu,
         "threads": bench.threads,
         "tokens": bench.tokens,
+        "unit": bench.part.unit,
         "parameters": open_checkpoint(str(source)).parameters,
     }
 
 
 def random_checkpoint(bench: Bench, shape: str, ranks: Path | None) -> Path:
     """Make the checkpoint of a shape, or take the one that is there."""
-    folder, partial = bench.work / shape, bench.work / f"{shape}.partial"
+    folder = bench.work / f"{bench.part.checkpoints.rsplit('_')[-1]}-{shape}"
+    partial = folder.with_name(f"{folder.name}.partial")
     if not folder.exists():
         named = ["--ranks", str(ranks)] if ranks else []
-        ran("benchmarks.random_checkpoints", shape, str(partial), *named)
+        ran(bench.part.checkpoints, shape, str(partial), *named)
         partial.rename(folder)
     return folder
 
 
 def built(bench: Bench, source: Path, scheme: str, target: str, **more: Any) -> Path:
-    """Build one artifact, whose decoder and head have a scheme; return its folder.
+    """Build one artifact, whose part has a scheme; return its folder.
 
     `more` are further keys of the recipe.
     """
-    name = f"{'demo' if more else source.name}-{scheme}"
-    modules = {"*.decoder.*": scheme, "lm_head": scheme}
+    name = f"{'demo' if more else source.name}-{bench.name}-{scheme}"
+    plan: dict[str, Any] = {"modules": dict.fromkeys(bench.part.modules, scheme)}
+    if scheme == "static-int8":
+        plan["calibration"] = {"clips": str(split_clips(bench.work)[0]), "count": CALIBRATION}
     recipe = {
         "name": name,
         "checkpoint": str(source),
-        "quantization": {"modules": modules},
+        "quantization": plan,
         "targets": [{"kind": target}],
-        "decoding": {"language": "en", "task": "transcribe"},
+        **({} if bench.name == "front-end" else {"decoding": WHISPER}),
         **more,
     }
     path = bench.work / f"{name}-{target}.yaml"
@@ -157,6 +227,19 @@ def built(bench: Bench, source: Path, scheme: str, target: str, **more: Any) -> 
     told = ran("exporter", "build", str(path), "--output", output, "--force", "--json")
     (artifact,) = json.loads(told)["artifacts"]
     return Path(artifact["path"])
+
+
+def split_clips(work: Path) -> tuple[Path, Path]:
+    """Copy the demo's clips; return the folder of those that calibrate, and of the others."""
+    folders = work / "calibrating", work / "judging"
+    lines = (CLIPS / "manifest.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for folder, chosen in zip(folders, (lines[:CALIBRATION], lines[CALIBRATION:]), strict=True):
+        folder.mkdir(exist_ok=True)
+        for line in chosen:
+            name = json.loads(line)["audio"]
+            shutil.copyfile(CLIPS / name, folder / name)
+        (folder / "manifest.jsonl").write_text("".join(chosen), encoding="utf-8")
+    return folders
 
 
 def weights_of(folder: Path) -> Iterator[Any]:
@@ -172,32 +255,47 @@ def untimed(
     """Yield the artifacts in rounds, each once a round, until each was timed often enough."""
     for turn in range(bench.rounds):
         for way in ways:
-            if len(rows[row_of(*way)].get("token_s", ())) <= turn:
+            if len(rows[row_of(*way)].get("seconds", ())) <= turn:
                 yield way
 
 
-def token_seconds(bench: Bench, folder: Path) -> float:
-    """Decode in a fresh process; return the median seconds of a token."""
-    told = ran(
-        "benchmarks.greedy",
-        str(folder),
-        *("--tokens", str(bench.tokens), "--threads", str(bench.threads)),
-    )
+def seconds_of(bench: Bench, folder: Path) -> float:
+    """Run in a fresh process; return the median seconds of a token, a window or a clip."""
+    threads = str(bench.threads)
+    if bench.name == "front-end":
+        sound = bench.work / "clip.npy"
+        samples = np.concatenate([audio.whole(audio.read(c, RATE)) for c in CLIPS.glob("*.flac")])
+        np.save(sound, samples[None, : CLIP_S * RATE])
+        request = Request(
+            model=str(folder),
+            checkpoint="",
+            audio=str(sound),
+            tokens=0,
+            threads=bench.threads,
+            beams=1,
+            warmups=1,
+            runs=RUNS,
+            started=time.monotonic(),
+        )
+        told = ran("benchmarks.peers.workers.ctc.exporter_worker", json.dumps(asdict(request)))
+        return statistics.median(json.loads(told.splitlines()[-1])["seconds"])
+    arguments = ["--tokens", str(bench.tokens), "--threads", threads]
+    told = ran("benchmarks.greedy", str(folder), *arguments)
     decoded = json.loads(told.splitlines()[-1])
     if not decoded["finite"]:
         msg = f"{folder} gave logits that are not finite"
         raise click.ClickException(msg)
-    seconds: float = decoded["token_s"]
+    seconds: float = decoded["token_s" if bench.name == "decoder" else "encode_s"]
     return seconds
 
 
 def errors_on_demo(bench: Bench, scheme: str, target: str) -> dict[str, float]:
     """Build and validate the demo; return the word error rates of the original and of it."""
-    recipe = YAML(typ="safe").load(DEMO)
-    source = DEMO.parent / recipe["checkpoint"]
-    clips = {"data": {"clips": str(DEMO.parent / recipe["data"]["clips"])}}
+    recipe = YAML(typ="safe").load(RECIPES / bench.part.demo)
+    source = RECIPES / recipe["checkpoint"]
     kept = {name: recipe[name] for name in ("decoding", "gate")}
-    folder = built(bench, source, scheme, target, **clips, **kept)
+    data = {"clips": str(split_clips(bench.work)[1])}
+    folder = built(bench, source, scheme, target, data=data, **kept)
     ran("exporter", "validate", str(folder), "--threads", str(bench.threads), fails=True)
     judged = report.read(folder)
     return {"reference_wer": judged.reference_figures.wer, "wer": judged.figures.wer}
@@ -223,14 +321,19 @@ def table(told: dict[str, Any]) -> str:
     """Return all figures as Markdown."""
     lines = []
     for name, entry in told.items():
-        where = f"{entry['cpu']}, {entry['threads']} threads, {entry['tokens']} tokens"
-        lines += [f"{name}: {where}", "", HEADER, "| --- | --- | ---: | ---: | ---: | ---: |"]
+        part, _, model = name.partition(" ")
+        lines += [
+            f"{part} of {model}: {entry['cpu']}, {entry['threads']} threads",
+            "",
+            f"| {part} | target | MB | ms / {entry['unit']} | demo: WER of the original | WER |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
+        ]
         for key, row in entry["rows"].items():
             scheme, _, target = key.partition(" ")
-            times = row.get("token_s", [])
-            token = f"{1e3 * statistics.median(times):.2f}" if times else ""
+            times = row.get("seconds", [])
+            median = f"{1e3 * statistics.median(times):.2f}" if times else ""
             rates = [f"{row[rate]:.2%}" if rate in row else "" for rate in ("reference_wer", "wer")]
-            cells = [scheme, target, f"{row['size_bytes'] / 1e6:.1f}", token, *rates]
+            cells = [scheme, target, f"{row['size_bytes'] / 1e6:.1f}", median, *rates]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -14,24 +14,26 @@ from benchmarks import schemes
 @pytest.mark.slow
 def test_each_scheme_is_built_timed_and_told_once(tmp_path: Path, tiny_whisper: Path) -> None:
     figures = tmp_path / "schemes.json"
-    command = [str(tiny_whisper), "--work", str(tmp_path / "work"), "--results", str(figures)]
+    files = ["--results", str(figures), "--picture", str(tmp_path / "schemes.svg")]
+    command = ["decoder", str(tiny_whisper), "--work", str(tmp_path / "work"), *files]
     command += ["--no-demo", "--tokens", "3", "--rounds", "2", "--threads", "1"]
     command += ["--target", "torch-int8", "--scheme", "weight-int8", "--scheme", "weight-int4"]
     told = [CliRunner().invoke(schemes.main, command, catch_exceptions=False) for _ in range(2)]
     assert told[0].output == told[1].output, "what is measured is not measured again"
-    assert schemes.HEADER in told[0].output
-    rows = json.loads(figures.read_text())[tiny_whisper.name]["rows"]
+    assert "ms / token" in told[0].output
+    assert "weight-int4, torch-int8" in (tmp_path / "schemes.svg").read_text()
+    rows = json.loads(figures.read_text())[f"decoder {tiny_whisper.name}"]["rows"]
     large, small = (rows[f"weight-int{bits} torch-int8"] for bits in (8, 4))
     assert small["size_bytes"] < large["size_bytes"]
-    assert [len(row["token_s"]) for row in (large, small)] == [2, 2]
+    assert [len(row["seconds"]) for row in (large, small)] == [2, 2]
 
 
 def test_the_table_tells_medians_and_leaves_out_what_is_not_measured() -> None:
-    row = {"size_bytes": 2_500_000, "token_s": [0.009, 0.001, 0.002]}
+    row = {"size_bytes": 2_500_000, "seconds": [0.009, 0.001, 0.002]}
     wer = {"reference_wer": 0.1, "wer": 0.125}
     rows = {"weight-int4 aoti": row | wer, "dynamic-int8 onnx-int8": {"size_bytes": 10**6}}
-    told = {"small": {"cpu": "a CPU", "threads": 2, "tokens": 64, "rows": rows}}
+    told = {"decoder small": {"cpu": "a CPU", "threads": 2, "unit": "token", "rows": rows}}
     lines = schemes.table(told).splitlines()
-    assert lines[0] == "small: a CPU, 2 threads, 64 tokens"
+    assert lines[0] == "decoder of small: a CPU, 2 threads"
     assert lines[4] == "| weight-int4 | aoti | 2.5 | 2.00 | 10.00% | 12.50% |"
     assert lines[5] == "| dynamic-int8 | onnx-int8 | 1.0 |  |  |  |"
