@@ -1,4 +1,4 @@
-# make demo    set up, build the demo's three artifacts and validate them
+# make demo    set up, build the demo's artifacts of both families and validate them
 # make test    set up, then lint, types and all tests but the long sweeps
 # make check   lint, types and the fast tests
 # make soak    all tests and sweeps (over an hour; needs strace, npm and a network)
@@ -23,6 +23,8 @@ help:
 	@sed -n -e 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.ready
+	$(BIN)/exporter build recipes/wav2vec2-demo-int8.yaml --output artifacts
+	$(BIN)/exporter validate artifacts/wav2vec2-demo-int8
 	$(BIN)/exporter build recipes/whisper-demo-int8.yaml --output artifacts
 	$(BIN)/exporter validate artifacts/whisper-demo-int8
 	@echo 'The command: . $(VENV)/bin/activate && exporter --help'

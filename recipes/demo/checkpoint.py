@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AddedToken,
     GenerationConfig,
@@ -23,7 +24,10 @@ from transformers import (
     WhisperTokenizer,
     WhisperTokenizerFast,
 )
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderStableLayerNorm
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+import speech
 from speech import RATE
 from windows import (
     LETTERS,
@@ -41,7 +45,9 @@ LANGUAGES = ("en", "zh", "de", "es", "ru", "ko", "fr")
 TASKS = ("translate", "transcribe")
 END = "<|endoftext|>"
 MAX_TOKENS = 160
-# The blank of CTC is the token for padding.
+KERNELS, STRIDES = (256, 3, 3), (80, 2, 2)  # of wav2vec2's convolutions, in samples and frames
+FRAME = math.prod(STRIDES)
+FIELD = KERNELS[0] + sum((k - 1) * math.prod(STRIDES[:n]) for n, k in enumerate(KERNELS) if n)
 _DROPOUTS = (
     "hidden_dropout",
     "attention_dropout",
@@ -50,7 +56,8 @@ _DROPOUTS = (
     "final_dropout",
     "layerdrop",
 )
-CTC_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", *LETTERS.replace(" ", "|"))
+# The first, for padding, is the blank.
+CTC_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", *speech.vocabulary())
 
 
 def build_tokenizer(folder: Path, texts: list[str]) -> None:
@@ -169,21 +176,34 @@ def export(model: WhisperForConditionalGeneration, tokenizer_folder: Path, folde
         feature_extractor().save_pretrained(partial)
 
 
-def ctc_label(letter: int) -> int:
-    """Return the token id of a letter of `Window.letters`, which count from 1."""
-    return letter - 1 + CTC_TOKENS.index("|")
+def ctc_labels(letters: list[int]) -> list[int]:
+    """Return the token ids of letters of `Window.letters`, which count from 1."""
+    words = "".join(LETTERS[letter - 1] for letter in letters).split()
+    return [CTC_TOKENS.index(token) for token in " | ".join(words).split()]
 
 
-def initial_ctc() -> Wav2Vec2ForCTC:
-    """Return a wav2vec2 that learns from scratch: small, layer norm, the usual frames of 20 ms."""
+def trained_encoder() -> WhisperEncoder:
+    """Return the encoder of the trained Whisper, in float32."""
+    folder = Path(__file__).parent / "whisper"
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model.get_encoder()
+
+
+def initial_ctc(whisper: WhisperEncoder) -> Wav2Vec2ForCTC:
+    """Return a wav2vec2, small, with layer norm and frames of 20 ms, to train.
+
+    Its first layers are Whisper's, which are of the same kind.
+    """
     config = Wav2Vec2Config(
         vocab_size=len(CTC_TOKENS),
         hidden_size=192,
         num_hidden_layers=6,
         num_attention_heads=3,
         intermediate_size=768,
-        # Most of the arithmetic of wav2vec2's front end is in its first layers: these are thin.
-        conv_dim=(64, 64, 128, 128, 192, 192, 192),
+        # One long convolution is taught faster than the usual stack of short ones.
+        conv_dim=(128, 192, 192),
+        conv_kernel=KERNELS,
+        conv_stride=STRIDES,
         conv_bias=True,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
@@ -204,7 +224,42 @@ def initial_ctc() -> Wav2Vec2ForCTC:
     for module in (module for layer in layers for module in layer.modules()):
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
+    _take_layers(model.wav2vec2.encoder, whisper)
+    first = model.wav2vec2.feature_extractor.conv_layers[0].conv
+    first.weight.data.copy_(_filters(len(first.weight))[:, None])
     return model
+
+
+def _filters(count: int) -> Tensor:
+    """Return pairs of sine and cosine at pitches as far apart as those of a mel spectrogram."""
+    pitches = torch.linspace(0, 1, count // 2) * (mel(7600.0) - mel(60.0)) + mel(60.0)
+    hertz = 700 * (torch.exp(pitches / 1127) - 1)
+    time = torch.arange(KERNELS[0]) / RATE
+    phase = 2 * torch.pi * hertz[:, None] * time
+    waves = torch.cat([phase.sin(), phase.cos()]) * torch.hann_window(KERNELS[0])
+    # Speech has less energy at higher frequencies.
+    return waves / waves.norm(dim=1, keepdim=True) * (hertz / 1000).sqrt().repeat(2)[:, None]
+
+
+def mel(hertz: float) -> float:
+    """Return a frequency on the mel scale."""
+    return 1127 * math.log1p(hertz / 700)
+
+
+def _take_layers(encoder: Wav2Vec2EncoderStableLayerNorm, whisper: WhisperEncoder) -> None:
+    """Copy Whisper's layers; those that follow them add nothing at first."""
+    for layer, taught in zip(encoder.layers, whisper.layers, strict=False):
+        # Whisper's keys have no bias.
+        layer.attention.load_state_dict(taught.self_attn.state_dict(), strict=False)
+        nn.init.zeros_(layer.attention.k_proj.bias)
+        layer.layer_norm.load_state_dict(taught.self_attn_layer_norm.state_dict())
+        layer.feed_forward.intermediate_dense.load_state_dict(taught.fc1.state_dict())
+        layer.feed_forward.output_dense.load_state_dict(taught.fc2.state_dict())
+        layer.final_layer_norm.load_state_dict(taught.final_layer_norm.state_dict())
+    for layer in encoder.layers[len(whisper.layers) :]:
+        nn.init.zeros_(layer.attention.out_proj.weight)
+        nn.init.zeros_(layer.feed_forward.output_dense.weight)
+    encoder.layer_norm.load_state_dict(whisper.layer_norm.state_dict())
 
 
 def export_ctc(model: Wav2Vec2ForCTC, folder: Path) -> None:

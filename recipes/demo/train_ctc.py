@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from transformers import Wav2Vec2ForCTC
 from transformers.models.wav2vec2.modeling_wav2vec2 import (
     Wav2Vec2FeatureEncoder,
-    Wav2Vec2LayerNormConvLayer,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import checkpoint
 import measure
@@ -31,35 +31,34 @@ import speech
 from training import SEED, Trainer, learning_rate, run_workers, start_logging
 from windows import WINDOW_SECONDS, LogMel, Mixer, Window, coloured_noise
 
-STEPS = 8000
+STEPS = 6000
+IMITATION = 800  # first steps, in which the front end alone learns
 POOL = 96  # recordings drawn for each batch, of which neighbours in length are taken
-PEAK_RATE = 1.5e-3
+IMITATION_RATE, PEAK_RATE = 3e-3, 1e-3
 LOG_EVERY, SAVE_EVERY, SNAPSHOT_EVERY = 50, 100, 500
-FRAME = 320  # samples between two frames
-FIELD = 400  # samples that a frame is computed from
+FRAME = checkpoint.FRAME  # samples between two frames, as in Whisper's encoder
+FIELD = checkpoint.FIELD  # samples that a frame is computed from
+LEVEL = 0.1  # root mean square of the clips that Whisper was trained on, in order of magnitude
 
 log = logging.getLogger("train_ctc")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What training looks like until a share of the steps is done."""
+    """What a batch is made of until a step, of all that follow the imitation."""
 
-    until: float
+    until: float  # a share of them
     seconds: float  # of audio in a batch over all workers, with its padding
     joined: float  # share of batches made of several utterances in a row
     noisy: float  # share of clips with noise
-    spectrum: float  # weight of the auxiliary loss
-    frozen: bool = False  # the front end learns no more, which makes steps faster
+    whisper: float  # weight of the distance from Whisper
 
 
-# A front end that is first taught the spectrum soon leaves the state in which all is blank.
+FIRST = Phase(until=0.0, seconds=40, joined=0.1, noisy=0.3, whisper=1.0)
 PHASES = (
-    Phase(until=0.06, seconds=40, joined=0.0, noisy=0.1, spectrum=5.0),
-    Phase(until=0.15, seconds=40, joined=0.0, noisy=0.1, spectrum=1.0),
-    Phase(until=0.30, seconds=40, joined=0.1, noisy=0.3, spectrum=0.0),
-    Phase(until=0.60, seconds=24, joined=0.1, noisy=0.3, spectrum=0.0, frozen=True),
-    Phase(until=1.00, seconds=24, joined=0.2, noisy=0.6, spectrum=0.0, frozen=True),
+    Phase(until=0.2, seconds=40, joined=0.0, noisy=0.1, whisper=2.0),
+    Phase(until=0.5, seconds=40, joined=0.1, noisy=0.3, whisper=1.0),
+    Phase(until=1.0, seconds=40, joined=0.2, noisy=0.6, whisper=0.2),
 )
 
 
@@ -74,60 +73,79 @@ class Batch:
 
 
 class Trainee(nn.Module):
-    """wav2vec2 plus a spectrum on its front end, which is dropped after training."""
+    """wav2vec2, and the encoder of the Whisper that it learns from."""
 
-    def __init__(self, model: Wav2Vec2ForCTC) -> None:
+    def __init__(self, model: Wav2Vec2ForCTC, whisper: WhisperEncoder) -> None:
         super().__init__()
-        self.model, self.log_mel = model, LogMel()
-        self.spectrum = nn.Linear(model.config.conv_dim[-1], len(self.log_mel.filters))
+        self.model, self.whisper, self.log_mel = model, whisper, LogMel()
+        self.whisper.requires_grad_(False)
 
-    def forward(self, batch: Batch, phase: Phase) -> tuple[Tensor, Tensor]:
-        """Return the losses of the letters and of the spectrum."""
+    def forward(self, batch: Batch, *, letters: bool) -> tuple[Tensor, Tensor]:
+        """Return the distance of what it makes of the audio from Whisper's, and the CTC loss.
+
+        Without letters the distance is that of the front end's features, and the loss is zero; else
+        the distance is that of what follows as many layers as Whisper has.
+        """
         wav2vec2 = self.model.wav2vec2
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            with torch.set_grad_enabled(not phase.frozen):
-                features = front_end(wav2vec2.feature_extractor, batch.audio)
-            hidden, normed = wav2vec2.feature_projection(features)
+            features = front_end(wav2vec2.feature_extractor, batch.audio)
+            hidden = wav2vec2.feature_projection(features)[0]
             mask = torch.arange(hidden.shape[1]) < batch.frames[:, None]
-            encoded = wav2vec2.encoder(hidden, attention_mask=mask).last_hidden_state
-            logits = self.model.lm_head(encoded).float()
+            taught = self._convolutions(batch.audio, hidden.shape[1])
+            if not letters:
+                return _distance(hidden, taught[:, 1:], mask), torch.zeros(())
+            heard = self._layers(taught)[:, 1:]
+            encoded = wav2vec2.encoder(hidden, attention_mask=mask, output_hidden_states=True)
+            logits = self.model.lm_head(encoded.last_hidden_state).float()
+            middle = wav2vec2.encoder.layer_norm(encoded.hidden_states[len(self.whisper.layers)])
         scores = logits.log_softmax(-1).transpose(0, 1)
-        letters = F.ctc_loss(scores, batch.labels, batch.frames, batch.counts, zero_infinity=True)
-        if phase.spectrum == 0.0:
-            return letters, torch.zeros(())
-        # Frame n hears samples 320 n to 320 n + 400: mel frame 2 n + 1 has nearly the same window.
-        target = self.log_mel(batch.audio)[..., 1::2][..., : normed.shape[1]].transpose(1, 2)
-        return letters, F.mse_loss(self.spectrum(normed.float()), target)
+        loss = F.ctc_loss(scores, batch.labels, batch.frames, batch.counts, zero_infinity=True)
+        return _distance(middle, heard, mask), loss
+
+    @torch.no_grad()
+    def _convolutions(self, audio: Tensor, frames: int) -> Tensor:
+        """Return the features of Whisper's convolutions; there is one before the first frame."""
+        # Frame n begins at sample FRAME * n; Whisper's is centred there.
+        shifted = LEVEL * audio[:, FIELD // 2 - FRAME :]
+        shifted = F.pad(shifted, (0, (frames + 1) * FRAME - shifted.shape[1]))
+        whisper = self.whisper
+        hidden = F.gelu(whisper.conv2(F.gelu(whisper.conv1(self.log_mel(shifted)))))
+        return hidden.transpose(1, 2)
+
+    @torch.no_grad()
+    def _layers(self, features: Tensor) -> Tensor:
+        """Return the output of Whisper's encoder, up to the end of its window."""
+        positions = self.whisper.embed_positions.weight
+        hidden = features[:, : len(positions)] + positions[: features.shape[1]]
+        for layer in self.whisper.layers:
+            hidden = layer(hidden, None, None)[0]
+        normed: Tensor = self.whisper.layer_norm(hidden)
+        return normed
+
+
+def _distance(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean square of the differences within the clips."""
+    mask = mask[:, : targets.shape[1]]
+    return F.mse_loss(values[:, : targets.shape[1]].float()[mask], targets.float()[mask])
 
 
 def front_end(encoder: Wav2Vec2FeatureEncoder, audio: Tensor) -> Tensor:
-    """Compute transformers' convolutions as matrix products; training is twice as fast so.
+    """Compute transformers' convolutions as matrix products, which are faster in training.
 
     Args:
-        encoder: A front end of wav2vec2's kernels and strides with layer norm.
-        audio: Samples (batch, samples), a multiple of 320.
+        encoder: A front end with layer norm.
+        audio: Samples (batch, samples).
 
     Returns:
-        (batch, samples / 320 - 1, channels).
+        (batch, frames, channels).
     """
-    first, *others = encoder.conv_layers
-    frames = F.pad(audio, (0, 5)).unfold(1, 10, 5)
-    hidden = _activate(first, F.linear(frames, first.conv.weight[:, 0], first.conv.bias))
-    for layer in others:
-        weight, channels = layer.conv.weight, hidden.shape[2]
-        pairs = hidden.reshape(len(hidden), -1, 2 * channels)
-        product = F.linear(pairs, weight[..., :2].transpose(1, 2).flatten(1), layer.conv.bias)
-        if weight.shape[2] == 3:
-            # The third tap falls on the first half of the next pair; the last frame lacks it.
-            third = F.linear(pairs[:, 1:, :channels], weight[..., 2])
-            product = product + F.pad(third, (0, 0, 0, 1))
-        hidden = _activate(layer, product)
-    return hidden[:, :-1]
-
-
-def _activate(layer: Wav2Vec2LayerNormConvLayer, product: Tensor) -> Tensor:
-    activated: Tensor = layer.activation(layer.layer_norm(product))
-    return activated
+    hidden = audio[..., None]
+    for layer in encoder.conv_layers:
+        convolution = layer.conv
+        frames = hidden.unfold(1, convolution.kernel_size[0], convolution.stride[0]).flatten(2)
+        product = F.linear(frames, convolution.weight.flatten(1), convolution.bias)
+        hidden = layer.activation(layer.layer_norm(product))
+    return hidden
 
 
 class Batches:
@@ -171,14 +189,12 @@ class Batches:
 def collate(windows: list[Window]) -> Batch:
     """Normalise each clip as the feature extractor does, and pad to the longest."""
     longest = max(len(window.audio) for window in windows)
-    # One frame more, since `front_end` drops the last one.
-    audio = torch.zeros(len(windows), (-(-longest // FRAME) + 1) * FRAME)
+    audio = torch.zeros(len(windows), longest)
     for row, window in zip(audio, windows, strict=True):
         samples = torch.from_numpy(window.audio)
         variance, mean = torch.var_mean(samples, correction=0)
         row[: len(samples)] = (samples - mean) / torch.sqrt(variance + 1e-7)
-    # Without the space before the first word.
-    labels = [[checkpoint.ctc_label(letter) for letter in window.letters[1:]] for window in windows]
+    labels = [checkpoint.ctc_labels(window.letters) for window in windows]
     width = max(map(len, labels))
     return Batch(
         audio=audio,
@@ -190,30 +206,46 @@ def collate(windows: list[Window]) -> Batch:
 
 def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> None:
     """Train in one of the workers; the first one saves and reports."""
-    model = checkpoint.initial_ctc()
+    whisper = checkpoint.trained_encoder()
+    model = checkpoint.initial_ctc(whisper)
     # PyTorch's fused attention takes half as long again on a CPU in bfloat16.
     model.set_attn_implementation("eager")
-    trainee, batches = Trainee(model), Batches(work, worker, workers)
+    trainee, batches = Trainee(model, whisper), Batches(work, worker, workers)
     trainer, state = Trainer(trainee, workers), work / "ctc-state.pt"
     if state.exists():
         trainer.restore(state)
     while trainer.step < steps:
         started = time.monotonic()
-        phase = next(phase for phase in PHASES if trainer.step < phase.until * steps)
-        letters, spectrum = trainee(batches.draw(trainer.step, phase), phase)
-        loss = letters + phase.spectrum * spectrum
-        trainer.update(loss, learning_rate(trainer.step, steps, PEAK_RATE))
+        losses = make_step(trainee, trainer, batches, steps)
         trainer.seconds += time.monotonic() - started
         if worker:
             continue
         if trainer.step % LOG_EVERY == 0:
-            figures = (trainer.step, steps, letters.item(), spectrum.item(), trainer.seconds)
-            log.info("step %d of %d: letters %.2f, spectrum %.3f, %.0f s", *figures)
+            figures = (trainer.step, steps, *losses, trainer.seconds)
+            log.info("step %d of %d: distance %.3f, letters %.3f, %.0f s", *figures)
         if trainer.step % SAVE_EVERY == 0 or trainer.step == steps:
             trainer.save(state)
-        if trainer.step % SNAPSHOT_EVERY == 0 or trainer.step == steps:
+        if trainer.step == steps or (
+            trainer.step > IMITATION and trainer.step % SNAPSHOT_EVERY == 0
+        ):
             checkpoint.export_ctc(model, output / "ctc")
             log.info("word error rate: %.1f %%", measure.ctc_short(output))
+
+
+def make_step(
+    trainee: Trainee, trainer: Trainer, batches: Batches, steps: int
+) -> tuple[float, float]:
+    """Train on one batch; return the distance from Whisper, and the CTC loss."""
+    done, left = trainer.step - IMITATION, steps - IMITATION
+    if done < 0:
+        distance, letters = trainee(batches.draw(trainer.step, FIRST), letters=False)
+        loss, rate = distance, learning_rate(trainer.step, IMITATION, IMITATION_RATE)
+    else:
+        phase = next(phase for phase in PHASES if done < phase.until * left)
+        distance, letters = trainee(batches.draw(trainer.step, phase), letters=True)
+        loss, rate = letters + phase.whisper * distance, learning_rate(done, left, PEAK_RATE)
+    trainer.update(loss, rate)
+    return distance.item(), letters.item()
 
 
 def main() -> None:
