@@ -16,7 +16,7 @@ import torch
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES, family_name
-from exporter.quantization.plan import plan_of
+from exporter.quantization.plan import plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
@@ -31,6 +31,7 @@ def build(source: Path, folder: Path) -> None:
     checkpoint = open_checkpoint(str(source))
     target, family = TARGETS["aoti"], FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
+    shared = shared_tables(family.TIED, checkpoint.tensors)
     folder.mkdir(parents=True)
     with TemporaryDirectory() as cache, torch._inductor.config.patch(MARKS):
         os.environ["EXPORTER_CACHE"] = cache
@@ -39,9 +40,7 @@ def build(source: Path, folder: Path) -> None:
                 checkpoint=checkpoint,
                 family=family,
                 options=target.Options(),
-                plan=plan_of(
-                    default_quantization(model, family.HEAD, family.FLOAT_BY_DEFAULT), model
-                ),
+                plan=plan_of(default_quantization(model, family.HEAD, shared), model),
                 folder=folder,
                 progress=silent,
                 fresh=True,

@@ -242,8 +242,8 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     family = FAMILIES[family_name(checkpoint.config)]
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
-    shared, left = shared_tables(family.TIED, checkpoint.tensors), family.FLOAT_BY_DEFAULT
-    plan = plan_of(default_quantization(model, family.HEAD, left, shared), model)
+    shared = shared_tables(family.TIED, checkpoint.tensors)
+    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
     return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
 
 

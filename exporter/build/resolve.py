@@ -136,8 +136,8 @@ def resolve(
         family.check_decoding(configs, recipe.decoding)
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
-    shared, left = shared_tables(family.TIED, opened.tensors), family.FLOAT_BY_DEFAULT
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, left, shared)
+    shared = shared_tables(family.TIED, opened.tensors)
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared)
     plans = {index: plan_of(matches[index], skeleton) for index in chosen}
     calibrations = plan_calibrations(recipe, plans)
     found = [

@@ -114,7 +114,6 @@ class Family(Protocol):
         UNUSED: Patterns of stored tensors that only training uses.
         LAYERS: Maps the name of each graph of the static cut to the config's key that counts its
             layers.
-        FLOAT_BY_DEFAULT: Patterns of modules that only a recipe's own patterns quantize.
     """
 
     forcing: Forcing
@@ -123,7 +122,6 @@ class Family(Protocol):
     BARE: tuple[str, ...]
     UNUSED: tuple[str, ...]
     LAYERS: Mapping[str, str]
-    FLOAT_BY_DEFAULT: tuple[str, ...]
 
     def architecture(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the config values that, besides the weights' shapes, determine the graphs.

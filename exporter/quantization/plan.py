@@ -98,7 +98,6 @@ def match_rules(
     patterns: Mapping[str, QuantizationScheme],
     default: QuantizationScheme,
     head: str,
-    float_by_default: Collection[str] = (),
     shared: Mapping[str, str] | None = None,
 ) -> list[Match]:
     """Match patterns with a model's modules; the first pattern that matches a module counts.
@@ -111,8 +110,6 @@ def match_rules(
         patterns: Shell-style patterns (`*.fc1`), or `lm_head`, each with its scheme.
         default: The scheme of all other modules that can have it.
         head: The name of the module that projects to the vocabulary.
-        float_by_default: Patterns of modules that stay as they are, and outside the plan, unless
-            one of `patterns` quantizes them.
         shared: The result of `shared_tables`.
 
     Returns:
@@ -124,19 +121,15 @@ def match_rules(
     tables = {name: model.get_submodule(name) for name in shared or {}}
     free = {**quantizable(model), **tables}
     names = list(free)
-    left = {n for n in names if any(fnmatchcase(n, pattern) for pattern in float_by_default)}
     matches = []
     for pattern, scheme in patterns.items():
         fitting = [name for name in names if _matches(name, pattern, head)]
         chosen = [n for n in fitting if n in free and scheme.applies_to(free[n])]
         if not chosen:
             raise PatternError(pattern, _why_none(pattern, scheme, names, fitting, free))
-        planned = [n for n in chosen if isinstance(scheme, IntegerScheme) or n not in left]
-        matches.append(Match(pattern, scheme, tuple(planned)))
+        matches.append(Match(pattern, scheme, tuple(chosen)))
         free = {name: module for name, module in free.items() if name not in chosen}
-    rest = [
-        n for n, m in free.items() if n not in left and n not in tables and default.applies_to(m)
-    ]
+    rest = [n for n, m in free.items() if n not in tables and default.applies_to(m)]
     matches.append(Match(None, default, tuple(rest)))
     return [_with_tables(match, shared or {}, free) for match in matches]
 

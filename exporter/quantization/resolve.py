@@ -1,6 +1,6 @@
 """Resolve a recipe's quantization rules to schemes by module; errors name the recipe's line."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -16,7 +16,6 @@ def resolve_quantization(
     chosen: Sequence[int],
     model: nn.Module,
     head: str,
-    float_by_default: Collection[str],
     shared: Mapping[str, str],
 ) -> dict[int, list[Match]]:
     """Resolve a recipe's rules for a model, once for all targets without rules of their own.
@@ -26,7 +25,6 @@ def resolve_quantization(
         chosen: Indices of the targets in the recipe.
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
-        float_by_default: Patterns of modules that only a recipe's own patterns quantize.
         shared: The tables with a head's weights, from `shared_tables`.
 
     Returns:
@@ -37,7 +35,7 @@ def resolve_quantization(
     """
 
     def resolved(loc: Loc, rules: Quantization | None) -> list[Match]:
-        return _matches(recipe, loc, rules, model, head, float_by_default, shared)
+        return _matches(recipe, loc, rules, model, head, shared)
 
     common = resolved(("quantization",), recipe.quantization)
     matches = {}
@@ -53,28 +51,25 @@ def _matches(
     rules: Quantization | None,
     model: nn.Module,
     head: str,
-    float_by_default: Collection[str],
     shared: Mapping[str, str],
 ) -> list[Match]:
     if rules is None:
-        return default_quantization(model, head, float_by_default, shared)
+        return default_quantization(model, head, shared)
     patterns = {
         pattern: _scheme(recipe, (*loc, "modules", pattern), spec)
         for pattern, spec in rules.modules.items()
     }
     default = _scheme(recipe, (*loc, "default"), rules.default) if rules.default else _default()
     try:
-        return match_rules(model, patterns, default, head, float_by_default, shared)
+        return match_rules(model, patterns, default, head, shared)
     except PatternError as error:
         place = (*loc, "modules", error.pattern)
         raise recipe.error(place, str(error), of_key=True) from None
 
 
-def default_quantization(
-    model: nn.Module, head: str, float_by_default: Collection[str], shared: Mapping[str, str]
-) -> list[Match]:
+def default_quantization(model: nn.Module, head: str, shared: Mapping[str, str]) -> list[Match]:
     """Return the matches of a recipe without `quantization`."""
-    return match_rules(model, {}, _default(), head, float_by_default, shared)
+    return match_rules(model, {}, _default(), head, shared)
 
 
 def _default() -> QuantizationScheme:

@@ -99,7 +99,7 @@ class Subject:
             RuntimeError: It gives another, which is a bug.
         """
         family = self.family
-        how = self.skeleton, family.HEAD, family.FLOAT_BY_DEFAULT, self.shared
+        how = self.skeleton, family.HEAD, self.shared
         matches = resolve_quantization(recipe, [self.index], *how)
         if plan_of(matches[self.index], self.skeleton) != self.plan(quantized):
             msg = f"{recipe.path}: the rules that were written give another plan"
@@ -138,7 +138,7 @@ def open_subject(recipe: Recipe, target: str | None, work: Path, progress: Progr
     family = FAMILIES[planned.family]
     skeleton = family.skeleton(planned.checkpoint.config)
     shared = shared_tables(family.TIED, planned.checkpoint.tensors)
-    rules = skeleton, family.HEAD, family.FLOAT_BY_DEFAULT, shared
+    rules = skeleton, family.HEAD, shared
     matches = resolve_quantization(recipe, [index], *rules)[index]
     groups = module_groups(list(planned.plan.quantized), family.HEAD, shared)
     if planned.plan.calibrated:

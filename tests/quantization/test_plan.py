@@ -15,7 +15,6 @@ from exporter.quantization.plan import (
     PatternError,
     QuantizationPlan,
     match_rules,
-    plan_of,
     require_schemes,
     shared_tables,
 )
@@ -108,17 +107,6 @@ def test_a_convolution_that_is_no_product_of_rows_stays_float(conv: nn.Module) -
     assert plan_for(nn.ModuleDict({"conv": conv})) == QuantizationPlan()
 
 
-def test_modules_that_a_family_leaves_in_float_are_quantized_only_by_name() -> None:
-    whole = nn.ModuleDict({"conv": nn.Conv1d(2, 2, 1), "fc": nn.Linear(2, 2)})
-
-    def planned(patterns: dict[str, QuantizationScheme]) -> dict[str, QuantizationScheme]:
-        return dict(plan_of(match_rules(whole, patterns, INT8, "head", ("con?",)), whole).modules)
-
-    assert planned({}) == {"fc": INT8}
-    assert planned({"conv": SEVEN}) == {"conv": SEVEN, "fc": INT8}
-    assert planned({"conv": FLOAT, "*": SEVEN}) == {"fc": SEVEN}
-
-
 def test_equal_plans_are_equal_data_and_come_back() -> None:
     narrow = Float(dtype="float16")
     one = plan_for(model(), patterns={"head": narrow, "*.fc1": SEVEN}, head="head")
@@ -162,15 +150,15 @@ def test_bytes_before_and_after(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     skeleton = WHISPER.skeleton(checkpoint.config)
     rules = {"*.fc1": Float(dtype="float16"), "lm_head": SEVEN}
-    matches = match_rules(skeleton, rules, INT8, WHISPER.HEAD, WHISPER.FLOAT_BY_DEFAULT)
+    matches = match_rules(skeleton, rules, INT8, WHISPER.HEAD)
     narrow, head, others = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
     assert (narrow["pattern"], narrow["modules"], narrow["tied"]) == ("*.fc1", 4, [])
     assert narrow["bytes_before"] == 2 * narrow["bytes_after"] == 4 * 4 * 128 * 64
     words = skeleton.get_parameter("proj_out.weight").shape[0]
     assert (head["label"], head["tied"]) == ("dynamic-int8, bits 7", ["proj_out"])
     assert (head["bytes_before"], head["bytes_after"]) == (0, words * 64 + words * 4)
-    linears = [m for m in skeleton.modules() if isinstance(m, nn.Linear)]
-    assert (others["pattern"], others["modules"]) == (None, len(linears) - 5)
+    products = [m for m in skeleton.modules() if isinstance(m, nn.Linear | nn.Conv1d)]
+    assert (others["pattern"], others["modules"]) == (None, len(products) - 5)
     as_float = match_rules(skeleton, {"lm_head": FLOAT, "*": INT8}, INT8, WHISPER.HEAD)
     row, _ = summary.rows(as_float, skeleton, checkpoint, WHISPER.TIED)
     assert (row["bytes_before"], row["bytes_after"], row["tied"]) == (0, 0, [])
@@ -208,7 +196,7 @@ def test_a_shared_table_counts_once(tiny_whisper: Path) -> None:
     checkpoint = open_checkpoint(str(tiny_whisper))
     skeleton = WHISPER.skeleton(checkpoint.config)
     shared = shared_tables(WHISPER.TIED, checkpoint.tensors)
-    matches = match_rules(skeleton, {"lm_head": INT8}, FLOAT, WHISPER.HEAD, (), shared)
+    matches = match_rules(skeleton, {"lm_head": INT8}, FLOAT, WHISPER.HEAD, shared)
     head, _ = summary.rows(matches, skeleton, checkpoint, WHISPER.TIED)
     words, width = skeleton.get_parameter("proj_out.weight").shape
     stored = checkpoint.tensors[f"{TABLE}.weight"]
@@ -222,4 +210,4 @@ def test_only_a_table_with_the_heads_weights_is_shared() -> None:
     assert shared_tables(WHISPER.TIED, {"proj_out.weight"}) == {}
     words = nn.ModuleDict({"table": nn.Embedding(5, 2), "head": nn.Linear(2, 5)})
     with pytest.raises(PatternError, match="no module that 'table' matches can be `dynamic-int8`"):
-        match_rules(words, {"table": INT8}, INT8, "head", (), {"table": "head"})
+        match_rules(words, {"table": INT8}, INT8, "head", {"table": "head"})

@@ -59,7 +59,6 @@ HEAD = "lm_head"
 UNUSED = ()
 BARE = ("feature_extractor.", "feature_projection.", "encoder.", "masked_spec_embed")
 LAYERS = {"model": "num_hidden_layers"}
-FLOAT_BY_DEFAULT = ("wav2vec2.feature_extractor.*",)
 
 _SAMPLES = 16_000  # a window: what the graph takes at once
 _CONV = "wav2vec2.encoder.pos_conv_embed.conv"

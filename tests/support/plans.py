@@ -1,6 +1,6 @@
 """Quantization plans of models, as a build resolves them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -21,11 +21,10 @@ def plan_for(
     default: QuantizationScheme = INT8,
     patterns: Mapping[str, QuantizationScheme] | None = None,
     head: str = WHISPER.HEAD,
-    left: Collection[str] = WHISPER.FLOAT_BY_DEFAULT,
     shared: Mapping[str, str] | None = None,
 ) -> QuantizationPlan:
     """The plan of a model."""
-    return plan_of(match_rules(model, patterns or {}, default, head, left, shared), model)
+    return plan_of(match_rules(model, patterns or {}, default, head, shared), model)
 
 
 def whisper_plan(

@@ -126,8 +126,8 @@ def _records(
     if not fitting:
         return _no_target(manifest, recipe, same_kind, options)
     try:
-        shared, left = shared_tables(family.TIED, checkpoint.tensors), family.FLOAT_BY_DEFAULT
-        matches = resolve_quantization(recipe, fitting, model, family.HEAD, left, shared)
+        shared = shared_tables(family.TIED, checkpoint.tensors)
+        matches = resolve_quantization(recipe, fitting, model, family.HEAD, shared)
     except ExporterError as error:
         return f"recipe.yaml: {harmless(str(error).splitlines()[0])[:160]}"
     found = [

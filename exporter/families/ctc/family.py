@@ -30,7 +30,6 @@ from exporter.recipe import Decoding
 
 __all__ = [  # the family's protocol
     "BARE",
-    "FLOAT_BY_DEFAULT",
     "HEAD",
     "LAYERS",
     "TIED",
@@ -68,7 +67,6 @@ BARE = (
 )
 UNUSED = ("*.masked_spec_embed", "*.num_batches_tracked", "*.embed_positions.inv_freq")
 LAYERS = {GRAPH: "num_hidden_layers"}
-FLOAT_BY_DEFAULT: tuple[str, ...] = ()
 
 _SPACES = "clean_up_tokenization_spaces"
 _WINDOW_S = Decoding.model_fields["chunk_length_s"].default

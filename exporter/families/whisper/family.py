@@ -33,7 +33,6 @@ from exporter.families.whisper.graphs.step import step_graphs
 
 __all__ = [  # the family's protocol
     "BARE",
-    "FLOAT_BY_DEFAULT",
     "HEAD",
     "LAYERS",
     "TIED",
@@ -68,7 +67,6 @@ HEAD = "proj_out"
 BARE = ("encoder.", "decoder.")
 UNUSED = ()
 LAYERS = {"encoder": "encoder_layers", "decoder": "decoder_layers"}
-FLOAT_BY_DEFAULT = ("model.encoder.conv1", "model.encoder.conv2")
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """onnx-int8: dynamic int8 ONNX graphs for onnxruntime, optimum and transformers.js.
 
-Graphs are traced without weights, from a model whose linear modules are int8 already, so there is
-no float graph to quantize afterwards; weights are then streamed to external data, once each. Only
-products with a constant weight are int8: not those of attention, and not convolutions. If all
-layers of a graph are alike, one is traced and repeated. Graphs for our own sessions use the
-external data of those for other loaders (`weights_from`).
+Graphs are traced without weights, from a model whose modules are int8 already, so there is no float
+graph to quantize afterwards; weights are then streamed to external data, once each. Only products
+with a constant weight are int8, not those of attention. If all layers of a graph are alike, one is
+traced and repeated. Graphs for our own sessions use the external data of those for other loaders
+(`weights_from`).
 
 Only building imports onnx: loading needs onnxruntime alone.
 """

@@ -322,7 +322,12 @@ add(
     "tiny/onnx-int8",
     "medium",
     "conv1",
-    on(lambda t: t["model.encoder.conv1.weight"].copy_(t["model.encoder.conv1.weight"].flip(2))),
+    # Codes [out, taps * in], a tap after the other.
+    on(
+        lambda t: t["model.encoder.conv1.weight"].copy_(
+            t["model.encoder.conv1.weight"].unflatten(1, (3, -1)).flip(1).flatten(1)
+        )
+    ),
 )
 add(
     "conv-bias-of-the-other",
@@ -338,7 +343,7 @@ add(
     "conv2",
     on(
         lambda t: t["model.encoder.conv2.weight"].copy_(
-            (t["model.encoder.conv2.weight"].float() * 20).round() / 20
+            (t["model.encoder.conv2.weight"].float() / 16).round().clamp(-7, 7) * 16
         )
     ),
 )

@@ -267,8 +267,8 @@ def test_modules_that_aoti_chose_to_leave_float(checkpoint: Path) -> None:
     """A graph in bfloat16, by measurement, has no int8 weights: the plan says so."""
     opened, family, target = open_checkpoint(str(checkpoint)), FAMILIES["whisper"], TARGETS["aoti"]
     model = family.skeleton(opened.config)
-    shared, left = shared_tables(family.TIED, opened.tensors), family.FLOAT_BY_DEFAULT
-    plan = plan_of(default_quantization(model, family.HEAD, left, shared), model)
+    shared = shared_tables(family.TIED, opened.tensors)
+    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
     options: Any = target.Options
     chosen = options(march="x86-64-v3", threads=1)
 
