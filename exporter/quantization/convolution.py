@@ -43,6 +43,14 @@ def unfold(states: Tensor, kernel: int, stride: int) -> Tensor:
     return rows.flatten(2)
 
 
+def convolved_like(
+    states: Tensor, channels: int, kernel: int, stride: int, padding: int = 0
+) -> Tensor:
+    """Return an empty tensor in the shape of convolved frames [batch, frames, in]."""
+    outputs = (states.shape[1] + 2 * padding - kernel) // stride + 1
+    return states.new_empty((states.shape[0], outputs, channels))
+
+
 class FramesConvolution(nn.Module, ABC):
     """A module in the place of a `Conv1d`, which computes with the channels last.
 

@@ -1,7 +1,9 @@
 """Replace modules and parameters in models on the `meta` device."""
 
+from abc import ABC, abstractmethod
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.quantization.weights import Weights
 
@@ -29,3 +31,29 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the submodule `name` by `module`."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+
+
+class OwnLayout(nn.Module, ABC):
+    """A module in the place of another, which holds tensors as its target stores them."""
+
+    @abstractmethod
+    def stored(self, leaf: str, tensor: Tensor) -> Tensor:
+        """Return a parameter's tensor in the layout and type of the module.
+
+        Args:
+            leaf: The parameter's name in the module.
+            tensor: The tensor, as the scheme stores it.
+        """
+
+
+def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Return a parameter's tensor, as its scheme stores it, in the layout of its module.
+
+    Args:
+        model: The model, with its modules replaced.
+        name: The parameter's name.
+        tensor: The tensor.
+    """
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    return module.stored(leaf, tensor) if isinstance(module, OwnLayout) else tensor

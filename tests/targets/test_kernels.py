@@ -24,7 +24,8 @@ LEVELS = {
 }
 
 
-SHAPES = ((64, 101), (200, 64), (36, 13))  # odd widths and numbers of columns among them
+# Odd widths and numbers of columns among them, and fewer columns than a tile has.
+SHAPES = ((64, 101), (200, 64), (36, 13), (70, 3), (8, 1))
 
 
 class Linears(nn.Module):
@@ -229,8 +230,13 @@ def test_attention(level: dict[str, Any], tmp_path: Path) -> None:
     check_attention(level, tmp_path, 64)
 
 
-@pytest.mark.sweep
-@pytest.mark.parametrize("head_dim", [16, 32, 128])
+def other_widths(usual: int, *others: int) -> pytest.MarkDecorator:
+    sweep = [pytest.param(width, marks=pytest.mark.sweep) for width in others]
+    return pytest.mark.parametrize("head_dim", [usual, *sweep])
+
+
+@pytest.mark.slow
+@other_widths(24, 8, 16, 32, 40, 72, 120, 128, 256)
 def test_attention_of_other_widths(tmp_path: Path, head_dim: int) -> None:
     highest = [name for name in LEVELS if not lacking(name)][-1]
     check_attention(settings(highest), tmp_path, head_dim)
@@ -245,7 +251,7 @@ class Everything(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_dim", [48, 80, 96])
+@other_widths(80, 24, 48, 96, 120, 256)
 def test_an_encoder_attends_in_the_widths_of_other_models(tmp_path: Path, head_dim: int) -> None:
     """wav2vec 2.0 of a thousand million weights has heads of 80 numbers."""
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from exporter.families.graph import Graph
 from exporter.quantization.convolution import unfold, unfolded_weight
-from exporter.quantization.modules import replace_module
+from exporter.quantization.modules import replace_module, stored
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
@@ -130,7 +130,7 @@ def in_onnx(case: Case, folder: Path) -> Run:
     path = folder / "products.onnx"
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     external_data.save(_trace(case.graph(model)), path, names)
-    external_data.fill(path, lambda n: onnx_modules.stored(model, n, case.read(n)), silent)
+    external_data.fill(path, lambda n: stored(model, n, case.read(n)), silent)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     session = onnxruntime.InferenceSession(str(path), options)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from exporter.formats.config_json import Limits
+from exporter.formats.tokenizer_limits import AnyToken, Name, SpecialTokens, Tokenizer
 
 SPEECHBRAIN = "speechbrain-wav2vec2-ctc"
 _OF_SAMPLES = (
@@ -23,8 +24,6 @@ _Heads = Annotated[int, Field(ge=1, le=1024)]
 _Kernel = Annotated[int, Field(ge=1, le=4096)]
 _Convolutions = Annotated[list[_Kernel], Field(min_length=1, max_length=32)]
 _Channels = Annotated[list[_Width], Field(min_length=1, max_length=32)]
-_Name = Annotated[str, Field(max_length=1024)]
-_Label = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 _Activation = Literal["gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "silu", "swish"]
 
 _NONE_OF_THEM = "position_embeddings_type"  # null says that a conformer has no positions
@@ -38,8 +37,8 @@ class _Ctc(Limits):
 class _Model(_Ctc):
     """`config.json`; the defaults are those of transformers, or None where model types differ."""
 
-    model_type: _Name
-    architectures: list[_Name] | None = None
+    model_type: Name
+    architectures: list[Name] | None = None
     vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 32
     hidden_size: _Width = 768
     num_hidden_layers: _Layers = 12
@@ -48,7 +47,7 @@ class _Model(_Ctc):
     hidden_act: _Activation = "gelu"
     layer_norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     pad_token_id: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
-    transformers_version: _Name | None = None
+    transformers_version: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +91,7 @@ class _OfSamples(_Model):
     position_embeddings_type: Literal["relative", "rotary"] | None = None
     rotary_embedding_base: Annotated[int, Field(ge=2, le=1 << 30)] | None = None
     conv_depthwise_kernel_size: _Kernel | None = None
-    target_lang: _Name | None = None  # of many, the one that an artifact is of
+    target_lang: Name | None = None  # of many, the one that an artifact is of
     # What is around the encoder of SpeechBrain's models.
     normalize_samples: bool | None = None
     output_norm: bool | None = None
@@ -183,13 +182,13 @@ class _ParakeetEncoder(_Ctc):
 class _Parakeet(_Ctc):
     """Parakeet, whose encoder has an object of its own; the number of layers is here, too."""
 
-    model_type: _Name
-    architectures: list[_Name] | None = None
+    model_type: Name
+    architectures: list[Name] | None = None
     vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1025
     pad_token_id: Annotated[int, Field(ge=0, lt=1 << 20)] = 1024
     num_hidden_layers: _Layers
     encoder_config: _ParakeetEncoder
-    transformers_version: _Name | None = None
+    transformers_version: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -214,7 +213,7 @@ MODEL_TYPES = tuple(_MODELS)
 class _Config(_Ctc):
     """`config.json`, whose keys depend on its `model_type`."""
 
-    model_type: _Name
+    model_type: Name
 
     @model_validator(mode="wrap")
     @classmethod
@@ -238,7 +237,7 @@ def receptive_field(kernels: list[int], strides: list[int]) -> int:
 class _SampleExtractor(_Ctc):
     """The settings of Wav2Vec2FeatureExtractor."""
 
-    feature_extractor_type: _Name | None = None
+    feature_extractor_type: Name | None = None
     feature_size: Literal[1] = 1
     sampling_rate: Annotated[int, Field(ge=1_000, le=768_000)] = 16_000
     padding_value: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
@@ -292,47 +291,17 @@ class _Extractor(_Ctc):
         return (limits or _SampleExtractor).model_validate(own)
 
 
-class _Token(Limits):
-    """A token with its flags; `__type` is a mark of transformers."""
-
-    content: _Name
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = True
-    single_word: bool = False
-    special: bool = False
-    mark: Literal["AddedToken"] | None = Field(default=None, alias="__type")
-
-
-_AnyToken = _Name | _Token
-_Tokens = Annotated[list[_AnyToken], Field(max_length=1 << 16)]
-
-
-class _SpecialTokens(_Ctc):
+class _SpecialTokens(SpecialTokens, _Ctc):
     """`special_tokens_map.json`."""
 
-    bos_token: _AnyToken | None = None
-    eos_token: _AnyToken | None = None
-    unk_token: _AnyToken | None = None
-    pad_token: _AnyToken | None = None
-    sep_token: _AnyToken | None = None
-    cls_token: _AnyToken | None = None
-    mask_token: _AnyToken | None = None
-    additional_special_tokens: _Tokens | None = None
 
-
-class _Tokenizer(_SpecialTokens):
+class _Tokenizer(Tokenizer, _Ctc):
     """`tokenizer_config.json`."""
 
-    added_tokens_decoder: Annotated[dict[_Label, _Token] | None, Field(max_length=1 << 20)] = None
-    clean_up_tokenization_spaces: bool | None = None
     do_lower_case: bool | None = None
-    extra_special_tokens: dict[_Name, _AnyToken] | None = None
-    model_max_length: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)] | None = None
-    replace_word_delimiter_char: _Name | None = None
-    target_lang: _Name | None = None
-    tokenizer_class: _Name | None = None
-    word_delimiter_token: _AnyToken | None = None
+    replace_word_delimiter_char: Name | None = None
+    target_lang: Name | None = None
+    word_delimiter_token: AnyToken | None = None
 
 
 CONFIGS: Mapping[str, type[Limits]] = {

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from exporter.formats.config_json import Limits
+from exporter.formats.tokenizer_limits import Name, SpecialTokens, Tokenizer
 
 _Layers = Annotated[int, Field(ge=1, le=128)]
 _Width = Annotated[int, Field(ge=4, le=1 << 17, multiple_of=2)]  # half of it are sines
@@ -21,9 +22,8 @@ _Count = Annotated[int, Field(ge=0, le=1 << 20)]
 _Some = Annotated[int, Field(ge=1, le=1024)]
 _Real = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Number = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]  # a token's, which may be -1 for none
-_Name = Annotated[str, Field(max_length=1024)]
 _Numbers = Annotated[list[_Number], Field(max_length=1 << 20)]
-_Named = Annotated[dict[_Name, _Number], Field(max_length=1 << 12)]
+_Named = Annotated[dict[Name, _Number], Field(max_length=1 << 12)]
 _Label = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
 _Activation = Literal["gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "silu", "swish"]
 
@@ -50,7 +50,7 @@ class _Decoding(_Whisper):
     min_length: _Count | None = None
     min_new_tokens: _Count | None = None
     max_time: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    stop_strings: _Name | list[_Name] | None = None
+    stop_strings: Name | list[Name] | None = None
     do_sample: bool | None = None
     early_stopping: bool | Literal["never"] | None = None
     num_beams: _Some | None = None
@@ -84,7 +84,7 @@ class _Decoding(_Whisper):
     pad_token_id: _Number | None = None
     decoder_start_token_id: _Number | None = None
     median_filter_width: Annotated[int, Field(ge=1, le=1024)] | None = None
-    transformers_version: _Name | None = None
+    transformers_version: Name | None = None
     # Searches that transformers moved to repositories, whose code it would run.
     num_beam_groups: Annotated[Literal[1] | None, Field(exclude=True)] = None
     penalty_alpha: Annotated[_Nothing, Field(exclude=True)] = None
@@ -104,7 +104,7 @@ class _Config(_Decoding):
     """`config.json`; the defaults are those of transformers."""
 
     model_type: Literal["whisper"] = "whisper"
-    architectures: list[_Name] | None = None
+    architectures: list[Name] | None = None
     is_encoder_decoder: Literal[True] = True
     vocab_size: Annotated[int, Field(ge=1, le=1 << 22)] = 51865
     num_mel_bins: Annotated[int, Field(ge=1, le=1024)] = 80
@@ -124,8 +124,8 @@ class _Config(_Decoding):
     # Not used for transcription, but of a size that transformers would create.
     num_hidden_layers: Annotated[_Layers | None, Field(exclude=True)] = None
     num_labels: Annotated[int | None, Field(exclude=True, ge=0, le=1 << 16)] = None
-    id2label: Annotated[dict[_Label, _Name] | None, Field(exclude=True)] = None
-    label2id: Annotated[dict[_Name, int] | None, Field(exclude=True)] = None
+    id2label: Annotated[dict[_Label, Name] | None, Field(exclude=True)] = None
+    label2id: Annotated[dict[Name, int] | None, Field(exclude=True)] = None
     pruned_heads: Annotated[_Nothing, Field(exclude=True)] = None
     tie_encoder_decoder: Annotated[_Nothing, Field(exclude=True)] = None
 
@@ -163,8 +163,8 @@ class _Generation(_Decoding):
 
     lang_to_id: _Named | None = None
     task_to_id: _Named | None = None
-    language: _Name | list[_Name] | None = None
-    task: _Name | None = None
+    language: Name | list[Name] | None = None
+    task: Name | None = None
     is_multilingual: bool | None = None
     no_timestamps_token_id: _Number | None = None
     prev_sot_token_id: _Number | None = None
@@ -172,7 +172,7 @@ class _Generation(_Decoding):
     max_initial_timestamp_index: _Count | None = None
     alignment_heads: list[list[_Count]] | None = None
     condition_on_prev_tokens: bool | None = None
-    prompt_condition_type: _Name | None = None
+    prompt_condition_type: Name | None = None
     compression_ratio_threshold: _Real | None = None
     logprob_threshold: _Real | None = None
     no_speech_threshold: _Real | None = None
@@ -182,7 +182,7 @@ class _Generation(_Decoding):
 class _Extractor(_Whisper):
     """The feature extractor; its lengths in samples and frames follow from the others."""
 
-    feature_extractor_type: _Name | None = None
+    feature_extractor_type: Name | None = None
     feature_size: Annotated[int, Field(ge=1, le=1024)] = 80
     sampling_rate: Annotated[int, Field(ge=1_000, le=768_000)] = 16_000
     hop_length: Annotated[int, Field(ge=1, le=1 << 14)] = 160
@@ -210,55 +210,22 @@ class _Extractor(_Whisper):
         return self
 
 
-class _Token(Limits):
-    """A token with its flags; `__type` is a mark of transformers."""
-
-    content: _Name
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = True
-    single_word: bool = False
-    special: bool = False
-    mark: Literal["AddedToken"] | None = Field(default=None, alias="__type")
-
-
-_AnyToken = _Name | _Token
-_Tokens = Annotated[list[_AnyToken], Field(max_length=1 << 16)]
-
-
-class _SpecialTokens(_Whisper):
+class _SpecialTokens(SpecialTokens, _Whisper):
     """`special_tokens_map.json`."""
 
-    bos_token: _AnyToken | None = None
-    eos_token: _AnyToken | None = None
-    unk_token: _AnyToken | None = None
-    pad_token: _AnyToken | None = None
-    sep_token: _AnyToken | None = None
-    cls_token: _AnyToken | None = None
-    mask_token: _AnyToken | None = None
-    additional_special_tokens: _Tokens | None = None
 
-
-class _Tokenizer(_SpecialTokens):
+class _Tokenizer(Tokenizer, _Whisper):
     """`tokenizer_config.json`."""
 
-    added_tokens_decoder: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], _Token] | None,
-        Field(max_length=1 << 20),
-    ] = None
     add_prefix_space: bool | None = None
-    clean_up_tokenization_spaces: bool | None = None
     errors: Literal["strict", "ignore", "replace"] | None = None
-    extra_special_tokens: dict[_Name, _AnyToken] | None = None
-    language: _Name | None = None
-    task: _Name | None = None
+    language: Name | None = None
+    task: Name | None = None
     predict_timestamps: bool | None = None
-    model_max_length: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)] | None = None
     padding_side: Literal["right", "left"] | None = None
     truncation_side: Literal["right", "left"] | None = None
     return_attention_mask: bool | None = None
     split_special_tokens: bool | None = None
-    tokenizer_class: _Name | None = None
 
 
 CONFIGS: Mapping[str, type[Limits]] = {

@@ -11,14 +11,14 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.formats.tensor_io import Layout
-from exporter.quantization.modules import keep_16bit_storage
+from exporter.quantization.modules import keep_16bit_storage, stored
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.weights import Weights
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.aoti.compiler import compile_graph, compiler_version
 from exporter.targets.aoti.devices import SUPPORT
-from exporter.targets.aoti.modules import replace_modules, stored
+from exporter.targets.aoti.modules import replace_modules
 from exporter.targets.aoti.options import Options, Variant
 from exporter.targets.aoti.package import read_spec
 from exporter.targets.base import Job

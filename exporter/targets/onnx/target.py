@@ -26,7 +26,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
-from exporter.quantization.modules import keep_16bit_storage
+from exporter.quantization.modules import OwnLayout, keep_16bit_storage, stored
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
@@ -91,8 +91,6 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
-    from exporter.targets.onnx.modules.base import OnnxModule
-
     files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
@@ -110,7 +108,7 @@ def layout(
         )  # shared weights count once, as they are written
         files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
         modules = graph.module.modules()
-        linears = sum(isinstance(each, OnnxModule) for each in modules)
+        linears = sum(isinstance(each, OwnLayout) for each in modules)
         files[path] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
     return files
 
@@ -155,9 +153,7 @@ class _Prepared:
 
     def read(self, name: str) -> Tensor:
         """Return the model's tensor `name` as the graph stores it."""
-        from exporter.targets.onnx import modules
-
-        return modules.stored(self.model, name, self.weights.read(name))
+        return stored(self.model, name, self.weights.read(name))
 
 
 def _prepared(

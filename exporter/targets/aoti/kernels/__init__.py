@@ -24,13 +24,22 @@ _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
 class Kernel:
     """An operator's kernel: its source files, and the C types of its arguments and results.
 
-    Below the x86-64 level `march`, `otherwise` computes the same with torch's operators.
+    Below the x86-64 level `march`, and for calls that it does not serve, `otherwise` computes the
+    same with torch's operators.
     """
 
     files: tuple[str, ...]
     types: tuple[str, ...]
     march: str = "x86-64-v3"
     otherwise: Callable[..., Any] | None = None
+    serves: Callable[[torch.fx.Node], bool] = lambda _: True
+
+
+def _has_known_width(call: torch.fx.Node) -> bool:
+    """Return whether an attention's heads have a width that `encoder_attention.cpp` lists."""
+    arguments: Any = call.args
+    query, _, _, heads = arguments
+    return query.meta["val"].shape[-1] // heads in (16, 32, 48, 64, 80, 96, 128)
 
 
 _LINEAR = ("linear.cpp", "few_rows.cpp", "many_rows.cpp")
@@ -44,7 +53,11 @@ _KERNELS: dict[Any, Kernel] = {
         (_T, _T, _T, _OUT, _OUT, "int64_t", "int64_t", "int32_t", _OUT),
     ),
     attention.attention: Kernel(
-        ("encoder_attention.cpp",), (_T, _T, _T, "int64_t", _OUT), "x86-64-v4", attention.attend
+        ("encoder_attention.cpp",),
+        (_T, _T, _T, "int64_t", _OUT),
+        "x86-64-v4",
+        attention.attend,
+        _has_known_width,
     ),
     attention.step_attention: Kernel(("decoder_attention.cpp",), (*(_T,) * 7, _OUT)),
     attention.keep_window: Kernel(("window_cache.cpp",), (_T, _T, "int64_t", _OUT)),
@@ -54,15 +67,23 @@ _KERNELS: dict[Any, Kernel] = {
 
 def of_graph(program: torch.export.ExportedProgram, march: str) -> dict[Any, Kernel]:
     """Return the kernels for the operators that a graph calls, by operator, at an x86-64 level."""
-    return {o: kernel for o, kernel in _called(program).items() if kernel.march <= march}
+    return {
+        o: kernel for o, kernel in _called(program).items() if _serves(kernel, o, program, march)
+    }
 
 
 def without_others(
     program: torch.export.ExportedProgram, march: str
 ) -> torch.export.ExportedProgram:
-    """Replace operators without a kernel at this x86-64 level by torch's operators."""
-    others = {o: k.otherwise for o, k in _called(program).items() if k.march > march}
+    """Replace operators that no kernel serves at this x86-64 level by torch's operators."""
+    called = _called(program).items()
+    others = {o: k.otherwise for o, k in called if not _serves(k, o, program, march)}
     return program.run_decompositions(others) if others else program
+
+
+def _serves(kernel: Kernel, operator: Any, program: Any, march: str) -> bool:
+    calls = program.graph.find_nodes(op="call_function", target=operator)
+    return kernel.march <= march and all(map(kernel.serves, calls))
 
 
 def _called(program: torch.export.ExportedProgram) -> dict[Any, Kernel]:

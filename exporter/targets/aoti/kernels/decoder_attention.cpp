@@ -27,6 +27,7 @@ struct HalfRow {
     at::vec::load_fp32_from_fp16(numbers + index * Vec::size(), found);
     return found;
   }
+  float number(int64_t d) const { return numbers[d]; }
   float scale() const { return 1; }
 };
 
@@ -37,6 +38,7 @@ struct Int8Row {  // the scale's four bytes follow the codes
   Vec part(int index) const {
     return at::vec::convert<float>(at::vec::convert_to_int32<int8_t>(codes + index * Vec::size()));
   }
+  float number(int64_t d) const { return codes[d]; }
   float scale() const {
     float found;
     __builtin_memcpy(&found, codes + width, sizeof found);
@@ -102,20 +104,39 @@ void attend(const float* query, int64_t queries, int64_t stride, Place key, Plac
   }
 }
 
+// The same for rows of any width, in the compiler's hands.
+template <class Place, class Seen>
+void attend_any(int64_t width, const float* query, int64_t queries, int64_t stride, Place key,
+                Place value, Seen seen, float* scores, float* out) {
+  for (int64_t i = 0; i < queries; i++, query += stride, out += stride) {
+    for (int64_t position = 0; position < seen(i); position++) {
+      const auto row = key(position);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t d = 0; d < width; d++) sum += row.number(d) * query[d];
+      scores[position] = row.scale() * sum;
+    }
+    softmax(scores, seen(i));
+    std::fill_n(out, width, 0.0F);
+    for (int64_t position = 0; position < seen(i); position++) {
+      const auto row = value(position);
+      const float weight = row.scale() * scores[position];
+#pragma omp simd
+      for (int64_t d = 0; d < width; d++) out[d] += weight * row.number(d);
+    }
+  }
+}
+
 template <class... Arguments>
 void attend_head(int64_t width, Arguments... arguments) {
-  switch (width / Vec::size()) {
+  switch (width % Vec::size() ? 0 : width / Vec::size()) {
     case 1: return attend<1>(arguments...);
     case 2: return attend<2>(arguments...);
     case 4: return attend<4>(arguments...);
     case 8: return attend<8>(arguments...);
     case 16: return attend<16>(arguments...);
+    default: return attend_any(width, arguments...);
   }
-}
-
-bool supported(int64_t width) {
-  const int64_t parts = width / Vec::size();
-  return width % Vec::size() == 0 && parts > 0 && parts <= 16 && (parts & (parts - 1)) == 0;
 }
 
 }  // namespace
@@ -133,7 +154,7 @@ extern "C" AOTITorchError aoti_torch_cpu_step_attention(
   const int64_t heads = size(key_cache, 1), positions = size(key_cache, 2);
   const int64_t width = all / heads, start = *data<int64_t>(position);
   const int32_t* table = data<int32_t>(ancestors);
-  bool known = supported(width) && start >= 0 && start + tokens <= positions;
+  bool known = start >= 0 && start + tokens <= positions;
   for (int64_t row = 0; known && row < rows; row++)
     for (int64_t p = 0; p < start; p++)
       known = known && table[row * positions + p] >= 0 && table[row * positions + p] < rows;
@@ -178,7 +199,6 @@ extern "C" AOTITorchError aoti_torch_cpu_window_attention(AtenTensorHandle query
   const int64_t bytes = size(cross, 4), width = bytes - sizeof(float);
   const int64_t all = heads * width, each = source * bytes;
   const int64_t queries = size(query, 0) * size(query, 1) / windows;
-  if (!supported(width)) return AOTI_TORCH_FAILURE;
   if (const auto error = make(query, all, out)) return error;
   const float* q = data<float>(query);
   const int8_t* caches = data<int8_t>(cross);

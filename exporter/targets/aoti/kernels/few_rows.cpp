@@ -115,9 +115,31 @@ void tile(const Linear& l, const Codes& codes, int64_t row, int64_t count, int64
   }
 }
 
+// Fills all of y where it has fewer columns than a tile.
+void few_columns(const Linear& l) {
+  Codes codes(l, l.rows);
+  EXPORTER_PARALLEL {
+    const Share rows(l.rows);
+    codes.quantize(l, rows.begin, rows.end);
+#pragma omp barrier  // the last of these rows may overlap with others
+    for (int64_t at = rows.begin * l.columns; at < rows.end * l.columns; at++) {
+      const int64_t row = at / l.columns, column = at % l.columns;
+      const uint8_t* x = codes.row(row);
+      const int8_t* w = l.weight + column * l.length;
+      int32_t total = 0;
+      for (int64_t k = 0; k < l.length; k++)
+        total += static_cast<int16_t>(x[k] - l.offset) * static_cast<int16_t>(w[k]);
+      const float product = static_cast<float>(total) * (codes.scales[row] * l.scale[column]);
+      const float sum = product + (l.bias ? l.bias[column] : 0);
+      l.y[at] = l.gelu ? gelu(sum) : sum;
+    }
+  }
+}
+
 }  // namespace
 
 void few_rows(const Linear& l) {
+  if (l.columns < kColumns) return few_columns(l);
   const int64_t tiles = (l.rows + kRows - 1) / kRows, count = (l.rows + tiles - 1) / tiles;
   const bool alone = tiles == 1;  // then every thread has its own codes, and nobody waits
   Codes shared(l, alone ? 0 : l.rows);

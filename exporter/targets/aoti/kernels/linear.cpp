@@ -41,7 +41,6 @@ void set_range(Linear& linear, AtenTensorHandle step, AtenTensorHandle zero) {
 }
 
 AOTITorchError multiply(Linear linear, AtenTensorHandle x, AtenTensorHandle* y) {
-  if (linear.columns < 4) return AOTI_TORCH_FAILURE;
   if (const auto error = make(x, linear.columns, y)) return error;
   linear.y = data<float>(*y);
   run(linear);
@@ -51,7 +50,7 @@ AOTITorchError multiply(Linear linear, AtenTensorHandle x, AtenTensorHandle* y) 
 // Rows of several frames [batch, frames, channels] that lie side by side, and overlap.
 AOTITorchError convolve(Linear linear, AtenTensorHandle x, int64_t stride, AtenTensorHandle* y) {
   const int64_t batch = size(x, 0), frames = size(x, 1), channels = size(x, 2);
-  if (linear.columns < 4 || frames * channels < linear.length) return AOTI_TORCH_FAILURE;
+  if (frames * channels < linear.length) return AOTI_TORCH_FAILURE;
   linear.rows = (frames - linear.length / channels) / stride + 1;
   linear.stride = stride * channels;
   const int64_t sizes[] = {batch, linear.rows, linear.columns};

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.targets.aoti.modules import dynamic_int8, static_int8, weight_only
-from exporter.targets.aoti.modules.base import AotiConvolution
 from exporter.targets.aoti.modules.dynamic_int8 import Activations, Int8Frames, Int8Linear
 from exporter.targets.aoti.modules.static_int8 import StaticFrames, StaticLinear
 from exporter.targets.aoti.modules.table import SharedTable
@@ -66,19 +65,6 @@ def _replacement(
         return GroupedLinear(module, scheme)
     dynamic = partial(Int8Linear, activations=activations)
     return (StaticLinear if static else dynamic)(module, widen=widen)
-
-
-def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """Return a parameter's tensor, as its scheme stores it, in the layout of its module.
-
-    Args:
-        model: The model, with its modules replaced.
-        name: The parameter's name.
-        tensor: The tensor.
-    """
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    return module.stored(leaf, tensor) if isinstance(module, AotiConvolution) else tensor
 
 
 def fuse_gelu(graph: torch.fx.Graph) -> None:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from exporter.quantization.convolution import FramesConvolution, unfolded_weight
-from exporter.quantization.modules import meta_parameter
+from exporter.quantization.modules import OwnLayout, meta_parameter
 
 
-class AotiConvolution(FramesConvolution):
+class AotiConvolution(FramesConvolution, OwnLayout):
     """A convolution with weights int8 [out, kernel * in] and scales float32 [out].
 
     With `widen`, for CPUs without VNNI, it is a float product of the same weights.
@@ -46,12 +46,6 @@ class AotiConvolution(FramesConvolution):
             states.transpose(1, 2), kernel, self.bias, self.stride, self.padding
         )
         return convolved.transpose(1, 2)
-
-
-def convolved_like(states: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Return an empty tensor in the shape of convolved frames [batch, frames, in]."""
-    outputs = (states.shape[1] - weight.shape[1] // states.shape[2]) // stride + 1
-    return states.new_empty((states.shape[0], outputs, weight.shape[0]))
 
 
 def as_type(states: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.convolution import unfold
+from exporter.quantization.convolution import convolved_like, unfold
 from exporter.quantization.modules import meta_parameter
-from exporter.targets.aoti.modules.base import AotiConvolution, as_type, convolved_like
+from exporter.targets.aoti.modules.base import AotiConvolution, as_type
 
 
 @torch.library.custom_op("exporter::int8_linear", mutates_args=())
@@ -47,7 +47,8 @@ def int8_conv(
 def _(
     states: Tensor, weight: Tensor, _scale: Tensor, _bias: Tensor | None, stride: int, _gelu: bool
 ) -> Tensor:
-    return convolved_like(states, weight, stride)
+    kernel = weight.shape[1] // states.shape[2]
+    return convolved_like(states, weight.shape[0], kernel, stride)
 
 
 MANY = 64

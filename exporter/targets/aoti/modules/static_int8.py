@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.convolution import unfold
+from exporter.quantization.convolution import convolved_like, unfold
 from exporter.quantization.modules import meta_parameter
 from exporter.quantization.schemes.static_int8 import LARGEST
-from exporter.targets.aoti.modules.base import AotiConvolution, as_type, convolved_like
+from exporter.targets.aoti.modules.base import AotiConvolution, as_type
 from exporter.targets.aoti.modules.dynamic_int8 import MANY
 
 
@@ -73,7 +73,8 @@ def _(
     stride: int,
     _gelu: bool,
 ) -> Tensor:
-    return convolved_like(states, weight, stride)
+    kernel = weight.shape[1] // states.shape[2]
+    return convolved_like(states, weight.shape[0], kernel, stride)
 
 
 class StaticLinear(nn.Module):

@@ -1,6 +1,6 @@
 """Modules that replace a model's own for ONNX, and their nodes: one file per scheme.
 
-Each file has `replacement(module, scheme, integers)`, which returns an `OnnxModule` whose codes
+Each file has `replacement(module, scheme, integers)`, which returns an `OwnLayout` whose codes
 have the type `integers` where the scheme leaves that open; and `NODES`, which maps its custom
 operators to functions that make their nodes.
 """
@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.targets.onnx.modules import dynamic_int8, floating, static_int8, weight_only
-from exporter.targets.onnx.modules.base import OnnxModule
 from exporter.targets.onnx.modules.dynamic_int8 import Int8MatMul
 from exporter.targets.onnx.modules.floating import FloatMatMul, TiedMatMul
 from exporter.targets.onnx.modules.table import SharedTable
@@ -58,19 +57,6 @@ def replace_modules(
             replace_module(model, table, SharedTable(product))
         elif isinstance(product, FloatMatMul):
             replace_module(model, head, TiedMatMul(model.get_submodule(table)))
-
-
-def stored(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """Return a parameter's tensor, as its scheme stores it, in the layout of the graph.
-
-    Args:
-        model: The model, with its modules replaced.
-        name: The parameter's name.
-        tensor: The tensor.
-    """
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    return module.stored(leaf, tensor) if isinstance(module, OnnxModule) else tensor
 
 
 def nodes() -> dict[Any, Callable[..., Any]]:

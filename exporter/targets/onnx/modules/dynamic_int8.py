@@ -6,11 +6,15 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from exporter.quantization.convolution import FramesConvolution, unfold, unfolded_weight
-from exporter.quantization.modules import meta_parameter
+from exporter.quantization.convolution import (
+    FramesConvolution,
+    convolved_like,
+    unfold,
+    unfolded_weight,
+)
+from exporter.quantization.modules import OwnLayout, meta_parameter
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.targets.onnx.modules import integers
-from exporter.targets.onnx.modules.base import OnnxModule
 
 
 @torch.library.custom_op("exporter::int8_matmul", mutates_args=())
@@ -28,7 +32,7 @@ def _(states: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return states.new_empty((*states.shape[:-1], weight.shape[1]))
 
 
-class Int8MatMul(OnnxModule):
+class Int8MatMul(OwnLayout):
     """A linear module with an int8 weight [in, out], or the same plus 128 as uint8."""
 
     def __init__(self, linear: nn.Linear, scheme: DynamicInt8, dtype: torch.dtype) -> None:
@@ -64,10 +68,10 @@ def int8_frames(
 def _(
     states: Tensor, weight: Tensor, _scale: Tensor, kernel: int, stride: int, padding: int
 ) -> Tensor:
-    return integers.convolved_like(states, weight, kernel, stride, padding)
+    return convolved_like(states, weight.shape[1], kernel, stride, padding)
 
 
-class Int8Frames(FramesConvolution, OnnxModule):
+class Int8Frames(FramesConvolution, OwnLayout):
     """A convolution with an int8 weight [kernel * in, out], or the same plus 128 as uint8."""
 
     def __init__(self, conv: nn.Conv1d, scheme: DynamicInt8, dtype: torch.dtype) -> None:
@@ -108,7 +112,7 @@ def int8_frames_nodes(
     return integers.product_nodes(rows, zero, weight, op.Mul(step, scale))
 
 
-def replacement(module: nn.Module, scheme: DynamicInt8, dtype: torch.dtype) -> OnnxModule:
+def replacement(module: nn.Module, scheme: DynamicInt8, dtype: torch.dtype) -> OwnLayout:
     """Return the module in the place of a linear one or of a convolution."""
     if isinstance(module, nn.Conv1d):
         return Int8Frames(module, scheme, dtype)

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.quantization.modules import meta_parameter
+from exporter.quantization.modules import OwnLayout, meta_parameter
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets.onnx.modules.base import OnnxModule
 
 
-class FloatMatMul(OnnxModule):
+class FloatMatMul(OwnLayout):
     """A linear module in float, with its weight [in, out] in ONNX's layout.
 
     It is float32, unless the scheme says otherwise.

@@ -29,14 +29,6 @@ def unfolded_shape(conv: nn.Conv1d) -> tuple[int, int]:
     return conv.kernel_size[0] * conv.in_channels, conv.out_channels
 
 
-def convolved_like(
-    states: Tensor, weight: Tensor, kernel: int, stride: int, padding: int
-) -> Tensor:
-    """Return an empty tensor in the shape of convolved frames [batch, frames, in]."""
-    outputs = (states.shape[1] + 2 * padding - kernel) // stride + 1
-    return states.new_empty((states.shape[0], outputs, weight.shape[1]))
-
-
 def product_nodes(codes: Any, zero: Any, weight: Any, scale: Any) -> Any:
     """Return the nodes of a product of codes and a weight [in, out], times their scales.
 

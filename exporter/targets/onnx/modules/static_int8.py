@@ -12,14 +12,18 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from exporter.quantization.convolution import FramesConvolution, unfold, unfolded_weight
-from exporter.quantization.modules import meta_parameter
+from exporter.quantization.convolution import (
+    FramesConvolution,
+    convolved_like,
+    unfold,
+    unfolded_weight,
+)
+from exporter.quantization.modules import OwnLayout, meta_parameter
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.static_int8 import LARGEST
 from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
 from exporter.targets.onnx.attention import MICROSOFT, operator
 from exporter.targets.onnx.modules import integers
-from exporter.targets.onnx.modules.base import OnnxModule
 
 
 @torch.library.custom_op("exporter::static_int8_matmul", mutates_args=())
@@ -83,10 +87,10 @@ def _(
     stride: int,
     padding: int,
 ) -> Tensor:
-    return integers.convolved_like(states, weight, kernel, stride, padding)
+    return convolved_like(states, weight.shape[1], kernel, stride, padding)
 
 
-class _Static(OnnxModule):
+class _Static(OwnLayout):
     """The parameters of both kinds of modules."""
 
     def _own(self, module: nn.Linear | nn.Conv1d, rows: int, dtype: torch.dtype) -> None:
@@ -148,7 +152,7 @@ def share_ranges(model: nn.Module, plan: QuantizationPlan) -> None:
             module.input_scale, module.input_zero_point = first.input_scale, first.input_zero_point
 
 
-def replacement(module: nn.Module, _scheme: StaticInt8, dtype: torch.dtype) -> OnnxModule:
+def replacement(module: nn.Module, _scheme: StaticInt8, dtype: torch.dtype) -> OwnLayout:
     """Return the module in the place of a linear one or of a convolution."""
     if isinstance(module, nn.Conv1d):
         return StaticFrames(module, dtype)

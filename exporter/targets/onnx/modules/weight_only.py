@@ -6,10 +6,9 @@ import torch
 from onnx.defs import OpSchema
 from torch import Tensor, nn
 
-from exporter.quantization.modules import meta_parameter
+from exporter.quantization.modules import OwnLayout, meta_parameter
 from exporter.quantization.schemes.weight_only import WeightOnly, grouped, round_groups, unpacked
 from exporter.targets.onnx.attention import MICROSOFT, operator
-from exporter.targets.onnx.modules.base import OnnxModule
 
 ACCURACY_LEVEL = 4
 """onnxruntime then rounds inputs to int8 per group; below it multiplies in float32."""
@@ -40,7 +39,7 @@ def _(
     return states.new_empty((*states.shape[:-1], weight.shape[0]))
 
 
-class GroupedMatMul(OnnxModule):
+class GroupedMatMul(OwnLayout):
     """A linear module with codes [out, groups, bytes of a group], the last group padded."""
 
     def __init__(self, linear: nn.Linear, scheme: WeightOnly, _integers: torch.dtype) -> None:
