@@ -10,7 +10,7 @@ from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.static_int8 import Scheme
 from exporter.validate.evidence.ranges import Inputs, counting, expected_error, fits
 from exporter.validate.evidence.results import RangeFit
-from exporter.validate.gate.evidence import RANGE_LIMIT, Evidence, checks_of
+from exporter.validate.gate.evidence import RANGE_LIMITS, Evidence, checks_of
 from tests.validate.evidence.test_findings import findings
 
 
@@ -58,22 +58,22 @@ def test_other_recordings_cost_little(name: str, method: Method) -> None:
     for seed in range(5):
         calibrated = counted(torch.cat([draws(name, 100 * seed + n) for n in range(16)]))
         found = fit(name, calibrated.range(method, 99.99), method, 3 + seed)
-        assert found.times < RANGE_LIMIT / 1.5 * found.chance
+        assert found.times < RANGE_LIMITS[method] / 1.5 * found.chance
 
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_range_that_is_too_wide_or_too_narrow_costs_more(name: str) -> None:
     low, high = counted(draws(name, 1)).range("mse", 99.99)
-    assert times(name, (3 * low, 3 * high)) > RANGE_LIMIT
-    assert times(name, (0.3 * low, 0.3 * high)) > RANGE_LIMIT
+    assert times(name, (3 * low, 3 * high)) > RANGE_LIMITS["mse"]
+    assert times(name, (0.3 * low, 0.3 * high)) > RANGE_LIMITS["mse"]
     if name == "normal":  # which has the same range in every draw
-        assert times(name, (2 * low, 2 * high)) > RANGE_LIMIT
+        assert times(name, (2 * low, 2 * high)) > RANGE_LIMITS["mse"]
 
 
 def test_the_range_of_another_module_costs_more() -> None:
     ends = {name: counted(draws(name, 1)).range("mse", 99.99) for name in DRAWS}
-    assert times("normal", ends["after GELU"]) > RANGE_LIMIT
-    assert times("after GELU", ends["with outliers"]) > RANGE_LIMIT
+    assert times("normal", ends["after GELU"]) > RANGE_LIMITS["mse"]
+    assert times("after GELU", ends["with outliers"]) > RANGE_LIMITS["mse"]
 
 
 def test_the_expected_error_is_near_the_true_one() -> None:
