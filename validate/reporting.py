@@ -162,7 +162,7 @@ def _evidence_checks(pair: Pair, findings: Findings | None) -> Sequence[Check]:
     if findings is None or expected is None:
         return ()
     peaks = pair.candidate.peak_rss_bytes, pair.reference.peak_rss_bytes
-    return checks_of(Evidence(findings, expected.weights, *peaks))
+    return checks_of(Evidence(findings, expected.weights, *peaks, expected.ranges))
 
 
 def _report(

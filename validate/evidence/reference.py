@@ -27,6 +27,7 @@ from exporter.system.progress import Progress
 from exporter.targets import inspection_of
 from exporter.targets.inspection import plan_of
 from exporter.validate.evidence.cases import Case, cases
+from exporter.validate.evidence.ranges import counting, fits
 from exporter.validate.evidence.results import Expected, ReferenceRequest
 from exporter.validate.evidence.stored import differing_weights
 from exporter.validate.measure.model import OpenModel
@@ -75,13 +76,15 @@ class _Reference:
         inputs: list[_Input] = []
         for case in self._cases():
             inputs.append(self._input(case, prompt, inputs[0] if inputs else None))
-        for number, (case, features, tokens) in enumerate(inputs):
-            self._tell("the original", number, len(inputs))
-            self._save(number, "features", features)
-            self._save(number, "tokens", tokens)
-            self._save(number, "samples", torch.from_numpy(case.samples))
-            if case.clip:
-                self._save(number, "original", self._forced(features, tokens, prompt).logits)
+        with counting(self._model, self._plan.calibrated) as seen:
+            for number, (case, features, tokens) in enumerate(inputs):
+                self._tell("the original", number, len(inputs))
+                self._save(number, "features", features)
+                self._save(number, "tokens", tokens)
+                self._save(number, "samples", torch.from_numpy(case.samples))
+                if case.clip:
+                    seen.clip = number
+                    self._save(number, "original", self._forced(features, tokens, prompt).logits)
         self._simulate(inputs, prompt)
         return Expected(
             folder=str(self._request.output),
@@ -93,6 +96,7 @@ class _Reference:
             ),
             modules=self._modules,
             weights=tuple(self._weights()),
+            ranges=tuple(fits(seen, self._plan, self._manifest.calibration)),
         )
 
     def _cases(self) -> list[Case]:

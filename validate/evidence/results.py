@@ -89,6 +89,26 @@ class Resources(Frozen):
     lengths: dict[str, int] = Field(default_factory=dict)
 
 
+class RangeFit(Frozen):
+    """How well the range of a module's inputs fits what clips give the original's.
+
+    Attributes:
+        module: The module.
+        range: The range that the plan has.
+        seen: The range that the same method chooses of these clips.
+        method: The method.
+        times: The error of the inputs in codes of `range`, in multiples of that with `seen`.
+        chance: The same of one half of the clips with the range of the other half, at least 1.
+    """
+
+    module: str
+    range: tuple[float, float]
+    seen: tuple[float, float]
+    method: str
+    times: float
+    chance: float = 1.0
+
+
 class Findings(Frozen):
     """Everything that was found about one artifact.
 
@@ -148,6 +168,7 @@ class Expected(Frozen):
         cases: Each input's name, whether it is a clip, and its number of tokens.
         modules: Names of modules in the order of computation.
         weights: Weights that are not what the plan makes of the checkpoint, as sentences.
+        ranges: How well the ranges of static quantization fit the clips, by module.
     """
 
     folder: str
@@ -156,6 +177,7 @@ class Expected(Frozen):
     cases: tuple[dict[str, Any], ...]
     modules: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    ranges: tuple[RangeFit, ...] = ()
 
 
 class SensitivityRequest(Frozen):

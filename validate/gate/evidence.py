@@ -16,6 +16,7 @@ from exporter.validate.evidence.results import (
     Consistency,
     Findings,
     ModuleDistance,
+    RangeFit,
     Resources,
     Steps,
 )
@@ -32,6 +33,9 @@ _MODULE_FLOOR = 5e-5
 _FEATURES = 1e-3  # log-mel features lie between about -1 and 2
 _ASKED = {"repeat": 0.5, "prompts": 2.0, "batches": 2.0, "beams": 2.0, "graphs": 6.0}
 _ASKED_FLOOR = 1e-4
+# Times what chance explains. An error that is four times as large is a bit of precision less. Of
+# methods that follow a few extremes, halves of the clips do not show all of the chance.
+RANGE_LIMITS = {"mse": 2.5, "percentile": 2.5, "minmax": 4.0, "entropy": 4.0}
 _GROWTH_BYTES, _MORE_BYTES, _MORE = 96 << 20, 256 << 20, 1.25
 _SLOWER, _SLACK_S = 4.0, 0.02
 _SAME_LENGTH = 1.05  # of the shortest of some inputs
@@ -43,13 +47,15 @@ _BUILD_AGAIN = "Build it again with --force, and tell us if that does not help."
 class Evidence:
     """What was found about an artifact, and the memory of both sides.
 
-    `weights` are sentences on weights that differ; the peaks are resident bytes.
+    `weights` are sentences on weights that differ, `ranges` tell how ranges of inputs fit; the
+    peaks are resident bytes.
     """
 
     findings: Findings
     weights: Sequence[str]
     peak_bytes: int
     original_peak_bytes: int
+    ranges: Sequence[RangeFit] = ()
 
 
 def checks_of(evidence: Evidence) -> tuple[Check, ...]:
@@ -57,6 +63,7 @@ def checks_of(evidence: Evidence) -> tuple[Check, ...]:
     found = evidence.findings
     return (
         _weights(evidence.weights),
+        *_ranges(evidence.ranges),
         _features(found),
         _faithful(found),
         _inputs(found),
@@ -125,6 +132,44 @@ def _weights(differing: Sequence[str]) -> Check:
         advice="Usually these are weights of another checkpoint, or a file that was changed after "
         f"the build. {_BUILD_AGAIN}",
     )
+
+
+def _ranges(fits: Sequence[RangeFit]) -> Iterator[Check]:
+    """Check the ranges of static quantization, if there are any."""
+    if not fits:
+        return
+    worst = max(fits, key=lambda fit: fit.times / _range_limit(fit))
+    limit = _range_limit(worst)
+    limits = {"name": "ranges", "value": worst.times, "limit": limit}
+    if worst.times <= limit:
+        sentence = (
+            f"The ranges of {len(fits)} modules' inputs fit the clips: quantizing them costs "
+            f"{worst.times:.2f} times the error that {worst.method} would leave on these (at most "
+            f"{limit:.2f} allowed)."
+        )
+        yield Check(passed=True, sentence=sentence, **limits)
+        return
+    others = sum(fit.times > _range_limit(fit) for fit in fits) - 1
+    more = f" {others} more {'do' if others > 1 else 'does'} not fit." if others else ""
+    yield Check(
+        passed=False,
+        sentence=f"The range of {worst.module} does not fit its inputs: it is "
+        f"{_ends(worst.range)}, and {worst.method} chooses {_ends(worst.seen)} of these clips. "
+        f"Quantizing them costs {worst.times:,.3g} times the error (at most {limit:.2f} "
+        f"allowed).{more}",
+        advice="Usually the recordings of `calibration` are unlike these, or a range is another "
+        "module's. Calibrate on recordings like those that users have, and build it again with "
+        "--force.",
+        **limits,
+    )
+
+
+def _range_limit(fit: RangeFit) -> float:
+    return RANGE_LIMITS[fit.method] * fit.chance
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def _features(found: Findings) -> Check:

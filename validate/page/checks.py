@@ -12,7 +12,10 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Does it cost words?", ("wer", "texts", "clips", "true texts", "original")),
     (
         "Is it what the recipe says?",
-        ("files", "reference", "plan", "companions", "weights", "features", "faithful"),
+        (
+            *("files", "reference", "plan", "companions", "weights", "ranges", "features"),
+            "faithful",
+        ),
     ),
     (
         "Does it behave on inputs that nobody recorded?",
