@@ -59,7 +59,8 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
     "--clips",
     type=click.Path(path_type=Path),
     metavar="FOLDER_OR_MANIFEST",
-    help="Recordings to rank groups of modules on, none of them in the recipe's data.",
+    help="Recordings to rank groups of modules on, none of them in the recipe's data; default: "
+    "those of the recipe's calibration.",
 )
 @click.option(
     "--count",

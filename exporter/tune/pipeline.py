@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from exporter.artifact.evidence import GroupEffect
 from exporter.bench import microbench
 from exporter.build import estimate
 from exporter.build import pipeline as builder
+from exporter.build.calibration import calibrate
 from exporter.errors import GateError, RecipeError
 from exporter.quantization.groups import ModuleGroup
 from exporter.recipe import Recipe, read
@@ -19,9 +20,9 @@ from exporter.system.files import partial_of, remove, write_atomic
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress, shown_bytes
 from exporter.tune import page
-from exporter.tune.clips import Calibration, calibration, judging
-from exporter.tune.gains import Rates, in_order, saved_bytes, saved_seconds, size_of
-from exporter.tune.recipe_text import tuned_name, tuned_text
+from exporter.tune.clips import Ranking, judging, ranking
+from exporter.tune.gains import Rates, in_order, predicted, saved_bytes, saved_seconds, size_of
+from exporter.tune.recipe_text import tuned_name
 from exporter.tune.results import Effect, Figures, GroupRow, Machine, Trial
 from exporter.tune.search import (
     BudgetSpentError,
@@ -57,7 +58,8 @@ class Settings:
     Attributes:
         target: The target's name or kind; None is the recipe's first.
         goal: What the plan shall save.
-        clips: Calibration clips: a folder or manifest.
+        clips: Clips to rank groups on: a folder or manifest; None: those of the recipe's
+            calibration.
         count: The most of them.
         threads: CPU threads; None: as compiled in, or all cores.
         budget_s: Seconds for the whole search; None is without a limit.
@@ -103,7 +105,7 @@ def tune(
 
     Raises:
         RecipeError: The recipe or a setting is wrong, or the budget is shorter than one trial.
-        DataError: Calibration clips cannot be read, or are those that judge.
+        DataError: Clips to rank on or to calibrate on cannot be read, or those to rank on judge.
         GateError: No plan can pass on these data.
         BusyError: Another search is at work in the same place.
         ExporterError: What `build` and `validate` raise.
@@ -112,10 +114,11 @@ def tune(
     _require_free(recipe, output, settings)
     folder = folder_of(output)
     subject = open_subject(recipe, settings.target, folder / "artifacts", progress)
-    chosen = calibration(settings.clips, settings.count, recipe)
+    chosen = ranking(settings.clips, settings.count, recipe, subject.planned.calibration)
     with opened(folder, _key(subject, settings, chosen)) as work:
         search = _Search(subject, settings, chosen, work, progress, tell)
         search.begin(expect)
+        search.calibrate()
         usual = JudgeSettings(None, None, None, settings.threads, 1, trust=False, blame=False)
         with validating(usual, progress) as judge:
             found = search.run(judge)
@@ -138,15 +141,16 @@ def _require_free(recipe: Recipe, output: Path, settings: Settings) -> None:
         raise RecipeError(msg)
 
 
-def _key(subject: Subject, settings: Settings, chosen: Calibration) -> dict[str, Any]:
+def _key(subject: Subject, settings: Settings, chosen: Ranking) -> dict[str, Any]:
     """Return what the results of steps depend on; the goal only changes the order of groups."""
-    recipe = subject.recipe
+    recipe, calibration = subject.recipe, subject.planned.calibration
     assert recipe.data is not None, "checked before"
     return {
         "recipe": recipe.sha256,
         "target": subject.name,
         "checkpoint": subject.planned.checkpoint.sha256,
-        "calibration": chosen.sha256,
+        "ranking": chosen.sha256,
+        "calibration": calibration.as_data() if calibration else None,
         "data": judging(recipe, recipe.data)[1],
         "threads": settings.threads,
         "versions": installed_versions(),
@@ -161,7 +165,7 @@ class _Search:
         self,
         subject: Subject,
         settings: Settings,
-        chosen: Calibration,
+        chosen: Ranking,
         work: Work,
         progress: Progress,
         tell: Tell,
@@ -172,7 +176,7 @@ class _Search:
         self._trials: list[Trial] = []
         self._effects: dict[str, GroupEffect] = {}
         self._order: list[ModuleGroup] = []
-        self._used = 0  # calibration clips
+        self._used = 0  # clips to rank on
         self._trial_s = 0.0
         self._judge: Judging | None = None
 
@@ -201,6 +205,16 @@ class _Search:
                 f"{spoken(first)}"
             )
             raise RecipeError(msg)
+
+    def calibrate(self) -> None:
+        """Calibrate the ranges of static modules once, for the ranking and for every plan."""
+        subject, planned = self._subject, self._subject.planned
+        if planned.calibration is None:
+            return
+        modules = planned.plan.calibrated
+        how = planned.calibration, modules, planned.checkpoint, subject.recipe, self._progress
+        calibrated = calibrate(*how, fresh=False)
+        self._subject = replace(subject, planned=replace(planned, calibrated=calibrated))
 
     def run(self, judge: Judging) -> Found:
         """Search; what was found in an earlier run is not done again."""
@@ -235,6 +249,7 @@ class _Search:
             size_quantized=self._size(everything),
             size_float=self._size(()),
             seconds=_now() - self._began,
+            frames=self._survey.frames,
         )
 
     def _size(self, quantized: Collection[str]) -> int:
@@ -290,7 +305,7 @@ class _Search:
             clips=tuple(clips),
             groups=dict(groups),
             manifest=trial.manifest if trial else None,
-            plan=tuple(subject.planned.plan.as_data()),
+            plan=tuple(subject.planned.plan_to_build.as_data()),
         )
         plain = request.model_dump(mode="json")
         worker.run(
@@ -319,34 +334,32 @@ class _Search:
     def _tell_estimate(self) -> float:
         """Tell what is to be done; return the estimated seconds of the whole search."""
         subject, survey = self._subject, self._survey
-        prediction = subject.planned.prediction
+        calibration, prediction = subject.planned.calibration, subject.planned.prediction
+        built_s = predicted(subject.planned, subject.planned.plan, subject.skeleton).seconds
+        calibrating = survey.transcribe_s * len(calibration.paths) if calibration else 0.0
         recipe, data = subject.recipe, subject.recipe.data
         assert data is not None, "checked before"
         clips, _ = judging(recipe, data)
         heard = clips * survey.transcribe_s
         self._original_s = heard
         self._trial_s = (
-            prediction.seconds
-            + prediction.reload_seconds
-            + heard
-            + _FIXED_S
-            + _COMPARED * survey.forward_s
+            built_s + prediction.reload_seconds + heard + _FIXED_S + _COMPARED * survey.forward_s
         )
         ranking = len(self._candidates) * len(self._clips.paths) * survey.forward_s
         trials = most_trials(len(self._candidates))
-        whole = heard + trials * self._trial_s + ranking
+        whole = heard + calibrating + trials * self._trial_s + ranking
         float32 = _FLOAT32_BYTES * subject.planned.checkpoint.parameters
         memory = max(
             prediction.peak_rss_bytes, prediction.reload_rss_bytes, _BASE_BYTES + 2 * float32
         )
         estimate.require_room([subject.planned.step], estimate.room_at(self._work.folder))
+        first = f"{spoken(calibrating)} to calibrate {calibration}, " if calibration else ""
         self._tell(
             f"{recipe.name}, {subject.name}: {len(self._candidates)} groups of modules, ranked on "
-            f"{len(self._clips.paths)} clips; plans are judged on {clips:,} others"
-        )
-        self._tell(
-            f"at most {trials} plans to build and judge, about {spoken(self._trial_s)} each, and "
-            f"about {spoken(ranking)} to rank the groups: about {spoken(whole)} in all, "
+            f"{len(self._clips.paths)} clips;\n{clips:,} others judge the plans\n"
+            f"{first}{spoken(ranking)} to rank the groups,\n"
+            f"{spoken(self._trial_s)} to build and judge each of at most {trials} plans: "
+            f"about {spoken(whole)} in all\n"
             f"{shown_bytes(memory)} of memory, {shown_bytes(prediction.disk_bytes)} of disk"
         )
         return whole
@@ -379,7 +392,7 @@ class _Search:
         return (
             f"{count} of {len(self._subject.groups)} groups quantized: {trial.verdict}, WER "
             f"{trial.wer:.2%} ({100 * difference.value:+.2f} points, at most "
-            f"{100 * difference.high:+.2f}), x {trial.latency_ratio:.2f} the original's time, "
+            f"{100 * difference.high:+.2f}),\n{trial.latency_ratio:.2f} x the original's time, "
             f"{shown_bytes(trial.size_bytes)}"
         )
 
@@ -405,7 +418,7 @@ class _Search:
         (built,) = builder.build(
             self._subject.trial(names),
             output=self._work.built,
-            targets=[self._subject.name],
+            calibrated=self._subject.calibrated,
             progress=self._progress,
         )
         manifest = store.read_manifest(built.path)
@@ -482,7 +495,7 @@ def _write(subject: Subject, figures: Figures, output: Path) -> Tuned:
     if figures.chosen is not None:
         quantized = figures.trials[figures.chosen].quantized
         note = f"Found by `exporter tune` for {subject.name}, by {figures.goal}."
-        text = tuned_text(subject.recipe, subject.index, subject.rules(quantized), note, output)
+        text = subject.text(quantized, note, output)
         _check(subject, text, quantized, output)
         write_atomic(output, text.encode())
         written = output

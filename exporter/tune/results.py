@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact.evidence import GroupEffect
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.manifest import AbsentIfEmpty, Manifest
 from exporter.artifact.report import Interval, Verdict
 
 
@@ -88,7 +88,7 @@ class Figures(_Frozen):
         recipe: The recipe's name.
         target: The target that was tuned.
         goal: What was saved: `speed` or `size`.
-        clips: Calibration clips that the effects were measured on.
+        clips: Clips that the effects were measured on.
         groups: The groups, in the model's order.
         trials: The plans that were judged, in the order of trial.
         chosen: The index of the chosen trial; None if none passed.
@@ -96,6 +96,7 @@ class Figures(_Frozen):
         size_quantized: Bytes of the artifact with all groups quantized.
         size_float: Bytes of the artifact with all of them in float.
         seconds: What this run of the search took.
+        frames: Whether effects are those on each frame, without a decoder; else on the next token.
     """
 
     schema_version: int = 1
@@ -110,6 +111,7 @@ class Figures(_Frozen):
     size_quantized: int
     size_float: int
     seconds: float
+    frames: AbsentIfEmpty[bool] = False
 
     @property
     def kept(self) -> float | None:

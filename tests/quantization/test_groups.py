@@ -55,11 +55,11 @@ def test_a_group_is_a_block_of_a_layer() -> None:
 
 def test_groups_of_another_family_have_names_too() -> None:
     names = [group.name for group in module_groups(wav2vec2(1), "lm_head", {})]
-    assert names[0] == "feature_extractor.conv_layers 0, conv"
+    assert names[0] == "feature_extractor conv layer 0, conv"
     assert names[7:] == [
         "feature_projection, projection",
         "encoder layer 0, attention",
-        "encoder layer 0, feed_forward",
+        "encoder layer 0, feed-forward",
         "head",
     ]
 
