@@ -71,6 +71,24 @@ def module_groups(
     return [_with_tables(group, shared, names) for group in groups]
 
 
+def parts_of(group: ModuleGroup, shared: Mapping[str, str]) -> list[ModuleGroup]:
+    """Return a group for each module of a group; a table stays with its head.
+
+    Args:
+        group: The group.
+        shared: The result of `exporter.quantization.plan.shared_tables`.
+    """
+    own = [name for name in group.modules if name not in shared]
+    leaves = [name.rpartition(".")[2] for name in own]
+    told = leaves if len(set(leaves)) == len(own) else own  # joined layers have the same leaves
+    if len(own) == 1:
+        return [group]
+    parts = [
+        ModuleGroup(f"{group.name}, {leaf}", (name,)) for leaf, name in zip(told, own, strict=True)
+    ]
+    return [_with_tables(part, shared, group.modules) for part in parts]
+
+
 def _with_tables(
     group: ModuleGroup, shared: Mapping[str, str], names: Collection[str]
 ) -> ModuleGroup:

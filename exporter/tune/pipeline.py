@@ -13,7 +13,7 @@ from exporter.build import estimate
 from exporter.build import pipeline as builder
 from exporter.build.calibration import calibrate
 from exporter.errors import GateError, RecipeError
-from exporter.quantization.groups import ModuleGroup
+from exporter.quantization.groups import ModuleGroup, parts_of
 from exporter.recipe import Recipe, read
 from exporter.system import hardware, worker
 from exporter.system.files import partial_of, remove, write_atomic
@@ -21,13 +21,22 @@ from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress, shown_bytes
 from exporter.tune import page
 from exporter.tune.clips import Ranking, judging, ranking
-from exporter.tune.gains import Rates, in_order, predicted, saved_bytes, saved_seconds, size_of
+from exporter.tune.gains import (
+    Gain,
+    Rates,
+    in_order,
+    predicted,
+    saved_bytes,
+    saved_seconds,
+    size_of,
+)
 from exporter.tune.recipe_text import tuned_name
 from exporter.tune.results import Effect, Figures, GroupRow, Machine, Trial
 from exporter.tune.search import (
     BudgetSpentError,
     Found,
     before_jump,
+    longer_prefix,
     longest_prefix,
     most_trials,
 )
@@ -46,6 +55,8 @@ _COMPARED = 60  # forward passes of the comparison of an artifact with its origi
 _FLOAT32_BYTES = 4
 _BASE_BYTES = 700_000_000  # of a process with torch and transformers
 _NO_PLAN_HELPS = {"clips", "true texts", "original", "reference"}
+_REFINING = 3  # plans that keep single modules of the harmful groups quantized
+_WORTH = 0.04  # of what all groups save: with less left in float, single modules are not tried
 _ALIKE = 1.03  # times of the same plan differ by that
 _now = time.monotonic
 Tell = Callable[[str], None]
@@ -187,8 +198,9 @@ class _Search:
             RecipeError: The budget is shorter than one trial, or nothing can be saved.
         """
         self._survey = self._surveyed()
-        self._gains = self._saved()
-        self._candidates = [g for g in self._subject.groups if self._gains[g.name] > 0]
+        self._gain = self._saved()
+        self._gains = {group.name: self._gain(group) for group in self._subject.groups}
+        self._candidates = self._saving(self._subject.groups)
         if not self._candidates:
             msg = f"{self._subject.recipe.path}: no group of {self._subject.name} saves any bytes"
             raise RecipeError(msg)
@@ -219,7 +231,14 @@ class _Search:
     def run(self, judge: Judging) -> Found:
         """Search; what was found in an earlier run is not done again."""
         self._judge = judge
-        return longest_prefix(len(self._candidates), self._passes, self._guess)
+        found = longest_prefix(len(self._candidates), self._prefix_passes, self._guess)
+        if not found.complete or found.longest in (None, len(self._candidates)):
+            return found
+        try:
+            self._refine(self._ranked()[: found.longest], self._ranked()[found.longest :])
+        except BudgetSpentError:
+            return replace(found, complete=False)
+        return found
 
     def figures(self, found: Found) -> Figures:
         """Return everything that was measured, and the chosen trial."""
@@ -317,19 +336,21 @@ class _Search:
         compiled = getattr(self._subject.planned.options, "threads", None)
         return self._settings.threads or compiled or hardware.describe().cores
 
-    def _saved(self) -> dict[str, float]:
-        """Return what each group saves; by speed all save a little, since it is an estimate."""
+    def _saving(self, groups: Sequence[ModuleGroup]) -> list[ModuleGroup]:
+        return [group for group in groups if self._gains[group.name] > 0]
+
+    def _saved(self) -> Gain:
+        """Return what gives a group's saving; by speed all save a little: it is an estimate."""
         subject = self._subject
         how = subject.planned, subject.skeleton, subject.instead
         if self._settings.goal == "size":
-            gain = saved_bytes(*how)
-            return {group.name: gain(group) for group in subject.groups}
+            return saved_bytes(*how)
         machine = self._work.read("machine", Machine)
         if machine is None:
             machine = Machine(measured=microbench.measure_fresh(self._threads, self._progress))
             self._work.write("machine", machine)
         gain = saved_seconds(*how, self._survey, Rates.of(machine.measured))
-        return {group.name: max(gain(group), 1e-9) for group in subject.groups}
+        return lambda group: max(gain(group), 1e-9)
 
     def _tell_estimate(self) -> float:
         """Tell what is to be done; return the estimated seconds of the whole search."""
@@ -346,7 +367,7 @@ class _Search:
             built_s + prediction.reload_seconds + heard + _FIXED_S + _COMPARED * survey.forward_s
         )
         ranking = len(self._candidates) * len(self._clips.paths) * survey.forward_s
-        trials = most_trials(len(self._candidates))
+        trials = most_trials(len(self._candidates)) + _REFINING
         whole = heard + calibrating + trials * self._trial_s + ranking
         float32 = _FLOAT32_BYTES * subject.planned.checkpoint.parameters
         memory = max(
@@ -366,9 +387,42 @@ class _Search:
 
     # Trials.
 
-    def _passes(self, count: int) -> bool:
+    def _prefix_passes(self, count: int) -> bool:
         every = count == len(self._candidates)
-        groups = self._candidates if every else self._ranked()[:count]
+        return self._passes(self._candidates if every else self._ranked()[:count])
+
+    def _refine(self, quantized: Sequence[ModuleGroup], left: Sequence[ModuleGroup]) -> None:
+        """Quantize single modules of the groups that are float, those first that harm least.
+
+        Often only one module of a block does not bear its scheme, like that behind a norm.
+
+        Args:
+            quantized: The groups of the longest prefix that passes.
+            left: The others.
+        """
+        subject = self._subject
+        split = {group.name: parts_of(group, subject.shared) for group in left}
+        worth = sum(self._gains[name] for name in split)
+        if worth < _WORTH * sum(self._gains[group.name] for group in self._candidates):
+            return
+        parts = [part for group in left for part in split[group.name]]
+        if len(parts) == len(left):
+            return
+        self._gains |= {part.name: self._gain(part) for part in parts}
+        parts = self._saving(parts)
+        self._rank(parts)
+        groups = tuple(part for each in subject.groups for part in split.get(each.name, [each]))
+        self._subject = replace(subject, groups=groups)
+        named = {name: [part.name for part in some] for name, some in split.items()}
+        self._trials = [_renamed(trial, named) for trial in self._trials]
+        ordered = self._ordered(parts)
+
+        def passes(count: int) -> bool:
+            return self._passes([*quantized, *ordered[:count]])
+
+        longer_prefix(len(parts), passes, before_jump(self._harms(ordered)), _REFINING)
+
+    def _passes(self, groups: Sequence[ModuleGroup]) -> bool:
         trial = self._known(groups)
         if trial is None:
             self._require_time(self._trial_s)
@@ -384,8 +438,10 @@ class _Search:
 
     def _guess(self) -> int:
         """Return the prefix before the groups that do much more harm for what they save."""
-        ranked = self._ranked()
-        return before_jump([self._effects[g.name].kl_mean / self._gains[g.name] for g in ranked])
+        return before_jump(self._harms(self._ranked()))
+
+    def _harms(self, groups: Sequence[ModuleGroup]) -> list[float]:
+        return [self._effects[g.name].kl_mean / self._gains[g.name] for g in groups]
 
     def _told(self, trial: Trial) -> str:
         count, difference = len(trial.quantized), trial.wer_difference
@@ -443,16 +499,20 @@ class _Search:
     def _ranked(self) -> list[ModuleGroup]:
         """Return the candidates, those first that do the least harm for what they save."""
         if not self._order:
-            self._rank()
-            divergence = {name: effect.kl_mean for name, effect in self._effects.items()}
-            self._order = in_order(self._candidates, divergence, self._gains)
+            self._rank(self._candidates)
+            self._order = self._ordered(self._candidates)
         return self._order
 
-    def _rank(self) -> None:
-        clips = self._affordable()
+    def _ordered(self, groups: Sequence[ModuleGroup]) -> list[ModuleGroup]:
+        divergence = {name: effect.kl_mean for name, effect in self._effects.items()}
+        return in_order(groups, divergence, self._gains)
+
+    def _rank(self, groups: Sequence[ModuleGroup]) -> None:
+        """Measure what each group does, on as many clips as at first."""
+        clips = self._clips.paths[: self._used] or self._affordable()
         self._used = len(clips)
         left: dict[str, tuple[str, ...]] = {}
-        for group in self._candidates:
+        for group in groups:
             kept = self._work.read(self._effect_name(group.name), Effect)
             if kept is None:
                 left[group.name] = group.modules
@@ -466,6 +526,7 @@ class _Search:
                 self._work.write(self._effect_name(effect.name), Effect(effect=effect))
 
         if left:
+            self._require_time(len(left) * len(clips) * self._survey.forward_s)
             self._measure(clips, left, self._trials[0], keep)
 
     def _effect_name(self, group: str) -> str:
@@ -483,6 +544,12 @@ class _Search:
         if most < len(clips):
             self._tell(f"the groups are ranked on {most} clips, for want of time")
         return clips[:most]
+
+
+def _renamed(trial: Trial, parts: Mapping[str, Sequence[str]]) -> Trial:
+    """Return a trial with the names of parts in place of those of their groups."""
+    names = tuple(part for name in trial.quantized for part in parts.get(name, [name]))
+    return trial.model_copy(update={"quantized": names})
 
 
 def _trial_name(groups: Sequence[ModuleGroup]) -> str:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from exporter.quantization.groups import MOST_GROUPS, module_groups, selecting
+from exporter.quantization.groups import MOST_GROUPS, module_groups, parts_of, selecting
 
 HEAD = "proj_out"
 
@@ -62,6 +62,19 @@ def test_groups_of_another_family_have_names_too() -> None:
         "encoder layer 0, feed-forward",
         "head",
     ]
+
+
+def test_parts_of_a_group_are_its_modules() -> None:
+    shared = {"model.decoder.embed_tokens": HEAD}
+    names = ["model.decoder.embed_tokens", *whisper(1, 1)]
+    groups = module_groups(names, HEAD, shared)
+    assert [part.name for part in parts_of(groups[1], shared)] == [
+        *("encoder layer 0, feed-forward, fc1", "encoder layer 0, feed-forward, fc2"),
+    ]
+    assert parts_of(groups[-1], shared) == [groups[-1]], "a head and its table are one"
+    for joined in module_groups(whisper(32, 32), HEAD, {}):
+        parts = parts_of(joined, {})
+        assert len({part.name for part in parts}) == len(parts) == len(joined.modules)
 
 
 def test_layers_of_a_deep_model_are_joined() -> None:

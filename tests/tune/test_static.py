@@ -90,7 +90,10 @@ def test_a_target_has_a_calibration_of_its_own(write: Write) -> None:
     assert made.calibration.clips == "../calibration"
 
 
-OWN = '[{{kind: torch-int8, quantization: {{modules: {{"model.encoder.layers.*": static-int8}}}}}}{more}]'
+OWN = (
+    "[{{kind: torch-int8, quantization: "
+    '{{modules: {{"model.encoder.layers.*": static-int8}}}}}}{more}]'
+)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_one_calibration_serves_the_ranking_and_every_plan(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Without --clips, the groups are ranked on the recipe's calibration."""
-    builds.passes = lambda names: not set(ENCODER) & set(names)
+    builds.passes = lambda names: not any(name.startswith("encoder") for name in names)
     asked: list[SensitivityRequest] = []
     measured = pipeline.SensitivityRequest
 
@@ -191,7 +194,8 @@ def test_one_calibration_serves_the_ranking_and_every_plan(
     assert {clip.parent for clip in ranking.clips} == {folder}
     found = Figures.model_validate_json(Path("tiny-tuned.json").read_bytes())
     assert found.clips == 2
-    assert {group.name for group in found.groups if not group.quantized} >= set(ENCODER)
+    left = {group.name for group in found.groups if not group.quantized}
+    assert sum(name.startswith("encoder") for name in left) == 12, "modules of four groups"
     assert main(["build", "tiny-tuned.yaml"]) == 0
     assert ranges == [12]
 
