@@ -69,8 +69,9 @@ class Source:
         """The YAML of `data`: the file's text, or a dump of the data if there are overrides."""
         if not self.overrides:
             return self.text
-        stream = StringIO()
-        _yaml().dump(self.data, stream)
+        stream, yaml = StringIO(), _yaml()
+        yaml.sort_base_mapping_type_on_output = False  # the first pattern that matches counts
+        yaml.dump(self.data, stream)
         return stream.getvalue()
 
     def check(self, model: type[Model], data: object, prefix: Loc = ()) -> Model:

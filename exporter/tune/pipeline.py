@@ -446,7 +446,7 @@ class _Search:
     def _told(self, trial: Trial) -> str:
         count, difference = len(trial.quantized), trial.wer_difference
         return (
-            f"{count} of {len(self._subject.groups)} groups quantized: {trial.verdict}, WER "
+            f"{count} of {len(self._subject.groups)} groups quantized: {trial.told}, WER "
             f"{trial.wer:.2%} ({100 * difference.value:+.2f} points, at most "
             f"{100 * difference.high:+.2f}),\n{trial.latency_ratio:.2f} x the original's time, "
             f"{shown_bytes(trial.size_bytes)}"

@@ -107,8 +107,9 @@ def tuned_text(
             return edited
     except YAMLError:
         pass  # an unusual text: it is written anew, without its comments
-    stream = StringIO()
-    YAML(typ="safe", pure=True).dump(wanted, stream)
+    stream, yaml = StringIO(), YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False  # the first pattern that matches counts
+    yaml.dump(wanted, stream)
     return f"# {note}\n{stream.getvalue()}"
 
 

@@ -43,6 +43,12 @@ class Trial(_Frozen):
     manifest: Manifest
 
     @property
+    def told(self) -> str:
+        """The verdict, with the checks that did not pass unless it is that of the words alone."""
+        others = [name for name in self.failed if name != "wer"]
+        return f"{self.verdict} ({', '.join(others)})" if others else self.verdict
+
+    @property
     def passed(self) -> bool:
         """True if the gate passed."""
         return self.verdict == "passed"
@@ -120,3 +126,14 @@ class Figures(_Frozen):
             return None
         saved = self.size_float - self.trials[self.chosen].size_bytes
         return saved / (self.size_float - self.size_quantized)
+
+    @property
+    def kept_time(self) -> float | None:
+        """The share of the time that the first plan, everything quantized, saves of the original's.
+
+        None where that is not known, or saves nothing.
+        """
+        if self.chosen is None or self.trials[0].latency_ratio >= 1:
+            return None
+        saved = 1 - self.trials[self.chosen].latency_ratio
+        return saved / (1 - self.trials[0].latency_ratio)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -85,8 +86,8 @@ class Subject:
         """Return the plan in which only the groups of these names are quantized."""
         others = self._others(quantized)
         changed = self.planned.plan.with_scheme(others, self.instead)
-        kept = [n for n in changed.modules if not (n in others and n in self.shared)]
-        return changed.limited_to(kept)
+        outside = {name for name in others if name in self.shared or self._is_float(name)}
+        return changed.limited_to(changed.modules.keys() - outside)
 
     def rules(self, quantized: Collection[str]) -> Rules:
         """Return the recipe's rules for the same."""
@@ -166,6 +167,10 @@ class Subject:
         if plan_of(matches[place], self.skeleton) != self.plan(quantized):
             msg = f"{recipe.path}: the rules that were written give another plan"
             raise RuntimeError(msg)
+
+    def _is_float(self, name: str) -> bool:
+        """Return whether a module is outside a plan that does not quantize it."""
+        return any(fnmatchcase(name, pattern) for pattern in self.family.FLOAT_BY_DEFAULT)
 
     def _others(self, quantized: Collection[str]) -> list[str]:
         return [m for group in self.groups if group.name not in quantized for m in group.modules]

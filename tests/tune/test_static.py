@@ -73,6 +73,15 @@ def test_a_calibration_that_nothing_needs_goes(write: Write) -> None:
     assert "static-int8" not in text
 
 
+def test_modules_that_are_float_by_default_leave_the_plan(write: Write) -> None:
+    one = subject(write(SHARED.replace("encoder.layers.*", "encoder.*")))
+    convolutions = {group.name for group in one.groups if "conv" in group.name}
+    assert convolutions
+    text = written(one, convolutions | {"head"})
+    assert "conv" in text
+    assert "conv" not in str(one.plan([GROUPS[0]]).as_data())
+
+
 def test_a_target_has_a_calibration_of_its_own(write: Write) -> None:
     own = (
         '{modules: {"model.encoder.layers.*": static-int8}, '
