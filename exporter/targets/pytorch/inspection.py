@@ -1,7 +1,6 @@
 """How torch-int8 rounds, and its stored weights beside the checkpoint's."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
+from exporter.quantization.convolution import FramesConvolution, unfolded_weight
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.simulate import Round, Rounding
@@ -99,23 +99,30 @@ def _float(
 ) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return SharedTable(tensors)
-    return _Float(module, scheme.dequantize(tensors), bias)
+    weight = scheme.dequantize(tensors)
+    return _Frames(module, weight, bias) if isinstance(module, nn.Conv1d) else _Float(weight, bias)
 
 
 class _Float(nn.Module):
     """A product with dequantized weights, which are no entries of its state_dict."""
 
-    def __init__(self, module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self._values = weight, bias
-        self._product: Callable[..., Tensor] = nn.functional.linear
-        if isinstance(module, nn.Conv1d):
-            self.stride, self.padding = module.stride, module.padding
-            geometry = {"stride": module.stride, "padding": module.padding}
-            self._product = partial(nn.functional.conv1d, **geometry)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self._product(states, *self._values)
+        return nn.functional.linear(states, *self._values)
+
+
+class _Frames(FramesConvolution):
+    """A convolution with a dequantized weight, which families ask for its `frames` as in int8."""
+
+    def __init__(self, conv: nn.Conv1d, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(conv)
+        self._values = unfolded_weight(weight), bias
+
+    def frames(self, states: Tensor) -> Tensor:
+        return nn.functional.linear(self.rows(states), *self._values)
 
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:
