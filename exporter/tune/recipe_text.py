@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from exporter.formats.yaml_source import Loc
+from exporter.formats.yaml_source import Loc, dumped
 from exporter.quantization.groups import selecting
 from exporter.quantization.plan import Match
 from exporter.quantization.schemes.base import QuantizationScheme
@@ -107,10 +106,7 @@ def tuned_text(
             return edited
     except YAMLError:
         pass  # an unusual text: it is written anew, without its comments
-    stream, yaml = StringIO(), YAML(typ="safe", pure=True)
-    yaml.sort_base_mapping_type_on_output = False  # the first pattern that matches counts
-    yaml.dump(wanted, stream)
-    return f"# {note}\n{stream.getvalue()}"
+    return f"# {note}\n{dumped(wanted)}"
 
 
 def _at(data: Any, loc: Loc) -> Any:
