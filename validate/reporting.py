@@ -17,7 +17,7 @@ from exporter.system.progress import Progress
 from exporter.validate.corpus.facts import plausible_wer
 from exporter.validate.corpus.index import RowFile
 from exporter.validate.corpus.misplaced import misplaced
-from exporter.validate.evidence.blame import WORDS, advice_on, is_due
+from exporter.validate.evidence.blame import WORDS, advice_on, is_due, search_of
 from exporter.validate.evidence.results import Findings
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
@@ -83,7 +83,7 @@ def write_report(
     facts = _facts(subject, case, equal.stamp.language)
     judged = _report(pair, case, facts, equal, predictions.sha256)
     if blame is not None and is_due(judged.checks):
-        judged = _blaming(judged, blame(), subject.manifest.recipe.source)
+        judged = _blaming(judged, blame(), search_of(subject.manifest, subject.name))
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
     with predictions.path.open("rb") as stream:
@@ -93,9 +93,10 @@ def write_report(
     return report.write(subject.place, judged)
 
 
-def _blaming(judged: Report, groups: tuple[GroupEffect, ...], recipe: str) -> Report:
+def _blaming(judged: Report, groups: tuple[GroupEffect, ...], command: str) -> Report:
     """Return a report that names the groups of modules most to blame."""
-    more = advice_on(groups, recipe)
+    frames = judged.agreement is not None and judged.agreement.frames
+    more = advice_on(groups, command, frames=frames)
     checks = tuple(
         check.model_copy(update={"advice": f"{check.advice} {more}".strip()})
         if check.passed is False and check.name in WORDS

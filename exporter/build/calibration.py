@@ -75,7 +75,7 @@ def plan_calibrations(
         RecipeError: A target needs a calibration and has none, or one is not needed.
         DataError: The recordings cannot be listed.
     """
-    places = {index: _place(recipe, index) for index in plans}
+    places = {index: place_of(recipe, index) for index in plans}
     used = {places[index][0] for index, plan in plans.items() if plan.calibrated}
     for index, plan in plans.items():
         loc, spec = places[index]
@@ -85,7 +85,8 @@ def plan_calibrations(
                 " to `quantization`, with other clips than those of `data`"
             )
             raise recipe.error(loc, msg)
-        if spec is not None and loc not in used:
+        sharing = {n for n in range(len(recipe.targets)) if place_of(recipe, n)[0] == loc}
+        if spec is not None and loc not in used and sharing <= plans.keys():
             msg = "no module is `static-int8`, so there is nothing to calibrate: leave it out"
             raise recipe.error(loc, msg, of_key=True)
     made = {
@@ -94,8 +95,13 @@ def plan_calibrations(
     return {index: made[places[index][0]] for index, plan in plans.items() if plan.calibrated}
 
 
-def _place(recipe: Recipe, index: int) -> tuple[Loc, CalibrationSpec | None]:
-    """Return where a target's calibration is written, or should be, and what it is."""
+def place_of(recipe: Recipe, index: int) -> tuple[Loc, CalibrationSpec | None]:
+    """Return where a target's calibration is written, or should be, and what it is.
+
+    Args:
+        recipe: The recipe.
+        index: The target's index.
+    """
     rules: list[tuple[Loc, Quantization | None]] = [
         (("targets", index, "quantization"), recipe.targets[index].quantization),
         (("quantization",), recipe.quantization),

@@ -7,7 +7,7 @@ until its successor is sealed and has decoded one recording.
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ def build(
     checkpoint: str | None = None,
     targets: Sequence[str] = (),
     force: bool = False,
+    calibrated: Mapping[Calibration, Calibrated] | None = None,
     progress: Progress,
     expect: Callable[[float], None] = lambda _seconds: None,
 ) -> list[BuiltArtifact]:
@@ -82,6 +83,7 @@ def build(
         checkpoint: A folder or Hub id in place of the recipe's.
         targets: Names or kinds of the targets to build; all if empty.
         force: Rebuild existing artifacts, and replace those from other checkpoints or options.
+        calibrated: What calibrations of this checkpoint gave, which are then not run.
         progress: Receives the current step, and the fraction done where it is known.
         expect: Receives the estimated seconds of each artifact when its build begins.
 
@@ -105,7 +107,7 @@ def build(
     clip = _one_clip(recipe) if wanted else None
     if any(p.checkpoint.remote for p in wanted):  # everything fits: download the weights
         planned = resolve(recipe, output, checkpoint, targets, progress)
-    planned = _calibrated(planned, reusable, progress, fresh=force)
+    planned = _calibrated(planned, reusable, calibrated or {}, progress, fresh=force)
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
         if p.path in reusable
@@ -189,14 +191,21 @@ def _planned(
 
 
 def _calibrated(
-    planned: Sequence[Planned], reusable: Collection[Path], progress: Progress, *, fresh: bool
+    planned: Sequence[Planned],
+    reusable: Collection[Path],
+    known: Mapping[Calibration, Calibrated],
+    progress: Progress,
+    *,
+    fresh: bool,
 ) -> list[Planned]:
-    """Calibrate once for all targets to build that share a calibration."""
+    """Calibrate once for all targets to build that share a calibration, unless it is known."""
     modules: dict[Calibration, dict[str, None]] = {}
     for each in planned:
-        if each.calibration is not None and each.path not in reusable:
+        if each.calibration is None or each.calibration in known:
+            continue
+        if each.path not in reusable:
             modules.setdefault(each.calibration, {}).update(dict.fromkeys(each.plan.calibrated))
-    found: dict[Calibration, Calibrated] = {}
+    found = dict(known)
     for calibration, names in modules.items():
         checkpoint, recipe = planned[0].checkpoint, planned[0].recipe
         found[calibration] = calibrate(

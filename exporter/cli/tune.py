@@ -59,7 +59,8 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
     "--clips",
     type=click.Path(path_type=Path),
     metavar="FOLDER_OR_MANIFEST",
-    help="Recordings to rank groups of modules on, none of them in the recipe's data.",
+    help="Recordings to rank groups of modules on, none of them in the recipe's data; default: "
+    "those of the recipe's calibration.",
 )
 @click.option(
     "--count",
@@ -139,10 +140,10 @@ def _say(terminal: Terminal, done: Tuned) -> None:
     if fragile:
         terminal.say_wrapped(f"In float: {fragile}.")
     if figures.chosen is not None:
-        kept = figures.kept
-        share = "" if kept is None else f", {kept:.1%} of the bytes that quantizing all saves"
         count = len(figures.trials[figures.chosen].quantized)
-        terminal.say_wrapped(f"{count} of {len(figures.groups)} groups stay quantized{share}.")
+        terminal.say_wrapped(
+            f"{count} of {len(figures.groups)} groups stay quantized{_kept(figures)}."
+        )
     if not figures.complete and done.recipe is not None:
         terminal.say_wrapped(
             "The time was over before the search ended: a better plan may exist. Run the same "
@@ -153,6 +154,13 @@ def _say(terminal: Terminal, done: Tuned) -> None:
             terminal.say_wrapped(f"  {shown(path)}")
 
 
+def _kept(figures: Figures) -> str:
+    """Return which shares of the saved bytes and time the chosen plan keeps."""
+    shares = (figures.kept, "bytes"), (figures.kept_time, "time")
+    told = [f"{share:.1%} of the {what}" for share, what in shares if share is not None]
+    return f", {' and '.join(told)} that quantizing all saves" if told else ""
+
+
 def of_trials(figures: Figures) -> Table:
     """Return a table with a row for each plan that was judged."""
     names = ("verdict", "WER", "points, at most", "latency", "size", "chosen")
@@ -160,7 +168,7 @@ def of_trials(figures: Figures) -> Table:
     for place, trial in enumerate(figures.trials):
         drawn.add(
             f"{len(trial.quantized)} of {len(figures.groups)}",
-            trial.verdict,
+            trial.told,
             f"{trial.wer:.2%}",
             f"{100 * trial.wer_difference.value:+.2f}, {100 * trial.wer_difference.high:+.2f}",
             f"x {trial.latency_ratio:.2f}",

@@ -69,9 +69,7 @@ class Source:
         """The YAML of `data`: the file's text, or a dump of the data if there are overrides."""
         if not self.overrides:
             return self.text
-        stream = StringIO()
-        _yaml().dump(self.data, stream)
-        return stream.getvalue()
+        return dumped(self.data)
 
     def check(self, model: type[Model], data: object, prefix: Loc = ()) -> Model:
         """Return `data`, found at `prefix`, as a `model`; raise RecipeError with all mistakes."""
@@ -130,6 +128,14 @@ def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Source:
     for override in overrides:
         _override(data, override)
     return Source(path=path, text=text, root=root, data=data, overrides=tuple(overrides))
+
+
+def dumped(data: object) -> str:
+    """Return data as YAML, with keys in their own order: the first pattern that matches counts."""
+    stream, yaml = StringIO(), _yaml()
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(data, stream)
+    return stream.getvalue()
 
 
 def _yaml() -> YAML:

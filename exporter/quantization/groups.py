@@ -13,7 +13,8 @@ from exporter.quantization.plan import HEAD
 
 MOST_GROUPS = 100
 _LAYER = re.compile(r"(.+?)\.(\d+)(?:\.(.+))?")
-_LAYERS = ("layers", "layer", "blocks", "block")
+_FEED_FORWARD = "feed-forward"
+_LAYERS = re.compile(r"(?:(\w+)_)?(?:layer|block)s?")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ def module_groups(
     return [_with_tables(group, shared, names) for group in groups]
 
 
+def parts_of(group: ModuleGroup, shared: Mapping[str, str]) -> list[ModuleGroup]:
+    """Return a group for each module of a group; a table stays with its head.
+
+    Args:
+        group: The group.
+        shared: The result of `exporter.quantization.plan.shared_tables`.
+    """
+    own = [name for name in group.modules if name not in shared]
+    leaves = [name.rpartition(".")[2] for name in own]
+    told = leaves if len(set(leaves)) == len(own) else own  # joined layers have the same leaves
+    if len(own) == 1:
+        return [group]
+    parts = [
+        ModuleGroup(f"{group.name}, {leaf}", (name,)) for leaf, name in zip(told, own, strict=True)
+    ]
+    return [_with_tables(part, shared, group.modules) for part in parts]
+
+
 def _with_tables(
     group: ModuleGroup, shared: Mapping[str, str], names: Collection[str]
 ) -> ModuleGroup:
@@ -101,7 +120,7 @@ def _place(name: str, head: str) -> _Place:
 
 def _named(key: _Place, places: Sequence[_Place], modules: Sequence[str]) -> str:
     """Return a group's name: where it is, and which part of that."""
-    block = key.block or _leaves(modules)
+    block = key.block.replace("feed_forward", _FEED_FORWARD) or _leaves(modules)
     if not key.stack:
         return block
     first, *rest = key.stack.split(".")
@@ -109,8 +128,9 @@ def _named(key: _Place, places: Sequence[_Place], modules: Sequence[str]) -> str
     layers = sorted({place.layer for place in places if place.layer is not None})
     if not layers:
         return f"{'.'.join(parts)}, {block}"
-    if parts[-1] in _LAYERS:
-        where = " ".join([*parts[:-1], "layer" if len(layers) == 1 else "layers"])
+    if stack := _LAYERS.fullmatch(parts[-1]):
+        kind = [stack[1]] if stack[1] else []
+        where = " ".join([*parts[:-1], *kind, "layer" if len(layers) == 1 else "layers"])
     else:
         where = ".".join(parts)
     which = f"{layers[0]}" if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
@@ -121,7 +141,7 @@ def _leaves(modules: Sequence[str]) -> str:
     """Return the last parts of the modules' names; those of a feed-forward block have a name."""
     leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in modules))
     if all(re.fullmatch(r"fc\d", leaf) for leaf in leaves):
-        return "feed-forward"
+        return _FEED_FORWARD
     return " and ".join(leaves)
 
 

@@ -1,66 +1,74 @@
-"""The calibration clips of a search: chosen, decoded once, and none of those that judge."""
+"""The clips that a search ranks groups on: chosen, and none of those that judge."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.build.calibration import Calibration
 from exporter.errors import DataError, RecipeError
 from exporter.formats.audio import examined
-from exporter.formats.clips import Clip, chosen, list_clips
+from exporter.formats.clips import chosen, list_clips
 from exporter.recipe import Data, Recipe
 from exporter.system.files import sha256_file
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Ranking:
     """Clips to rank groups on, and a hash of their sounds."""
 
     paths: tuple[Path, ...]
     sha256: str
 
 
-def calibration(source: Path | None, count: int, recipe: Recipe) -> Calibration:
-    """Choose the calibration clips.
+def ranking(
+    source: Path | None, count: int, recipe: Recipe, calibration: Calibration | None
+) -> Ranking:
+    """Choose the clips to rank groups on.
 
     Args:
-        source: A folder or manifest of clips.
+        source: A folder or manifest of clips; None: those of the recipe's calibration.
         count: The most clips.
         recipe: The recipe, whose `data` judge.
+        calibration: The recipe's calibration, if it has one.
 
     Raises:
-        RecipeError: No source is named.
+        RecipeError: No source is named, and the recipe has no calibration.
         DataError: A clip cannot be read, or is one of those that judge.
     """
-    if source is None:
+    if source is None and calibration is None:
         msg = (
             "the groups are ranked on recordings that do not judge: name some with --clips\n"
             "It takes a folder or a manifest, as `data.clips` of a recipe does."
         )
         raise RecipeError(msg)
-    listed = list(list_clips(source))
+    if source is not None:
+        shown, listed = str(source), [(clip.id, clip.path) for clip in list_clips(source)]
+    else:
+        assert calibration is not None, "checked above"
+        shown, listed = "calibration.clips", [(path.name, path) for path in calibration.paths]
     some = [listed[place] for place in chosen(len(listed), count, 0)]
     if not some:
-        msg = f"{source} lists no clips"
+        msg = f"{shown} lists no clips"
         raise DataError(msg)
-    sounds = [examined(clip.path)[1] for clip in some]
-    _require_others(source, some, recipe)
-    return Calibration(
-        tuple(clip.path.resolve() for clip in some),
+    sounds = [examined(path)[1] for _, path in some]
+    _require_others(shown, some, recipe)
+    return Ranking(
+        tuple(path.resolve() for _, path in some),
         hashlib.sha256("".join(sounds).encode()).hexdigest(),
     )
 
 
-def _require_others(source: Path, some: Sequence[Clip], recipe: Recipe) -> None:
+def _require_others(source: str, some: Sequence[tuple[str, Path]], recipe: Recipe) -> None:
     """Refuse clips that are files of the recipe's data, under any name."""
     sizes: dict[int, list[Path]] = {}
     for path in _local(recipe):
         sizes.setdefault(path.stat().st_size, []).append(path)
-    for clip in some:
-        for other in sizes.get(clip.path.stat().st_size, ()):
-            if sha256_file(other) == sha256_file(clip.path):
+    for name, path in some:
+        for other in sizes.get(path.stat().st_size, ()):
+            if sha256_file(other) == sha256_file(path):
                 msg = (
-                    f"{source}: {clip.id} is among the recipe's data, which must judge what it did "
+                    f"{source}: {name} is among the recipe's data, which must judge what it did "
                     "not choose.\nGive other recordings to --clips."
                 )
                 raise DataError(msg)

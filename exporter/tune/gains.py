@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from exporter.build import estimate
+from exporter.build.estimate import Prediction
 from exporter.build.resolve import Planned
 from exporter.families import FAMILIES
 from exporter.formats.tensor_io import FLOATS, Layout
@@ -42,11 +43,16 @@ class Rates:
         return cls(product["int8"], product["float32"], read)
 
 
-def size_of(planned: Planned, plan: QuantizationPlan, skeleton: nn.Module) -> int:
-    """Return the bytes of the artifact that a plan would give, from shapes alone."""
+def predicted(planned: Planned, plan: QuantizationPlan, skeleton: nn.Module) -> Prediction:
+    """Estimate the build of a target with a plan from shapes alone, without a calibration."""
     carried = estimate.carried_bytes(planned.checkpoint)
     how = planned.kind, planned.options, plan, skeleton, planned.checkpoint, carried
-    return estimate.predict(*how).size_bytes
+    return estimate.predict(*how)
+
+
+def size_of(planned: Planned, plan: QuantizationPlan, skeleton: nn.Module) -> int:
+    """Return the bytes of the artifact that a plan would give."""
+    return predicted(planned, plan, skeleton).size_bytes
 
 
 def saved_bytes(planned: Planned, skeleton: nn.Module, instead: QuantizationScheme) -> Gain:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,32 @@ from exporter.artifact.evidence import GroupEffect
 from exporter.bench import microbench
 from exporter.build import estimate
 from exporter.build import pipeline as builder
+from exporter.build.calibration import calibrate
 from exporter.errors import GateError, RecipeError
-from exporter.quantization.groups import ModuleGroup
+from exporter.quantization.groups import ModuleGroup, parts_of
 from exporter.recipe import Recipe, read
 from exporter.system import hardware, worker
 from exporter.system.files import partial_of, remove, write_atomic
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress, shown_bytes
 from exporter.tune import page
-from exporter.tune.clips import Calibration, calibration, judging
-from exporter.tune.gains import Rates, in_order, saved_bytes, saved_seconds, size_of
-from exporter.tune.recipe_text import tuned_name, tuned_text
+from exporter.tune.clips import Ranking, judging, ranking
+from exporter.tune.gains import (
+    Gain,
+    Rates,
+    in_order,
+    predicted,
+    saved_bytes,
+    saved_seconds,
+    size_of,
+)
+from exporter.tune.recipe_text import tuned_name
 from exporter.tune.results import Effect, Figures, GroupRow, Machine, Trial
 from exporter.tune.search import (
     BudgetSpentError,
     Found,
     before_jump,
+    longer_prefix,
     longest_prefix,
     most_trials,
 )
@@ -45,6 +55,8 @@ _COMPARED = 60  # forward passes of the comparison of an artifact with its origi
 _FLOAT32_BYTES = 4
 _BASE_BYTES = 700_000_000  # of a process with torch and transformers
 _NO_PLAN_HELPS = {"clips", "true texts", "original", "reference"}
+_REFINING = 3  # plans that keep single modules of the harmful groups quantized
+_WORTH = 0.04  # of what all groups save: with less left in float, single modules are not tried
 _ALIKE = 1.03  # times of the same plan differ by that
 _now = time.monotonic
 Tell = Callable[[str], None]
@@ -57,7 +69,8 @@ class Settings:
     Attributes:
         target: The target's name or kind; None is the recipe's first.
         goal: What the plan shall save.
-        clips: Calibration clips: a folder or manifest.
+        clips: Clips to rank groups on: a folder or manifest; None: those of the recipe's
+            calibration.
         count: The most of them.
         threads: CPU threads; None: as compiled in, or all cores.
         budget_s: Seconds for the whole search; None is without a limit.
@@ -103,7 +116,7 @@ def tune(
 
     Raises:
         RecipeError: The recipe or a setting is wrong, or the budget is shorter than one trial.
-        DataError: Calibration clips cannot be read, or are those that judge.
+        DataError: Clips to rank on or to calibrate on cannot be read, or those to rank on judge.
         GateError: No plan can pass on these data.
         BusyError: Another search is at work in the same place.
         ExporterError: What `build` and `validate` raise.
@@ -112,10 +125,11 @@ def tune(
     _require_free(recipe, output, settings)
     folder = folder_of(output)
     subject = open_subject(recipe, settings.target, folder / "artifacts", progress)
-    chosen = calibration(settings.clips, settings.count, recipe)
+    chosen = ranking(settings.clips, settings.count, recipe, subject.planned.calibration)
     with opened(folder, _key(subject, settings, chosen)) as work:
         search = _Search(subject, settings, chosen, work, progress, tell)
         search.begin(expect)
+        search.calibrate()
         usual = JudgeSettings(None, None, None, settings.threads, 1, trust=False, blame=False)
         with validating(usual, progress) as judge:
             found = search.run(judge)
@@ -138,15 +152,16 @@ def _require_free(recipe: Recipe, output: Path, settings: Settings) -> None:
         raise RecipeError(msg)
 
 
-def _key(subject: Subject, settings: Settings, chosen: Calibration) -> dict[str, Any]:
+def _key(subject: Subject, settings: Settings, chosen: Ranking) -> dict[str, Any]:
     """Return what the results of steps depend on; the goal only changes the order of groups."""
-    recipe = subject.recipe
+    recipe, calibration = subject.recipe, subject.planned.calibration
     assert recipe.data is not None, "checked before"
     return {
         "recipe": recipe.sha256,
         "target": subject.name,
         "checkpoint": subject.planned.checkpoint.sha256,
-        "calibration": chosen.sha256,
+        "ranking": chosen.sha256,
+        "calibration": calibration.as_data() if calibration else None,
         "data": judging(recipe, recipe.data)[1],
         "threads": settings.threads,
         "versions": installed_versions(),
@@ -161,7 +176,7 @@ class _Search:
         self,
         subject: Subject,
         settings: Settings,
-        chosen: Calibration,
+        chosen: Ranking,
         work: Work,
         progress: Progress,
         tell: Tell,
@@ -172,7 +187,7 @@ class _Search:
         self._trials: list[Trial] = []
         self._effects: dict[str, GroupEffect] = {}
         self._order: list[ModuleGroup] = []
-        self._used = 0  # calibration clips
+        self._used = 0  # clips to rank on
         self._trial_s = 0.0
         self._judge: Judging | None = None
 
@@ -183,8 +198,9 @@ class _Search:
             RecipeError: The budget is shorter than one trial, or nothing can be saved.
         """
         self._survey = self._surveyed()
-        self._gains = self._saved()
-        self._candidates = [g for g in self._subject.groups if self._gains[g.name] > 0]
+        self._gain = self._saved()
+        self._gains = {group.name: self._gain(group) for group in self._subject.groups}
+        self._candidates = self._saving(self._subject.groups)
         if not self._candidates:
             msg = f"{self._subject.recipe.path}: no group of {self._subject.name} saves any bytes"
             raise RecipeError(msg)
@@ -202,10 +218,27 @@ class _Search:
             )
             raise RecipeError(msg)
 
+    def calibrate(self) -> None:
+        """Calibrate the ranges of static modules once, for the ranking and for every plan."""
+        subject, planned = self._subject, self._subject.planned
+        if planned.calibration is None:
+            return
+        modules = planned.plan.calibrated
+        how = planned.calibration, modules, planned.checkpoint, subject.recipe, self._progress
+        calibrated = calibrate(*how, fresh=False)
+        self._subject = replace(subject, planned=replace(planned, calibrated=calibrated))
+
     def run(self, judge: Judging) -> Found:
         """Search; what was found in an earlier run is not done again."""
         self._judge = judge
-        return longest_prefix(len(self._candidates), self._passes, self._guess)
+        found = longest_prefix(len(self._candidates), self._prefix_passes, self._guess)
+        if not found.complete or found.longest in (None, len(self._candidates)):
+            return found
+        try:
+            self._refine(self._ranked()[: found.longest], self._ranked()[found.longest :])
+        except BudgetSpentError:
+            return replace(found, complete=False)
+        return found
 
     def figures(self, found: Found) -> Figures:
         """Return everything that was measured, and the chosen trial."""
@@ -235,6 +268,7 @@ class _Search:
             size_quantized=self._size(everything),
             size_float=self._size(()),
             seconds=_now() - self._began,
+            frames=self._survey.frames,
         )
 
     def _size(self, quantized: Collection[str]) -> int:
@@ -290,7 +324,7 @@ class _Search:
             clips=tuple(clips),
             groups=dict(groups),
             manifest=trial.manifest if trial else None,
-            plan=tuple(subject.planned.plan.as_data()),
+            plan=tuple(subject.planned.plan_to_build.as_data()),
         )
         plain = request.model_dump(mode="json")
         worker.run(
@@ -302,60 +336,93 @@ class _Search:
         compiled = getattr(self._subject.planned.options, "threads", None)
         return self._settings.threads or compiled or hardware.describe().cores
 
-    def _saved(self) -> dict[str, float]:
-        """Return what each group saves; by speed all save a little, since it is an estimate."""
+    def _saving(self, groups: Sequence[ModuleGroup]) -> list[ModuleGroup]:
+        return [group for group in groups if self._gains[group.name] > 0]
+
+    def _saved(self) -> Gain:
+        """Return what gives a group's saving; by speed all save a little: it is an estimate."""
         subject = self._subject
         how = subject.planned, subject.skeleton, subject.instead
         if self._settings.goal == "size":
-            gain = saved_bytes(*how)
-            return {group.name: gain(group) for group in subject.groups}
+            return saved_bytes(*how)
         machine = self._work.read("machine", Machine)
         if machine is None:
             machine = Machine(measured=microbench.measure_fresh(self._threads, self._progress))
             self._work.write("machine", machine)
         gain = saved_seconds(*how, self._survey, Rates.of(machine.measured))
-        return {group.name: max(gain(group), 1e-9) for group in subject.groups}
+        return lambda group: max(gain(group), 1e-9)
 
     def _tell_estimate(self) -> float:
         """Tell what is to be done; return the estimated seconds of the whole search."""
         subject, survey = self._subject, self._survey
-        prediction = subject.planned.prediction
+        calibration, prediction = subject.planned.calibration, subject.planned.prediction
+        built_s = predicted(subject.planned, subject.planned.plan, subject.skeleton).seconds
+        calibrating = survey.transcribe_s * len(calibration.paths) if calibration else 0.0
         recipe, data = subject.recipe, subject.recipe.data
         assert data is not None, "checked before"
         clips, _ = judging(recipe, data)
         heard = clips * survey.transcribe_s
         self._original_s = heard
         self._trial_s = (
-            prediction.seconds
-            + prediction.reload_seconds
-            + heard
-            + _FIXED_S
-            + _COMPARED * survey.forward_s
+            built_s + prediction.reload_seconds + heard + _FIXED_S + _COMPARED * survey.forward_s
         )
         ranking = len(self._candidates) * len(self._clips.paths) * survey.forward_s
-        trials = most_trials(len(self._candidates))
-        whole = heard + trials * self._trial_s + ranking
+        trials = most_trials(len(self._candidates)) + _REFINING
+        whole = heard + calibrating + trials * self._trial_s + ranking
         float32 = _FLOAT32_BYTES * subject.planned.checkpoint.parameters
         memory = max(
             prediction.peak_rss_bytes, prediction.reload_rss_bytes, _BASE_BYTES + 2 * float32
         )
         estimate.require_room([subject.planned.step], estimate.room_at(self._work.folder))
+        first = f"{spoken(calibrating)} to calibrate {calibration}, " if calibration else ""
         self._tell(
             f"{recipe.name}, {subject.name}: {len(self._candidates)} groups of modules, ranked on "
-            f"{len(self._clips.paths)} clips; plans are judged on {clips:,} others"
-        )
-        self._tell(
-            f"at most {trials} plans to build and judge, about {spoken(self._trial_s)} each, and "
-            f"about {spoken(ranking)} to rank the groups: about {spoken(whole)} in all, "
+            f"{len(self._clips.paths)} clips;\n{clips:,} others judge the plans\n"
+            f"{first}{spoken(ranking)} to rank the groups,\n"
+            f"{spoken(self._trial_s)} to build and judge each of at most {trials} plans: "
+            f"about {spoken(whole)} in all\n"
             f"{shown_bytes(memory)} of memory, {shown_bytes(prediction.disk_bytes)} of disk"
         )
         return whole
 
     # Trials.
 
-    def _passes(self, count: int) -> bool:
+    def _prefix_passes(self, count: int) -> bool:
         every = count == len(self._candidates)
-        groups = self._candidates if every else self._ranked()[:count]
+        return self._passes(self._candidates if every else self._ranked()[:count])
+
+    def _refine(self, quantized: Sequence[ModuleGroup], left: Sequence[ModuleGroup]) -> None:
+        """Quantize single modules of the groups that are float, those first that harm least.
+
+        Often only one module of a block does not bear its scheme, like that behind a norm.
+
+        Args:
+            quantized: The groups of the longest prefix that passes.
+            left: The others.
+        """
+        subject = self._subject
+        split = {group.name: parts_of(group, subject.shared) for group in left}
+        worth = sum(self._gains[name] for name in split)
+        if worth < _WORTH * sum(self._gains[group.name] for group in self._candidates):
+            return
+        parts = [part for group in left for part in split[group.name]]
+        if len(parts) == len(left):
+            return
+        self._gains |= {part.name: self._gain(part) for part in parts}
+        parts = self._saving(parts)
+        self._rank(parts)
+        groups = tuple(part for each in subject.groups for part in split.get(each.name, [each]))
+        self._subject = replace(subject, groups=groups)
+        named = {name: [part.name for part in some] for name, some in split.items()}
+        self._trials = [_renamed(trial, named) for trial in self._trials]
+        ordered = self._ordered(parts)
+
+        def passes(count: int) -> bool:
+            return self._passes([*quantized, *ordered[:count]])
+
+        longer_prefix(len(parts), passes, before_jump(self._harms(ordered)), _REFINING)
+
+    def _passes(self, groups: Sequence[ModuleGroup]) -> bool:
         trial = self._known(groups)
         if trial is None:
             self._require_time(self._trial_s)
@@ -371,15 +438,17 @@ class _Search:
 
     def _guess(self) -> int:
         """Return the prefix before the groups that do much more harm for what they save."""
-        ranked = self._ranked()
-        return before_jump([self._effects[g.name].kl_mean / self._gains[g.name] for g in ranked])
+        return before_jump(self._harms(self._ranked()))
+
+    def _harms(self, groups: Sequence[ModuleGroup]) -> list[float]:
+        return [self._effects[g.name].kl_mean / self._gains[g.name] for g in groups]
 
     def _told(self, trial: Trial) -> str:
         count, difference = len(trial.quantized), trial.wer_difference
         return (
-            f"{count} of {len(self._subject.groups)} groups quantized: {trial.verdict}, WER "
+            f"{count} of {len(self._subject.groups)} groups quantized: {trial.told}, WER "
             f"{trial.wer:.2%} ({100 * difference.value:+.2f} points, at most "
-            f"{100 * difference.high:+.2f}), x {trial.latency_ratio:.2f} the original's time, "
+            f"{100 * difference.high:+.2f}),\n{trial.latency_ratio:.2f} x the original's time, "
             f"{shown_bytes(trial.size_bytes)}"
         )
 
@@ -405,7 +474,7 @@ class _Search:
         (built,) = builder.build(
             self._subject.trial(names),
             output=self._work.built,
-            targets=[self._subject.name],
+            calibrated=self._subject.calibrated,
             progress=self._progress,
         )
         manifest = store.read_manifest(built.path)
@@ -430,16 +499,20 @@ class _Search:
     def _ranked(self) -> list[ModuleGroup]:
         """Return the candidates, those first that do the least harm for what they save."""
         if not self._order:
-            self._rank()
-            divergence = {name: effect.kl_mean for name, effect in self._effects.items()}
-            self._order = in_order(self._candidates, divergence, self._gains)
+            self._rank(self._candidates)
+            self._order = self._ordered(self._candidates)
         return self._order
 
-    def _rank(self) -> None:
-        clips = self._affordable()
+    def _ordered(self, groups: Sequence[ModuleGroup]) -> list[ModuleGroup]:
+        divergence = {name: effect.kl_mean for name, effect in self._effects.items()}
+        return in_order(groups, divergence, self._gains)
+
+    def _rank(self, groups: Sequence[ModuleGroup]) -> None:
+        """Measure what each group does, on as many clips as at first."""
+        clips = self._clips.paths[: self._used] or self._affordable()
         self._used = len(clips)
         left: dict[str, tuple[str, ...]] = {}
-        for group in self._candidates:
+        for group in groups:
             kept = self._work.read(self._effect_name(group.name), Effect)
             if kept is None:
                 left[group.name] = group.modules
@@ -453,6 +526,7 @@ class _Search:
                 self._work.write(self._effect_name(effect.name), Effect(effect=effect))
 
         if left:
+            self._require_time(len(left) * len(clips) * self._survey.forward_s)
             self._measure(clips, left, self._trials[0], keep)
 
     def _effect_name(self, group: str) -> str:
@@ -472,6 +546,12 @@ class _Search:
         return clips[:most]
 
 
+def _renamed(trial: Trial, parts: Mapping[str, Sequence[str]]) -> Trial:
+    """Return a trial with the names of parts in place of those of their groups."""
+    names = tuple(part for name in trial.quantized for part in parts.get(name, [name]))
+    return trial.model_copy(update={"quantized": names})
+
+
 def _trial_name(groups: Sequence[ModuleGroup]) -> str:
     return f"trial-{short_hash(sorted(group.name for group in groups))}"
 
@@ -482,7 +562,7 @@ def _write(subject: Subject, figures: Figures, output: Path) -> Tuned:
     if figures.chosen is not None:
         quantized = figures.trials[figures.chosen].quantized
         note = f"Found by `exporter tune` for {subject.name}, by {figures.goal}."
-        text = tuned_text(subject.recipe, subject.index, subject.rules(quantized), note, output)
+        text = subject.text(quantized, note, output)
         _check(subject, text, quantized, output)
         write_atomic(output, text.encode())
         written = output

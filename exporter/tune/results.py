@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact.evidence import GroupEffect
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.manifest import AbsentIfEmpty, Manifest
 from exporter.artifact.report import Interval, Verdict
 
 
@@ -41,6 +41,12 @@ class Trial(_Frozen):
     size_bytes: int
     seconds: float
     manifest: Manifest
+
+    @property
+    def told(self) -> str:
+        """The verdict, with the checks that did not pass unless it is that of the words alone."""
+        others = [name for name in self.failed if name != "wer"]
+        return f"{self.verdict} ({', '.join(others)})" if others else self.verdict
 
     @property
     def passed(self) -> bool:
@@ -88,7 +94,7 @@ class Figures(_Frozen):
         recipe: The recipe's name.
         target: The target that was tuned.
         goal: What was saved: `speed` or `size`.
-        clips: Calibration clips that the effects were measured on.
+        clips: Clips that the effects were measured on.
         groups: The groups, in the model's order.
         trials: The plans that were judged, in the order of trial.
         chosen: The index of the chosen trial; None if none passed.
@@ -96,6 +102,7 @@ class Figures(_Frozen):
         size_quantized: Bytes of the artifact with all groups quantized.
         size_float: Bytes of the artifact with all of them in float.
         seconds: What this run of the search took.
+        frames: Whether effects are those on each frame, without a decoder; else on the next token.
     """
 
     schema_version: int = 1
@@ -110,6 +117,7 @@ class Figures(_Frozen):
     size_quantized: int
     size_float: int
     seconds: float
+    frames: AbsentIfEmpty[bool] = False
 
     @property
     def kept(self) -> float | None:
@@ -118,3 +126,14 @@ class Figures(_Frozen):
             return None
         saved = self.size_float - self.trials[self.chosen].size_bytes
         return saved / (self.size_float - self.size_quantized)
+
+    @property
+    def kept_time(self) -> float | None:
+        """The share of the time that the first plan, everything quantized, saves of the original's.
+
+        None where that is not known, or saves nothing.
+        """
+        if self.chosen is None or self.trials[0].latency_ratio >= 1:
+            return None
+        saved = 1 - self.trials[self.chosen].latency_ratio
+        return saved / (1 - self.trials[0].latency_ratio)

@@ -55,6 +55,24 @@ def longest_prefix(count: int, passes: Callable[[int], bool], guess: Callable[[]
     return Found(low, complete=True)
 
 
+def longer_prefix(count: int, passes: Callable[[int], bool], guess: int, trials: int) -> None:
+    """Try prefixes of `count` things, of which none passes, and all do not.
+
+    Args:
+        count: The number of things.
+        passes: Tells whether the prefix of so many things passes, and keeps what passed.
+        guess: The prefix that is tried first.
+        trials: The most trials.
+    """
+    low, high, middle = 0, count, min(max(guess, 1), count - 1)
+    while high - low > 1 and trials:
+        if passes(middle):
+            low = middle
+        else:
+            high = middle
+        middle, trials = (low + high) // 2, trials - 1
+
+
 def most_trials(count: int) -> int:
     """Return the most trials of `longest_prefix`: log2(count) + 3."""
     return 3 + (count - 1).bit_length()

@@ -105,6 +105,22 @@ def test_hostile_bytes_are_refused_quickly(tmp_path: Path, raw: bytes, part: str
     assert part in line
 
 
+def test_overrides_keep_the_order_of_patterns(tmp_path: Path) -> None:
+    """The first pattern that matches a module counts, in the recipe that is sealed too."""
+    path = tmp_path / "recipe.yaml"
+    patterns = {"*.z": "float", "*.b.*": "float", "*": "dynamic-int8"}
+    lines = "".join(f"    '{key}': {value}\n" for key, value in patterns.items())
+    path.write_text(
+        "name: a\ncheckpoint: b\ntargets: [{kind: torch-int8}]\n"
+        f"quantization:\n  modules:\n{lines}"
+    )
+    sealed = tmp_path / "sealed.yaml"
+    sealed.write_text(read(path, ["name=c"]).text)
+    again = read(sealed).quantization
+    assert again is not None
+    assert list(again.modules) == list(patterns)
+
+
 def test_overrides_reach_lists_and_make_mappings(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     sets = ["targets.0.preset=avx512", "gate.min_clips=7", "decoding.language=", "name=other"]

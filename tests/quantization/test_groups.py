@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from exporter.quantization.groups import MOST_GROUPS, module_groups, selecting
+from exporter.quantization.groups import MOST_GROUPS, module_groups, parts_of, selecting
 
 HEAD = "proj_out"
 
@@ -55,13 +55,26 @@ def test_a_group_is_a_block_of_a_layer() -> None:
 
 def test_groups_of_another_family_have_names_too() -> None:
     names = [group.name for group in module_groups(wav2vec2(1), "lm_head", {})]
-    assert names[0] == "feature_extractor.conv_layers 0, conv"
+    assert names[0] == "feature_extractor conv layer 0, conv"
     assert names[7:] == [
         "feature_projection, projection",
         "encoder layer 0, attention",
-        "encoder layer 0, feed_forward",
+        "encoder layer 0, feed-forward",
         "head",
     ]
+
+
+def test_parts_of_a_group_are_its_modules() -> None:
+    shared = {"model.decoder.embed_tokens": HEAD}
+    names = ["model.decoder.embed_tokens", *whisper(1, 1)]
+    groups = module_groups(names, HEAD, shared)
+    assert [part.name for part in parts_of(groups[1], shared)] == [
+        *("encoder layer 0, feed-forward, fc1", "encoder layer 0, feed-forward, fc2"),
+    ]
+    assert parts_of(groups[-1], shared) == [groups[-1]], "a head and its table are one"
+    for joined in module_groups(whisper(32, 32), HEAD, {}):
+        parts = parts_of(joined, {})
+        assert len({part.name for part in parts}) == len(parts) == len(joined.modules)
 
 
 def test_layers_of_a_deep_model_are_joined() -> None:

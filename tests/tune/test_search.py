@@ -6,6 +6,7 @@ from exporter.tune.search import (
     BudgetSpentError,
     Found,
     before_jump,
+    longer_prefix,
     longest_prefix,
     most_trials,
 )
@@ -65,6 +66,30 @@ def test_the_guess_may_find_no_time_either() -> None:
         raise BudgetSpentError
 
     assert longest_prefix(9, lambda _: False, no_time) == Found(None, complete=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "longest", "guess", "tried"),
+    [
+        (2, 1, 1, [1]),
+        (6, 4, 4, [4, 5]),
+        (6, 0, 4, [4, 2, 1]),
+        (40, 30, 5, [5, 22, 31]),
+        (6, 5, 0, [1, 3, 4]),
+        (1, 0, 1, []),
+    ],
+)
+def test_a_longer_prefix_is_tried_a_few_times(
+    count: int, longest: int, guess: int, tried: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def passes(prefix: int) -> bool:
+        asked.append(prefix)
+        return prefix <= longest
+
+    longer_prefix(count, passes, guess, 3)
+    assert asked == tried
 
 
 @pytest.mark.parametrize(

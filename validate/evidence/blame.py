@@ -109,26 +109,37 @@ def most_to_blame(effects: Sequence[GroupEffect]) -> list[GroupEffect]:
     return []
 
 
-def advice_on(effects: Sequence[GroupEffect], recipe: str) -> str:
+def search_of(manifest: Manifest, target: str) -> str:
+    """Return the command that searches a plan for a target; it needs clips if its recipe has none.
+
+    Args:
+        manifest: The artifact's manifest.
+        target: The target's name in the recipe.
+    """
+    clips = "" if manifest.calibration else " --clips FOLDER"
+    return f"`exporter tune {manifest.recipe.source} -t {target}{clips}`"
+
+
+def advice_on(effects: Sequence[GroupEffect], command: str, *, frames: bool) -> str:
     """Return sentences on which groups to keep in float, for the check that failed.
 
     Args:
         effects: What each group does; empty if that was not measured.
-        recipe: The name of the recipe's file.
+        command: The command that searches a plan.
+        frames: Whether each frame has a distribution over the tokens, without a decoder.
     """
-    command = f"`exporter tune {recipe} --clips FOLDER`"
     if not effects:
         return f"To tell which modules cause it takes longer than a validation: {command} does it."
-    blamed = most_to_blame(effects)
+    blamed, tokens = most_to_blame(effects), "frames" if frames else "next tokens"
     if not blamed:
         worst = max(effects, key=lambda effect: effect.kl_mean)
         return (
-            f"No group of modules stands out: quantized alone, {worst.name} changes the next "
-            f"tokens most, by a KL divergence of {short(worst.kl_mean)}. {command} searches for a "
-            "plan."
+            f"No group of modules stands out: quantized alone, {worst.name} changes the "
+            f"{tokens} most, by a KL divergence of {short(worst.kl_mean)}. {command} searches for "
+            "a plan."
         )
     told = "; ".join(f"{effect.name} (KL {short(effect.kl_mean)})" for effect in blamed)
     return (
-        f"Most of it comes from {told}, by the next tokens with each group quantized alone: "
+        f"Most of it comes from {told}, by the {tokens} with each group quantized alone: "
         f"{command} finds a plan that keeps such modules in float."
     )

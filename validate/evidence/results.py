@@ -208,9 +208,11 @@ class Survey(Frozen):
         forward_s: Seconds to decode its text once more when that is given.
         tokens: Tokens of its text, the prompt included.
         rows: The vectors that each linear module or convolution gives, by its name.
+        frames: Whether each frame has a distribution over the tokens, without a decoder.
     """
 
     transcribe_s: float
     forward_s: float
     tokens: float
     rows: dict[str, float]
+    frames: bool

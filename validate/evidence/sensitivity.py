@@ -2,7 +2,8 @@
 
 The original decodes its own text in float32 ("teacher-forced"), then again with one group
 simulated: weights dequantized by the quantizer, and inputs rounded as the target rounds them. The
-distance is that of the next tokens' distributions. Word errors are too coarse to rank groups: of
+distance is that of the next tokens' distributions. A model without a decoder has nothing to force:
+there it is the distance of each frame's distribution. Word errors are too coarse to rank groups: of
 100 clips, one word is 0.1 points.
 """
 
@@ -81,6 +82,7 @@ class _Sensitivity:
             forward_s=float(np.median(forward)),
             tokens=float(np.mean(tokens)),
             rows={name: total / count for name, total in rows.items()},
+            frames=not self._forcing.most_tokens(self._model),
         )
 
     def effect(self, name: str, modules: Sequence[str]) -> GroupEffect:

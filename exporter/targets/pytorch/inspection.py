@@ -100,9 +100,7 @@ def _float(
     if isinstance(module, nn.Embedding):
         return SharedTable(tensors)
     weight = scheme.dequantize(tensors)
-    if isinstance(module, nn.Conv1d):
-        return _FloatFrames(module, weight, bias)
-    return _Float(weight, bias)
+    return _Frames(module, weight, bias) if isinstance(module, nn.Conv1d) else _Float(weight, bias)
 
 
 class _Float(nn.Module):
@@ -116,17 +114,15 @@ class _Float(nn.Module):
         return nn.functional.linear(states, *self._values)
 
 
-class _FloatFrames(FramesConvolution):
-    """A convolution with dequantized weights, in either layout of its inputs."""
+class _Frames(FramesConvolution):
+    """A convolution with a dequantized weight, which families ask for its `frames` as in int8."""
 
     def __init__(self, conv: nn.Conv1d, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(conv)
-        self._product = _Float(unfolded_weight(weight), bias)
+        self._values = unfolded_weight(weight), bias
 
     def frames(self, states: Tensor) -> Tensor:
-        """Convolve [batch, frames, in] to [batch, outputs, out]."""
-        product: Tensor = self._product(self.rows(states))
-        return product
+        return nn.functional.linear(self.rows(states), *self._values)
 
 
 def unrounded(folder: Path, manifest: Manifest, family: Family, threads: int) -> Unrounded:

@@ -6,16 +6,23 @@ import pytest
 
 from exporter.artifact import store
 from exporter.artifact.evidence import GroupEffect
+from exporter.artifact.manifest import Calibration
 from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.recipe import Decoding
 from exporter.system.progress import silent
 from exporter.validate.evidence import blame
-from exporter.validate.evidence.blame import advice_on, effects_of, is_due, most_to_blame
+from exporter.validate.evidence.blame import (
+    advice_on,
+    effects_of,
+    is_due,
+    most_to_blame,
+    search_of,
+)
 from exporter.validate.measure.model import ModelSpec
 from tests.support.built import build_tiny
 from tests.support.fragile import make_fragile
-from tests.tune.conftest import write_clips
+from tests.tune.conftest import trial, write_clips
 
 
 def effects(*divergences: float) -> list[GroupEffect]:
@@ -56,11 +63,22 @@ def test_the_plan_is_blamed_for_words_alone() -> None:
 
 
 def test_advice() -> None:
-    told = advice_on(effects(*[1e-5] * 8, 0.03, 0.09), "demo.yaml")
-    assert "comes from group 9 (KL 0.09); group 8 (KL 0.03)" in told
-    assert "`exporter tune demo.yaml --clips FOLDER`" in told
-    assert "No group of modules stands out" in advice_on(effects(*[0.1] * 10), "demo.yaml")
-    assert "takes longer than a validation" in advice_on((), "demo.yaml")
+    few, even = effects(*[1e-5] * 8, 0.03, 0.09), effects(*[0.1] * 10)
+    told = advice_on(few, "`search`", frames=False)
+    assert "comes from group 9 (KL 0.09); group 8 (KL 0.03), by the next tokens" in told
+    assert "`search` finds a plan" in told
+    assert "No group of modules stands out" in advice_on(even, "`search`", frames=False)
+    assert "changes the frames most" in advice_on(even, "`search`", frames=True)
+    assert "takes longer than a validation" in advice_on((), "`search`", frames=False)
+
+
+def test_the_command_that_searches() -> None:
+    plain = trial((), passed=True).manifest
+    source = plain.recipe.source
+    assert search_of(plain, "one") == f"`exporter tune {source} -t one --clips FOLDER`"
+    found = Calibration(method="mse", clips=2, sha256="0" * 64, seconds=2.0)
+    calibrated = plain.model_copy(update={"calibration": found})
+    assert search_of(calibrated, "one") == f"`exporter tune {source} -t one`"
 
 
 @pytest.fixture(scope="module")
