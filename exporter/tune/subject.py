@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +85,7 @@ class Subject:
         """Return the plan in which only the groups of these names are quantized."""
         others = self._others(quantized)
         changed = self.planned.plan.with_scheme(others, self.instead)
-        outside = {name for name in others if name in self.shared or self._is_float(name)}
+        outside = {name for name in others if name in self.shared}
         return changed.limited_to(changed.modules.keys() - outside)
 
     def rules(self, quantized: Collection[str]) -> Rules:
@@ -167,10 +166,6 @@ class Subject:
         if plan_of(matches[place], self.skeleton) != self.plan(quantized):
             msg = f"{recipe.path}: the rules that were written give another plan"
             raise RuntimeError(msg)
-
-    def _is_float(self, name: str) -> bool:
-        """Return whether a module is outside a plan that does not quantize it."""
-        return any(fnmatchcase(name, pattern) for pattern in self.family.FLOAT_BY_DEFAULT)
 
     def _others(self, quantized: Collection[str]) -> list[str]:
         return [m for group in self.groups if group.name not in quantized for m in group.modules]
