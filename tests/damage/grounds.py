@@ -71,7 +71,7 @@ gate: {gate}
 _TINY_GATE = "{min_clips: 16, max_wer_increase: 0.05, max_latency_ratio: 3.0}"
 # A model without a decoder takes a millisecond, of which most is the calls around it; and of random
 # frames, each that is close to call is a word.
-_CTC_GATE = "{min_clips: 16, max_wer_increase: 0.5, max_latency_ratio: 5.0}"
+_CTC_GATE = "{min_clips: 16, max_wer_increase: 1.0, max_latency_ratio: 5.0}"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ GROUNDS = {
         ),
         # For honest builds: layer norms in place of group norms, and log-mel features as input.
         Ground("hubert", (), "{}", _CTC_GATE, {"kind": "hubert-layer-norm"}, ctc=True, pool=240),
-        Ground("features", (), "{}", _CTC_GATE, {"kind": "wav2vec2-bert"}, ctc=True, pool=330),
+        Ground("features", (), "{}", _CTC_GATE, {"kind": "wav2vec2-bert"}, ctc=True, pool=240),
         Ground(
             "demo",
             ("onnx-int8", "onnx-web", "torch-int8", "aoti"),
@@ -255,7 +255,7 @@ def _write_sounds(ground: Ground) -> None:
     pool = [sound(index, seconds) for index, seconds in enumerate(lengths)]
     texts = [transcript.text.strip() for transcript in original.decode(pool)]
     stable = {index for index, text in enumerate(texts) if _usable(text)}
-    for seed in range(_TRIES):
+    for seed in range(1 if ground.ctc else _TRIES):  # words of random frames are many, and short
         with _rounded(original.model, seed):
             chosen = sorted(stable)
             others = original.decode([pool[index] for index in chosen])

@@ -128,7 +128,7 @@ add(
 add(
     "norms-first",
     "ctc/torch-ctc",
-    "severe",
+    "medium",
     "do_stable_layer_norm",
     _set(_CONFIG, do_stable_layer_norm=True),
 )
