@@ -29,9 +29,7 @@ def main() -> int:
         from tests.damage.honest import run
 
         return run(options.only, options.json)
-    for name in sorted({plant.ground for plant in plants} | {"tiny", "english"}):
-        print(f"preparing {name}", flush=True)
-        prepare(GROUNDS[name])
+    _prepare(plants, everything=not options.only)
     if options.effects:
         from tests.damage.effects import print_effects
 
@@ -51,6 +49,15 @@ def main() -> int:
         rows = [outcome.as_row() for outcome in outcomes]
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _prepare(plants: list[Plant], *, everything: bool) -> None:
+    """Make what all plants need, or only the artifacts of those that were chosen."""
+    for name in sorted({plant.ground for plant in plants} | {"tiny", "english"}):
+        ground = GROUNDS[name]
+        damaged = {plant.artifact for plant in plants if plant.ground == name}
+        print(f"preparing {name}", flush=True)
+        prepare(ground, [t for t in ground.targets if everything or t in damaged])
 
 
 def _options() -> argparse.Namespace:

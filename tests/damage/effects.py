@@ -32,7 +32,8 @@ class Heard:
     """What an artifact computes on a few clips.
 
     Attributes:
-        logits: Teacher-forced, of each clip [tokens, vocabulary], along the text of the manifest.
+        logits: Of each clip [tokens, vocabulary], teacher-forced along the text of the manifest;
+            or of its frames, where there is no decoder.
         merged: The same of the merged decoder, where there is one.
         texts: What it transcribes.
     """
@@ -90,6 +91,9 @@ def _heard(folder: Path, ground: Ground) -> Heard:
     logits, merged = [], []
     for row, sound in zip(rows, sounds, strict=True):
         window = sound[: recogniser.family.window(processor)]
+        if ground.ctc:
+            logits.append(_frames(recogniser, window))
+            continue
         features = processor.feature_extractor(
             window, sampling_rate=recogniser.sampling_rate, return_tensors="pt"
         ).input_features
@@ -101,6 +105,14 @@ def _heard(folder: Path, ground: Ground) -> Heard:
             merged.append(_merged(folder, features, ids))
     texts = [transcript.text for transcript in recogniser.decode(sounds, _decoding(recogniser))]
     return Heard(logits, merged, texts)
+
+
+def _frames(recogniser: Any, samples: Values) -> Values:
+    """Return the logits of a model without a decoder, of each frame."""
+    forcing = recogniser.family.forcing
+    heard = forcing.own_features(recogniser.model, recogniser.processor, [samples])
+    values: Values = forcing.forced(recogniser.model, heard, heard, [1]).logits[0].numpy()
+    return values
 
 
 def _decoding(recogniser: Any) -> Decoding:

@@ -1,6 +1,6 @@
 """The undamaged artifacts, each built once with its original and its corpus, and kept.
 
-`tiny` and `english` have random weights and synthetic sounds, whose true texts are those that the
+All but `demo` have random weights and synthetic sounds, whose true texts are those that the
 original writes; `demo` recognises speech, and has the repository's recordings.
 """
 
@@ -22,12 +22,29 @@ import torch
 from exporter import recipe as recipes
 from exporter.build.pipeline import build
 from tests.support.tiny import make_whisper
+from tests.support.tiny_ctc import make_ctc
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".damage"
 RATE = 16_000
-_TINY = ("onnx-int8", "onnx-web", "onnx-avx2", "torch-int8", "torch-tensor", "aoti")
-_TARGETS = {
+_MIXED = ("onnx-mixed", "torch-mixed", "aoti-mixed")
+_TINY = ("onnx-int8", "onnx-web", "onnx-avx2", "torch-int8", "torch-tensor", "aoti", *_MIXED)
+# Where recipes name the recordings of a calibration.
+CALIBRATION = "CALIBRATION"
+# One artifact has every scheme, so that many plants share it. The patterns of both families.
+_SCHEMES = (
+    "{modules: {'model.encoder.*': static-int8, "
+    "'*.decoder.layers.0.*': {scheme: weight-int4, group_size: 32, symmetric: false}, "
+    "'*.decoder.layers.1.*': {scheme: weight-int8, group_size: 32}}, "
+    f"calibration: {{clips: {CALIBRATION}}}}}"
+)
+_CTC_SCHEMES = (
+    "{modules: {'*.conv_layers.1.*': dynamic-int8, '*.conv_layers.2.*': static-int8, "
+    "'*.feature_projection.*': static-int8, "
+    "'*.layers.0.*': {scheme: weight-int4, group_size: 32, symmetric: false}}, "
+    f"calibration: {{clips: {CALIBRATION}}}}}"
+)
+TARGETS = {
     "onnx-int8": "{kind: onnx-int8}",
     "onnx-web": "{kind: onnx-int8, name: onnx-web, layout: transformers.js}",
     "onnx-avx2": "{kind: onnx-int8, name: onnx-avx2, preset: avx2}",
@@ -35,6 +52,12 @@ _TARGETS = {
     "torch-tensor": "{kind: torch-int8, name: torch-tensor, "
     "quantization: {default: {scheme: dynamic-int8, per_channel: false}}}",
     "aoti": "{kind: aoti}",
+    "onnx-mixed": f"{{kind: onnx-int8, name: onnx-mixed, quantization: {_SCHEMES}}}",
+    "torch-mixed": f"{{kind: torch-int8, name: torch-mixed, quantization: {_SCHEMES}}}",
+    "aoti-mixed": f"{{kind: aoti, name: aoti-mixed, quantization: {_SCHEMES}}}",
+    "onnx-ctc": f"{{kind: onnx-int8, name: onnx-ctc, quantization: {_CTC_SCHEMES}}}",
+    "torch-ctc": f"{{kind: torch-int8, name: torch-ctc, quantization: {_CTC_SCHEMES}}}",
+    "aoti-ctc": f"{{kind: aoti, name: aoti-ctc, quantization: {_CTC_SCHEMES}}}",
 }
 _RECIPE = """\
 name: {name}
@@ -46,17 +69,26 @@ data: {{clips: {clips}}}
 gate: {gate}
 """
 _TINY_GATE = "{min_clips: 16, max_wer_increase: 0.05, max_latency_ratio: 3.0}"
+# A model without a decoder takes a millisecond, of which most is the calls around it; and of random
+# frames, each that is close to call is a word.
+_CTC_GATE = "{min_clips: 16, max_wer_increase: 1.0, max_latency_ratio: 5.0}"
 
 
 @dataclass(frozen=True)
 class Ground:
-    """An original (`shape` is of `tests.support.tiny`), its corpus, and artifacts to damage."""
+    """An original, its corpus, and artifacts to damage.
+
+    `shape` is what `tests.support` makes the original of: a Whisper model, or a `ctc` one. Its
+    corpus is chosen from a `pool` of so many sounds.
+    """
 
     name: str
     targets: tuple[str, ...]
     decoding: str
     gate: str
     shape: Mapping[str, Any] = field(default_factory=dict)
+    ctc: bool = False
+    pool: int = 90
 
     @property
     def folder(self) -> Path:
@@ -74,6 +106,11 @@ class Ground:
         """The corpus."""
         return self.folder / "clips"
 
+    @property
+    def calibration(self) -> Path:
+        """Other recordings, which static schemes are calibrated on."""
+        return self.folder / "calibration"
+
     def artifact(self, name: str) -> Path:
         """An undamaged artifact, by its target's name."""
         return self.folder / "artifacts" / self.name / name
@@ -83,14 +120,17 @@ class Ground:
         return _RECIPE.format(
             name=name or self.name,
             checkpoint=self.checkpoint,
-            targets="\n".join(f"  - {target}" for target in targets),
+            targets="\n".join(
+                f"  - {target.replace(CALIBRATION, str(self.calibration))}" for target in targets
+            ),
             decoding=decoding or self.decoding,
             clips=self.clips,
             gate=self.gate,
         )
 
 
-_POOL, _TRIES, _LEAST, _MOST, _MOST_WORDS = 90, 3, 16, 20, 24
+_TRIES, _LEAST, _MOST, _MOST_WORDS = 3, 16, 20, 24
+_CALIBRATED, _UNHEARD = 16, 1000
 GROUNDS = {
     ground.name: ground
     for ground in (
@@ -121,6 +161,17 @@ GROUNDS = {
             },
         ),
         Ground(
+            "ctc",
+            ("onnx-ctc", "torch-ctc", "aoti-ctc"),
+            "{}",
+            _CTC_GATE,
+            {"kind": "wav2vec2"},
+            ctc=True,
+        ),
+        # For honest builds: layer norms in place of group norms, and log-mel features as input.
+        Ground("hubert", (), "{}", _CTC_GATE, {"kind": "hubert-layer-norm"}, ctc=True, pool=240),
+        Ground("features", (), "{}", _CTC_GATE, {"kind": "wav2vec2-bert"}, ctc=True, pool=240),
+        Ground(
             "demo",
             ("onnx-int8", "onnx-web", "torch-int8", "aoti"),
             "{language: en, task: transcribe, num_beams: 2}",
@@ -136,13 +187,13 @@ def own_places() -> dict[str, str]:
     return {name: str(WORK / name.split("_")[1].lower()) for name in names}
 
 
-def prepare(ground: Ground) -> None:
-    """Make whatever of a ground is missing."""
+def prepare(ground: Ground, names: Sequence[str]) -> None:
+    """Make the original and the corpus of a ground and some artifacts, if they are missing."""
     prepare_data(ground)
     path = ground.folder / "recipe.yaml"
-    targets = [_TARGETS[name] for name in ground.targets]
+    targets = [TARGETS[name] for name in ground.targets]
     path.write_text(ground.recipe(targets), encoding="utf-8")
-    missing = [name for name in ground.targets if not ground.artifact(name).exists()]
+    missing = [name for name in names if not ground.artifact(name).exists()]
     if missing:
         output = ground.folder / "artifacts"
         with mock.patch.dict(os.environ, own_places()):
@@ -155,8 +206,30 @@ def prepare_data(ground: Ground) -> None:
     if ground.name == "demo":
         _copy_clips(ground)
     elif not (ground.clips / "manifest.jsonl").exists():
-        make_whisper(ground.checkpoint, **ground.shape)
+        _make_checkpoint(ground)
         _write_sounds(ground)
+    if not ground.calibration.exists():
+        _write_calibration(ground)
+
+
+def _make_checkpoint(ground: Ground) -> None:
+    make = make_ctc if ground.ctc else make_whisper
+    shutil.rmtree(ground.checkpoint, ignore_errors=True)
+    make(ground.checkpoint, **ground.shape)
+
+
+def _write_calibration(ground: Ground) -> None:
+    """Write sounds that no artifact is judged by; of the demo, the recordings of its recipe."""
+    if ground.name == "demo":
+        shutil.copytree(ground.clips, ground.calibration)
+        return
+    ground.calibration.mkdir()
+    rows = []
+    for index in range(_CALIBRATED):
+        name, samples = f"sound-{index:03}.wav", sound(_UNHEARD + index, 1.0 + 0.15 * index)
+        soundfile.write(ground.calibration / name, samples, RATE)
+        rows.append(json.dumps({"audio": name, "text": "not asked for"}))
+    (ground.calibration / "manifest.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _copy_clips(ground: Ground) -> None:
@@ -177,11 +250,12 @@ def _write_sounds(ground: Ground) -> None:
     original = load_original(ground.checkpoint, threads=1, decoding=decoding)
     window = ground.shape.get("window_s", 4)
     lengths = [window * factor for factor in (1.25, 1.6, 1.4)]
-    lengths += [0.6 + (window - 0.7) * (index * 7 % _POOL) / _POOL for index in range(_POOL)]
+    count = ground.pool
+    lengths += [0.6 + (window - 0.7) * (index * 7 % count) / count for index in range(count)]
     pool = [sound(index, seconds) for index, seconds in enumerate(lengths)]
     texts = [transcript.text.strip() for transcript in original.decode(pool)]
     stable = {index for index, text in enumerate(texts) if _usable(text)}
-    for seed in range(_TRIES):
+    for seed in range(1 if ground.ctc else _TRIES):  # words of random frames are many, and short
         with _rounded(original.model, seed):
             chosen = sorted(stable)
             others = original.decode([pool[index] for index in chosen])

@@ -8,9 +8,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exporter.quantization.calibration.histogram import METHODS
 from exporter.system.hardware import describe
 from tests.damage import command
-from tests.damage.grounds import GROUNDS, WORK, Ground, prepare_data
+from tests.damage.grounds import CALIBRATION, GROUNDS, WORK, Ground, prepare_data
 from tests.damage.judging import Outcome, validate
 
 _INT7 = "quantization: {default: {scheme: dynamic-int8, bits: 7}}"
@@ -28,6 +29,28 @@ _MIXED = (
     "'*.fc2': {scheme: dynamic-int8, per_channel: false}, lm_head: float}}"
 )
 _HALF = "quantization: {default: {scheme: float, dtype: float16}}"
+
+
+def _plan(modules: str, method: str = "", default: str = "dynamic-int8") -> str:
+    """Return settings with a plan, which calibrates if it has a method."""
+    ranges = f", calibration: {{clips: {CALIBRATION}, method: {method}}}" if method else ""
+    return f"quantization: {{modules: {{{modules}}}, default: {default}{ranges}}}"
+
+
+# Ranges of every method, weights in groups of every form, convolutions; some together in one plan.
+_ENCODERS = {m: _plan("'model.encoder.*': static-int8", m) for m in METHODS}
+_STATIC = _plan("lm_head: float", "mse", "static-int8")
+_FOUR = _plan("'*.decoder.layers.*': {scheme: weight-int4, group_size: 32, symmetric: false}")
+_FOURS = _plan("lm_head: dynamic-int8", default="{scheme: weight-int4, group_size: 64}")
+_EIGHT = _plan("'*.conv?': dynamic-int8, '*.decoder.layers.*': {scheme: weight-int8}")
+_EIGHTS = _plan(
+    "lm_head: dynamic-int8", default="{scheme: weight-int8, group_size: 32, symmetric: false}"
+)
+_SPEECH = _plan("'model.encoder.*': static-int8, '*.fc?': {scheme: weight-int4}", "percentile")
+# CTC models: the front end static and the layers dynamic, as published; or without calibration.
+_FRONT = _plan("'*.feature_*': static-int8, lm_head: float", "mse")
+_FLOAT_FRONT = _plan("'*.conv_layers.*': float, lm_head: float")
+_FOUR_LAYERS = _plan("'*.layers.*': {scheme: weight-int4, symmetric: false}")
 
 # The settings of each kind of target; those of `few` are tried on every checkpoint.
 _ONNX_FEW = ("", "preset: avx2", f"layout: transformers.js, {_HEAD}")
@@ -86,13 +109,30 @@ def builds() -> list[Honest]:
     batches = greedy.replace("}", ", batch_size: 4}")
     english, demo = GROUNDS["english"].decoding, GROUNDS["demo"].decoding
     spoken = "{language: en, task: transcribe, num_beams: 5}"
+    schemes = greedy.replace("}", ", num_beams: 1}")  # the same, in a recipe of its own
     tables = {
         ("tiny", greedy): (_ONNX, _TORCH, aoti),
         ("tiny", beams): (_ONNX_FEW[:2], _TORCH_FEW[:2], _AOTI_FEW[:1]),
         ("tiny", batches): (_ONNX_FEW[:2], _TORCH_FEW[:1], _AOTI_FEW[:1]),
         ("english", english): (_ONNX_FEW, _TORCH_FEW, _AOTI_FEW),
         ("demo", demo): (_ONNX_FEW, _TORCH_FEW, _AOTI_FEW),
-        ("demo", spoken): (("", "preset: arm64"), ("",), ("",)),
+        ("tiny", schemes): (
+            (
+                *(_ENCODERS["minmax"], _ENCODERS["entropy"], _STATIC, _FOUR, _EIGHTS),
+                f"preset: avx2, {_ENCODERS['mse']}",
+                f"preset: avx2, {_EIGHT}",
+            ),
+            (_ENCODERS["percentile"], _STATIC, _FOUR, _EIGHT),
+            (_STATIC, _FOURS, _EIGHT),
+        ),
+        ("ctc", "{}"): (
+            ("", _FRONT, _FOUR_LAYERS, f"layout: transformers.js, {_FLOAT_FRONT}"),
+            ("", _FRONT),
+            (_FRONT,),
+        ),
+        ("hubert", "{}"): ((_FRONT,), ("",), ()),
+        ("features", "{}"): (("preset: avx2",), ("",), ()),
+        ("demo", spoken): (("", "preset: arm64", _SPEECH), ("",), ("",)),
     }
     return [
         Honest(ground, decoding, kind, settings)

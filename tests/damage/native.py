@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from exporter import recipe
+from exporter.families.ctc.graphs.layers import convolve
 from tests.damage.grounds import GROUNDS
 from tests.support.in_process import steps_in_process
 
-_LAYERS, _STATIC = (f"exporter.families.whisper.graphs.{n}" for n in ("layers", "static"))
+_STATIC = "exporter.families.whisper.graphs.static"
+_CTC = "exporter.families.ctc.graphs.wav2vec2"
 Patch = tuple[str, str, Callable[[Any], Any]]
 
 
@@ -80,6 +82,35 @@ def _deaf(encode: Any) -> Any:
     return changed
 
 
+def _group_norm(_front_end: Any) -> Any:
+    """A group norm whose statistics are those of the first frames, as of a stream."""
+
+    def changed(layers: Any, samples: Tensor) -> Tensor:
+        hidden = samples[..., None]
+        for layer in layers:
+            hidden = convolve(layer.conv, hidden)
+            norm = getattr(layer, "layer_norm", None)
+            if norm is not None:
+                first = hidden[:, :40]
+                mean = first.mean(1, keepdim=True)
+                spread = (first - mean).square().mean(1, keepdim=True).add(norm.eps).sqrt()
+                hidden = (hidden - mean) / spread * norm.weight + norm.bias
+            hidden = layer.activation(hidden)
+        return hidden
+
+    return changed
+
+
+def _early(_positions: Any) -> Any:
+    """Positions of the frame before: the surplus one is cut at the start."""
+
+    def changed(embedding: Any, hidden: Tensor) -> Tensor:
+        found: Tensor = embedding.activation(convolve(embedding.conv, hidden)[:, 1:])
+        return found
+
+    return changed
+
+
 PATCHES: dict[str, Patch] = {
     "epsilon": ("exporter.families.whisper.family", "skeleton", _epsilon),
     "activation": (_STATIC, "feed_forward", _activation),
@@ -87,11 +118,18 @@ PATCHES: dict[str, Patch] = {
     "positions": (_STATIC, "embed", _positions),
     "late-positions": (_STATIC, "embed", _late),
     "deaf": (_STATIC, "encode", _deaf),
+    "group-norm": (_CTC, "front_end", _group_norm),
+    "early": (_CTC, "_positions", _early),
 }
 
 
+def place_of(name: str) -> tuple[str, str]:
+    """Return the ground and the target of a patch."""
+    return ("ctc", "aoti-ctc") if PATCHES[name][0] == _CTC else ("tiny", "aoti")
+
+
 def main() -> None:
-    """Build the tiny ground's aoti artifact into a folder, with one patch."""
+    """Build a ground's aoti artifact into a folder, with one patch."""
     name, output = sys.argv[1], Path(sys.argv[2]).resolve()
     os.environ["EXPORTER_CACHE"] = str(output / "cache")
     from exporter.build.pipeline import build
@@ -99,9 +137,10 @@ def main() -> None:
     module, attribute, change = PATCHES[name]
     owner = import_module(module)
     original = getattr(owner, attribute)
-    read = recipe.read(GROUNDS["tiny"].folder / "recipe.yaml")
+    ground, target = place_of(name)
+    read = recipe.read(GROUNDS[ground].folder / "recipe.yaml")
     with steps_in_process(), mock.patch.object(owner, attribute, change(original)):
-        build(read, output=output, targets=["aoti"], progress=lambda *_: None)
+        build(read, output=output, targets=[target], progress=lambda *_: None)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ class Plant:
     @property
     def target(self) -> str:
         """The kind of target, for the table."""
-        return "onnx-int8" if self.artifact.startswith("onnx") else self.artifact.split("-b")[0]
+        kinds = {"onnx": "onnx-int8", "torch": "torch-int8", "aoti": "aoti"}
+        return kinds[self.artifact.partition("-")[0]]
 
 
 def plant(original: Path, folder: Path, planted: Plant) -> Path:
@@ -62,9 +63,10 @@ def plant(original: Path, folder: Path, planted: Plant) -> Path:
     shutil.copytree(original, folder)
     sealed = store.read_manifest(folder)
     for path in folder.iterdir():
-        if path.name in store.SIDECAR_FILES:
+        if path.name in store.SIDECAR_FILES and path.name != MANIFEST:
             path.unlink()
-    planted.change(folder)
+    planted.change(folder)  # which may read the manifest
+    (folder / MANIFEST).unlink()
     reseal(folder, sealed, planted.manifest)
     if (original / _PLACES).exists():  # where the original and its clips are: never sealed
         shutil.copyfile(original / _PLACES, folder / _PLACES)

@@ -1,6 +1,7 @@
 """The stored tensors of an artifact, under the names of transformers, whatever its target."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ _ZERO = 128  # of unsigned codes
 
 
 class Tensors(dict[str, Tensor]):
-    """Tensors by name; int8 codes are [out, in] and signed in every target. Edit them in place."""
+    """Tensors by name; int8 codes are [out, in] and signed in every target. Edit them in place.
+
+    Codes in groups are bytes [out, bytes] or [out, groups, bytes], whose order is the same.
+    """
 
     def layers(self, side: str) -> int:
         """The number of layers of "encoder" or "decoder"."""
@@ -49,16 +53,18 @@ def _safetensors(path: Path) -> Iterator[Tensors]:
 
 @contextmanager
 def _external(folder: Path) -> Iterator[Tensors]:
-    """The external data of all graphs, whose names lack `model.` and whose codes are [in, out]."""
-    places: dict[str, tuple[Path, int, int, Any, tuple[int, ...]]] = {}
+    """The external data of all graphs: names are a wrapper's, and codes are [in, out]."""
+    named = _naming(folder)
+    places: dict[str, tuple[Path, int, int, Any, tuple[int, ...], bool]] = {}
     for graph in sorted(folder.rglob("*.onnx")):
         for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             if entries:
-                own = tensor.name if tensor.name.startswith("proj_out") else f"model.{tensor.name}"
+                own = named(tensor.name)
                 file = graph.with_name(entries["location"])
                 span = int(entries["offset"]), int(entries["length"])
-                places[own] = file, *span, _TYPES[tensor.data_type], tuple(tensor.dims)
+                dtype, shape = _TYPES[tensor.data_type], tuple(tensor.dims)
+                places[own] = file, *span, dtype, shape, _is_transposed(own, dtype, shape)
     tensors = Tensors({name: _read(*place) for name, place in places.items()})
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     yield tensors
@@ -67,26 +73,48 @@ def _external(folder: Path) -> Iterator[Tensors]:
             _write(tensor, *places[name])
 
 
+def _naming(folder: Path) -> Callable[[str], str]:
+    """Return what makes transformers' names of a graph's: Whisper's graphs hold half of a model."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] != "whisper":
+        return lambda name: name.removeprefix("model.")
+    return lambda name: name if name.startswith("proj_out") else f"model.{name}"
+
+
+def _is_transposed(name: str, dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a graph's tensor is codes of rows, stored as columns; groups are not."""
+    return name.endswith(".weight") and dtype in _INTEGERS and len(shape) == 2
+
+
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _read(file: Path, offset: int, length: int, dtype: Any, shape: tuple[int, ...]) -> Tensor:
+def _read(
+    file: Path, offset: int, length: int, dtype: Any, shape: tuple[int, ...], transposed: bool
+) -> Tensor:
     with file.open("rb") as stream:
         stream.seek(offset)
         stored = torch.frombuffer(bytearray(stream.read(length)), dtype=dtype).reshape(shape)
-    if dtype not in _INTEGERS:
+    if not transposed:
         return stored
     signed = (stored.short() - _ZERO).to(torch.int8) if dtype == torch.uint8 else stored
     return signed.t().contiguous()
 
 
 def _write(
-    tensor: Tensor, file: Path, offset: int, length: int, dtype: Any, shape: tuple[int, ...]
+    tensor: Tensor,
+    file: Path,
+    offset: int,
+    length: int,
+    dtype: Any,
+    shape: tuple[int, ...],
+    transposed: bool,
 ) -> None:
-    stored = tensor.t() if dtype in _INTEGERS else tensor
-    stored = (stored.short() + _ZERO).to(torch.uint8) if dtype == torch.uint8 else stored.to(dtype)
-    data = _bits(stored).numpy().tobytes()
+    stored = tensor.t() if transposed else tensor
+    if transposed and dtype == torch.uint8:
+        stored = stored.short() + _ZERO
+    data = _bits(stored.to(dtype)).numpy().tobytes()
     assert len(data) == length, f"{tuple(stored.shape)} is not {shape}"
     with file.open("r+b") as stream:
         stream.seek(offset)

@@ -24,17 +24,18 @@ from tests.damage.tensors import tensors_of
 from tests.support.in_process import steps_in_process
 
 PLANTS = {each.name: each for each in all_plants()}
+BUILT = ("onnx-int8", "torch-int8", "torch-mixed")
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    """The tiny ground with two artifacts, made for these tests."""
+    """The tiny ground with three artifacts, made for these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grounds, "WORK", tmp_path_factory.mktemp("damage"))
         made = GROUNDS["tiny"]
         grounds.prepare_data(made)
         path = made.folder / "recipe.yaml"
-        path.write_text(made.recipe(["{kind: onnx-int8}", "{kind: torch-int8}"]))
+        path.write_text(made.recipe([grounds.TARGETS[name] for name in BUILT]))
         with steps_in_process():
             build(read(path), output=made.folder / "artifacts", progress=lambda *_: None)
         yield made
@@ -64,8 +65,16 @@ def test_damage_that_changes_most_texts_fails(judged: Judged, name: str) -> None
 
 
 @pytest.mark.slow
-def test_an_undamaged_copy_does_not_fail(ground: Ground, tmp_path: Path) -> None:
-    folder = plant(ground.artifact("torch-int8"), tmp_path / "copy", _none())
+def test_a_range_of_another_module_fails_though_manifest_and_tensors_agree(judged: Judged) -> None:
+    outcome = judged("calibrated-ranges-swapped-conv")
+    assert (outcome.verdict, "ranges" in outcome.checks) == ("failed", True)
+    assert "weights" not in outcome.checks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torch-int8", "torch-mixed"])
+def test_an_undamaged_copy_does_not_fail(ground: Ground, tmp_path: Path, kind: str) -> None:
+    folder = plant(ground.artifact(kind), tmp_path / "copy", _none())
     with steps_in_process():
         validate([folder], threads=1, clips=16)
     assert judging.of_report(folder, 0.0).verdict != "failed"
@@ -76,7 +85,7 @@ def _none() -> Plant:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
+@pytest.mark.parametrize("kind", BUILT)
 def test_a_planted_artifact_is_sealed_and_differs(
     ground: Ground, tmp_path: Path, kind: str
 ) -> None:

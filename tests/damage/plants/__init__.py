@@ -4,7 +4,10 @@ from importlib import import_module
 
 from tests.damage.planting import Plant
 
-_MODULES = ("scales", "weights", "graphs", "merged", "native", "companions", "labels", "corpus")
+_MODULES = (
+    *("scales", "ranges", "groups", "weights", "graphs", "merged", "native", "companions", "ctc"),
+    *("labels", "corpus"),
+)
 
 
 def all_plants() -> list[Plant]:

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from exporter.formats import pt2
-from tests.damage.grounds import GROUNDS, ROOT, WORK
+from tests.damage.grounds import GROUNDS, ROOT, WORK, prepare
+from tests.damage.native import place_of
 from tests.damage.planting import Change, Registry
 
 PLANTS = Registry()
 
 
-def _compiled(name: str) -> Change:
-    """Packages compiled from a changed model, under this artifact's weights and configs."""
+def compiled(name: str) -> Change:
+    """Return a change to packages of a changed model, under this artifact's weights and configs."""
 
     def change(folder: Path) -> None:
         place = WORK / "native" / name
-        built = place / "tiny" / "aoti"
+        built = place.joinpath(*place_of(name))
         if not built.exists():
             command = [sys.executable, "-m", "tests.damage.native", name, str(place)]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -77,6 +78,7 @@ def _fixed_rows(values: dict[str, Any]) -> None:
 
 def _other_package(folder: Path) -> None:
     """The packages of an original of another shape."""
+    prepare(GROUNDS["english"], ["aoti"])
     for package in folder.glob("*.pt2"):
         shutil.copyfile(GROUNDS["english"].artifact("aoti") / package.name, package)
 
@@ -93,12 +95,12 @@ def _cut_library(folder: Path) -> None:
 
 
 add = PLANTS.add
-add("native-epsilon", "tiny/aoti", "subtle", "faithful|decoder|encoder", _compiled("epsilon"))
-add("native-activation", "tiny/aoti", "subtle", "faithful|decoder", _compiled("activation"))
-add("native-scaling", "tiny/aoti", "medium", "faithful|decoder", _compiled("scaling"))
-add("native-positions", "tiny/aoti", "severe", "faithful|positions|decoder", _compiled("positions"))
-add("native-late-positions", "tiny/aoti", "latent", "positions", _compiled("late-positions"))
-add("native-deaf", "tiny/aoti", "medium", "window|inputs|faithful|encoder", _compiled("deaf"))
+add("native-epsilon", "tiny/aoti", "subtle", "faithful|decoder|encoder", compiled("epsilon"))
+add("native-activation", "tiny/aoti", "subtle", "faithful|decoder", compiled("activation"))
+add("native-scaling", "tiny/aoti", "medium", "faithful|decoder", compiled("scaling"))
+add("native-positions", "tiny/aoti", "severe", "faithful|positions|decoder", compiled("positions"))
+add("native-late-positions", "tiny/aoti", "latent", "positions", compiled("late-positions"))
+add("native-deaf", "tiny/aoti", "medium", "window|inputs|faithful|encoder", compiled("deaf"))
 add(
     "spec-weights-swapped",
     "tiny/aoti",
