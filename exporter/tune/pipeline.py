@@ -134,7 +134,7 @@ def tune(
         with validating(usual, progress) as judge:
             found = search.run(judge)
         figures = search.figures(found)
-    written = _write(subject, figures, output)
+    written = _write(search.subject, figures, output)
     if figures.complete and figures.chosen is not None:
         remove(folder)
     return written
@@ -190,6 +190,11 @@ class _Search:
         self._used = 0  # clips to rank on
         self._trial_s = 0.0
         self._judge: Judging | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """The target, with the groups that the names in trials are of."""
+        return self._subject
 
     def begin(self, expect: Callable[[float], None]) -> None:
         """Survey the original, estimate everything, and tell it.

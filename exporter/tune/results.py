@@ -44,9 +44,9 @@ class Trial(_Frozen):
 
     @property
     def told(self) -> str:
-        """The verdict, with the checks that did not pass unless it is that of the words alone."""
-        others = [name for name in self.failed if name != "wer"]
-        return f"{self.verdict} ({', '.join(others)})" if others else self.verdict
+        """The verdict, with the checks that did not pass where it is not for lost words."""
+        why = "" if "wer" in self.failed else ", ".join(self.failed)
+        return f"{self.verdict} ({why})" if why else self.verdict
 
     @property
     def passed(self) -> bool:

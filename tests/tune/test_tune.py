@@ -45,7 +45,13 @@ def test_the_fragile_groups_are_left_in_float(
     assert "http" not in page.replace("http://www.w3.org", "")
     assert page.count('class="bar"') == len(GROUPS) + 4, "two are shown by their modules"
     assert 'class="chosen"' in page
-    assert read(Path("tiny-tuned.yaml")).name == "tiny-tuned"
+    made = read(Path("tiny-tuned.yaml"))
+    assert made.name == "tiny-tuned"
+    assert made.quantization is not None
+    assert set(made.quantization.modules) == {
+        "model.encoder.layers.1.fc1",
+        "model.decoder.layers.1.encoder_attn.out_proj",
+    }
     assert not Path(".tune-tiny-tuned").exists()
 
 
