@@ -179,7 +179,8 @@ def with_calibration(
 def carried_bytes(checkpoint: Checkpoint) -> dict[str, int]:
     """Return the sizes of the checkpoint's files that every artifact includes, by name."""
     written = {name: len(data) for name, data in checkpoint.converted.items()}
-    return {name: path.stat().st_size for name, path in checkpoint.companions.items()} | written
+    small = {name: path.stat().st_size for name, path in checkpoint.companions.items()}
+    return {**small, **written, **checkpoint.carried_sizes}
 
 
 def resource_errors(

@@ -271,6 +271,7 @@ def _build_one(
             environment=_FRUGAL,
         )
         checkpoint.copy_companions(folder)  # but not over those that a target wrote itself
+        checkpoint.copy_carried(folder)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))

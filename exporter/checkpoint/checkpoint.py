@@ -63,11 +63,12 @@ class Checkpoint:
         config: What its family uses of `config.json`.
         tensors: The tensors by their names in the family's model. One that is stored in parts, or
             that an adapter changes, is computed when it is read.
-        remote: Sizes in bytes of weight files that stayed on the Hub. While there are any, values
-            cannot be read and `sha256` raises CheckpointError.
+        remote: Sizes in bytes of weight files, and of some of `carried`, that stayed on the Hub.
+            While there are any, values cannot be read and `sha256` raises CheckpointError.
         companions: Configuration and tokenizer files by name, which every artifact includes.
         converted: The content of companions whose files have another form: see
             `exporter.checkpoint.companions`.
+        carried: Files by POSIX path that every artifact includes as they are, for other loaders.
         settings: An adapter's configuration file. Its tensors and companions come in part from its
             base.
         own_names: Whether the tensors are stored under the names of the family's model.
@@ -82,6 +83,7 @@ class Checkpoint:
     remote: dict[str, int] = field(default_factory=dict)
     companions: Mapping[str, Path] = field(default_factory=dict)
     converted: Mapping[str, bytes] = field(default_factory=dict)
+    carried: Mapping[str, Path] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
     own_names: bool = True
     language: str | None = None
@@ -101,7 +103,16 @@ class Checkpoint:
     def size_bytes(self) -> int:
         """Bytes of the weight files."""
         local = [path for path in self.weight_files if path.name not in self.remote]
-        return sum(path.stat().st_size for path in local) + sum(self.remote.values())
+        remote = [size for name, size in self.remote.items() if name not in self.carried]
+        return sum(path.stat().st_size for path in local) + sum(remote)
+
+    @property
+    def carried_sizes(self) -> dict[str, int]:
+        """The bytes of each of the `carried` files, by its POSIX path."""
+        return {
+            name: self.remote[name] if name in self.remote else path.stat().st_size
+            for name, path in self.carried.items()
+        }
 
     @property
     def weight_files(self) -> list[Path]:
@@ -120,12 +131,13 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the weights and configs, independent of the folder's name."""
+        """The digest of the weights, configs and carried files, whatever the folder's name."""
         if self.remote:
             msg = f"{self.source}: its weights are still on the Hub: they have to be fetched first"
             raise CheckpointError(msg)
         whole = hashlib.sha256()
-        for path in [*self.weight_files, *self.settings, *self.companions.values()]:
+        files = [*self.weight_files, *self.settings, *self.companions.values()]
+        for path in [*files, *self.carried.values()]:
             whole.update(f"{path.name}\0{sha256_file(path)}\n".encode())
         return whole.hexdigest()
 
@@ -162,6 +174,12 @@ class Checkpoint:
                 (folder / name).write_bytes(self.converted[name])
             else:
                 shutil.copyfile(path, folder / name)
+
+    def copy_carried(self, folder: Path) -> None:
+        """Write the carried files into a folder."""
+        for name, path in self.carried.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
 
     def companion(self, name: str) -> bytes:
         """Return the content of a companion as `copy_companions` writes it."""
@@ -298,6 +316,7 @@ def _open(
     tensors = tensors or tensor_infos(folder, allow_pickle=allow_pickle)
     named = canonical(tensors, family.prefix(config), family.BARE)
     own_names = named.keys() == tensors.keys()
+    left = needed.carries(remote or {})
     tensors = derive(without(named, family.UNUSED), family.derived(config))
     if config.get("tie_word_embeddings", True):  # transformers ignores a stored copy, too
         tensors = {n: i for n, i in tensors.items() if family.TIED.get(n) not in tensors}
@@ -310,6 +329,7 @@ def _open(
         remote=remote or {},
         companions=found,
         converted=companions.converted(found, needed),
+        carried=companions.carried(folder, needed) | {name: folder / name for name in left},
         own_names=own_names,
     )
     return in_one_language(opened, family, language, allow_pickle=allow_pickle)

@@ -8,7 +8,7 @@ the older form, which both releases read. Source: `ProcessorMixin.to_dict` and
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any
 
@@ -77,6 +77,28 @@ def present(folder: Path, companions: Companions) -> dict[str, Path]:
     return found
 
 
+def carried(folder: Path, companions: Companions) -> dict[str, Path]:
+    """Return the files of a checkpoint that artifacts carry for other loaders, by POSIX path.
+
+    Args:
+        folder: The checkpoint.
+        companions: What its family carries.
+
+    Raises:
+        CheckpointError: A file is a link out of the checkpoint, no regular file, or damaged JSON.
+    """
+    inside = {str(PurePosixPath(pattern).parent) for pattern in companions.carried}
+    there = [
+        f"{name}/{path.name}"
+        for name in sorted(inside)
+        if (folder / name).is_dir()
+        for path in (folder / name).iterdir()
+    ]
+    names = companions.carries(there)
+    refuse_foreign(folder, names)
+    return {name: folder / name for name in names}
+
+
 def converted(found: Mapping[str, Path], companions: Companions) -> dict[str, bytes]:
     """Return the content of the companions whose files have transformers 5's form.
 
@@ -117,12 +139,13 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
     Allowed are the links of the Hub's cache, which lead into `blobs` beside its snapshots.
     """
     here = folder.resolve()
-    for path in (folder / name for name in names):
+    for name in names:
+        path, own = folder / name, (here / name).parent
         if not is_regular_file(path):
             continue
         target = path.resolve()
         cached = target.parent == here.parent.parent / "blobs"
-        if target.parent != here and not cached:
+        if target.parent != own and not cached:
             msg = f"{path} is a link that leads out of the checkpoint: put the file there"
             raise CheckpointError(msg)
         if path.name.endswith("config.json"):

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetched:
-    """A commit's files in the local cache; `left` are weight files left on the Hub, with sizes."""
+    """A commit's files in the local cache; `left` are large files left on the Hub, with sizes."""
 
     folder: Path
     commit: str
@@ -103,10 +103,12 @@ def _brought(
         raise CheckpointError(msg)
     small = [name for name in (ADAPTER, *present) if name in names]
     small += _of_language(names, transfer.bring, where, language)
-    left = {} if weights else _left(transfer, heavy)
-    wanted = [*small, *(name for name in heavy if name not in left)]
+    carried = _carried(names, transfer.bring)
+    left = {} if weights else _left(transfer, heavy, carried)
+    wanted = [*small, *(name for name in (*carried, *heavy) if name not in left)]
     transfer.announce(wanted)
-    folder = [transfer.bring(name) for name in wanted][-1].parent
+    paths = [transfer.bring(name) for name in wanted]
+    folder = paths[0].parent  # that of the last may be a folder inside it
     transfer.note_revision(revision)
     return Fetched(folder, commit, left)
 
@@ -159,16 +161,27 @@ def _of_language(
     return [file] if file else []
 
 
-def _left(transfer: Transfer, names: list[str]) -> dict[str, int]:
-    """Return the safetensors among `names` with their sizes; none if all are cached.
+def _carried(names: Collection[str], bring: Callable[[str], Path]) -> list[str]:
+    """Return the files that artifacts carry for other loaders."""
+    if CONFIG not in names or is_adapter(names) or speechbrain.is_speechbrain(names):
+        return []
+    return family_facts(family_name(read_json(bring(CONFIG)))).COMPANIONS.carries(names)
 
-    Pickles are always downloaded, because their tensors cannot be listed without the whole file;
-    adapters are, because they are small.
+
+def _left(transfer: Transfer, names: list[str], carried: list[str]) -> dict[str, int]:
+    """Return the safetensors among `names`, and `carried`, with their sizes.
+
+    Of each there are none if all are cached. Pickles are always downloaded, because their tensors
+    cannot be listed without the whole file; adapters are, because they are small.
     """
     tensors = [n for n in names if n.endswith(".safetensors") and n != ADAPTER_WEIGHTS]
-    if all(transfer.here(name) for name in tensors):
-        return {}
-    return {name: transfer.size(name) for name in tensors}
+    left = [
+        name
+        for group in (tensors, carried)
+        if not all(transfer.here(name) for name in group)
+        for name in group
+    ]
+    return {name: transfer.size(name) for name in left}
 
 
 def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
@@ -181,12 +194,10 @@ def remote_infos(repo: str, fetched: Fetched) -> "dict[str, TensorInfo]":
         HubError: The Hub refused, or could not be reached.
         CheckpointError: A header is damaged.
     """
-    if not fetched.left:
-        return {}
     from exporter.formats.tensor_io import TensorInfo
 
     infos: dict[str, TensorInfo] = {}
-    for name in fetched.left:
+    for name in (name for name in fetched.left if name.endswith(".safetensors")):
         header = remote_header(repo, fetched.commit, name)
         infos |= {
             tensor: TensorInfo(fetched.folder / name, of.data_offsets[0], tuple(of.shape), of.dtype)

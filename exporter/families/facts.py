@@ -1,7 +1,8 @@
 """Facts about a family that need no torch, as plain data."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from exporter.formats.config_json import Limits
@@ -20,6 +21,8 @@ class Companions:
             ones, which transformers 4 does not have.
         languages: The files that tell the languages of a checkpoint of many, the first of them
             required.
+        carried: Patterns of files of any size that are copied as they are, and read by other
+            loaders only.
     """
 
     configs: tuple[str, ...]
@@ -28,6 +31,7 @@ class Companions:
     nested: Mapping[str, str] = field(default_factory=dict)
     tokenizer_class: str = "PreTrainedTokenizerFast"
     languages: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,6 +43,10 @@ class Companions:
         """All files that a checkpoint may have: `names`, and the files that hold nested ones."""
         return (*self.names, *dict.fromkeys(self.nested.values()))
 
+    def carries(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names`, POSIX paths inside a checkpoint, that are carried, sorted."""
+        return sorted(n for n in names if any(_matches(n, each) for each in self.carried))
+
     def missing(self, names: Collection[str]) -> list[str]:
         """Return the required files that are not among `names`."""
         missing = [name for name in self.configs if name not in names]
@@ -46,6 +54,11 @@ class Companions:
             first, *others = (" and ".join(form) for form in self.tokenizer_forms)
             missing.append(first + "".join(f" (or {form})" for form in others))
         return missing
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a path matches a pattern, whose `*` is no part of several folders."""
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 class FamilyFacts(Protocol):

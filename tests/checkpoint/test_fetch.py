@@ -218,6 +218,23 @@ def test_the_weights_can_stay_on_the_hub(
     assert ranges(hub, ".safetensors") == {"bytes=0-100000"}
 
 
+def test_a_language_model_is_fetched_where_there_is_one(machine: Machine, hub: Hub) -> None:
+    parts = {"attrs.json", "unigrams.txt", "3gram.bin"}
+    model = {f"language_model/{name}" for name in parts}
+    got = machine.fetches("org/spoken", weights=False)
+    assert got["left"].keys() == {*model, "model.safetensors"}
+    assert "alphabet.json" in hub.fetched()
+    assert not any(name.endswith(("txt", "bin")) for name in hub.fetched())
+    assert machine.fetches("org/spoken")["left"] == {}
+    fetched = {Path(name).name for name in hub.fetched()}
+    assert parts <= fetched
+    assert "notes.md" not in fetched
+    code = "from exporter.checkpoint.checkpoint import open_checkpoint as opened\n"
+    code += "print(*opened('org/spoken').carried)"
+    ran = Machine(machine.home, NOWHERE).runs("-c", code)
+    assert set(ran.stdout.split()) == model
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_the_same_before_its_weights_come(machine: Machine) -> None:
     ran = machine.runs("-c", OPEN)

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tests.support.newer import as_transformers_5
+from tests.support.tiny_ctc import make_ctc
 from tests.support.tiny_speechbrain import make_speechbrain
 
 
@@ -25,7 +26,25 @@ def models(checkpoint: Path, root: Path) -> dict[str, Path]:
         "deaf_newer": _deaf_newer(checkpoint, root / "deaf_newer"),
         "brain": _speechbrain(root / "brain"),
         "attention": _with_attention(root / "attention"),
+        "spoken": with_language_model(make_ctc(root / "spoken")),
     }
+
+
+def with_language_model(folder: Path) -> Path:
+    """Add what `Wav2Vec2ProcessorWithLM` saves, and files beside it that it does not read."""
+    model = folder / "language_model"
+    model.mkdir()
+    attributes = {"alpha": 0.5, "beta": 1.5, "unk_score_offset": -10.0, "score_boundary": True}
+    (model / "attrs.json").write_text(json.dumps(attributes))
+    (model / "unigrams.txt").write_text("a\ncab\n")
+    (model / "3gram.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
+    for name in ("notes.md", "._3gram.bin"):
+        (model / name).write_bytes(b"not needed")
+    (folder / "alphabet.json").write_text(json.dumps({"labels": ["", " "], "is_bpe": False}))
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text()) | {"processor_class": "Wav2Vec2ProcessorWithLM"}
+    path.write_text(json.dumps(settings))
+    return folder
 
 
 def _speechbrain(folder: Path) -> Path:

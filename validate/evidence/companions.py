@@ -16,13 +16,14 @@ from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import IntegrityError
-from exporter.system.files import read_small
+from exporter.system.files import read_small, sha256_file
 from exporter.system.text import harmless
 from exporter.validate.evidence.effects import effect, severity
 
 NAME = "companions"
 # Graphs, code and weights, which other checks open.
 _LARGE = (".onnx", ".onnx_data", ".pt2", ".safetensors")
+_FOR_OTHERS = "what other loaders decode with"
 _MAX_BYTES = 64 << 20
 _MOST_SHOWN = 48
 _REMEDY = "Build it again with --force."
@@ -86,7 +87,9 @@ def compare_companions(
     written = {name: checkpoint.companion(name) for name in checkpoint.companions} | dict(own)
     sealed = {file.path for file in manifest.files} - {RECIPE}
     small = {name for name in sealed if PurePosixPath(name).suffix not in _LARGE}
+    small -= checkpoint.carried.keys()
     found = [*_missing(written.keys() - sealed), *_extra(small - written.keys())]
+    found += _carried(manifest, checkpoint)
     for name in sorted(written.keys() & sealed):
         here = read_small(folder / name, _MAX_BYTES, IntegrityError, "a small file")
         if here != written[name]:
@@ -119,6 +122,19 @@ def judged(differences: Sequence[Difference], files: int) -> Check:
         sentence=f"{first.sentence}.{more}",
         advice=f"{_cause(differences)} {_REMEDY}",
     )
+
+
+def _carried(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[Difference]:
+    """Yield the files for other loaders that have other bytes, or are missing."""
+    sealed = {file.path: file.sha256 for file in manifest.files}
+    for name, path in checkpoint.carried.items():
+        if name not in sealed:
+            told = "missing", "the build copies it"
+        elif sealed[name] != sha256_file(path):
+            told = "other bytes", "unlike the original"
+        else:
+            continue
+        yield Difference(name, "", *told, _FOR_OTHERS, severity(name, ()))
 
 
 def _missing(names: set[str]) -> Iterator[Difference]:

@@ -20,6 +20,7 @@ _HEAD, _EMBEDDING = "proj_out.weight", "model.decoder.embed_tokens.weight"
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d{1,6})\.")
 _SMALL_BYTES = 1 << 20
 _MOST_SCALES = 1024
+_KENLM = b"mmap lm "  # how a binary language model of KenLM begins: `lm/binary_format.cc`
 
 
 def shards(folder: Folder) -> Iterator[Finding]:
@@ -100,9 +101,8 @@ def pickles(folder: Folder) -> Iterator[Finding]:
     """Check torch's weight files opcode by opcode, without loading them."""
     for name in folder.matching(".bin"):
         others = f"{name.removesuffix('.bin')}.xml" in folder.files or name == "model.bin"
-        if others or name.endswith(
-            "training_args.bin"
-        ):  # files of OpenVINO and CTranslate2, and torch's settings
+        # Files of OpenVINO and CTranslate2, language models of KenLM, and torch's settings.
+        if others or _is_kenlm(folder, name) or name.endswith("training_args.bin"):
             continue
         if name.rpartition("/")[2].startswith("pytorch_model") and name not in folder.left:
             from exporter.formats.torch_pickle import (
@@ -118,6 +118,13 @@ def pickles(folder: Folder) -> Iterator[Finding]:
         what = "is a pickle: a careless loader runs the code in it"
         fix = "Load it in transformers and save_pretrained, which writes safetensors."
         yield Finding("warning", name, what, fix)
+
+
+def _is_kenlm(folder: Folder, name: str) -> bool:
+    if name in folder.left:
+        return False
+    with (folder.path / name).open("rb") as file:
+        return file.read(len(_KENLM)) == _KENLM
 
 
 CHECKS = (shards, layers, tied_twice, scales, pickles)

@@ -18,6 +18,11 @@ COMPANIONS = Companions(
     nested={"preprocessor_config.json": "processor_config.json"},
     tokenizer_class="Wav2Vec2CTCTokenizer",
     languages=("vocab.json", "tokenizer_config.json"),
+    # As pyctcdecode's `BeamSearchDecoderCTC.save_to_dir` writes a language model.
+    carried=tuple(
+        f"language_model/{name}"
+        for name in ("attrs.json", "unigrams.txt", "[!.]*.arpa", "[!.]*.bin", "[!.]*.binary")
+    ),
 )
 DECODING = ("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps")
 ENCODERS = ("model",)

@@ -53,7 +53,8 @@ class File:
 
 def of_folder(folder: Path) -> dict[str, File]:
     """A folder's files as a commit has them."""
-    names = sorted(path.name for path in folder.iterdir())
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
     return {name: File((folder / name).read_bytes(), name.endswith(LARGE)) for name in names}
 
 
