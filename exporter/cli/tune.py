@@ -125,8 +125,9 @@ def tune(terminal: Terminal, recipe: Path, as_json: bool, **how: Any) -> None:
 
 def _none_passed(figures: Figures) -> str:
     if not figures.complete:
+        count = len(figures.trials)
         return (
-            f"the time was over before a plan passed, after {len(figures.trials)} plans.\n"
+            f"the time was over before a plan passed, after {count} plan{'s' * (count != 1)}.\n"
             "Run the same command with a longer --budget: what was done is kept."
         )
     sentence = figures.trials[-1].sentence
