@@ -153,7 +153,7 @@ def build(
         checkpoint=Checkpoint("here", None, folder, {}, infos),
         family=Family(),  # type: ignore[arg-type]
         options=aoti.Options(**options),
-        plan=plan_for(original, scheme, head="head", left=("conv",)),
+        plan=plan_for(original, scheme, {"conv": FLOAT}, head="head"),
         folder=artifact,
         progress=lambda _what, _done: None,
     )
@@ -454,7 +454,7 @@ def check(scheme: QuantizationScheme = INT8, **options: Any) -> None:
     family: Any = Family()
     nothing: Any = None  # options are held against the model and this machine
     model = family.skeleton({})
-    plan = plan_for(model, scheme, head="head", left=("conv",))
+    plan = plan_for(model, scheme, {"conv": FLOAT}, head="head")
     aoti.check(aoti.Options(**options), plan, model, nothing, family)
 
 

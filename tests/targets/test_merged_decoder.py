@@ -272,8 +272,12 @@ def test_in_int8_both_roads_give_the_same_tokens(
         ids = best(logits)
     at_once, _ = merged.step(np.concatenate(text, 1), encoded, None)
     one_by_one = np.concatenate(stepped, 1)
-    assert (at_once.argmax(-1) == one_by_one.argmax(-1)).all()
-    np.testing.assert_allclose(at_once, one_by_one, atol=0.02 * np.ptp(one_by_one))
+    allowed = 0.02 * np.ptp(one_by_one)
+    np.testing.assert_allclose(at_once, one_by_one, atol=allowed)
+    second, first = np.moveaxis(np.sort(one_by_one)[..., -2:], -1, 0)
+    clear = first - second > 2 * allowed
+    assert clear.mean() > 0.5
+    assert (at_once.argmax(-1) == one_by_one.argmax(-1))[clear].all()
 
 
 @pytest.mark.parametrize("name", [ENCODER, DECODER])

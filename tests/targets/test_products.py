@@ -158,7 +158,7 @@ def in_aoti(case: Case, folder: Path, *, narrow: bool = False) -> Run:
     model, path = case.replaced(replace), folder / "products.pt2"
     given = {}
     for name, parameter in list(model.named_parameters()):
-        given[name] = aoti.stored(model, name, case.read(name)).expand(parameter.shape).contiguous()
+        given[name] = stored(model, name, case.read(name)).expand(parameter.shape).contiguous()
         owner, _, leaf = name.rpartition(".")
         value = nn.Parameter(given[name], requires_grad=False)
         setattr(model.get_submodule(owner), leaf, value)

@@ -30,6 +30,7 @@ decoding: {{language: en, task: transcribe}}
 DATA = "data: {clips: judging}\ngate: {min_clips: 1, max_wer_increase: 1}\n"
 TARGETS = "[{kind: onnx-int8, preset: avx2}, {kind: torch-int8}]"
 GROUPS = [
+    "encoder, conv1 and conv2",
     *("encoder layer 0, self_attn", "encoder layer 0, feed-forward"),
     *("encoder layer 1, self_attn", "encoder layer 1, feed-forward"),
     *("decoder layer 0, self_attn", "decoder layer 0, encoder_attn"),

@@ -20,7 +20,7 @@ from exporter.tune.subject import Subject, open_subject
 from exporter.validate.evidence.results import SensitivityRequest
 from tests.tune.conftest import GROUPS, TARGETS, Trials, Write, trial
 
-ENCODER = [name for name in GROUPS if name.startswith("encoder")]
+ENCODER = [name for name in GROUPS if name.startswith("encoder layer")]
 STATIC = "quantization:\n  modules:\n    {patterns}  {calibration}"
 CALIBRATION = "calibration: {clips: calibration, count: 2, method: minmax}  # ours\n"
 PATTERNS = '"model.encoder.layers.*": static-int8\n'
@@ -71,15 +71,6 @@ def test_a_calibration_that_nothing_needs_goes(write: Write) -> None:
     text = written(subject(write(SHARED)), set(ENCODER))
     assert "calibration" not in text
     assert "static-int8" not in text
-
-
-def test_modules_that_are_float_by_default_leave_the_plan(write: Write) -> None:
-    one = subject(write(SHARED.replace("encoder.layers.*", "encoder.*")))
-    convolutions = {group.name for group in one.groups if "conv" in group.name}
-    assert convolutions
-    text = written(one, convolutions | {"head"})
-    assert "conv" in text
-    assert "conv" not in str(one.plan([GROUPS[0]]).as_data())
 
 
 def test_a_target_has_a_calibration_of_its_own(write: Write) -> None:
@@ -204,7 +195,7 @@ def test_one_calibration_serves_the_ranking_and_every_plan(
     found = Figures.model_validate_json(Path("tiny-tuned.json").read_bytes())
     assert found.clips == 2
     left = {group.name for group in found.groups if not group.quantized}
-    assert sum(name.startswith("encoder") for name in left) == 12, "modules of four groups"
+    assert sum(name.startswith("encoder layer") for name in left) == 12, "modules of four groups"
     assert main(["build", "tiny-tuned.yaml"]) == 0
     assert ranges == [12]
 

@@ -249,7 +249,7 @@ def _cross_swapped(g: Edited) -> None:
 
 def _padded(g: Edited) -> None:
     """The first convolution is padded on one side only."""
-    g.set(g.of("Conv")[0], "pads", [2, 0])
+    g.of("Pad")[0].input[1] = g.constant([2, 0], np.int64)
 
 
 def _bigger_step(g: Edited) -> None:

@@ -103,18 +103,18 @@ def test_the_fragile_group_does_the_most_harm(
     fragile: tuple[Path, Path], tmp_path: Path, steps_here: None
 ) -> None:
     found = measured(fragile, tmp_path)
-    assert len(found) == 11
+    assert len(found) == 12
     worst = max(found, key=lambda effect: effect.kl_mean)
     assert worst.name == "encoder layer 1, feed-forward"
     others = [effect.kl_mean for effect in found if effect is not worst]
     assert worst.kl_mean > 5 * max(others)
     assert all(effect.kl_mean > 0 and 0 <= effect.top1 <= 1 for effect in found)
-    assert sum(len(effect.modules) for effect in found) == _linear(fragile[0])
+    assert sum(len(effect.modules) for effect in found) == _products(fragile[0])
 
 
-def _linear(checkpoint: Path) -> int:
+def _products(checkpoint: Path) -> int:
     names = open_checkpoint(str(checkpoint)).tensors
-    kinds = ("proj.weight", "fc1.weight", "fc2.weight")
+    kinds = ("proj.weight", "fc1.weight", "fc2.weight", "conv1.weight", "conv2.weight")
     return sum(name.endswith(kinds) for name in names) + 2  # and the head, with its table
 
 
