@@ -42,7 +42,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Hubert",
         {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
     ),
-    "hubert-batch-norm": ("Hubert", {"conv_pos_batch_norm": True}),
+    # Heads of 24 numbers, for which aoti has no kernel.
+    "hubert-batch-norm": ("Hubert", {"conv_pos_batch_norm": True, "hidden_size": 48}),
     "data2vec-audio": (
         "Data2VecAudio",
         {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},

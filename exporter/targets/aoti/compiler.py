@@ -61,7 +61,7 @@ def compile_graph(
             program = _exported(graph, module, examples)
             fuse_gelu(program.graph)
             own = kernels.of_graph(program, march)
-            program = kernels.without_others(program, march)
+            program = _without_others(graph, program, march)
             spec = _spec(graph, program, names)
             flags = support.kernel_flags(march, extensions, threads)
             objects = kernels.compile_kernels(own.values(), folder, _compiler(), flags)
@@ -106,12 +106,29 @@ def _exported(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+    _drop_conditions(program)
+    return program
+
+
+def _without_others(
+    graph: Graph, program: torch.export.ExportedProgram, march: str
+) -> torch.export.ExportedProgram:
+    """Replace operators that no kernel serves, which traces them, for axes of any size again."""
+    if not graph.least:
+        return kernels.without_others(program, march)
+    settings: Any = shape_settings
+    with settings.patch(backed_size_oblivious=True):
+        program = kernels.without_others(program, march)
+    _drop_conditions(program)
+    return program
+
+
+def _drop_conditions(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.find_nodes(
         op="call_function", target=torch.ops.aten._assert_scalar.default
     ):
         program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
-    return program
 
 
 def _reason(error: RuntimeError) -> str:
