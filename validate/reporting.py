@@ -17,7 +17,7 @@ from exporter.system.progress import Progress
 from exporter.validate.corpus.facts import plausible_wer
 from exporter.validate.corpus.index import RowFile
 from exporter.validate.corpus.misplaced import misplaced
-from exporter.validate.evidence.blame import WORDS, advice_on, is_due, search_of
+from exporter.validate.evidence.blame import WORDS, advice_on, explains, is_due, search_of
 from exporter.validate.evidence.results import Findings
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
@@ -82,7 +82,7 @@ def write_report(
         )
     facts = _facts(subject, case, equal.stamp.language)
     judged = _report(pair, case, facts, equal, predictions.sha256)
-    if blame is not None and is_due(judged.checks):
+    if blame is not None and is_due(judged.checks, judged.faithfulness):
         judged = _blaming(judged, blame(), search_of(subject.manifest, subject.name))
     page = html_report.render(judged, case).encode()
     judged = judged.model_copy(update={"page_sha256": hashlib.sha256(page).hexdigest()})
@@ -95,6 +95,8 @@ def write_report(
 
 def _blaming(judged: Report, groups: tuple[GroupEffect, ...], command: str) -> Report:
     """Return a report that names the groups of modules most to blame."""
+    if not explains(groups, judged.checks, judged.agreement):
+        return judged
     frames = judged.agreement is not None and judged.agreement.frames
     more = advice_on(groups, command, frames=frames)
     checks = tuple(

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact.evidence import GroupEffect, short
+from exporter.artifact.evidence import Agreement, Faithfulness, GroupEffect, short
 from exporter.artifact.manifest import Manifest
 from exporter.artifact.report import Check
 from exporter.errors import BuildError, MachineError, ResourceError
@@ -28,13 +28,47 @@ _NOT_THE_PLAN = {
     *("reference", "plan", "companions", "weights", "ranges", "features", "faithful"),
     *("inputs", "positions", "finite", "shapes"),
 }
+_ROUNDED = {"faithful", "inputs", "positions"}  # of these, by the rounding of activations alone
+_EXPLAINED = 0.5  # of the artifact's divergence from the original
 
 
-def is_due(checks: Sequence[Check]) -> bool:
-    """Return True if words were lost, and nothing but the plan explains it."""
+def is_due(checks: Sequence[Check], found: Faithfulness | None = None) -> bool:
+    """Return True if words were lost, and nothing but the plan explains it.
+
+    Where activations have outliers, one of them rounded otherwise changes single steps by more
+    than rounding usually does. So an artifact whose numbers are the plan's without rounding is
+    taken for what its plan says.
+
+    Args:
+        checks: The checks of the report.
+        found: The comparison with the plan's own numbers.
+    """
     failed = {check.name for check in checks if check.passed is False}
     unclear = {check.name for check in checks if check.passed is None}
-    return bool(failed & WORDS) and not (failed | unclear) & _NOT_THE_PLAN
+    others = _NOT_THE_PLAN - _ROUNDED if _is_exact(found) else _NOT_THE_PLAN
+    return bool(failed & WORDS) and not (failed | unclear) & others
+
+
+def _is_exact(found: Faithfulness | None) -> bool:
+    if found is None or found.exact_distance is None or found.exact_limit is None:
+        return False
+    return found.exact_distance <= found.exact_limit
+
+
+def explains(
+    effects: Sequence[GroupEffect], checks: Sequence[Check], agreement: Agreement | None
+) -> bool:
+    """Return False if some steps are not the plan's, and the groups do too little to cause them.
+
+    Args:
+        effects: What each group does; empty if that was not measured.
+        checks: The checks of the report.
+        agreement: The artifact against the original.
+    """
+    if all(check.passed for check in checks if check.name in _ROUNDED):
+        return True
+    whole = 0.0 if agreement is None else agreement.kl_mean
+    return bool(effects) and sum(effect.kl_mean for effect in effects) >= _EXPLAINED * whole
 
 
 def effects_of(

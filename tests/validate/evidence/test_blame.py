@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from exporter.artifact import store
-from exporter.artifact.evidence import GroupEffect
+from exporter.artifact.evidence import Agreement, Faithfulness, GroupEffect
 from exporter.artifact.manifest import Calibration
 from exporter.artifact.report import Check
 from exporter.checkpoint.checkpoint import open_checkpoint
@@ -15,6 +15,7 @@ from exporter.validate.evidence import blame
 from exporter.validate.evidence.blame import (
     advice_on,
     effects_of,
+    explains,
     is_due,
     most_to_blame,
     search_of,
@@ -60,6 +61,29 @@ def test_the_plan_is_blamed_for_words_alone() -> None:
     assert not is_due(checks(wer=False, reference=None)), "it was built from another original"
     assert not is_due(checks(wer=None, latency=False))
     assert not is_due(checks(wer=True))
+
+
+def test_single_steps_off_by_rounding_are_the_plan_s_where_it_is_exact_without() -> None:
+    found = Faithfulness(
+        distance=1.0,
+        noise=1.0,
+        limit=2.0,
+        exact_distance=1e-7,
+        exact_noise=1e-7,
+        exact_limit=1e-5,
+        by_step=(9.0,),
+        step_limit=6.0,
+        seconds=1.0,
+    )
+    off = checks(wer=False, faithful=False, inputs=False)
+    assert not is_due(off)
+    assert is_due(off, found)
+    assert not is_due(off, found.model_copy(update={"exact_distance": 1e-3}))
+    assert not is_due(checks(wer=False, faithful=False, weights=False), found)
+    whole = Agreement(clips=1, steps=9, kl_mean=0.4, kl_max=1.0, top1=0.5)
+    assert explains(effects(0.1, 0.28), off, whole)
+    assert not explains(effects(0.1, 1e-5), off, whole), "something else does that"
+    assert explains(effects(1e-5), checks(wer=False, faithful=True), whole)
 
 
 def test_advice() -> None:
