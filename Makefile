@@ -29,8 +29,9 @@ demo: $(VENV)/.ready
 	$(BIN)/exporter validate artifacts/whisper-demo-int8
 	@echo 'The command: . $(VENV)/bin/activate && exporter --help'
 
+# The longest file first, so that no worker is left alone with it.
 test: lint
-	$(BIN)/python -m pytest -q $(WORKERS) -m "not sweep"
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not sweep" tests/tune/test_demo.py tests
 
 check: lint
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not sweep"

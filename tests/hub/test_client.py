@@ -91,7 +91,9 @@ def test_a_hub_that_fails_for_ever_is_asked_so_often(
     failed = Counter(key(one) for one in loopback.requests if where in one.path)
     if what == "what is sent" and status == 429:
         times = TRIES  # that, the library does not repeat
-    assert set(failed.values()) == {times}, failed
+    counts = set(failed.values())
+    # Files are sent side by side, and the first that is given up ends all.
+    assert counts == {times} or (what == "what is sent" and max(counts) == times), failed
 
 
 @pytest.mark.parametrize("how", ["before", "head"])
