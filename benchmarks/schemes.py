@@ -197,7 +197,7 @@ def setting(bench: Bench, source: Path) -> dict[str, Any]:
 
 def random_checkpoint(bench: Bench, shape: str, ranks: Path | None) -> Path:
     """Make the checkpoint of a shape, or take the one that is there."""
-    folder = bench.work / f"{bench.part.checkpoints.rsplit('_')[-1]}-{shape}"
+    folder = bench.work / f"{'wav2vec2' if bench.name == 'front-end' else 'whisper'}-{shape}"
     partial = folder.with_name(f"{folder.name}.partial")
     if not folder.exists():
         named = ["--ranks", str(ranks)] if ranks else []

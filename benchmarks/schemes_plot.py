@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.hub.drawing import WIDTH, scale, standalone, svg, text
 
-_LABEL, _VALUE, _ROW, _BAR, _HEAD = 190, 110, 22, 14, 40
+_LABEL, _VALUE, _ROW, _BAR, _HEAD = 178, 128, 22, 14, 40
 
 
 def draw(told: dict[str, Any]) -> str:
