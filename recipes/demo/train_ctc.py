@@ -80,10 +80,10 @@ class Trainee(nn.Module):
         self.model, self.whisper, self.log_mel = model, whisper, LogMel()
         self.whisper.requires_grad_(False)
 
-    def forward(self, batch: Batch, *, letters: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, *, words: bool) -> tuple[Tensor, Tensor]:
         """Return the distance of what it makes of the audio from Whisper's, and the CTC loss.
 
-        Without letters the distance is that of the front end's features, and the loss is zero; else
+        Without words the distance is that of the front end's features, and the loss is zero; else
         the distance is that of what follows as many layers as Whisper has.
         """
         wav2vec2 = self.model.wav2vec2
@@ -92,7 +92,7 @@ class Trainee(nn.Module):
             hidden = wav2vec2.feature_projection(features)[0]
             mask = torch.arange(hidden.shape[1]) < batch.frames[:, None]
             taught = self._convolutions(batch.audio, hidden.shape[1])
-            if not letters:
+            if not words:
                 return _distance(hidden, taught[:, 1:], mask), torch.zeros(())
             heard = self._layers(taught)[:, 1:]
             encoded = wav2vec2.encoder(hidden, attention_mask=mask, output_hidden_states=True)
@@ -222,7 +222,7 @@ def train(worker: int, workers: int, steps: int, work: Path, output: Path) -> No
             continue
         if trainer.step % LOG_EVERY == 0:
             figures = (trainer.step, steps, *losses, trainer.seconds)
-            log.info("step %d of %d: distance %.3f, letters %.3f, %.0f s", *figures)
+            log.info("step %d of %d: distance %.3f, words %.3f, %.0f s", *figures)
         if trainer.step % SAVE_EVERY == 0 or trainer.step == steps:
             trainer.save(state)
         if trainer.step == steps or (
@@ -238,14 +238,14 @@ def make_step(
     """Train on one batch; return the distance from Whisper, and the CTC loss."""
     done, left = trainer.step - IMITATION, steps - IMITATION
     if done < 0:
-        distance, letters = trainee(batches.draw(trainer.step, FIRST), letters=False)
+        distance, words = trainee(batches.draw(trainer.step, FIRST), words=False)
         loss, rate = distance, learning_rate(trainer.step, IMITATION, IMITATION_RATE)
     else:
         phase = next(phase for phase in PHASES if done < phase.until * left)
-        distance, letters = trainee(batches.draw(trainer.step, phase), letters=True)
-        loss, rate = letters + phase.whisper * distance, learning_rate(done, left, PEAK_RATE)
+        distance, words = trainee(batches.draw(trainer.step, phase), words=True)
+        loss, rate = words + phase.whisper * distance, learning_rate(done, left, PEAK_RATE)
     trainer.update(loss, rate)
-    return distance.item(), letters.item()
+    return distance.item(), words.item()
 
 
 def main() -> None:
