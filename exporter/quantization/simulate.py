@@ -39,6 +39,7 @@ class Rounding:
 
     Attributes:
         inputs: Rounds the inputs [batch, length, width] that one call gives to a quantized module.
+        products: Rounds what a quantized module multiplies, before its bias is added.
         window_cache: Rounds what the cache of the audio keeps.
         token_cache: Rounds what the cache of the tokens keeps.
         dtype: The type in which the part computes.
@@ -46,6 +47,7 @@ class Rounding:
     """
 
     inputs: Round | None = None
+    products: Round | None = None
     window_cache: CacheRound | None = None
     token_cache: CacheRound | None = None
     dtype: torch.dtype = torch.float32
@@ -58,7 +60,7 @@ class Simulation:
 
     Attributes:
         calls: How many tokens each call of the decoder gets: a call's inputs are rounded together.
-        inputs: Whether inputs of quantized modules are rounded.
+        inputs: Whether inputs and products of quantized modules are rounded.
         caches: Whether caches are rounded.
     """
 
@@ -74,7 +76,7 @@ class SimulatedLinear(nn.Module):
         self,
         linear: nn.Linear,
         weight: Tensor,
-        inputs: Round | None,
+        rounding: Rounding,
         outputs: Round | None,
         simulation: Simulation,
         *,
@@ -83,17 +85,20 @@ class SimulatedLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = linear.bias
-        self._inputs, self._outputs = inputs, outputs
+        self._rounding, self._outputs = rounding, outputs
         self._simulation, self._once = simulation, once
 
     def forward(self, states: Tensor) -> Tensor:
-        rounded = states.float()
-        if self._inputs is not None and self._simulation.inputs:
+        rounded, active = states.float(), self._simulation.inputs
+        inputs, products = self._rounding.inputs, self._rounding.products
+        if inputs is not None and active:
             axis = 0 if self._once else 1  # windows are computed one by one
             sizes = [1] * len(rounded) if self._once else list(self._simulation.calls)
-            rounded = torch.cat([self._inputs(each) for each in rounded.split(sizes, axis)], axis)
+            rounded = torch.cat([inputs(each) for each in rounded.split(sizes, axis)], axis)
         bias = None if self.bias is None else self.bias.float()
-        product = nn.functional.linear(rounded, self.weight.float(), bias)
+        product = nn.functional.linear(rounded, self.weight.float())
+        product = products(product) if products is not None and active else product
+        product = product if bias is None else product + bias
         if self._outputs is not None and self._simulation.caches:
             product = self._outputs(product)
         return product.to(states.dtype)
@@ -168,7 +173,7 @@ def simulate(
             dtype = plan.modules[name].layout(tuple(stored.shape), stored.dtype)["weight"][0]
             stored = stored.to(dtype).float()
         once = family.runs_once(name)
-        new = SimulatedLinear(module, stored, rounding.inputs, outputs, simulation, once=once)
+        new = SimulatedLinear(module, stored, rounding, outputs, simulation, once=once)
         replace_module(model, name, new)
     for name, module in model.named_modules():
         if name not in plan.quantized and not any(True for _ in module.children()):

@@ -141,18 +141,25 @@ def test_onnxruntime_rounds_groups_so(
     assert not torch.allclose(wanted["rounded"], states, rtol=1e-4)
 
 
-def test_torch_does_not_round_inputs_of_groups(
-    grouped: tuple[WeightOnly, dict[str, Tensor]],
-) -> None:
+def test_torch_multiplies_groups_in_bfloat16(grouped: tuple[WeightOnly, dict[str, Tensor]]) -> None:
+    """Inputs and products round to its 8 bits; weights, zero points and the bias do not."""
     scheme, numbers = grouped
     weight = scheme.dequantize(numbers)
     bias = torch.randn(19, generator=torch.Generator().manual_seed(5))
     linear = GroupedLinear(nn.Linear(weight.shape[1], 19), scheme, numbers, bias)
     rounding = pytorch.rounding(None, scheme, graph="decoder", once=False, narrow=True)  # type: ignore[arg-type]
-    assert rounding.inputs is None
+    assert rounding.products is not None
     for shape in ((1, 1), (2, 5)):
         states = torch.randn(*shape, weight.shape[1], generator=torch.Generator().manual_seed(6))
-        alike(nn.functional.linear(states, weight, bias), linear(states))
+        inputs = rounded(pytorch, states, scheme)
+        assert torch.equal(inputs, states.bfloat16().float())
+        product = inputs @ weight.t()
+        found = linear(states) - bias
+        # A weight's zero point, and the low half of its 8 bits, are products of their own.
+        assert (found - product).abs().max() <= 2**-8 * product.abs().max()
+        if scheme.symmetric and scheme.BITS == 4:
+            near = (found - rounding.products(product)).abs() <= 1e-5 * product.abs().max()
+            assert near.float().mean() > 0.97
 
 
 def test_our_kernels_round_groups_so(grouped: tuple[WeightOnly, dict[str, Tensor]]) -> None:

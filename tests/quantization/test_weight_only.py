@@ -50,6 +50,7 @@ def test_weights_are_within_half_a_step(name: str, size: int, symmetric: bool) -
     steps = numbers["scale"].abs().repeat_interleave(size, 1)[:, : weight.shape[1]]
     error = (scheme.dequantize(numbers) - weight).abs()
     assert (error <= steps / 2 * (1 + 1e-4)).all()
+    assert torch.equal(numbers["scale"].bfloat16().float(), numbers["scale"])
     codes = unpacked(numbers["weight"], scheme.BITS)
     assert {int(codes.min()), int(codes.max())} == {0, 2**scheme.BITS - 1}
 
@@ -92,7 +93,9 @@ def test_a_group_of_zeros_stays_zero(name: str, size: int, symmetric: bool) -> N
     weight = torch.zeros(3, 2 * size)
     weight[1, 0] = 1
     scheme = scheme_of(name, group_size=size, symmetric=symmetric)
-    assert torch.equal(scheme.dequantize(quantized(weight, scheme)), weight)
+    found = scheme.dequantize(quantized(weight, scheme))
+    assert torch.equal(found == 0, weight == 0)
+    assert abs(found[1, 0] - 1) <= 2**-7, "steps are those of bfloat16"
 
 
 def test_blocks_of_rows_do_not_matter() -> None:

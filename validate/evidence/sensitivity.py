@@ -133,7 +133,7 @@ class _Sensitivity:
                     replace_module(self._model, name, module)
 
     def _rounding(self, module: str, scheme: IntegerScheme | None) -> Rounding:
-        """Return how the target rounds a module's inputs; caches and types stay the original's."""
+        """Return how the target rounds at a module; caches and types stay the original's."""
         manifest = self._request.manifest
         if scheme is None or manifest is None:
             return Rounding()
@@ -144,7 +144,7 @@ class _Sensitivity:
             once=self._forcing.runs_once(module),
             narrow=False,
         )
-        return Rounding(inputs=rounding.inputs)
+        return Rounding(inputs=rounding.inputs, products=rounding.products)
 
     @contextmanager
     def _counting(self, rows: dict[str, float]) -> Iterator[None]:

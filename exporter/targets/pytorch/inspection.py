@@ -32,11 +32,17 @@ def rounding(
 ) -> Rounding:
     """Return the rounding of the inputs of torch's products to u8, one scale for all of a call.
 
-    Modules with weights in groups do not round their inputs.
+    Products with weights in groups round inputs and outputs to bfloat16 instead.
     """
-    if scheme is None or isinstance(scheme, WeightOnly):
+    if scheme is None:
         return Rounding()
+    if isinstance(scheme, WeightOnly):
+        return Rounding(inputs=_short, products=_short)
     return Rounding(inputs=_INPUTS[scheme.name](scheme))
+
+
+def _short(states: Tensor) -> Tensor:
+    return states.bfloat16().float()
 
 
 def _unsigned(states: Tensor) -> Tensor:
