@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from exporter.runtime.whisper.log_mel import LogMel
 CONFIG, GENERATION = "config.json", "generation_config.json"
 EXTRACTOR = "preprocessor_config.json"
 _ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
-_POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
+POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
 
 Values = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ class Settings:
         try:
             return cls._of(config, generation, extractor)
         except KeyError as error:
-            msg = f"{GENERATION} or {CONFIG} has no {error.args[0]}"
+            msg = f"{GENERATION} or {CONFIG} has no {error}"
             raise IntegrityError(msg) from None
 
     @classmethod
@@ -87,15 +87,15 @@ class Settings:
         size = config["vocab_size"]
         several = is_multilingual(config, generation)
         languages = dict(generation.get("lang_to_id") or {}) if several else {}
-        never = generation.get("suppress_tokens") or ()
-        ends = generation["eos_token_id"]
+        never = list(generation.get("suppress_tokens") or ())
+        ends = _token(config, generation, "eos_token_id")
         previous = generation.get("prev_sot_token_id")
         if previous is None and len(never) > 1:
             previous = never[-2]  # in configs of before that key, as in transformers
         return cls(
             vocabulary=size,
-            positions=config.get("max_target_positions", _POSITIONS),
-            start=generation["decoder_start_token_id"],
+            positions=config.get("max_target_positions", POSITIONS),
+            start=_token(config, generation, "decoder_start_token_id"),
             ends=tuple(ends) if isinstance(ends, list) else (ends,),
             no_timestamps=generation["no_timestamps_token_id"],
             previous=previous,
@@ -167,6 +167,15 @@ def read_values(path: Path) -> dict[str, Any]:
     return values
 
 
+def _token(config: Values, generation: Values, name: str) -> Any:
+    """Return a token that old checkpoints have in the other file; raise KeyError for none."""
+    found = (values[name] for values in (generation, config) if values.get(name) is not None)
+    token = next(found, None)
+    if token is None:
+        raise KeyError(name)
+    return token
+
+
 def _within(tokens: Any, size: int) -> tuple[int, ...]:
     return tuple(token for token in tokens if 0 <= token < size)
 
@@ -185,10 +194,15 @@ def _log_mel(extractor: Values) -> LogMel:
         if extractor.get(name, value) != value:
             msg = f"{EXTRACTOR}: {name} is {extractor[name]!r:.40}, and only {value!r} is supported"
             raise IntegrityError(msg)
-    return LogMel(
+    return _computing(
         extractor.get("feature_size", 80),
-        rate=extractor.get("sampling_rate", 16_000),
-        size=extractor.get("n_fft", 400),
-        hop=extractor.get("hop_length", 160),
-        window_s=extractor.get("chunk_length", 30),
+        extractor.get("sampling_rate", 16_000),
+        extractor.get("n_fft", 400),
+        extractor.get("hop_length", 160),
+        extractor.get("chunk_length", 30),
     )
+
+
+@cache
+def _computing(mels: int, rate: int, size: int, hop: int, window_s: int) -> LogMel:
+    return LogMel(mels, rate=rate, size=size, hop=hop, window_s=window_s)
