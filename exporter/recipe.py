@@ -128,6 +128,9 @@ class TargetSpec(_Strict):
         return dict(self.model_extra or {})
 
 
+_Temperature = Annotated[float, Field(ge=0, le=10)]
+
+
 class Decoding(_Strict):
     """The decoding of audio to text, the same for the original and every artifact.
 
@@ -149,6 +152,21 @@ class Decoding(_Strict):
     )
     timestamps: bool = False
     batch_size: int = Field(default=1, ge=1, le=1024)
+    temperatures: Annotated[tuple[_Temperature, ...], Field(min_length=1, max_length=16)] = Field(
+        default=(0.0,), exclude_if=lambda values: values == (0.0,)
+    )
+    compression_ratio_threshold: float | None = Field(
+        default=None, ge=0, le=1000, exclude_if=lambda most: most is None
+    )
+    logprob_threshold: float | None = Field(
+        default=None, ge=-1000, le=0, exclude_if=lambda least: least is None
+    )
+    no_speech_threshold: float | None = Field(
+        default=None, ge=0, le=1, exclude_if=lambda most: most is None
+    )
+    condition_on_previous: bool = Field(default=False, exclude_if=lambda value: not value)
+    initial_prompt: Text | None = Field(default=None, exclude_if=lambda text: text is None)
+    hotwords: Text | None = Field(default=None, exclude_if=lambda text: text is None)
 
 
 class Data(_Strict):
