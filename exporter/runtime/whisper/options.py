@@ -178,7 +178,7 @@ def prompt_tokens(config: Values, generation: Values) -> int:
 
 def most_new_tokens(config: Values, generation: Values, options: Options) -> int:
     """Return the most tokens that a window's text may have after its prompt."""
-    positions: int = config.get("max_target_positions", POSITIONS)
+    positions: int = config.get("max_target_positions") or POSITIONS
     most = positions - prompt_tokens(config, generation)
     half, hot = positions // 2, options.hotwords is not None
     if hot and options.condition_on_previous:

@@ -18,6 +18,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 EXTRACTOR = "preprocessor_config.json"
 _ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
 POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
+_VOCABULARY = 51_865  # and its `vocab_size`
 
 Values = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ class Settings:
 
     @classmethod
     def _of(cls, config: Values, generation: Values, extractor: Values) -> "Settings":
-        size = config["vocab_size"]
+        size = config.get("vocab_size") or _VOCABULARY
         several = is_multilingual(config, generation)
         languages = dict(generation.get("lang_to_id") or {}) if several else {}
         never = list(generation.get("suppress_tokens") or ())
@@ -94,10 +95,10 @@ class Settings:
             previous = never[-2]  # in configs of before that key, as in transformers
         return cls(
             vocabulary=size,
-            positions=config.get("max_target_positions", POSITIONS),
+            positions=config.get("max_target_positions") or POSITIONS,
             start=_token(config, generation, "decoder_start_token_id"),
             ends=tuple(ends) if isinstance(ends, list) else (ends,),
-            no_timestamps=generation["no_timestamps_token_id"],
+            no_timestamps=_token(config, generation, "no_timestamps_token_id"),
             previous=previous,
             max_initial=generation.get("max_initial_timestamp_index"),
             never=_within(never, size),
@@ -191,7 +192,7 @@ def _code(language: str | None) -> str | None:
 def _log_mel(extractor: Values) -> LogMel:
     usual = {"padding_value": 0.0, "dither": 0.0, "padding_side": "right"}
     for name, value in usual.items():
-        if extractor.get(name, value) != value:
+        if extractor.get(name) not in (None, value):
             msg = f"{EXTRACTOR}: {name} is {extractor[name]!r:.40}, and only {value!r} is supported"
             raise IntegrityError(msg)
     return _computing(
