@@ -1,8 +1,7 @@
-"""A Whisper whose encoder and decoder are built graphs, for `generate` and the decoding loops.
+"""A Whisper whose encoder and decoder are built graphs, for `generate` and for pipelines.
 
-For `generate`, only the two forward calls and the cache are ours. Prompt, timestamp rules, beam
-search and long recordings are then transformers' code, the same for the original and for every
-artifact. What graphs do not compute, such as attention weights, is refused by name.
+Only the two forward calls and the cache are ours. Our own transcription takes the `engine` instead,
+which `exporter.runtime.whisper` decodes with. What graphs do not compute, such as attention weights, is refused by name.
 """
 
 from collections.abc import Mapping
