@@ -131,7 +131,7 @@ def assemble(
 
 
 def attach_engine(model: Any, folder: Path) -> None:
-    """Set a transformers Whisper's generation config, and what decodes with it in numpy as `model.engine`."""
+    """Set an open Whisper's generation config, and `model.engine`, by which it is decoded."""
     model.generation_config = generation_config(folder)
     model.engine = eager_engine(model)
 

@@ -1,7 +1,8 @@
 """A Whisper whose encoder and decoder are built graphs, for `generate` and for pipelines.
 
 Only the two forward calls and the cache are ours. Our own transcription takes the `engine` instead,
-which `exporter.runtime.whisper` decodes with. What graphs do not compute, such as attention weights, is refused by name.
+which `exporter.runtime.whisper` decodes with. What graphs do not compute, such as attention
+weights, is refused by name.
 """
 
 from collections.abc import Mapping
