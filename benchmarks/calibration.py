@@ -27,7 +27,7 @@ from exporter.formats import audio
 from exporter.hub.drawing import WIDTH, scale, standalone, svg, text
 from exporter.quantization.calibration.histogram import METHODS, Histogram
 from exporter.quantization.calibration.observe import observe
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 
 MODULE = "model.encoder.layers.3.fc2"  # after GELU: skewed, with outliers
 RATE = 16000

@@ -22,8 +22,8 @@ import transformers
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from exporter.families.transcript import Audio
-from exporter.runtime import load
+from exporter.recognition import load
+from exporter.runtime.transcript import Audio
 
 ENCODED = 3  # timed runs of the encoder, after one that is not
 

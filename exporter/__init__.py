@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporter.families.transcript import Segment, Transcript
-    from exporter.runtime.load import load, load_original
-    from exporter.runtime.recogniser import Recogniser
+    from exporter.recognition.load import load, load_original
+    from exporter.recognition.recogniser import Recogniser
+    from exporter.runtime.transcript import Segment, Transcript
 
 __version__ = "0.1.0"
 # The name to install by: `exporter` on the package index is somebody else's.
@@ -26,11 +26,11 @@ DISTRIBUTION = "asr-exporter"
 __all__ = ["Recogniser", "Segment", "Transcript", "load", "load_original"]
 
 _MODULES = {
-    "Recogniser": "exporter.runtime.recogniser",
-    "Segment": "exporter.families.transcript",
-    "Transcript": "exporter.families.transcript",
-    "load": "exporter.runtime.load",
-    "load_original": "exporter.runtime.load",
+    "Recogniser": "exporter.recognition.recogniser",
+    "Segment": "exporter.runtime.transcript",
+    "Transcript": "exporter.runtime.transcript",
+    "load": "exporter.recognition.load",
+    "load_original": "exporter.recognition.load",
 }
 
 # onnxruntime sends telemetry about every session unless this is set when it starts.

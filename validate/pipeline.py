@@ -171,7 +171,7 @@ class _Validation:
     """The models of one run; each original is timed and transcribes once."""
 
     def __init__(self, settings: Settings, folder: Path, progress: Progress) -> None:
-        from exporter.runtime.reference import References  # late, since it imports torch
+        from exporter.recognition.reference import References  # late, since it imports torch
 
         self._settings = settings
         self._folder = folder

@@ -177,7 +177,7 @@ def _original_rows(
     folders: Sequence[Path], manifests: Sequence[Manifest], rows: Sequence[Row], progress: Progress
 ) -> list[Row]:
     """Return a row for each checkpoint in float32, decoded like its first artifact."""
-    from exporter.runtime.reference import References
+    from exporter.recognition.reference import References
 
     references = References("run this where you ran `exporter build`", progress)
     originals: dict[tuple[str, int], Row] = {}

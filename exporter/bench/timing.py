@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact import store
 from exporter.families import FAMILIES, family_name
-from exporter.families.transcript import Audio
 from exporter.formats import audio
 from exporter.formats.config_json import read_json
 from exporter.recipe import Decoding
-from exporter.runtime import load
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition import load
+from exporter.recognition.recogniser import Recogniser
+from exporter.runtime.transcript import Audio
 from exporter.system import hardware
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS

@@ -11,12 +11,12 @@ import numpy as np
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import BuildError, DataError
 from exporter.families import FAMILIES, family_name
-from exporter.families.transcript import Sound
 from exporter.formats import audio
 from exporter.quantization.calibration import histogram, observe
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
+from exporter.runtime.transcript import Sound
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress

@@ -15,7 +15,7 @@ from exporter.system.files import readable_name
 from exporter.system.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
-    from exporter.families.transcript import Transcript
+    from exporter.runtime.transcript import Transcript
 
 
 @command(
@@ -48,7 +48,7 @@ def transcribe(
     code 3.
     """
     from exporter.artifact.lookup import require_audio
-    from exporter.runtime.transcribe import Request, transcribe_fresh
+    from exporter.recognition.transcribe import Request, transcribe_fresh
 
     require_audio(artifact, audio)
     changes = {key: value for key, value in how.items() if value is not None}

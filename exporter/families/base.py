@@ -14,8 +14,8 @@ from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.language import OneLanguage
-from exporter.families.transcript import Audio, Sound, Transcript
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio, Sound, Transcript
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The JSON files of `FamilyFacts.COMPANIONS.configs`, by file name."""

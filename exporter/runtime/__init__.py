@@ -1,1 +1,1 @@
-"""Open artifacts and originals, and transcribe audio."""
+"""Decode with an artifact's graphs: features, search, text; numpy and the standard library only."""

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.artifact import keyring, signing, store, trust
 from exporter.errors import IntegrityError, MachineError, TrustError
-from exporter.runtime import load
+from exporter.recognition import load
 from tests.support.sealed import seal
 from tests.support.signed import make_keys, trust_key
 

@@ -23,7 +23,7 @@ from exporter.bench import timing
 from exporter.build.pipeline import build
 from exporter.errors import CheckpointError, ExporterError, MachineError, TrustError
 from exporter.recipe import Decoding
-from exporter.runtime import load
+from exporter.recognition import load
 from exporter.system.progress import silent
 from exporter.validate import validate
 from exporter.validate.measure.latency import Request, measure_fresh

@@ -20,8 +20,8 @@ from exporter.build.pipeline import build
 from exporter.cli import main
 from exporter.errors import MachineError, RecipeError
 from exporter.recipe import Decoding, read
-from exporter.runtime.load import load, load_original
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.load import load, load_original
+from exporter.recognition.recogniser import Recogniser
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from tests.support import sealed

@@ -23,7 +23,7 @@ from exporter.artifact import build_registry, local_paths, report, store
 from exporter.artifact.manifest import Manifest
 from exporter.build.pipeline import BuiltArtifact, build
 from exporter.errors import BusyError, IntegrityError, RecipeError, TrustError
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
 from exporter.system.progress import silent
 from exporter.validate import validate
 from tests.support import exact

@@ -20,8 +20,8 @@ from exporter.build.pipeline import build
 from exporter.cli import main
 from exporter.families.ctc.engine import logits_of
 from exporter.recipe import Decoding
-from exporter.runtime.load import load, load_original
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.load import load, load_original
+from exporter.recognition.recogniser import Recogniser
 from exporter.system.progress import silent
 from tests.support import exact
 from tests.support.tiny_ctc import KINDS, make_clips, make_ctc, tones

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from exporter.artifact import report, trust
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from tests.support.golden import GOLDEN
 
 Record = Callable[[str, object], None]

@@ -16,7 +16,7 @@ from exporter.cli import main
 from exporter.families.ctc.engine import logits_of
 from exporter.families.ctc.speechbrain import SpeechBrainForCTC
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from exporter.system.progress import silent
 from tests.support import exact
 from tests.support.tiny_ctc import make_clips, tones

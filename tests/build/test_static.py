@@ -14,7 +14,7 @@ from exporter.build import worker_steps
 from exporter.cli import main
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 
 RECIPE = """\
 name: tiny

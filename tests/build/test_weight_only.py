@@ -18,7 +18,7 @@ from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.weights import Weights
 from exporter.recipe import read
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from exporter.validate import validate

@@ -17,7 +17,7 @@ from exporter.checkpoint import checkpoint as product
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
-from exporter.runtime.load import load_original as load_the_original
+from exporter.recognition.load import load_original as load_the_original
 
 # Half of these tests are about torch's own files.
 open_checkpoint = partial(product.open_checkpoint, allow_pickle=True)

@@ -14,7 +14,7 @@ from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
 from exporter.families.whisper import construct
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from tests.support.newer import as_transformers_5, change
 from tests.support.whisper import multilingual, sounds
 

@@ -14,7 +14,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main
 from exporter.errors import CheckpointError
 from exporter.recipe import read
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
 from exporter.system.progress import silent
 from exporter.validate.evidence import origin
 from tests.support import exact

@@ -18,7 +18,7 @@ from exporter.checkpoint.lora import Merged
 from exporter.errors import CheckpointError, HubError
 from exporter.families import FAMILIES
 from exporter.quantization.int8 import quantize
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
 from tests.support.tiny_adapter import PREFIX, QUERY, VALUE, WIDE, change, write_adapter
 
 NORM = "model.encoder.layer_norm"

@@ -14,7 +14,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from tests.support.whisper import multilingual, sounds
 
 WHISPER = FAMILIES["whisper"]

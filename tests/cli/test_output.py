@@ -17,10 +17,10 @@ from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
 from exporter.errors import DataError
-from exporter.families.transcript import Segment, Transcript
 from exporter.recipe import Decoding, Recipe
-from exporter.runtime import load as loading
-from exporter.runtime import transcribe as transcribing
+from exporter.recognition import load as loading
+from exporter.recognition import transcribe as transcribing
+from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.progress import Progress
 from tests.support.judging import SENTENCE, case
@@ -283,7 +283,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         what: str,
         on_result: Callable[[Any], None],
     ) -> None:
-        assert (step, what) == ("exporter.runtime.transcribe:transcribe", "artifact")
+        assert (step, what) == ("exporter.recognition.transcribe:transcribe", "artifact")
         for row in transcribing.transcribe(request, progress):
             on_result(json.loads(json.dumps(row)))
 

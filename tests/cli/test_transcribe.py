@@ -17,7 +17,7 @@ import soundfile
 
 from exporter.cli import main
 from exporter.formats import audio
-from exporter.runtime import transcribe
+from exporter.recognition import transcribe
 from exporter.system import worker
 from exporter.system.progress import Progress
 from tests.support.golden import GOLDEN

@@ -17,13 +17,13 @@ from tests.damage.grounds import ROOT, own_places
 _LOADED = {
     "validate": (
         *("exporter.validate.pipeline", "exporter.validate.measure.latency"),
-        *("exporter.runtime.load", "exporter.families.whisper.family", "exporter.bench.timing"),
+        *("exporter.recognition.load", "exporter.families.whisper.family", "exporter.bench.timing"),
         *("exporter.targets.aoti.target", "exporter.targets.onnx.target"),
         *("exporter.targets.pytorch.target", "onnxruntime", "torch.export"),
         "transformers.models.whisper.modeling_whisper",
     ),
     "build": (
-        *("exporter.build.pipeline", "exporter.build.worker_steps", "exporter.runtime.load"),
+        *("exporter.build.pipeline", "exporter.build.worker_steps", "exporter.recognition.load"),
         *("optimum.onnxruntime", "onnxruntime", "onnxscript", "torch.export"),
         *("torch._inductor.compile_fx", "transformers.models.whisper.modeling_whisper"),
     ),

@@ -243,7 +243,7 @@ def _write_sounds(ground: Ground) -> None:
     Sounds whose text depends on roundings are left out: few recordings of speech are so close to
     call, and these would leave every honest build undecided.
     """
-    from exporter.runtime.load import load_original
+    from exporter.recognition.load import load_original
 
     ground.clips.mkdir(exist_ok=True)
     decoding = recipes.Decoding.model_validate(_yaml(ground.decoding))

@@ -13,7 +13,7 @@ from exporter.errors import CheckpointError, IntegrityError
 from exporter.families.whisper import agreement
 from exporter.families.whisper import family as whisper
 from exporter.families.whisper.construct import generation_config
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from tests.support.built import Change, edit
 from tests.support.resealed import resealed
 from tests.support.tiny import make_whisper

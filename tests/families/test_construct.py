@@ -49,7 +49,7 @@ from exporter import load
 from exporter.formats import config_json
 from exporter.families.whisper import family
 from exporter.formats.config_json import read_json
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from transformers.utils import is_kernels_available
 
 config_json._refuse_code = lambda *_: None

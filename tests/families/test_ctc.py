@@ -21,7 +21,7 @@ from exporter.errors import CheckpointError, RecipeError
 from exporter.families import FAMILIES, family_name, model_types
 from exporter.families.ctc.kinds import KINDS, first_frame
 from exporter.recipe import Decoding
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from tests.support import tiny_ctc
 from tests.support.tiny_ctc import make_ctc, tones
 

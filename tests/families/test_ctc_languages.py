@@ -18,8 +18,8 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError, RecipeError
 from exporter.families import FAMILIES
 from exporter.recipe import Decoding
-from exporter.runtime.load import load, load_original
-from exporter.runtime.reference import References
+from exporter.recognition.load import load, load_original
+from exporter.recognition.reference import References
 from exporter.system.progress import silent
 from tests.support import exact
 from tests.support.hub import of_folder, serving

@@ -12,7 +12,7 @@ from exporter.checkpoint.compatibility import check_fit
 from exporter.families import FAMILIES
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.engine import logits_of
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from tests.support.tiny_ctc import tones
 from tests.support.tiny_speechbrain import FORMS, PIECES, make_speechbrain
 

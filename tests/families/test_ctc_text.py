@@ -18,7 +18,7 @@ from exporter.families.ctc.decoding.features import Samples
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.recipe import Decoding
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from tests.support.tiny_ctc import make_ctc, tones
 
 FAMILY = FAMILIES["ctc"]

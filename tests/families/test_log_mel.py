@@ -9,10 +9,10 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from exporter.errors import DataError
-from exporter.families.transcript import Audio, Sound
 from exporter.families.whisper.decoding.log_mel import log_mel
 from exporter.families.whisper.decoding.long_features import LongFeatures
 from exporter.formats import audio
+from exporter.runtime.transcript import Audio, Sound
 
 WINDOW_S = 2
 SAMPLES = 16000 * WINDOW_S

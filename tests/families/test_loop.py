@@ -19,7 +19,7 @@ from exporter.families.whisper.decoding.settings import settings_of, with_settin
 from exporter.families.whisper.engine.cache import GraphCache
 from exporter.families.whisper.engine.model import GraphWhisper
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from tests.support.in_process import steps_in_process
 from tests.support.tiny import make_whisper
 from tests.support.whisper import multilingual, opened, recut, sounds

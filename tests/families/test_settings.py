@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from exporter.errors import CheckpointError, RecipeError
-from exporter.families.transcript import Transcript
 from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
+from exporter.runtime.transcript import Transcript
 from tests.support.whisper import multilingual, recut, sounds
 
 KINDS = ["original", "dynamic", "static", "eager"]

@@ -102,7 +102,7 @@ def test_a_window_with_added_words_is_decoded_once(
 
 
 def test_words_in_a_folder_of_transformers_5(folders: dict[str, Path], tmp_path: Path) -> None:
-    from exporter.runtime.load import load_original
+    from exporter.recognition.load import load_original
 
     before = load_original(folders["apart"]).decode(sounds(1.0), multilingual())
     newer = as_transformers_5(Path(shutil.copytree(folders["apart"], tmp_path / "newer")))

@@ -17,7 +17,7 @@ import pytest
 
 from exporter import cli
 from exporter.artifact import report, store
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
 from tests.support.golden import GOLDEN
 from tests.support.mutations import mutated, text
 from tests.support.resealed import resealed

@@ -15,7 +15,7 @@ from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.hub import pull, push
-from exporter.runtime import load
+from exporter.recognition import load
 from exporter.system.progress import silent
 from tests.support import faulty, passing
 from tests.support.faulty import Pulling, Record

@@ -9,7 +9,7 @@ from exporter.artifact import provenance, signing, store, trust
 from exporter.cli import main
 from exporter.errors import RecipeError, TrustError
 from exporter.hub import pull, push
-from exporter.runtime import load
+from exporter.recognition import load
 from exporter.system.progress import silent
 from tests.support import passing
 from tests.support.hub import Hub

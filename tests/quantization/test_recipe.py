@@ -13,7 +13,7 @@ from exporter.build.resolve import Planned, resolve
 from exporter.cli import main
 from exporter.errors import RecipeError
 from exporter.formats.safetensors_header import read_header
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from exporter.system.progress import silent
 
 RECIPE = """\

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from exporter.families.transcript import Audio
-from exporter.runtime.load import load
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.load import load
+from exporter.recognition.recogniser import Recogniser
+from exporter.runtime.transcript import Audio
 from tests.support import passing
 from tests.support.hub import serving
 from tests.support.tiny import make_whisper

@@ -31,7 +31,7 @@ _LOADED = (
         "exporter.build.worker_steps",
         "exporter.validate.pipeline",
         "exporter.hub.push",
-        "exporter.runtime.reference",
+        "exporter.recognition.reference",
     ),
     *("optimum.onnxruntime", "onnxruntime", "torch.export", "torch._inductor.compile_fx"),
     *("transformers.models.whisper.modeling_whisper", "transformers.pipelines", "onnxscript"),

@@ -31,10 +31,10 @@ from exporter.families.derived import Derivation
 from exporter.families.facts import Companions
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
-from exporter.families.transcript import Audio, Segment, Sound, Transcript
 from exporter.formats.audio import whole
 from exporter.formats.config_json import Limits
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 
 MODEL_TYPES = ("letters",)
 COMPANIONS = Companions(

@@ -1,7 +1,7 @@
 """The product's packages from the top down: one imports only what stands below it."""
 
 PACKAGE_ORDER = (
-    *("cli", "tune", "validate", "build", "bench", "runtime", "doctor", "targets"),
-    *("quantization", "checkpoint", "hub", "families", "artifact", "recipe", "formats"),
+    *("cli", "tune", "validate", "build", "bench", "recognition", "doctor", "targets"),
+    *("quantization", "checkpoint", "hub", "families", "artifact", "recipe", "runtime", "formats"),
     *("system", "errors"),
 )

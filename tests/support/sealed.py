@@ -14,7 +14,7 @@ from exporter.artifact import store
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.errors import ExporterError
 from exporter.formats import pt2
-from exporter.runtime import load
+from exporter.recognition import load
 
 RECIPE = "name: tiny\ncheckpoint: checkpoint\ntargets:\n  - kind: aoti\ndata: {clips: .}\n"
 SPEC = {"inputs": {}, "outputs": {}, "constants": {}}

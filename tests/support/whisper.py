@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from exporter.families.graph import WRITTEN, Graph
-from exporter.families.transcript import Audio
 from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio
 
 Cut = Literal["dynamic", "static"]
 

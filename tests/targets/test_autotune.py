@@ -21,7 +21,7 @@ from exporter.families.graph import parameter_names
 from exporter.quantization.plan import shared_tables
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.weight_int4 import Scheme as WeightInt4
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from exporter.system import hardware, worker
 from exporter.system.progress import silent
 from exporter.targets.aoti import autotune, graph_builder

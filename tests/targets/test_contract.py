@@ -23,7 +23,7 @@ from exporter.errors import MachineError
 from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 from exporter.system import accelerators
 from exporter.system.hardware import describe
 from exporter.system.progress import silent

@@ -19,7 +19,7 @@ from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.recipe import Decoding
-from exporter.runtime.load import load, load_original
+from exporter.recognition.load import load, load_original
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from tests.support import exact, passing

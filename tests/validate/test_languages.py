@@ -14,11 +14,11 @@ from exporter.artifact.report import Report
 from exporter.build.pipeline import build
 from exporter.errors import DataError
 from exporter.families import read_configs
-from exporter.families.transcript import Transcript
 from exporter.families.whisper import family as whisper
 from exporter.formats.clips import Clip
 from exporter.recipe import Decoding
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.recogniser import Recogniser
+from exporter.runtime.transcript import Transcript
 from exporter.system.progress import silent
 from exporter.validate import pipeline
 from exporter.validate.corpus.languages import Spoken, spoken_in

@@ -17,7 +17,7 @@ from exporter.errors import (
     ResourceError,
 )
 from exporter.recipe import Decoding
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.recogniser import Recogniser
 from exporter.system import worker
 from exporter.system.progress import Progress
 from exporter.validate.measure.latency import MAX_PASSES, Request, measure_fresh, time_interleaved

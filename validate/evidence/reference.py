@@ -18,11 +18,11 @@ from exporter.artifact import store
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import exhausted
 from exporter.families.forcing import Forced
-from exporter.families.transcript import Audio
 from exporter.formats import audio
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Rounding, simulate
 from exporter.quantization.weights import Weights
+from exporter.runtime.transcript import Audio
 from exporter.system.progress import Progress
 from exporter.targets import inspection_of
 from exporter.targets.inspection import plan_of

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from exporter.bench.timing import opened
-from exporter.families.transcript import Sound, Transcript
 from exporter.formats import audio
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Sound, Transcript
 from exporter.system.progress import Progress
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.workers.worker import Opened, Request, serve
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 
 
 def open_model(request: Request) -> Opened:

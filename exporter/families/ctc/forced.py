@@ -10,8 +10,8 @@ from exporter.families.ctc.decoding.transcribe import features_of
 from exporter.families.ctc.engine import logits_of
 from exporter.families.forcing import Forced, observed
 from exporter.families.graph import GraphFunction
-from exporter.families.transcript import Audio
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio
 
 _FRONT = "feature_extractor."
 

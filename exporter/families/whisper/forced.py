@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from exporter.families.attention import joined, unpacked
 from exporter.families.forcing import Forced, States, observed
 from exporter.families.graph import GraphFunction
-from exporter.families.transcript import Audio
 from exporter.families.whisper.decoding.generation_rules import read_rules
 from exporter.families.whisper.decoding.settings import settings_of
 from exporter.families.whisper.decoding.transcribe import features_of
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio
 
 _WINDOW_CACHE = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 _TOKEN_CACHE = ("self_attn.k_proj", "self_attn.v_proj")

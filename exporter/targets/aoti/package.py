@@ -141,7 +141,8 @@ def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Te
 def write(compiled: Path, target: Path, spec: Spec) -> None:
     """Copy the members that loading needs from torch's package, with fixed names and times.
 
-    The generated sources are dropped: they are large, and contain paths of this machine.
+    The generated sources are dropped: they are large, and contain paths of this machine. The
+    library is compressed, to about a third: loaders copy it into a file of its own anyway.
     """
     with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -149,7 +150,7 @@ def write(compiled: Path, target: Path, spec: Spec) -> None:
             if inner is not None:
                 with old.open(info) as data, new.open(_member(target, inner), "w") as out:
                     shutil.copyfileobj(data, out, 1 << 20)
-        new.writestr(_member(target, pt2.SPEC), json.dumps(asdict(spec), indent=1))
+        new.writestr(_member(target, pt2.SPEC), json.dumps(asdict(spec)))
 
 
 def read_spec(path: Path) -> Spec:
@@ -199,4 +200,5 @@ def _constant(inner: str) -> str | None:
 def _member(package: Path, inner: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"{package.stem}/{inner}", date_time=(1980, 1, 1, 0, 0, 0))
     info.external_attr = 0o644 << 16
+    info.compress_type = zipfile.ZIP_DEFLATED if inner == pt2.LIBRARY else zipfile.ZIP_STORED
     return info

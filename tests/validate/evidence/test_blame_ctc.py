@@ -9,7 +9,7 @@ import torch
 from exporter.artifact import store
 from exporter.families import FAMILIES
 from exporter.recipe import Decoding
-from exporter.runtime.load import load_original
+from exporter.recognition.load import load_original
 from exporter.system.progress import silent
 from exporter.targets import inspection_of
 from exporter.validate.evidence.blame import effects_of

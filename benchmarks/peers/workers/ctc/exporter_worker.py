@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.peers.workers.worker import Opened, Request, serve
 from exporter.recipe import Decoding
-from exporter.runtime.load import load
+from exporter.recognition.load import load
 
 
 class Counted:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.families.transcript import Audio
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio
 
 _STRIDES = 6  # of a chunk, the default
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import SeamlessM4TFeatureExtractor
 
 from exporter.families.ctc.decoding.features import padded
-from exporter.families.transcript import Audio
+from exporter.runtime.transcript import Audio
 
 _WINDOW, _HOP = 400, 160  # samples, constants of transformers' feature extractor
 _STRIDE = 2  # frames in a row; `config_limits` allows no other number

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Wav2Vec2FeatureExtractor
 
 from exporter.families.ctc.config_limits import receptive_field
-from exporter.families.transcript import Audio
+from exporter.runtime.transcript import Audio
 
 _EPSILON = 1e-7  # of Wav2Vec2FeatureExtractor
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
 from exporter.families.ctc.decoding.features import padded
-from exporter.families.transcript import Audio
+from exporter.runtime.transcript import Audio
 
 _FFT, _WINDOW, _HOP = 512, 400, 160  # samples; `config_limits` allows no other numbers
 _GUARD = 2.0**-24  # added to powers before their logarithm

@@ -14,9 +14,9 @@ from exporter.families.ctc.decoding.chunks import chunks, cut_of
 from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.engine import logits_of
 from exporter.families.ctc.kinds import first_frame, input_of
-from exporter.families.transcript import Audio, Segment, Sound, Transcript
 from exporter.formats.audio import LongAudio
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 
 
 def transcribe(

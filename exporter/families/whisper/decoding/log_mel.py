@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from exporter.families.transcript import Audio
+from exporter.runtime.transcript import Audio
 
 _FLOOR = 1e-10  # power below which it is silence
 _RANGE = 8.0  # dynamic range below the loudest value, in decades

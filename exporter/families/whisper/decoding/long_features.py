@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from exporter.errors import DataError
-from exporter.families.transcript import Audio, Sound
 from exporter.families.whisper.decoding.log_mel import FEWEST, LogMel, scaled
 from exporter.formats.audio import LongAudio
+from exporter.runtime.transcript import Audio, Sound
 
 _STRETCH = 3000  # frames at a time when the loudest value is looked for
 _BLOCK_SAMPLES = 1 << 18

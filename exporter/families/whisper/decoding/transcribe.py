@@ -7,13 +7,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from exporter.families.transcript import Segment, Sound, Transcript
 from exporter.families.whisper.decoding import loop
 from exporter.families.whisper.decoding.log_mel import log_mel
 from exporter.families.whisper.decoding.long_features import LongFeatures
 from exporter.families.whisper.decoding.settings import settings_of, with_settings
 from exporter.formats.audio import LongAudio, whole
 from exporter.recipe import Decoding
+from exporter.runtime.transcript import Segment, Sound, Transcript
 
 
 def transcribe(

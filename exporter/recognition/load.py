@@ -15,9 +15,9 @@ from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import IntegrityError, MachineError, RecipeError
 from exporter.hub import pull
 from exporter.recipe import Decoding
-from exporter.runtime.foreign import foreign_files, sealed_configs
-from exporter.runtime.quiet import no_progress_bars, quiet_libraries
-from exporter.runtime.recogniser import Recogniser
+from exporter.recognition.foreign import foreign_files, sealed_configs
+from exporter.recognition.quiet import no_progress_bars, quiet_libraries
+from exporter.recognition.recogniser import Recogniser
 from exporter.system.accelerators import DEVICES, require_device
 from exporter.system.hardware import describe, require_features, thread_limit
 from exporter.system.progress import Progress, silent

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from transformers.utils import logging as theirs
 
-from exporter.runtime.quiet import no_progress_bars, quiet_libraries
+from exporter.recognition.quiet import no_progress_bars, quiet_libraries
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from exporter.errors import DataError, RecipeError
-from exporter.families.transcript import Segment, Transcript
 from exporter.hub import pull
-from exporter.runtime import load
-from exporter.runtime.recogniser import unknown_option
+from exporter.recognition import load
+from exporter.recognition.recogniser import unknown_option
+from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress

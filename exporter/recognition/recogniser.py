@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from exporter.artifact.manifest import Manifest
 from exporter.errors import DataError, RecipeError
-from exporter.families.transcript import Sound, Transcript
 from exporter.formats import audio as audio_files
 from exporter.formats.audio import KINDS, LongAudio, Recording, is_recording, require_rate
 from exporter.formats.yaml_source import explain, nearest
 from exporter.recipe import Decoding
-from exporter.runtime.foreign import foreign_files
-from exporter.runtime.quiet import quiet_libraries
+from exporter.recognition.foreign import foreign_files
+from exporter.recognition.quiet import quiet_libraries
+from exporter.runtime.transcript import Sound, Transcript
 
 if TYPE_CHECKING:
     from exporter.families.base import Family

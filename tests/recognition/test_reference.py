@@ -10,7 +10,7 @@ from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.manifest import BuildFigures, Manifest, Origin, RecipeStamp, Requirements
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import CheckpointError, IntegrityError
-from exporter.runtime.reference import References
+from exporter.recognition.reference import References
 from exporter.system.progress import silent
 
 

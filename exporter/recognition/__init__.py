@@ -1,0 +1,1 @@
+"""Open artifacts and originals, and transcribe audio."""

@@ -1,0 +1,1 @@
+"""Whisper: log-mel features, generation rules, search, long recordings, text."""
