@@ -32,7 +32,7 @@ from exporter.families.facts import Companions
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.formats.audio import whole
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 

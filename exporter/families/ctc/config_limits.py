@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 from exporter.formats.tokenizer_limits import AnyToken, Name, SpecialTokens, Tokenizer
 
 SPEECHBRAIN = "speechbrain-wav2vec2-ctc"

@@ -20,7 +20,8 @@ from exporter.families.ctc.graphs.layers import core
 from exporter.families.ctc.graphs.positions import compute_positions
 from exporter.families.ctc.kinds import KINDS, Kind
 from exporter.families.offline import offline
-from exporter.formats.config_json import held, is_regular_file, read_json
+from exporter.formats.config_json import is_regular_file, read_json
+from exporter.formats.config_limits import held
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
 VOCABULARY, TOKENIZER, FAST = "vocab.json", "tokenizer_config.json", "tokenizer.json"

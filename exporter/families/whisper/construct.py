@@ -24,7 +24,8 @@ from exporter.families.whisper import agreement
 from exporter.families.whisper.config_limits import CONFIGS
 from exporter.families.whisper.decoding.options import CONFIG, GENERATION
 from exporter.families.whisper.decoding.settings import model_settings
-from exporter.formats.config_json import held, is_regular_file, read_json
+from exporter.formats.config_json import is_regular_file, read_json
+from exporter.formats.config_limits import held
 
 _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
