@@ -15,7 +15,7 @@ from exporter.artifact import report, signing, store
 from exporter.artifact import trust as trusted
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.signing import SIGNATURE, SIGNATURES
+from exporter.artifact.signing import SIGNATURE
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id, require_digest
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 # Files outside the digest that are pulled too.
-_SIGNED = (PROVENANCE, *SIGNATURES)
+_SIGNED = (PROVENANCE, *store.SIGNATURES)
 _COMPANY = (
     report.REPORT,
     report.PAGE,
