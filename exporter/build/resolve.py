@@ -17,7 +17,6 @@ from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError, HubError, MachineError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name, read_configs
 from exporter.families.decoding import foreign_option, foreign_options
-from exporter.formats.yaml_source import nearest
 from exporter.quantization import summary
 from exporter.quantization.plan import (
     Match,
@@ -31,6 +30,7 @@ from exporter.recipe import Recipe
 from exporter.system.files import require_no_link
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
+from exporter.system.text import nearest
 from exporter.targets import TARGETS
 from exporter.targets.options import TargetOptions
 
