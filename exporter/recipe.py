@@ -132,10 +132,15 @@ class TargetSpec(_Strict):
 def _option(name: str) -> Any:
     """Return the field of an option with its default and its limits."""
     option = OPTIONS[name]
-    late: dict[str, Any] = {}
+    how: dict[str, Any] = dict(option.limits)
+    if option.kind is tuple:
+        how = {"min_length": 1, "max_length": option.longest}  # limits are those of each
     if option.late:
-        late["exclude_if"] = lambda value: value == option.default
-    return Field(default=option.default, **option.limits, **late)
+        how["exclude_if"] = lambda value: value == option.default
+    return Field(default=option.default, **how)
+
+
+_Temperature = Annotated[float, Field(**OPTIONS["temperatures"].limits)]
 
 
 class Decoding(_Strict):
@@ -158,6 +163,13 @@ class Decoding(_Strict):
     stride_length_s: float | None = _option("stride_length_s")
     timestamps: bool = _option("timestamps")
     batch_size: int = _option("batch_size")
+    temperatures: tuple[_Temperature, ...] = _option("temperatures")
+    compression_ratio_threshold: float | None = _option("compression_ratio_threshold")
+    logprob_threshold: float | None = _option("logprob_threshold")
+    no_speech_threshold: float | None = _option("no_speech_threshold")
+    condition_on_previous: bool = _option("condition_on_previous")
+    initial_prompt: Text | None = _option("initial_prompt")
+    hotwords: Text | None = _option("hotwords")
 
 
 class Data(_Strict):

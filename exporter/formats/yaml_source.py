@@ -44,6 +44,7 @@ _WORDS = {
     "a valid string": "text",
     "a valid boolean": "true or false",
     "a valid array": "a list",
+    "a valid tuple": "a list",
     "a valid dictionary": "a mapping",
     "an object": "a mapping",
 }
@@ -289,7 +290,11 @@ def _unknown(word: str, known: Sequence[str]) -> str:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    message = detail["msg"]
+    message, context = detail["msg"], detail.get("ctx", {})
+    if detail["type"] == "too_short":
+        return f"expected {context['min_length']} or more of them, got {context['actual_length']}"
+    if detail["type"] == "too_long":
+        return f"expected at most {context['max_length']} of them, got {context['actual_length']}"
     if not message.startswith("Input should"):
         return message
     for theirs, ours in _WORDS.items():

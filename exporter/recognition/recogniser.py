@@ -15,11 +15,12 @@ from exporter.artifact.manifest import Manifest
 from exporter.errors import DataError, RecipeError
 from exporter.formats import audio as audio_files
 from exporter.formats.audio import KINDS, LongAudio, Recording, is_recording, require_rate
-from exporter.formats.yaml_source import explain, nearest
+from exporter.formats.yaml_source import explain
 from exporter.recipe import Decoding
 from exporter.recognition.foreign import foreign_files
 from exporter.recognition.quiet import quiet_libraries
 from exporter.runtime.transcript import Sound, Transcript
+from exporter.system.text import nearest
 
 if TYPE_CHECKING:
     from exporter.families.base import Family

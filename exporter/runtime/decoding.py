@@ -5,9 +5,10 @@
 
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,13 @@ class Option:
     """An option of `decoding:`.
 
     Attributes:
-        kind: The type of its values.
+        kind: The type of its values; tuple: a list of numbers.
         default: The value if it is left out; it may be None if that is.
         least: The least value.
         above: A number that every value is above.
         most: The greatest value.
         choices: All values, if they are few.
+        longest: The most numbers of a list.
         late: Whether it is younger than the first reports. Those keep their bytes, because such an
             option is left out of data where it has its default.
     """
@@ -46,6 +48,7 @@ class Option:
     above: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
+    longest: int = 16
     late: bool = True
 
     @property
@@ -67,6 +70,13 @@ OPTIONS: Mapping[str, Option] = {
     "stride_length_s": Option(float, None, least=0, most=300),
     "timestamps": Option(bool, False, late=False),
     "batch_size": Option(int, 1, least=1, most=1024, late=False),
+    "temperatures": Option(tuple, (0.0,), least=0, most=10),
+    "compression_ratio_threshold": Option(float, None, least=0, most=1000),
+    "logprob_threshold": Option(float, None, least=-1000, most=0),
+    "no_speech_threshold": Option(float, None, least=0, most=1),
+    "condition_on_previous": Option(bool, False),
+    "initial_prompt": Option(str, None),
+    "hotwords": Option(str, None),
 }
 
 
@@ -122,16 +132,34 @@ def changed(values: Values) -> dict[str, Any]:
 def _checked(values: Values, given: Values) -> dict[str, Any]:
     result, wrong = dict(values), []
     for name in (name for name in OPTIONS if name in given):
-        problem = next(_problems(OPTIONS[name], given[name]), None)
-        if problem:
-            wrong.append(f"{name}: {problem}")
-        elif OPTIONS[name].kind is float and given[name] is not None:
-            result[name] = float(given[name])
+        option, value = OPTIONS[name], given[name]
+        if problems := [*_problems_of_each(name, option, value)]:
+            wrong += problems
+        elif option.kind is tuple:
+            result[name] = tuple(map(float, value))
+        elif option.kind is float and value is not None:
+            result[name] = float(value)
         else:
-            result[name] = given[name]
+            result[name] = value
     if wrong:
         raise RecipeError("\n".join(wrong[:_MOST_TOLD]))
     return result
+
+
+def _problems_of_each(name: str, option: Option, value: Any) -> Iterator[str]:
+    """Yield what is wrong with a value, or with each number of a list."""
+    if option.kind is not tuple:
+        yield from (f"{name}: {each}" for each in [*_problems(option, value)][:1])
+    elif not isinstance(value, list):
+        yield f"{name}: expected a list, got {described(value)}"
+    elif not value:
+        yield f"{name}: expected 1 or more of them, got 0"
+    elif len(value) > option.longest:
+        yield f"{name}: expected at most {option.longest} of them, got {len(value)}"
+    else:
+        number = replace(option, kind=float)
+        for place, each in enumerate(value):
+            yield from (f"{name}.{place}: {told}" for told in [*_problems(number, each)][:1])
 
 
 def _problems(option: Option, value: Any) -> Iterator[str]:
@@ -158,12 +186,12 @@ def _problems(option: Option, value: Any) -> Iterator[str]:
 
 def _beyond(option: Option, value: Any) -> Iterator[str]:
     told = (
-        ("greater than or equal to", option.least, lambda limit: value >= limit),
-        ("greater than", option.above, lambda limit: value > limit),
-        ("less than or equal to", option.most, lambda limit: value <= limit),
+        ("greater than or equal to", option.least, operator.ge),
+        ("greater than", option.above, operator.gt),
+        ("less than or equal to", option.most, operator.le),
     )
     for words, limit, holds in told:
-        if limit is not None and not holds(limit):
+        if limit is not None and not holds(value, limit):
             yield f"expected {words} {limit:g}, got {described(value)}"
 
 

@@ -14,7 +14,7 @@ from exporter.runtime.decoding import OPTIONS, complete, overlaid
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 5.0, 0.5, -0.0, 10**30, 64, 65, 600, 600.5, 1024, 1025),
     *(float("inf"), float("nan"), "", " en", "en", "a\nb", "transcribe", "transcrib", "5", "true"),
-    *([], [0.0], [0.0, 0.2, 1], ["0"], [11], [None], {}, {"a": 1}),
+    *([], [0.0], [0.0, 0.2, 1], ["0"], [11], [None], [0.5] * 17, {}, {"a": 1}),
 ]
 
 
