@@ -107,7 +107,9 @@ def verify_and_authorize(folder: Path, *, trust: bool) -> Manifest:
 
 
 @contextmanager
-def opening(folder: Path, *, trust: bool) -> Iterator[SealedManifest]:
+def opening(
+    folder: Path, *, trust: bool, meanwhile: Callable[[SealedManifest], bool] = lambda _: True
+) -> Iterator[SealedManifest]:
     """Do the same around a block that opens an artifact, without reading the whole manifest.
 
     Files that are data are hashed in a thread while the block opens them: nothing may come out of
@@ -116,6 +118,8 @@ def opening(folder: Path, *, trust: bool) -> Iterator[SealedManifest]:
     Args:
         folder: The artifact.
         trust: Accept code that was neither built here nor signed by a trusted key.
+        meanwhile: Whether the block only reads the data of such an artifact, which so may be
+            hashed meanwhile.
 
     Yields:
         What the manifest says to who opens the artifact.
@@ -127,15 +131,14 @@ def opening(folder: Path, *, trust: bool) -> Iterator[SealedManifest]:
         BusyError: The artifact was replaced meanwhile.
     """
     manifest = store.read_sealed(folder)
-    if code(manifest):
+    if code(manifest) or not meanwhile(manifest):
         manifest = store.verify_sealed(folder)
         _authorize(folder, manifest, trust=trust)
         yield manifest
     else:
-        _require_whole(folder, manifest, store.require_files)
-        _authorize(folder, manifest, trust=trust)
+        _require_current(folder, manifest, store.require_files)
         with ThreadPoolExecutor(1, "hashing") as pool:
-            hashed = pool.submit(_require_whole, folder, manifest, store.require_hashes)
+            hashed = pool.submit(_require_current, folder, manifest, _require_bytes)
             try:
                 yield manifest
             finally:
@@ -143,7 +146,7 @@ def opening(folder: Path, *, trust: bool) -> Iterator[SealedManifest]:
     store.require_same(folder, manifest)  # fails if the artifact was replaced meanwhile
 
 
-def _require_whole(
+def _require_current(
     folder: Path, manifest: SealedManifest, check: Callable[[Path, AnyManifest], None]
 ) -> None:
     """Check files; raise BusyError instead of IntegrityError if another artifact is in place."""
@@ -154,9 +157,19 @@ def _require_whole(
         raise
 
 
+def _require_bytes(folder: Path, manifest: AnyManifest) -> None:
+    store.require_hashes(folder, manifest)
+    _require_forms(folder, manifest)
+
+
 def _authorize(folder: Path, manifest: AnyManifest, *, trust: bool) -> None:
-    """Check the origin of a verified artifact's code, and that its configs are only data."""
+    """Check the origin of a verified artifact's code, and the forms of its files."""
     _require(folder, folder, manifest, verified=True, trust=trust)
+    _require_forms(folder, manifest)
+
+
+def _require_forms(folder: Path, manifest: AnyManifest) -> None:
+    """Check that packages have the form that we write, and that configs bring no code."""
     for path in (folder / file.path for file in manifest.files):
         if path.suffix == _PACKAGE:
             pt2.check(path)

@@ -84,26 +84,6 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     return wanted.had(progress)
 
 
-def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """Return the folder of an artifact that is named by its folder or by its Hub id.
-
-    `path` is a Hub id if neither it nor its first component exists on disk.
-
-    Args:
-        path: The folder, or the id as in `fetch_to_cache`.
-        progress: Receives attempts and bytes.
-        trust: Download code that was not built here.
-
-    Raises:
-        ExporterError: The errors of `fetch_to_cache`.
-    """
-    place = Path(path)
-    here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
-    if here or hub_id(str(path)) is None:
-        return place
-    return fetch_to_cache(str(path), progress, trust=trust)
-
-
 def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:
     """Return the folder of a Hub's artifact in this machine's cache, updated if it changed.
 

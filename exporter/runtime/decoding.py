@@ -7,7 +7,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,6 +127,23 @@ def changed(values: Values) -> dict[str, Any]:
     return {
         name: values[name] for name, option in OPTIONS.items() if values[name] != option.default
     }
+
+
+def foreign_options(values: Values, known: Collection[str]) -> list[str]:
+    """Return the options that are set and not among `known`, in the recipe's order."""
+    return [name for name in changed(values) if name not in known]
+
+
+def foreign_option(name: str, known: Collection[str]) -> str:
+    """Return a message that a kind of model lacks an option, with those that it has."""
+    options = ", ".join(known) or "none"
+    return f"this kind of model has no decoding option `{name}`: leave it out (it has: {options})"
+
+
+def refuse_foreign(values: Values, known: Collection[str]) -> None:
+    """Raise RecipeError for the first option that is set and not among `known`."""
+    for name in foreign_options(values, known):
+        raise RecipeError(foreign_option(name, known))
 
 
 def _checked(values: Values, given: Values) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def ours(folder: Path) -> Engine:
     manifest = store.read_sealed(folder)
     graphs = own_graphs(folder, manifest.files, store.read_verified)
     opened = {graph_name(p): session.open_graph(p, c, 1) for p, c in graphs.items()}
-    return Engine(opened, {"max_source_positions": 200})
+    return Engine(opened)
 
 
 class Torch:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
-from exporter.families.ctc import DECODING, construct, engine
+from exporter.families.ctc import construct, engine
 from exporter.families.ctc import derived as forms
 from exporter.families.ctc import forced as forcing
 from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
@@ -19,12 +19,11 @@ from exporter.families.ctc.graphs.whole import GRAPH
 from exporter.families.ctc.kinds import IN_JAVASCRIPT, KINDS, input_of
 from exporter.families.ctc.language_codes import matching
 from exporter.families.ctc.languages import TARGET, one_language
-from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.formats.config_json import is_regular_file, read_json
 from exporter.recipe import Decoding
-from exporter.runtime.ctc.chunks import cut_of
+from exporter.runtime.ctc.model import check_decoding as check_options
 from exporter.runtime.ctc.tokens import FAST, TOKENIZER
 
 __all__ = [  # the family's protocol
@@ -233,22 +232,10 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
         RecipeError: The model lacks an option or the language, or no frame of a chunk would be its
             own.
     """
-    own = configs[construct.CONFIG].get(TARGET)
-    known = [name for name in DECODING if own or name != "language"]
-    refuse_foreign_options(decoding, known)
-    if decoding.language not in (None, own):
-        msg = f"the model is of the language {own!r:.40} alone, not of {decoding.language!r:.40}"
-        raise RecipeError(msg)
     config = construct.config(dict(configs[construct.CONFIG]))
     rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
     ratio = input_of(config).ratio(config)
-    cut = cut_of(decoding.chunk_length_s, decoding.stride_length_s, rate, ratio)
-    if cut.length <= 2 * cut.stride:
-        msg = (
-            f"chunk_length_s {decoding.chunk_length_s:g} is not longer than twice stride_length_s: "
-            "no frame of a chunk would be its own"
-        )
-        raise RecipeError(msg)
+    check_options(vars(decoding), configs[construct.CONFIG].get(TARGET), rate, ratio)
 
 
 def limit_tokens(model: Any, tokens: int) -> None:

@@ -31,7 +31,7 @@ _PAIR = 2  # filter banks in a row
 # transformers' defaults of `config.json` and `preprocessor_config.json`.
 _STRIDES, _KERNELS = (5, 2, 2, 2, 2, 2, 2), (10, 3, 3, 3, 3, 2, 2)
 _RATE, _MELS, _PREEMPHASIS, _SUBSAMPLING = 16_000, 80, 0.97, 8
-_BERT, _PARAKEET = "wav2vec2-bert", "parakeet_ctc"
+_BERT, PARAKEET = "wav2vec2-bert", "parakeet_ctc"
 
 
 class Input(Protocol):
@@ -67,7 +67,7 @@ def input_of(config: Mapping[str, Any], extractor: Mapping[str, Any]) -> Input:
     """
     kind = config.get("model_type")
     rate = whole(extractor, "sampling_rate", _RATE, 1_000, 768_000)
-    expected = {_BERT: FBANK, _PARAKEET: LOG_MEL}.get(str(kind), SAMPLES)
+    expected = {_BERT: FBANK, PARAKEET: LOG_MEL}.get(str(kind), SAMPLES)
     if extractor.get("feature_extractor_type", SAMPLES) != expected:
         msg = f"preprocessor_config.json: a {kind!r:.60} model needs {expected}"
         raise CheckpointError(msg)

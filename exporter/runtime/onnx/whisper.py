@@ -9,7 +9,7 @@ are queries of one row.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +59,13 @@ class Engine:
             replace them.
     """
 
-    def __init__(self, graphs: Mapping[str, OpenGraph], config: Mapping[str, Any]) -> None:
-        """Take up open graphs.
-
-        Args:
-            graphs: `GRAPHS` by name.
-            config: The content of `config.json`.
-        """
+    def __init__(self, graphs: Mapping[str, OpenGraph]) -> None:
+        """Take up the open `GRAPHS`, by name."""
         self.functions: dict[str, Any] = dict(graphs)
         self._cross, self._step = graphs[CROSS], graphs[STEP]
         self._inputs, logits = self._step.inputs, self._step.outputs["logits"]
         self._vocabulary = int(logits.shape[-1])
-        self._source = config["max_source_positions"]
+        self._source = int(self._inputs[f"{_CROSS_CACHE}0.key"].shape[2])
         self._spare: dict[str, list[_Caches]] = {_OWN_CACHE: [], _CROSS_CACHE: []}
         (self._states,) = graphs[ENCODER].outputs
         # Graphs of earlier releases give the logits of the last token only.
@@ -198,11 +193,6 @@ class Hypotheses:
         if self._audio is not self._encoded.audio:
             self._own.call = None  # which holds copies for all rows
         self._engine.give_back(_OWN_CACHE, self._own)
-
-
-def opened(graphs: Iterable[str]) -> bool:
-    """Return whether these are the names of the graphs that an `Engine` takes."""
-    return set(graphs) == set(GRAPHS)
 
 
 def _empty(value: Value, rows: int) -> Array:
