@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 
-from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.errors import ExporterError, IntegrityError, RecipeError
+from exporter.runtime.manifest import MANIFEST, RECIPE
 
 # File names by which transformers knows a checkpoint, or peft an adapter.
 _CONFIGS = ("config.json", "adapter_config.json")

@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from exporter.errors import DataError, RecipeError
-from exporter.hub import pull
 from exporter.recognition import load
-from exporter.recognition.recogniser import unknown_option
+from exporter.runtime.decoding import unknown_option
 from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.files import readable_name
@@ -48,9 +47,9 @@ def transcribe_fresh(request: Request, progress: Progress, on_outcome: OnOutcome
             cannot be used, as soon as it is done.
 
     Raises:
-        ExporterError: As `pull.locate` and `worker.run` raise it.
+        ExporterError: As `load.locate` and `worker.run` raise it.
     """
-    folder = pull.locate(request.artifact, progress, trust=request.trust)
+    folder = load.locate(request.artifact, progress, trust=request.trust)
     paths = iter(request.audio)
 
     def on_result(row: dict[str, Any]) -> None:
@@ -70,7 +69,7 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
     request = Request.model_validate(step_request)
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
-    if message := unknown_option(recogniser.decoding, request.changes):
+    if message := unknown_option(request.changes):
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
     files = _reported(request.audio, progress)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from exporter.families.attention import attended, split
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.decoding.loop import Engine
+from exporter.families.whisper.engine.engine import Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 

@@ -17,8 +17,8 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from exporter.errors import RecipeError
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.decoding.loop import Decoder, Engine
 from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.engine import Decoder, Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.engine.step_decoder import StepDecoder
 
