@@ -53,7 +53,7 @@ class Spec:
 
     def as_json(self) -> str:
         """Return the member's text."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(asdict(self))
 
 
 def parse(text: bytes, shown: object) -> Spec:

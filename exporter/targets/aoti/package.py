@@ -151,7 +151,8 @@ def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Te
 def write(compiled: Path, target: Path, spec: Spec) -> None:
     """Copy the members that loading needs from torch's package, with fixed names and times.
 
-    The generated sources are dropped: they are large, and contain paths of this machine.
+    The generated sources are dropped: they are large, and contain paths of this machine. The
+    library is compressed, to about a third: loaders copy it into a file of its own anyway.
     """
     with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -185,4 +186,5 @@ def _constant(inner: str) -> str | None:
 def _member(package: Path, inner: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"{package.stem}/{inner}", date_time=(1980, 1, 1, 0, 0, 0))
     info.external_attr = 0o644 << 16
+    info.compress_type = zipfile.ZIP_DEFLATED if inner == pt2.LIBRARY else zipfile.ZIP_STORED
     return info
