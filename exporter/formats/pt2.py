@@ -6,11 +6,13 @@ check precedes any loader.
 Source: APPNOTE.TXT 6.3.10, sections 4.3.12 and 4.3.16.
 """
 
+import io
 import os
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from exporter.errors import IntegrityError
 
@@ -33,8 +35,21 @@ def check(path: Path) -> None:
     Raises:
         IntegrityError: It does not, or it is damaged; nothing in it was opened.
     """
+    _require(path, path.open)
+
+
+def check_data(data: bytes, path: Path) -> None:
+    """Check the same of a package's bytes, read from `path` before.
+
+    Raises:
+        IntegrityError: They are no package of ours; nothing in them was opened.
+    """
+    _require(path, lambda _: io.BytesIO(data))
+
+
+def _require(path: Path, opened: Callable[[Literal["rb"]], BinaryIO]) -> None:
     try:
-        with path.open("rb") as file:
+        with opened("rb") as file:
             problem = _problem(file, path.stem)
     except _UNREADABLE as error:
         problem = f"no readable directory ({error})"

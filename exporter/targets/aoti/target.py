@@ -138,9 +138,12 @@ def build(job: Job[Options]) -> BuildResult:
     left_float = [
         name for name in job.plan.quantized if f"{shared.get(name, name)}.scale" not in tensors
     ]
+    specs = [read_spec(job.folder / f"{name}.pt2") for name in setup.variants]
     return BuildResult(
         needs=Requirements(
-            cpu_features=tuple(sorted(options.features)), packages=("torch",), device=job.device
+            cpu_features=tuple(sorted(options.features)),
+            packages=("torch",) if any(spec.needs_torch for spec in specs) else (),
+            device=job.device,
         ),
         options=options.model_dump(mode="json"),
         quantization=job.plan.with_scheme(left_float, Float()).as_data(),
@@ -179,13 +182,8 @@ def load(
         IntegrityError: A package is damaged or does not fit its weights.
     """
     require_features(manifest.needs.cpu_features, str(folder))
-    built, here = (_minor(v) for v in (manifest.versions.get("torch", "?"), torch.__version__))
-    if built != here:
-        msg = (
-            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
-            f"Install torch {built} or build the artifact again."
-        )
-        raise MachineError(msg)
+    if "torch" in manifest.needs.packages:
+        _require_version(folder, manifest.versions.get("torch", "?"))
     baked = manifest.threads
     if baked not in (None, threads):
         msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
@@ -209,6 +207,17 @@ def _weights(path: Path, device: Device) -> dict[str, Tensor]:
     """Return the weights, which all graphs share; on the CPU they are mapped into memory."""
     with safe_open(path, framework="pt", device=str(SUPPORT[device].torch_device)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _require_version(folder: Path, built: str) -> None:
+    """Raise MachineError if this is not the torch that packages linked to it were compiled for."""
+    built, here = (_minor(version) for version in (built, torch.__version__))
+    if built != here:
+        msg = (
+            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
+            f"Install torch {built} or build the artifact again."
+        )
+        raise MachineError(msg)
 
 
 def _minor(version: str) -> str:
