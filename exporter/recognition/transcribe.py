@@ -1,19 +1,21 @@
-"""Transcribe files in a fresh process: the two sides of `exporter transcribe`.
+"""Transcribe files for the command line, in a process of its own where that protects something.
 
-An artifact may hold native code, so it runs in a process without the user's credentials, whose
-crash is reported as an error. Artifacts of the Hub are pulled before that process starts.
+An artifact may hold native code, and a stranger's graph may crash a library or never end: both run
+in a process without the user's credentials, with limits, whose crash is reported as an error. Only
+graphs that this machine built itself run in this one, which spares the start of an interpreter.
+Artifacts of the Hub are pulled before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from exporter.artifact import store
+from exporter.artifact.build_registry import built_here
 from exporter.errors import DataError, RecipeError
-from exporter.hub import pull
-from exporter.recognition import load
-from exporter.recognition.recogniser import unknown_option
+from exporter.recognition import light, load
+from exporter.runtime.decoding import unknown_option
 from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.files import readable_name
@@ -22,14 +24,13 @@ from exporter.system.progress import Progress
 OnOutcome = Callable[[Path, Transcript | DataError], None]
 
 
-class Request(BaseModel):
+@dataclass(frozen=True)
+class Request:
     """An artifact, the files to transcribe, and the `changes` to the recipe's decoding.
 
     `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` allows its
     native code to run.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     artifact: str
     audio: tuple[Path, ...]
@@ -38,8 +39,8 @@ class Request(BaseModel):
     trust: bool
 
 
-def transcribe_fresh(request: Request, progress: Progress, on_outcome: OnOutcome) -> None:
-    """Transcribe in a process of its own.
+def transcribe_files(request: Request, progress: Progress, on_outcome: OnOutcome) -> None:
+    """Transcribe files, and tell each outcome as soon as it is there.
 
     Args:
         request: The artifact and the files.
@@ -48,18 +49,29 @@ def transcribe_fresh(request: Request, progress: Progress, on_outcome: OnOutcome
             cannot be used, as soon as it is done.
 
     Raises:
-        ExporterError: As `pull.locate` and `worker.run` raise it.
+        ExporterError: As `load.locate` and `worker.run` raise it.
     """
-    folder = pull.locate(request.artifact, progress, trust=request.trust)
+    folder = load.locate(request.artifact, progress, trust=request.trust)
     paths = iter(request.audio)
 
     def on_result(row: dict[str, Any]) -> None:
         error = row.get("error")
         on_outcome(next(paths), _transcript(**row) if error is None else DataError(error))
 
-    step, step_request = f"{__name__}:transcribe", request.model_dump(mode="json")
-    step_request["artifact"] = str(folder)
-    worker.run(step, step_request, progress, what=request.artifact, on_result=on_result)
+    audio = list(map(str, request.audio))
+    plain = {**asdict(request), "artifact": str(folder), "audio": audio}
+    if runs_here(folder):
+        for row in transcribe(plain, progress):
+            on_result(row)
+        return
+    step = f"{__name__}:transcribe"
+    worker.run(step, plain, progress, what=request.artifact, on_result=on_result)
+
+
+def runs_here(folder: Path) -> bool:
+    """Return whether an artifact needs no process of its own: it is graphs, and built here."""
+    manifest = store.read_sealed(folder)
+    return light.opens(manifest) and built_here(manifest)
 
 
 def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
@@ -67,10 +79,11 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
 
     A file that cannot be used costs no other file's text.
     """
-    request = Request.model_validate(step_request)
+    audio = tuple(map(Path, step_request["audio"]))
+    request = Request(**{**step_request, "audio": audio})
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
-    if message := unknown_option(recogniser.decoding, request.changes):
+    if message := unknown_option(request.changes):
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
     files = _reported(request.audio, progress)

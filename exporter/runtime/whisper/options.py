@@ -1,5 +1,6 @@
 """The options of decoding, held against a checkpoint, and the text before a window."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +13,8 @@ from exporter.runtime.whisper.settings import GENERATION, POSITIONS, Settings, i
 from exporter.runtime.whisper.text import Text
 
 Values = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,13 @@ def check_options(config: Values, generation: Values, options: Options) -> None:
         msg = f"max_new_tokens {options.max_new_tokens}: this checkpoint decodes at most {most}"
         raise RecipeError(msg)
     _check_together(options)
+    layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
+    if options.task == "translate" and layers[0] < layers[1]:
+        # A warning only: no config says it for certain, and some of these checkpoints do translate.
+        _log.warning(
+            "its decoder has fewer layers than its encoder: distilled checkpoints like "
+            "large-v3-turbo and distil-whisper were not trained to translate"
+        )
 
 
 def prompt_tokens(config: Values, generation: Values) -> int:

@@ -10,8 +10,9 @@ from transformers import WhisperFeatureExtractor
 
 from exporter.errors import DataError
 from exporter.formats import audio
+from exporter.runtime.mel import mel_filters
 from exporter.runtime.transcript import Audio, Sound
-from exporter.runtime.whisper.log_mel import LogMel, mel_filters
+from exporter.runtime.whisper.log_mel import LogMel
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 
 WINDOW_S = 2

@@ -68,13 +68,6 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
     config, generation_config = configs[CONFIG], configs[GENERATION]
     options = Options.of(dict(decoding))
     check_options(config, generation_config, options)
-    layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
-    if decoding.task == "translate" and layers[0] < layers[1]:
-        # A warning only: no config says it for certain, and some of these checkpoints do translate.
-        _log.warning(
-            "its decoder has fewer layers than its encoder: distilled checkpoints like "
-            "large-v3-turbo and distil-whisper were not trained to translate"
-        )
     most = most_new_tokens(config, generation_config, options)
     prompt = prompt_tokens(config, generation_config)
     _tell_ignored(_wishes(configs, decoding, most, prompt), most)
