@@ -97,14 +97,14 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("beams", [1, 2, 5])
+@pytest.mark.parametrize("beams", [1, 5])
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_searches(tiny_whisper: Path, beams: int, changes: Any) -> None:
     """Windows that end at different lengths, alone and together."""
     model = dice(tiny_whisper)
     options, settings = changes
     lengths = set()
-    for numbers in ([1], [2], [3, 4, 5], [6, 7, 8, 9, 10]):
+    for numbers in ([1], [3, 4, 5, 6]):
         given = Options(language="en", num_beams=beams, **options)
         found, expected = both(model, windows(model, *numbers), given, **settings)
         assert found == expected
@@ -121,7 +121,7 @@ def test_timestamps(
     """Pairs, single ones at the end, and windows that never end."""
     model = dice(english_whisper if english else tiny_whisper, 3.0, punctual)
     options = Options(num_beams=beams)
-    for numbers in ([1], [2, 3], [4], [5], [6, 7, 8]):
+    for numbers in ([1], [6, 7, 8]):
         found, expected = both(model, windows(model, *numbers), options, times=True)
         assert found == expected
         found, expected = both(
@@ -227,7 +227,7 @@ def test_drawn_tokens_follow_the_probabilities() -> None:
     share = np.bincount([one.tokens[0] for one in found], minlength=5) / count
     chances = np.exp(np.array(logits) / 2) / np.exp(np.array(logits) / 2).sum()
     assert np.abs(share - chances).max() < 0.015
-    sure = np.log(np.exp(logits) / np.exp(logits).sum())  # whatever the temperature
+    sure = np.array(logits) - np.log(np.exp(logits).sum())  # whatever the temperature
     assert all(abs(one.avg_logprob - sure[one.tokens[0]]) < 1e-5 for one in found[:50])  # type: ignore[operator]
 
 

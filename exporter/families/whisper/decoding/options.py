@@ -25,14 +25,22 @@ from exporter.runtime.whisper.settings import CONFIG, GENERATION, is_multilingua
 # Wishes that change the text and that recipes have no option for; other keys have no effect on it.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _OTHERS = (
-    *("bad_words_ids", "compression_ratio_threshold", "condition_on_prev_tokens", "constraints"),
+    *("bad_words_ids", "constraints"),
     *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
     *("encoder_repetition_penalty", "exponential_decay_length_penalty", "force_words_ids"),
-    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "logprob_threshold"),
-    *("max_time", "min_length", "min_new_tokens", "no_speech_threshold", "num_beam_groups"),
+    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale"),
+    *("max_time", "min_length", "min_new_tokens", "num_beam_groups"),
     *("num_return_sequences", "penalty_alpha", "renormalize_logits", "sequence_bias"),
     *("stop_strings", "watermarking_config"),
 )
+
+# The names of generation configs for what a recipe can ask for, and the recipe's.
+_OPTIONS = {name: name for name in SHARED} | {
+    "compression_ratio_threshold": "compression_ratio_threshold",
+    "logprob_threshold": "logprob_threshold",
+    "no_speech_threshold": "no_speech_threshold",
+    "condition_on_prev_tokens": "condition_on_previous",
+}
 
 # Codes of three letters, as FLEURS has for Mandarin.
 _ALIASES = {"cmn": "zh", "eng": "en"}
@@ -68,9 +76,9 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
 def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dict[str, _Wish]:
     """Return what a checkpoint asks for, and a recipe neither does nor decides otherwise."""
     stored, usual = {**configs[CONFIG], **configs[GENERATION]}, vars(GenerationConfig())
-    names = (*SHARED, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
+    names = (*_OPTIONS, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
     asked = [n for n in names if stored.get(n) not in (None, usual.get(n, False))]
-    wishes = {n: _Wish(stored[n], {n: stored[n]} if n in SHARED else {}) for n in asked}
+    wishes = {n: _Wish(stored[n], _followed(n, stored[n])) for n in asked}
     length, times = stored.get("max_length"), stored.get("return_timestamps")
     shorter = isinstance(length, int) and prompt < length < most + prompt
     if length and shorter and length != usual["max_length"] and "max_new_tokens" not in asked:
@@ -81,6 +89,11 @@ def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dic
         wishes["forced_decoder_ids"] = _Wish(stored["forced_decoder_ids"], forced)
     decided = decoding.model_fields_set
     return {n: wish for n, wish in wishes.items() if not wish.options.keys() & decided}
+
+
+def _followed(name: str, value: Any) -> dict[str, Any]:
+    """Return the recipe's option that follows a wish, if there is one."""
+    return {_OPTIONS[name]: value} if name in _OPTIONS else {}
 
 
 def _forced(generation_config: Mapping[str, Any], decoding: Decoding) -> dict[str, str]:
