@@ -24,6 +24,7 @@ from exporter.system.progress import Progress, shown_bytes
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
 _NAMES = {**NAMES, torch.int8: "I8", torch.uint8: "U8"}
+_TYPES = {name: dtype for dtype, name in _NAMES.items()}
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensors by name: type and shape."""
 
@@ -184,7 +185,7 @@ class TensorInfo:
 
     def read(self) -> Tensor:
         """Read all values."""
-        flat = torch.empty(self.elements, dtype=FLOATS[self.dtype])
+        flat = torch.empty(self.elements, dtype=_TYPES[self.dtype])
         self._fill(flat, 0)
         return flat.reshape(self.shape)
 

@@ -2,7 +2,7 @@
 
 An artifact may hold native code, and a stranger's graph may crash a library or never end: both run
 in a process without the user's credentials, with limits, whose crash is reported as an error. Only
-graphs that this machine built itself run in this one, which spares the start of an interpreter.
+what this machine built itself runs in this one, which spares the start of an interpreter.
 Artifacts of the Hub are pulled before.
 """
 
@@ -83,7 +83,7 @@ def transcribe_files(
 
 
 def runs_here(folder: Path) -> bool:
-    """Return whether an artifact needs no process of its own: it is graphs, and built here."""
+    """Return whether an artifact needs no process of its own: it is light, and built here."""
     manifest = store.read_sealed(folder)
     return light.opens(manifest) and built_here(manifest)
 

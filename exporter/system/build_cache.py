@@ -106,7 +106,9 @@ def sources_sha256(modules: frozenset[str], root: Path = _ROOT) -> str:
             seen.add(path)
             left += (_source(name, root) for name in _imports(path) if name.startswith(_PACKAGES))
     for package in [path.parent for path in seen if path.name == "__init__.py"]:
-        seen |= {path for path in package.iterdir() if path.suffix in (".cpp", ".h")}
+        inner = {path.parent for path in package.glob("*/*.cpp")}
+        for folder in (package, *(f for f in inner if not (f / "__init__.py").exists())):
+            seen |= {path for path in folder.iterdir() if path.suffix in (".cpp", ".h")}
     whole = hashlib.sha256()
     for path in sorted(seen):
         whole.update(f"{path.relative_to(root)}\0{sha256_file(path)}\n".encode())

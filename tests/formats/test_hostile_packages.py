@@ -7,7 +7,7 @@ import pytest
 from exporter.artifact import trust
 from exporter.errors import IntegrityError
 from exporter.formats import pt2
-from tests.support.hostile import BYTES, MEMBERS, ours, zipped
+from tests.support.hostile import BYTES, MEMBERS, Member, ours, zipped
 from tests.support.sealed import refusal, seal
 
 pytestmark = pytest.mark.usefixtures("no_loader", "harmless")
@@ -32,6 +32,12 @@ def test_what_the_target_writes_is_let_through(tmp_path: Path) -> None:
     (tmp_path / "encoder.pt2").write_bytes(zipped(ours()))
     pt2.check(tmp_path / "encoder.pt2")
     trust.verify_and_authorize(seal(tmp_path / "aoti"), trust=True)
+
+
+def test_libraries_that_earlier_releases_stored_are_let_through(tmp_path: Path) -> None:
+    stored = [Member(each.name, each.content or each.data) for each in ours()]
+    (tmp_path / "encoder.pt2").write_bytes(zipped(stored))
+    pt2.check(tmp_path / "encoder.pt2")
 
 
 def test_a_package_of_an_unsealed_folder_is_checked_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An onnx-int8 artifact is opened and transcribed by numpy and onnxruntime alone."""
+"""onnx-int8 and aoti are opened and transcribed without torch: by onnxruntime, or by ctypes."""
 
 import json
 import subprocess
@@ -21,23 +21,35 @@ from tests.support.in_process import steps_in_process
 from tests.support.tiny import make_whisper
 from tests.support.tiny_ctc import make_ctc, tones
 
-HEAVY = ("torch", "transformers", "pydantic", "onnx", "huggingface_hub", "optimum", "ruamel")
+HEAVY = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "pydantic",
+    "onnx",
+    "huggingface_hub",
+    "optimum",
+    "ruamel",
+)
 RECIPE = """\
 name: light
 checkpoint: checkpoint
-targets: [{kind: onnx-int8}]
+targets: TARGETS
 quantization: {default: dynamic-int8}
 """
 KINDS = ("wav2vec2", "wav2vec2-bert", "whisper")
+COMPILED = {"wav2vec2": "wav2vec2 aoti", "whisper": "whisper aoti"}
+ARTIFACTS = (*KINDS, *COMPILED.values())
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An artifact of each of `KINDS`."""
-    folders = {}
+    """An onnx-int8 artifact of each of `KINDS`, and aoti's of `COMPILED`."""
+    folders: dict[str, Path] = {}
     for kind in KINDS:
         place = tmp_path_factory.mktemp(kind)
-        text = RECIPE
+        both = "[{kind: onnx-int8}, {kind: aoti}]" if kind in COMPILED else "[{kind: onnx-int8}]"
+        text = RECIPE.replace("TARGETS", both)
         if kind == "whisper":
             make_whisper(place / "checkpoint")
             text += "decoding: {language: en, task: transcribe}\n"
@@ -46,8 +58,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (place / "light.yaml").write_text(text)
         with steps_in_process():
             wanted = recipe.read(place / "light.yaml")
-            (made,) = build(wanted, output=place / "artifacts", progress=lambda *_: None)
-        folders[kind] = made.path
+            made = build(wanted, output=place / "artifacts", progress=lambda *_: None)
+        folders |= {
+            COMPILED[kind] if each.manifest.kind == "aoti" else kind: each.path for each in made
+        }
     return folders
 
 
@@ -68,20 +82,21 @@ print(json.dumps([transcript.text, heavy, repr(recogniser)]))
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTIFACTS)
 def test_nothing_heavy_is_imported(built: dict[str, Path], clip: Path, kind: str) -> None:
-    options = {"num_beams": 2} if kind == "whisper" else {"chunk_length_s": 1.0}
+    options: dict[str, Any]
+    options = {"num_beams": 2} if kind.startswith("whisper") else {"chunk_length_s": 1.0}
     command = [sys.executable, "-c", SCRIPT, str(built[kind]), str(clip), json.dumps(options)]
     done = subprocess.run([*command, *HEAVY], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     text, heavy, shown = json.loads(done.stdout)
     assert heavy == []
-    assert shown.startswith("<Recogniser: light onnx-int8, 16000 Hz")
+    assert shown.startswith(f"<Recogniser: light {built[kind].name}, 16000 Hz")
     recogniser = exporter.load(built[kind], threads=1)
     assert recogniser.transcribe(clip, **options).text == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTIFACTS)
 def test_its_text_is_that_of_the_familys_road(built: dict[str, Path], kind: str) -> None:
     """The road of transformers' model, which decodes after its first use."""
     recogniser = exporter.load(built[kind], threads=1)
@@ -110,7 +125,7 @@ def copied(folder: Path, place: Path, change: str = "") -> Path:
     return place
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper", "whisper aoti"])
 def test_whatever_is_changed_is_told_before_a_text(
     built: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:

@@ -72,6 +72,7 @@ class Member:
 
     name: bytes
     data: bytes
+    content: bytes | None = None
     size: int | None = None
     method: int = 0
     flags: int = 0
@@ -79,9 +80,10 @@ class Member:
 
     @property
     def told(self) -> bytes:
-        size = len(self.data) if self.size is None else self.size
-        crc = zlib.crc32(self.data)
-        return struct.pack("<5H3L", 20, self.flags, self.method, 0, 33, crc, size, size)
+        content = self.data if self.content is None else self.content
+        sizes = (len(self.data), len(content)) if self.size is None else (self.size, self.size)
+        crc = zlib.crc32(content)
+        return struct.pack("<5H3L", 20, self.flags, self.method, 0, 33, crc, *sizes)
 
     @property
     def header(self) -> bytes:
@@ -104,7 +106,14 @@ def zipped(made: Iterable[Member], comment: bytes = b"", places: int | None = No
 
 
 def ours() -> list[Member]:
-    return [Member(name.encode(), data) for name, data in sorted(members("encoder").items())]
+    return [_ours(name.encode(), data) for name, data in sorted(members("encoder").items())]
+
+
+def _ours(name: bytes, data: bytes) -> Member:
+    """A member as the target writes it, which compresses the library."""
+    if name.endswith(b".so"):
+        return Member(name, deflated(data), content=data, method=8)
+    return Member(name, data)
 
 
 GOOD = {"location": "model.onnx_data", "offset": "0", "length": "8"}
@@ -166,10 +175,24 @@ def other(index: int = -1, **values: object) -> Change:
     return change
 
 
-def bomb(made: list[Member]) -> list[Member]:
+def deflated(data: bytes) -> bytes:
     packed = zlib.compressobj(9, zlib.DEFLATED, -15)
-    data = packed.compress(bytes(1 << 26)) + packed.flush()
-    return [*made[:-1], replace(made[-1], data=data, method=8)]
+    return packed.compress(data) + packed.flush()
+
+
+def bomb(made: list[Member]) -> list[Member]:
+    zeros = bytes(1 << 26)
+    return [*made[:-1], replace(made[-1], data=deflated(zeros), content=zeros, method=8)]
+
+
+def library(**values: object) -> Change:
+    """Change the one member that may be compressed."""
+
+    def change(made: list[Member]) -> list[Member]:
+        (place,) = (i for i, member in enumerate(made) if member.name.endswith(b".so"))
+        return other(place, **values)(made)
+
+    return change
 
 
 MODEL = b"encoder/data/aotinductor/model/"
@@ -198,6 +221,8 @@ MEMBERS: dict[str, Change] = {
     "no members": lambda made: [],
     "deflated": other(method=8),
     "a bomb": bomb,
+    "a bomb for a library": library(data=deflated(bytes(1 << 26)), content=bytes(1 << 26)),
+    "a library compressed otherwise": library(method=12),
     "more than there is": other(size=1 << 31),
     "less than there is": other(size=1),
     "encrypted": other(flags=1),

@@ -317,8 +317,17 @@ def test_a_machine_without_a_feature_is_told_so(
             built.load()
 
 
-def test_another_torch_is_told_so(built: Built) -> None:
-    manifest = SimpleNamespace(needs=built.needs, versions={"torch": "2.99.0"})
+def test_another_torch_makes_no_difference(built: Built) -> None:
+    assert not built.needs.packages
+    manifest = built.manifest(built.folder)
+    manifest.versions = {"torch": "2.99.0"}
+    run, _ = aoti.load(built.folder, manifest, Family(), 1)
+    assert torch.equal(run(inputs_of(2))["logits"], built.load()[0](inputs_of(2))["logits"])
+
+
+def test_another_torch_is_told_so_where_a_package_calls_it(built: Built) -> None:
+    needs = built.needs.model_copy(update={"packages": ("torch",)})
+    manifest = SimpleNamespace(needs=needs, versions={"torch": "2.99.0"})
     with pytest.raises(MachineError, match=r"torch 2\.99"):
         aoti.load(built.folder, manifest, Family(), 1)  # type: ignore[arg-type]
 

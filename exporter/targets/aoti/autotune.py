@@ -26,12 +26,13 @@ from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.weight_only import WeightOnly
+from exporter.runtime.aoti.spec import TensorSpec
 from exporter.system.accelerators import Device
 from exporter.system.hardware import caches, describe
 from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import Setup, build_graph, prepared, taken
 from exporter.targets.aoti.options import Options, Variant
-from exporter.targets.aoti.package import Package, TensorSpec, read_spec
+from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job
 
 Key = TypeVar("Key")

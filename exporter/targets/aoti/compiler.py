@@ -1,11 +1,13 @@
 """Run torch.export and AOTInductor, with settings from the artifact's options only."""
 
+import logging
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,16 @@ from torch.fx.experimental import _config as shape_settings
 
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
+from exporter.runtime.aoti.spec import Constant, Spec, TensorSpec
 from exporter.system.accelerators import Device
+from exporter.system.text import listed
 from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
 from exporter.targets.aoti.modules import fuse_gelu
 from exporter.targets.aoti.target_isa import target_isa
+
+_log = logging.getLogger(__name__)
+_UNDEFINED = re.compile(r"undefined reference to [`'](\w+)'")
 
 
 def compile_graph(
@@ -34,6 +41,8 @@ def compile_graph(
     device: Device = "cpu",
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
+
+    The package needs no libtorch if what it would call is in `kernels/host`.
 
     No parameter's values are read.
 
@@ -63,19 +72,25 @@ def compile_graph(
             own = kernels.of_graph(program, march)
             program = _without_others(graph, program, march)
             spec = _spec(graph, program, names)
-            flags = support.kernel_flags(march, extensions, threads)
-            objects = kernels.compile_kernels(own.values(), folder, _compiler(), flags)
             settings = support.inductor_settings(march, threads)
             settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
                 own, support.shims
             )
-            exported = folder / "exported"
-            exported.write_text("{ global: AOTInductor*; local: *; };\n", encoding="ascii")
-            linked = [f"-Wl,--version-script={exported}", *map(str, objects)]
-            with target_isa(march, [LIBRARY_FLAGS, *linked]):
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(folder / "graph.pt2"), inductor_configs=settings
-                )
+            compiling = _Compiling(
+                program, march, support.kernel_flags(march, extensions, threads), settings, folder
+            )
+            objects = compiling.objects(kernels.sources(own.values()))
+            needs_torch = kernels.needs_libtorch(program)
+            if not needs_torch:
+                stored = {name: constant.name for name, constant in spec.constants.items()}
+                host = compiling.objects(kernels.host_sources(folder, stored))
+                missing = compiling.package([*objects, *host], libtorch=False)
+                needs_torch = bool(missing)
+                if missing:
+                    _log.warning("%s runs in torch only, for %s", graph.name, listed(missing))
+            if needs_torch:
+                compiling.package(objects, libtorch=True)
+            spec = replace(spec, needs_torch=needs_torch)
         except RuntimeError as error:
             if exhausted(error):
                 raise
@@ -83,6 +98,50 @@ def compile_graph(
             msg = f"AOTInductor could not compile {graph.name}: {reason}"
             raise BuildError(msg) from error
         package.write(folder / "graph.pt2", path, spec)
+
+
+@dataclass(frozen=True)
+class _Compiling:
+    """A traced graph on its way to a package: x86-64 level, flags, settings of Inductor, folder."""
+
+    program: torch.export.ExportedProgram
+    march: str
+    flags: Sequence[str]
+    settings: Mapping[str, Any]
+    folder: Path
+
+    def objects(self, sources: Sequence[Path]) -> list[Path]:
+        """Compile sources of ours."""
+        return kernels.compile_sources(sources, self.folder, _compiler(), self.flags)
+
+    def package(self, objects: Sequence[Path], *, libtorch: bool) -> list[str]:
+        """Compile the graph, link it with our objects, and write `graph.pt2`.
+
+        Args:
+            objects: Our object files.
+            libtorch: Link to libtorch, for torch's loader; else to nothing of torch.
+
+        Returns:
+            The functions that the linker did not find, if it is not to link to libtorch.
+        """
+        exported = self.folder / "exported"
+        interface = "AOTInductor" if libtorch else "exporter_"
+        exported.write_text(f"{{ global: {interface}*; local: *; }};\n", encoding="ascii")
+        linked = [f"-Wl,--version-script={exported}", *([] if libtorch else ["-Wl,-z,defs"])]
+        settings = {**self.settings, "aot_inductor.link_libtorch": libtorch}
+        try:
+            with target_isa(self.march, [LIBRARY_FLAGS, *linked, *map(str, objects)]):
+                torch._inductor.aoti_compile_and_package(
+                    self.program,
+                    package_path=str(self.folder / "graph.pt2"),
+                    inductor_configs=settings,
+                )
+        except RuntimeError as error:
+            missing = sorted(set(_UNDEFINED.findall(str(error))))
+            if libtorch or not missing:
+                raise
+            return missing
+        return []
 
 
 def _exported(
@@ -188,7 +247,7 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
     return tuple({axis: sizes[name] for axis, name in axes.items()} for axes in named)
 
 
-def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> package.Spec:
+def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> Spec:
     """Describe the package's inputs, outputs and weights, for the checks in `Package`."""
     inputs = {}
     for name, tensor in graph.inputs.items():
@@ -204,11 +263,9 @@ def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> package.Spec:
         if node.name in parameters and node.users:
             own, tensor = parameters[node.name], node.meta["val"]
             dtype = str(tensor.dtype).removeprefix("torch.")
-            constants[own] = package.Constant(names[own], dtype, tuple(tensor.shape))
-    return package.Spec(inputs, outputs, constants)
+            constants[own] = Constant(names[own], dtype, tuple(tensor.shape))
+    return Spec(inputs, outputs, constants)
 
 
-def _described(
-    tensor: Tensor, shape: Sequence[int | str], mutated: bool = False
-) -> package.TensorSpec:
-    return package.TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(shape), mutated)
+def _described(tensor: Tensor, shape: Sequence[int | str], mutated: bool = False) -> TensorSpec:
+    return TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(shape), mutated)

@@ -21,12 +21,10 @@ class Cpu:
 
     Attributes:
         torch_device: The device of weights, inputs and outputs.
-        loader_index: The device index of torch's loader of packages.
         shims: Prefix of the C functions by which a package calls our kernels.
     """
 
     torch_device = torch.device("cpu")
-    loader_index = -1
     shims = "aoti_torch_cpu"
 
     def holds(self, tensor: Tensor) -> bool:

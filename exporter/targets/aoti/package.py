@@ -4,53 +4,22 @@ A `.pt2` is a zip with a native library. Its members are checked by `exporter.fo
 they are opened. The library does not check its inputs, so that is done here, in Python.
 """
 
-import json
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from exporter.errors import IntegrityError, MachineError, exhausted
 from exporter.formats import pt2
+from exporter.runtime.aoti.library import Library, Output, arguments
+from exporter.runtime.aoti.library import Tensor as InMemory
+from exporter.runtime.aoti.spec import Constant, Spec, parse
 from exporter.system.accelerators import Device
 from exporter.targets.aoti.devices import SUPPORT
-
-# The exceptions that an invalid description raises.
-_NO_SPEC = (
-    *(zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError),
-    RecursionError,
-)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a package; text in the shape names a dynamic axis."""
-
-    dtype: str
-    shape: tuple[int | str, ...]
-    mutated: bool = False
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A weight that a package uses: the stored tensor's name, and its type and shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A package's inputs and outputs, in order, and its weights, by the package's names."""
-
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
-    constants: Mapping[str, Constant]
 
 
 class Package:
@@ -74,23 +43,10 @@ class Package:
         self._name = path.name
         self._support = SUPPORT[device]
         self.device = self._support.torch_device
-        self._weights = {own: _weight(shown, weights, c) for own, c in spec.constants.items()}
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
-        try:
-            # `aoti_load_package` calls this too, but also runs a compiler, only for a warning.
-            self._loader = torch._C._aoti.AOTIModelPackageLoader(
-                str(path), "model", False, 1, self._support.loader_index
-            )
-        except RuntimeError as error:
-            if exhausted(error):
-                raise
-            msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
-            raise MachineError(msg) from error
-        if set(self._loader.get_constant_fqns()) != self._weights.keys():
-            msg = f"{shown} was compiled for other weights than it names: build the artifact again"
-            raise IntegrityError(msg)
-        self._loader.load_constants(self._weights, False, True, True)
+        opened = _opened_in_torch if spec.needs_torch else _opened
+        self._run = opened(path, spec, weights, shown)
 
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
@@ -100,7 +56,7 @@ class Package:
             raise ValueError(msg)
         axes: dict[str, int] = {}
         tensors = [self._fitting(name, inputs[name], axes) for name in self._inputs]
-        results = dict(zip(self._outputs, self._loader.boxed_run(tensors), strict=True))
+        results = dict(zip(self._outputs, self._run(tensors), strict=True))
         return results if wanted is None else {name: results[name] for name in wanted}
 
     def _fitting(self, name: str, tensor: Tensor, axes: dict[str, int]) -> Tensor:
@@ -118,6 +74,60 @@ class Package:
             )
             raise ValueError(msg)
         return tensor if ready else self._support.take(tensor, dtype)
+
+
+Run = Callable[[list[Tensor]], Sequence[Tensor]]
+
+
+def _opened(path: Path, spec: Spec, weights: Mapping[str, Tensor], shown: Path) -> Run:
+    """Open a library that needs no torch; return a call of it."""
+    with zipfile.ZipFile(path) as package:
+        library = Library(package.read(f"{path.stem}/{pt2.LIBRARY}"), shown)
+    stored = {c.name: _weight(shown, weights, c) for c in spec.constants.values()}
+    dtypes = {c.name: c.dtype for c in spec.constants.values()}
+    names = library.weight_names()
+    _require_same(shown, names, stored)
+    library.set_weights([_described(stored[n], dtypes[n]) for n in names if n is not None])
+    types = [spec.dtype for spec in spec.inputs.values()]
+
+    def run(tensors: list[Tensor], _referenced: object = stored) -> Sequence[Tensor]:
+        given = arguments([_described(t, d) for t, d in zip(tensors, types, strict=True)])
+        outputs = library.run(given, len(spec.outputs), torch.get_num_threads())
+        return [_taken(output) for output in outputs]
+
+    return run
+
+
+def _described(tensor: Tensor, dtype: str) -> InMemory:
+    return InMemory(tensor.data_ptr(), dtype, tuple(tensor.shape))
+
+
+def _taken(output: Output) -> Tensor:
+    """Return an output as a tensor, without copying it."""
+    return torch.from_numpy(np.asarray(output)).view(getattr(torch, output.tensor.dtype))
+
+
+def _opened_in_torch(path: Path, spec: Spec, weights: Mapping[str, Tensor], shown: Path) -> Run:
+    """Open a package that calls libtorch; return a call of it."""
+    own = {name: _weight(shown, weights, c) for name, c in spec.constants.items()}
+    try:
+        # `aoti_load_package` calls this too, but also runs a compiler, only for a warning.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    except RuntimeError as error:
+        if exhausted(error):
+            raise
+        msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
+        raise MachineError(msg) from error
+    _require_same(shown, loader.get_constant_fqns(), own)
+    loader.load_constants(own, False, True, True)
+    run: Run = loader.boxed_run
+    return run
+
+
+def _require_same(shown: Path, compiled: Sequence[str | None], told: Mapping[str, Tensor]) -> None:
+    if set(compiled) != told.keys():
+        msg = f"{shown} was compiled for other weights than it names: build the artifact again"
+        raise IntegrityError(msg)
 
 
 def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:
@@ -141,7 +151,8 @@ def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Te
 def write(compiled: Path, target: Path, spec: Spec) -> None:
     """Copy the members that loading needs from torch's package, with fixed names and times.
 
-    The generated sources are dropped: they are large, and contain paths of this machine.
+    The generated sources are dropped: they are large, and contain paths of this machine. The
+    library is compressed, to about a third: loaders copy it into a file of its own anyway.
     """
     with zipfile.ZipFile(compiled) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -149,7 +160,7 @@ def write(compiled: Path, target: Path, spec: Spec) -> None:
             if inner is not None:
                 with old.open(info) as data, new.open(_member(target, inner), "w") as out:
                     shutil.copyfileobj(data, out, 1 << 20)
-        new.writestr(_member(target, pt2.SPEC), json.dumps(asdict(spec), indent=1))
+        new.writestr(_member(target, pt2.SPEC), spec.as_json())
 
 
 def read_spec(path: Path) -> Spec:
@@ -159,32 +170,8 @@ def read_spec(path: Path) -> Spec:
         IntegrityError: The package is not one that `write` writes.
     """
     pt2.check(path)
-    try:
-        with zipfile.ZipFile(path) as package:
-            sides = json.loads(package.read(f"{path.stem}/{pt2.SPEC}"))
-        inputs, outputs = (
-            {
-                name: TensorSpec(_dtype(t["dtype"]), tuple(t["shape"]), t["mutated"])
-                for name, t in sides[side].items()
-            }
-            for side in ("inputs", "outputs")
-        )
-        constants = {
-            own: Constant(c["name"], _dtype(c["dtype"]), tuple(c["shape"]))
-            for own, c in sides["constants"].items()
-        }
-    except _NO_SPEC as error:
-        msg = f"{path} is not a package of ours ({error}): build or fetch the artifact again"
-        raise IntegrityError(msg) from error
-    return Spec(inputs, outputs, constants)
-
-
-def _dtype(name: str) -> str:
-    """Return the name if it is a type of torch; else raise ValueError."""
-    if not isinstance(getattr(torch, name, None), torch.dtype):
-        msg = f"no type {name!r}"
-        raise ValueError(msg)
-    return name
+    with zipfile.ZipFile(path) as package:
+        return parse(package.read(f"{path.stem}/{pt2.SPEC}"), path)
 
 
 def _constant(inner: str) -> str | None:
@@ -199,4 +186,5 @@ def _constant(inner: str) -> str | None:
 def _member(package: Path, inner: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(f"{package.stem}/{inner}", date_time=(1980, 1, 1, 0, 0, 0))
     info.external_attr = 0o644 << 16
+    info.compress_type = zipfile.ZIP_DEFLATED if inner == pt2.LIBRARY else zipfile.ZIP_STORED
     return info

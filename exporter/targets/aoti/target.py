@@ -26,7 +26,7 @@ from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetens
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.system.accelerators import Device
-from exporter.system.hardware import require_features
+from exporter.system.hardware import require_features, require_threads
 from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
@@ -44,10 +44,10 @@ from exporter.targets.aoti.package import Package, read_spec
 from exporter.targets.base import Job, Records
 
 SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
-# Estimated native code of a package: once, and for each module with weights.
+# Estimated native code of a package, compressed: once, and for each module with weights.
 _WEIGHTS = "weights.safetensors"
-_CODE_BYTES = 150_000
-_MODULE_BYTES = 3_000
+_CODE_BYTES = 130_000
+_MODULE_BYTES = 700
 
 
 def check(
@@ -138,9 +138,12 @@ def build(job: Job[Options]) -> BuildResult:
     left_float = [
         name for name in job.plan.quantized if f"{shared.get(name, name)}.scale" not in tensors
     ]
+    specs = [read_spec(job.folder / f"{name}.pt2") for name in setup.variants]
     return BuildResult(
         needs=Requirements(
-            cpu_features=tuple(sorted(options.features)), packages=("torch",), device=job.device
+            cpu_features=tuple(sorted(options.features)),
+            packages=("torch",) if any(spec.needs_torch for spec in specs) else (),
+            device=job.device,
         ),
         options=options.model_dump(mode="json"),
         quantization=job.plan.with_scheme(left_float, Float()).as_data(),
@@ -179,17 +182,9 @@ def load(
         IntegrityError: A package is damaged or does not fit its weights.
     """
     require_features(manifest.needs.cpu_features, str(folder))
-    built, here = (_minor(v) for v in (manifest.versions.get("torch", "?"), torch.__version__))
-    if built != here:
-        msg = (
-            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
-            f"Install torch {built} or build the artifact again."
-        )
-        raise MachineError(msg)
-    baked = manifest.threads
-    if baked not in (None, threads):
-        msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
-        raise MachineError(msg)
+    if "torch" in manifest.needs.packages:
+        _require_version(folder, manifest.versions.get("torch", "?"))
+    require_threads(manifest.threads, threads, str(folder))
     packages = [file for file in manifest.files if file.path.endswith(".pt2")]
     with scratch() as place:  # what is checked is what runs, whoever else may write to the folder
         copies = {place / Path(file.path).name: file for file in packages}
@@ -209,6 +204,17 @@ def _weights(path: Path, device: Device) -> dict[str, Tensor]:
     """Return the weights, which all graphs share; on the CPU they are mapped into memory."""
     with safe_open(path, framework="pt", device=str(SUPPORT[device].torch_device)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _require_version(folder: Path, built: str) -> None:
+    """Raise MachineError if this is not the torch that packages linked to it were compiled for."""
+    built, here = (_minor(version) for version in (built, torch.__version__))
+    if built != here:
+        msg = (
+            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
+            f"Install torch {built} or build the artifact again."
+        )
+        raise MachineError(msg)
 
 
 def _minor(version: str) -> str:

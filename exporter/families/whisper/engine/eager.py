@@ -49,12 +49,14 @@ class EagerEncoder:
         wanted: Sequence[str] | None = None,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         hidden = self._encoder(inputs["input_features"]).last_hidden_state
-        projections = [
-            split(projection(hidden), self._heads)
-            for attention in self._attentions
-            for projection in (attention.k_proj, attention.v_proj)
-        ]
-        return {"cross_cache": torch.stack(projections, 1)}
+        projections = [p for a in self._attentions for p in (a.k_proj, a.v_proj)]
+        windows, source, width = hidden.shape
+        shape = (windows, len(projections), self._heads, source, width // self._heads)
+        # Filled one by one: of large-v3 it has half a gigabyte, of which there is no second one.
+        cross = hidden.new_empty(shape)
+        for index, projection in enumerate(projections):
+            cross[:, index] = split(projection(hidden), self._heads)
+        return {"cross_cache": cross}
 
 
 class EagerDecoder:

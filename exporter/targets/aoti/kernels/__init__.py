@@ -4,6 +4,7 @@ AOTInductor calls them directly, through the C interface that it uses for torch'
 linked into the package's library, so loading needs no other file.
 """
 
+import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from exporter.families import attention
 from exporter.targets.aoti.modules import dynamic_int8, static_int8, weight_only
 
 _FOLDER = Path(__file__).parent
+_HOST = _FOLDER / "host"
+# aten's operators that are products: ours are in float32 only. For bfloat16, libtorch has kernels
+# that use the matrix units of some CPUs.
+_PRODUCTS = {"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "conv1d", "conv2d", "convolution"}
+_PRODUCTS |= {"scaled_dot_product_attention", "einsum", "_int_mm"}
 _T, _OUT = "AtenTensorHandle", "AtenTensorHandle*"
 
 
@@ -42,6 +48,21 @@ def _has_known_width(call: torch.fx.Node) -> bool:
     return query.meta["val"].shape[-1] // heads in (16, 32, 48, 64, 80, 96, 128)
 
 
+# An entry more than there are names: an array has at least one.
+_TABLE = """#include <cstddef>
+
+namespace exporter {{
+struct WeightName {{
+  const char *own, *stored;
+}};
+extern const WeightName kWeightNames[];
+extern const size_t kNumWeightNames;
+const WeightName kWeightNames[] = {{
+{entries}{{nullptr, nullptr}}}};
+const size_t kNumWeightNames = {count};
+}}  // namespace exporter
+"""
+
 _LINEAR = ("linear.cpp", "few_rows.cpp", "many_rows.cpp")
 _KERNELS: dict[Any, Kernel] = {
     dynamic_int8.int8_linear: Kernel(_LINEAR, (_T, _T, _T, _OUT, "int32_t", _OUT)),
@@ -53,15 +74,17 @@ _KERNELS: dict[Any, Kernel] = {
         (_T, _T, _T, _OUT, _OUT, "int64_t", "int64_t", "int32_t", _OUT),
     ),
     attention.attention: Kernel(
-        ("encoder_attention.cpp",),
+        ("attention/encoder_attention.cpp",),
         (_T, _T, _T, "int64_t", _OUT),
         "x86-64-v4",
         attention.attend,
         _has_known_width,
     ),
-    attention.step_attention: Kernel(("decoder_attention.cpp",), (*(_T,) * 7, _OUT)),
-    attention.keep_window: Kernel(("window_cache.cpp",), (_T, _T, "int64_t", _OUT)),
-    attention.window_attention: Kernel(("decoder_attention.cpp",), (_T, _T, "int64_t", _OUT)),
+    attention.step_attention: Kernel(("attention/decoder_attention.cpp",), (*(_T,) * 7, _OUT)),
+    attention.keep_window: Kernel(("attention/window_cache.cpp",), (_T, _T, "int64_t", _OUT)),
+    attention.window_attention: Kernel(
+        ("attention/decoder_attention.cpp",), (_T, _T, "int64_t", _OUT)
+    ),
 }
 
 
@@ -106,23 +129,58 @@ def declarations(kernels: Mapping[Any, Kernel], shims: str) -> dict[Any, list[st
     }
 
 
-def compile_kernels(
-    kernels: Iterable[Kernel], folder: Path, compiler: str, flags: Sequence[str]
+def sources(kernels: Iterable[Kernel]) -> list[Path]:
+    """Return the source files of kernels."""
+    return [_FOLDER / name for name in sorted({name for k in kernels for name in k.files})]
+
+
+def needs_libtorch(program: torch.export.ExportedProgram) -> bool:
+    """Return whether a graph has products that only libtorch computes, such as oneDNN's.
+
+    The linker finds what else there may be.
+    """
+    for node in program.graph.nodes:
+        target: Any = node.target
+        if not isinstance(target, torch._ops.OpOverload):
+            continue
+        space, _, name = target._schema.name.partition("::")
+        value = node.meta.get("val")
+        other = isinstance(value, torch.Tensor) and value.dtype != torch.float32
+        if space == "aten" and name in _PRODUCTS and other:
+            return True
+    return False
+
+
+def host_sources(folder: Path, names: Mapping[str, str]) -> list[Path]:
+    """Return the source files of what a package has in the place of libtorch.
+
+    Args:
+        folder: A folder for the file that is generated.
+        names: Maps the module's names of weights to their stored names.
+    """
+    entries = "".join(f"{{{json.dumps(own)}, {json.dumps(n)}}},\n" for own, n in names.items())
+    table = folder / "weight_names.cpp"
+    table.write_text(_TABLE.format(entries=entries, count=len(names)), encoding="utf-8")
+    return [*sorted(_HOST.glob("*.cpp")), table]
+
+
+def compile_sources(
+    files: Iterable[Path], folder: Path, compiler: str, flags: Sequence[str]
 ) -> list[Path]:
-    """Compile kernels to object files in `folder`.
+    """Compile C++ to object files in `folder`.
 
     Raises:
         BuildError: The compiler fails.
     """
     includes = [f"-I{path}" for path in (_FOLDER, Path(torch.__file__).parent / "include")]
     objects = []
-    for name in sorted({name for kernel in kernels for name in kernel.files}):
-        object_path = folder / f"{name}.o"
-        command = [compiler, "-c", str(_FOLDER / name), "-o", str(object_path), *flags, *includes]
+    for source in files:
+        object_path = folder / f"{source.name}.o"
+        command = [compiler, "-c", str(source), "-o", str(object_path), *flags, *includes]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
             reason = next((line for line in process.stderr.splitlines() if "error" in line), "")
-            msg = f"{compiler} could not compile {name}: {reason or process.stderr[-300:]}"
+            msg = f"{compiler} could not compile {source.name}: {reason or process.stderr[-300:]}"
             raise BuildError(msg)
         objects.append(object_path)
     return objects
