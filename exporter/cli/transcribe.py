@@ -17,7 +17,7 @@ from exporter.system.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
     from exporter.recognition.recordings import Recording
-    from exporter.runtime.transcript import Transcript
+    from exporter.runtime.transcript import Segment, Transcript
 
 _FORMATS = ("text", "json", "jsonl", "srt", "vtt", "tsv")  # of `exporter.runtime.subtitles`
 _SUFFIXES = {"text": ".txt"}
@@ -77,11 +77,11 @@ def transcribe(
     if timestamps or form in TIMED:
         changes["timestamps"] = True
     paths = tuple(each.path for each in printed.left)
-    request = Request(artifact, paths, changes, threads, trust)
+    request = Request(artifact, paths, changes, threads, trust, live=printed.is_live)
     try:
         if paths:
             with terminal.progress() as progress:
-                transcribe_files(request, progress, printed.outcome)
+                transcribe_files(request, progress, printed.outcome, printed.segment)
     finally:
         printed.finish()  # also after an error that ended all
     printed.require_all()
@@ -113,6 +113,18 @@ class _Printed:
         self.left = self._unwritten(recordings)
         self._next = iter(self.left)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether segments are printed as they come."""
+        plain = self._form == "text" and self._output is None and not self._gathers
+        return plain and self._timestamps
+
+    def segment(self, path: Path, segment: Segment) -> None:
+        """Print a segment."""
+        name = readable_name(str(path))
+        line = _timed(segment)
+        self._terminal.say(f"{name}: {line}" if self._several else line)
+
     def outcome(self, path: Path, outcome: Transcript | DataError) -> None:
         """Print or write a recording's transcript, or tell its error."""
         name, recording = readable_name(str(path)), next(self._next)
@@ -133,7 +145,7 @@ class _Printed:
             from exporter.runtime.subtitles import as_data
 
             self._rows.append(as_data(outcome, name))
-        else:
+        elif not self.is_live:  # whose segments are printed
             named = self._several and self._form == "text"
             for line in self._lines(outcome, name):
                 self._terminal.say(f"{name}: {line}" if named else line)
@@ -176,5 +188,8 @@ class _Printed:
         if self._form != "text" or not self._timestamps:
             yield from lines_of(transcript, self._form, name)
             return
-        for each in transcript.segments:
-            yield f"[{each.start_s:.2f} - {each.end_s:.2f}] {each.text.strip()}"
+        yield from map(_timed, transcript.segments)
+
+
+def _timed(segment: Segment) -> str:
+    return f"[{segment.start_s:.2f} - {segment.end_s:.2f}] {segment.text.strip()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from exporter.artifact.store import read_verified
 from exporter.errors import IntegrityError, RecipeError
 from exporter.recognition.model import Model, Values
 from exporter.runtime.manifest import SealedManifest
-from exporter.runtime.transcript import Sound, Transcript
+from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.system.hardware import require_threads
 
 _Opened = Mapping[str, Any]
@@ -158,6 +158,12 @@ class _WhisperModel:
 
         options = replace(Options.of(decoding), **self._workload)
         return self._whisper.transcribe(sounds, options)
+
+    def segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        from exporter.runtime.whisper.options import Options
+
+        options = replace(Options.of(decoding), **self._workload)
+        return self._whisper.segments(sound, options)
 
     def check(self, decoding: Values) -> None:
         from exporter.runtime.whisper.options import Options, check_options

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.recognition.quiet import quiet_libraries
-from exporter.runtime.transcript import Sound, Transcript
+from exporter.runtime.transcript import Segment, Sound, Transcript
 
 if TYPE_CHECKING:
     from exporter.families.base import Family
@@ -37,6 +37,10 @@ class Model(Protocol):
 
     def transcribe(self, sounds: Sequence[Sound], decoding: Values) -> list[Transcript]:
         """Transcribe recordings, float32 mono [samples] at `sampling_rate`, in order."""
+        ...
+
+    def segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        """Transcribe one recording, yield its segments as they come, and return the transcript."""
         ...
 
     def check(self, decoding: Values) -> None:
@@ -82,6 +86,12 @@ class FamilyModel:
         """Transcribe recordings."""
         with quiet_libraries():
             return self.family.transcribe(self.model, self.processor, sounds, _recipes(decoding))
+
+    def segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        """Transcribe a recording, yield its segments, and return the transcript."""
+        (transcript,) = self.transcribe([sound], decoding)
+        yield from transcript.segments
+        return transcript
 
     def check(self, decoding: Values) -> None:
         """Check options against the model's configs."""

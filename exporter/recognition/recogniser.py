@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
@@ -14,7 +14,7 @@ from exporter.recognition.foreign import foreign_files
 from exporter.recognition.model import FamilyModel, Model, Values
 from exporter.runtime.decoding import changed, overlaid, unknown_option
 from exporter.runtime.manifest import SealedManifest
-from exporter.runtime.transcript import Sound, Transcript
+from exporter.runtime.transcript import Segment, Sound, Transcript
 
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
@@ -196,6 +196,42 @@ class Recogniser:
         decoding = self._overlaid(options)
         rate = None if sampling_rate is None else require_rate(sampling_rate)
         return self._results(_named(audio), rate, decoding)
+
+    def segments(
+        self, audio: Recording, *, sampling_rate: int | None = None, **options: Any
+    ) -> Generator[Segment, None, Transcript]:
+        """Transcribe one recording, and yield its segments as soon as they are known.
+
+        Those of a long recording come as it is decoded, before its end is read.
+
+        Example:
+            >>> for segment in recogniser.segments("lecture.flac", timestamps=True):
+            ...     print(segment.start_s, segment.text)
+
+        Args:
+            audio: As in `transcribe`.
+            sampling_rate: As in `transcribe`.
+            **options: As in `transcribe`.
+
+        Yields:
+            The segments, in the order of time.
+
+        Returns:
+            The transcript, as the generator's value.
+
+        Raises:
+            DataError: As in `transcribe`.
+            RecipeError: As in `transcribe`, before anything is read.
+            TypeError: As in `transcribe`, before anything is read.
+        """
+        decoding = self._overlaid(options)
+        rate = None if sampling_rate is None else require_rate(sampling_rate)
+        sound = audio_files.load(audio, self.sampling_rate, rate, "audio")
+        return self._segments(sound, decoding)
+
+    def _segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        with foreign_files(self._sealed):
+            return (yield from self.opened.segments(sound, decoding))
 
     def decode(self, audio: Sequence[Sound], decoding: Decoding | None = None) -> list[Transcript]:
         """Transcribe arrays that are float32 mono [samples] at `sampling_rate` already.

@@ -2,7 +2,7 @@
 
 An artifact may hold native code, and a stranger's graph may crash a library or never end: both run
 in a process without the user's credentials, with limits, whose crash is reported as an error. Only
-graphs that this machine built itself run in this one, which spares the start of an interpreter.
+what this machine built itself runs in this one, which spares the start of an interpreter.
 Artifacts of the Hub are pulled before.
 """
 
@@ -15,6 +15,7 @@ from exporter.artifact import store
 from exporter.artifact.build_registry import built_here
 from exporter.errors import DataError, RecipeError
 from exporter.recognition import light, load
+from exporter.recognition.recogniser import Recogniser
 from exporter.runtime.decoding import unknown_option
 from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
@@ -29,7 +30,8 @@ class Request:
     """An artifact, the files to transcribe, and the `changes` to the recipe's decoding.
 
     `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` allows its
-    native code to run.
+    native code to run. With `live`, segments are told as they come, so that recordings are decoded
+    one by one.
     """
 
     artifact: str
@@ -37,9 +39,15 @@ class Request:
     changes: dict[str, Any]
     threads: int | None
     trust: bool
+    live: bool = False
 
 
-def transcribe_files(request: Request, progress: Progress, on_outcome: OnOutcome) -> None:
+def transcribe_files(
+    request: Request,
+    progress: Progress,
+    on_outcome: OnOutcome,
+    on_segment: Callable[[Path, Segment], None] | None = None,
+) -> None:
     """Transcribe files, and tell each outcome as soon as it is there.
 
     Args:
@@ -47,16 +55,22 @@ def transcribe_files(request: Request, progress: Progress, on_outcome: OnOutcome
         progress: Called with the current activity and the fraction done.
         on_outcome: Called with each file's path and its transcript, or the error of a file that
             cannot be used, as soon as it is done.
+        on_segment: Called with each file's path and its next segment, if the request is `live`.
 
     Raises:
         ExporterError: As `load.locate` and `worker.run` raise it.
     """
     folder = load.locate(request.artifact, progress, trust=request.trust)
-    paths = iter(request.audio)
+    left = list(reversed(request.audio))
 
     def on_result(row: dict[str, Any]) -> None:
-        error = row.get("error")
-        on_outcome(next(paths), _transcript(**row) if error is None else DataError(error))
+        if "segment" in row:
+            if on_segment is not None:
+                on_segment(left[-1], Segment(**row["segment"]))
+        elif "error" in row:
+            on_outcome(left.pop(), DataError(row["error"]))
+        else:
+            on_outcome(left.pop(), _transcript(**row))
 
     audio = list(map(str, request.audio))
     plain = {**asdict(request), "artifact": str(folder), "audio": audio}
@@ -69,7 +83,7 @@ def transcribe_files(request: Request, progress: Progress, on_outcome: OnOutcome
 
 
 def runs_here(folder: Path) -> bool:
-    """Return whether an artifact needs no process of its own: it is graphs, and built here."""
+    """Return whether an artifact needs no process of its own: it is light, and built here."""
     manifest = store.read_sealed(folder)
     return light.opens(manifest) and built_here(manifest)
 
@@ -86,16 +100,38 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
     if message := unknown_option(request.changes):
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
-    files = _reported(request.audio, progress)
-    done = 0
+    run = _live if request.live else _batched
+    files, done = _reported(request.audio, progress), 0
     while done < len(request.audio):
         try:
-            for transcript in recogniser.transcribe_iter(files, **request.changes):
-                done += 1
-                yield transcript.to_dict()
+            for row in run(recogniser, files, request.changes):
+                done += "segment" not in row
+                yield row
         except DataError as error:  # of the next file, since those before it are done
             done += 1
             yield {"error": str(error)}
+
+
+def _batched(
+    recogniser: Recogniser, files: Iterator[Path], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the transcripts of files that are decoded together."""
+    for transcript in recogniser.transcribe_iter(files, **options):
+        yield transcript.to_dict()
+
+
+def _live(
+    recogniser: Recogniser, files: Iterator[Path], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the segments of each file as they come, and then its transcript."""
+    for path in files:
+        segments = recogniser.segments(path, **options)
+        while True:
+            try:
+                yield {"segment": next(segments).to_dict()}
+            except StopIteration as end:
+                yield end.value.to_dict()
+                break
 
 
 def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:

@@ -147,6 +147,29 @@ def test_other_graphs_are_refused(built: dict[str, Path], tmp_path: Path) -> Non
         exporter.load(folder, threads=1)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_segments_come_one_by_one(built: dict[str, Path], kind: str, whole: bool) -> None:
+    """And the last of all is the transcript, also by the model of transformers."""
+    recogniser = exporter.load(built[kind], threads=1)
+    if whole:
+        assert recogniser.model is not None
+    for seconds in (1.0, 9.0):
+        sound = tones(seconds)
+        given, found = recogniser.segments(sound, sampling_rate=16_000, timestamps=True), []
+        while True:
+            try:
+                found.append(next(given))
+            except StopIteration as end:
+                transcript = end.value
+                break
+        expected = recogniser.transcribe(sound, sampling_rate=16_000, timestamps=True)
+        assert transcript == expected
+        assert tuple(found) == expected.segments
+    with pytest.raises(TypeError, match="an unknown option"):
+        recogniser.segments(sound, sampling_rate=16_000, beams=2)
+
+
 def test_a_measurement_sees_every_call(built: dict[str, Path]) -> None:
     recogniser = exporter.load(built["whisper"], threads=1)
     functions, seen = recogniser.opened.functions, []

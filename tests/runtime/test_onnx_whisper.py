@@ -1,5 +1,6 @@
 """Whisper's engine on numpy gives the logits of the torch one, bit for bit, whatever is asked."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,22 @@ def test_the_same_windows_start_again(ours: Engine) -> None:
     others.release()
     again = ours.start(encoded)
     assert np.array_equal(again.step(prompt), expected)
+
+
+def test_threads_decode_beside_each_other(ours: Engine) -> None:
+    def decoded(seed: int) -> np.ndarray:
+        hypotheses = ours.start(ours.encode(features(1, seed)))
+        hypotheses.step(ids(1, 3, seed))
+        hypotheses.expand_beams(2)
+        rows = [hypotheses.step(ids(2, 1, 10 * seed + n)).copy() for n in range(8)]
+        hypotheses.release()
+        return np.concatenate(rows)
+
+    alone = [decoded(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for one, other in zip(alone, pool.map(decoded, range(4)), strict=True):
+                assert np.array_equal(one, other)
 
 
 def test_a_measurement_may_stand_in_for_a_graph(ours: Engine) -> None:

@@ -1,6 +1,6 @@
 """A CTC model on built graphs, read from the files of an artifact."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from exporter.runtime.ctc.features import PARAKEET, Values, input_of, whole
 from exporter.runtime.ctc.tokens import read_tokens
 from exporter.runtime.ctc.transcribe import Logits, Reader
 from exporter.runtime.decoding import OPTIONS, refuse_foreign
-from exporter.runtime.transcript import Audio, Sound, Transcript
+from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 
 CONFIG, EXTRACTOR, TARGET = "config.json", "preprocessor_config.json", "target_lang"
 GRAPH, OUTPUT = "model", "logits"
@@ -66,6 +66,14 @@ class CtcModel:
         """Transcribe recordings (float32 mono [samples] at `sampling_rate`), in order."""
         lengths = decoding["chunk_length_s"], decoding["stride_length_s"]
         return [self._reader.transcribe(sound, *lengths) for sound in sounds]
+
+    def segments(
+        self, sound: Sound, decoding: Mapping[str, Any]
+    ) -> Generator[Segment, None, Transcript]:
+        """Transcribe a recording, yield its only segment, and return the transcript."""
+        (transcript,) = self.transcribe([sound], decoding)
+        yield from transcript.segments
+        return transcript
 
     def check(self, decoding: Mapping[str, Any]) -> None:
         """Check that the model supports the options; raises as `check_decoding`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ class Engine:
         self._inputs, logits = self._step.inputs, self._step.outputs["logits"]
         self._vocabulary = int(logits.shape[-1])
         self._source = int(self._inputs[f"{_CROSS_CACHE}0.key"].shape[2])
+        self._lock = RLock()  # a collection of garbage may give back while it is held
         self._spare: dict[str, list[_Caches]] = {_OWN_CACHE: [], _CROSS_CACHE: []}
         (self._states,) = graphs[ENCODER].outputs
         # Graphs of earlier releases give the logits of the last token only.
@@ -94,17 +96,19 @@ class Engine:
     def taken(self, prefix: str, rows: int) -> _Caches:
         """Return caches of so many rows: given back ones, with their old contents, or new ones."""
         spare = self._spare[prefix]
-        for index, caches in enumerate(spare):
-            if caches.rows == rows:
-                return spare.pop(index)
+        with self._lock:  # other threads may decode, too
+            for index, caches in enumerate(spare):
+                if caches.rows == rows:
+                    return spare.pop(index)
         named = {name: each for name, each in self._inputs.items() if name.startswith(prefix)}
         return _Caches(rows, {name: _empty(value, rows) for name, value in named.items()})
 
     def give_back(self, prefix: str, caches: _Caches) -> None:
         """Keep caches for reuse, the latest ones."""
-        spare = self._spare[prefix]
-        spare.append(caches)
-        del spare[:-_SPARE]
+        with self._lock:
+            spare = self._spare[prefix]
+            spare.append(caches)
+            del spare[:-_SPARE]
 
     def run(self, ids: Tokens, own: _Caches, audio: _Caches, length: int) -> Scores:
         """Decode ids [rows, tokens] at positions `length` and on; return logits as the graph."""

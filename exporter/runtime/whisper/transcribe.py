@@ -1,6 +1,6 @@
 """Transcribe recordings with a Whisper, whatever runs its graphs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,15 +55,20 @@ class Whisper:
             transcripts.update(zip(group, decoded, strict=True))
         return [transcripts[place] for place in range(len(sounds))]
 
-    def segments(self, sound: Sound, options: Options) -> Iterator[Segment]:
-        """Transcribe one recording, and yield its segments as they come.
+    def segments(self, sound: Sound, options: Options) -> Generator[Segment, None, Transcript]:
+        """Transcribe one recording, yield its segments as they come, and return the transcript.
 
         Raises:
             RecipeError: As `transcribe` does.
             DataError: As `transcribe` does.
         """
+        parts: list[Part] = []
+        length_s = 0.0
         for _, length_s, timed in self._decoded([sound], options):
-            yield from (self._segment(one, options).until(length_s) for one in timed)
+            for one in timed:
+                parts.append((self._segment(one, options), one.tokens))
+                yield parts[-1][0].until(length_s)
+        return joined(self.text, parts, length_s)
 
     def _transcripts(self, sounds: Sequence[Sound], options: Options) -> list[Transcript]:
         parts: list[list[Part]] = [[] for _ in sounds]
