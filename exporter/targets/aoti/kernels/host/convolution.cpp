@@ -23,14 +23,24 @@ struct Steps {  // stride, padding or dilation
       : height(count == 2 ? of[0] : missing), width(of[count - 1]) {}
 };
 
-// Whether the channels of an image lie side by side, as c10::is_channels_last_strides_2d has it.
-bool channels_last(const AtenTensorOpaque& tensor) {
-  if (tensor.axes != 4 || tensor.strides[1] == 0) return false;
+// Whether torch's convolution takes a tensor's channels to lie side by side, and then lays out its
+// result so: c10::is_channels_last_strides_2d. Along one axis, it first puts a height of one into
+// the tensor, and copies an input that is not contiguous; a single channel counts as side by side.
+bool channels_last(const AtenTensorOpaque& tensor, bool copied) {
+  int64_t sizes[4], strides[4];
+  std::copy_n(tensor.sizes, 4, sizes);
+  std::copy_n(tensor.strides, 4, strides);
+  if (tensor.axes == 3) {
+    if (copied && !tensor.contiguous()) return false;
+    sizes[3] = sizes[2], strides[3] = strides[2];
+    sizes[2] = 1, strides[2] = sizes[3] * strides[3];
+  }
+  if (strides[1] == 0) return false;
   int64_t least = 0;
   for (const int axis : {1, 3, 2, 0}) {
-    if (tensor.sizes[axis] == 0 || tensor.strides[axis] < least) return false;
-    if (axis == 0 && least == tensor.strides[1]) return false;
-    least = tensor.strides[axis] * std::max<int64_t>(tensor.sizes[axis], 1);
+    if (sizes[axis] == 0 || strides[axis] < least) return false;
+    if (axis == 0 && least == strides[1]) return false;
+    least = strides[axis] * std::max<int64_t>(sizes[axis], 1);
   }
   return true;
 }
@@ -68,9 +78,10 @@ AtenTensorHandle output(const AtenTensorOpaque& input, const AtenTensorOpaque& k
   const int64_t channels = kernel.sizes[0], places = height * width;
   int64_t sizes[] = {input.sizes[0], channels, height, width};
   if (input.axes == 3) sizes[2] = width;
-  const int64_t last[] = {places * channels, 1, width * channels, channels};
-  const bool images = channels_last(input) || channels_last(kernel);
-  return allocated(input.axes, sizes, images ? last : nullptr, kFloat32);
+  int64_t last[] = {places * channels, 1, width * channels, channels};
+  if (input.axes == 3) last[2] = channels;
+  const bool side_by_side = channels_last(input, true) || channels_last(kernel, false);
+  return allocated(input.axes, sizes, side_by_side ? last : nullptr, kFloat32);
 }
 
 void convolve(const Convolution& c, const AtenTensorOpaque& kernel, const float* bias,
