@@ -1,7 +1,8 @@
 """Select and compile this package's own kernels for the operators of a graph.
 
 AOTInductor calls them directly, through the C interface that it uses for torch's own. They are
-linked into the package's library, so loading needs no other file.
+linked into the package's library, so loading needs no other file. Unless a graph calls what only
+libtorch has, so is what stands in for libtorch, in the folder `host`.
 """
 
 import json
