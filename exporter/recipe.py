@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from exporter.errors import RecipeError
 from exporter.formats.yaml_source import MAX_BYTES, Loc, Source, parse
+from exporter.runtime.decoding import OPTIONS, USABLE
 from exporter.system.files import read_small, readable_name
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -46,7 +47,7 @@ FolderName = Annotated[
     ),
 ]
 Kind = Annotated[str, _matching(r"[a-z0-9][a-z0-9-]{0,39}", "a target kind, like onnx-int8")]
-Text = Annotated[str, _matching(r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?", "a usable text")]
+Text = Annotated[str, _matching(USABLE, "a usable text")]
 RepoId = Annotated[str, _matching(r"(?:[\w.-]+/)?[\w.-]{1,96}", "a Hub id like org/name")]
 
 
@@ -128,27 +129,47 @@ class TargetSpec(_Strict):
         return dict(self.model_extra or {})
 
 
+def _option(name: str) -> Any:
+    """Return the field of an option with its default and its limits."""
+    option = OPTIONS[name]
+    how: dict[str, Any] = dict(option.limits)
+    if option.kind is tuple:
+        how = {"min_length": 1, "max_length": option.longest}  # limits are those of each
+    if option.late:
+        how["exclude_if"] = lambda value: value == option.default
+    return Field(default=option.default, **how)
+
+
+_Temperature = Annotated[float, Field(**OPTIONS["temperatures"].limits)]
+
+
 class Decoding(_Strict):
     """The decoding of audio to text, the same for the original and every artifact.
 
-    What a recipe leaves out has the default here, whatever the checkpoint's generation config says.
+    Defaults and limits are in `exporter.runtime.decoding`. What a recipe leaves out has the default
+    there, whatever the checkpoint's generation config says.
     Options younger than the first reports are left out of data where they have their default, so
     that those keep their bytes.
     """
 
-    language: Text | None = None
-    task: Literal["transcribe", "translate"] | None = None
-    num_beams: int = Field(default=1, ge=1, le=64)
-    length_penalty: float = Field(default=1.0, ge=-10, le=10, exclude_if=lambda value: value == 1)
-    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10, exclude_if=lambda v: v == 1)
-    no_repeat_ngram_size: int = Field(default=0, ge=0, le=1024, exclude_if=lambda size: size == 0)
-    max_new_tokens: int | None = Field(default=None, ge=1, exclude_if=lambda most: most is None)
-    chunk_length_s: float = Field(default=30.0, gt=0, le=600, exclude_if=lambda v: v == 30)
-    stride_length_s: float | None = Field(
-        default=None, ge=0, le=300, exclude_if=lambda stride: stride is None
-    )
-    timestamps: bool = False
-    batch_size: int = Field(default=1, ge=1, le=1024)
+    language: Text | None = _option("language")
+    task: Literal["transcribe", "translate"] | None = _option("task")
+    num_beams: int = _option("num_beams")
+    length_penalty: float = _option("length_penalty")
+    repetition_penalty: float = _option("repetition_penalty")
+    no_repeat_ngram_size: int = _option("no_repeat_ngram_size")
+    max_new_tokens: int | None = _option("max_new_tokens")
+    chunk_length_s: float = _option("chunk_length_s")
+    stride_length_s: float | None = _option("stride_length_s")
+    timestamps: bool = _option("timestamps")
+    batch_size: int = _option("batch_size")
+    temperatures: tuple[_Temperature, ...] = _option("temperatures")
+    compression_ratio_threshold: float | None = _option("compression_ratio_threshold")
+    logprob_threshold: float | None = _option("logprob_threshold")
+    no_speech_threshold: float | None = _option("no_speech_threshold")
+    condition_on_previous: bool = _option("condition_on_previous")
+    initial_prompt: Text | None = _option("initial_prompt")
+    hotwords: Text | None = _option("hotwords")
 
 
 class Data(_Strict):

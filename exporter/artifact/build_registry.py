@@ -4,6 +4,8 @@ A file per artifact is named by its digest and authenticated with a key of this 
 whoever can create a file here still cannot say "built here".
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 import json
@@ -14,11 +16,14 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exporter.artifact.manifest import Manifest
 from exporter.system.files import create_private, make_folder, read_small, write_atomic
 from exporter.system.user_dirs import home, owned
+
+if TYPE_CHECKING:
+    from exporter.artifact.manifest import Manifest
+    from exporter.artifact.store import AnyManifest
 
 _log = logging.getLogger(__name__)
 _PLACE = "EXPORTER_STATE"
@@ -55,7 +60,7 @@ def record(manifest: Manifest) -> None:
         )
 
 
-def built_here(manifest: Manifest) -> bool:
+def built_here(manifest: AnyManifest) -> bool:
     """Return True if the registry has an artifact's digest, in a note made with its key."""
     path = build_registry() / manifest.digest
     try:

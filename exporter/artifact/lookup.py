@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 
-from exporter.artifact.manifest import MANIFEST, RECIPE
 from exporter.errors import ExporterError, IntegrityError, RecipeError
+from exporter.runtime.manifest import MANIFEST, RECIPE
 
 # File names by which transformers knows a checkpoint, or peft an adapter.
 _CONFIGS = ("config.json", "adapter_config.json")
@@ -139,7 +139,7 @@ def _not_a_recipe(path: Path) -> str | None:
 
 
 def require_audio(artifact: str, audio: Sequence[Path]) -> None:
-    """Raise RecipeError if the arguments of `transcribe` are swapped, or name a folder of audio.
+    """Raise RecipeError if the arguments of `transcribe` are swapped.
 
     Args:
         artifact: What was given for the artifact: a folder or a Hub id.
@@ -156,12 +156,7 @@ def _not_audio(artifact: str, audio: Sequence[Path]) -> str | None:
         return f"{swapped} is an artifact, and comes first:\n{_command(str(swapped), files)}"
     if swapped:
         return f"{swapped} is an artifact, not audio: give one artifact, then audio files"
-    if len(audio) > 1 or not _safely(audio[0].is_dir):  # one bad file of several has its own error
-        return None
-    if found := audio_in(audio[0]):
-        pattern = f"{quoted(audio[0])}/*{found[0].suffix}"
-        return f"{audio[0]} is a folder: name its files: {_command(artifact, [])} {pattern}"
-    return f"{audio[0]} is a folder without audio: name audio files"
+    return None
 
 
 def _command(artifact: str, audio: Sequence[Path]) -> str:

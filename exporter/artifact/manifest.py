@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from exporter.runtime.manifest import MANIFEST as MANIFEST  # re-exported for importers
+from exporter.runtime.manifest import RECIPE as RECIPE
 from exporter.system.hardware import MAX_THREADS
-
-MANIFEST = "manifest.json"
-RECIPE = "recipe.yaml"
 
 _Value = TypeVar("_Value")
 AbsentIfEmpty = Annotated[_Value, Field(exclude_if=operator.not_)]
@@ -139,7 +138,11 @@ class BuildFigures(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The description of an artifact, which is read without opening its models."""
+    """The description of an artifact, which is read without opening its models.
+
+    `decoding` has every option of the recipe's `decoding`, for who opens the artifact without
+    reading YAML. `exporter.runtime.manifest` reads what opening needs.
+    """
 
     schema_version: Literal[1] = 1
     name: _Text
@@ -156,6 +159,7 @@ class Manifest(_Frozen):
     choices: AbsentIfEmpty[dict[_Text, AutotuneResult]] = {}
     quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
     calibration: AbsentIfEmpty[Calibration | None] = None
+    decoding: AbsentIfEmpty[dict[_Text, Any]] = {}
     files: tuple[File, ...] = ()
 
     @field_validator("options")

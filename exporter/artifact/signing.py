@@ -22,14 +22,12 @@ from pydantic.alias_generators import to_camel
 from exporter.artifact import keyring, provenance, report, store
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.store import SIDECAR_FILES
+from exporter.artifact.store import SIDECAR_FILES, SIGNATURES, AnyManifest
 from exporter.errors import IntegrityError, MachineError
 from exporter.system.files import read_small, sha256_file, write_atomic
 from exporter.system.text import listed
 
-SIGNATURE = "model.sig"
-VERDICT = "report.sig"
-SIGNATURES = (SIGNATURE, VERDICT)
+SIGNATURE, VERDICT = SIGNATURES
 _JUDGED = (report.REPORT, report.PAGE, report.PREDICTIONS)
 _MAX_BYTES = 4 << 20
 
@@ -117,11 +115,6 @@ def sign(folder: Path, key: Path) -> Manifest:
     return manifest
 
 
-def exists(folder: Path) -> bool:
-    """Return True if an artifact has a signature, valid or not."""
-    return bool(_present(folder, SIGNATURES))
-
-
 def require_current(folder: Path, manifest: Manifest) -> None:
     """Raise IntegrityError unless a verified artifact's signatures are about its current files.
 
@@ -179,12 +172,12 @@ def verify(folder: Path, manifest: Manifest, key: Path | None = None) -> dict[st
     return {name: _verified(folder, manifest, name, scopes[name], key) for name in scopes}
 
 
-def verify_trusted_signature(folder: Path, manifest: Manifest) -> None:
+def verify_trusted_signature(folder: Path, manifest: AnyManifest) -> None:
     """Raise IntegrityError unless a trusted key signed a verified artifact, with any report."""
     _verified(folder, manifest, SIGNATURE, _scopes(folder, manifest)[SIGNATURE], None)
 
 
-def has_trusted_signer(folder: Path, manifest: Manifest) -> None:
+def has_trusted_signer(folder: Path, manifest: AnyManifest) -> None:
     """Raise IntegrityError unless `model.sig` names a trusted key; nothing is verified yet."""
     path = folder / SIGNATURE
     bundle, signed = _read(path)
@@ -194,7 +187,7 @@ def has_trusted_signer(folder: Path, manifest: Manifest) -> None:
         raise IntegrityError(msg)
 
 
-def _scopes(folder: Path, manifest: Manifest) -> Mapping[str, frozenset[str]]:
+def _scopes(folder: Path, manifest: AnyManifest) -> Mapping[str, frozenset[str]]:
     """Map each signature to the files that it covers; both cover the manifest.
 
     Not covered are the model card and its picture, which every push writes, and local paths.
@@ -210,7 +203,9 @@ def _present(folder: Path, names: Collection[str]) -> set[str]:
     return {name for name in names if os.path.lexists(folder / name)}
 
 
-def _require_of(folder: Path, manifest: Manifest, name: str, covered: Collection[str]) -> _Bundle:
+def _require_of(
+    folder: Path, manifest: AnyManifest, name: str, covered: Collection[str]
+) -> _Bundle:
     """Raise IntegrityError unless a signature names exactly these files, as they are."""
     again = f"exporter sign {folder} --key PRIVATE.pem"
     if not os.path.lexists(folder / name):
@@ -248,7 +243,7 @@ def _read(path: Path) -> tuple[_Bundle, dict[str, str]]:
 
 
 def _verified(
-    folder: Path, manifest: Manifest, name: str, covered: Collection[str], key: Path | None
+    folder: Path, manifest: AnyManifest, name: str, covered: Collection[str], key: Path | None
 ) -> Path:
     """Verify a signature of these very files; return its key: `key`, or one of the keyring."""
     path = folder / name

@@ -1,23 +1,28 @@
 """Artifacts on disk: staged, sealed by a manifest, renamed into place, never edited.
 
-Does not import torch, so that verifying, listing and pushing start at once. The manifest is written
-last and names every file with size and sha256; the artifact's digest is the sha256 of the manifest.
+Does not import torch, so that verifying, listing and pushing start at once, and pydantic only for
+who needs the whole manifest. The manifest is written last and names every file with size and
+sha256; the artifact's digest is the sha256 of the manifest.
 """
 
+from __future__ import annotations
+
 import hashlib
+import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from shlex import quote
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 from filelock import Timeout
 
 from exporter.artifact.lookup import not_an_artifact
-from exporter.artifact.manifest import MANIFEST, File, Manifest
 from exporter.errors import BusyError, IntegrityError, RecipeError
+from exporter.runtime.manifest import MANIFEST, EditedError, SealedFile, SealedManifest, parse
 from exporter.system.files import (
     file_lock,
     make_folder,
@@ -34,10 +39,16 @@ from exporter.system.files import (
 from exporter.system.signals import undisturbed
 from exporter.system.text import listed
 
+if TYPE_CHECKING:
+    from exporter.artifact.manifest import File, Manifest
+
+AnyManifest: TypeAlias = Union["Manifest", SealedManifest]
+_Read = TypeVar("_Read", "Manifest", SealedManifest)
+
 # Sidecar files are written after sealing and are outside the digest.
-_BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json "
-_SIGNED = "provenance.intoto.json model.sig report.sig"
-SIDECAR_FILES = frozenset({MANIFEST, *(_BESIDE + _SIGNED).split()})
+_BESIDE = "report.json report.html predictions.jsonl README.md wer.svg places.json"
+SIGNATURES = ("model.sig", "report.sig")
+SIDECAR_FILES = frozenset({MANIFEST, *_BESIDE.split(), "provenance.intoto.json", *SIGNATURES})
 # The partial file of a sidecar during `write_atomic`, or of a killed process.
 _BEING_WRITTEN = re.compile(partial_name(f"({'|'.join(map(re.escape, sorted(SIDECAR_FILES)))})"))
 MAX_MANIFEST_BYTES = 4 << 20
@@ -70,28 +81,48 @@ def read_manifest(folder: Path) -> Manifest:
         RecipeError: The folder is something else, such as a folder of artifacts, or its path is
             not UTF-8.
     """
+    return _read(folder, whole)
+
+
+def read_sealed(folder: Path) -> SealedManifest:
+    """Read what opening needs of a manifest; raises as `read_manifest`."""
+    return _read(folder, parse)
+
+
+def whole(content: bytes) -> Manifest:
+    """Return the manifest of the bytes of its file.
+
+    Raises:
+        EditedError: They are another form of what they say.
+        ValueError: They are no manifest.
+    """
+    from exporter.artifact.manifest import Manifest
+
+    manifest = Manifest.model_validate_json(content, strict=True)
+    if manifest.canonical() != content:  # which raises a ValueError for a NaN
+        msg = "it is not as a build writes it"
+        raise EditedError(msg)
+    return manifest
+
+
+def _read(folder: Path, parsed: Callable[[bytes], _Read]) -> _Read:
     require_utf8(folder, RecipeError)
     path = folder / MANIFEST
     try:
         require_plain(path)
-        sealed = read_small(
+        content = read_small(
             path, MAX_MANIFEST_BYTES, IntegrityError, "a manifest of ours", follow_links=False
         )
-        manifest = Manifest.model_validate_json(sealed, strict=True)
-        canonical = manifest.canonical()
+        return parsed(content)
     except (FileNotFoundError, NotADirectoryError):
         raise not_an_artifact(folder) from None
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # pydantic's errors are ValueErrors; a NaN raises a plain one
+    except EditedError as error:
+        msg = f"{path} was edited after the build: build it again with --force"
+        raise IntegrityError(msg) from error
+    except (ValueError, OSError) as error:  # pydantic's errors are ValueErrors
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): build it again with --force"
         raise IntegrityError(msg) from error
-    if canonical != sealed:
-        msg = f"{path} was edited after the build: build it again with --force"
-        raise IntegrityError(msg)
-    return manifest
 
 
 def verify(folder: Path) -> Manifest:
@@ -108,18 +139,28 @@ def verify(folder: Path) -> Manifest:
     Raises:
         IntegrityError: A file is missing, added, changed, or not a regular file.
     """
+    return _verified(folder, read_manifest)
+
+
+def verify_sealed(folder: Path) -> SealedManifest:
+    """Check the same, and return what opening needs of the manifest."""
+    return _verified(folder, read_sealed)
+
+
+def _verified(folder: Path, read: Callable[[Path], _Read]) -> _Read:
     while True:
-        manifest = read_manifest(folder)
+        manifest = read(folder)
         try:
-            _require_whole(folder, manifest)
+            require_files(folder, manifest)
+            require_hashes(folder, manifest)
         except IntegrityError:
-            if read_manifest(folder) == manifest:
+            if read(folder) == manifest:
                 raise
         else:
             return manifest
 
 
-def read_verified(folder: Path, file: File) -> bytes:
+def read_verified(folder: Path, file: File | SealedFile) -> bytes:
     """Read a program or a graph once, and check what was read.
 
     Who may write to an artifact can exchange a file between its check and its use. So loaders use
@@ -149,14 +190,20 @@ def read_verified(folder: Path, file: File) -> bytes:
     return data
 
 
-def require_same(folder: Path, manifest: Manifest) -> None:
+def is_signed(folder: Path) -> bool:
+    """Return True if an artifact has a signature, valid or not."""
+    return any(os.path.lexists(folder / name) for name in SIGNATURES)
+
+
+def require_same(folder: Path, manifest: AnyManifest) -> None:
     """Raise BusyError if the verified artifact was replaced by another one."""
-    if read_manifest(folder) != manifest:
+    if read_sealed(folder).digest != manifest.digest:
         msg = f"{folder} was replaced meanwhile: run the command again"
         raise BusyError(msg)
 
 
-def _require_whole(folder: Path, manifest: Manifest) -> None:
+def require_files(folder: Path, manifest: AnyManifest) -> None:
+    """Raise IntegrityError unless a folder has the sealed files in their sizes, and no others."""
     promised = {file.path for file in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in _walk(folder)}
     present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
@@ -169,15 +216,27 @@ def _require_whole(folder: Path, manifest: Manifest) -> None:
         msg = f"{whose}.\nRemove what does not belong there{_removal(folder, extra)}"
         raise IntegrityError(msg)
     for file in manifest.files:
-        path = folder / inside(file.path)
-        try:
-            require_plain(path)
-            equal = path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
-        except FileNotFoundError:
-            equal = False
-        if not equal:
-            msg = f"{path} does not match the manifest: build it again with --force"
-            raise IntegrityError(msg)
+        _require_equal(folder, file, hashed=False)
+
+
+def require_hashes(folder: Path, manifest: AnyManifest) -> None:
+    """Raise IntegrityError unless the files that `require_files` checked have the sealed bytes."""
+    for file in manifest.files:
+        _require_equal(folder, file, hashed=True)
+
+
+def _require_equal(folder: Path, file: File | SealedFile, *, hashed: bool) -> None:
+    path = folder / inside(file.path)
+    try:
+        require_plain(path)
+        equal = path.stat().st_size == file.size_bytes
+        if equal and hashed:
+            equal = sha256_file(path) == file.sha256
+    except FileNotFoundError:
+        equal = False
+    if not equal:
+        msg = f"{path} does not match the manifest: build it again with --force"
+        raise IntegrityError(msg)
 
 
 @contextmanager
@@ -225,6 +284,8 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     Returns:
         The manifest as written.
     """
+    from exporter.artifact.manifest import File
+
     files = []
     for path in sorted(_walk(folder)):
         relative = path.relative_to(folder).as_posix()

@@ -6,7 +6,7 @@ a slow phase of the machine affects all of them. Only one model runs at a time.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,20 @@ def _artifact_rows(
     ]
 
 
+_ONE_PASS: Mapping[str, Any] = {
+    "temperatures": (0.0,),
+    "compression_ratio_threshold": None,
+    "logprob_threshold": None,
+    "no_speech_threshold": None,
+}
+
+
 def _decoding(wanted: Decoding, load: Workload) -> Decoding:
-    """Return the recipe's decoding with the workload's changes; noise gets no timestamps."""
-    changes: dict[str, Any] = {} if load.audio else {"timestamps": False}
+    """Return the recipe's decoding with the workload's changes.
+
+    Noise gets no timestamps, and one pass: it would fail every threshold.
+    """
+    changes: dict[str, Any] = {} if load.audio else {"timestamps": False, **_ONE_PASS}
     if load.batch:
         changes["batch_size"] = load.batch
     if load.beams:

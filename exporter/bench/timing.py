@@ -19,7 +19,7 @@ from exporter.families import FAMILIES, family_name
 from exporter.formats import audio
 from exporter.formats.config_json import read_json
 from exporter.recipe import Decoding
-from exporter.recognition import load
+from exporter.recognition import light, load
 from exporter.recognition.recogniser import Recogniser
 from exporter.runtime.transcript import Audio
 from exporter.system import hardware
@@ -115,7 +115,7 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
         decoding=request.decoding,
         trust=request.trust,
     )
-    forced = not request.audio and recogniser.family.force_tokens(recogniser.model, request.tokens)
+    forced = not request.audio and recogniser.opened.force_tokens(request.tokens)
     batches = _batches(request, recogniser)
 
     def transcribe(batch: list[Audio]) -> list[Any]:
@@ -130,7 +130,7 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     peak_rss_bytes = hardware.peak_rss_bytes()
     progress("looking inside", None)
     rate = recogniser.sampling_rate
-    window = recogniser.family.window(recogniser.processor)
+    window = recogniser.window
     measured = Round(
         seconds=seconds,
         audio_s=tuple(sum(map(len, batch)) / rate for batch in batches),
@@ -138,7 +138,9 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
         tokens=tokens,
         load_s=load_s,
         peak_rss_bytes=peak_rss_bytes,
-        profile=profile(recogniser.model, lambda: [transcribe(batch) for batch in batches]),
+        profile=profile(
+            recogniser.opened.functions, lambda: [transcribe(batch) for batch in batches]
+        ),
     )
     return {"round": measured.model_dump(mode="json")}
 
@@ -148,7 +150,10 @@ def _import_member(model: Path, original: bool) -> None:
     if original:
         FAMILIES[family_name(read_json(model / "config.json"))]
     else:
-        manifest = store.read_manifest(model)
+        manifest = store.read_sealed(model)
+        if light.opens(manifest):
+            light.import_modules(manifest)
+            return
         FAMILIES[manifest.family]
         TARGETS[manifest.kind]
 
@@ -183,7 +188,7 @@ def _batches(request: Request, recogniser: Any) -> list[list[Audio]]:
     """Return the batches: windows of noise, or the recordings, the last batch filled up."""
     size = request.decoding.batch_size
     if not request.audio:
-        length = recogniser.family.window(recogniser.processor)
+        length = recogniser.window
         noise = np.random.default_rng(_SEED).normal(0, _LOUDNESS, (size, length))
         return [list(noise.astype(np.float32))]
     sounds = [audio.whole(audio.read(path, recogniser.sampling_rate)) for path in request.audio]
@@ -211,18 +216,16 @@ def _time_runs(
     return tuple(seconds), tuple(tokens)
 
 
-def profile(model: Any, call: Callable[[], object]) -> Profile | None:
+def profile(functions: dict[str, Any] | None, call: Callable[[], object]) -> Profile | None:
     """Time a call as a whole and within each graph.
 
     Args:
-        model: A model, which has its graphs by name in `engine.functions` and looks them up there
-            at every call.
+        functions: A model's graphs by name, which it looks up there at every call.
         call: Calls the model.
 
     Returns:
         The times; None for a model without graphs.
     """
-    functions = getattr(getattr(model, "engine", None), "functions", None)
     if functions is None:
         return None
     with _clocked(functions) as calls:

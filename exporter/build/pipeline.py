@@ -311,6 +311,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
         choices=outcome.choices,
         quantization=outcome.quantization,
         calibration=planned.calibrated.record if planned.calibrated else None,
+        decoding=recipe.decoding.model_dump(mode="json"),
     )
 
 
@@ -333,7 +334,8 @@ def _with_terms(planned: Planned, manifest: Manifest) -> Manifest:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(planned.path / file.path, folder / file.path)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
-        renewed = store.seal(folder, manifest.model_copy(update={"recipe": _stamp(recipe)}))
+        changed = {"recipe": _stamp(recipe), "decoding": recipe.decoding.model_dump(mode="json")}
+        renewed = store.seal(folder, manifest.model_copy(update=changed))
         local_paths.write(folder, _places(planned))
         if {file.path for file in set(renewed.files) ^ set(manifest.files)} - {RECIPE}:
             msg = f"{planned.path} changed while it was copied: build it again with --force"

@@ -16,8 +16,6 @@ from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint, warn_of_
 from exporter.checkpoint.compatibility import check_fit
 from exporter.errors import CheckpointError, HubError, MachineError, RecipeError
 from exporter.families import FAMILIES, family_facts, family_name, read_configs
-from exporter.families.decoding import foreign_option, foreign_options
-from exporter.formats.yaml_source import nearest
 from exporter.quantization import summary
 from exporter.quantization.plan import (
     Match,
@@ -28,9 +26,11 @@ from exporter.quantization.plan import (
 )
 from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
+from exporter.runtime.decoding import foreign_option, foreign_options
 from exporter.system.files import require_no_link
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
+from exporter.system.text import nearest
 from exporter.targets import TARGETS
 from exporter.targets.options import TargetOptions
 
@@ -130,7 +130,7 @@ def resolve(
         family.check_processor(companions, opened.config)
         configs = read_configs(companions, name)
     known = family_facts(name).DECODING
-    for option in foreign_options(recipe.decoding, known):
+    for option in foreign_options(vars(recipe.decoding), known):
         raise recipe.error(("decoding", option), foreign_option(option, known))
     try:
         family.check_decoding(configs, recipe.decoding)

@@ -132,7 +132,7 @@ def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     decoding = Decoding.model_validate(request["decoding"])
     samples = _clip(request["clip"], recogniser.sampling_rate)
     if samples is None:  # noise shows only crashes: a few tokens are enough
-        recogniser.family.limit_tokens(recogniser.model, _NOISE_TOKENS)
+        recogniser.opened.limit_tokens(_NOISE_TOKENS)
         noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
         return {"text": recogniser.decode([noise.astype(np.float32)], decoding)[0].text}
     text = recogniser.decode([samples], decoding)[0].text

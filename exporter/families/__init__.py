@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import CheckpointError
-from exporter.formats.config_json import held, read_json
+from exporter.formats.config_json import read_json
+from exporter.formats.config_limits import held
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:

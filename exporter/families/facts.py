@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-Shape = tuple[int | str, ...]
+from exporter.runtime.onnx import WRITTEN as WRITTEN  # re-exported for importers
 
-WRITTEN = ".written"  # suffix of an output that is an input written in place
+Shape = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)

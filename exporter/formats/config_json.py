@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from exporter.errors import CheckpointError
 from exporter.system.files import read_small
 
@@ -69,56 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class Limits(BaseModel):
-    """The keys of a family's config that are used, each with the values that it may have.
-
-    Other keys are never passed on. A field with `exclude` is checked, but not used either.
-    """
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-    def used(self) -> dict[str, Any]:
-        """Return the keys that the file has, and those with a default other than None."""
-        defaults = {
-            name: field.default
-            for name, field in type(self).model_fields.items()
-            if field.default is not None and not field.exclude
-        }
-        return {**defaults, **self.model_dump(exclude_unset=True, by_alias=True)}
-
-
-def held(limits: type[Limits], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Hold a config to a family's limits.
-
-    Args:
-        limits: The keys that are used.
-        values: The config.
-        where: The file, for messages.
-
-    Returns:
-        What may be passed to transformers.
-
-    Raises:
-        CheckpointError: The config names code or other files, or has a value outside the limits.
-    """
-    _refuse_code(values, where)
-    try:
-        return limits.model_validate(values).used()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(_shown, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        told = f"{key}: {reason}, got {first['input']!r:.40}" if key else reason
-        msg = f"{where}: {told}: this is no {limits.model_config['title']}'s"
-        raise CheckpointError(msg) from error
-
-
 def refuse_code(path: Path) -> None:
     """Raise CheckpointError for a config that makes transformers run code or open other files."""
-    _refuse_code(read_json(path), str(path))
+    refuse_code_in(read_json(path), str(path))
 
 
-def _refuse_code(values: Mapping[str, Any], where: str) -> None:
+def refuse_code_in(values: Mapping[str, Any], where: str) -> None:
+    """Do the same for a config that was read; `where` is its file, for messages."""
     for _, key, value in _entries(values):
         if key is None or not value:
             continue
@@ -127,8 +82,8 @@ def _refuse_code(values: Mapping[str, Any], where: str) -> None:
         )
         if foreign or _CODE.fullmatch(key):
             msg = (
-                f"{where}: `{_shown(key)}` asks for code outside transformers, which is never run."
-                f"\nIf the model is a plain one, remove `{_shown(key)}` from the file."
+                f"{where}: `{shown(key)}` asks for code outside transformers, which is never run."
+                f"\nIf the model is a plain one, remove `{shown(key)}` from the file."
             )
             raise CheckpointError(msg)
         if key in _PATHS:
@@ -136,7 +91,7 @@ def _refuse_code(values: Mapping[str, Any], where: str) -> None:
             raise CheckpointError(msg)
 
 
-def _shown(key: object) -> str:
+def shown(key: object) -> str:
     """Return a key of a file in one printable line."""
     text = str(key)[:80]
     return text if text.isprintable() else ascii(text)

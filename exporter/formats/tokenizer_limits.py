@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 
 Name = Annotated[str, Field(max_length=1024)]
 _Label = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]

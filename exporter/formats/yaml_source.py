@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,6 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from exporter.errors import RecipeError
+from exporter.system.text import described, nearest
 
 Loc = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -44,14 +44,10 @@ _WORDS = {
     "a valid string": "text",
     "a valid boolean": "true or false",
     "a valid array": "a list",
+    "a valid tuple": "a list",
     "a valid dictionary": "a mapping",
     "an object": "a mapping",
 }
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is most similar to `word`; None if none is close."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 @dataclass(frozen=True)
@@ -294,28 +290,20 @@ def _unknown(word: str, known: Sequence[str]) -> str:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    message = detail["msg"]
+    message, context = detail["msg"], detail.get("ctx", {})
+    if detail["type"] == "too_short":
+        return f"expected {context['min_length']} or more of them, got {context['actual_length']}"
+    if detail["type"] == "too_long":
+        return f"expected at most {context['max_length']} of them, got {context['actual_length']}"
     if not message.startswith("Input should"):
         return message
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
-    message += f", got {_described(detail['input'])}"
+    message += f", got {described(detail['input'])}"
     if detail["type"] == "literal_error":
         guess = nearest(str(detail["input"]), detail["ctx"]["expected"].split("'")[1::2])
         message += f"; did you mean {guess!r}?" if guess else ""
     return message
-
-
-def _described(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "a mapping" if isinstance(value, dict) else str(value)[:40]
 
 
 def _fields(model: type[BaseModel], loc: Loc) -> list[str]:

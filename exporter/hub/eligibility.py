@@ -65,7 +65,7 @@ def check_publishable(folder: Path, corpus_hash: CorpusHash = unread) -> Publish
         msg = f"{folder} was judged {other}.\nRun `exporter validate {folder}` without options."
         raise GateError(msg)
     provenance.require(folder, manifest)
-    if signing.exists(folder):
+    if store.is_signed(folder):
         signing.require_current(folder, manifest)
         signing.require_unforged(folder, manifest)
     read_again = _require_same_corpus(folder, judged, corpus_hash(folder, manifest, recipe))

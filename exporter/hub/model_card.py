@@ -15,7 +15,7 @@ from markupsafe import Markup
 from exporter import DISTRIBUTION
 from exporter.artifact.evidence import short
 from exporter.artifact.report import Interval
-from exporter.artifact.signing import exists
+from exporter.artifact.store import is_signed
 from exporter.artifact.trust import code
 from exporter.families import family_facts
 from exporter.formats.config_json import read_json
@@ -89,7 +89,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         javascript=_for_javascript(proof),
         spoken=_spoken(proof),
         native=bool(code(manifest)),
-        signed=exists(proof.folder),
+        signed=is_signed(proof.folder),
         read_again=proof.corpus_read_again,
     )
 

@@ -15,7 +15,7 @@ from exporter.artifact import report, signing, store
 from exporter.artifact import trust as trusted
 from exporter.artifact.manifest import MANIFEST, Manifest
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.signing import SIGNATURE, SIGNATURES
+from exporter.artifact.signing import SIGNATURE
 from exporter.errors import HubError, IntegrityError, RecipeError, TrustError
 from exporter.hub import model_card
 from exporter.hub.client import git_sha1, hub_id, require_digest
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 # Files outside the digest that are pulled too.
-_SIGNED = (PROVENANCE, *SIGNATURES)
+_SIGNED = (PROVENANCE, *store.SIGNATURES)
 _COMPANY = (
     report.REPORT,
     report.PAGE,
@@ -82,26 +82,6 @@ def pull(name: str, output: Path, progress: Progress = silent, *, force: bool = 
     require_no_link(final, output)
     wanted = _Wanted(*named, final, output, replace=force, admit=_warn_of_code)
     return wanted.had(progress)
-
-
-def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
-    """Return the folder of an artifact that is named by its folder or by its Hub id.
-
-    `path` is a Hub id if neither it nor its first component exists on disk.
-
-    Args:
-        path: The folder, or the id as in `fetch_to_cache`.
-        progress: Receives attempts and bytes.
-        trust: Download code that was not built here.
-
-    Raises:
-        ExporterError: The errors of `fetch_to_cache`.
-    """
-    place = Path(path)
-    here = place.exists() or any(Path(first).exists() for first in place.parts[:1])
-    if here or hub_id(str(path)) is None:
-        return place
-    return fetch_to_cache(str(path), progress, trust=trust)
 
 
 def fetch_to_cache(name: str, progress: Progress = silent, *, trust: bool = False) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from exporter.artifact import report
 from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.provenance import PROVENANCE
-from exporter.artifact.signing import SIGNATURES
+from exporter.artifact.store import SIGNATURES
 from exporter.errors import IntegrityError, RecipeError
 from exporter.hub import model_card
 from exporter.hub.client import digest_tag, git_sha1, hub_id

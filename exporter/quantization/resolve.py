@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from exporter.formats.yaml_source import Loc, nearest
+from exporter.formats.yaml_source import Loc
 from exporter.quantization.plan import Match, PatternError, match_rules
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.recipe import Quantization, Recipe, SchemeSpec
+from exporter.system.text import nearest
 
 
 def resolve_quantization(

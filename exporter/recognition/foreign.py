@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exporter.artifact.build_registry import built_here
-from exporter.artifact.manifest import Manifest
 from exporter.errors import (
     CheckpointError,
     ExporterError,
@@ -15,10 +14,11 @@ from exporter.errors import (
     exhausted,
     exhaustion,
 )
+from exporter.runtime.manifest import SealedManifest
 
 
 @contextmanager
-def foreign_files(manifest: Manifest | None, folder: Path | None = None) -> Iterator[None]:
+def foreign_files(manifest: SealedManifest | None, folder: Path | None = None) -> Iterator[None]:
     """Raise an error of ours for whatever a stranger's files make a library raise.
 
     An artifact's bytes are the sealed ones, but anybody can seal, and nothing says that they fit

@@ -5,22 +5,27 @@ Torch, and whatever else could run code, is imported only after an artifact is v
 
 from __future__ import annotations
 
-from importlib.metadata import distributions
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from exporter import recipe
-from exporter.artifact.manifest import RECIPE, Manifest
-from exporter.artifact.store import require_same
-from exporter.artifact.trust import verify_and_authorize
+from exporter.artifact import store
+from exporter.artifact import trust as trusted
 from exporter.errors import IntegrityError, MachineError, RecipeError
-from exporter.hub import pull
-from exporter.recipe import Decoding
+from exporter.recognition import light
 from exporter.recognition.foreign import foreign_files, sealed_configs
+from exporter.recognition.model import FamilyModel, Values
 from exporter.recognition.quiet import no_progress_bars, quiet_libraries
 from exporter.recognition.recogniser import Recogniser
+from exporter.runtime.decoding import complete
+from exporter.runtime.manifest import RECIPE, SealedManifest
 from exporter.system.accelerators import DEVICES, require_device
 from exporter.system.hardware import describe, require_features, thread_limit
 from exporter.system.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from exporter.recipe import Decoding
 
 
 def load(
@@ -57,11 +62,54 @@ def load(
         RecipeError: An argument has a value that it cannot have.
     """
     _require_usable(device, threads)
-    folder = pull.locate(path, progress, trust=trust)
-    manifest = verify_and_authorize(folder, trust=trust)
-    needed = require_device(manifest.needs.device, str(folder))
-    require_features(manifest.needs.cpu_features, str(folder))
-    _require_packages(manifest)
+    folder = locate(path, progress, trust=trust)
+    with trusted.opening(folder, trust=trust, meanwhile=light.opens) as manifest:
+        _require_machine(folder, manifest)
+        if not light.opens(manifest):
+            opened = _open_whole(folder, manifest, threads)
+            return Recogniser(opened, _decoding(folder, manifest), lambda: opened, manifest)
+        chosen = _threads(threads or manifest.threads)
+        with foreign_files(manifest, folder), sealed_configs():
+            model = light.open_model(folder, manifest, chosen)
+        decoding = _decoding(folder, manifest)
+    return Recogniser(model, decoding, partial(_reopened, folder, manifest, chosen), manifest)
+
+
+def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False) -> Path:
+    """Return the folder of an artifact that is named by its folder or by its Hub id.
+
+    `path` is a Hub id if neither it nor its first component exists on disk.
+
+    Args:
+        path: The folder, or the id as in `exporter.hub.pull.fetch_to_cache`.
+        progress: Receives attempts and bytes.
+        trust: Download code that was not built here.
+
+    Raises:
+        ExporterError: The errors of `fetch_to_cache`.
+    """
+    place = Path(path)
+    if place.exists() or any(Path(first).exists() for first in place.parts[:1]):
+        return place
+    from exporter.hub import pull
+    from exporter.hub.client import hub_id
+
+    return (
+        place
+        if hub_id(str(path)) is None
+        else pull.fetch_to_cache(str(path), progress, trust=trust)
+    )
+
+
+def _reopened(folder: Path, manifest: SealedManifest, threads: int) -> FamilyModel:
+    """Open an artifact once more, by its target, if it is still the same."""
+    store.require_same(folder, manifest)
+    store.verify_sealed(folder)
+    return _open_whole(folder, manifest, threads)
+
+
+def _open_whole(folder: Path, manifest: SealedManifest, threads: int | None) -> FamilyModel:
+    """Open an artifact, whose bytes are verified and whose code may run, by its target."""
     from exporter.families import FAMILIES
     from exporter.targets import TARGETS
 
@@ -71,10 +119,20 @@ def load(
     family, target = FAMILIES[manifest.family], TARGETS[manifest.kind]
     threads = _set_threads(threads or manifest.threads)
     with quiet_libraries(), foreign_files(manifest, folder), sealed_configs():
-        model = target.load(folder, manifest, family, threads, needed)
-        processor, sealed = family.processor(folder), recipe.read(folder / RECIPE)
-    require_same(folder, manifest)  # fails if the artifact was replaced meanwhile
-    return Recogniser(model, processor, family, sealed.decoding, manifest)
+        described = store.whole(manifest.content)
+        device = require_device(manifest.needs.device, str(folder))
+        model = target.load(folder, described, family, threads, device)
+        return FamilyModel(model, family.processor(folder), family)
+
+
+def _decoding(folder: Path, manifest: SealedManifest) -> Values:
+    """Return the sealed options of decoding; those of earlier releases are in the recipe alone."""
+    with foreign_files(manifest, folder), sealed_configs():
+        if manifest.decoding:
+            return complete(manifest.decoding)
+        from exporter import recipe
+
+        return vars(recipe.read(folder / RECIPE).decoding)
 
 
 def load_original(
@@ -110,6 +168,7 @@ def load_original(
     from exporter.checkpoint.checkpoint import open_checkpoint
     from exporter.checkpoint.compatibility import check_fit
     from exporter.families import FAMILIES, family_name
+    from exporter.recipe import Decoding
 
     decoding = decoding or Decoding()
     checkpoint = open_checkpoint(
@@ -123,8 +182,8 @@ def load_original(
     state = None if checkpoint.plain else checkpoint.stored_state()
     with checkpoint.gathered() as folder, quiet_libraries(), no_progress_bars():
         model = family.open_original(checkpoint.folder if state is None else folder, state)
-        processor = family.processor(folder)
-    return Recogniser(model, processor, family, decoding)
+        whole = FamilyModel(model, family.processor(folder), family)
+    return Recogniser(whole, vars(decoding), lambda: whole)
 
 
 def _require_usable(device: str, threads: int | None) -> None:
@@ -139,9 +198,8 @@ def _require_usable(device: str, threads: int | None) -> None:
         raise RecipeError(msg)
 
 
-def _set_threads(threads: int | None) -> int:
-    import torch
-
+def _threads(threads: int | None) -> int:
+    """Return the number of threads to use; by default, one per core."""
     chosen = threads or describe().cores
     if chosen > thread_limit():
         msg = (
@@ -149,22 +207,43 @@ def _set_threads(threads: int | None) -> int:
             f"carry {thread_limit()} at most: build it again with fewer"
         )
         raise MachineError(msg)
+    return chosen
+
+
+def _set_threads(threads: int | None) -> int:
+    import torch
+
+    chosen = _threads(threads)
     torch.set_num_threads(chosen)
     return chosen
 
 
-def _require_packages(manifest: Manifest) -> None:
-    """Check that each required package is installed, and by only one wheel."""
-    names = {(dist.name or "").lower() for dist in distributions()}
+def _require_machine(folder: Path, manifest: SealedManifest) -> None:
+    """Check that this machine has what the artifact needs."""
+    require_device(manifest.needs.device, str(folder))
+    require_features(manifest.needs.cpu_features, str(folder))
     for package in manifest.needs.packages:
-        installed = sorted(name for name in names if name == package or name == f"{package}-gpu")
-        if not installed:
-            # The message takes no install command from a manifest, which is not trusted.
-            msg = f"this artifact needs {package!r:.60}, which is not here: install exporter again"
-            raise MachineError(msg)
-        if len(installed) > 1:
-            msg = (
-                f"{' and '.join(installed)} are both installed and overwrite each other.\n"
-                f"Fix it: pip uninstall -y {' '.join(installed)} && pip install {installed[-1]}"
-            )
-            raise MachineError(msg)
+        _require_package(package)
+
+
+def _require_package(package: str) -> None:
+    """Check that a package is installed, and by only one wheel."""
+    installed = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
+    if not installed:
+        # The message takes no install command from a manifest, which is not trusted.
+        msg = f"this artifact needs {package!r:.60}, which is not here: install exporter again"
+        raise MachineError(msg)
+    if len(installed) > 1:
+        msg = (
+            f"{' and '.join(installed)} are both installed and overwrite each other.\n"
+            f"Fix it: pip uninstall -y {' '.join(installed)} && pip install {installed[-1]}"
+        )
+        raise MachineError(msg)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except (PackageNotFoundError, ValueError):  # which an empty name raises
+        return False
+    return True

@@ -2,65 +2,112 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
-import numpy as np
-from pydantic import ValidationError
-
-from exporter.artifact.manifest import Manifest
-from exporter.errors import DataError, RecipeError
+from exporter.errors import DataError
 from exporter.formats import audio as audio_files
 from exporter.formats.audio import KINDS, LongAudio, Recording, is_recording, require_rate
-from exporter.formats.yaml_source import explain, nearest
-from exporter.recipe import Decoding
 from exporter.recognition.foreign import foreign_files
-from exporter.recognition.quiet import quiet_libraries
-from exporter.runtime.transcript import Sound, Transcript
+from exporter.recognition.model import FamilyModel, Model, Values
+from exporter.runtime.decoding import changed, overlaid, unknown_option
+from exporter.runtime.manifest import SealedManifest
+from exporter.runtime.transcript import Segment, Sound, Transcript
 
 if TYPE_CHECKING:
+    from exporter.artifact.manifest import Manifest
     from exporter.families.base import Family
+    from exporter.recipe import Decoding
 
 _Named: TypeAlias = tuple[Iterator[str], Iterable[Recording]]
 
 
-@dataclass(frozen=True, repr=False)
 class Recogniser:
     """A model that is ready to transcribe; `exporter.load` opens one.
 
-    Attributes:
-        model: A transformers `WhisperForConditionalGeneration`, or model with a CTC head (or one
-            that acts as it), so that
-            `pipeline("automatic-speech-recognition", model=...)` accepts it with the parts of
-            `processor`.
-        processor: The feature extractor and the tokenizer.
-        family: The module of the model's family.
-        decoding: Default options of `transcribe`: the recipe's.
-        manifest: The artifact's manifest; None for an original.
+    An artifact that numpy and onnxruntime can run is opened by these alone; `model`, `processor`
+    and `family` are then opened at their first use, with torch and transformers.
     """
 
-    model: Any
-    processor: Any
-    family: Family
-    decoding: Decoding
-    manifest: Manifest | None = None
+    def __init__(
+        self,
+        opened: Model,
+        decoding: Values,
+        whole: Callable[[], FamilyModel],
+        sealed: SealedManifest | None = None,
+    ) -> None:
+        """Take up an open model.
+
+        Args:
+            opened: The model that transcribes.
+            decoding: Default options of `transcribe`: the recipe's.
+            whole: Opens the same for transformers.
+            sealed: The artifact's manifest; None for an original.
+        """
+        self.opened = opened
+        self._values = decoding
+        self._open_whole = whole
+        self._sealed = sealed
 
     def __repr__(self) -> str:
         """Return what was opened and how it decodes, in one line."""
         what = "original"
-        if self.manifest is not None:
-            what = f"{self.manifest.recipe.name} {self.manifest.kind}"
-        options = self.decoding.model_dump(exclude_defaults=True)
+        if self._sealed is not None:
+            what = f"{self._sealed.recipe} {self._sealed.kind}"
+        options = changed(self._values)
         how = "".join(f", {name}={value!r}" for name, value in options.items())
         return f"<Recogniser: {what}, {self.sampling_rate} Hz{how}>"
 
     @property
     def sampling_rate(self) -> int:
         """The model's sampling rate in Hz, to which all audio is resampled."""
-        return self.family.sampling_rate(self.processor)
+        return self.opened.sampling_rate
+
+    @property
+    def window(self) -> int:
+        """Samples of the model's window; longer recordings are decoded in several steps."""
+        return self.opened.window
+
+    @property
+    def model(self) -> Any:
+        """A transformers `WhisperForConditionalGeneration`, or model with a CTC head.
+
+        Or one that acts as it, so that `pipeline("automatic-speech-recognition", model=...)`
+        accepts it with the parts of `processor`.
+        """
+        return self._whole.model
+
+    @property
+    def processor(self) -> Any:
+        """The feature extractor and the tokenizer."""
+        return self._whole.processor
+
+    @property
+    def family(self) -> Family:
+        """The module of the model's family."""
+        return self._whole.family
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """Default options of `transcribe`: the recipe's."""
+        from exporter.recipe import Decoding
+
+        return Decoding.model_construct(**self._values)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """The artifact's manifest; None for an original."""
+        from exporter.artifact.store import whole
+
+        return None if self._sealed is None else whole(self._sealed.content)
+
+    @cached_property
+    def _whole(self) -> FamilyModel:
+        # It decodes from now on, so that the graphs are not open twice.
+        self.opened = whole = self._open_whole()
+        return whole
 
     @overload
     def transcribe(
@@ -101,7 +148,10 @@ class Recogniser:
                 ("transcribe" or "translate"),
                 `num_beams` (1 is greedy), `length_penalty`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `max_new_tokens` (of a window; None: all that fit),
-                `timestamps` (segments with times), and `batch_size` (recordings decoded together).
+                `timestamps` (segments with times), and `batch_size` (recordings decoded together);
+                for windows that fail: `temperatures`, `compression_ratio_threshold`,
+                `logprob_threshold` and `no_speech_threshold`; for text before windows:
+                `condition_on_previous`, `initial_prompt` and `hotwords`. docs/recipes.md has more.
                 For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
 
         Returns:
@@ -147,6 +197,42 @@ class Recogniser:
         rate = None if sampling_rate is None else require_rate(sampling_rate)
         return self._results(_named(audio), rate, decoding)
 
+    def segments(
+        self, audio: Recording, *, sampling_rate: int | None = None, **options: Any
+    ) -> Generator[Segment, None, Transcript]:
+        """Transcribe one recording, and yield its segments as soon as they are known.
+
+        Those of a long recording come as it is decoded, before its end is read.
+
+        Example:
+            >>> for segment in recogniser.segments("lecture.flac", timestamps=True):
+            ...     print(segment.start_s, segment.text)
+
+        Args:
+            audio: As in `transcribe`.
+            sampling_rate: As in `transcribe`.
+            **options: As in `transcribe`.
+
+        Yields:
+            The segments, in the order of time.
+
+        Returns:
+            The transcript, as the generator's value.
+
+        Raises:
+            DataError: As in `transcribe`.
+            RecipeError: As in `transcribe`, before anything is read.
+            TypeError: As in `transcribe`, before anything is read.
+        """
+        decoding = self._overlaid(options)
+        rate = None if sampling_rate is None else require_rate(sampling_rate)
+        sound = audio_files.load(audio, self.sampling_rate, rate, "audio")
+        return self._segments(sound, decoding)
+
+    def _segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        with foreign_files(self._sealed):
+            return (yield from self.opened.segments(sound, decoding))
+
     def decode(self, audio: Sequence[Sound], decoding: Decoding | None = None) -> list[Transcript]:
         """Transcribe arrays that are float32 mono [samples] at `sampling_rate` already.
 
@@ -154,14 +240,15 @@ class Recogniser:
         `exporter.formats.audio.read` returns them, are read here. `decoding` sets every option;
         None means the recipe's.
         """
-        with quiet_libraries(), foreign_files(self.manifest):
-            return self.family.transcribe(
-                self.model, self.processor, audio, decoding or self.decoding
-            )
+        return self._decoded(audio, self._values if decoding is None else vars(decoding))
 
-    def _results(self, named: _Named, rate: int | None, decoding: Decoding) -> Iterator[Transcript]:
-        for batch in self._batches(named, rate, decoding.batch_size):
-            transcripts = self.decode(batch, decoding)
+    def _decoded(self, audio: Sequence[Sound], decoding: Values) -> list[Transcript]:
+        with foreign_files(self._sealed):
+            return self.opened.transcribe(audio, decoding)
+
+    def _results(self, named: _Named, rate: int | None, decoding: Values) -> Iterator[Transcript]:
+        for batch in self._batches(named, rate, decoding["batch_size"]):
+            transcripts = self._decoded(batch, decoding)
             batch.clear()  # release the recordings before more are read
             yield from transcripts
 
@@ -172,7 +259,7 @@ class Recogniser:
         """
         batch: list[Sound] = []
         names, recordings = named
-        window = self.family.window(self.processor)
+        window = self.window
         try:
             for recording in recordings:  # `zip` would keep a reference while the next is read
                 sound = audio_files.load(recording, self.sampling_rate, rate, next(names))
@@ -193,26 +280,15 @@ class Recogniser:
         if batch:
             yield batch
 
-    def _overlaid(self, options: Mapping[str, Any]) -> Decoding:
+    def _overlaid(self, options: Mapping[str, Any]) -> Values:
         """Merge options with the recipe's, and check that the model supports them."""
-        if message := unknown_option(self.decoding, options):
+        if message := unknown_option(options):
             msg = f"transcribe() got {message}"
             raise TypeError(msg)
-        decoding = _with_options(self.decoding, options)
-        if decoding != self.decoding:
-            self.family.check_decoding(self.family.configs(self.model), decoding)
+        decoding = overlaid(self._values, options)
+        if decoding != self._values:
+            self.opened.check(decoding)
         return decoding
-
-
-def unknown_option(decoding: Decoding, options: Iterable[str]) -> str | None:
-    """Return a message about the first unknown option; None if all are known."""
-    known = sorted(type(decoding).model_fields)
-    for name in options:
-        if name not in known:
-            guess = nearest(name, known)
-            hint = f"did you mean {guess!r}? " if guess else ""
-            return f"an unknown option {name!r}; {hint}Known: {', '.join(known)}"
-    return None
 
 
 def _named(audio: Recording | Iterable[Recording]) -> _Named:
@@ -223,17 +299,3 @@ def _named(audio: Recording | Iterable[Recording]) -> _Named:
         return (f"audio[{index}]" for index in count()), cast("Iterable[Recording]", audio)
     msg = f"audio is of type {type(audio).__name__}: give {KINDS}, or an iterable of these"
     raise DataError(msg)
-
-
-def _with_options(decoding: Decoding, options: Mapping[str, Any]) -> Decoding:
-    """Return `decoding` with `options`; raise RecipeError for invalid values."""
-    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
-    try:
-        # Strict JSON, as for recipes: text is not converted to a number, but a list may be a tuple.
-        text = json.dumps({**decoding.model_dump(mode="json"), **plain})
-        return type(decoding).model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise RecipeError("\n".join(explain(error, type(decoding)))) from None
-    except (TypeError, RecursionError) as error:
-        msg = f"options are text, numbers, true or false, as in a recipe: {error}"
-        raise RecipeError(msg) from None

@@ -1,19 +1,22 @@
-"""Transcribe files in a fresh process: the two sides of `exporter transcribe`.
+"""Transcribe files for the command line, in a process of its own where that protects something.
 
-An artifact may hold native code, so it runs in a process without the user's credentials, whose
-crash is reported as an error. Artifacts of the Hub are pulled before that process starts.
+An artifact may hold native code, and a stranger's graph may crash a library or never end: both run
+in a process without the user's credentials, with limits, whose crash is reported as an error. Only
+what this machine built itself runs in this one, which spares the start of an interpreter.
+Artifacts of the Hub are pulled before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from exporter.artifact import store
+from exporter.artifact.build_registry import built_here
 from exporter.errors import DataError, RecipeError
-from exporter.hub import pull
-from exporter.recognition import load
-from exporter.recognition.recogniser import unknown_option
+from exporter.recognition import light, load
+from exporter.recognition.recogniser import Recogniser
+from exporter.runtime.decoding import unknown_option
 from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.files import readable_name
@@ -22,44 +25,67 @@ from exporter.system.progress import Progress
 OnOutcome = Callable[[Path, Transcript | DataError], None]
 
 
-class Request(BaseModel):
+@dataclass(frozen=True)
+class Request:
     """An artifact, the files to transcribe, and the `changes` to the recipe's decoding.
 
     `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` allows its
-    native code to run.
+    native code to run. With `live`, segments are told as they come, so that recordings are decoded
+    one by one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     artifact: str
     audio: tuple[Path, ...]
     changes: dict[str, Any]
     threads: int | None
     trust: bool
+    live: bool = False
 
 
-def transcribe_fresh(request: Request, progress: Progress, on_outcome: OnOutcome) -> None:
-    """Transcribe in a process of its own.
+def transcribe_files(
+    request: Request,
+    progress: Progress,
+    on_outcome: OnOutcome,
+    on_segment: Callable[[Path, Segment], None] | None = None,
+) -> None:
+    """Transcribe files, and tell each outcome as soon as it is there.
 
     Args:
         request: The artifact and the files.
         progress: Called with the current activity and the fraction done.
         on_outcome: Called with each file's path and its transcript, or the error of a file that
             cannot be used, as soon as it is done.
+        on_segment: Called with each file's path and its next segment, if the request is `live`.
 
     Raises:
-        ExporterError: As `pull.locate` and `worker.run` raise it.
+        ExporterError: As `load.locate` and `worker.run` raise it.
     """
-    folder = pull.locate(request.artifact, progress, trust=request.trust)
-    paths = iter(request.audio)
+    folder = load.locate(request.artifact, progress, trust=request.trust)
+    left = list(reversed(request.audio))
 
     def on_result(row: dict[str, Any]) -> None:
-        error = row.get("error")
-        on_outcome(next(paths), _transcript(**row) if error is None else DataError(error))
+        if "segment" in row:
+            if on_segment is not None:
+                on_segment(left[-1], Segment(**row["segment"]))
+        elif "error" in row:
+            on_outcome(left.pop(), DataError(row["error"]))
+        else:
+            on_outcome(left.pop(), _transcript(**row))
 
-    step, step_request = f"{__name__}:transcribe", request.model_dump(mode="json")
-    step_request["artifact"] = str(folder)
-    worker.run(step, step_request, progress, what=request.artifact, on_result=on_result)
+    audio = list(map(str, request.audio))
+    plain = {**asdict(request), "artifact": str(folder), "audio": audio}
+    if runs_here(folder):
+        for row in transcribe(plain, progress):
+            on_result(row)
+        return
+    step = f"{__name__}:transcribe"
+    worker.run(step, plain, progress, what=request.artifact, on_result=on_result)
+
+
+def runs_here(folder: Path) -> bool:
+    """Return whether an artifact needs no process of its own: it is light, and built here."""
+    manifest = store.read_sealed(folder)
+    return light.opens(manifest) and built_here(manifest)
 
 
 def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
@@ -67,22 +93,45 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
 
     A file that cannot be used costs no other file's text.
     """
-    request = Request.model_validate(step_request)
+    audio = tuple(map(Path, step_request["audio"]))
+    request = Request(**{**step_request, "audio": audio})
     progress("loading", None)
     recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
-    if message := unknown_option(recogniser.decoding, request.changes):
+    if message := unknown_option(request.changes):
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
-    files = _reported(request.audio, progress)
-    done = 0
+    run = _live if request.live else _batched
+    files, done = _reported(request.audio, progress), 0
     while done < len(request.audio):
         try:
-            for transcript in recogniser.transcribe_iter(files, **request.changes):
-                done += 1
-                yield transcript.to_dict()
+            for row in run(recogniser, files, request.changes):
+                done += "segment" not in row
+                yield row
         except DataError as error:  # of the next file, since those before it are done
             done += 1
             yield {"error": str(error)}
+
+
+def _batched(
+    recogniser: Recogniser, files: Iterator[Path], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the transcripts of files that are decoded together."""
+    for transcript in recogniser.transcribe_iter(files, **options):
+        yield transcript.to_dict()
+
+
+def _live(
+    recogniser: Recogniser, files: Iterator[Path], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the segments of each file as they come, and then its transcript."""
+    for path in files:
+        segments = recogniser.segments(path, **options)
+        while True:
+            try:
+                yield {"segment": next(segments).to_dict()}
+            except StopIteration as end:
+                yield end.value.to_dict()
+                break
 
 
 def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:

@@ -179,6 +179,13 @@ def require_features(names: Iterable[str], what: str = "this artifact") -> None:
         raise MachineError(msg)
 
 
+def require_threads(compiled: int | None, threads: int, what: str) -> None:
+    """Raise MachineError for another number of threads than `compiled` into native code."""
+    if compiled not in (None, threads):
+        msg = f"{what} was compiled for {compiled} threads, not {threads}: leave --threads out"
+        raise MachineError(msg)
+
+
 def require_cores(threads: int) -> None:
     """Raise MachineError for more threads than cores, which would wait for each other."""
     if threads > describe().cores:

@@ -1,5 +1,6 @@
-"""Text of strangers made harmless before it is shown: on a terminal, in a page, in a card."""
+"""Text of strangers made harmless before it is shown, and words about it for messages."""
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -95,3 +96,21 @@ def _columns(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most similar to `word`; None if none is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+def described(value: object) -> str:
+    """Return what a value of JSON or YAML is, in a few words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "a mapping" if isinstance(value, dict) else str(value)[:40]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact import local_paths, provenance, report, signing, store
+from exporter.artifact import local_paths, provenance, report, store
 from exporter.cli import main
 from exporter.errors import IntegrityError, TrustError
 from exporter.hub import model_card, pull, push
@@ -25,7 +25,7 @@ from tests.support.hub import Hub
 Plant = Callable[[Path, Path], object]
 SIDECARS = (
     *(report.REPORT, report.PAGE, report.PREDICTIONS, model_card.CARD, model_card.PICTURE),
-    *(provenance.PROVENANCE, *signing.SIGNATURES, local_paths.PLACES, store.MANIFEST),
+    *(provenance.PROVENANCE, *store.SIGNATURES, local_paths.PLACES, store.MANIFEST),
 )
 
 

@@ -53,10 +53,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "built/a is an artifact, and comes first:\nexporter transcribe built/a audio/b.flac",
         ),
         ("transcribe built/a built/b", "built/b is an artifact, not audio: give one artifact"),
-        (
-            "transcribe built/a audio",
-            "audio is a folder: name its files: exporter transcribe built/a audio/*.WAV",
-        ),
         ("transcribe built/a empty", "empty is a folder without audio: name audio files"),
         ("transcribe recipes/one.yaml audio/b.flac", "recipes/one.yaml is a recipe, not an art"),
         ("transcribe audio/a.WAV audio/b.flac", "audio/a.WAV is audio, not an artifact: name an"),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,14 +36,13 @@ def test_clocks_are_taken_out_again() -> None:
         return 2 * number
 
     functions: dict[str, Any] = {"encoder": twice, "decoder": twice, "unused": twice}
-    model = SimpleNamespace(engine=SimpleNamespace(functions=functions))
 
     def call() -> None:
         assert functions["encoder"](3) == 6
         assert functions["encoder"].__name__ == "twice"
         assert [functions["decoder"](n, wanted=n) for n in range(5)] == [0, 2, 4, 6, 8]
 
-    found = timing.profile(model, call)
+    found = timing.profile(functions, call)
     assert found is not None
     assert {name: graph.calls for name, graph in found.graphs.items()} == {
         "encoder": 1,
@@ -52,7 +50,7 @@ def test_clocks_are_taken_out_again() -> None:
     }
     assert sum(graph.seconds for graph in found.graphs.values()) < found.seconds
     assert set(functions.values()) == {twice}
-    assert timing.profile(object(), call) is None
+    assert timing.profile(None, call) is None
 
 
 @pytest.fixture
@@ -281,7 +279,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, chatty: Path) -> dict[str, P
 
 def steps(recogniser: Recogniser, tokens: int, decoding: Decoding) -> list[int]:
     """Force tokens; the rows of every step that follows a prompt."""
-    assert recogniser.family.force_tokens(recogniser.model, tokens)
+    assert recogniser.opened.force_tokens(tokens)
     seen: list[int] = []
 
     def look(_module: Any, _inputs: Any, output: Any) -> None:
@@ -313,7 +311,22 @@ def test_exactly_so_many_tokens_are_decoded(chatty: Path, tokens: int, how: dict
 def test_artifacts_decode_exactly_so_many_too(
     built: dict[str, Path], kind: str, how: dict[str, int]
 ) -> None:
-    assert len(steps(load(built[kind], threads=1), 7, Decoding(**ENGLISH, **how))) == 7
+    recogniser, decoding = load(built[kind], threads=1), Decoding(**ENGLISH, **how)
+    assert recogniser.opened.force_tokens(7)
+    functions, seen = recogniser.opened.functions, list[int]()
+    assert functions is not None
+    (name,) = {"step", "decoder"} & functions.keys()
+    decode = functions[name]
+
+    def counted(given: Any, wanted: Any = None) -> Any:
+        seen.append(getattr(given, "arrays", given)["input_ids"].shape[1])
+        return decode(given) if wanted is None else decode(given, wanted)
+
+    functions[name] = counted
+    request = Request(model=Path(), original=False, threads=1, decoding=decoding)
+    (batch,) = timing._batches(request, recogniser)
+    recogniser.decode(batch, decoding)
+    assert seen.count(1) == 6  # the prompt gives the first
 
 
 def test_more_tokens_than_places_are_refused(chatty: Path) -> None:

@@ -17,7 +17,7 @@ from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
 from exporter.errors import DataError
-from exporter.recipe import Decoding, Recipe
+from exporter.recipe import Recipe
 from exporter.recognition import load as loading
 from exporter.recognition import transcribe as transcribing
 from exporter.runtime.transcript import Segment, Transcript
@@ -274,7 +274,12 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def load(_path: str, threads: int | None, trust: bool) -> SimpleNamespace:
         assert (threads, trust) == (2, False)
-        return SimpleNamespace(decoding=Decoding(language="en"), transcribe_iter=transcribe_iter)
+        return SimpleNamespace(transcribe_iter=transcribe_iter, segments=segments)
+
+    def segments(path: Path, **options: Any) -> Iterator[Segment]:
+        (transcript,) = transcribe_iter(iter([path]), **options)
+        yield from transcript.segments
+        return transcript
 
     def run(
         step: str,
@@ -289,6 +294,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(loading, "load", load)
     monkeypatch.setattr(worker, "run", run)
+    monkeypatch.setattr(transcribing, "runs_here", lambda _folder: False)
     return asked
 
 
@@ -315,7 +321,7 @@ HOSTILE = "a\x1b[2J\nb.wav: forged\rx\x9b1m\u202ey\u2028 [bold]:cat:[/] می\u20
 def test_hostile_text_is_shown_and_never_obeyed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def transcribe_fresh(_request: Any, progress: Progress, on_transcript: Any) -> None:
+    def transcribe_files(_request: Any, progress: Progress, on_transcript: Any, _: Any) -> None:
         progress(HOSTILE, 0.5)
         # pytest-xdist cannot send records of half a character.
         logging.getLogger("exporter.somewhere").warning("%s", HOSTILE.removesuffix(" \udcff"))
@@ -323,7 +329,7 @@ def test_hostile_text_is_shown_and_never_obeyed(
         on_transcript(Path("out[v1]\nb.wav"), Transcript(" so", (), ()))
         raise DataError(HOSTILE)
 
-    monkeypatch.setattr(transcribing, "transcribe_fresh", transcribe_fresh)
+    monkeypatch.setattr(transcribing, "transcribe_files", transcribe_files)
     assert main(["transcribe", "artifact", "a.wav", "b.wav"]) == 3
     out, err = capfd.readouterr()
     shown = "a\\x1b[2J\\nb.wav: forged\\rx\\x9b1m\\u202ey\\u2028 [bold]:cat:[/] می\u200cخ \\xff"
@@ -336,10 +342,10 @@ def test_hostile_text_is_shown_and_never_obeyed(
 def test_json_is_exact_and_harmless(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def transcribe_fresh(_request: Any, _progress: Progress, on_transcript: Any) -> None:
+    def transcribe_files(_request: Any, _progress: Progress, on_transcript: Any, _: Any) -> None:
         on_transcript(Path("a.wav"), Transcript(HOSTILE, (), ()))
 
-    monkeypatch.setattr(transcribing, "transcribe_fresh", transcribe_fresh)
+    monkeypatch.setattr(transcribing, "transcribe_files", transcribe_files)
     assert main(["transcribe", "artifact", "a.wav", "--json"]) == 0
     out, _ = capfd.readouterr()
     (row,) = json.loads(out)["transcripts"]

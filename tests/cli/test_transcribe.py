@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from exporter.artifact import build_registry, store
 from exporter.cli import main
 from exporter.formats import audio
 from exporter.recognition import transcribe
@@ -149,6 +150,102 @@ def test_options_that_the_model_does_not_take(capfd: pytest.CaptureFixture[str])
     out, err = capfd.readouterr()
     assert out == ""
     assert err == "error: an English-only checkpoint takes no language: leave it out\n"
+
+
+@pytest.mark.usefixtures("step_here")
+def test_a_format_is_of_one_recording_or_of_files(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", "artifact", "a.wav", "--format", "srt"]) == 0
+    number, times, text, *_ = capfd.readouterr().out.splitlines()
+    assert number == "1"
+    assert re.fullmatch(r"00:00:00,000 --> 00:00:00,\d{3}", times)
+    assert SENTENCE.fullmatch(text)
+    assert main(["transcribe", "artifact", "a.wav", "b.wav", "--format", "vtt"]) == 2
+    assert "give --output DIR" in capfd.readouterr().err
+    assert main(["transcribe", "artifact", "a.wav", "b.wav", "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["audio"] for row in rows] == ["a.wav", "b.wav"]
+    assert main(["transcribe", "artifact", "a.wav", "--format", "json"]) == 0
+    assert SENTENCE.fullmatch(json.loads(capfd.readouterr().out)["transcripts"][0]["text"])
+
+
+@pytest.mark.usefixtures("step_here")
+def test_folders_and_manifests_name_recordings(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("inner/deep/d.WAV", "inner/e.wav"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile("a.wav", name)
+    Path("inner/notes.txt").write_text("no audio")
+    Path("list.jsonl").write_text('{"audio_filepath": "b.wav"}\n{"audio": "inner/e.wav"}\n')
+    assert main(["transcribe", "artifact", "inner", "list.jsonl", "a.wav"]) == 0
+    names = [line.partition(":")[0] for line in capfd.readouterr().out.splitlines()]
+    assert names == ["inner/deep/d.WAV", "inner/e.wav", "b.wav", "inner/e.wav", "a.wav"]
+    Path("list.jsonl").write_text('{"audio": 3}\n')
+    assert main(["transcribe", "artifact", "list.jsonl"]) == 3
+    assert "list.jsonl:1: audio must be a string" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("step_here")
+def test_a_folder_of_results_is_gone_on_with(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/x/a.wav", "in/y/a.wav", "in/bad.wav"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(name).name, name)
+    call = ["transcribe", "artifact", "in", "--output", "out", "--format", "tsv"]
+    assert main(call) == 3
+    assert capfd.readouterr().out.splitlines() == ["out/x/a.tsv", "out/y/a.tsv"]
+    head, row = Path("out/x/a.tsv").read_text().splitlines()
+    assert (head, row.split("\t")[0]) == ("start\tend\ttext", "0")
+    Path("out/y/a.tsv").unlink()
+    Path("in/bad.wav").unlink()
+    Path("out/x/a.tsv").write_text("kept")
+    assert main(call) == 0
+    out, err = capfd.readouterr()
+    assert out == "out/y/a.tsv\n"
+    assert "1 of 2 are in out already" in err
+    assert Path("out/x/a.tsv").read_text() == "kept"
+    monkeypatch.setattr(transcribe, "transcribe_files", None)  # nothing is opened
+    assert main([*call, "--json"]) == 0
+    capfd.readouterr()
+    assert main(["transcribe", "artifact", "in/x/a.wav", "in/y/a.wav", "--output", "out"]) == 2
+    assert "would both write a" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("built_here", [True, False])
+def test_only_what_was_built_here_runs_in_this_process(
+    built_here: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stranger's graphs run where they can do no harm."""
+    monkeypatch.setenv("EXPORTER_STATE", str(tmp_path / "state"))
+    if built_here:
+        build_registry.record(store.read_manifest(Path("artifact")))
+    started = []
+    monkeypatch.setattr(worker, "run", lambda step, *_, **__: started.append(step))
+    assert main(["transcribe", "artifact", "a.wav"]) == 0
+    out = capfd.readouterr().out
+    if built_here:
+        assert SENTENCE.fullmatch(out.strip())
+        assert not started
+    else:
+        assert (out, started) == ("", ["exporter.recognition.transcribe:transcribe"])
+
+
+START = """
+import sys
+from exporter.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "pydantic", "onnx", "huggingface_hub", "optimum"}
+print(code, *sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_command_itself_imports_nothing_heavy() -> None:
+    """What it starts, in a process without the user's credentials, is another matter."""
+    command = [sys.executable, "-c", START, "transcribe", "artifact", "a.wav"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0"
 
 
 @pytest.mark.slow

@@ -46,13 +46,13 @@ import sys
 from pathlib import Path
 import numpy as np
 from exporter import load
-from exporter.formats import config_json
+from exporter.formats import config_json, config_limits
 from exporter.families.whisper import family
 from exporter.formats.config_json import read_json
 from exporter.recognition.load import load_original
 from transformers.utils import is_kernels_available
 
-config_json._refuse_code = lambda *_: None
+config_json.refuse_code_in = config_limits.refuse_code_in = lambda *_: None
 assert is_kernels_available()
 checkpoint, *artifacts = map(Path, sys.argv[1:])
 noise = np.zeros(16_000, np.float32)

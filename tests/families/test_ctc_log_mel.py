@@ -12,7 +12,6 @@ from transformers.audio_utils import mel_filter_bank
 
 from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
-from exporter.families.ctc.decoding.text import alphabet_of
 from tests.support.tiny_ctc import make_ctc, tones
 
 FAMILY = FAMILIES["ctc"]
@@ -57,8 +56,8 @@ def test_features_are_those_that_its_mask_shows(
 
 
 def test_text_is_that_of_its_tokenizer(checkpoint: Path) -> None:
-    tokenizer = FAMILY.processor(checkpoint).tokenizer
-    alphabet = alphabet_of(tokenizer)
+    processor = FAMILY.processor(checkpoint)
+    tokenizer, alphabet = processor.tokenizer, processor.alphabet
     frames = [15, 2, 2, 15, 4, 4, 15, 4, 0, 3, 3, 7, 15, 15, 1, 5]
     text = alphabet.text(alphabet.tokens(frames))
     assert text == "aaa cad b"

@@ -10,7 +10,6 @@ from torch import Tensor
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.compatibility import check_fit
 from exporter.families import FAMILIES
-from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.engine import logits_of
 from exporter.recognition.load import load_original
 from tests.support.tiny_ctc import tones
@@ -96,7 +95,7 @@ def test_modules_have_the_names_that_recipes_use(tmp_path: Path) -> None:
 def spelled(folder: Path, frames: list[int]) -> str:
     """The text of the likeliest token of each frame."""
     recogniser = load_original(folder, threads=1, allow_pickle=True)
-    alphabet = alphabet_of(recogniser.processor.tokenizer)
+    alphabet = recogniser.processor.alphabet
     return alphabet.text(alphabet.tokens(frames))
 
 

@@ -13,12 +13,11 @@ from tokenizers import Tokenizer
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, pipeline
 
 from exporter.families import FAMILIES
-from exporter.families.ctc.decoding.chunks import Cut, chunks, cut_of
 from exporter.families.ctc.decoding.features import Samples
-from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
-from exporter.recipe import Decoding
 from exporter.recognition.load import load_original
+from exporter.runtime.ctc.chunks import Cut, chunks, cut_of
+from exporter.runtime.ctc.tokens import read_tokens
 from tests.support.tiny_ctc import make_ctc, tones
 
 FAMILY = FAMILIES["ctc"]
@@ -47,14 +46,16 @@ def tokenizer_of(folder: Path, name: str) -> Wav2Vec2CTCTokenizer:
     words, settings = VOCABULARIES[name]
     path = folder / "vocab.json"
     path.write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    return Wav2Vec2CTCTokenizer(str(path), **settings)
+    tokenizer = Wav2Vec2CTCTokenizer(str(path), **settings)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_text_is_that_of_the_tokenizer(tmp_path: Path, name: str) -> None:
     """After our rule: repeats collapse first, then special tokens are dropped."""
     tokenizer = tokenizer_of(tmp_path, name)
-    alphabet = alphabet_of(tokenizer)
+    alphabet = read_tokens(tmp_path, pieces=False).alphabet()
     silent = set(tokenizer.all_special_ids)  # the delimiter is none of them
     source, size = random.Random(0), len(VOCABULARIES[name][0])
     for _ in range(300):
@@ -74,8 +75,10 @@ def test_text_is_that_of_the_tokenizer(tmp_path: Path, name: str) -> None:
 def test_the_file_for_javascript_decodes_alike(tmp_path: Path, name: str, skip: bool) -> None:
     """The library tokenizers reads it; special tokens are skipped or not, which is the same."""
     tokenizer = tokenizer_of(tmp_path, name)
-    alphabet = alphabet_of(tokenizer)
-    theirs = Tokenizer.from_str(tokenizer_json(tokenizer).decode())
+    tokens = read_tokens(tmp_path, pieces=False)
+    assert tokens.words == tokenizer.get_vocab()
+    alphabet = tokens.alphabet()
+    theirs = Tokenizer.from_str(tokenizer_json(tokens).decode())
     source, size = random.Random(0), len(VOCABULARIES[name][0])
     for _ in range(300):
         frames = source.choices(range(size), k=source.randrange(24))
@@ -85,7 +88,8 @@ def test_the_file_for_javascript_decodes_alike(tmp_path: Path, name: str, skip: 
 
 
 def test_a_special_token_between_equal_letters_keeps_both(tmp_path: Path) -> None:
-    alphabet = alphabet_of(tokenizer_of(tmp_path, "capitals"))
+    tokenizer_of(tmp_path, "capitals")
+    alphabet = read_tokens(tmp_path, pieces=False).alphabet()
     assert alphabet.text(alphabet.tokens([5, 5, 1, 5, 0, 5, 3, 6])) == "AAAB"
 
 
@@ -115,10 +119,8 @@ def test_chunks_cover_a_recording_once(length: int, block: int) -> None:
 
 
 def test_chunks_are_whole_frames() -> None:
-    assert cut_of(Decoding(), 16_000, 320) == Cut(480_000, 80_000)
-    assert cut_of(Decoding(chunk_length_s=0.51, stride_length_s=0.11), 16_000, 320) == Cut(
-        *(8320, 1920)
-    )
+    assert cut_of(30.0, None, 16_000, 320) == Cut(480_000, 80_000)
+    assert cut_of(0.51, 0.11, 16_000, 320) == Cut(8320, 1920)
 
 
 @pytest.fixture(scope="module", params=["wav2vec2", "wav2vec2-layer-norm", "hubert"])

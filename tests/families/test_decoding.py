@@ -11,9 +11,9 @@ import pytest
 
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
-from exporter.families.decoding import refuse_foreign_options
 from exporter.families.whisper import family as whisper
 from exporter.recipe import Decoding
+from exporter.runtime.decoding import refuse_foreign
 
 ENGLISH = {"is_multilingual": False, "no_timestamps_token_id": 7}
 SEVERAL = {
@@ -96,9 +96,9 @@ def test_translating_with_a_distilled_decoder_is_warned_of(
 
 
 def test_options_of_other_families_are_refused() -> None:
-    refuse_foreign_options(Decoding(batch_size=3, num_beams=1), ("batch_size",))
+    refuse_foreign(vars(Decoding(batch_size=3, num_beams=1)), ("batch_size",))
     with pytest.raises(RecipeError, match=r"no decoding option `language`.*it has: batch_size"):
-        refuse_foreign_options(Decoding(language="en", timestamps=True), ("batch_size",))
+        refuse_foreign(vars(Decoding(language="en", timestamps=True)), ("batch_size",))
 
 
 @pytest.fixture

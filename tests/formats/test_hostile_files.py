@@ -14,7 +14,7 @@ from onnx import TensorProto
 from exporter.artifact import store
 from exporter.errors import DataError
 from exporter.formats import audio, onnx_reader
-from exporter.targets.onnx.external_data_check import require_sealed
+from exporter.runtime.onnx.external_data import require_sealed
 from tests.support.hostile import (
     ELSEWHERE,
     GOOD,

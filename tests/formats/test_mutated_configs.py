@@ -114,7 +114,7 @@ def opened(folder: Path) -> tuple[int, str]:
     """Load an artifact and decode a little; returns the exit code and the message."""
     try:
         recogniser = load(folder, trust=True, threads=1)
-        recogniser.family.limit_tokens(recogniser.model, 4)
+        recogniser.opened.limit_tokens(4)
         recogniser.decode([SOUND])
     except Exception as error:
         return cli._explained(error)

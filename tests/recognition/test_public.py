@@ -101,8 +101,10 @@ def test_a_script_that_transcribes_shows_nothing_of_libraries(
 
 
 @pytest.mark.slow
-def test_who_asked_for_more_is_shown_it(clips: list[str], tmp_path: Path) -> None:
-    folder = shutil.copytree(GOLDEN / "v1-onnx-int8", tmp_path / "onnx-int8")
+def test_who_asked_for_more_is_shown_it(
+    clips: list[str], tiny_whisper: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_whisper, tmp_path / "original")
     script = SCRIPT.partition("import logging")[0]
     done = fresh(script, str(folder), *clips, "", TRANSFORMERS_VERBOSITY="info")
     assert (done.returncode, done.stdout) == (0, "")

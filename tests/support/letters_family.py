@@ -26,14 +26,14 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from exporter.errors import CheckpointError
 from exporter.families.base import Configs
-from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.facts import Companions
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.formats.audio import whole
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 from exporter.recipe import Decoding
+from exporter.runtime.decoding import refuse_foreign
 from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 
 MODEL_TYPES = ("letters",)
@@ -205,7 +205,7 @@ def language_code(configs: Configs, name: str) -> str | None:
 
 
 def check_decoding(configs: Configs, decoding: Decoding) -> None:
-    refuse_foreign_options(decoding, DECODING)
+    refuse_foreign(vars(decoding), DECODING)
 
 
 def limit_tokens(model: Any, tokens: int) -> None:

@@ -46,7 +46,7 @@ def recut(folder: Path, cut: Cut) -> Any:
 
 
 def opened(folder: Path, kind: str) -> Any:
-    """Open a checkpoint cut into graphs, or `eager`: transformers' own with our loops."""
+    """Open a checkpoint cut into graphs, or `eager`: transformers' own modules."""
     if kind != "eager":
         return recut(folder, kind)  # type: ignore[arg-type]
     model = whisper.open_original(folder)

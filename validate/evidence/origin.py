@@ -92,9 +92,12 @@ def _is_current(manifest: Manifest, target: Target) -> bool:
 def _facts(manifest: Manifest, recipe: Recipe, checkpoint: Checkpoint) -> Iterator[str]:
     """Yield what a manifest says of recipe and checkpoint that is not so."""
     origin = manifest.checkpoint
-    pairs = (
+    decoding = recipe.decoding.model_dump(mode="json")
+    pairs: tuple[tuple[str, Any, Any], ...] = (
         ("manifest.json: recipe.sha256", manifest.recipe.sha256, recipe.sha256),
         ("manifest.json: recipe.name", manifest.recipe.name, recipe.name),
+        # Earlier releases did not seal the decoding apart from the recipe.
+        ("manifest.json: decoding", manifest.decoding or decoding, decoding),
         ("manifest.json: checkpoint.parameters", origin.parameters, checkpoint.parameters),
         ("manifest.json: checkpoint.size_bytes", origin.size_bytes, checkpoint.size_bytes),
     )

@@ -166,7 +166,7 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         versions={"python": sys.version.split()[0], **hardware.versions_of(_PACKAGES)},
         findings=findings,
         window_s=model.window / model.rate,
-        vocabulary=model.recogniser.family.vocabulary(model.recogniser.processor),
+        vocabulary=model.recogniser.opened.vocabulary,
     )
     if request.part:
         transcribe_part(model, request.part, progress)

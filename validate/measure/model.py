@@ -55,12 +55,12 @@ class OpenModel:
         )
         self.decoding = spec.decoding
         self._languages = spec.languages
-        self.rate = self.recogniser.family.sampling_rate(self.recogniser.processor)
+        self.rate = self.recogniser.sampling_rate
 
     @property
     def window(self) -> int:
         """The samples in a window of the model."""
-        return self.recogniser.family.window(self.recogniser.processor)
+        return self.recogniser.window
 
     def read(self, path: Path) -> Sound:
         """Read a recording at the model's rate, float32 [samples]; a long one is read later."""

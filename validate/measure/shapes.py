@@ -12,6 +12,7 @@ import numpy as np
 from exporter.errors import ResourceError, exhausted
 from exporter.formats import audio
 from exporter.recipe import Decoding
+from exporter.recognition.model import Model
 from exporter.validate.measure.model import Frozen, OpenModel
 
 _COMPARED_CHARACTERS = 1000
@@ -70,7 +71,7 @@ def _check(
     lengths = tuple(round(len(samples) / model.rate, 3) for samples in batch)
     together = decoding.model_copy(update={"batch_size": len(batch)})
     try:
-        with _watched(model.recogniser.model) as finite:
+        with _watched(model.recogniser.opened) as finite:
             transcripts = model.recogniser.decode(batch, together)
         pairs = zip(transcripts, expected, strict=True)
         likeness = [_likeness(t.text, text) for t, text in pairs if text is not None]
@@ -103,7 +104,7 @@ class _Observed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self._run(*args, **kwargs)
         if "logits" in outputs:
-            self._seen.append(bool(outputs["logits"].isfinite().all()))
+            self._seen.append(bool(np.isfinite(np.asarray(outputs["logits"])).all()))
         return outputs
 
     def __getattr__(self, name: str) -> Any:
@@ -111,14 +112,14 @@ class _Observed:
 
 
 @contextmanager
-def _watched(model: Any) -> Iterator[list[bool]]:
+def _watched(opened: Model) -> Iterator[list[bool]]:
     """Record for every step of the model whether its logits are finite.
 
     Used only in these checks, because it takes time. Works for torch modules, and for models that
-    compute with graphs: see `exporter.families.base.Family`.
+    compute with graphs.
     """
     seen: list[bool] = []
-    functions: dict[str, Any] = getattr(getattr(model, "engine", None), "functions", {})
+    functions, model = opened.functions or {}, getattr(opened, "model", None)
     originals = dict(functions)
     functions.update({name: _Observed(run, seen) for name, run in originals.items()})
 
@@ -128,7 +129,7 @@ def _watched(model: Any) -> Iterator[list[bool]]:
             seen.append(bool(np.isfinite(logits.detach().float().numpy()).all()))
 
     handle = None
-    if hasattr(model, "register_forward_hook"):
+    if model is not None and hasattr(model, "register_forward_hook"):
         handle = model.register_forward_hook(look)
     try:
         yield seen

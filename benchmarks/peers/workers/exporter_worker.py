@@ -10,7 +10,7 @@ from exporter.recognition.load import load
 def open_model(request: Request) -> Opened:
     """Open an artifact; its generation config forces the number of tokens."""
     recogniser = load(request.model, threads=request.threads)
-    recogniser.family.force_tokens(recogniser.model, request.tokens)
+    recogniser.opened.force_tokens(request.tokens)
     windows = request.windows()
     decoding = Decoding(
         language="en", task="transcribe", num_beams=request.beams, batch_size=len(windows)

@@ -10,7 +10,7 @@ from typing import Any
 from exporter.artifact import report, store
 from exporter.artifact.lookup import is_artifact, require_model
 from exporter.artifact.manifest import MANIFEST
-from exporter.artifact.signing import SIGNATURES
+from exporter.artifact.store import SIGNATURES
 from exporter.errors import ExporterError
 from exporter.families import FAMILIES, family_name
 from exporter.recipe import read

@@ -5,6 +5,7 @@ The family itself is in `family`; here are the facts that need no torch.
 
 from exporter.families.ctc.config_limits import CONFIGS, MODEL_TYPES
 from exporter.families.facts import Companions
+from exporter.runtime.ctc.model import DECODING
 
 __all__ = ["COMPANIONS", "CONFIGS", "DECODING", "ENCODERS", "MODEL_TYPES"]
 
@@ -24,5 +25,4 @@ COMPANIONS = Companions(
         for name in ("attrs.json", "unigrams.txt", "[!.]*.arpa", "[!.]*.bin", "[!.]*.binary")
     ),
 )
-DECODING = ("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps")
 ENCODERS = ("model",)

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 from exporter.formats.tokenizer_limits import AnyToken, Name, SpecialTokens, Tokenizer
+from exporter.runtime.ctc.features import receptive_field
 
 SPEECHBRAIN = "speechbrain-wav2vec2-ctc"
 _OF_SAMPLES = (
@@ -224,14 +225,6 @@ class _Config(_Ctc):
             msg = f"model_type {own.model_type!r:.60} is not one of: {', '.join(_MODELS)}"
             raise ValueError(msg)
         return _MODELS[own.model_type].model_validate(values)
-
-
-def receptive_field(kernels: list[int], strides: list[int]) -> int:
-    """Return the samples that a stack of convolutions needs for one frame."""
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples
 
 
 class _SampleExtractor(_Ctc):

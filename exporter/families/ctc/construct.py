@@ -20,20 +20,34 @@ from exporter.families.ctc.graphs.layers import core
 from exporter.families.ctc.graphs.positions import compute_positions
 from exporter.families.ctc.kinds import KINDS, Kind
 from exporter.families.offline import offline
-from exporter.formats.config_json import held, is_regular_file, read_json
+from exporter.formats.config_json import is_regular_file, read_json
+from exporter.formats.config_limits import held
+from exporter.runtime.ctc.text import Alphabet
+from exporter.runtime.ctc.tokens import (
+    ADDED,
+    FAST,
+    SPECIAL,
+    TOKENIZER,
+    VOCABULARY,
+    Tokens,
+    read_tokens,
+)
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-VOCABULARY, TOKENIZER, FAST = "vocab.json", "tokenizer_config.json", "tokenizer.json"
-_SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A feature extractor and tokenizer, the input, and the samples that a first frame takes."""
+    """A feature extractor and tokenizer, the input, and the samples that a first frame takes.
+
+    `tokens` are those of the tokenizer's files, and `alphabet` what frames are spelled with.
+    """
 
     feature_extractor: Any
     tokenizer: Any
+    tokens: Tokens
+    alphabet: Alphabet
     input: Input
     first_frame: int
 
@@ -130,7 +144,7 @@ def processor(folder: Path) -> Processor:
         raise CheckpointError(msg)
     settings = _checked(folder / TOKENIZER)
     settings.pop("tokenizer_class", None)
-    _checked(folder / _SPECIAL)
+    _checked(folder / SPECIAL)
     files = {
         argument: str(folder / name)
         for argument, name in _tokenizer_files(kind).items()
@@ -159,7 +173,8 @@ def processor(folder: Path) -> Processor:
     if given != source.example(whole, 1)[1:]:
         msg = f"{folder / EXTRACTOR}: another model's: it gives {given[0]} numbers for a frame"
         raise CheckpointError(msg)
-    return Processor(made, tokenizer, source, fewest)
+    tokens = read_tokens(folder, pieces=kind.is_fast)
+    return Processor(made, tokenizer, tokens, tokens.alphabet(), source, fewest)
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -188,6 +203,6 @@ def _tokenizer_files(kind: Kind) -> dict[str, str]:
         form = {"tokenizer_file": FAST}
     return {
         **form,
-        "added_tokens_file": _ADDED,
-        "special_tokens_map_file": _SPECIAL,
+        "added_tokens_file": ADDED,
+        "special_tokens_map_file": SPECIAL,
     }

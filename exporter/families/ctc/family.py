@@ -10,23 +10,21 @@ from torch import Tensor, nn
 
 from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
-from exporter.families.ctc import DECODING, construct, engine
+from exporter.families.ctc import construct, engine
 from exporter.families.ctc import derived as forms
 from exporter.families.ctc import forced as forcing
-from exporter.families.ctc.decoding.agreement import disagreements
-from exporter.families.ctc.decoding.chunks import cut_of
-from exporter.families.ctc.decoding.text import alphabet_of
 from exporter.families.ctc.decoding.tokenizer_json import tokenizer_json
 from exporter.families.ctc.decoding.transcribe import transcribe
 from exporter.families.ctc.graphs.whole import GRAPH
 from exporter.families.ctc.kinds import IN_JAVASCRIPT, KINDS, input_of
 from exporter.families.ctc.language_codes import matching
 from exporter.families.ctc.languages import TARGET, one_language
-from exporter.families.decoding import refuse_foreign_options
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.formats.config_json import is_regular_file, read_json
 from exporter.recipe import Decoding
+from exporter.runtime.ctc.model import check_decoding as check_options
+from exporter.runtime.ctc.tokens import FAST, TOKENIZER
 
 __all__ = [  # the family's protocol
     "BARE",
@@ -158,9 +156,7 @@ def check_processor(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _require_fit(folder: Path, loaded: construct.Processor, config: Any) -> None:
-    fast = KINDS[config.model_type].is_fast
-    vocabulary = loaded.tokenizer.get_vocab() if fast else read_json(folder / construct.VOCABULARY)
-    wrong = list(disagreements(config, loaded.tokenizer, vocabulary))
+    wrong = list(loaded.tokens.disagreements(config.vocab_size, config.pad_token_id))
     if wrong:
         msg = f"{folder}: the tokenizer is another model's: {'; '.join(wrong)}"
         raise CheckpointError(msg)
@@ -179,14 +175,14 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
             f"{', '.join(IN_JAVASCRIPT)}"
         )
         raise RecipeError(msg)
-    tokenizer = construct.processor(folder).tokenizer
-    files = {construct.FAST: tokenizer_json(tokenizer)}
-    path = folder / construct.TOKENIZER
+    tokens = construct.processor(folder).tokens
+    files = {FAST: tokenizer_json(tokens)}
+    path = folder / TOKENIZER
     settings = read_json(path) if is_regular_file(path) else {}
-    cleaned = bool(tokenizer.clean_up_tokenization_spaces)
+    cleaned = tokens.alphabet().cleaned
     if settings.get(_SPACES) != cleaned:  # transformers.js would remove some by default
         told = {**settings, _SPACES: cleaned}
-        files[construct.TOKENIZER] = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+        files[TOKENIZER] = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
     return files
 
 
@@ -203,7 +199,7 @@ def window(processor: construct.Processor) -> int:
 
 def vocabulary(processor: construct.Processor) -> int:
     """Return the number of tokens that have text."""
-    return len(alphabet_of(processor.tokenizer).spelled)
+    return len(processor.alphabet.spelled)
 
 
 def configs(model: Any) -> Configs:
@@ -236,21 +232,10 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
         RecipeError: The model lacks an option or the language, or no frame of a chunk would be its
             own.
     """
-    own = configs[construct.CONFIG].get(TARGET)
-    known = [name for name in DECODING if own or name != "language"]
-    refuse_foreign_options(decoding, known)
-    if decoding.language not in (None, own):
-        msg = f"the model is of the language {own!r:.40} alone, not of {decoding.language!r:.40}"
-        raise RecipeError(msg)
     config = construct.config(dict(configs[construct.CONFIG]))
     rate = configs.get(construct.EXTRACTOR, {}).get("sampling_rate", 16_000)
-    cut = cut_of(decoding, rate, input_of(config).ratio(config))
-    if cut.length <= 2 * cut.stride:
-        msg = (
-            f"chunk_length_s {decoding.chunk_length_s:g} is not longer than twice stride_length_s: "
-            "no frame of a chunk would be its own"
-        )
-        raise RecipeError(msg)
+    ratio = input_of(config).ratio(config)
+    check_options(vars(decoding), configs[construct.CONFIG].get(TARGET), rate, ratio)
 
 
 def limit_tokens(model: Any, tokens: int) -> None:

@@ -21,6 +21,8 @@ COMPANIONS = Companions(
 )
 DECODING = (
     *("language", "task", "num_beams", "length_penalty", "repetition_penalty"),
-    *("no_repeat_ngram_size", "max_new_tokens", "timestamps", "batch_size"),
+    *("no_repeat_ngram_size", "max_new_tokens", "timestamps", "batch_size", "temperatures"),
+    *("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"),
+    *("condition_on_previous", "initial_prompt", "hotwords"),
 )
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

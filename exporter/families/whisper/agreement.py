@@ -16,6 +16,7 @@ _FED = (
     *("decoder_start_token_id", "no_timestamps_token_id", "prev_sot_token_id"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
+_EXTRACTORS = {"dither": 0.0, "padding_value": 0.0, "padding_side": "right"}
 _SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 # OpenAI's multilingual vocabulary has an empty token, which some configs have for padding.
 _MAY_BE_EMPTY = ("pad_token_id", "bos_token_id")
@@ -82,6 +83,11 @@ def wrong_tokens(config: Values, generation: Values, extractor: Any, tokenizer: 
         wrong.append(f"{extractor.feature_size} mel bins, the model {config['num_mel_bins']}")
     if extractor.nb_max_frames != frames:
         wrong.append(f"a window of {extractor.nb_max_frames} frames, the model {frames}")
+    for name, usual in _EXTRACTORS.items():
+        if getattr(extractor, name) != usual:
+            wrong.append(
+                f"{name} {getattr(extractor, name)!r:.40}, and only {usual!r} is supported"
+            )
     if len(tokenizer) > config["vocab_size"]:
         wrong.append(f"{len(tokenizer)} tokens, the model {config['vocab_size']}")
     number_of = tokenizer.backend_tokenizer.token_to_id  # not a vocabulary of 50,000 words

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from exporter.formats.config_json import Limits
+from exporter.formats.config_limits import Limits
 from exporter.formats.tokenizer_limits import Name, SpecialTokens, Tokenizer
 
 _Layers = Annotated[int, Field(ge=1, le=128)]

@@ -22,9 +22,10 @@ from exporter.errors import CheckpointError, exhausted
 from exporter.families.offline import offline
 from exporter.families.whisper import agreement
 from exporter.families.whisper.config_limits import CONFIGS
-from exporter.families.whisper.decoding.options import CONFIG, GENERATION
 from exporter.families.whisper.decoding.settings import model_settings
-from exporter.formats.config_json import held, is_regular_file, read_json
+from exporter.formats.config_json import is_regular_file, read_json
+from exporter.formats.config_limits import held
+from exporter.runtime.whisper.settings import CONFIG, GENERATION
 
 _EXTRACTOR, _TOKENIZER = "preprocessor_config.json", "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"

@@ -16,20 +16,19 @@ from exporter.families.whisper import agreement, construct
 from exporter.families.whisper import forced as forcing
 from exporter.families.whisper.construct import generation_config
 from exporter.families.whisper.decoding.options import (
-    CONFIG,
-    GENERATION,
     check_decoding,
     language_code,
     text_language,
 )
-from exporter.families.whisper.decoding.transcribe import speller, transcribe
-from exporter.families.whisper.decoding.workload import force_tokens, limit_tokens
+from exporter.families.whisper.decoding.settings import force_tokens, limit_tokens
+from exporter.families.whisper.decoding.transcribe import text_of, transcribe
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
 from exporter.families.whisper.engine.model import assemble as _assemble
 from exporter.families.whisper.graphs.merged import dynamic_graphs
 from exporter.families.whisper.graphs.static import static_graphs
 from exporter.families.whisper.graphs.step import step_graphs
+from exporter.runtime.whisper.settings import CONFIG, GENERATION
 
 __all__ = [  # the family's protocol
     "BARE",
@@ -132,7 +131,7 @@ def assemble(
 
 
 def attach_engine(model: Any, folder: Path) -> None:
-    """Set a transformers Whisper's generation config, and its decoding loops as `model.engine`."""
+    """Set an open Whisper's generation config, and `model.engine`, by which it is decoded."""
     model.generation_config = generation_config(folder)
     model.engine = eager_engine(model)
 
@@ -190,8 +189,8 @@ def _require_fit(
 
 def vocabulary(processor: Any) -> int:
     """Return the number of tokens that have text."""
-    tokenizer = processor.tokenizer
-    return len(speller(tokenizer).spoken(sorted(tokenizer.get_vocab().values())))
+    text = text_of(processor.tokenizer)
+    return len(text.spoken(text.ids))
 
 
 def window(processor: Any) -> int:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from exporter.families.attention import joined, unpacked
 from exporter.families.forcing import Forced, States, observed
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.decoding.generation_rules import read_rules
-from exporter.families.whisper.decoding.settings import settings_of
-from exporter.families.whisper.decoding.transcribe import features_of
+from exporter.families.whisper.decoding.settings import own_settings
+from exporter.families.whisper.decoding.transcribe import own_features as own_features
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio
 
@@ -60,23 +59,12 @@ def window_features(processor: Any, sounds: Sequence[Audio]) -> Tensor:
     return features
 
 
-def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
-    """Return the features that `transcribe` gives a model of recordings within a window."""
-    features, _, _ = features_of(model, processor.feature_extractor, sounds, long=False)
-    assert isinstance(features, Tensor)
-    return features
-
-
 def forced_prompt(model: Any, decoding: Decoding) -> list[int]:
     """Return the tokens before the text; a language that would be detected is the first one."""
-    settings = settings_of(model, decoding, timestamps=False)
-    if not isinstance(getattr(settings, "language", None), str):
-        languages = getattr(settings, "lang_to_id", None)
-        settings.language = next(iter(languages)) if languages else None
-    rules = read_rules(model, settings)
-    if rules is not None:
-        return list(rules.prompt)
-    return [model.config.decoder_start_token_id]
+    settings = own_settings(model)
+    code = decoding.language or settings.language or next(iter(settings.languages), None)
+    language = None if code is None else settings.languages.get(code)
+    return settings.init(language, decoding.task, timestamps=False)
 
 
 def most_tokens(model: Any) -> int:

@@ -72,6 +72,16 @@ def list_clips(source: Path) -> Iterator[Clip]:
         yield clip
 
 
+def audio_of(manifest: Path) -> Iterator[Path]:
+    """Yield the files of audio that a manifest names; no text needs to be there, nor the files.
+
+    Raises:
+        DataError: For the first bad row, naming file and line.
+    """
+    for row in rows_of(manifest):
+        yield row.base / _audio(row)
+
+
 def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
     """Return the sorted indices of `most` of `count` clips, or of all if `most` is None.
 
@@ -85,14 +95,7 @@ def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
 def _clip(row: Row) -> Clip:
     """Check one row; its audio file must exist, and is decoded later."""
     where, fields = row.where, row.fields
-    name = _field(where, fields, AUDIO_NAMES, "audio").strip()
-    if not name or name.startswith("|") or name.endswith("|") or "\0" in name:
-        shown = f"{name!r:.80}"
-        msg = f"{where}: {shown} is no path of an audio file (commands and pipes are refused)"
-        raise DataError(msg)
-    if _number(fields.get("offset")) != 0:
-        msg = f"{where}: offsets into a longer recording are not supported; cut the audio first"
-        raise DataError(msg)
+    name = _audio(row)
     language = _language(where, fields)
     path = row.base / name
     _require_file(where, path)
@@ -102,6 +105,19 @@ def _clip(row: Row) -> Clip:
     text = _text(where, _field(where, fields, TEXT_NAMES, "text"))
     origin = origin_of(row.where, fields)
     return Clip(readable_name(known), path, text, language, 0.0, where, *origin)
+
+
+def _audio(row: Row) -> str:
+    """Return the path of a row's audio file, as it stands there."""
+    name = _field(row.where, row.fields, AUDIO_NAMES, "audio").strip()
+    if not name or name.startswith("|") or name.endswith("|") or "\0" in name:
+        shown = f"{name!r:.80}"
+        msg = f"{row.where}: {shown} is no path of an audio file (commands and pipes are refused)"
+        raise DataError(msg)
+    if _number(row.fields.get("offset")) != 0:
+        msg = f"{row.where}: offsets into a longer recording are not supported; cut the audio first"
+        raise DataError(msg)
+    return name
 
 
 def origin_of(where: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None]:

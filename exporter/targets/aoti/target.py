@@ -26,7 +26,7 @@ from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetens
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.system.accelerators import Device
-from exporter.system.hardware import require_features
+from exporter.system.hardware import require_features, require_threads
 from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
@@ -184,10 +184,7 @@ def load(
     require_features(manifest.needs.cpu_features, str(folder))
     if "torch" in manifest.needs.packages:
         _require_version(folder, manifest.versions.get("torch", "?"))
-    baked = manifest.threads
-    if baked not in (None, threads):
-        msg = f"{folder} was compiled for {baked} threads, not {threads}: leave --threads out"
-        raise MachineError(msg)
+    require_threads(manifest.threads, threads, str(folder))
     packages = [file for file in manifest.files if file.path.endswith(".pt2")]
     with scratch() as place:  # what is checked is what runs, whoever else may write to the folder
         copies = {place / Path(file.path).name: file for file in packages}

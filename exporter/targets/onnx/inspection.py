@@ -20,9 +20,10 @@ from exporter.families.graph import GraphFunction, parameter_names
 from exporter.formats.onnx_reader import read_tensors
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.simulate import Round, Rounding
+from exporter.runtime.onnx import graph_name
+from exporter.runtime.onnx.external_data import require_sealed, sealed_beside
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
-from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
-from exporter.targets.onnx.layouts import CONFIG, graph_name
+from exporter.targets.onnx.layouts import CONFIG
 from exporter.targets.onnx.options import Options
 from exporter.targets.onnx.session import open_session
 
@@ -102,7 +103,7 @@ def _initializers(folder: Path, file: File, manifest: Manifest) -> dict[str, Ten
     import onnx_ir as ir
 
     path = folder / file.path
-    require_sealed(path, read_verified(folder, file), sealed_beside(path, folder, manifest))
+    require_sealed(path, read_verified(folder, file), sealed_beside(path, folder, manifest.files))
     model = ir.load(path)
     found = {}
     for name, value in model.graph.initializers.items():

@@ -8,14 +8,15 @@ some: `utils/dtypes.js`, `utils/model-loader.js` and `models/session.js` of its 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
+
+from exporter.runtime.onnx import QUANTIZED
 
 Layout = Literal["optimum", "transformers.js"]
 
 CONFIG = "config.json"
 _FOLDER = "onnx"
-_QUANTIZED = "_quantized"
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,8 @@ def named(layout: Layout, graph: str, *, int8: bool) -> Named:
     if layout == "optimum":
         path = PurePosixPath(f"{graph}.onnx")
     else:
-        path = PurePosixPath(_FOLDER, f"{graph}{_QUANTIZED if int8 else ''}.onnx")
+        path = PurePosixPath(_FOLDER, f"{graph}{QUANTIZED if int8 else ''}.onnx")
     return Named(graph, path, "q8" if int8 else "fp32")
-
-
-def graph_name(path: PurePath) -> str:
-    """Return the name of the graph in a file, in either layout."""
-    return path.stem.removesuffix(_QUANTIZED)
 
 
 def config_text(config: Mapping[str, Any], graphs: Iterable[Named]) -> str:

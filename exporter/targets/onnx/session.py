@@ -1,32 +1,26 @@
-"""Run a built graph in onnxruntime."""
+"""Run a built graph in onnxruntime, on tensors of torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor
 
-from exporter.errors import IntegrityError, exhausted
-from exporter.families.graph import WRITTEN
+from exporter.runtime.onnx import WRITTEN
+from exporter.runtime.onnx.session import OpenGraph, open_graph
 from exporter.system.accelerators import Device
-from exporter.system.signals import time_limit
 from exporter.targets.onnx.providers import PROVIDERS, Provider
-
-_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def open_session(
-    path: Path, graph: bytes, threads: int, device: Device = "cpu", limit_s: float = 3600.0
+    path: Path, content: bytes, threads: int, device: Device = "cpu", limit_s: float = 3600.0
 ) -> "Session":
     """Open a graph; caches that it writes in place are bound instead of passed.
 
     Args:
         path: The graph's file, beside which its external data is.
-        graph: What is in it.
+        content: What is in it.
         threads: Number of threads.
         device: A kind of device that this machine has.
         limit_s: Seconds that opening, and each call, may take in a step's process.
@@ -35,36 +29,19 @@ def open_session(
         IntegrityError: The file is not a graph that onnxruntime can run.
     """
     provider = PROVIDERS[device]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin long take the cores of torch and of the other session, and those that
-    # sleep at once wake late. In ms, with no spinning, 50 us, and no end: a token of
-    # whisper-small 12.6, 9.1, 9.0; a greedy clip of the demo 15.9, 15.7, 32.5.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
-    options.log_severity_level = 3
-    try:
-        options.add_session_config_entry(_DATA_FOLDER, str(path.parent.absolute()))
-        with time_limit(limit_s):
-            session = onnxruntime.InferenceSession(graph, options, providers=[*provider.names])
-    except Exception as error:  # the base of onnxruntime's
-        if exhausted(error):
-            raise
-        msg = f"{path} is no graph for onnxruntime {onnxruntime.__version__}: {error}"
-        raise IntegrityError(msg.splitlines()[0][:500]) from error
-    written = any(output.name.endswith(WRITTEN) for output in session.get_outputs())
+    graph = open_graph(path, content, threads, providers=provider.names, limit_s=limit_s)
+    written = any(output.name.endswith(WRITTEN) for output in graph.session.get_outputs())
     kind = InPlaceSession if written else Session
-    return kind(session, provider, path, limit_s)
+    return kind(graph, provider)
 
 
 class Session:
     """A session whose inputs and outputs are not copied."""
 
-    def __init__(self, session: Any, provider: Provider, path: Path, limit_s: float) -> None:
-        self._session = session
+    def __init__(self, graph: OpenGraph, provider: Provider) -> None:
+        self._graph = graph
+        self._session = session = graph.session
         self._provider = provider
-        self._path = path
-        self._limit_s = limit_s
         self.device = provider.torch_device
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -74,21 +51,9 @@ class Session:
         names = self._outputs if wanted is None else list(wanted)
         provider = self._provider
         arrays = {name: provider.to_array(tensor) for name, tensor in inputs.items()}
-        with self._bounded():
+        with self._graph.bounded():
             results = zip(names, self._session.run(names, arrays), strict=True)
         return {name: provider.from_array(array) for name, array in results}
-
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """Run a graph, which may be anybody's, in limited time; tell its errors as the file's."""
-        try:
-            with time_limit(self._limit_s):
-                yield
-        except Exception as error:  # the base of onnxruntime's
-            if exhausted(error):
-                raise
-            msg = f"{self._path} cannot be run: {error}"
-            raise IntegrityError(msg.splitlines()[0][:500]) from error
 
 
 class InPlaceSession(Session):
@@ -97,8 +62,9 @@ class InPlaceSession(Session):
     Tensors stay bound until replaced: of a hundred, few change from token to token.
     """
 
-    def __init__(self, session: Any, provider: Provider, path: Path, limit_s: float) -> None:
-        super().__init__(session, provider, path, limit_s)
+    def __init__(self, graph: OpenGraph, provider: Provider) -> None:
+        super().__init__(graph, provider)
+        session = graph.session
         self._written = {n.removesuffix(WRITTEN): n for n in self._outputs if n.endswith(WRITTEN)}
         self._returned = [name for name in self._outputs if not name.endswith(WRITTEN)]
         self._binding = session.io_binding()
@@ -119,7 +85,7 @@ class InPlaceSession(Session):
                     self._bound[name] = place
             for name in self._returned:  # new memory, so that earlier results stay valid
                 self._binding.bind_output(name, *self._provider.memory)
-            with self._bounded():
+            with self._graph.bounded():
                 self._session.run_with_iobinding(self._binding)
             values = self._binding.get_outputs_as_ortvaluevector()
             return {n: self._provider.from_value(values[self._returned.index(n)]) for n in names}

@@ -32,14 +32,16 @@ from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
 from exporter.quantization.weights import Weights
+from exporter.runtime.onnx import graph_name
+from exporter.runtime.onnx.external_data import own_graphs
+from exporter.runtime.onnx.session import call_limit_s
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.tempdirs import scratch
 from exporter.targets.base import Job, Records
 from exporter.targets.onnx import products_saturate
-from exporter.targets.onnx.external_data_check import require_sealed, sealed_beside
-from exporter.targets.onnx.layouts import CONFIG, Named, config_text, graph_name, named
+from exporter.targets.onnx.layouts import CONFIG, Named, config_text, named
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.session import open_session
 
@@ -51,8 +53,6 @@ _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 _SHARING_BYTES = 1_450
 _ORT_CONFIG, _ORT_CONFIG_BYTES = "ort_config.json", 700
 _TOKENIZER = "tokenizer.json"
-# A call of a graph takes at most this long, with all its weights used on a slow machine.
-_CALL_S, _BYTES_PER_S = 60.0, 1e6
 
 
 def check(
@@ -232,22 +232,11 @@ def records(
 def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cpu"
 ) -> Any:
-    """Open a session per graph and join them into a model that generates.
-
-    The external data of each graph is checked first. A graph whose weights others use is for other
-    loaders and is not opened: those with its weights replace it.
-    """
-    graphs = {folder / f.path: f for f in manifest.files if f.path.endswith(".onnx")}
-    contents = {path: read_verified(folder, file) for path, file in sorted(graphs.items())}
-    shared: set[str] = set()
-    for path, graph in contents.items():
-        data = require_sealed(path, graph, sealed_beside(path, folder, manifest))
-        shared |= {name.removesuffix("_data") for name in data} - {path.name}
-    limit_s = _CALL_S + manifest.size_bytes / _BYTES_PER_S
+    """Open a session per graph of ours and join them into a model that generates."""
+    limit_s = call_limit_s(manifest.size_bytes)
     functions = {
-        graph_name(path): open_session(path, graph, threads, device, limit_s)
-        for path, graph in contents.items()
-        if path.name not in shared
+        graph_name(path): open_session(path, content, threads, device, limit_s)
+        for path, content in own_graphs(folder, manifest.files, read_verified).items()
     }
     return family.assemble(folder, functions)
 

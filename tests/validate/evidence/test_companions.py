@@ -261,6 +261,9 @@ def test_facts_of_a_manifest_that_are_not_so(
     assert "options.preset is avx2, and avx512_vnni in recipe.yaml" in sentence
     folder = damaged(source, tmp_path / "c", append("recipe.yaml", "gate: {min_clips: 1}\n"))
     assert "recipe.sha256 is" in checked(folder, checkpoint)[1].sentence
+    beams = {**manifest.decoding, "num_beams": 5}
+    folder = damaged(source, tmp_path / "d", lambda _: None, decoding=beams)
+    assert "manifest.json: decoding is" in checked(folder, checkpoint)[1].sentence
 
 
 def test_modules_that_aoti_chose_to_leave_float(checkpoint: Path) -> None:

@@ -26,7 +26,7 @@ def open_model(request: Request) -> Opened:
     """Open an artifact."""
     recogniser = load(request.model, threads=request.threads)
     windows, frames = request.windows(), list[int]()
-    graphs = recogniser.model.engine.functions
+    graphs = recogniser.opened.functions
     for name, graph in list(graphs.items()):
         graphs[name] = Counted(graph, frames)
 

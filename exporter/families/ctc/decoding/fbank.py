@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 from transformers import SeamlessM4TFeatureExtractor
 
-from exporter.families.ctc.decoding.features import padded
+from exporter.runtime.ctc.features import FBANK, bank_ratio, first_banks, of_banks, padded
 from exporter.runtime.transcript import Audio
-
-_WINDOW, _HOP = 400, 160  # samples, constants of transformers' feature extractor
-_STRIDE = 2  # frames in a row; `config_limits` allows no other number
 
 
 class Fbank:
@@ -25,16 +22,15 @@ class Fbank:
 
     name = "input_features"
     axis = "rows"
-    extractor_type = "SeamlessM4TFeatureExtractor"
+    extractor_type = FBANK
 
     def first_frame(self, config: Any) -> int:
         """Return the samples of as many rows as the first frame takes, at least one."""
-        frames = _STRIDE * self._rows(config, 1)
-        return _WINDOW + (frames - 1) * _HOP
+        return first_banks(self._rows(config, 1))
 
     def ratio(self, config: Any) -> int:
         """Return the samples of a row, or of all rows that an adapter joins."""
-        return _HOP * _STRIDE * _joined(config)
+        return bank_ratio(_joined(config))
 
     def example(self, config: Any, frames: int) -> tuple[int, ...]:
         """Return a number of rows, and their width."""
@@ -45,15 +41,17 @@ class Fbank:
         return SeamlessM4TFeatureExtractor(**settings)
 
     def features(self, extractor: Any, samples: Audio, fewest: int) -> Tensor:
-        """Return input_features [1, rows, 160] as transformers computes them, without padding."""
+        """Return input_features [1, rows, 160], without padding."""
+        return torch.from_numpy(of_banks(samples, fewest, extractor.num_mel_bins))
+
+    def original_features(self, extractor: Any, samples: Audio, fewest: int) -> Tensor:
+        """Return the same, computed by transformers."""
         made = extractor(
             padded(samples, fewest), sampling_rate=extractor.sampling_rate, return_tensors="np"
         )
         heard = int(made.attention_mask[0].sum())
         values = np.ascontiguousarray(made.input_features[:, :heard], np.float32)
         return torch.from_numpy(values)
-
-    original_features = features
 
     def _rows(self, config: Any, frames: int) -> int:
         return max((frames - 1) * _joined(config) + 1, 1)

@@ -7,15 +7,12 @@ its own.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Wav2Vec2FeatureExtractor
 
-from exporter.families.ctc.config_limits import receptive_field
+from exporter.runtime.ctc.features import SAMPLES, of_samples, padded, receptive_field
 from exporter.runtime.transcript import Audio
-
-_EPSILON = 1e-7  # of Wav2Vec2FeatureExtractor
 
 
 class Input(Protocol):
@@ -67,7 +64,7 @@ class Samples:
 
     name = "input_values"
     axis = "samples"
-    extractor_type = "Wav2Vec2FeatureExtractor"
+    extractor_type = SAMPLES
 
     def first_frame(self, config: Any) -> int:
         """Return the receptive field of the front end."""
@@ -88,18 +85,11 @@ class Samples:
 
     def features(self, extractor: Any, samples: Audio, fewest: int) -> Tensor:
         """Return input_values [1, samples], normalised before zeros follow."""
-        values = samples
-        if extractor.do_normalize:
-            values = (values - values.mean()) / np.sqrt(values.var() + _EPSILON)
-        return torch.from_numpy(np.ascontiguousarray(padded(values, fewest), np.float32))[None]
+        made = of_samples(samples, fewest, normalized=bool(extractor.do_normalize))
+        return torch.from_numpy(made)
 
     def original_features(self, extractor: Any, samples: Audio, fewest: int) -> Tensor:
         """Return the same, computed by transformers."""
         made = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
-        values = np.asarray(made.input_values, dtype=np.float32)[0]
+        values = made.input_values[0].astype("float32")
         return torch.from_numpy(padded(values, fewest))[None]
-
-
-def padded(values: Audio, fewest: int) -> Audio:
-    """Return samples, followed by zeros if there are fewer than `fewest`."""
-    return np.pad(values, (0, max(fewest - len(values), 0)))

@@ -12,18 +12,19 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.families.ctc.decoding.text import CLEANED, alphabet_of
+from exporter.runtime.ctc.text import CLEANED
+from exporter.runtime.ctc.tokens import Tokens
 
 _SYNTAX = re.compile(r"[\^$\\.*+?()\[\]{}|/]")  # what JavaScript lets a pattern escape
 
 
-def tokenizer_json(tokenizer: Any) -> bytes:
+def tokenizer_json(tokens: Tokens) -> bytes:
     """Return the content of `tokenizer.json`.
 
     Args:
-        tokenizer: transformers' tokenizer of the checkpoint.
+        tokens: The tokens of the checkpoint.
     """
-    words = sorted(tokenizer.get_vocab().items(), key=lambda each: each[1])
+    words = sorted(tokens.words.items(), key=lambda each: each[1])
     whole: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -32,24 +33,24 @@ def tokenizer_json(tokenizer: Any) -> bytes:
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": [*_decoders(tokenizer)]},
-        "model": {"type": "WordLevel", "vocab": dict(words), "unk_token": tokenizer.unk_token},
+        "decoder": {"type": "Sequence", "decoders": [*_decoders(tokens)]},
+        "model": {"type": "WordLevel", "vocab": dict(words), "unk_token": tokens.unknown},
     }
     return json.dumps(whole, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def _decoders(tokenizer: Any) -> Iterator[dict[str, Any]]:
+def _decoders(tokens: Tokens) -> Iterator[dict[str, Any]]:
     """Yield the steps from the likeliest token of each frame to a text."""
-    alphabet, delimiter = alphabet_of(tokenizer), tokenizer.word_delimiter_token
-    for word, token in tokenizer.get_vocab().items():
-        if token not in alphabet.spelled and word != tokenizer.pad_token:
+    alphabet, delimiter = tokens.alphabet(), tokens.delimiter
+    for word, token in tokens.words.items():
+        if token not in alphabet.spelled and word != tokens.blank:
             yield _replaced({"Regex": _whole(word)}, "")
         elif word == delimiter and alphabet.spelled.get(token) not in (None, word):
             yield _replaced({"Regex": _whole(word)}, alphabet.spelled[token])
     # With `cleanup` it would also remove spaces before punctuation.
     yield {
         "type": "CTC",
-        "pad_token": tokenizer.pad_token,
+        "pad_token": tokens.blank,
         "word_delimiter_token": delimiter or "",
         "cleanup": False,
     }

@@ -1,1 +1,1 @@
-"""From audio to text: features, decoding loops, generation rules."""
+"""From audio to text: the original by `generate`, artifacts by `exporter.runtime.whisper`."""

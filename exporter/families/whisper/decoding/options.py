@@ -8,26 +8,39 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from transformers import GenerationConfig
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from exporter.errors import CheckpointError, RecipeError
 from exporter.families.base import Configs
-from exporter.families.whisper.decoding.settings import SHARED, is_multilingual
+from exporter.families.whisper.decoding.settings import SHARED
 from exporter.recipe import Decoding
+from exporter.runtime.whisper.language import LANGUAGE_CODES
+from exporter.runtime.whisper.options import (
+    Options,
+    check_options,
+    most_new_tokens,
+    prompt_tokens,
+    unknown_language,
+)
+from exporter.runtime.whisper.settings import CONFIG, GENERATION, is_multilingual
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
-_POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
 # Wishes that change the text and that recipes have no option for; other keys have no effect on it.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _OTHERS = (
-    *("bad_words_ids", "compression_ratio_threshold", "condition_on_prev_tokens", "constraints"),
+    *("bad_words_ids", "constraints"),
     *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
     *("encoder_repetition_penalty", "exponential_decay_length_penalty", "force_words_ids"),
-    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "logprob_threshold"),
-    *("max_time", "min_length", "min_new_tokens", "no_speech_threshold", "num_beam_groups"),
+    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale"),
+    *("max_time", "min_length", "min_new_tokens", "num_beam_groups"),
     *("num_return_sequences", "penalty_alpha", "renormalize_logits", "sequence_bias"),
     *("stop_strings", "watermarking_config"),
 )
+
+# The names of generation configs for what a recipe can ask for, and the recipe's.
+_OPTIONS = {name: name for name in SHARED} | {
+    "compression_ratio_threshold": "compression_ratio_threshold",
+    "logprob_threshold": "logprob_threshold",
+    "no_speech_threshold": "no_speech_threshold",
+    "condition_on_prev_tokens": "condition_on_previous",
+}
 
 # Codes of three letters, as FLEURS has for Mandarin.
 _ALIASES = {"cmn": "zh", "eng": "en"}
@@ -48,72 +61,24 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
     Warns if the checkpoint's generation config asks for another decoding than the recipe's.
 
     Raises:
-        RecipeError: The checkpoint lacks the language or the task, or decodes fewer tokens.
+        RecipeError: The checkpoint lacks the language or the task, or decodes fewer tokens, or
+            options do not go together.
         CheckpointError: The generation config lacks values that the prompt needs.
     """
     config, generation_config = configs[CONFIG], configs[GENERATION]
-    several = is_multilingual(config, generation_config)
-    if several:
-        _check_prompt(config, generation_config, decoding)
-    else:
-        _require_keys(generation_config, "no_timestamps_token_id")
-        options = {"language": decoding.language, "task": decoding.task}
-        extra = [name for name, value in options.items() if value is not None]
-        if extra:
-            msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
-            raise RecipeError(msg)
-    prompt = 4 if several else 2  # start, language, task, no timestamps
-    most = config.get("max_target_positions", _POSITIONS) - prompt
-    if decoding.max_new_tokens is not None and decoding.max_new_tokens > most:
-        msg = f"max_new_tokens {decoding.max_new_tokens}: this checkpoint decodes at most {most}"
-        raise RecipeError(msg)
+    options = Options.of(dict(decoding))
+    check_options(config, generation_config, options)
+    most = most_new_tokens(config, generation_config, options)
+    prompt = prompt_tokens(config, generation_config)
     _tell_ignored(_wishes(configs, decoding, most, prompt), most)
-
-
-def _check_prompt(
-    config: Mapping[str, Any], generation_config: Mapping[str, Any], decoding: Decoding
-) -> None:
-    """Check language and task, the recipe's or the checkpoint's own."""
-    _require_keys(generation_config, "no_timestamps_token_id", "lang_to_id", "task_to_id")
-    known = [token[2:-2] for token in generation_config["lang_to_id"]]
-    if decoding.language is not None and decoding.language not in known:
-        raise _unknown_language(decoding.language, known)
-    tasks = generation_config["task_to_id"]
-    if decoding.task is not None and decoding.task not in tasks:
-        msg = f"the checkpoint has no task {decoding.task!r}: {', '.join(tasks)}"
-        raise RecipeError(msg)
-    language, task = (generation_config.get(key) for key in ("language", "task"))
-    if decoding.language is None and not _is_language(language, known):
-        msg = f"{GENERATION}: its language {language!r:.40} is none that it lists in lang_to_id"
-        raise CheckpointError(msg)
-    if decoding.task is None and task is not None and task not in tasks:
-        msg = f"{GENERATION}: its task {task!r:.40} is none that it lists in task_to_id"
-        raise CheckpointError(msg)
-    layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
-    if decoding.task == "translate" and layers[0] < layers[1]:
-        # A warning only: no config says it for certain, and some of these checkpoints do translate.
-        _log.warning(
-            "its decoder has fewer layers than its encoder: distilled checkpoints like "
-            "large-v3-turbo and distil-whisper were not trained to translate"
-        )
-
-
-def _is_language(name: Any, known: list[str]) -> bool:
-    """Return whether transformers finds the language `name` among the codes `known`."""
-    if not isinstance(name, str):
-        return name is None
-    lower = name.lower()
-    return lower.removeprefix("<|").removesuffix("|>") in known or (
-        TO_LANGUAGE_CODE.get(lower) in known
-    )
 
 
 def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dict[str, _Wish]:
     """Return what a checkpoint asks for, and a recipe neither does nor decides otherwise."""
     stored, usual = {**configs[CONFIG], **configs[GENERATION]}, vars(GenerationConfig())
-    names = (*SHARED, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
+    names = (*_OPTIONS, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
     asked = [n for n in names if stored.get(n) not in (None, usual.get(n, False))]
-    wishes = {n: _Wish(stored[n], {n: stored[n]} if n in SHARED else {}) for n in asked}
+    wishes = {n: _Wish(stored[n], _followed(n, stored[n])) for n in asked}
     length, times = stored.get("max_length"), stored.get("return_timestamps")
     shorter = isinstance(length, int) and prompt < length < most + prompt
     if length and shorter and length != usual["max_length"] and "max_new_tokens" not in asked:
@@ -124,6 +89,11 @@ def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dic
         wishes["forced_decoder_ids"] = _Wish(stored["forced_decoder_ids"], forced)
     decided = decoding.model_fields_set
     return {n: wish for n, wish in wishes.items() if not wish.options.keys() & decided}
+
+
+def _followed(name: str, value: Any) -> dict[str, Any]:
+    """Return the recipe's option that follows a wish, if there is one."""
+    return {_OPTIONS[name]: value} if name in _OPTIONS else {}
 
 
 def _forced(generation_config: Mapping[str, Any], decoding: Decoding) -> dict[str, str]:
@@ -195,28 +165,8 @@ def language_code(configs: Configs, name: str) -> str | None:
     known = [token[2:-2] for token in generation_config.get("lang_to_id") or ()]
     spoken = name.strip().lower().removeprefix("<|").removesuffix("|>")
     first = re.split(r"\W|_", spoken)[0]
-    codes = (spoken, TO_LANGUAGE_CODE.get(spoken), first, _ALIASES.get(first))
+    codes = (spoken, LANGUAGE_CODES.get(spoken), first, _ALIASES.get(first))
     code = next((code for code in codes if code in known), None)
     if code is None:
-        raise _unknown_language(name, known)
+        raise unknown_language(name, known)
     return code
-
-
-def _require_keys(generation_config: Mapping[str, Any], *keys: str) -> None:
-    """Refuse a generation config of an old transformers, which lacks parts of the prompt."""
-    missing = [key for key in keys if generation_config.get(key) in (None, {})]
-    if missing:
-        msg = (
-            f"its generation_config.json has no {', '.join(missing)}.\n"
-            "Take the one of the model that this checkpoint was trained from, as it is today."
-        )
-        raise CheckpointError(msg)
-
-
-def _unknown_language(language: str, known: list[str]) -> RecipeError:
-    spoken = language.lower()
-    code = TO_LANGUAGE_CODE.get(spoken, re.split(r"\W|_", spoken.strip("<|>"))[0])
-    if code in known:
-        return RecipeError(f"the checkpoint has no language {language!r}: did you mean {code!r}?")
-    shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
-    return RecipeError(f"the checkpoint has no language {language!r}: {shown}")

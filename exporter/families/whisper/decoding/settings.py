@@ -7,12 +7,15 @@ wish on one road and not on another, so all wishes are dropped here; `options` t
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from transformers import GenerationConfig
 
-from exporter.families.whisper.decoding.workload import Workload
+from exporter.errors import RecipeError
 from exporter.recipe import Decoding
+from exporter.runtime.whisper.options import Options
+from exporter.runtime.whisper.settings import Settings
 
 _OWN = (
     *("alignment_heads", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id"),
@@ -20,12 +23,13 @@ _OWN = (
     *("no_timestamps_token_id", "pad_token_id", "prev_sot_token_id", "suppress_tokens", "task"),
     "task_to_id",
 )
+_SEVERAL = ("language", "task", "lang_to_id", "task_to_id")  # of multilingual models only
 # The names of a recipe's options that generation configs have too.
 SHARED = (
     *("num_beams", "length_penalty", "repetition_penalty", "no_repeat_ngram_size"),
     "max_new_tokens",
 )
-_ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
+_PROMPT_TOKENS = 4  # start, language, task, no timestamps
 
 
 def model_settings(stored: Mapping[str, Any], positions: int) -> GenerationConfig:
@@ -36,29 +40,47 @@ def model_settings(stored: Mapping[str, Any], positions: int) -> GenerationConfi
         positions: The most tokens that the model decodes, the prompt included.
     """
     own = {name: stored[name] for name in _OWN if stored.get(name) is not None}
-    if own.get("is_multilingual") is False:  # transformers fails if such a model has them
-        own = {name: value for name, value in own.items() if name not in ("language", "task")}
+    if own.get("is_multilingual") is False:  # transformers fails, or finds a language nevertheless
+        own = {name: value for name, value in own.items() if name not in _SEVERAL}
     return GenerationConfig(**own, max_length=positions)
 
 
-def settings_of(model: Any, decoding: Decoding, *, timestamps: bool) -> GenerationConfig:
-    """Return all settings for transcribing with a model, whatever its generation config says.
+def own_settings(model: Any, extractor: Any = None) -> Settings:
+    """Return what an open model's configs say of decoding, and its extractor of features."""
+    generation = {name: getattr(model.generation_config, name, None) for name in _OWN}
+    return Settings.of(vars(model.config), generation, vars(extractor) if extractor else {})
+
+
+def options_of(model: Any, decoding: Decoding) -> Options:
+    """Return a recipe's options, with what `limit_tokens` or `force_tokens` has set."""
+    return replace(Options.of(dict(decoding)), **getattr(model, "workload", {}))
+
+
+def generation_settings(
+    model: Any, settings: Settings, options: Options, *, timestamps: bool
+) -> GenerationConfig:
+    """Return all settings of `generate`, whatever the model's generation config says.
 
     A multilingual model always gets a task: with neither language nor task, the `config.json` of
     old checkpoints would force a language.
     """
-    config = model.config
-    settings = model_settings(vars(model.generation_config), config.max_target_positions)
-    settings.return_timestamps = timestamps
-    if is_multilingual({"vocab_size": config.vocab_size}, vars(settings)):
-        settings.language = decoding.language or getattr(settings, "language", None)
-        settings.task = decoding.task or getattr(settings, "task", None) or "transcribe"
+    rules = options.rules(settings, timestamps=timestamps)
+    config = model_settings(vars(model.generation_config), settings.positions)
+    config.return_timestamps = timestamps
+    config.suppress_tokens = list(rules.never) or None
+    config.prev_sot_token_id = settings.previous
+    if any(options.temperatures):
+        config.top_k = 0  # draw from all tokens, as openai-whisper and our own decoding
+    if settings.languages:
+        config.language = options.language or settings.language
+        config.task = options.task or settings.task
     for name in SHARED:
-        setattr(settings, name, getattr(decoding, name))
-    workload: Workload | None = getattr(model, "workload", None)
-    if workload is not None:
-        workload.apply(settings, config.vocab_size)
-    return settings
+        setattr(config, name, getattr(options, name))
+    if options.max_length is not None:
+        config.max_length = options.max_length
+    if rules.min_new:
+        config.min_new_tokens = config.max_new_tokens = rules.min_new
+    return config
 
 
 def with_settings(model: Any, settings: GenerationConfig) -> Any:
@@ -71,13 +93,20 @@ def with_settings(model: Any, settings: GenerationConfig) -> Any:
     return view
 
 
-def is_multilingual(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint's prompt has language and task.
+def limit_tokens(model: Any, tokens: int) -> None:
+    """Limit the tokens decoded of a window, including the prompt."""
+    model.workload = {"max_length": tokens}
 
-    Old configs do not say: then it follows from their languages, or from the vocabulary's size.
+
+def force_tokens(model: Any, tokens: int) -> bool:
+    """Make `transcribe` decode exactly `tokens` tokens of every window.
+
+    Raises:
+        RecipeError: The model has too few positions.
     """
-    declared = generation_config.get("is_multilingual")
-    if declared is not None:
-        return bool(declared)
-    english = config.get("vocab_size") == _ENGLISH_VOCABULARY
-    return bool(generation_config.get("lang_to_id")) or not english
+    most = model.config.max_target_positions - _PROMPT_TOKENS
+    if tokens > most:
+        msg = f"--tokens {tokens}: this model decodes at most {most} at a time"
+        raise RecipeError(msg)
+    model.workload = {"exact_tokens": tokens}
+    return True

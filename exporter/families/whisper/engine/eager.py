@@ -1,4 +1,4 @@
-"""Run the decoding loops on a torch model, by calling its submodules one by one.
+"""Run a torch model for the decoding in numpy, by calling its submodules one by one.
 
 transformers' forward spends more time per token on arguments, masks and cache objects than on
 small products. Here each layer runs only its dozen operators, on views of caches that are written
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from exporter.families.attention import attended, split
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.decoding.loop import Engine
+from exporter.families.whisper.engine.engine import Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 
 
 def eager_engine(model: Any) -> Engine:
-    """Return the engine of the decoding loops for a transformers Whisper, on its device."""
+    """Return the engine of a transformers Whisper, on its device."""
     functions: dict[str, GraphFunction] = {
         "encoder": EagerEncoder(model),
         "decoder": EagerDecoder(model),

@@ -1,8 +1,8 @@
-"""A Whisper whose encoder and decoder are built graphs, for `generate` and the decoding loops.
+"""A Whisper whose encoder and decoder are built graphs, for `generate` and for pipelines.
 
-For `generate`, only the two forward calls and the cache are ours. Prompt, timestamp rules, beam
-search and long recordings are then transformers' code, the same for the original and for every
-artifact. What graphs do not compute, such as attention weights, is refused by name.
+Only the two forward calls and the cache are ours. Our own transcription takes the `engine` instead,
+which `exporter.runtime.whisper` decodes with. What graphs do not compute, such as attention
+weights, is refused by name.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from exporter.errors import RecipeError
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.decoding.loop import Decoder, Engine
 from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.engine import Decoder, Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.engine.step_decoder import StepDecoder
 

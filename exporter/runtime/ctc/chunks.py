@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio
 
 _STRIDES = 6  # of a chunk, the default
@@ -37,20 +36,18 @@ class Cut:
     stride: int
 
 
-def cut_of(decoding: Decoding, rate: int, ratio: int) -> Cut:
+def cut_of(chunk_s: float, stride_s: float | None, rate: int, ratio: int) -> Cut:
     """Return the chunks' length and stride in samples, both whole frames.
 
     Args:
-        decoding: The options.
+        chunk_s: Seconds of a chunk.
+        stride_s: Seconds that it overlaps by on each side; None: a sixth of the chunk.
         rate: The sampling rate in Hz.
         ratio: Samples between the beginnings of two frames.
     """
-    stride_s = decoding.stride_length_s
     if stride_s is None:
-        stride_s = decoding.chunk_length_s / _STRIDES
-    length, stride = (
-        round(seconds * rate / ratio) * ratio for seconds in (decoding.chunk_length_s, stride_s)
-    )
+        stride_s = chunk_s / _STRIDES
+    length, stride = (round(seconds * rate / ratio) * ratio for seconds in (chunk_s, stride_s))
     return Cut(length, stride)
 
 

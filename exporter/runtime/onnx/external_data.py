@@ -1,17 +1,55 @@
-"""Check the external data of a graph before onnxruntime opens it."""
+"""Choose the graphs that our sessions open, and check their external data before they do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from exporter.artifact.manifest import Manifest
 from exporter.errors import IntegrityError
 from exporter.formats.onnx_reader import Tensor, read_tensors
 from exporter.formats.protobuf import DamagedError
 
 
-def sealed_beside(path: Path, folder: Path, manifest: Manifest) -> dict[str, int]:
+class Sealed(Protocol):
+    """A sealed file of a manifest: its POSIX path inside the artifact, and its size."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+_File = TypeVar("_File", bound=Sealed)
+
+
+def own_graphs(
+    folder: Path, files: Iterable[_File], read: Callable[[Path, _File], bytes]
+) -> dict[Path, bytes]:
+    """Read an artifact's graphs, and return the content of those that our sessions open.
+
+    The external data of each is checked. A graph whose weights others use is for other loaders and
+    is not opened: those with its weights replace it.
+
+    Args:
+        folder: The artifact.
+        files: Its sealed files.
+        read: Reads one of them, and checks that it has the sealed bytes.
+
+    Raises:
+        IntegrityError: A graph takes its weights from elsewhere than a sealed file.
+    """
+    files = list(files)
+    graphs = {folder / file.path: file for file in files if file.path.endswith(".onnx")}
+    contents = {path: read(folder, file) for path, file in sorted(graphs.items())}
+    lent: set[str] = set()
+    for path, content in contents.items():
+        data = require_sealed(path, content, sealed_beside(path, folder, files))
+        lent |= {name.removesuffix("_data") for name in data} - {path.name}
+    return {path: content for path, content in contents.items() if path.name not in lent}
+
+
+def sealed_beside(path: Path, folder: Path, files: Iterable[Sealed]) -> dict[str, int]:
     """Return the sizes in bytes of the sealed files in a graph's folder, by name."""
-    sealed = {folder / file.path: file.size_bytes for file in manifest.files}
+    sealed = {folder / file.path: file.size_bytes for file in files}
     return {p.name: size for p, size in sealed.items() if p.parent == path.parent}
 
 

@@ -1,70 +1,61 @@
-"""The features of a long recording, computed window by window while `generate` moves over it.
+"""The features of a long recording, computed window by window while decoding moves over it.
 
-They equal, bit for bit, those that transformers' extractor computes of the whole recording. Its
-range ends 8 decades below the loudest value of all, so the recording is read twice: once for that
-value, once for the windows. Memory does not follow the recording's length.
+They are those of the whole recording. Their range ends 8 decades below the loudest value of all,
+so the recording is read twice: once for that value, once for the windows. Memory does not follow
+the recording's length.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from exporter.errors import DataError
-from exporter.families.whisper.decoding.log_mel import FEWEST, LogMel, scaled
 from exporter.formats.audio import LongAudio
 from exporter.runtime.transcript import Audio, Sound
+from exporter.runtime.whisper.log_mel import LogMel, Logs, scaled
 
 _STRETCH = 3000  # frames at a time when the loudest value is looked for
 _BLOCK_SAMPLES = 1 << 18
 
 
-class LongFeatures:
-    """Acts as the tensor [1, mels, frames] for `generate`, which takes slices of it in order.
+class LongLogMel:
+    """The features [mels, frames] of a recording, which are taken in order.
 
     Attributes:
-        shape: The shape of that tensor.
-        device: The device of the slices.
+        frames: How many there are.
         samples: The number of samples of the recording.
     """
 
-    def __init__(self, mel: LogMel, sound: Sound, device: torch.device) -> None:
+    def __init__(self, mel: LogMel, sound: Sound) -> None:
         """Read the whole recording once; raises DataError as its blocks do."""
-        self.device = device
         self._mel = mel
         self._sound = sound
         self._reader = _Reader(sound, mel)
-        frames = self._measure()
-        self.shape = torch.Size((1, mel.mels, frames))
+        self.frames = self._measure()
 
-    def __getitem__(self, where: tuple[slice, slice, slice]) -> Tensor:
-        """Return a slice of frames, with all of the two other axes."""
-        frames = self.shape[-1]
-        start = int(where[2].start or 0)
-        stop = min(int(where[2].stop), frames)
-        log = self._log(min(start, max(0, stop - FEWEST)), stop)
-        scaled(log, self._loudest)
-        return log[None, :, log.shape[1] - (stop - start) :].to(self.device)
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the features [mels, stop - start] of some frames.
+
+        `start` is at or after that of the call before: before it, the recording is read again.
+        """
+        return scaled(self._logs(start, stop), self._loudest).astype(np.float32)
 
     def _measure(self) -> int:
         """Find the loudest value of all frames; return their number."""
-        loudest, start = torch.tensor(-torch.inf), 0
-        while not self._reader.ends_before(start + _STRETCH + FEWEST):
-            loudest = torch.maximum(loudest, self._log(start, start + _STRETCH).max())
+        loudest, start = -np.inf, 0
+        while not self._reader.ends_before(start + _STRETCH + 1):
+            loudest = max(loudest, self._logs(start, start + _STRETCH).max())
             start += _STRETCH
         self.samples = self._reader.samples
         frames = self.samples // self._mel.hop
-        self._loudest = torch.maximum(loudest, self._log(start, frames).max())
+        self._loudest = float(max(loudest, self._logs(start, frames).max()))
         return frames
 
-    def _log(self, start: int, stop: int) -> Tensor:
-        """Return the logarithms of powers [mels, frames] of some frames."""
+    def _logs(self, start: int, stop: int) -> Logs:
         if start < self._reader.first:
             self._reader = _Reader(self._sound, self._mel)
-        log = torch.empty(self._mel.mels, stop - start)
-        self._mel.log_powers(torch.from_numpy(self._reader.read(start, stop)), log)
-        return log
+        return self._mel.log_powers(self._reader.read(start, stop), stop - start)
 
 
 class _Reader:
@@ -87,13 +78,13 @@ class _Reader:
         self._held = np.concatenate([self._held[half:0:-1], self._held])
 
     def read(self, start: int, stop: int) -> Audio:
-        """Return the samples of some frames; the next may begin `FEWEST` frames before these."""
-        hop, first = self._mel.hop, max(self.first, start - FEWEST)
+        """Return the samples of some frames; the next may begin where these do."""
+        hop = self._mel.hop
         end = (stop - 1) * hop + self._mel.size
         self._pull(end - self.first * hop)
-        self._held = self._held[(first - self.first) * hop :]
-        self.first = first
-        samples = self._held[(start - first) * hop : end - first * hop].copy()
+        self._held = self._held[(start - self.first) * hop :]
+        self.first = start
+        samples = self._held[: end - start * hop]
         if len(samples) < end - start * hop:
             msg = f"{self._name} changed while it was read: transcribe it again"
             raise DataError(msg)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
-from weakref import WeakKeyDictionary
 
 # What transformers' clean_up_tokenization replaces, in its order.
 CLEANED = (
@@ -44,16 +43,6 @@ class Alphabet:
         return text
 
 
-def alphabet_of(tokenizer: Any) -> Alphabet:
-    """Return the alphabet of a tokenizer, created at first use."""
-    if tokenizer not in _alphabets:
-        _alphabets[tokenizer] = _alphabet(tokenizer)
-    return _alphabets[tokenizer]
-
-
-_alphabets: WeakKeyDictionary[Any, Alphabet] = WeakKeyDictionary()
-
-
 @dataclass(frozen=True)
 class Pieces(Alphabet):
     """Pieces of words, which a `tokenizer.json` says how to join.
@@ -70,21 +59,3 @@ class Pieces(Alphabet):
         for old, new in CLEANED if self.cleaned else ():
             text = text.replace(old, new)
         return text
-
-
-def _alphabet(tokenizer: Any) -> Alphabet:
-    if tokenizer.is_fast:
-        silent = {*tokenizer.all_special_tokens, tokenizer.pad_token}
-        words = {n: word for word, n in tokenizer.get_vocab().items() if word not in silent}
-        cleaned = bool(tokenizer.clean_up_tokenization_spaces)
-        return Pieces(words, cleaned=cleaned, joiner=tokenizer.backend_tokenizer)
-    delimiter = tokenizer.word_delimiter_token
-    silent = set(tokenizer.all_special_tokens) - {delimiter} | {tokenizer.pad_token}
-    spelled = {
-        token: tokenizer.replace_word_delimiter_char if word == delimiter else word
-        for word, token in tokenizer.get_vocab().items()
-        if word not in silent
-    }
-    return Alphabet(
-        spelled, bool(tokenizer.do_lower_case), bool(tokenizer.clean_up_tokenization_spaces)
-    )

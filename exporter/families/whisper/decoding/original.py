@@ -1,0 +1,147 @@
+"""Transcribe with the original: transformers' own features, `generate`, and our text of tokens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporter.families.whisper.decoding.settings import generation_settings, with_settings
+from exporter.formats.audio import whole
+from exporter.runtime.transcript import Segment, Sound, Transcript
+from exporter.runtime.whisper.long_log_mel import LongLogMel
+from exporter.runtime.whisper.options import Options, lead_of
+from exporter.runtime.whisper.settings import Settings
+from exporter.runtime.whisper.text import Text
+from exporter.runtime.whisper.transcribe import Part, is_long, joined
+
+
+class LongFeatures:
+    """The features of a long recording as the tensor [1, mels, frames] for `generate`.
+
+    It takes slices of them in order.
+
+    Attributes:
+        shape: The shape of that tensor.
+        device: The device of the slices.
+    """
+
+    def __init__(self, features: LongLogMel, mels: int, device: torch.device) -> None:
+        self.shape = torch.Size((1, mels, features.frames))
+        self.device = device
+        self._features = features
+
+    def __getitem__(self, where: tuple[slice, slice, slice]) -> Tensor:
+        """Return a slice of frames, with all of the two other axes."""
+        start, stop = int(where[2].start or 0), min(int(where[2].stop), self.shape[-1])
+        return torch.from_numpy(self._features.part(start, stop))[None].to(self.device)
+
+
+def transcribe(
+    model: Any,
+    extractor: Any,
+    settings: Settings,
+    text: Text,
+    sounds: Sequence[Sound],
+    options: Options,
+) -> list[Transcript]:
+    """Transcribe recordings that are decoded together: several short ones, or one long one.
+
+    Args:
+        model: A `WhisperForConditionalGeneration`.
+        extractor: Its `WhisperFeatureExtractor`.
+        settings: What its configs say.
+        text: Its tokenizer.
+        sounds: The recordings.
+        options: The options.
+    """
+    long = is_long(sounds[0], settings)
+    timestamps = long or options.timestamps
+    config = generation_settings(model, settings, options, timestamps=timestamps)
+    arguments = _arguments(settings, text, options)
+    with torch.inference_mode(), _seeded(options):
+        features, mask, lengths = _features(model, extractor, settings, sounds, long=long)
+        view = with_settings(model, config)
+        _keep_beams(view, options.num_beams)
+        generated = view.generate(features, attention_mask=mask, return_segments=True, **arguments)
+    rate = settings.mel.rate
+    return [
+        joined(text, [_part(text, one) for one in segments], length / rate)
+        for segments, length in zip(generated["segments"], lengths, strict=True)
+    ]
+
+
+def short_features(
+    extractor: Any, sounds: Sequence[Sound], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return transformers' features [recordings, mels, frames] of short ones, and their mask."""
+    computed = extractor(
+        [whole(sound) for sound in sounds],
+        sampling_rate=extractor.sampling_rate,
+        truncation=False,
+        padding="max_length",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return computed.input_features.to(device), computed.attention_mask
+
+
+def _features(
+    model: Any, extractor: Any, settings: Settings, sounds: Sequence[Sound], *, long: bool
+) -> tuple[Tensor | LongFeatures, Tensor | None, list[int]]:
+    """Return features, their mask, and the recordings' samples.
+
+    Those of a long recording come window by window: transformers would hold all of it in memory.
+    """
+    if long:
+        features = LongLogMel(settings.mel, sounds[0])
+        mels = settings.mel.mels
+        return LongFeatures(features, mels, model.device), None, [features.samples]
+    lengths = [len(whole(sound)) for sound in sounds]
+    return *short_features(extractor, sounds, model.device), lengths
+
+
+def _arguments(settings: Settings, text: Text, options: Options) -> dict[str, Any]:
+    """Return those options that are arguments of `generate`."""
+    lead = lead_of(options, settings, text)
+    arguments: dict[str, Any] = {
+        "temperature": options.temperatures,
+        "compression_ratio_threshold": options.compression_ratio_threshold,
+        "logprob_threshold": options.logprob_threshold,
+        "no_speech_threshold": options.no_speech_threshold,
+        "condition_on_prev_tokens": options.condition_on_previous,
+    }
+    if lead.whole:
+        arguments["prompt_ids"] = torch.tensor(lead.whole)
+        if options.hotwords and options.condition_on_previous:
+            arguments["prompt_condition_type"] = "all-segments"
+    return arguments
+
+
+def _keep_beams(view: Any, beams: int) -> None:
+    """Let every window begin with a beam search: transformers ends them with the first draw."""
+    usual = view.generate_with_fallback
+
+    def generate_with_fallback(*arguments: Any, **named: Any) -> Any:
+        named["generation_config"].num_beams = beams
+        return usual(*arguments, **named)
+
+    view.generate_with_fallback = generate_with_fallback
+
+
+@contextmanager
+def _seeded(options: Options) -> Iterator[None]:
+    """Draw the same tokens in every run, and leave torch's random numbers as they are."""
+    if not any(options.temperatures):
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _part(text: Text, one: dict[str, Any]) -> Part:
+    """Return a segment of `generate`, and its tokens."""
+    tokens: list[int] = one["tokens"].tolist()
+    return Segment(float(one["start"]), float(one["end"]), text.decode(tokens)), tokens

@@ -1,0 +1,182 @@
+"""Open onnx-int8 and aoti artifacts without torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact.store import read_verified
+from exporter.errors import IntegrityError, RecipeError
+from exporter.recognition.model import Model, Values
+from exporter.runtime.manifest import SealedManifest
+from exporter.runtime.transcript import Segment, Sound, Transcript
+from exporter.system.hardware import require_threads
+
+_Opened = Mapping[str, Any]
+_PROMPT_TOKENS = 4  # start, language, task, no timestamps
+
+
+def opens(manifest: SealedManifest) -> bool:
+    """Return whether an artifact is of a kind and a family that are opened here."""
+    known = (manifest.kind, manifest.family) in _MODELS
+    return known and "torch" not in manifest.needs.packages
+
+
+def open_model(folder: Path, manifest: SealedManifest, threads: int) -> Model:
+    """Open an artifact's graphs and read its small files.
+
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        threads: Number of threads of each graph.
+
+    Raises:
+        IntegrityError: The files are not those of such an artifact.
+        CheckpointError: A config or the tokenizer cannot be used.
+        MachineError: It was compiled for another number of threads, or cannot be loaded here.
+    """
+    opener = _MODELS[manifest.kind, manifest.family]
+    opened = _GRAPHS[manifest.kind](folder, manifest, threads, opener.graphs)
+    return opener.make(folder, opened)
+
+
+def _onnx(
+    folder: Path, manifest: SealedManifest, threads: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Open the graphs of onnx-int8 in onnxruntime."""
+    from exporter.runtime.onnx import graph_name, session
+    from exporter.runtime.onnx.external_data import own_graphs
+
+    limit_s = session.call_limit_s(manifest.size_bytes)
+    contents = own_graphs(folder, manifest.files, read_verified)
+    _require_graphs(folder, {graph_name(path) for path in contents}, names)
+    return {
+        graph_name(path): session.open_graph(path, content, threads, limit_s=limit_s)
+        for path, content in contents.items()
+    }
+
+
+def _aoti(
+    folder: Path, manifest: SealedManifest, threads: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Open the packages of aoti: the bytes that were verified are those that run."""
+    from exporter.runtime.aoti.package import open_packages
+
+    require_threads(manifest.threads, threads, str(folder))
+    files = [file for file in manifest.files if file.path.endswith(".pt2")]
+    _require_graphs(folder, {Path(file.path).stem for file in files}, names)
+    contents = {file.path: read_verified(folder, file) for file in files}
+    return open_packages(folder, contents, threads)
+
+
+def _require_graphs(folder: Path, found: set[str], names: Sequence[str]) -> None:
+    if found != {*names}:
+        listed = ", ".join(sorted(found)) or "none"
+        msg = (
+            f"{folder} has other graphs than {', '.join(names)} ({listed}): "
+            "build it again with --force"
+        )
+        raise IntegrityError(msg)
+
+
+def import_modules(manifest: SealedManifest) -> None:
+    """Import what opens an artifact, so that the time of opening it excludes imports."""
+    for module in _MODELS[manifest.kind, manifest.family].modules:
+        import_module(module)
+
+
+def _ctc(folder: Path, graphs: _Opened) -> Model:
+    from exporter.runtime.ctc.model import GRAPH, CtcModel
+
+    return CtcModel(folder, graphs[GRAPH])
+
+
+def _onnx_whisper(folder: Path, graphs: _Opened) -> Model:
+    from exporter.runtime.onnx.whisper import Engine
+
+    return _WhisperModel(folder, Engine(graphs))
+
+
+def _aoti_whisper(folder: Path, graphs: _Opened) -> Model:
+    from exporter.runtime.aoti.whisper import Engine
+
+    return _WhisperModel(folder, Engine(graphs))
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """How the artifacts of a kind and a family are opened: their graphs, and the modules for it."""
+
+    graphs: Sequence[str]
+    modules: Sequence[str]
+    make: Callable[[Path, _Opened], Model]
+
+
+_SESSION, _PACKAGE = "exporter.runtime.onnx.session", "exporter.runtime.aoti.package"
+_CTC, _WHISPER = "exporter.runtime.ctc.model", "exporter.runtime.whisper.transcribe"
+_GRAPHS: Mapping[str, Callable[..., _Opened]] = {"onnx-int8": _onnx, "aoti": _aoti}
+_MODELS: Mapping[tuple[str, str], _Opener] = {
+    ("onnx-int8", "ctc"): _Opener(("model",), (_SESSION, _CTC), _ctc),
+    ("onnx-int8", "whisper"): _Opener(
+        ("encoder_model", "cross_cache", "step"),
+        (_SESSION, "exporter.runtime.onnx.whisper", _WHISPER),
+        _onnx_whisper,
+    ),
+    ("aoti", "ctc"): _Opener(("model",), (_PACKAGE, _CTC), _ctc),
+    ("aoti", "whisper"): _Opener(
+        ("encoder", "decoder"),
+        (_PACKAGE, "exporter.runtime.aoti.whisper", _WHISPER),
+        _aoti_whisper,
+    ),
+}
+
+
+class _WhisperModel:
+    """A Whisper whose graphs an engine runs."""
+
+    def __init__(self, folder: Path, engine: Any) -> None:
+        from exporter.runtime.whisper.settings import CONFIG, GENERATION, read_values
+        from exporter.runtime.whisper.transcribe import Whisper
+
+        self._configs = read_values(folder / CONFIG), read_values(folder / GENERATION)
+        self._whisper = Whisper.read(folder, engine)
+        self._workload: dict[str, Any] = {}
+        mel = self._whisper.settings.mel
+        self.functions: dict[str, Any] = engine.functions
+        self.sampling_rate, self.window = mel.rate, mel.samples
+
+    @property
+    def vocabulary(self) -> int:
+        text = self._whisper.text
+        return len(text.spoken(text.ids))
+
+    def transcribe(self, sounds: Sequence[Sound], decoding: Values) -> list[Transcript]:
+        from exporter.runtime.whisper.options import Options
+
+        options = replace(Options.of(decoding), **self._workload)
+        return self._whisper.transcribe(sounds, options)
+
+    def segments(self, sound: Sound, decoding: Values) -> Generator[Segment, None, Transcript]:
+        from exporter.runtime.whisper.options import Options
+
+        options = replace(Options.of(decoding), **self._workload)
+        return self._whisper.segments(sound, options)
+
+    def check(self, decoding: Values) -> None:
+        from exporter.runtime.whisper.options import Options, check_options
+
+        check_options(*self._configs, Options.of(decoding))
+
+    def limit_tokens(self, tokens: int) -> None:
+        self._workload = {"max_length": tokens}
+
+    def force_tokens(self, tokens: int) -> bool:
+        most = self._whisper.settings.positions - _PROMPT_TOKENS
+        if tokens > most:
+            msg = f"--tokens {tokens}: this model decodes at most {most} at a time"
+            raise RecipeError(msg)
+        self._workload = {"exact_tokens": tokens}
+        return True

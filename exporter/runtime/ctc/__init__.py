@@ -1,0 +1,1 @@
+"""CTC models: features, chunks of long recordings, and the text of frames."""

@@ -1,0 +1,58 @@
+"""Transcribe recordings by the likeliest token of each frame.
+
+Recordings and chunks run one by one, whatever the batch size: a graph has no mask, and statistics
+over all frames, in the group norm and in the rounding of activations, would mix recordings.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.formats.audio import LongAudio
+from exporter.runtime.ctc.chunks import chunks, cut_of
+from exporter.runtime.ctc.text import Alphabet
+from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that hears one recording or chunk at a time.
+
+    Attributes:
+        logits: Returns the logits [frames, vocabulary] of samples float32 [samples].
+        alphabet: What frames are spelled with.
+        rate: The sampling rate in Hz.
+        ratio: Samples between the beginnings of two frames.
+    """
+
+    logits: Callable[[Audio], Logits]
+    alphabet: Alphabet
+    rate: int
+    ratio: int
+
+    def transcribe(self, sound: Sound, chunk_s: float, stride_s: float | None) -> Transcript:
+        """Transcribe a recording, which gets one segment.
+
+        Args:
+            sound: Mono samples at `rate`.
+            chunk_s: Seconds of the chunks of a longer recording.
+            stride_s: Seconds that they overlap by on each side; None: a sixth of a chunk.
+        """
+        frames: list[int] = []
+        samples = 0
+        for chunk in chunks(_blocks(sound), cut_of(chunk_s, stride_s, self.rate, self.ratio)):
+            best = self.logits(chunk.samples).argmax(-1)
+            cut = chunk.left or chunk.right
+            frames += (best[chunk.own_frames(self.ratio)] if cut else best).tolist()
+            samples += len(chunk.samples) - chunk.left - chunk.right
+        tokens = self.alphabet.tokens(frames)
+        text = self.alphabet.text(tokens)
+        return Transcript(text, tokens, (Segment(0.0, samples / self.rate, text),))
+
+
+def _blocks(sound: Sound) -> Iterator[Audio]:
+    return iter(sound) if isinstance(sound, LongAudio) else iter([sound])

@@ -1,0 +1,218 @@
+"""Whisper's graphs in onnxruntime: `encoder_model`, `cross_cache` for a window, `step` for a token.
+
+Caches, ids, positions and logits are bound once: a token writes a few numbers and runs. The
+decoder's attention takes several queries only for one row: a prompt is decoded row by row, and with
+several windows, each hypothesis has a copy of its window's cache. The hypotheses of a single window
+are queries of one row.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from exporter.runtime.onnx.session import Array, Bound, OpenGraph, Value
+from exporter.runtime.whisper.engine import Features, Scores, Tokens
+
+ENCODER, CROSS, STEP = GRAPHS = ("encoder_model", "cross_cache", "step")
+
+_OWN_CACHE, _CROSS_CACHE, _SCALE = "own.", "cross.", "_scale"
+_SPARE = 2  # sets of caches that are kept for reuse: of a prompt, and of its hypotheses
+
+
+@dataclass(eq=False)
+class _Caches:
+    """Caches of a number of rows or windows, and the call that rows are bound to."""
+
+    rows: int
+    arrays: dict[str, Array]
+    call: _Call | None = None
+
+
+@dataclass(eq=False)
+class Encoded:
+    """Windows' hidden states [windows, source, width], and their caches once they are computed."""
+
+    states: Array
+    audio: _Caches | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of `step` for a number of tokens, on the caches of one or all rows."""
+
+    bound: Bound
+    ids: Array
+    last: Array
+    audio: _Caches
+
+
+class Engine:
+    """The open graphs of an artifact: an `exporter.runtime.whisper.engine.Engine`.
+
+    Attributes:
+        functions: The graphs by name. They are looked up at every call, so that measurements can
+            replace them.
+    """
+
+    def __init__(self, graphs: Mapping[str, OpenGraph]) -> None:
+        """Take up the open `GRAPHS`, by name."""
+        self.functions: dict[str, Any] = dict(graphs)
+        self._cross, self._step = graphs[CROSS], graphs[STEP]
+        self._inputs, logits = self._step.inputs, self._step.outputs["logits"]
+        self._vocabulary = int(logits.shape[-1])
+        self._source = int(self._inputs[f"{_CROSS_CACHE}0.key"].shape[2])
+        self._lock = RLock()  # a collection of garbage may give back while it is held
+        self._spare: dict[str, list[_Caches]] = {_OWN_CACHE: [], _CROSS_CACHE: []}
+        (self._states,) = graphs[ENCODER].outputs
+        # Graphs of earlier releases give the logits of the last token only.
+        self._gives_each = isinstance(logits.shape[1], str)
+
+    def encode(self, features: Features) -> Encoded:
+        """Run the encoder, window by window.
+
+        Each window uses all cores, and its rounding does not depend on the others.
+        """
+        windows = np.ascontiguousarray(features, np.float32)
+        run = self.functions[ENCODER]
+        states = [run({"input_features": windows[n : n + 1]}) for n in range(len(windows))]
+        return Encoded(np.concatenate([each[self._states] for each in states]))
+
+    def start(self, encoded: Encoded) -> Hypotheses:
+        """Return the windows before their first token; the same windows may start again."""
+        if encoded.audio is None:
+            audio = self.taken(_CROSS_CACHE, len(encoded.states))
+            given = {"encoder_hidden_states": encoded.states, **audio.arrays}
+            self.functions[CROSS](self._cross.bind(given))
+            encoded.audio = audio
+            weakref.finalize(encoded, self.give_back, _CROSS_CACHE, audio)
+        return Hypotheses(self, encoded)
+
+    def taken(self, prefix: str, rows: int) -> _Caches:
+        """Return caches of so many rows: given back ones, with their old contents, or new ones."""
+        spare = self._spare[prefix]
+        with self._lock:  # other threads may decode, too
+            for index, caches in enumerate(spare):
+                if caches.rows == rows:
+                    return spare.pop(index)
+        named = {name: each for name, each in self._inputs.items() if name.startswith(prefix)}
+        return _Caches(rows, {name: _empty(value, rows) for name, value in named.items()})
+
+    def give_back(self, prefix: str, caches: _Caches) -> None:
+        """Keep caches for reuse, the latest ones."""
+        with self._lock:
+            spare = self._spare[prefix]
+            spare.append(caches)
+            del spare[:-_SPARE]
+
+    def run(self, ids: Tokens, own: _Caches, audio: _Caches, length: int) -> Scores:
+        """Decode ids [rows, tokens] at positions `length` and on; return logits as the graph."""
+        rows, tokens = ids.shape
+        if rows == 1 or tokens == 1:
+            return self._run(ids, own, audio, length, None)
+        logits = [self._run(ids[n : n + 1], own, audio, length, n).copy() for n in range(rows)]
+        return np.concatenate(logits)
+
+    def _run(
+        self, ids: Tokens, own: _Caches, audio: _Caches, length: int, row: int | None
+    ) -> Scores:
+        tokens = ids.shape[1]
+        if not self._gives_each and tokens > 1:
+            each = range(tokens)
+            parts = [self._run(ids[:, n : n + 1], own, audio, length + n, row).copy() for n in each]
+            return np.concatenate(parts, 1)
+        call = self._call(own, audio, tokens, row)
+        call.ids[:] = ids
+        call.last[:] = length + tokens - 1
+        logits: Scores = self.functions[STEP](call.bound)["logits"]
+        return logits
+
+    def _call(self, own: _Caches, audio: _Caches, tokens: int, row: int | None) -> _Call:
+        """Return a bound call; that of single tokens, of which there are many, is kept."""
+        kept = row is None and tokens == 1
+        if kept and own.call is not None and own.call.audio is audio:
+            return own.call
+        caches = {**own.arrays, **audio.arrays}
+        rows = own.rows
+        if row is not None:
+            rows = 1
+            caches = {n: a if _is_scale(n) else a[row : row + 1] for n, a in caches.items()}
+        windows = len(caches[f"{_CROSS_CACHE}0.key"])
+        ids, last = np.zeros((rows, tokens), np.int64), np.zeros(rows, np.int32)
+        arrays: dict[str, Array] = {
+            "input_ids": ids,
+            "own_last": last,
+            "cross_last": np.full(windows, self._source - 1, np.int32),
+            "logits": np.empty((rows, tokens, self._vocabulary), np.float32),
+            **caches,
+        }
+        call = _Call(self._step.bind(arrays), ids, last, audio)
+        if kept:
+            own.call = call
+        return call
+
+
+class Hypotheses:
+    """Windows being decoded: an `exporter.runtime.whisper.engine.Hypotheses`."""
+
+    def __init__(self, engine: Engine, encoded: Encoded) -> None:
+        assert encoded.audio is not None
+        self.windows = len(encoded.states)
+        self._engine = engine
+        self._encoded = encoded  # whose end gives the audio's caches back
+        self._audio = encoded.audio
+        self._own = engine.taken(_OWN_CACHE, self.windows)
+        self._length = 0
+
+    def step(self, ids: Tokens) -> Scores:
+        """Decode ids [rows, tokens]; the logits are valid until the next step."""
+        logits = self._engine.run(ids, self._own, self._audio, self._length)
+        self._length += ids.shape[1]
+        return logits
+
+    def expand_beams(self, beams: int) -> None:
+        """Repeat each window's hypothesis; copy only the positions that are written."""
+        rows = np.arange(self.windows).repeat(beams)
+        before, self._own = self._own, self._engine.taken(_OWN_CACHE, len(rows))
+        for name, array in self._own.arrays.items():
+            array[:, :, : self._length] = before.arrays[name][rows, :, : self._length]
+        self._engine.give_back(_OWN_CACHE, before)
+        if self.windows > 1:
+            self._audio = _Caches(
+                len(rows), {n: _repeated(n, a, rows) for n, a in self._audio.arrays.items()}
+            )
+
+    def reorder(self, rows: Tokens) -> None:
+        """Copy the positions written so far."""
+        for array in self._own.arrays.values():
+            array[:, :, : self._length] = array[rows, :, : self._length]
+
+    def release(self) -> None:
+        """Give the rows' caches back; those of the audio stay with the windows."""
+        if self._audio is not self._encoded.audio:
+            self._own.call = None  # which holds copies for all rows
+        self._engine.give_back(_OWN_CACHE, self._own)
+
+
+def _empty(value: Value, rows: int) -> Array:
+    """Return an array for a cache, whose values are not read before they are written.
+
+    Its axis without a fixed size has one entry a row.
+    """
+    shape = [rows if isinstance(size, str) else size for size in value.shape]
+    return np.empty(shape, value.dtype)
+
+
+def _repeated(name: str, array: Array, rows: Tokens) -> Array:
+    repeated: Array = array if _is_scale(name) else array[rows]
+    return repeated
+
+
+def _is_scale(name: str) -> bool:
+    """Return whether a tensor of the audio's cache is a scale, common to all windows."""
+    return name.endswith(_SCALE)

@@ -1,0 +1,88 @@
+"""Transcripts as text, subtitles, tables and JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from exporter.runtime.transcript import Segment, Transcript
+
+_MS = 1000
+
+
+def lines_of(transcript: Transcript, form: str, name: str) -> list[str]:
+    """Return a transcript in one of `FORMATS`.
+
+    Args:
+        transcript: The transcript; subtitles and tables have a part for each of its segments.
+        form: The format.
+        name: What JSON calls the recording.
+
+    Returns:
+        Lines without their ends.
+    """
+    return list(_WRITERS[form](transcript, name))
+
+
+def as_data(transcript: Transcript, name: str) -> dict[str, Any]:
+    """Return a transcript as JSON has it."""
+    known = transcript.to_dict()
+    return {"audio": name, "text": known["text"], "segments": known["segments"]}
+
+
+def _text(transcript: Transcript, _name: str) -> Iterator[str]:
+    yield transcript.text.strip()
+
+
+def _json(transcript: Transcript, name: str) -> Iterator[str]:
+    text = json.dumps(as_data(transcript, name), indent=2, ensure_ascii=False)
+    yield from text.split("\n")
+
+
+def _jsonl(transcript: Transcript, name: str) -> Iterator[str]:
+    yield json.dumps(as_data(transcript, name), ensure_ascii=False)
+
+
+def _srt(transcript: Transcript, _name: str) -> Iterator[str]:
+    for number, segment in enumerate(transcript.segments, start=1):
+        yield str(number)
+        yield f"{clock(segment.start_s, ',')} --> {clock(segment.end_s, ',')}"
+        yield from (_one_line(segment), "")
+
+
+def _vtt(transcript: Transcript, _name: str) -> Iterator[str]:
+    yield from ("WEBVTT", "")
+    for segment in transcript.segments:
+        yield f"{clock(segment.start_s, '.')} --> {clock(segment.end_s, '.')}"
+        # A cue's text may hold neither markup nor an arrow.
+        # Source: https://www.w3.org/TR/webvtt1/#webvtt-cue-text-span
+        text = _one_line(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        yield from (text, "")
+
+
+def _tsv(transcript: Transcript, _name: str) -> Iterator[str]:
+    """Yield rows of milliseconds and text, as openai-whisper writes them."""
+    yield "start\tend\ttext"
+    for segment in transcript.segments:
+        times = round(segment.start_s * _MS), round(segment.end_s * _MS)
+        yield "\t".join((*map(str, times), _one_line(segment)))
+
+
+_WRITERS: Mapping[str, Callable[[Transcript, str], Iterator[str]]] = {
+    **{"text": _text, "json": _json, "jsonl": _jsonl},
+    **{"srt": _srt, "vtt": _vtt, "tsv": _tsv},
+}
+FORMATS = tuple(_WRITERS)
+TIMED = ("srt", "vtt", "tsv")
+"""The formats that have times."""
+
+
+def clock(seconds: float, point: str) -> str:
+    """Return a time as subtitles have it, like 00:01:02,500."""
+    minutes, ms = divmod(round(seconds * _MS), 60 * _MS)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{ms // _MS:02}{point}{ms % _MS:03}"
+
+
+def _one_line(segment: Segment) -> str:
+    """Return a segment's text without line ends and tabs, which would begin something else."""
+    return " ".join(segment.text.split())

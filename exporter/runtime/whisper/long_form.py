@@ -1,0 +1,187 @@
+"""Recordings of any length: from one timestamp to the next, as transformers' `generate`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.runtime.whisper.engine import Engine
+from exporter.runtime.whisper.language import find_languages
+from exporter.runtime.whisper.long_log_mel import LongLogMel
+from exporter.runtime.whisper.options import Lead, Options
+from exporter.runtime.whisper.settings import Settings
+from exporter.runtime.whisper.windows import Window, Windows
+
+_STEP_S, _FRAME_S = 0.02, 0.01  # of a timestamp, and of a frame, whatever the checkpoint
+_FRAMES = 2  # in a step: the encoder's second convolution halves them
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A segment: times in seconds, tokens, and the window that it is from."""
+
+    start_s: float
+    end_s: float
+    tokens: list[int]
+    window: Window
+
+
+@dataclass
+class Recording:
+    """A recording that is being decoded.
+
+    Attributes:
+        features: Features [mels, frames] of all of it.
+        seek: The first frame of the next window.
+        language: The language's token, as soon as it is known.
+        before: The tokens of the segments before, each without the second of two timestamps.
+        conditioned: Whether the next window may begin with them.
+    """
+
+    features: NDArray[np.float32] | LongLogMel
+    seek: int = 0
+    language: int | None = None
+    before: list[list[int]] = field(default_factory=list)
+    conditioned: bool = True
+
+    @property
+    def frames(self) -> int:
+        """The frames of all of it."""
+        if isinstance(self.features, LongLogMel):
+            return self.features.frames
+        return int(self.features.shape[1])
+
+    def window(self, size: int) -> NDArray[np.float32]:
+        """Return the next window [mels, size], with zeros after the end, as transformers has it."""
+        stop = min(self.seek + size, self.frames)
+        if isinstance(self.features, LongLogMel):
+            heard = self.features.part(self.seek, stop)
+        else:
+            heard = self.features[:, self.seek : stop]
+        return np.pad(heard, ((0, 0), (0, size - heard.shape[1])))
+
+
+class LongForm:
+    """Decodes recordings, each window where the text of the one before ends.
+
+    Source: `WhisperGenerationMixin.generate` of transformers: segments, seek, and the rounding of
+    times are its own.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: Settings, options: Options, lead: Lead, *, timestamps: bool
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._options = options
+        self._lead = lead
+        self._timestamps = timestamps
+        self._windows = Windows(engine, settings, options, timestamps=timestamps)
+
+    def decode(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, list[Timed]]]:
+        """Decode recordings together, and yield the segments of each window as they come.
+
+        Yields:
+            The place of a recording among `recordings`, and its next segments.
+        """
+        while places := [i for i, one in enumerate(recordings) if one.seek < one.frames]:
+            active = [recordings[place] for place in places]
+            windows = self._decode(active)
+            for place, recording, window in zip(places, active, windows, strict=True):
+                yield place, self._advance(recording, window)
+
+    def _decode(self, active: Sequence[Recording]) -> list[Window]:
+        """Decode the next window of each."""
+        size = self._settings.mel.frames
+        encoded = self._engine.encode(np.stack([one.window(size) for one in active]))
+        self._find_languages(active, encoded)
+        inits = [self._init(one) for one in active]
+        prompts = [self._prompt(one, init) for one, init in zip(active, inits, strict=True)]
+        start = len(prompts[0]) - len(inits[0])
+        seeds = [one.seek for one in active]
+        return self._windows.decode(encoded, np.array(prompts), start, seeds)
+
+    def _find_languages(self, recordings: Sequence[Recording], encoded: Any) -> None:
+        """Set the languages of recordings that have none yet: all are at their first window."""
+        tokens = self._settings.language_tokens
+        if not len(tokens) or all(one.language is not None for one in recordings):
+            return
+        found = find_languages(self._engine, encoded, self._settings.start, tokens)
+        for recording, language in zip(recordings, found.tolist(), strict=True):
+            recording.language = language
+
+    def _init(self, recording: Recording) -> list[int]:
+        return self._settings.init(
+            recording.language, self._options.task, timestamps=self._timestamps
+        )
+
+    def _prompt(self, recording: Recording, init: list[int]) -> list[int]:
+        """Return a window's prompt, as transformers' `_prepare_decoder_input_ids` does."""
+        lead = self._lead
+        conditioned = self._options.condition_on_previous and recording.conditioned
+        if not (conditioned and recording.before):
+            return lead.whole + init
+        before = [token for segment in recording.before for token in segment]
+        return [*lead.always, *[*lead.initial, *before][1 - self._settings.positions // 2 :], *init]
+
+    def _advance(self, recording: Recording, window: Window) -> list[Timed]:
+        """Move a recording on after a window; return its segments."""
+        frames = min(recording.frames - recording.seek, self._settings.mel.frames)
+        recording.conditioned = window.temperature < 0.5
+        if window.silent:
+            recording.seek += frames
+            return []
+        segments, moved = split(window, self._settings.times, recording.seek, frames)
+        recording.seek += moved
+        times = self._settings.times
+        for one in segments:
+            doubled = len(one.tokens) > 2 and one.tokens[-2] >= times
+            recording.before.append(one.tokens[:-1] if doubled else one.tokens)
+        return segments
+
+
+def split(window: Window, times: int, seek: int, frames: int) -> tuple[list[Timed], int]:
+    """Cut a window's text into segments at pairs of timestamps.
+
+    Args:
+        window: The window.
+        times: The first token that stands for a time.
+        seek: The window's first frame in the recording.
+        frames: Its frames within the recording.
+
+    Returns:
+        The segments, and by how many frames the next window is further on: text after the last
+        pair is left to it, unless a single timestamp ends the text, after which nobody speaks.
+    """
+    tokens, offset_s = window.tokens, seek * _STEP_S / _FRAMES
+    timed = [token >= times for token in tokens]
+    cuts = [place for place in range(1, len(tokens)) if timed[place] and timed[place - 1]]
+    if not cuts:
+        end_s = offset_s + _last(tokens, times, frames) * _STEP_S
+        return [Timed(offset_s, end_s, tokens, window)], frames
+    single = timed[-2:] == [False, True]
+    if single:
+        cuts.append(len(tokens))
+    else:
+        cuts[-1] += 1  # with both timestamps, which shows later that it was no single one
+    segments, begin = [], 0
+    for cut in cuts:
+        part = tokens[begin:cut]
+        closing = part[-1] if single or cut != cuts[-1] else part[-2]
+        start_s = offset_s + (part[0] - times) * _STEP_S
+        segments.append(Timed(start_s, offset_s + (closing - times) * _STEP_S, part, window))
+        begin = cut
+    return segments, frames if single else (tokens[begin - 2] - times) * _FRAMES
+
+
+def _last(tokens: Sequence[int], times: int, frames: int) -> int:
+    """Return where a text without pairs ends, in steps: at its last timestamp, or the window's end.
+
+    The latter is rounded as transformers rounds it: in float32.
+    """
+    told = [token for token in tokens if token >= times]
+    if told and told[-1] != times:
+        return told[-1] - times
+    return int(np.float32(frames) * np.float32(_FRAME_S) / np.float32(_STEP_S))

@@ -1,0 +1,256 @@
+"""The options of decoding, held against a checkpoint, and the text before a window."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from exporter.errors import CheckpointError, RecipeError
+from exporter.runtime.whisper.language import LANGUAGE_CODES
+from exporter.runtime.whisper.rules import Rules, TimeRules
+from exporter.runtime.whisper.settings import GENERATION, POSITIONS, Settings, is_multilingual
+from exporter.runtime.whisper.text import Text
+
+Values = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How windows and recordings are decoded; names and defaults are those of recipes.
+
+    Attributes:
+        language: A language's code; None: the checkpoint's own, else it is found in the first
+            window.
+        task: "transcribe" or "translate"; None: the checkpoint's own.
+        num_beams: Hypotheses of a beam search; 1 is greedy.
+        length_penalty: The exponent of the length, by which beams' scores are divided.
+        repetition_penalty: See `Rules`.
+        no_repeat_ngram_size: See `Rules`.
+        max_new_tokens: The most tokens of a window; None: all that fit.
+        timestamps: Segments with times; recordings longer than a window always have them.
+        batch_size: Recordings within a window that are decoded together. With several
+            temperatures, or `condition_on_previous`, they are decoded one by one.
+        temperatures: Tried one after another until a window's text passes the thresholds; with 0
+            it is searched for, else drawn. Source: `decode_with_fallback` of openai-whisper.
+        compression_ratio_threshold: A window fails above it; see `windows.compression_ratio`.
+        logprob_threshold: A window fails below this average log-probability of a token.
+        no_speech_threshold: A window that fails `logprob_threshold` is silence, and has no text,
+            if the probability of <|nospeech|> is above.
+        condition_on_previous: Begin windows with the text before, unless that was drawn at a
+            temperature of 0.5 or more. Source: `condition_on_prev_tokens` of transformers.
+        initial_prompt: Text before the first window, and before each if they are not conditioned
+            on the text before. Source: `prompt_ids` of transformers, by "first-segment";
+            openai-whisper and faster-whisper give it to the first window only in that case.
+        hotwords: Text before every window, before all other. Source: `hotwords` of
+            faster-whisper, and `prompt_ids` of transformers, by "all-segments".
+        max_length: The most tokens of a window, the prompt included; for measurements.
+        exact_tokens: Exactly so many tokens of a window, none a timestamp; for measurements.
+    """
+
+    language: str | None = None
+    task: str | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    max_new_tokens: int | None = None
+    timestamps: bool = False
+    batch_size: int = 1
+    temperatures: tuple[float, ...] = (0.0,)
+    compression_ratio_threshold: float | None = None
+    logprob_threshold: float | None = None
+    no_speech_threshold: float | None = None
+    condition_on_previous: bool = False
+    initial_prompt: str | None = None
+    hotwords: str | None = None
+    max_length: int | None = None
+    exact_tokens: int | None = None
+
+    @classmethod
+    def of(cls, decoding: Mapping[str, Any]) -> "Options":
+        """Return the options of a recipe's `decoding`, without those of other families."""
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in decoding.items() if name in known}
+        return cls(**{**given, "temperatures": tuple(given.get("temperatures", (0.0,)))})
+
+    @property
+    def together(self) -> bool:
+        """Whether recordings can be decoded together: they get one pass, and equal prompts."""
+        return len(self.temperatures) == 1 and not self.condition_on_previous
+
+    def rules(self, settings: Settings, *, timestamps: bool) -> Rules:
+        """Return the rules for decoding a window of a checkpoint."""
+        longest = settings.positions if self.max_length is None else self.max_length
+        exact, never = self.exact_tokens, settings.never
+        if exact is not None:
+            never = (*never, *range(settings.times, settings.vocabulary))
+        times = TimeRules(settings.times, settings.ends[0], settings.max_initial)
+        return Rules(
+            ends=settings.ends,
+            never=never,
+            not_first=settings.not_first,
+            max_length=longest,
+            min_new=exact or 0,
+            max_new=self.max_new_tokens if exact is None else exact,
+            length_penalty=self.length_penalty,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            times=times if timestamps else None,
+        )
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The tokens that options put before windows.
+
+    Attributes:
+        always: Those of every window that has any: <|startofprev|>, and hot words.
+        initial: Those of the initial prompt.
+    """
+
+    always: tuple[int, ...]
+    initial: tuple[int, ...]
+
+    @property
+    def whole(self) -> list[int]:
+        """The tokens before a window that follows no other; empty without prompts."""
+        given = len(self.always) > 1 or self.initial
+        return [*self.always, *self.initial] if given else []
+
+
+def lead_of(options: Options, settings: Settings, text: Text) -> Lead:
+    """Return the tokens of the prompts.
+
+    Raises:
+        RecipeError: They have too many tokens, or the checkpoint has none for text before.
+    """
+    if not (options.initial_prompt or options.hotwords or options.condition_on_previous):
+        return Lead((), ())
+    if settings.previous is None:
+        msg = "this checkpoint has no token <|startofprev|>: give it no prompt and no text before"
+        raise RecipeError(msg)
+    hot, initial = (
+        tuple(text.encode(f" {given.strip()}")) if given else ()
+        for given in (options.hotwords, options.initial_prompt)
+    )
+    most = settings.positions // 2 - 1
+    if options.hotwords and options.condition_on_previous:
+        most //= 2  # the text before gets its half of the positions as well
+    if len(hot) + len(initial) > most:
+        msg = f"initial_prompt and hotwords have {len(hot) + len(initial)} tokens: at most {most}"
+        raise RecipeError(msg)
+    return Lead((settings.previous, *hot), initial)
+
+
+def check_options(config: Values, generation: Values, options: Options) -> None:
+    """Check that a checkpoint supports the options, else its text would be wrong.
+
+    Args:
+        config: The content of `config.json`.
+        generation: The content of `generation_config.json`.
+        options: The options.
+
+    Raises:
+        RecipeError: The checkpoint lacks the language or the task, or decodes fewer tokens, or
+            options do not go together.
+        CheckpointError: The generation config lacks values that the prompt needs.
+    """
+    if is_multilingual(config, generation):
+        _check_prompt(generation, options)
+    else:
+        require_keys(generation, "no_timestamps_token_id")
+        given = {"language": options.language, "task": options.task}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
+            raise RecipeError(msg)
+    most = most_new_tokens(config, generation, options)
+    if options.max_new_tokens is not None and options.max_new_tokens > most:
+        msg = f"max_new_tokens {options.max_new_tokens}: this checkpoint decodes at most {most}"
+        raise RecipeError(msg)
+    _check_together(options)
+    layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
+    if options.task == "translate" and layers[0] < layers[1]:
+        # A warning only: no config says it for certain, and some of these checkpoints do translate.
+        _log.warning(
+            "its decoder has fewer layers than its encoder: distilled checkpoints like "
+            "large-v3-turbo and distil-whisper were not trained to translate"
+        )
+
+
+def prompt_tokens(config: Values, generation: Values) -> int:
+    """Return the tokens that begin a text: start, language, task, no timestamps."""
+    return 4 if is_multilingual(config, generation) else 2
+
+
+def most_new_tokens(config: Values, generation: Values, options: Options) -> int:
+    """Return the most tokens that a window's text may have after its prompt."""
+    positions: int = config.get("max_target_positions") or POSITIONS
+    most = positions - prompt_tokens(config, generation)
+    half, hot = positions // 2, options.hotwords is not None
+    if hot and options.condition_on_previous:
+        return most - half - (half - 1) // 2
+    return most - half if hot or options.condition_on_previous or options.initial_prompt else most
+
+
+def _check_together(options: Options) -> None:
+    """Refuse options that transformers cannot follow, for then nothing could be compared."""
+    if options.no_speech_threshold is not None and options.logprob_threshold is None:
+        msg = "no_speech_threshold needs a logprob_threshold: sure words are speech"
+        raise RecipeError(msg)
+    if options.hotwords and options.initial_prompt and options.condition_on_previous:
+        msg = "hotwords, initial_prompt and condition_on_previous: give two of them"
+        raise RecipeError(msg)
+
+
+def _check_prompt(generation: Values, options: Options) -> None:
+    """Check language and task, the options' or the checkpoint's own."""
+    require_keys(generation, "no_timestamps_token_id", "lang_to_id", "task_to_id")
+    known = [token[2:-2] for token in generation["lang_to_id"]]
+    if options.language is not None and options.language not in known:
+        raise unknown_language(options.language, known)
+    tasks = generation["task_to_id"]
+    if options.task is not None and options.task not in tasks:
+        msg = f"the checkpoint has no task {options.task!r}: {', '.join(tasks)}"
+        raise RecipeError(msg)
+    language, task = (generation.get(key) for key in ("language", "task"))
+    if options.language is None and not _is_language(language, known):
+        msg = f"{GENERATION}: its language {language!r:.40} is none that it lists in lang_to_id"
+        raise CheckpointError(msg)
+    if options.task is None and task is not None and task not in tasks:
+        msg = f"{GENERATION}: its task {task!r:.40} is none that it lists in task_to_id"
+        raise CheckpointError(msg)
+
+
+def _is_language(name: Any, known: list[str]) -> bool:
+    """Return whether a config's language is found among the codes `known`."""
+    if not isinstance(name, str):
+        return name is None
+    lower = name.lower()
+    return lower.removeprefix("<|").removesuffix("|>") in known or (
+        LANGUAGE_CODES.get(lower) in known
+    )
+
+
+def require_keys(generation: Values, *keys: str) -> None:
+    """Refuse a generation config of an old transformers, which lacks parts of the prompt."""
+    missing = [key for key in keys if generation.get(key) in (None, {})]
+    if missing:
+        msg = (
+            f"its generation_config.json has no {', '.join(missing)}.\n"
+            "Take the one of the model that this checkpoint was trained from, as it is today."
+        )
+        raise CheckpointError(msg)
+
+
+def unknown_language(language: str, known: list[str]) -> RecipeError:
+    """Return the error about a language that is not among the codes `known`."""
+    spoken = language.lower()
+    code = LANGUAGE_CODES.get(spoken, re.split(r"\W|_", spoken.strip("<|>"))[0])
+    if code in known:
+        return RecipeError(f"the checkpoint has no language {language!r}: did you mean {code!r}?")
+    shown = ", ".join(sorted(known)[:12]) + (" ..." if len(known) > 12 else "")
+    return RecipeError(f"the checkpoint has no language {language!r}: {shown}")

@@ -1,0 +1,139 @@
+"""Decode windows, at rising temperatures while their texts fail the thresholds."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exporter.runtime.whisper.engine import Engine, Scores, Tokens
+from exporter.runtime.whisper.options import Options
+from exporter.runtime.whisper.search import Found, beam_search, greedy
+from exporter.runtime.whisper.settings import Settings
+
+
+@dataclass(frozen=True)
+class Window:
+    """The text of a window, and what was computed of it; None for what no option asks for.
+
+    Attributes:
+        tokens: The text's tokens, without prompt and end.
+        temperature: The temperature of this text.
+        avg_logprob: The log-probability of a token, on average.
+        no_speech_prob: The probability of <|nospeech|> in place of the text.
+        compression_ratio: See `compression_ratio`.
+        failed: Whether a threshold asks for another temperature.
+        silent: Whether the thresholds say that there is no speech.
+    """
+
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float | None
+    no_speech_prob: float | None
+    compression_ratio: float | None
+    failed: bool
+    silent: bool
+
+
+class Windows:
+    """Decodes windows by the options."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, options: Options, *, timestamps: bool
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._options = options
+        self._rules = options.rules(settings, timestamps=timestamps)
+
+    def decode(
+        self, encoded: Any, prompts: Tokens, start: int, seeds: Sequence[int]
+    ) -> list[Window]:
+        """Decode windows once, or a single one at every temperature that is needed.
+
+        Args:
+            encoded: The windows, as `Engine.encode` returned them.
+            prompts: Their prompts [windows, tokens].
+            start: The place of <|startoftranscript|> in them.
+            seeds: Of the random numbers of each, so that a text does not depend on those before.
+        """
+        decoded: list[Window] = []
+        for temperature in self._options.temperatures:
+            decoded = self._at(temperature, encoded, prompts, start, seeds)
+            if not any(window.failed for window in decoded):
+                break
+        return decoded
+
+    def _at(
+        self,
+        temperature: float,
+        encoded: Any,
+        prompts: Tokens,
+        start: int,
+        seeds: Sequence[int],
+    ) -> list[Window]:
+        options, silences = self._options, [None] * len(prompts)
+        scored = options.logprob_threshold is not None
+        hypotheses = self._engine.start(encoded)
+        try:
+            logits = hypotheses.step(prompts)
+            if options.no_speech_threshold is not None:
+                silences = self._no_speech(logits[:, start])
+            scores = logits[:, -1]
+            if options.num_beams > 1 and not temperature:
+                found = beam_search(
+                    hypotheses, scores, prompts, self._rules, options.num_beams, scored=scored
+                )
+            else:
+                hundredths = round(100 * temperature)
+                found = greedy(
+                    hypotheses,
+                    scores,
+                    prompts,
+                    self._rules,
+                    temperature=temperature,
+                    samplers=[np.random.default_rng([seed, hundredths]) for seed in seeds],
+                    scored=scored,
+                )
+        finally:
+            hypotheses.release()
+        pairs = zip(found, silences, strict=True)
+        return [self._judged(one, temperature, silence) for one, silence in pairs]
+
+    def _no_speech(self, logits: Scores) -> list[Any]:
+        """Return the probability of <|nospeech|>, as `WhisperNoSpeechDetection` of transformers."""
+        chances = np.exp(logits - logits.max(-1, keepdims=True))
+        silent = chances[:, self._settings.no_speech] / chances.sum(-1)
+        return list(silent.tolist())
+
+    def _judged(self, found: Found, temperature: float, silence: float | None) -> Window:
+        """Hold a text against the thresholds, as transformers' `_need_fallback` does."""
+        options, ratio = self._options, None
+        repeats = unsure = silent = False
+        if options.compression_ratio_threshold is not None:
+            ending = [self._rules.end] if found.ended else []
+            ratio = compression_ratio([*found.tokens, *ending], self._settings.vocabulary)
+            repeats = ratio > options.compression_ratio_threshold
+        sure = found.avg_logprob
+        if options.logprob_threshold is not None and sure is not None:
+            unsure = sure < options.logprob_threshold
+        if options.no_speech_threshold is not None and silence is not None:
+            silent = unsure and silence > options.no_speech_threshold
+        failed = (repeats or unsure) and not silent
+        return Window(found.tokens, temperature, sure, silence, ratio, failed, silent)
+
+
+def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
+    """Return how much smaller zlib makes a text: more than 2.4, and it repeats itself.
+
+    Like transformers, and unlike openai-whisper, it is of the tokens' bytes, not of the text's.
+
+    Args:
+        tokens: The text, its end included.
+        vocabulary: The number of tokens of the model.
+    """
+    size = int(math.log2(vocabulary) / 8) + 1
+    raw = b"".join(token.to_bytes(size, "little") for token in tokens)
+    return len(raw) / len(zlib.compress(raw))
