@@ -195,6 +195,7 @@ def no_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch._C, "_aoti", None)
+    monkeypatch.setattr(os, "memfd_create", None)  # where `runtime.aoti` puts libraries
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
 
 

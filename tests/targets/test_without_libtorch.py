@@ -3,6 +3,7 @@
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from exporter.families.graph import Graph
 from exporter.formats import pt2
+from exporter.targets.aoti import kernels
 from exporter.targets.aoti.package import read_spec
 from tests.targets.test_kernels import compiled, lacking, settings
 
@@ -104,6 +106,37 @@ def test_results_are_torchs(name: str, tmp_path: Path) -> None:
     exponentials = package(given)["result17"][0, 0, : len(extremes)]
     torch.testing.assert_close(exponentials, extremes.exp(), equal_nan=True, rtol=3e-7, atol=2e-45)
     assert "torch" not in needed(path, tmp_path)
+
+
+class Convolved(nn.Module):
+    """A single convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(4, 3, 5), requires_grad=False)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        return (functional.conv1d(inputs[0], self.kernel),)
+
+
+def test_what_is_missing_is_named_and_left_to_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = kernels.host_source
+
+    def fewer(*arguments: Any) -> Path:
+        source = whole(*arguments)
+        source.write_text(source.read_text().replace('#include "host/convolution.cpp"', ""))
+        return source
+
+    monkeypatch.setattr(kernels, "host_source", fewer)
+    module, given = Convolved(), torch.randn(2, 3, 30)
+    inputs = {"frames": given.to("meta")}
+    graph = Graph("convolved", module, inputs, {}, {"result": (2, 4, 26)})
+    package = compiled(module, graph, tmp_path, settings("x86-64-v3"))
+    assert read_spec(tmp_path / "convolved.pt2").needs_torch
+    assert "convolved runs in torch only, for aoti_torch_cpu_convolution" in caplog.text
+    torch.testing.assert_close(package({"frames": given})["result"], *module(given))
 
 
 def needed(package: Path, folder: Path) -> str:

@@ -83,7 +83,7 @@ def compile_graph(
             needs_torch = kernels.needs_libtorch(program)
             if not needs_torch:
                 stored = {name: constant.name for name, constant in spec.constants.items()}
-                host = compiling.objects(kernels.host_sources(folder, stored))
+                host = compiling.objects([kernels.host_source(folder, stored)])
                 missing = compiling.package([*objects, *host], libtorch=False)
                 needs_torch = bool(missing)
                 if missing:

@@ -1,7 +1,8 @@
 """Select and compile this package's own kernels for the operators of a graph.
 
 AOTInductor calls them directly, through the C interface that it uses for torch's own. They are
-linked into the package's library, so loading needs no other file.
+linked into the package's library, so loading needs no other file. Unless a graph calls what only
+libtorch has, so is what stands in for libtorch, in the folder `host`.
 """
 
 import json
@@ -49,14 +50,8 @@ def _has_known_width(call: torch.fx.Node) -> bool:
 
 
 # An entry more than there are names: an array has at least one.
-_TABLE = """#include <cstddef>
-
+_STAND_IN = """{includes}
 namespace exporter {{
-struct WeightName {{
-  const char *own, *stored;
-}};
-extern const WeightName kWeightNames[];
-extern const size_t kNumWeightNames;
 const WeightName kWeightNames[] = {{
 {entries}{{nullptr, nullptr}}}};
 const size_t kNumWeightNames = {count};
@@ -151,17 +146,21 @@ def needs_libtorch(program: torch.export.ExportedProgram) -> bool:
     return False
 
 
-def host_sources(folder: Path, names: Mapping[str, str]) -> list[Path]:
-    """Return the source files of what a package has in the place of libtorch.
+def host_source(folder: Path, names: Mapping[str, str]) -> Path:
+    """Write the source file of what a package has in the place of libtorch.
+
+    It includes all files of `host`, because most of the time goes into headers that they share.
 
     Args:
-        folder: A folder for the file that is generated.
+        folder: A folder for the file.
         names: Maps the module's names of weights to their stored names.
     """
+    includes = "".join(f'#include "host/{path.name}"\n' for path in sorted(_HOST.glob("*.cpp")))
     entries = "".join(f"{{{json.dumps(own)}, {json.dumps(n)}}},\n" for own, n in names.items())
-    table = folder / "weight_names.cpp"
-    table.write_text(_TABLE.format(entries=entries, count=len(names)), encoding="utf-8")
-    return [*sorted(_HOST.glob("*.cpp")), table]
+    source = folder / "host.cpp"
+    text = _STAND_IN.format(includes=includes, entries=entries, count=len(names))
+    source.write_text(text, encoding="utf-8")
+    return source
 
 
 def compile_sources(

@@ -14,7 +14,7 @@
 
 namespace exporter {
 
-// The module's name of each weight and its name in the file; written by `kernels.host`.
+// The module's name of each weight and its name in the file; written by `kernels.host_source`.
 struct WeightName {
   const char *own, *stored;
 };
