@@ -7,7 +7,7 @@ position's key and value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +160,3 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
     """Return an array for an input, whose axis without a fixed size has one entry a row."""
     shape = [rows if isinstance(size, str) else size for size in spec.shape]
     return np.zeros(shape, numpy_type(spec.dtype))
-
-
-def opened(graphs: Iterable[str]) -> bool:
-    """Return whether these are the names of the graphs that an `Engine` takes."""
-    return set(graphs) == set(GRAPHS)
