@@ -28,7 +28,7 @@ def manifest(kind: str) -> Manifest:
         options={"threads": None},
         recipe=RecipeStamp(name="tiny", sha256="0" * 64, source="tiny.yaml"),
         checkpoint=Origin(source="x", revision=None, sha256="1" * 64, size_bytes=8, parameters=2),
-        needs=Requirements(),
+        needs=Requirements(packages=("torch",)),
         versions={"torch": version("torch")},
         machine={"cpu": "any", "cores": 2},
         build=BuildFigures(seconds=1.5, peak_rss_bytes=3),

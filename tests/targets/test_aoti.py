@@ -156,6 +156,7 @@ def build(
         plan=plan_for(original, scheme, {"conv": FLOAT}, head="head"),
         folder=artifact,
         progress=lambda _what, _done: None,
+        fresh=True,  # or there would be no commands
     )
     with inductor.patch({"cpp.cxx": (None, str(recording_compiler(folder)))}):
         return Built(artifact, aoti.build(job).needs, original)

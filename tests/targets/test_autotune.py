@@ -352,6 +352,7 @@ def test_what_was_compiled_to_be_timed_serves_the_build_and_the_plan_is_as_built
     monkeypatch.setattr(autotune, "measure", lambda runs: {run: seconds[run[0]] for run in runs})
     monkeypatch.setattr(aoti, "require_features", lambda *_: None)
     monkeypatch.setattr(aoti, "write_safetensors", lambda *_: None)
+    monkeypatch.setattr(aoti, "read_spec", lambda _: SimpleNamespace(needs_torch=False))
     result = aoti.build(job_of(tiny_whisper, tmp_path, dtype={"decoder": "auto"}))
     *timed, final = asked["decoder"]
     assert len(timed) == 3

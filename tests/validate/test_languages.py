@@ -92,8 +92,7 @@ class Model:
     """Stands for a recogniser that writes the language it is told."""
 
     def __init__(self) -> None:
-        self.processor = None
-        self.family = SimpleNamespace(sampling_rate=lambda _processor: 16_000)
+        self.sampling_rate = 16_000
         self.batches: list[tuple[str | None, list[Any]]] = []
 
     def decode(self, sounds: Sequence[Any], decoding: Decoding) -> list[SimpleNamespace]:

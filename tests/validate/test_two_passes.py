@@ -62,8 +62,7 @@ class Model:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.processor = None
-        self.family = SimpleNamespace(sampling_rate=lambda _processor: 16_000)
+        self.sampling_rate = 16_000
 
     def decode(self, sounds: Sequence[object], decoding: Decoding) -> list[SimpleNamespace]:
         return [SimpleNamespace(text=self.text, tokens=(1, 2)) for _ in sounds]
