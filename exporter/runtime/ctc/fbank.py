@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.runtime.mel import triangles
+from exporter.runtime.mel import filtered, triangles
 from exporter.runtime.transcript import Audio
 
 _RATE, _FFT, _SIZE, _HOP = 16_000, 512, 400, 160
@@ -39,7 +39,7 @@ def fbank(samples: Audio, mels: int) -> NDArray[np.float32]:
         frames[:, 0] *= 1 - _PREEMPHASIS
         spectrum[start : start + len(frames)] = np.fft.rfft(frames * window, _FFT)
     powers = np.abs(spectrum, dtype=np.float64) ** 2.0
-    logs = np.log(np.maximum(_FLOOR, np.dot(_filters(mels), powers.T)))
+    logs = np.log(np.maximum(_FLOOR, filtered(_filters(mels), powers)))
     banks = np.asarray(logs, np.float32).T
     normalised = (banks - banks.mean(0)[None]) / np.sqrt(banks.var(0, ddof=1)[None] + _EPSILON)
     values32: NDArray[np.float32] = np.asarray(normalised, np.float32)

@@ -6,7 +6,7 @@ Source: ParakeetFeatureExtractor of transformers, whose filters are librosa's.
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.runtime.mel import mel_filters
+from exporter.runtime.mel import filtered, mel_filters
 from exporter.runtime.transcript import Audio
 
 _FFT, _SIZE, _HOP = 512, 400, 160  # samples
@@ -51,5 +51,5 @@ class LogMel:
             stop = min(start + _STRETCH, frames)
             spectrum = np.fft.rfft(pieces[start:stop] * self._window, _FFT)
             powers = np.square(spectrum.real) + np.square(spectrum.imag)
-            logs[:, start:stop] = np.log(self._filters @ powers.T + _GUARD)
+            logs[:, start:stop] = np.log(filtered(self._filters, powers) + _GUARD)
         return logs

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.runtime.mel import mel_filters
+from exporter.runtime.mel import filtered, mel_filters
 from exporter.runtime.transcript import Audio
 from exporter.runtime.whisper.engine import Features
 
@@ -73,7 +73,7 @@ class LogMel:
             stop = min(start + _STRETCH, frames)
             spectrum = np.fft.rfft(pieces[start:stop] * self._window)
             power = np.square(spectrum.real) + np.square(spectrum.imag)
-            powers[:, start:stop] = self._filters @ power.T
+            powers[:, start:stop] = filtered(self._filters, power)
         logs: Logs = np.log10(np.maximum(powers, _FLOOR, out=powers), out=powers)
         return logs
 
