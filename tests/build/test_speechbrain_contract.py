@@ -107,7 +107,9 @@ def test_the_graph_has_one_input_and_one_output(brain: dict[str, Any]) -> None:
     graph = onnx.load(brain["onnx-int8"] / "model.onnx", load_external_data=False).graph
     assert [each.name for each in graph.input] == ["input_values"]
     assert [each.name for each in graph.output] == ["logits"]
-    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 2 * 6 + 3 + 1
+    convolutions, layers, head, projection = 2, 2 * 6, 3, 1
+    products = sum(node.op_type == "MatMulInteger" for node in graph.node)
+    assert products == convolutions + layers + head + projection
 
 
 def test_optimum_opens_it_with_an_encoders_config(brain: dict[str, Any]) -> None:
