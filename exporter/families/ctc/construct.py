@@ -30,11 +30,11 @@ from exporter.runtime.ctc.tokens import (
     TOKENIZER,
     VOCABULARY,
     Tokens,
+    is_small,
     read_tokens,
 )
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
-_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def processor(folder: Path) -> Processor:
     files = {
         argument: str(folder / name)
         for argument, name in _tokenizer_files(kind).items()
-        if _is_small(folder / name)
+        if is_small(folder / name)
     }
     first, name = next(iter(_tokenizer_files(kind).items()))
     if first not in files:
@@ -182,15 +182,6 @@ def _checked(path: Path) -> dict[str, Any]:
     if not is_regular_file(path):
         return {}
     return held(CONFIGS[path.name], read_json(path), str(path))
-
-
-def _is_small(path: Path) -> bool:
-    """Return whether there is a file, which transformers will read whole."""
-    there = is_regular_file(path)
-    if there and path.stat().st_size > _MAX_BYTES:
-        msg = f"{path}: larger than {_MAX_BYTES} bytes: this is no CTC model's tokenizer"
-        raise CheckpointError(msg)
-    return there
 
 
 def _tokenizer_files(kind: Kind) -> dict[str, str]:

@@ -108,7 +108,7 @@ def read_tokens(folder: Path, *, pieces: bool) -> Tokens:
         CheckpointError: The files are missing, or are not those of such a tokenizer.
     """
     name = FAST if pieces else VOCABULARY
-    if not _is_small(folder / name):
+    if not is_small(folder / name):
         msg = f"{folder}: {name} is missing: copy it from the model that it was trained from"
         raise CheckpointError(msg)
     settings = _read(folder / TOKENIZER)
@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
     return read_json(path) if is_regular_file(path) else {}
 
 
-def _is_small(path: Path) -> bool:
+def is_small(path: Path) -> bool:
     """Return whether there is a file, of a size that a CTC model's tokenizer has."""
     there = is_regular_file(path)
     if there and path.stat().st_size > _MAX_BYTES:
