@@ -154,7 +154,12 @@ class Decoding(_Strict):
 
     language: Text | None = _option("language")
     task: Literal["transcribe", "translate"] | None = _option("task")
+    multilingual: bool = _option("multilingual")
+    language_detection_segments: int = _option("language_detection_segments")
+    language_detection_threshold: float = _option("language_detection_threshold")
     num_beams: int = _option("num_beams")
+    patience: float | None = _option("patience")
+    best_of: int = _option("best_of")
     length_penalty: float = _option("length_penalty")
     repetition_penalty: float = _option("repetition_penalty")
     no_repeat_ngram_size: int = _option("no_repeat_ngram_size")
@@ -170,6 +175,7 @@ class Decoding(_Strict):
     condition_on_previous: bool = _option("condition_on_previous")
     initial_prompt: Text | None = _option("initial_prompt")
     hotwords: Text | None = _option("hotwords")
+    prefix: Text | None = _option("prefix")
 
 
 class Data(_Strict):

@@ -138,6 +138,8 @@ def _spoken(subject: Subject) -> Spoken:
     """
     from exporter.families import FAMILIES, read_configs
 
+    if subject.recipe.decoding.multilingual:
+        return Spoken()  # the model finds the language of each window
     name = subject.manifest.family
     family, configs = FAMILIES[name], read_configs(subject.folder, name)
     return spoken_in(

@@ -146,12 +146,15 @@ class Recogniser:
             **options: Options that replace the recipe's `decoding`. For Whisper: `language` (a code
                 like "en"; None: the checkpoint's own, else the model finds it), `task`
                 ("transcribe" or "translate"),
-                `num_beams` (1 is greedy), `length_penalty`, `repetition_penalty`,
-                `no_repeat_ngram_size`, `max_new_tokens` (of a window; None: all that fit),
-                `timestamps` (segments with times), and `batch_size` (recordings decoded together);
+                `multilingual` (find the language of every window), `language_detection_segments`,
+                `language_detection_threshold`, `num_beams` (1 is greedy), `patience`, `best_of`,
+                `length_penalty`, `repetition_penalty`, `no_repeat_ngram_size`,
+                `max_new_tokens` (of a window; None: all that fit), `timestamps` (segments with
+                times), and `batch_size` (recordings decoded together);
                 for windows that fail: `temperatures`, `compression_ratio_threshold`,
                 `logprob_threshold` and `no_speech_threshold`; for text before windows:
-                `condition_on_previous`, `initial_prompt` and `hotwords`. docs/recipes.md has more.
+                `condition_on_previous`, `initial_prompt`, `hotwords` and `prefix`. docs/recipes.md
+                has more.
                 For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
 
         Returns:

@@ -61,7 +61,12 @@ class Option:
 OPTIONS: Mapping[str, Option] = {
     "language": Option(str, None, late=False),
     "task": Option(str, None, choices=("transcribe", "translate"), late=False),
+    "multilingual": Option(bool, False),
+    "language_detection_segments": Option(int, 1, least=1, most=64),
+    "language_detection_threshold": Option(float, 0.5, least=0, most=1),
     "num_beams": Option(int, 1, least=1, most=64, late=False),
+    "patience": Option(float, None, least=1, most=64),
+    "best_of": Option(int, 1, least=1, most=64),
     "length_penalty": Option(float, 1.0, least=-10, most=10),
     "repetition_penalty": Option(float, 1.0, least=0.1, most=10),
     "no_repeat_ngram_size": Option(int, 0, least=0, most=1024),
@@ -77,6 +82,7 @@ OPTIONS: Mapping[str, Option] = {
     "condition_on_previous": Option(bool, False),
     "initial_prompt": Option(str, None),
     "hotwords": Option(str, None),
+    "prefix": Option(str, None),
 }
 
 

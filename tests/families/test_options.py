@@ -17,6 +17,15 @@ OPTIONS: list[dict[str, Any]] = [
     {"logprob_threshold": -0.5, "no_speech_threshold": 0.0},
     {"temperatures": (0.0, 1e-6), "compression_ratio_threshold": 0.5, "batch_size": 2},
 ]
+BEYOND: list[dict[str, Any]] = [
+    {"prefix": "red blue"},
+    {"no_speech_threshold": 0.0},
+    {"num_beams": 2, "patience": 2.0},
+    {"temperatures": (0.7,), "best_of": 3},
+    {"condition_on_previous": True, "initial_prompt": "red", "hotwords": "green"},
+    {"language": None, "multilingual": True},
+    {"language": None, "language_detection_segments": 3, "language_detection_threshold": 1.0},
+]
 SECONDS = (1.0, 2.0, 9.0)
 
 
@@ -58,3 +67,18 @@ def test_cold_draws_are_searches(tiny_whisper: Path, kind: str) -> None:
     assert [one.text for one in said(tiny_whisper, kind, decoding)] == [
         one.text for one in expected(tiny_whisper, multilingual())
     ]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "eager"])
+@pytest.mark.parametrize("options", BEYOND, ids=str)
+def test_options_that_generate_lacks(
+    tiny_whisper: Path, kind: str, options: dict[str, Any]
+) -> None:
+    """The original follows them too, and draws what artifacts draw."""
+    decoding = Decoding.model_validate(
+        {"language": "en", "task": "transcribe", "timestamps": True, **options}
+    )
+    found = said(tiny_whisper, kind, decoding)
+    assert spoken(found) == spoken(expected(tiny_whisper, decoding))
+    if "language" not in options:
+        assert spoken(found) != spoken(expected(tiny_whisper, multilingual(timestamps=True)))

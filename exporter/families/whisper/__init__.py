@@ -20,9 +20,10 @@ COMPANIONS = Companions(
     tokenizer_class="WhisperTokenizer",
 )
 DECODING = (
-    *("language", "task", "num_beams", "length_penalty", "repetition_penalty"),
-    *("no_repeat_ngram_size", "max_new_tokens", "timestamps", "batch_size", "temperatures"),
-    *("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"),
-    *("condition_on_previous", "initial_prompt", "hotwords"),
+    *("language", "task", "multilingual", "language_detection_segments"),
+    *("language_detection_threshold", "num_beams", "patience", "best_of", "length_penalty"),
+    *("repetition_penalty", "no_repeat_ngram_size", "max_new_tokens", "timestamps"),
+    *("batch_size", "temperatures", "compression_ratio_threshold", "logprob_threshold"),
+    *("no_speech_threshold", "condition_on_previous", "initial_prompt", "hotwords", "prefix"),
 )
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

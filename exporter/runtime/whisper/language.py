@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.runtime.whisper.engine import Engine, Tokens
+from exporter.runtime.whisper.engine import Engine, Scores, Tokens
 
 _NAMED = """
     af:afrikaans am:amharic ar:arabic as:assamese az:azerbaijani ba:bashkir be:belarusian
@@ -30,8 +30,10 @@ LANGUAGE_CODES = {
 """The codes of languages by their English names. Source: openai-whisper, `tokenizer.py`."""
 
 
-def find_languages(engine: Engine, encoded: Any, start: int, languages: Tokens) -> Tokens:
-    """Return each window's most likely language.
+def find_languages(
+    engine: Engine, encoded: Any, start: int, languages: Tokens
+) -> tuple[Tokens, Scores]:
+    """Return each window's most likely language, and its probability among the languages.
 
     It is what the model says after its first token, as in transformers' `detect_language`.
 
@@ -42,13 +44,15 @@ def find_languages(engine: Engine, encoded: Any, start: int, languages: Tokens) 
         languages: The tokens of the checkpoint's languages, int64 [languages].
 
     Returns:
-        One of `languages` for each window, int64 [windows].
+        One of `languages` for each window, int64 [windows], and probabilities [windows].
     """
     hypotheses = engine.start(encoded)
     try:
         logits = hypotheses.step(np.full((hypotheses.windows, 1), start))[:, -1]
         ordered = np.sort(languages)  # of equal ones the first, whatever the order in the config
-        found: Tokens = ordered[logits[:, ordered].argmax(-1)]
+        scores = logits[:, ordered]
     finally:
         hypotheses.release()
-    return found
+    found: Tokens = ordered[scores.argmax(-1)]
+    most = scores.max(-1, keepdims=True)
+    return found, 1 / np.exp(scores - most).sum(-1)

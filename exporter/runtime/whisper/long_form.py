@@ -53,13 +53,17 @@ class Recording:
             return self.features.frames
         return int(self.features.shape[1])
 
-    def window(self, size: int) -> NDArray[np.float32]:
-        """Return the next window [mels, size], with zeros after the end, as transformers has it."""
-        stop = min(self.seek + size, self.frames)
+    def window(self, size: int, start: int | None = None) -> NDArray[np.float32]:
+        """Return the next window [mels, size], or that from frame `start` on.
+
+        After the end there are zeros, as in transformers.
+        """
+        start = self.seek if start is None else start
+        stop = min(start + size, self.frames)
         if isinstance(self.features, LongLogMel):
-            heard = self.features.part(self.seek, stop)
+            heard = self.features.part(start, stop)
         else:
-            heard = self.features[:, self.seek : stop]
+            heard = self.features[:, start:stop]
         return np.pad(heard, ((0, 0), (0, size - heard.shape[1])))
 
 
@@ -105,17 +109,41 @@ class LongForm:
 
     def _find_languages(self, recordings: Sequence[Recording], encoded: Any) -> None:
         """Set the languages of recordings that have none yet: all are at their first window."""
-        tokens = self._settings.language_tokens
-        if not len(tokens) or all(one.language is not None for one in recordings):
+        settings, each = self._settings, self._options.multilingual
+        if not len(settings.language_tokens):
             return
-        found = find_languages(self._engine, encoded, self._settings.start, tokens)
-        for recording, language in zip(recordings, found.tolist(), strict=True):
-            recording.language = language
+        if not each and all(one.language is not None for one in recordings):
+            return
+        found = find_languages(self._engine, encoded, settings.start, settings.language_tokens)
+        for recording, language, chance in zip(recordings, *found, strict=True):
+            recording.language = int(language)
+            if not each and chance <= self._options.language_detection_threshold:
+                recording.language = self._likely_language(recording)
+
+    def _likely_language(self, recording: Recording) -> int:
+        """Return the language of more windows, as `detect_language` of faster-whisper.
+
+        It is that of the first window above the threshold, else that of most.
+        """
+        settings, options = self._settings, self._options
+        found: list[int] = [] if recording.language is None else [recording.language]
+        size = settings.mel.frames
+        last = min(options.language_detection_segments * size, recording.frames)
+        for start in range(size, last, size):
+            encoded = self._engine.encode(recording.window(size, start)[None])
+            (language,), (chance,) = find_languages(
+                self._engine, encoded, settings.start, settings.language_tokens
+            )
+            if chance > options.language_detection_threshold:
+                return int(language)
+            found.append(int(language))
+        return max(found, key=found.count)
 
     def _init(self, recording: Recording) -> list[int]:
-        return self._settings.init(
+        init = self._settings.init(
             recording.language, self._options.task, timestamps=self._timestamps
         )
+        return init if recording.seek else [*init, *self._lead.prefix]
 
     def _prompt(self, recording: Recording, init: list[int]) -> list[int]:
         """Return a window's prompt, as transformers' `_prepare_decoder_input_ids` does."""

@@ -25,7 +25,17 @@ class Options:
         language: A language's code; None: the checkpoint's own, else it is found in the first
             window.
         task: "transcribe" or "translate"; None: the checkpoint's own.
+        multilingual: Find the language of every window, not only of the first.
+        language_detection_segments: The most windows, from the first on, that are listened to
+            until one has a language above `language_detection_threshold`; if none has, it is the
+            language of most. Source: faster-whisper.
+        language_detection_threshold: A probability.
         num_beams: Hypotheses of a beam search; 1 is greedy.
+        patience: End the beam search of a window after `num_beams * patience` hypotheses have
+            ended, as openai-whisper does; None: when none that runs can become better, as
+            transformers does.
+        best_of: The texts drawn at a temperature above 0, of which the likeliest is taken.
+            Source: openai-whisper.
         length_penalty: The exponent of the length, by which beams' scores are divided.
         repetition_penalty: See `Rules`.
         no_repeat_ngram_size: See `Rules`.
@@ -38,7 +48,8 @@ class Options:
         compression_ratio_threshold: A window fails above it; see `windows.compression_ratio`.
         logprob_threshold: A window fails below this average log-probability of a token.
         no_speech_threshold: A window that fails `logprob_threshold` is silence, and has no text,
-            if the probability of <|nospeech|> is above.
+            if the probability of <|nospeech|> is above; without `logprob_threshold`, every such
+            window, as in openai-whisper.
         condition_on_previous: Begin windows with the text before, unless that was drawn at a
             temperature of 0.5 or more. Source: `condition_on_prev_tokens` of transformers.
         initial_prompt: Text before the first window, and before each if they are not conditioned
@@ -46,13 +57,20 @@ class Options:
             openai-whisper and faster-whisper give it to the first window only in that case.
         hotwords: Text before every window, before all other. Source: `hotwords` of
             faster-whisper, and `prompt_ids` of transformers, by "all-segments".
+        prefix: Words that the first window's text follows; they are not part of it. Source:
+            openai-whisper, and faster-whisper for the first window alone.
         max_length: The most tokens of a window, the prompt included; for measurements.
         exact_tokens: Exactly so many tokens of a window, none a timestamp; for measurements.
     """
 
     language: str | None = None
     task: str | None = None
+    multilingual: bool = False
+    language_detection_segments: int = 1
+    language_detection_threshold: float = 0.5
     num_beams: int = 1
+    patience: float | None = None
+    best_of: int = 1
     length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -66,6 +84,7 @@ class Options:
     condition_on_previous: bool = False
     initial_prompt: str | None = None
     hotwords: str | None = None
+    prefix: str | None = None
     max_length: int | None = None
     exact_tokens: int | None = None
 
@@ -80,6 +99,15 @@ class Options:
     def together(self) -> bool:
         """Whether recordings can be decoded together: they get one pass, and equal prompts."""
         return len(self.temperatures) == 1 and not self.condition_on_previous
+
+    @property
+    def beyond_generate(self) -> bool:
+        """Whether an option is set that transformers' `generate` lacks."""
+        prompts = self.hotwords and self.initial_prompt and self.condition_on_previous
+        unsure = self.no_speech_threshold is not None and self.logprob_threshold is None
+        draws = self.best_of > 1 and any(self.temperatures)
+        listens = self.multilingual or self.language_detection_segments > 1
+        return bool(prompts or unsure or draws or listens or self.patience or self.prefix)
 
     def rules(self, settings: Settings, *, timestamps: bool) -> Rules:
         """Return the rules for decoding a window of a checkpoint."""
@@ -109,10 +137,12 @@ class Lead:
     Attributes:
         always: Those of every window that has any: <|startofprev|>, and hot words.
         initial: Those of the initial prompt.
+        prefix: Those after the tokens that begin the first window's text.
     """
 
-    always: tuple[int, ...]
-    initial: tuple[int, ...]
+    always: tuple[int, ...] = ()
+    initial: tuple[int, ...] = ()
+    prefix: tuple[int, ...] = ()
 
     @property
     def whole(self) -> list[int]:
@@ -127,22 +157,27 @@ def lead_of(options: Options, settings: Settings, text: Text) -> Lead:
     Raises:
         RecipeError: They have too many tokens, or the checkpoint has none for text before.
     """
+    prefix = _encoded(text, options.prefix)
+    if len(prefix) > (most := settings.positions // 4):
+        msg = f"prefix has {len(prefix)} tokens: at most {most}"
+        raise RecipeError(msg)
     if not (options.initial_prompt or options.hotwords or options.condition_on_previous):
-        return Lead((), ())
+        return Lead(prefix=prefix)
     if settings.previous is None:
         msg = "this checkpoint has no token <|startofprev|>: give it no prompt and no text before"
         raise RecipeError(msg)
-    hot, initial = (
-        tuple(text.encode(f" {given.strip()}")) if given else ()
-        for given in (options.hotwords, options.initial_prompt)
-    )
+    hot, initial = _encoded(text, options.hotwords), _encoded(text, options.initial_prompt)
     most = settings.positions // 2 - 1
     if options.hotwords and options.condition_on_previous:
         most //= 2  # the text before gets its half of the positions as well
     if len(hot) + len(initial) > most:
         msg = f"initial_prompt and hotwords have {len(hot) + len(initial)} tokens: at most {most}"
         raise RecipeError(msg)
-    return Lead((settings.previous, *hot), initial)
+    return Lead((settings.previous, *hot), initial, prefix)
+
+
+def _encoded(text: Text, words: str | None) -> tuple[int, ...]:
+    return tuple(text.encode(f" {words.strip()}")) if words else ()
 
 
 def check_options(config: Values, generation: Values, options: Options) -> None:
@@ -162,8 +197,8 @@ def check_options(config: Values, generation: Values, options: Options) -> None:
         _check_prompt(generation, options)
     else:
         require_keys(generation, "no_timestamps_token_id")
-        given = {"language": options.language, "task": options.task}
-        extra = [name for name, value in given.items() if value is not None]
+        names = ("language", "task", "multilingual")
+        extra = [name for name in names if getattr(options, name)]
         if extra:
             msg = f"an English-only checkpoint takes no {' or '.join(extra)}: leave it out"
             raise RecipeError(msg)
@@ -190,6 +225,8 @@ def most_new_tokens(config: Values, generation: Values, options: Options) -> int
     """Return the most tokens that a window's text may have after its prompt."""
     positions: int = config.get("max_target_positions") or POSITIONS
     most = positions - prompt_tokens(config, generation)
+    if options.prefix:
+        most -= positions // 4
     half, hot = positions // 2, options.hotwords is not None
     if hot and options.condition_on_previous:
         return most - half - (half - 1) // 2
@@ -197,12 +234,15 @@ def most_new_tokens(config: Values, generation: Values, options: Options) -> int
 
 
 def _check_together(options: Options) -> None:
-    """Refuse options that transformers cannot follow, for then nothing could be compared."""
-    if options.no_speech_threshold is not None and options.logprob_threshold is None:
-        msg = "no_speech_threshold needs a logprob_threshold: sure words are speech"
+    """Refuse options of which one would have no effect."""
+    if options.multilingual and options.language is not None:
+        msg = "multilingual finds the language of every window: leave language out"
         raise RecipeError(msg)
-    if options.hotwords and options.initial_prompt and options.condition_on_previous:
-        msg = "hotwords, initial_prompt and condition_on_previous: give two of them"
+    if options.patience is not None and options.num_beams == 1:
+        msg = "patience is for a beam search: give num_beams above 1 too"
+        raise RecipeError(msg)
+    if options.best_of > 1 and not any(options.temperatures):
+        msg = "best_of is for drawn texts: give temperatures above 0 too"
         raise RecipeError(msg)
 
 

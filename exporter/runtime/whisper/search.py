@@ -4,7 +4,7 @@ This code runs for every token, so it is optimised for speed: what is done for a
 is one call of numpy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,9 +93,12 @@ def beam_search(
     rules: Rules,
     beams: int,
     *,
+    patience: float | None = None,
     scored: bool = False,
 ) -> list[Found]:
     """Decode by beam search, as `GenerationMixin._beam_search` of transformers.
+
+    With `patience` it is that of openai-whisper, `BeamSearchDecoder`.
 
     Args:
         hypotheses: The windows after their prompts.
@@ -103,18 +106,26 @@ def beam_search(
         prompts: The prompts [windows, tokens].
         rules: What may follow.
         beams: The hypotheses of each window, of which the best is returned.
+        patience: End a window's search after `beams * patience` hypotheses have ended.
         scored: Whether log-probabilities are summed.
 
     Returns:
         The text of each window.
     """
     windows, prompt = prompts.shape
-    state = _Beams(rules, prompts, beams)
+    state: _Beams | _PatientBeams
+    if patience is None:
+        state = _Beams(rules, prompts, beams)
+    else:
+        state = _PatientBeams(rules, prompts, beams, round(beams * patience))
     before = np.zeros((windows, 1), np.float32)  # at first all hypotheses of a window are equal
     rows, alike = prompts, np.arange(windows * beams)
     while True:
-        _to_log_softmax(scores)
+        if patience is None:
+            _to_log_softmax(scores)
         rules.apply(scores, rows, prompt)
+        if patience is not None:
+            _to_log_softmax(scores)
         sums, parents, tokens = _best(scores, before, 2 * beams)
         gains = _gains(scores, parents, tokens) if scored else np.zeros_like(sums)
         state.choose(sums, parents, tokens, gains)
@@ -126,8 +137,7 @@ def beam_search(
             hypotheses.reorder(state.parents)
         before, rows = state.scores, state.rows
         scores = hypotheses.step(rows[:, -1:])[:, -1]
-    results = zip(state.finished[:, 0, prompt:], state.finished_gains[:, 0].tolist(), strict=True)
-    return [_found(row, rules, gained if scored else None) for row, gained in results]
+    return [_found(row, rules, gained if scored else None) for row, gained in state.best()]
 
 
 class _Beams:
@@ -160,6 +170,11 @@ class _Beams:
     def rows(self) -> Tokens:
         """The running hypotheses' tokens [windows * beams, tokens]."""
         return self._sequences[:, :, : self.length].reshape(-1, self.length)
+
+    def best(self) -> Iterator[tuple[Tokens, float]]:
+        """Yield each window's best text after the prompt, and its log-probability."""
+        for row, gained in zip(self.finished[:, 0], self.finished_gains[:, 0], strict=True):
+            yield row[self._prompt :], float(gained)
 
     def choose(self, scores: Scores, parents: Tokens, tokens: Tokens, gains: Scores) -> None:
         """Advance with the 2 * beams most likely continuations [windows, 2 * beams], best first.
@@ -210,6 +225,75 @@ class _Beams:
         worst = np.where(self._ended, worst, _NEVER)
         self._improvable &= (possible > worst).any(-1, keepdims=True)
         self.running = bool(self._improvable.any()) and not all_ended
+
+
+class _PatientBeams:
+    """The state of openai-whisper's beam search: running hypotheses, and those that have ended.
+
+    A window is done when `enough` have ended. Sequences are [windows, beams, most tokens], padded
+    with the end token; scores are sums of log-probabilities [windows, beams].
+    """
+
+    def __init__(self, rules: Rules, prompts: Tokens, beams: int, enough: int) -> None:
+        windows, self._prompt = prompts.shape
+        self._rules = rules
+        self._beams = beams
+        self._enough = enough
+        self._longest = rules.longest(self._prompt)
+        self._length = self._prompt
+        self._sequences = np.full((windows, beams, self._longest), rules.end, np.int64)
+        self._sequences[:, :, : self._length] = prompts[:, None]
+        self.scores = np.zeros((windows, beams), np.float32)
+        self._ended: list[list[tuple[float, Tokens]]] = [[] for _ in prompts]
+        self.parents = np.arange(windows * beams)
+        self.running = True
+
+    @property
+    def rows(self) -> Tokens:
+        """The running hypotheses' tokens [windows * beams, tokens]."""
+        return self._sequences[:, :, : self._length].reshape(-1, self._length)
+
+    def choose(self, scores: Scores, parents: Tokens, tokens: Tokens, _: Scores) -> None:
+        """Advance with the 2 * beams most likely continuations [windows, 2 * beams], best first."""
+        window = np.arange(len(scores))[:, None]
+        sequences = self._sequences[window, parents]
+        sequences[:, :, self._length] = tokens
+        ends = self._rules.ended(tokens)
+        # No more than one continuation of each hypothesis ends it, so enough of them do not.
+        going = np.argsort(ends, 1, kind="stable")[:, : self._beams]
+        for place, ended in enumerate(self._ended):
+            told = np.flatnonzero(ends[place, : going[place, -1]])[: self._enough - len(ended)]
+            ended += [(float(scores[place, n]), sequences[place, n]) for n in told]
+        self._sequences, self.scores = sequences[window, going], scores[window, going]
+        self.parents = (parents[window, going] + window * self._beams).ravel()
+        self._length += 1
+        done = all(len(ended) >= self._enough for ended in self._ended)
+        self.running = not done and self._length < self._longest
+
+    def best(self) -> Iterator[tuple[Tokens, float]]:
+        """Yield each window's best text after the prompt, and its log-probability.
+
+        Those that still run count where fewer than `beams` have ended.
+        """
+        for ended, scores, sequences in zip(self._ended, self.scores, self._sequences, strict=True):
+            missing = max(self._beams - len(ended), 0)
+            running = zip(scores[:missing].tolist(), sequences[:missing], strict=True)
+            candidates = [*ended, *running]
+            score, row = max(candidates, key=lambda each: self._normalised(*each))
+            yield row[self._prompt : self._length], score
+
+    def _normalised(self, score: float, row: Tokens) -> float:
+        ends = np.flatnonzero(self._rules.ended(row[self._prompt : self._length]))
+        length = ends[0] if len(ends) else self._length - self._prompt
+        return normalised(score, int(length), self._rules)
+
+
+def normalised(logprob: float, tokens: int, rules: Rules) -> float:
+    """Return the score by which texts are compared: of `tokens` tokens, without the end.
+
+    Source: `MaximumLikelihoodRanker` of openai-whisper.
+    """
+    return float(logprob / max(tokens, 1) ** rules.length_penalty)
 
 
 def _best(scores: Scores, before: Scores, count: int) -> tuple[Scores, Tokens, Tokens]:

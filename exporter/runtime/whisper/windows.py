@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from exporter.runtime.whisper.engine import Engine, Scores, Tokens
+from exporter.runtime.whisper.engine import Engine, Hypotheses, Scores, Tokens
 from exporter.runtime.whisper.options import Options
-from exporter.runtime.whisper.search import Found, beam_search, greedy
+from exporter.runtime.whisper.search import Found, beam_search, greedy, normalised
 from exporter.runtime.whisper.settings import Settings
 
 
@@ -75,32 +75,67 @@ class Windows:
         seeds: Sequence[int],
     ) -> list[Window]:
         options, silences = self._options, [None] * len(prompts)
-        scored = options.logprob_threshold is not None
         hypotheses = self._engine.start(encoded)
         try:
             logits = hypotheses.step(prompts)
             if options.no_speech_threshold is not None:
                 silences = self._no_speech(logits[:, start])
-            scores = logits[:, -1]
-            if options.num_beams > 1 and not temperature:
-                found = beam_search(
-                    hypotheses, scores, prompts, self._rules, options.num_beams, scored=scored
-                )
+            if temperature:
+                found = self._drawn(hypotheses, logits[:, -1], prompts, temperature, seeds)
             else:
-                hundredths = round(100 * temperature)
-                found = greedy(
-                    hypotheses,
-                    scores,
-                    prompts,
-                    self._rules,
-                    temperature=temperature,
-                    samplers=[np.random.default_rng([seed, hundredths]) for seed in seeds],
-                    scored=scored,
-                )
+                found = self._searched(hypotheses, logits[:, -1], prompts)
         finally:
             hypotheses.release()
         pairs = zip(found, silences, strict=True)
         return [self._judged(one, temperature, silence) for one, silence in pairs]
+
+    def _searched(self, hypotheses: Hypotheses, scores: Scores, prompts: Tokens) -> list[Found]:
+        options = self._options
+        scored = options.logprob_threshold is not None
+        if options.num_beams == 1:
+            return greedy(hypotheses, scores, prompts, self._rules, scored=scored)
+        return beam_search(
+            hypotheses,
+            scores,
+            prompts,
+            self._rules,
+            options.num_beams,
+            patience=options.patience,
+            scored=scored,
+        )
+
+    def _drawn(
+        self,
+        hypotheses: Hypotheses,
+        scores: Scores,
+        prompts: Tokens,
+        temperature: float,
+        seeds: Sequence[int],
+    ) -> list[Found]:
+        """Draw `best_of` texts of each window, and return the likeliest of each."""
+        options, draws = self._options, self._options.best_of
+        if draws > 1:
+            hypotheses.expand_beams(draws)
+            scores, prompts = scores.repeat(draws, 0), prompts.repeat(draws, 0)
+        hundredths = round(100 * temperature)
+        found = greedy(
+            hypotheses,
+            scores,
+            prompts,
+            self._rules,
+            temperature=temperature,
+            samplers=[
+                np.random.default_rng([seed, hundredths, *([draw] if draw else [])])
+                for seed in seeds
+                for draw in range(draws)
+            ],
+            scored=draws > 1 or options.logprob_threshold is not None,
+        )
+        groups = (found[start : start + draws] for start in range(0, len(found), draws))
+        return [max(group, key=self._likelihood) for group in groups]
+
+    def _likelihood(self, found: Found) -> float:
+        return normalised(found.logprob or 0.0, len(found.tokens), self._rules)
 
     def _no_speech(self, logits: Scores) -> list[Any]:
         """Return the probability of <|nospeech|>, as `WhisperNoSpeechDetection` of transformers."""
@@ -120,7 +155,8 @@ class Windows:
         if options.logprob_threshold is not None and sure is not None:
             unsure = sure < options.logprob_threshold
         if options.no_speech_threshold is not None and silence is not None:
-            silent = unsure and silence > options.no_speech_threshold
+            sure_enough = options.logprob_threshold is not None and not unsure
+            silent = silence > options.no_speech_threshold and not sure_enough
         failed = (repeats or unsure) and not silent
         return Window(found.tokens, temperature, sure, silence, ratio, failed, silent)
 

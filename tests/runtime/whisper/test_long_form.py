@@ -5,10 +5,13 @@ prompts are told apart; and of the demo, which hears.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from exporter.families.whisper.decoding.transcribe import text_of
 from exporter.families.whisper.engine.engine import ArrayEngine
 from exporter.formats.audio import read, whole
 from exporter.runtime.transcript import Sound, Transcript
+from exporter.runtime.whisper import long_form
 from exporter.runtime.whisper.options import Options
 from exporter.runtime.whisper.transcribe import Whisper
 from tests.support.dice import dice
@@ -133,34 +137,18 @@ def test_a_failing_window_is_decoded_again(drawn: Pair) -> None:
 @pytest.mark.usefixtures("same_features")
 def test_text_before_is_left_out_after_a_hot_window(drawn: Pair) -> None:
     """transformers compares with 0.5; the tokens drawn differ, so only the next prompt is seen."""
-    prompts: list[int] = []
-    engine = drawn.whisper.engine
-    usual = engine.start
-
-    def start(encoded: Any) -> Any:
-        hypotheses = usual(encoded)
-        step = hypotheses.step
-
-        def listening(ids: Any) -> Any:
-            if ids.shape[1] > 1:
-                prompts.append(ids.shape[1])
-            return step(ids)
-
-        hypotheses.step = listening  # type: ignore[method-assign]
-        return hypotheses
-
+    prompts: list[list[int]] = []
     hot, cool = (
         Options(language="en", condition_on_previous=True, temperatures=(value,), timestamps=True)
         for value in (0.5, 0.4)
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "start", start)
+    with listening(drawn, prompts):
         drawn.ours(AUDIO[1:], hot)
-        assert set(prompts) == {3}
+        assert {len(prompt) for prompt in prompts} == {3}
         prompts.clear()
         drawn.ours(AUDIO[1:], cool)
-    assert prompts[0] == 3
-    assert min(prompts[1:]) > 5
+    assert len(prompts[0]) == 3
+    assert min(len(prompt) for prompt in prompts[1:]) > 5
 
 
 def test_drawn_texts_are_the_same_in_every_run(drawn: Pair) -> None:
@@ -195,9 +183,79 @@ def test_batches(drawn: Pair, size: int) -> None:
         assert drawn.ours(audio, replace(given, batch_size=size)) == drawn.ours(audio, given)
 
 
+def test_a_prefix_is_before_the_first_window_alone(drawn: Pair) -> None:
+    """As text that was said: `generate` gets the same as the tokens that begin the window."""
+    prompts: list[list[int]] = []
+    given = Options(language="en", prefix="red blue", timestamps=True)
+    prefix = drawn.text.encode(" red blue")
+    with listening(drawn, prompts):
+        (found,) = drawn.ours(AUDIO[1:], given)
+    init = drawn.settings.init(drawn.settings.languages["en"], None, timestamps=True)
+    assert prompts[0] == [*init, *prefix]
+    assert set(map(tuple, prompts[1:])) == {(*init,)}
+    assert not found.text.startswith("red blue")
+
+
+def test_the_language_of_each_window(drawn: Pair) -> None:
+    prompts: list[list[int]] = []
+    with listening(drawn, prompts):
+        drawn.ours(AUDIO[1:], Options(multilingual=True, timestamps=True))
+    assert len({prompt[1] for prompt in prompts}) > 1
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.0, 1), (1.0, 3)])
+def test_the_language_of_most_windows(drawn: Pair, threshold: float, count: int) -> None:
+    """Nothing is above 1, so all three windows are listened to; each is likely enough for 0."""
+    heard: list[int] = []
+    found = [5, 7, 7]
+    with pytest.MonkeyPatch.context() as patch:
+
+        def find(engine: Any, encoded: Any, start: int, tokens: Any) -> Any:
+            heard.append(start)
+            return np.array([found[len(heard) - 1]]), np.array([0.5])
+
+        patch.setattr(long_form, "find_languages", find)
+        prompts: list[list[int]] = []
+        with listening(drawn, prompts):
+            drawn.ours(
+                AUDIO[1:],
+                Options(
+                    language_detection_segments=3,
+                    language_detection_threshold=threshold,
+                    timestamps=True,
+                ),
+            )
+    assert len(heard) == count
+    assert {prompt[1] for prompt in prompts} == {5 if count == 1 else 7}
+
+
+@contextmanager
+def listening(pair: Pair, prompts: list[list[int]]) -> Iterator[None]:
+    """Note the prompts of windows."""
+    engine = pair.whisper.engine
+    usual = engine.start
+
+    def start(encoded: Any) -> Any:
+        hypotheses = usual(encoded)
+        step = hypotheses.step
+
+        def noting(ids: Any) -> Any:
+            if ids.shape[1] > 1:
+                prompts.extend(ids.tolist())
+            return step(ids)
+
+        hypotheses.step = noting  # type: ignore[method-assign]
+        return hypotheses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "start", start)
+        yield
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"prefix": "red " * 40}, "prefix has 4. tokens: at most 16"),
         ({"initial_prompt": "red " * 40}, r"have 4\d tokens: at most 31"),
         ({"hotwords": "red " * 20, "condition_on_previous": True}, "at most 15"),
         ({"initial_prompt": "a <|nospeech|>"}, "special token"),

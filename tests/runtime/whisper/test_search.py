@@ -18,6 +18,7 @@ from exporter.families.whisper.engine.engine import ArrayEngine
 from exporter.runtime.whisper.engine import Features
 from exporter.runtime.whisper.language import find_languages
 from exporter.runtime.whisper.options import Options
+from exporter.runtime.whisper.rules import Rules
 from exporter.runtime.whisper.search import greedy
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.windows import Windows
@@ -171,10 +172,14 @@ def test_languages(tiny_whisper: Path) -> None:
     settings, features = settings_of(model), windows(model, *range(1, 9))
     engine = ArrayEngine(model.engine)
     tokens = settings.language_tokens[::-1]
-    found = find_languages(engine, engine.encode(features), settings.start, tokens)
+    found, chances = find_languages(engine, engine.encode(features), settings.start, tokens)
     with torch.inference_mode():
         expected = model.detect_language(torch.from_numpy(features))
+        start = torch.full((8, 1), settings.start)
+        logits = model(torch.from_numpy(features), decoder_input_ids=start).logits[:, -1]
     assert found.tolist() == expected.tolist()
+    probabilities = logits[:, np.sort(tokens)].softmax(-1).amax(-1)
+    assert chances == pytest.approx(probabilities.numpy(), rel=1e-5)
     assert len(set(found.tolist())) > 1
 
 
@@ -282,3 +287,104 @@ def test_scores_are_transformers_own(
         assert ours.avg_logprob == pytest.approx(seen["logprobs"][-1], abs=1e-5)
         assert ours.compression_ratio == pytest.approx(seen["ratio"][-1])
         assert ours.no_speech_prob == pytest.approx(float(silence), rel=1e-5)
+
+
+Rows = list[list[int]]
+
+
+def patient_search(
+    decode: Any, prompt: list[int], rules: Rules, beams: int, enough: int
+) -> tuple[list[int], float]:
+    """`BeamSearchDecoder` and `MaximumLikelihoodRanker` of openai-whisper, for one window.
+
+    `decode` returns the logits after each row of tokens.
+    """
+    rows: Rows = [prompt] * beams
+    sums, finished = [0.0] * beams, dict[tuple[int, ...], float]()
+    while len(rows[0]) < rules.longest(len(prompt)) and len(finished) < enough:
+        logits = np.array(decode(rows))
+        rules.apply(logits, np.array(rows), len(prompt))
+        logprobs = torch.from_numpy(logits).log_softmax(-1)
+        scores, ended = dict[tuple[int, ...], float](), dict[tuple[int, ...], float]()
+        for row, total, each in zip(rows, sums, logprobs, strict=True):
+            best = each.topk(beams + 1)
+            for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                scores[(*row, token)] = total + value
+        rows, sums = [], []
+        for sequence in sorted(scores, key=lambda each: scores[each], reverse=True):
+            if sequence[-1] == rules.end:
+                ended[sequence] = scores[sequence]
+                continue
+            rows.append([*sequence])
+            sums.append(scores[sequence])
+            if len(rows) == beams:
+                break
+        finished.update([*ended.items()][: enough - len(finished)])
+    running = [((*row, rules.end), total) for row, total in zip(rows, sums, strict=True)]
+    finished.update(running[: max(beams - len(finished), 0)])
+    best_one = max(finished, key=lambda each: finished[each] / max(len(each) - len(prompt) - 1, 1))
+    return [*best_one[len(prompt) : -1]], finished[best_one]
+
+
+@pytest.mark.parametrize("times", [False, True])
+@pytest.mark.parametrize(("beams", "patience"), [(2, 1.0), (3, 1.0), (3, 2.0), (5, 1.5)])
+@pytest.mark.parametrize("eagerness", [1.0, 5.0])
+def test_patience(
+    tiny_whisper: Path, beams: int, patience: float, eagerness: float, times: bool
+) -> None:
+    """Texts, and their log-probabilities, are those of openai-whisper's search."""
+    model = dice(tiny_whisper, eagerness, -1.0)
+    settings, engine = settings_of(model), ArrayEngine(model.engine)
+    options = Options(
+        language="en",
+        num_beams=beams,
+        patience=patience,
+        logprob_threshold=-99.0,
+        max_new_tokens=10,
+    )
+    init = settings.init(settings.languages["en"], None, timestamps=times)
+    features = windows(model, 1, 2, 3)
+    decoder = Windows(engine, settings, options, timestamps=times)
+    found = decoder.decode(engine.encode(features), np.array([init] * 3), 0, range(3))
+    rules = options.rules(settings, timestamps=times)
+    for window, ours in zip(features, found, strict=True):
+
+        def decode(rows: Rows, window: Any = window) -> Any:
+            with torch.inference_mode():
+                repeated = torch.from_numpy(window).expand(len(rows), -1, -1)
+                logits = model(repeated, decoder_input_ids=torch.tensor(rows)).logits
+            return logits[:, -1].numpy()
+
+        tokens, total = patient_search(decode, init, rules, beams, round(beams * patience))
+        assert ours.tokens == tokens
+        ended = len(tokens) < 10
+        assert ours.avg_logprob == pytest.approx(total / (len(tokens) + ended), rel=1e-5)
+
+
+def test_the_likeliest_of_several_drawn_texts_is_taken(tiny_whisper: Path) -> None:
+    """Each is drawn by itself, so the best of more is at least as likely."""
+    model = dice(tiny_whisper, 2.0)
+    settings, engine = settings_of(model), ArrayEngine(model.engine)
+    init = settings.init(settings.languages["en"], None, timestamps=False)
+    encoded = engine.encode(windows(model, 1, 2))
+
+    def drawn(best_of: int) -> list[Any]:
+        options = Options(
+            language="en",
+            temperatures=(1.0,),
+            best_of=best_of,
+            max_new_tokens=8,
+            logprob_threshold=-99.0,
+        )
+        decoder = Windows(engine, settings, options, timestamps=False)
+        return decoder.decode(encoded, np.array([init] * 2), 0, [7, 8])
+
+    def score(window: Any) -> float:
+        count = len(window.tokens)
+        return float(window.avg_logprob * (count + (count < 8)) / max(count, 1))
+
+    scores = [[score(window) for window in drawn(count)] for count in (1, 2, 5, 20)]
+    for row in range(2):
+        each = [one[row] for one in scores]
+        assert each == sorted(each)
+        assert each[-1] > each[0]

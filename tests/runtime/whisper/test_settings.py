@@ -118,11 +118,10 @@ def checked(folder: Path, **options: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"no_speech_threshold": 0.6}, "no_speech_threshold needs a logprob_threshold"),
-        (
-            {"hotwords": "a", "initial_prompt": "b", "condition_on_previous": True},
-            "hotwords, initial_prompt and condition_on_previous: give two",
-        ),
+        ({"language": "de", "multilingual": True}, "leave language out"),
+        ({"patience": 2.0}, "patience is for a beam search"),
+        ({"best_of": 5}, "best_of is for drawn texts"),
+        ({"max_new_tokens": 45, "prefix": "a"}, "at most 44"),
         ({"max_new_tokens": 61}, "at most 60"),
         ({"max_new_tokens": 29, "condition_on_previous": True}, "at most 28"),
         ({"max_new_tokens": 29, "initial_prompt": "a"}, "at most 28"),
@@ -140,7 +139,11 @@ def test_options_that_fit(tiny_whisper: Path, english_whisper: Path) -> None:
     checked(tiny_whisper, logprob_threshold=-1.0, no_speech_threshold=0.6, max_new_tokens=60)
     checked(tiny_whisper, hotwords="a", initial_prompt="b", max_new_tokens=28)
     checked(tiny_whisper, hotwords="a", condition_on_previous=True, max_new_tokens=13)
-    checked(english_whisper, temperatures=(0.0, 0.2))
+    checked(tiny_whisper, no_speech_threshold=0.6, multilingual=True)
+    checked(tiny_whisper, hotwords="a", initial_prompt="b", condition_on_previous=True)
+    checked(english_whisper, temperatures=(0.0, 0.2), best_of=5, num_beams=2, patience=1.5)
+    with pytest.raises(RecipeError, match="takes no multilingual"):
+        checked(english_whisper, multilingual=True)
     with pytest.raises(RecipeError, match="takes no language"):
         checked(english_whisper, language="en")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from exporter.families.whisper.decoding import original
 from exporter.families.whisper.decoding.settings import options_of, own_settings
-from exporter.families.whisper.engine.engine import ArrayEngine
+from exporter.families.whisper.engine.eager import eager_engine
+from exporter.families.whisper.engine.engine import ArrayEngine, Engine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.whisper.text import Text
@@ -25,6 +26,7 @@ def transcribe(
     `model` is a `WhisperForConditionalGeneration`, `processor` its `WhisperProcessor`; transformers
     does not type the parts of both. A model without an `engine` is the original: transformers'
     own `generate` decodes it, so that it is the reference of comparisons, of tokens and of time.
+    Options that `generate` lacks are followed by our own decoding, of its float32 modules.
 
     Recordings within the window are decoded `decoding.batch_size` at a time; longer ones one by
     one, with timestamps, because the window moves from one timestamp to the next.
@@ -32,6 +34,8 @@ def transcribe(
     options, extractor = options_of(model, decoding), processor.feature_extractor
     settings, text = own_settings(model, extractor), text_of(processor.tokenizer)
     engine = getattr(model, "engine", None)
+    if engine is None and options.beyond_generate:
+        engine = _float_engine(model)
     if engine is not None:
         return Whisper(ArrayEngine(engine), settings, text).transcribe(audio, options)
     transcripts: dict[int, Transcript] = {}
@@ -50,7 +54,15 @@ def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
     return torch.from_numpy(own_settings(model, extractor).mel(sounds)).to(model.device)
 
 
+_engines: WeakKeyDictionary[Any, Engine] = WeakKeyDictionary()
 _texts: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()
+
+
+def _float_engine(model: Any) -> Engine:
+    """Return the engine of an original, whose caches are kept for its next recordings."""
+    if model not in _engines:
+        _engines[model] = eager_engine(model)
+    return _engines[model]
 
 
 def text_of(tokenizer: Any) -> Text:
