@@ -6,17 +6,22 @@ model will do. The vocabulary comes from the file of ranks inside the `openai-wh
 
     pip install --no-deps openai-whisper
     python -m benchmarks.random_checkpoints small checkpoints/whisper-small
+
+Such a model says anything. With `--says 64` it says the same 64 tokens of every window, between the
+times 0 and 28 s, and ends: so whole recordings are decoded alike by every program.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 import torch
@@ -36,6 +41,10 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, bytes_to
 
 END = "<|endoftext|>"
 SHARD_BYTES = 512 << 20
+LAST_S = 28
+LOUD = 20.0  # what a position says, next to the token before it
+QUIET = 0.01  # what layers add, next to it
+CERTAIN = 16.0  # by which logits are larger, so that a word is likelier than all times together
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,15 @@ SHAPES = {
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float16")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--says", type=click.IntRange(1, 400), help="Tokens of every window's text.")
 @click.option(
     "--ranks",
     type=click.Path(path_type=Path, exists=True),
     help="multilingual.tiktoken; by default the installed openai-whisper's.",
 )
-def main(shape: str, folder: Path, dtype: str, seed: int, ranks: Path | None) -> None:
+def main(
+    shape: str, folder: Path, dtype: str, seed: int, says: int | None, ranks: Path | None
+) -> None:
     """Write a checkpoint of SHAPE into FOLDER."""
     chosen = SHAPES[shape]
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +93,8 @@ def main(shape: str, folder: Path, dtype: str, seed: int, ranks: Path | None) ->
     config.save_pretrained(folder)
     generation_config(tokenizer, chosen).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=chosen.mels).save_pretrained(folder)
-    size = write_weights(folder, config, getattr(torch, dtype), seed)
+    script = script_of(tokenizer, says, seed) if says else {}
+    size = write_weights(folder, config, getattr(torch, dtype), seed, script)
     click.echo(f"{folder}: {size / 1e6:.0f} MB of {dtype}, {len(tokenizer)} tokens")
 
 
@@ -189,12 +202,29 @@ def generation_config(tokenizer: WhisperTokenizer, shape: Shape) -> GenerationCo
     )
 
 
-def write_weights(folder: Path, config: WhisperConfig, dtype: torch.dtype, seed: int) -> int:
+def script_of(tokenizer: WhisperTokenizer, tokens: int, seed: int) -> dict[int, int]:
+    """Return the token to say after each position of the decoder.
+
+    A prompt has three tokens, and a fourth one where no times are told.
+    """
+    drawing = torch.Generator().manual_seed(seed)
+    first, last, end = tokenizer.convert_tokens_to_ids(["<|0.00|>", f"<|{LAST_S:.2f}|>", END])
+    words = torch.randint(end // 2, end, (tokens,), generator=drawing).tolist()
+    return dict(enumerate([first, *words, last, end], start=2))
+
+
+def write_weights(
+    folder: Path,
+    config: WhisperConfig,
+    dtype: torch.dtype,
+    seed: int,
+    script: Mapping[int, int] = MappingProxyType({}),
+) -> int:
     """Write the tensors as transformers would, in shards of bounded size; return all bytes."""
     shards: list[Path] = []
     index: dict[str, str] = {}
     total = 0
-    for shard in _shards(config, dtype, seed):
+    for shard in _shards(config, dtype, seed, script):
         shards.append(folder / f"shard-{len(shards)}")
         save_file(shard, shards[-1], metadata={"format": "pt"})
         index |= dict.fromkeys(shard, str(len(shards)))
@@ -211,12 +241,15 @@ def write_weights(folder: Path, config: WhisperConfig, dtype: torch.dtype, seed:
     return total
 
 
-def _shards(config: WhisperConfig, dtype: torch.dtype, seed: int) -> Iterator[dict[str, Tensor]]:
+def _shards(
+    config: WhisperConfig, dtype: torch.dtype, seed: int, script: Mapping[int, int]
+) -> Iterator[dict[str, Tensor]]:
     with torch.device("meta"):
         wanted = WhisperForConditionalGeneration(config).state_dict()
     wanted.pop("proj_out.weight")  # tied to the embedding, and not stored
     generator = torch.Generator().manual_seed(seed)
     shard: dict[str, Tensor] = {}
+    words = torch.empty(0)
     for name, meta in wanted.items():
         if (
             sum(tensor.nbytes for tensor in shard.values()) + meta.numel() * dtype.itemsize
@@ -224,7 +257,16 @@ def _shards(config: WhisperConfig, dtype: torch.dtype, seed: int) -> Iterator[di
         ):
             yield shard
             shard = {}
-        shard[name] = _values(name, meta, generator).to(dtype)
+        values = _values(name, meta, generator)
+        if script and name.endswith("decoder.embed_tokens.weight"):
+            words = values[[*script.values()]].clone()
+        elif script and name.endswith("decoder.embed_positions.weight"):
+            values[[*script]] = LOUD * words
+        elif script and re.search(r"decoder\.layers\..*(out_proj|fc2)\.weight$", name):
+            values *= QUIET
+        elif script and name.endswith("decoder.layer_norm.weight"):
+            values *= CERTAIN
+        shard[name] = values.to(dtype)
     yield shard
 
 

@@ -148,6 +148,32 @@ RIVALS: dict[str, Rival] = {
         warmups=3,
     ),
 }
+# For long recordings: benchmarks/peers/recordings.py. Workers warm up by themselves.
+_SEQUENTIAL, _CHUNKED = {"chunked": False}, {"chunked": True, "batch": 8}
+RECORDING_RIVALS: dict[str, Rival] = {
+    **{
+        f"{kind}{ending}": Rival(
+            f"{kind}{told}", OWN, "recordings.exporter_worker", kind, options, warmups=0
+        )
+        for ending, told, options in (
+            ("", "", _SEQUENTIAL),
+            ("-chunked", ", chunks of speech", _CHUNKED),
+        )
+        for kind in ("aoti", "onnx-int8")
+    },
+    **{
+        f"faster-whisper{ending}": Rival(
+            f"faster-whisper int8{told}",
+            *("faster-whisper", "recordings.faster_whisper_worker", "ctranslate2-int8"),
+            {"compute_type": "int8", **options},
+            warmups=0,
+        )
+        for ending, told, options in (
+            ("", "", _SEQUENTIAL),
+            ("-batched", ", batched", _CHUNKED),
+        )
+    },
+}
 # For CTC checkpoints: benchmarks/peers/ctc.py.
 CTC_RIVALS: dict[str, Rival] = {
     "aoti": Rival("aoti", OWN, "ctc.exporter_worker", "aoti"),

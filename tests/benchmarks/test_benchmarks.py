@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -11,19 +12,23 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from benchmarks import random_checkpoints
 from benchmarks.build_cost.results import ideal_bytes
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.recognition.load import load_original
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a shape so small that its shards must be small too."""
-    folder = tmp_path_factory.mktemp("benchmarks")
+    return written(tmp_path_factory.mktemp("benchmarks"))
+
+
+def written(folder: Path, *options: str) -> Path:
     tokens = [*(bytes([byte]) for byte in range(256)), b" t", b"he", b" the", b"re", b" there"]
     lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
     (folder / "ranks").write_text("\n".join(lines) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random_checkpoints, "SHAPES", {"tiny": random_checkpoints.Shape(64, 2, 2, 2)})
         patch.setattr(random_checkpoints, "SHARD_BYTES", 200_000)
-        arguments = ["tiny", str(folder / "toy"), "--ranks", str(folder / "ranks")]
+        arguments = ["tiny", str(folder / "toy"), "--ranks", str(folder / "ranks"), *options]
         done = CliRunner().invoke(random_checkpoints.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return folder / "toy"
@@ -61,3 +66,19 @@ def test_the_ideal_size_counts_every_tensor_once(toy: Path) -> None:
     tables = 64 * (tokens + 1500 + 448)
     rest = 2 * (biases + norms + convolutions + tables)
     assert ideal_bytes(opened) == weights + 4 * scales + rest
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_a_checkpoint_that_says_the_same_of_every_window(tmp_path: Path, timestamps: bool) -> None:
+    """Seventy seconds are three windows, each with as many tokens."""
+    recogniser = load_original(written(tmp_path, "--says", "20"))
+    recording = np.random.default_rng(0).normal(0, 0.1, 70 * 16_000).astype(np.float32)
+    long = recogniser.transcribe(recording, sampling_rate=16_000, language="en")
+    assert [(each.start_s, each.end_s) for each in long.segments] == [(0, 28), (30, 58), (60, 70)]
+    assert len({each.text for each in long.segments}) == 1
+    (short,) = recogniser.transcribe(
+        [recording[: 9 * 16_000]], sampling_rate=16_000, language="en", timestamps=timestamps
+    )
+    assert short.text == long.segments[0].text
+    assert 3 * short.tokens == long.tokens
+    assert len(short.tokens) == 20

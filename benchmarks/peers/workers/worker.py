@@ -64,30 +64,29 @@ def measure(open_model: Callable[[Request], Opened], request: Request) -> dict[s
     called = time.monotonic()
     opened = open_model(request)
     ready = time.monotonic()
-    warmup_s = [timed(opened.transcribe) for _ in range(request.warmups)]
+    warmups = [timed(opened.transcribe) for _ in range(request.warmups)]
     before, started = foreign_cpu_s(), time.monotonic()
-    seconds = [timed(opened.transcribe) for _ in range(request.runs)]
+    runs = [timed(opened.transcribe) for _ in range(request.runs)]
     capacity_s = (time.monotonic() - started) * len(os.sched_getaffinity(0))
     foreign_s = foreign_cpu_s() - before
-    texts = opened.transcribe()
     return {
         "load_s": ready - called,
         "ready_s": ready - request.started,
-        "warmup_s": warmup_s,
-        "seconds": seconds,
+        "warmup_s": [seconds for seconds, _ in warmups],
+        "seconds": [seconds for seconds, _ in runs],
         "foreign_share": round(max(0.0, foreign_s / capacity_s), 3),
         "tokens": opened.count(),
-        "texts": texts,
+        "texts": runs[-1][1],
         "peak_rss_bytes": peak_rss_bytes(),
         "versions": versions_of(opened.packages),
     }
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
+def timed(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
+    """Return the seconds of one call, and its texts."""
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    texts = call()
+    return time.perf_counter() - started, texts
 
 
 def foreign_cpu_s() -> float:
