@@ -136,6 +136,8 @@ def figures(
         "foreign_share": max(answer["foreign_share"] for answer in answers),
         "load_average": max(answer["load_average"] for answer in answers),
     }
+    first = [each["ready_s"] + [*each["warmup_s"], *each["seconds"]][0] for each in answers]
+    told["first_text_s"] = round(statistics.median(first), 3)
     for name in ("load_s", "ready_s", "peak_rss_bytes"):
         told[name] = round(statistics.median(answer[name] for answer in answers), 3)
     told["warmup_s"] = [round(value, 3) for value in answers[-1]["warmup_s"]]

@@ -31,6 +31,7 @@ from benchmarks.peers.systems import (
     CONVERSIONS,
     ENVIRONMENTS,
     OWN,
+    RUNTIMES,
     TORCH,
     UNWANTED,
     Conversion,
@@ -119,7 +120,8 @@ def prepare(bench: Bench, name: str) -> None:
     if name == OWN:
         return
     folder = bench.work / "environments" / name
-    wanted = " ".join((TORCH, *ENVIRONMENTS[name]))
+    packages = [each.format(root=ROOT) for each in ENVIRONMENTS[name]]
+    wanted = " ".join(packages if name in RUNTIMES else (TORCH, *packages))
     stamp = folder / "ready"
     if stamp.exists() and stamp.read_text() == wanted:
         return
@@ -128,7 +130,7 @@ def prepare(bench: Bench, name: str) -> None:
     pip = [str(bench.python(name)), "-m", "pip", "--quiet"]
     commands = [
         [sys.executable, "-m", "venv", str(folder)],
-        [*pip, "install", TORCH],
+        *([] if name in RUNTIMES else [[*pip, "install", TORCH]]),
         [*pip, "install", *wanted.split()],
         *([*pip, "uninstall", "--yes", package] for package in UNWANTED.get(name, ())),
     ]

