@@ -175,8 +175,8 @@ class Recogniser:
         """Transcribe recordings as they arrive, and yield each transcript as soon as it is done.
 
         Reads `batch_size` recordings, yields their transcripts, releases them, and only then reads
-        more, so `audio` may be an endless generator. A recording longer than the model's window is
-        decoded alone, and a long file is read in blocks, so that memory does not follow its length.
+        more, so `audio` may be an endless generator. A file longer than two minutes is read in
+        blocks, so that memory does not follow its length, and a longer array is decoded alone.
         If a recording cannot be used, the transcripts of those before it are yielded before the
         error is raised.
 
@@ -255,16 +255,16 @@ class Recogniser:
     def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Sound]]:
         """Yield batches of recordings; those before a faulty one come before its error.
 
-        A long one is a batch of its own, so that few samples are in memory together.
+        Long files are in no memory; a long array is a batch of its own.
         """
         batch: list[Sound] = []
         names, recordings = named
-        window = self.window
+        most = audio_files.WHOLE_S * self.sampling_rate
         try:
             for recording in recordings:  # `zip` would keep a reference while the next is read
                 sound = audio_files.load(recording, self.sampling_rate, rate, next(names))
                 del recording
-                alone = isinstance(sound, LongAudio) or len(sound) > window
+                alone = not isinstance(sound, LongAudio) and len(sound) > most
                 if alone and batch:
                     yield batch
                     batch = []

@@ -160,7 +160,7 @@ def test_a_wrong_value_is_told_as_a_recipes(original: Recogniser, words: str) ->
 
 
 def test_an_unknown_option_is_a_type_error(original: Recogniser) -> None:
-    known = "Known: batch_size, .*, language, length_penalty, .*, num_beams, .*, timestamps"
+    known = "Known: batch_size, .*, language, length_penalty, .*, num_beams, .*, timestamps, .*"
     told = rf"an unknown option 'num_beam'; did you mean 'num_beams'\? {known}$"
     with pytest.raises(TypeError, match=told):
         original.transcribe("speech.wav", num_beam=5)

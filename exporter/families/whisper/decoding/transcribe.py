@@ -10,11 +10,12 @@ from torch import Tensor
 
 from exporter.families.whisper.decoding import original
 from exporter.families.whisper.decoding.settings import options_of, own_settings
+from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.engine import ArrayEngine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.whisper.text import Text
-from exporter.runtime.whisper.transcribe import Whisper, groups
+from exporter.runtime.whisper.transcribe import Whisper
 
 
 def transcribe(
@@ -26,20 +27,16 @@ def transcribe(
     does not type the parts of both. A model without an `engine` is the original: transformers'
     own `generate` decodes it, so that it is the reference of comparisons, of tokens and of time.
 
-    Recordings within the window are decoded `decoding.batch_size` at a time; longer ones one by
-    one, with timestamps, because the window moves from one timestamp to the next.
+    Where it lacks an option, our own loop decodes the original's modules, in float32.
     """
     options, extractor = options_of(model, decoding), processor.feature_extractor
     settings, text = own_settings(model, extractor), text_of(processor.tokenizer)
     engine = getattr(model, "engine", None)
+    if engine is None and options.beyond_generate:
+        engine = eager_engine(model)
     if engine is not None:
         return Whisper(ArrayEngine(engine), settings, text).transcribe(audio, options)
-    transcripts: dict[int, Transcript] = {}
-    for group in groups(audio, settings, options):
-        sounds = [audio[place] for place in group]
-        decoded = original.transcribe(model, extractor, settings, text, sounds, options)
-        transcripts.update(zip(group, decoded, strict=True))
-    return [transcripts[place] for place in range(len(audio))]
+    return original.transcribe(model, extractor, settings, text, audio, options)
 
 
 def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:
