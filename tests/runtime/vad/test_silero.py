@@ -55,6 +55,7 @@ def test_an_empty_recording() -> None:
 
 def test_memory_does_not_follow_the_length() -> None:
     """Ten minutes in blocks: numpy tells its arrays to tracemalloc."""
+
     def blocks(minutes: int) -> Iterator[Array]:
         source = np.random.default_rng(0)
         for _ in range(60 * minutes):
