@@ -148,10 +148,14 @@ class Recogniser:
                 ("transcribe" or "translate"),
                 `num_beams` (1 is greedy), `length_penalty`, `repetition_penalty`,
                 `no_repeat_ngram_size`, `max_new_tokens` (of a window; None: all that fit),
-                `timestamps` (segments with times), and `batch_size` (recordings decoded together);
+                `timestamps` (segments with times), and `batch_size` (windows decoded together, of
+                several recordings or chunks);
                 for windows that fail: `temperatures`, `compression_ratio_threshold`,
                 `logprob_threshold` and `no_speech_threshold`; for text before windows:
-                `condition_on_previous`, `initial_prompt` and `hotwords`. docs/recipes.md has more.
+                `condition_on_previous`, `initial_prompt` and `hotwords`; for speech alone: `vad`
+                (with `vad_threshold`, `vad_min_speech_s`, `vad_min_silence_s` and
+                `vad_speech_pad_s`), `long_form` ("sequential" or "chunked") and `clip_timestamps`.
+                docs/recipes.md has more.
                 For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
 
         Returns:

@@ -16,6 +16,7 @@ import torch
 import exporter
 from exporter import Recogniser, Transcript
 from exporter.errors import DataError, MachineError, RecipeError
+from exporter.formats import audio as audio_files
 from tests.support.golden import GOLDEN
 from tests.support.tiny import make_whisper
 
@@ -209,8 +210,11 @@ def test_no_more_than_a_batch_is_read_or_held(artifact: Recogniser, size: int) -
     assert max(alive) < size
 
 
-def test_recordings_longer_than_the_window_are_not_gathered(original: Recogniser) -> None:
+def test_long_arrays_are_not_gathered(
+    original: Recogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the batch: they are decoded one by one, so more of them are not held."""
+    monkeypatch.setattr(audio_files, "WHOLE_S", 3)
     made = []
 
     def recordings() -> Iterator[np.ndarray]:
