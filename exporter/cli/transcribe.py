@@ -70,8 +70,8 @@ def transcribe(
     """Print the text of audio files.
 
     ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. AUDIO are files, folders, of which all
-    files that are named like audio are taken, and manifests (.jsonl). How they are decoded defaults
-    to the recipe's `decoding`. A file that cannot be read is told, costs no other file's text, and makes the exit
+    files that are named like audio are taken, and manifests (.jsonl). Options default to those of
+    the recipe. A file that cannot be read is told, costs no other file's text, and makes the exit
     code 3.
     """
     from exporter.artifact.lookup import require_audio

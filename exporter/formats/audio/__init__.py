@@ -12,6 +12,7 @@ import io
 import operator
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex, TypeAlias, TypeGuard, Union
 
@@ -82,6 +83,20 @@ def parts(sound: Samples | LongAudio, spans: Sequence[Span]) -> Samples | LongAu
     if isinstance(sound, LongAudio):
         return sound.parts(spans)
     return np.concatenate([sound[:0], *(sound[start:stop] for start, stop in spans)])
+
+
+def excerpts(sound: Samples | LongAudio, groups: Sequence[Sequence[Span]]) -> Iterator[Samples]:
+    """Yield the samples of groups of spans, joined; the recording is read once.
+
+    Args:
+        sound: The recording.
+        groups: Spans in order, and apart; none is empty.
+    """
+    spans = [span for group in groups for span in group]
+    group_of = [index for index, group in enumerate(groups) for _ in group]
+    pieces = cut(blocks(sound), spans)
+    for _, together in groupby(pieces, key=lambda piece: group_of[piece[0]]):
+        yield np.concatenate([samples for _, samples in together])
 
 
 def whole(sound: Samples | LongAudio) -> Samples:

@@ -6,9 +6,10 @@ the first adapted from Silero's own.
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from exporter.errors import RecipeError
 from exporter.formats.audio import blocks
@@ -19,6 +20,7 @@ from exporter.runtime.vad.silero import FRAME, RATE, detector
 _SHORT_PAUSE_S = 0.098  # of silence, at which a span that is too long may be cut
 _CLOSING = 0.15  # speech ends at a probability so much below that at which it begins
 _LEAST = 0.01  # but above 0
+_ROOM_S = 1.0  # for speech in the longest span
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,38 @@ class SpeechRules:
     max_speech_s: float = math.inf
     min_silence_s: float = 2.0
     speech_pad_s: float = 0.4
+
+    @classmethod
+    def of(
+        cls,
+        decoding: Mapping[str, Any],
+        max_speech_s: float = math.inf,
+        min_silence_s: float = min_silence_s,
+    ) -> "SpeechRules":
+        """Return the rules by a recipe's `decoding`.
+
+        Args:
+            decoding: The options.
+            max_speech_s: The longest span that can be decoded.
+            min_silence_s: That of a recipe that does not say.
+
+        Raises:
+            RecipeError: Padding leaves no room for speech in such a span.
+        """
+        given_s, pad_s = decoding["vad_min_silence_s"], decoding["vad_speech_pad_s"]
+        if 2 * pad_s + _ROOM_S > max_speech_s:
+            msg = (
+                f"vad_speech_pad_s {pad_s:g}: speech is cut into at most {max_speech_s:g} s, with "
+                "less than a second between the padding"
+            )
+            raise RecipeError(msg)
+        return cls(
+            threshold=decoding["vad_threshold"],
+            min_speech_s=decoding["vad_min_speech_s"],
+            max_speech_s=max_speech_s,
+            min_silence_s=min_silence_s if given_s is None else given_s,
+            speech_pad_s=pad_s,
+        )
 
 
 def find_speech(sound: Sound, rate: int, rules: SpeechRules) -> list[Span]:

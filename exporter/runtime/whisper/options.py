@@ -128,16 +128,9 @@ class Options:
 
     def speech_rules(self, window_s: float) -> SpeechRules:
         """Return when speech begins and ends, for a window of so many seconds."""
-        silence_s = self.vad_min_silence_s
-        if silence_s is None:
-            silence_s = _CHUNKS_SILENCE_S if self.chunked else SpeechRules.min_silence_s
-        return SpeechRules(
-            threshold=self.vad_threshold,
-            min_speech_s=self.vad_min_speech_s,
-            max_speech_s=window_s if self.chunked else math.inf,
-            min_silence_s=silence_s,
-            speech_pad_s=self.vad_speech_pad_s,
-        )
+        if self.chunked:
+            return SpeechRules.of(vars(self), window_s, _CHUNKS_SILENCE_S)
+        return SpeechRules.of(vars(self))
 
     def rules(self, settings: Settings, *, timestamps: bool) -> Rules:
         """Return the rules for decoding a window of a checkpoint."""

@@ -6,15 +6,11 @@ Artifacts and originals get the same pieces, so both hear the same.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
-import numpy as np
-
-from exporter.errors import RecipeError
-from exporter.formats.audio import LongAudio, blocks, parts
-from exporter.formats.audio.parts import Span, cut
-from exporter.runtime.transcript import Audio, Segment, Sound
-from exporter.runtime.vad.spans import SpeechRules, Timeline, find_speech, merged
+from exporter.formats.audio import LongAudio, blocks, excerpts, parts
+from exporter.formats.audio.parts import Span
+from exporter.runtime.transcript import Segment, Sound
+from exporter.runtime.vad.spans import Timeline, find_speech, merged
 from exporter.runtime.whisper.options import Options
 from exporter.runtime.whisper.settings import Settings
 
@@ -76,11 +72,11 @@ def _pieces(place: int, sound: Sound, settings: Settings, options: Options) -> I
     spans = _spans(sound, settings, options)
     if options.chunked:
         chunks = merged(spans, window) if options.vad else [[span] for span in spans]
-        for chunk, samples in zip(chunks, _cut(sound, chunks), strict=True):
+        for chunk, samples in zip(chunks, excerpts(sound, chunks), strict=True):
             yield Piece(place, samples, is_long=False, timeline=Timeline(chunk, rate))
     elif spans:
         long = sum(stop - start for start, stop in spans) > window
-        speech = parts(sound, spans) if long else next(_cut(sound, [spans]))
+        speech = parts(sound, spans) if long else next(excerpts(sound, [spans]))
         yield Piece(place, speech, long, Timeline(spans, rate))
 
 
@@ -88,9 +84,7 @@ def _spans(sound: Sound, settings: Settings, options: Options) -> list[Span]:
     """Return the spans of speech, or the clips, which are cut where they exceed a window."""
     rate, window = settings.mel.rate, settings.mel.samples
     if options.vad:
-        rules = options.speech_rules(window / rate)
-        _require_room(rules)
-        return find_speech(sound, rate, rules)
+        return find_speech(sound, rate, options.speech_rules(window / rate))
     length = sum(map(len, blocks(sound)))
     clips = [
         (round(start_s * rate), length if math.isinf(end_s) else min(round(end_s * rate), length))
@@ -101,22 +95,3 @@ def _spans(sound: Sound, settings: Settings, options: Options) -> list[Span]:
         for begin, stop in clips
         for start in range(begin, stop, window)
     ]
-
-
-def _require_room(rules: SpeechRules) -> None:
-    """Refuse padding that leaves no room for speech in a chunk."""
-    if 2 * rules.speech_pad_s + 1 > rules.max_speech_s:
-        msg = (
-            f"vad_speech_pad_s {rules.speech_pad_s:g}: chunks are at most {rules.max_speech_s:g} s "
-            "long, with less than a second between the padding"
-        )
-        raise RecipeError(msg)
-
-
-def _cut(sound: Sound, chunks: Sequence[Sequence[Span]]) -> Iterator[Audio]:
-    """Yield the samples of chunks, one after another; the recording is read once."""
-    spans = [span for chunk in chunks for span in chunk]
-    chunk_of = [index for index, chunk in enumerate(chunks) for _ in chunk]
-    pieces = cut(blocks(sound), spans)
-    for _, group in groupby(pieces, key=lambda piece: chunk_of[piece[0]]):
-        yield np.concatenate([samples for _, samples in group])

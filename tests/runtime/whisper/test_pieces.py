@@ -293,5 +293,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], told: str) -> 
 
 def test_padding_without_room_for_speech(drawn: Pair, speech: Audio) -> None:
     for road in (drawn.ours, drawn.theirs):
-        with pytest.raises(RecipeError, match=r"vad_speech_pad_s 2: chunks are at most \d s long"):
+        with pytest.raises(
+            RecipeError, match=r"vad_speech_pad_s 2: speech is cut into at most \d s"
+        ):
             road([speech], replace(CHUNKED, vad_speech_pad_s=2.0))
