@@ -10,18 +10,18 @@ core for a second in ten minutes of audio.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib.resources import as_file, files
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 RATE = 16_000
 FRAME = 512  # samples
-WEIGHTS = "silero_vad_v6.npz"
 
+_WEIGHTS = Path(__file__).with_name("silero_vad_v6.npz")
 _CONTEXT = 64  # samples before a frame that the network sees, too
 _PAD = 64  # samples after it, reflected
-_SIZE, _HOP, _BINS, _SPECTRA = 256, 128, 129, 4  # of the spectra of a frame
+_SIZE, _HOP = 256, 128  # of the spectra of a frame
 _WIDTH = 128  # of the LSTM
 _BATCH = 256  # frames at a time, so that intermediate results fit the CPU's caches
 
@@ -112,7 +112,7 @@ class Silero:
 @cache
 def detector() -> Silero:
     """Return the detector, whose weights are read at the first call."""
-    with as_file(files(__package__) / WEIGHTS) as path, np.load(path, allow_pickle=False) as stored:
+    with np.load(_WEIGHTS, allow_pickle=False) as stored:
         return Silero({name: stored[name] for name in stored.files})
 
 

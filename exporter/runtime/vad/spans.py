@@ -90,15 +90,16 @@ def find_speech(sound: Sound, rate: int, rules: SpeechRules) -> list[Span]:
     if rate != RATE:
         msg = f"vad hears {RATE:,} samples a second, and this model {rate:,}: leave it out"
         raise RecipeError(msg)
-    lengths: list[int] = []
+    samples = 0
 
     def counted() -> Iterator[Audio]:
+        nonlocal samples
         for block in blocks(sound):
-            lengths.append(len(block))
+            samples += len(block)
             yield block
 
     probabilities = detector()(counted()).tolist()
-    return speech_spans(probabilities, sum(lengths), rules)
+    return speech_spans(probabilities, samples, rules)
 
 
 def speech_spans(probabilities: Sequence[float], samples: int, rules: SpeechRules) -> list[Span]:
