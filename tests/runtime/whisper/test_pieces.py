@@ -4,15 +4,20 @@ Our decoding and `generate` on the same graphs and features, of a model whose lo
 a clip of the demo with pauses in it.
 """
 
+import json
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
+import exporter
 from exporter.errors import RecipeError
 from exporter.formats import audio
 from exporter.formats.audio import LongAudio, parts
@@ -22,7 +27,7 @@ from exporter.runtime.vad.spans import Timeline, find_speech, merged
 from exporter.runtime.whisper.options import Options, check_options
 from tests.runtime.whisper.test_long_form import Pair, same_features
 from tests.support.dice import dice
-from tests.support.whisper import sounds
+from tests.support.whisper import opened, sounds
 
 __all__ = ["same_features"]  # a fixture
 
@@ -297,3 +302,66 @@ def test_padding_without_room_for_speech(drawn: Pair, speech: Audio) -> None:
             RecipeError, match=r"vad_speech_pad_s 2: speech is cut into at most \d s"
         ):
             road([speech], replace(CHUNKED, vad_speech_pad_s=2.0))
+
+
+def test_memory_does_not_follow_the_length(
+    drawn: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file: the probabilities of its frames are held, 125 bytes a second."""
+    monkeypatch.setattr(audio, "WHOLE_S", 30)
+    peaks = []
+    for minutes in (1, 4):
+        path = tmp_path / f"{minutes}.wav"
+        noise = np.random.default_rng(0).normal(0, 0.01, minutes * 60 * RATE)
+        soundfile.write(path, noise, RATE)
+        sound = audio.read(path, RATE)
+        assert isinstance(sound, LongAudio)
+        tracemalloc.start()
+        assert not drawn.ours([sound], VAD)[0].segments
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + (1 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("same_features")
+def test_the_demo_hears_long_clips(repository: Path) -> None:
+    """Of 229 words it misses 25 without looking for speech, and 12 to 15 with it."""
+    folder = repository / "recipes/demo/whisper"
+    demo = Pair(opened(folder, "eager"), folder)
+    clips = repository / "recipes/demo/clips"
+    rows = [json.loads(line) for line in (clips / "manifest.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["audio"].startswith("long")]
+    given: list[Sound] = [soundfile.read(clips / r["audio"], dtype="float32")[0] for r in rows]
+    texts = [row["text"] for row in rows]
+    vad = Options(language="en", vad=True, batch_size=8)
+    for options, most in (
+        (Options(language="en"), 0.13),
+        (vad, 0.09),
+        (replace(vad, long_form="chunked"), 0.09),
+        (replace(vad, long_form="chunked", timestamps=True), 0.09),
+    ):
+        found = demo.ours(given, options)
+        assert jiwer.wer(texts, [one.text for one in found]) < most, options
+        for one, sound in zip(found, given, strict=True):
+            starts = [segment.start_s for segment in one.segments]
+            assert starts == sorted(starts)
+            assert one.segments[-1].end_s <= len(sound) / RATE
+    assert demo.theirs(given[:1], options) == found[:1]
+
+
+@pytest.mark.slow
+def test_stereo_at_another_rate(repository: Path, tmp_path: Path) -> None:
+    """Speech is looked for in what the model hears."""
+    samples, _ = soundfile.read(repository / "recipes/demo/clips/long-001.flac", dtype="float32")
+    pause = np.zeros(3 * RATE, np.float32)
+    sound = np.concatenate([pause, samples[: 6 * RATE], pause])
+    other = soxr.resample(np.stack([sound * 1.5, sound * 0.5], 1), RATE, 44_100)
+    soundfile.write(tmp_path / "stereo.wav", other, 44_100, subtype="FLOAT")
+    recogniser = exporter.load_original(repository / "recipes/demo/whisper")
+    how = {"language": "en", "vad": True, "timestamps": True}
+    plain = recogniser.transcribe(sound, sampling_rate=RATE, **how)
+    found = recogniser.transcribe(tmp_path / "stereo.wav", **how)
+    assert found.text == plain.text
+    assert "radio" in found.text
+    assert found.segments[0].start_s >= 2.6
