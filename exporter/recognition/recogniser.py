@@ -252,9 +252,16 @@ class Recogniser:
 
     def _results(self, named: _Named, rate: int | None, decoding: Values) -> Iterator[Transcript]:
         for batch in self._batches(named, rate, decoding["batch_size"]):
-            transcripts = self._decoded(batch, decoding)
-            batch.clear()  # release the recordings before more are read
-            yield from transcripts
+            try:
+                transcripts = self._decoded(batch, decoding)
+            except DataError:  # a long file is decoded no further than needed before
+                if len(batch) == 1:
+                    raise
+                for sound in batch:
+                    yield from self._decoded([sound], decoding)
+            else:
+                batch.clear()  # release the recordings before more are read
+                yield from transcripts
 
     def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Sound]]:
         """Yield batches of recordings; those before a faulty one come before its error.

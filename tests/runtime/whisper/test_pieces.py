@@ -19,15 +19,17 @@ import soxr
 
 import exporter
 from exporter.errors import RecipeError
+from exporter.families.whisper import family as whisper
 from exporter.formats import audio
 from exporter.formats.audio import LongAudio, parts
 from exporter.formats.audio.parts import Span
+from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.vad.spans import Timeline, find_speech, merged
 from exporter.runtime.whisper.options import Options, check_options
 from tests.runtime.whisper.test_long_form import Pair, same_features
 from tests.support.dice import dice
-from tests.support.whisper import opened, sounds
+from tests.support.whisper import opened, recut, sounds
 
 __all__ = ["same_features"]  # a fixture
 
@@ -365,3 +367,26 @@ def test_stereo_at_another_rate(repository: Path, tmp_path: Path) -> None:
     assert found.text == plain.text
     assert "radio" in found.text
     assert found.segments[0].start_s >= 2.6
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"vad": True, "timestamps": True},
+        {"vad": True, "long_form": "chunked", "batch_size": 2},
+        {"vad": True, "long_form": "chunked", "language": None, "task": None},
+        {"clip_timestamps": (2.0, 4.0, 6.5), "condition_on_previous": True, "max_new_tokens": 9},
+        {"clip_timestamps": (2.0, 8.0), "long_form": "chunked"},
+    ],
+    ids=str,
+)
+def test_originals_hear_the_same(tiny_whisper: Path, speech: Audio, how: dict[str, Any]) -> None:
+    """With its own features; where `generate` has no such option, our loop decodes it."""
+    processor = whisper.processor(tiny_whisper)
+    decoding = Decoding.model_validate({"language": "en", "task": "transcribe", **how})
+    original = whisper.open_original(tiny_whisper)
+    whisper.check_decoding(whisper.configs(original), decoding)
+    found = whisper.transcribe(original, processor, [speech, speech[:RATE]], decoding)
+    graphs = recut(tiny_whisper, "static")
+    assert whisper.transcribe(graphs, processor, [speech, speech[:RATE]], decoding) == found
+    assert found[0].tokens
