@@ -156,7 +156,8 @@ class Recogniser:
                 (with `vad_threshold`, `vad_min_speech_s`, `vad_min_silence_s` and
                 `vad_speech_pad_s`), `long_form` ("sequential" or "chunked") and `clip_timestamps`.
                 docs/recipes.md has more.
-                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
+                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings), `vad`
+                and its options.
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.

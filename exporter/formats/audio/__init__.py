@@ -91,12 +91,22 @@ def excerpts(sound: Samples | LongAudio, groups: Sequence[Sequence[Span]]) -> It
     Args:
         sound: The recording.
         groups: Spans in order, and apart; none is empty.
+
+    Raises:
+        DataError: It cannot be read, or is shorter than the spans: it was changed.
     """
     spans = [span for group in groups for span in group]
     group_of = [index for index, group in enumerate(groups) for _ in group]
-    pieces = cut(blocks(sound), spans)
-    for _, together in groupby(pieces, key=lambda piece: group_of[piece[0]]):
-        yield np.concatenate([samples for _, samples in together])
+    pieces = groupby(cut(blocks(sound), spans), key=lambda piece: group_of[piece[0]])
+    for group in groups:
+        _, together = next(pieces, (None, ()))
+        samples = np.concatenate([np.empty(0, np.float32), *(part for _, part in together)])
+        if len(samples) < sum(stop - start for start, stop in group):
+            msg = (
+                f"{getattr(sound, 'name', 'audio')} changed while it was read: transcribe it again"
+            )
+            raise DataError(msg)
+        yield samples
 
 
 def whole(sound: Samples | LongAudio) -> Samples:
