@@ -141,6 +141,7 @@ def _option(name: str) -> Any:
 
 
 _Temperature = Annotated[float, Field(**OPTIONS["temperatures"].limits)]
+_Clip = Annotated[float, Field(**OPTIONS["clip_timestamps"].limits)]
 
 
 class Decoding(_Strict):
@@ -176,6 +177,13 @@ class Decoding(_Strict):
     initial_prompt: Text | None = _option("initial_prompt")
     hotwords: Text | None = _option("hotwords")
     prefix: Text | None = _option("prefix")
+    long_form: Literal["sequential", "chunked"] = _option("long_form")
+    vad: bool = _option("vad")
+    vad_threshold: float = _option("vad_threshold")
+    vad_min_speech_s: float = _option("vad_min_speech_s")
+    vad_min_silence_s: float | None = _option("vad_min_silence_s")
+    vad_speech_pad_s: float = _option("vad_speech_pad_s")
+    clip_timestamps: tuple[_Clip, ...] | None = _option("clip_timestamps")
 
 
 class Data(_Strict):

@@ -64,6 +64,7 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"exporter"}
     assert wheel.name.startswith("asr_exporter-")
+    assert {"exporter/runtime/vad/silero_vad_v6.npz", "exporter/runtime/vad/LICENSE"} <= {*names}
     held = {
         name.removeprefix("exporter/") for name in names if name.startswith("exporter/validate")
     }

@@ -168,13 +168,16 @@ _ONE_PASS: Mapping[str, Any] = {
     "compression_ratio_threshold": None,
     "logprob_threshold": None,
     "no_speech_threshold": None,
+    "long_form": "sequential",
+    "vad": False,
+    "clip_timestamps": None,
 }
 
 
 def _decoding(wanted: Decoding, load: Workload) -> Decoding:
     """Return the recipe's decoding with the workload's changes.
 
-    Noise gets no timestamps, and one pass: it would fail every threshold.
+    Noise gets no timestamps, and one pass: it would fail every threshold, and is no speech.
     """
     changes: dict[str, Any] = {} if load.audio else {"timestamps": False, **_ONE_PASS}
     if load.batch:

@@ -33,6 +33,15 @@ _SUFFIXES = {"text": ".txt"}
 @click.option("--language", metavar="CODE", help="Language of the speech, like en.")
 @click.option("--task", type=click.Choice(["transcribe", "translate"]), help="Output text.")
 @click.option("--timestamps", is_flag=True, help="Print start and end of each segment.")
+@click.option("--vad/--no-vad", default=None, help="Hear only where somebody speaks.")
+@click.option(
+    "--long-form",
+    type=click.Choice(["sequential", "chunked"]),
+    help="How long recordings are decoded; chunked needs --vad.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1, 1024), metavar="N", help="Windows decoded together."
+)
 @click.option(
     "--format", "form", type=click.Choice(_FORMATS), default="text", help="Default: text."
 )
@@ -61,8 +70,8 @@ def transcribe(
     """Print the text of audio files.
 
     ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. AUDIO are files, folders, of which all
-    files that are named like audio are taken, and manifests (.jsonl). Language and task default to
-    the recipe's. A file that cannot be read is told, costs no other file's text, and makes the exit
+    files that are named like audio are taken, and manifests (.jsonl). Options default to those of
+    the recipe. A file that cannot be read is told, costs no other file's text, and makes the exit
     code 3.
     """
     from exporter.artifact.lookup import require_audio

@@ -150,12 +150,17 @@ class Recogniser:
                 `language_detection_threshold`, `num_beams` (1 is greedy), `patience`, `best_of`,
                 `length_penalty`, `repetition_penalty`, `no_repeat_ngram_size`,
                 `max_new_tokens` (of a window; None: all that fit), `timestamps` (segments with
-                times), and `batch_size` (recordings decoded together);
+                times), and `batch_size` (windows decoded together, of several recordings or
+                chunks);
                 for windows that fail: `temperatures`, `compression_ratio_threshold`,
                 `logprob_threshold` and `no_speech_threshold`; for text before windows:
-                `condition_on_previous`, `initial_prompt`, `hotwords` and `prefix`. docs/recipes.md
-                has more.
-                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
+                `condition_on_previous`, `initial_prompt`, `hotwords` and `prefix`; for speech
+                alone: `vad`
+                (with `vad_threshold`, `vad_min_speech_s`, `vad_min_silence_s` and
+                `vad_speech_pad_s`), `long_form` ("sequential" or "chunked") and `clip_timestamps`.
+                docs/recipes.md has more.
+                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings), `vad`
+                and its options.
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.
@@ -178,8 +183,8 @@ class Recogniser:
         """Transcribe recordings as they arrive, and yield each transcript as soon as it is done.
 
         Reads `batch_size` recordings, yields their transcripts, releases them, and only then reads
-        more, so `audio` may be an endless generator. A recording longer than the model's window is
-        decoded alone, and a long file is read in blocks, so that memory does not follow its length.
+        more, so `audio` may be an endless generator. A file longer than two minutes is read in
+        blocks, so that memory does not follow its length, and a longer array is decoded alone.
         If a recording cannot be used, the transcripts of those before it are yielded before the
         error is raised.
 
@@ -251,23 +256,30 @@ class Recogniser:
 
     def _results(self, named: _Named, rate: int | None, decoding: Values) -> Iterator[Transcript]:
         for batch in self._batches(named, rate, decoding["batch_size"]):
-            transcripts = self._decoded(batch, decoding)
-            batch.clear()  # release the recordings before more are read
-            yield from transcripts
+            try:
+                transcripts = self._decoded(batch, decoding)
+            except DataError:  # a long file is decoded no further than needed before
+                if len(batch) == 1:
+                    raise
+                for sound in batch:
+                    yield from self._decoded([sound], decoding)
+            else:
+                batch.clear()  # release the recordings before more are read
+                yield from transcripts
 
     def _batches(self, named: _Named, rate: int | None, size: int) -> Iterator[list[Sound]]:
         """Yield batches of recordings; those before a faulty one come before its error.
 
-        A long one is a batch of its own, so that few samples are in memory together.
+        Long files are in no memory; a long array is a batch of its own.
         """
         batch: list[Sound] = []
         names, recordings = named
-        window = self.window
+        most = audio_files.WHOLE_S * self.sampling_rate
         try:
             for recording in recordings:  # `zip` would keep a reference while the next is read
                 sound = audio_files.load(recording, self.sampling_rate, rate, next(names))
                 del recording
-                alone = isinstance(sound, LongAudio) or len(sound) > window
+                alone = not isinstance(sound, LongAudio) and len(sound) > most
                 if alone and batch:
                     yield batch
                     batch = []

@@ -101,8 +101,9 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)
     run = _live if request.live else _batched
-    files, done = _reported(request.audio, progress), 0
+    done = 0
     while done < len(request.audio):
+        files = _reported(request.audio, done, progress)
         try:
             for row in run(recogniser, files, request.changes):
                 done += "segment" not in row
@@ -134,9 +135,9 @@ def _live(
                 break
 
 
-def _reported(paths: Sequence[Path], progress: Progress) -> Iterator[Path]:
-    """Yield the files one by one, and report each to `progress`."""
-    for index, path in enumerate(paths):
+def _reported(paths: Sequence[Path], done: int, progress: Progress) -> Iterator[Path]:
+    """Yield the files that are not done one by one, and report each to `progress`."""
+    for index, path in enumerate(paths[done:], done):
         name = readable_name(path.name)
         progress(f"file {index + 1} of {len(paths)} ({name})", index / len(paths))
         yield path

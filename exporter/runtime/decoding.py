@@ -83,6 +83,13 @@ OPTIONS: Mapping[str, Option] = {
     "initial_prompt": Option(str, None),
     "hotwords": Option(str, None),
     "prefix": Option(str, None),
+    "long_form": Option(str, "sequential", choices=("sequential", "chunked")),
+    "vad": Option(bool, False),
+    "vad_threshold": Option(float, 0.5, above=0, most=1),
+    "vad_min_speech_s": Option(float, 0.0, least=0, most=10),
+    "vad_min_silence_s": Option(float, None, least=0, most=60),
+    "vad_speech_pad_s": Option(float, 0.4, least=0, most=5),
+    "clip_timestamps": Option(tuple, None, least=0, most=86_400, longest=2000),
 }
 
 
@@ -158,7 +165,7 @@ def _checked(values: Values, given: Values) -> dict[str, Any]:
         option, value = OPTIONS[name], given[name]
         if problems := [*_problems_of_each(name, option, value)]:
             wrong += problems
-        elif option.kind is tuple:
+        elif option.kind is tuple and value is not None:
             result[name] = tuple(map(float, value))
         elif option.kind is float and value is not None:
             result[name] = float(value)
@@ -171,7 +178,7 @@ def _checked(values: Values, given: Values) -> dict[str, Any]:
 
 def _problems_of_each(name: str, option: Option, value: Any) -> Iterator[str]:
     """Yield what is wrong with a value, or with each number of a list."""
-    if option.kind is not tuple:
+    if option.kind is not tuple or (value is None and option.default is None):
         yield from (f"{name}: {each}" for each in [*_problems(option, value)][:1])
     elif not isinstance(value, list):
         yield f"{name}: expected a list, got {described(value)}"
@@ -180,7 +187,7 @@ def _problems_of_each(name: str, option: Option, value: Any) -> Iterator[str]:
     elif len(value) > option.longest:
         yield f"{name}: expected at most {option.longest} of them, got {len(value)}"
     else:
-        number = replace(option, kind=float)
+        number = replace(option, kind=float, default=0.0)  # none of them may be missing
         for place, each in enumerate(value):
             yield from (f"{name}.{place}: {told}" for told in [*_problems(number, each)][:1])
 

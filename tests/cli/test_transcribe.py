@@ -120,6 +120,37 @@ def test_a_file_that_cannot_be_used_costs_no_other_text(capfd: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("step_here")
+@pytest.mark.parametrize("size", ["1", "2", "8"])
+def test_a_long_file_that_ends_early_costs_no_other_text(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    """Long files are decoded together, and only then is the fault of one seen."""
+    monkeypatch.setattr(audio, "WHOLE_S", 2)
+    tone = 0.1 * np.sin(np.arange(16_000 * 30) * 0.2)
+    for name in ("one", "late", "two"):
+        soundfile.write(f"{name}.flac", tone, 16_000)
+    whole = Path("late.flac").read_bytes()
+    Path("late.flac").write_bytes(whole[: len(whole) * 2 // 3])
+    names = ["a.wav", "one.flac", "late.flac", "two.flac", "b.wav"]
+    assert main(["transcribe", "artifact", *names, "--batch-size", size]) == 3
+    out, err = capfd.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == [
+        name for name in names if name != "late.flac"
+    ]
+    assert err.count("late.flac cannot be read as audio") == 1
+
+
+@pytest.mark.usefixtures("step_here")
+def test_speech_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """A tone is none."""
+    assert main(["transcribe", "artifact", "a.wav", "--vad", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["transcripts"]
+    assert row == {"audio": "a.wav", "text": "", "segments": []}
+    assert main(["transcribe", "artifact", "a.wav", "--long-form", "chunked"]) == 2
+    assert "long_form: chunked cuts at silence: add vad: true" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("step_here")
 def test_a_single_bad_file_is_one_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["transcribe", "artifact", "bad.wav"]) == 3
     assert capfd.readouterr().err.count("error:") == 1

@@ -203,3 +203,24 @@ def test_memory_does_not_follow_the_length(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 15 << 20  # as a whole, it is 31 MB
+
+
+def test_parts_of_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file in blocks as of its samples, whatever block a part begins in."""
+    samples = np.arange(300_000, dtype=np.float32) / 300_000
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    monkeypatch.setattr(audio, "WHOLE_S", 2)
+    stored = audio.read(tmp_path / "long.wav", 16_000)
+    assert isinstance(stored, audio.LongAudio)
+    spans = [(0, 5), (5, 6), (40_000, 200_000), (250_000, 300_000)]
+    joined = np.concatenate([samples[start:stop] for start, stop in spans])
+    for sound in (samples, stored):
+        assert np.array_equal(audio.whole(audio.parts(sound, spans)), joined)
+        groups = [spans[:2], spans[2:3], spans[3:]]
+        found = list(audio.excerpts(sound, groups))
+        assert [len(part) for part in found] == [6, 160_000, 50_000]
+        assert np.array_equal(np.concatenate(found), joined)
+    assert not len(audio.whole(audio.parts(samples, [])))
+    soundfile.write(tmp_path / "long.wav", samples[:220_000], 16_000, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"long\.wav changed while it was read"):
+        list(audio.excerpts(stored, groups))

@@ -194,7 +194,9 @@ class _Reference:
 
 def heard(opened: OpenModel, samples: Audio) -> list[int]:
     """Return the tokens that a model decodes greedily of at most a window, at least one."""
-    greedy = opened.decoding.model_copy(update={"num_beams": 1, "timestamps": False})
+    all_of_it = {"vad": False, "long_form": "sequential", "clip_timestamps": None}
+    plain = {"num_beams": 1, "timestamps": False, **all_of_it}
+    greedy = opened.decoding.model_copy(update=plain)
     return list(opened.recogniser.decode([samples], greedy)[0].tokens) or [0]
 
 

@@ -25,5 +25,8 @@ DECODING = (
     *("repetition_penalty", "no_repeat_ngram_size", "max_new_tokens", "timestamps"),
     *("batch_size", "temperatures", "compression_ratio_threshold", "logprob_threshold"),
     *("no_speech_threshold", "condition_on_previous", "initial_prompt", "hotwords", "prefix"),
+    *("long_form", "vad"),
+    *("vad_threshold", "vad_min_speech_s", "vad_min_silence_s", "vad_speech_pad_s"),
+    "clip_timestamps",
 )
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

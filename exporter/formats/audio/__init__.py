@@ -11,7 +11,8 @@ import hashlib
 import io
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex, TypeAlias, TypeGuard, Union
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from exporter.errors import DataError
 from exporter.formats.audio import files
 from exporter.formats.audio.files import RATES, Encoded
+from exporter.formats.audio.parts import Span, cut
 from exporter.formats.audio.samples import Samples as Samples  # re-exported for importers
 from exporter.formats.audio.samples import to_mono
 from exporter.system.files import readable_name
@@ -38,6 +40,7 @@ KINDS = "a path, an encoded file's bytes, a binary file object, a numpy array or
 WHOLE_S = 120  # a longer recording is not kept in memory
 _MAX_BYTES = 4 << 30  # the largest size that a WAV file's header can express
 _BLOCK_BYTES = 1 << 20
+_BLOCK_SAMPLES = 1 << 18
 
 
 class LongAudio:
@@ -47,8 +50,10 @@ class LongAudio:
     the recording cannot be used.
     """
 
-    def __init__(self, source: Encoded, rate: int) -> None:
+    def __init__(self, source: Encoded, rate: int, spans: Sequence[Span] | None = None) -> None:
+        """Take up a recording, or only some spans of its samples: see `parts`."""
         self._source = source
+        self._spans = spans
         self.rate = rate
 
     @property
@@ -57,7 +62,51 @@ class LongAudio:
         return self._source.name
 
     def __iter__(self) -> Iterator[Samples]:
-        return _blocks(self._source, self.rate)
+        read = _blocks(self._source, self.rate)
+        return read if self._spans is None else (part for _, part in cut(read, self._spans))
+
+    def parts(self, spans: Sequence[Span]) -> LongAudio:
+        """Return some spans of the whole recording, joined; they are in order, and apart."""
+        return LongAudio(self._source, self.rate, spans)
+
+
+def blocks(sound: Samples | LongAudio) -> Iterator[Samples]:
+    """Return an iterator over a recording's samples, block by block."""
+    if isinstance(sound, LongAudio):
+        return iter(sound)
+    starts = range(0, len(sound), _BLOCK_SAMPLES)
+    return (sound[start : start + _BLOCK_SAMPLES] for start in starts)
+
+
+def parts(sound: Samples | LongAudio, spans: Sequence[Span]) -> Samples | LongAudio:
+    """Return some spans of a recording, joined; they are in order, and apart."""
+    if isinstance(sound, LongAudio):
+        return sound.parts(spans)
+    return np.concatenate([sound[:0], *(sound[start:stop] for start, stop in spans)])
+
+
+def excerpts(sound: Samples | LongAudio, groups: Sequence[Sequence[Span]]) -> Iterator[Samples]:
+    """Yield the samples of groups of spans, joined; the recording is read once.
+
+    Args:
+        sound: The recording.
+        groups: Spans in order, and apart; none is empty.
+
+    Raises:
+        DataError: It cannot be read, or is shorter than the spans: it was changed.
+    """
+    spans = [span for group in groups for span in group]
+    group_of = [index for index, group in enumerate(groups) for _ in group]
+    pieces = groupby(cut(blocks(sound), spans), key=lambda piece: group_of[piece[0]])
+    for group in groups:
+        _, together = next(pieces, (None, ()))
+        samples = np.concatenate([np.empty(0, np.float32), *(part for _, part in together)])
+        if len(samples) < sum(stop - start for start, stop in group):
+            msg = (
+                f"{getattr(sound, 'name', 'audio')} changed while it was read: transcribe it again"
+            )
+            raise DataError(msg)
+        yield samples
 
 
 def whole(sound: Samples | LongAudio) -> Samples:

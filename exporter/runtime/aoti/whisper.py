@@ -7,7 +7,7 @@ position's key and value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,10 @@ class Engine:
         run = self.functions[ENCODER]
         encoded = [run({"input_features": windows[n : n + 1]})[_CROSS] for n in range(len(windows))]
         return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
+
+    def select(self, encoded: Array, windows: Sequence[int]) -> Array:
+        """Return some of the windows."""
+        return encoded[[*windows]]
 
     def start(self, encoded: Array) -> Hypotheses:
         """Return the windows before their first token; the same windows may start again."""

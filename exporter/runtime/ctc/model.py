@@ -12,10 +12,14 @@ from exporter.runtime.ctc.tokens import read_tokens
 from exporter.runtime.ctc.transcribe import Logits, Reader
 from exporter.runtime.decoding import OPTIONS, refuse_foreign
 from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
+from exporter.runtime.vad.spans import SpeechRules
 
 CONFIG, EXTRACTOR, TARGET = "config.json", "preprocessor_config.json", "target_lang"
 GRAPH, OUTPUT = "model", "logits"
-DECODING = ("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps")
+DECODING = (
+    *("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps", "vad"),
+    *("vad_threshold", "vad_min_speech_s", "vad_min_silence_s", "vad_speech_pad_s"),
+)
 
 Graph = Callable[[Mapping[str, Values]], Mapping[str, Logits]]
 """A built graph: inputs by name to outputs by name."""
@@ -64,8 +68,7 @@ class CtcModel:
 
     def transcribe(self, sounds: Sequence[Sound], decoding: Mapping[str, Any]) -> list[Transcript]:
         """Transcribe recordings (float32 mono [samples] at `sampling_rate`), in order."""
-        lengths = decoding["chunk_length_s"], decoding["stride_length_s"]
-        return [self._reader.transcribe(sound, *lengths) for sound in sounds]
+        return [self._reader.decode(sound, decoding) for sound in sounds]
 
     def segments(
         self, sound: Sound, decoding: Mapping[str, Any]
@@ -105,7 +108,7 @@ def check_decoding(
 
     Raises:
         RecipeError: The model lacks an option or the language, or no frame of a chunk would be its
-            own.
+            own, or padding leaves no room for speech in a chunk.
     """
     refuse_foreign(decoding, [name for name in DECODING if language or name != "language"])
     wanted, chunk_s = decoding["language"], decoding["chunk_length_s"]
@@ -119,3 +122,5 @@ def check_decoding(
             "no frame of a chunk would be its own"
         )
         raise RecipeError(msg)
+    if decoding["vad"]:
+        SpeechRules.of(decoding, chunk_s)

@@ -9,7 +9,7 @@ are queries of one row.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
@@ -82,6 +82,10 @@ class Engine:
         run = self.functions[ENCODER]
         states = [run({"input_features": windows[n : n + 1]}) for n in range(len(windows))]
         return Encoded(np.concatenate([each[self._states] for each in states]))
+
+    def select(self, encoded: Encoded, windows: Sequence[int]) -> Encoded:
+        """Return some of the windows, whose caches are computed anew."""
+        return Encoded(encoded.states[[*windows]])
 
     def start(self, encoded: Encoded) -> Hypotheses:
         """Return the windows before their first token; the same windows may start again."""

@@ -1,5 +1,6 @@
 """The interface between Whisper's decoding and what runs an artifact's graphs."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,10 @@ class Engine(Protocol):
 
     def encode(self, features: Features) -> Any:
         """Run the encoder, window by window; return what `start` takes."""
+        ...
+
+    def select(self, encoded: Any, windows: Sequence[int]) -> Any:
+        """Return some of the windows that `encode` returned."""
         ...
 
     def start(self, encoded: Any) -> Hypotheses:

@@ -34,24 +34,46 @@ class Recording:
 
     Attributes:
         features: Features [mels, frames] of all of it.
+        clips: The first frame of each clip that is left, and the frame after its last; as given,
+            None means all frames.
+        of: What it is a part of: parts of one recording have one language.
         seek: The first frame of the next window.
+        begun: Whether a window of it was decoded.
         language: The language's token, as soon as it is known.
         before: The tokens of the segments before, each without the second of two timestamps.
         conditioned: Whether the next window may begin with them.
     """
 
     features: NDArray[np.float32] | LongLogMel
+    clips: Sequence[tuple[int, int]] | None = None
+    of: int = 0
     seek: int = 0
+    begun: bool = False
     language: int | None = None
     before: list[list[int]] = field(default_factory=list)
     conditioned: bool = True
 
-    @property
-    def frames(self) -> int:
-        """The frames of all of it."""
+    def __post_init__(self) -> None:
         if isinstance(self.features, LongLogMel):
-            return self.features.frames
-        return int(self.features.shape[1])
+            frames = self.features.frames
+        else:
+            frames = int(self.features.shape[1])
+        given = [(0, frames)] if self.clips is None else self.clips
+        self.clips = [clip for clip in given if clip[0] < clip[1]]
+        if self.clips:
+            self.seek = self.clips[0][0]
+
+    @property
+    def left(self) -> int:
+        """The frames that are left of the clip that is being decoded; 0 after the last one."""
+        return self.clips[0][1] - self.seek if self.clips else 0
+
+    def advance(self, frames: int) -> None:
+        """Move on by so many frames, and at the end of a clip to the next."""
+        self.seek, self.begun = self.seek + frames, True
+        while self.clips and self.seek >= self.clips[0][1]:
+            self.clips = self.clips[1:]
+            self.seek = self.clips[0][0] if self.clips else self.seek
 
     def window(self, size: int, start: int | None = None) -> NDArray[np.float32]:
         """Return the next window [mels, size], or that from frame `start` on.
@@ -59,7 +81,7 @@ class Recording:
         After the end there are zeros, as in transformers.
         """
         start = self.seek if start is None else start
-        stop = min(start + size, self.frames)
+        stop = min(start + size, self.seek + self.left)
         if isinstance(self.features, LongLogMel):
             heard = self.features.part(start, stop)
         else:
@@ -90,7 +112,7 @@ class LongForm:
         Yields:
             The place of a recording among `recordings`, and its next segments.
         """
-        while places := [i for i, one in enumerate(recordings) if one.seek < one.frames]:
+        while places := [place for place, one in enumerate(recordings) if one.left]:
             active = [recordings[place] for place in places]
             windows = self._decode(active)
             for place, recording, window in zip(places, active, windows, strict=True):
@@ -103,47 +125,58 @@ class LongForm:
         self._find_languages(active, encoded)
         inits = [self._init(one) for one in active]
         prompts = [self._prompt(one, init) for one, init in zip(active, inits, strict=True)]
-        start = len(prompts[0]) - len(inits[0])
-        seeds = [one.seek for one in active]
-        return self._windows.decode(encoded, np.array(prompts), start, seeds)
+        decoded: dict[int, Window] = {}
+        for rows in _of_one_length(prompts):
+            some = encoded if len(rows) == len(active) else self._engine.select(encoded, rows)
+            start = len(prompts[rows[0]]) - len(inits[rows[0]])
+            tokens = np.array([prompts[row] for row in rows])
+            seeds = [active[row].seek for row in rows]
+            found = self._windows.decode(some, tokens, start, seeds)
+            decoded.update(zip(rows, found, strict=True))
+        return [decoded[row] for row in range(len(active))]
 
     def _find_languages(self, recordings: Sequence[Recording], encoded: Any) -> None:
-        """Set the languages of recordings that have none yet: all are at their first window."""
+        """Set the languages of recordings that have none yet, each by its first window."""
         settings, each = self._settings, self._options.multilingual
         if not len(settings.language_tokens):
             return
         if not each and all(one.language is not None for one in recordings):
             return
         found = find_languages(self._engine, encoded, settings.start, settings.language_tokens)
+        first: dict[int, int] = {}
         for recording, language, chance in zip(recordings, *found, strict=True):
-            recording.language = int(language)
-            if not each and chance <= self._options.language_detection_threshold:
-                recording.language = self._likely_language(recording)
+            if each:
+                recording.language = int(language)
+            elif recording.language is None:
+                if recording.of not in first:
+                    first[recording.of] = self._likely_language(recording, int(language), chance)
+                recording.language = first[recording.of]
 
-    def _likely_language(self, recording: Recording) -> int:
+    def _likely_language(self, recording: Recording, language: int, chance: float) -> int:
         """Return the language of more windows, as `detect_language` of faster-whisper.
 
         It is that of the first window above the threshold, else that of most.
         """
-        settings, options = self._settings, self._options
-        found: list[int] = [] if recording.language is None else [recording.language]
+        settings, options, found = self._settings, self._options, [language]
         size = settings.mel.frames
-        last = min(options.language_detection_segments * size, recording.frames)
-        for start in range(size, last, size):
-            encoded = self._engine.encode(recording.window(size, start)[None])
-            (language,), (chance,) = find_languages(
+        frames = min(options.language_detection_segments * size, recording.left)
+        for offset in range(size, frames, size):
+            if chance > options.language_detection_threshold:
+                break
+            encoded = self._engine.encode(recording.window(size, recording.seek + offset)[None])
+            languages, (chance,) = find_languages(
                 self._engine, encoded, settings.start, settings.language_tokens
             )
-            if chance > options.language_detection_threshold:
-                return int(language)
-            found.append(int(language))
+            found.append(int(languages[0]))
+        if chance > options.language_detection_threshold:
+            return found[-1]
         return max(found, key=found.count)
 
     def _init(self, recording: Recording) -> list[int]:
         init = self._settings.init(
             recording.language, self._options.task, timestamps=self._timestamps
         )
-        return init if recording.seek else [*init, *self._lead.prefix]
+        return init if recording.begun else [*init, *self._lead.prefix]
 
     def _prompt(self, recording: Recording, init: list[int]) -> list[int]:
         """Return a window's prompt, as transformers' `_prepare_decoder_input_ids` does."""
@@ -156,18 +189,26 @@ class LongForm:
 
     def _advance(self, recording: Recording, window: Window) -> list[Timed]:
         """Move a recording on after a window; return its segments."""
-        frames = min(recording.frames - recording.seek, self._settings.mel.frames)
+        frames = min(recording.left, self._settings.mel.frames)
         recording.conditioned = window.temperature < 0.5
         if window.silent:
-            recording.seek += frames
+            recording.advance(frames)
             return []
         segments, moved = split(window, self._settings.times, recording.seek, frames)
-        recording.seek += moved
+        recording.advance(moved)
         times = self._settings.times
         for one in segments:
             doubled = len(one.tokens) > 2 and one.tokens[-2] >= times
             recording.before.append(one.tokens[:-1] if doubled else one.tokens)
         return segments
+
+
+def _of_one_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the rows of prompts that can be decoded together: those of each length."""
+    rows: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(len(prompt), []).append(row)
+    return [*rows.values()]
 
 
 def split(window: Window, times: int, seek: int, frames: int) -> tuple[list[Timed], int]:

@@ -5,18 +5,15 @@ so the recording is read twice: once for that value, once for the windows. Memor
 the recording's length.
 """
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from exporter.errors import DataError
-from exporter.formats.audio import LongAudio
+from exporter.formats.audio import blocks
 from exporter.runtime.transcript import Audio, Sound
 from exporter.runtime.whisper.log_mel import LogMel, Logs, scaled
 
 _STRETCH = 3000  # frames at a time when the loudest value is looked for
-_BLOCK_SAMPLES = 1 << 18
 
 
 class LongLogMel:
@@ -69,7 +66,7 @@ class _Reader:
     def __init__(self, sound: Sound, mel: LogMel) -> None:
         self.first = self.samples = 0
         self._mel = mel
-        self._blocks = _blocks(sound)
+        self._blocks = blocks(sound)
         self._name = getattr(sound, "name", "audio")
         self._held = np.empty(0, np.float32)
         self._ended = False
@@ -112,10 +109,3 @@ class _Reader:
     def _reflected(self, held: Audio) -> Audio:
         half = self._mel.size // 2
         return held[-half - 1 : -1][::-1]
-
-
-def _blocks(sound: Sound) -> Iterator[Audio]:
-    if isinstance(sound, LongAudio):
-        return iter(sound)
-    starts: Iterable[int] = range(0, len(sound), _BLOCK_SAMPLES)
-    return (sound[start : start + _BLOCK_SAMPLES] for start in starts)

@@ -1,18 +1,24 @@
 """The options of decoding, held against a checkpoint, and the text before a window."""
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from exporter.errors import CheckpointError, RecipeError
+from exporter.runtime.vad.spans import SpeechRules
 from exporter.runtime.whisper.language import LANGUAGE_CODES
 from exporter.runtime.whisper.rules import Rules, TimeRules
 from exporter.runtime.whisper.settings import GENERATION, POSITIONS, Settings, is_multilingual
 from exporter.runtime.whisper.text import Text
 
 Values = Mapping[str, Any]
+
+_LISTS = ("temperatures", "clip_timestamps")
+_CHUNKS_SILENCE_S = 0.16  # that ends a span of speech, for chunks
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +47,7 @@ class Options:
         no_repeat_ngram_size: See `Rules`.
         max_new_tokens: The most tokens of a window; None: all that fit.
         timestamps: Segments with times; recordings longer than a window always have them.
-        batch_size: Recordings within a window that are decoded together. With several
-            temperatures, or `condition_on_previous`, they are decoded one by one.
+        batch_size: Windows that are decoded together: of as many recordings, or chunks.
         temperatures: Tried one after another until a window's text passes the thresholds; with 0
             it is searched for, else drawn. Source: `decode_with_fallback` of openai-whisper.
         compression_ratio_threshold: A window fails above it; see `windows.compression_ratio`.
@@ -59,6 +64,20 @@ class Options:
             faster-whisper, and `prompt_ids` of transformers, by "all-segments".
         prefix: Words that the first window's text follows; they are not part of it. Source:
             openai-whisper, and faster-whisper for the first window alone.
+        long_form: How long recordings are decoded. "sequential": each window begins where the
+            text of the one before ends. "chunked": each chunk of speech, at most a window long, is
+            decoded like a recording of its own; without timestamps it is one segment. Source:
+            `BatchedInferencePipeline` of faster-whisper, which tries one temperature only, and with
+            timestamps loses the text after the last pair of them.
+        vad: Hear only what Silero's detector finds to be speech. Sequentially, spans are joined,
+            and times are then those in the recording. Source: `vad_filter` of faster-whisper.
+        vad_threshold: See `SpeechRules.threshold`.
+        vad_min_speech_s: See `SpeechRules.min_speech_s`.
+        vad_min_silence_s: See `SpeechRules.min_silence_s`; None: 2 seconds, and 0.16 for chunks, as
+            in faster-whisper.
+        vad_speech_pad_s: See `SpeechRules.speech_pad_s`.
+        clip_timestamps: Start and end in seconds of each clip to decode, the last end optional. No
+            window reaches beyond a clip's end. Source: `clip_timestamps` of openai-whisper.
         max_length: The most tokens of a window, the prompt included; for measurements.
         exact_tokens: Exactly so many tokens of a window, none a timestamp; for measurements.
     """
@@ -85,6 +104,13 @@ class Options:
     initial_prompt: str | None = None
     hotwords: str | None = None
     prefix: str | None = None
+    long_form: str = "sequential"
+    vad: bool = False
+    vad_threshold: float = 0.5
+    vad_min_speech_s: float = 0.0
+    vad_min_silence_s: float | None = None
+    vad_speech_pad_s: float = 0.4
+    clip_timestamps: tuple[float, ...] | None = None
     max_length: int | None = None
     exact_tokens: int | None = None
 
@@ -93,11 +119,12 @@ class Options:
         """Return the options of a recipe's `decoding`, without those of other families."""
         known = {field.name for field in fields(cls)}
         given = {name: value for name, value in decoding.items() if name in known}
-        return cls(**{**given, "temperatures": tuple(given.get("temperatures", (0.0,)))})
+        lists = {name: tuple(given[name]) for name in _LISTS if given.get(name) is not None}
+        return cls(**{**given, **lists})
 
     @property
     def together(self) -> bool:
-        """Whether recordings can be decoded together: they get one pass, and equal prompts."""
+        """Whether `generate` can decode several: they get one pass, and equal prompts."""
         return len(self.temperatures) == 1 and not self.condition_on_previous
 
     @property
@@ -107,7 +134,27 @@ class Options:
         unsure = self.no_speech_threshold is not None and self.logprob_threshold is None
         draws = self.best_of > 1 and any(self.temperatures)
         listens = self.multilingual or self.language_detection_segments > 1
-        return bool(prompts or unsure or draws or listens or self.patience or self.prefix)
+        clips = self.clip_timestamps is not None and not self.chunked
+        return bool(prompts or unsure or draws or listens or clips or self.patience or self.prefix)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether chunks are decoded like recordings of their own."""
+        return self.long_form == "chunked"
+
+    @property
+    def clips(self) -> list[tuple[float, float]] | None:
+        """Start and end of each clip in seconds, the last end perhaps infinite."""
+        if self.clip_timestamps is None:
+            return None
+        times = [*self.clip_timestamps, math.inf]
+        return [*zip(times[:-1:2], times[1::2], strict=True)]
+
+    def speech_rules(self, window_s: float) -> SpeechRules:
+        """Return when speech begins and ends, for a window of so many seconds."""
+        if self.chunked:
+            return SpeechRules.of(vars(self), window_s, _CHUNKS_SILENCE_S)
+        return SpeechRules.of(vars(self))
 
     def rules(self, settings: Settings, *, timestamps: bool) -> Rules:
         """Return the rules for decoding a window of a checkpoint."""
@@ -207,6 +254,7 @@ def check_options(config: Values, generation: Values, options: Options) -> None:
         msg = f"max_new_tokens {options.max_new_tokens}: this checkpoint decodes at most {most}"
         raise RecipeError(msg)
     _check_together(options)
+    _check_long_form(options)
     layers = config.get("decoder_layers", 0), config.get("encoder_layers", 0)
     if options.task == "translate" and layers[0] < layers[1]:
         # A warning only: no config says it for certain, and some of these checkpoints do translate.
@@ -243,6 +291,26 @@ def _check_together(options: Options) -> None:
         raise RecipeError(msg)
     if options.best_of > 1 and not any(options.temperatures):
         msg = "best_of is for drawn texts: give temperatures above 0 too"
+        raise RecipeError(msg)
+
+
+def _check_long_form(options: Options) -> None:
+    """Refuse clips that are out of order, and what chunks or clips go without."""
+    times = options.clip_timestamps
+    if times is not None:
+        if any(after <= before for before, after in pairwise(times)):
+            msg = f"clip_timestamps {[*times]}: start and end of each clip, in the order of time"
+            raise RecipeError(msg)
+        if options.vad:
+            msg = "clip_timestamps and vad: give one of them"
+            raise RecipeError(msg)
+    if not options.chunked:
+        return
+    if not options.vad and times is None:
+        msg = "long_form: chunked cuts at silence: add vad: true (or clip_timestamps)"
+        raise RecipeError(msg)
+    if options.condition_on_previous:
+        msg = "long_form: chunked has no text before: leave out condition_on_previous"
         raise RecipeError(msg)
 
 

@@ -1,15 +1,19 @@
 """Transcribe recordings with a Whisper, whatever runs its graphs."""
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from exporter.formats.audio import LongAudio
+from exporter.formats.audio import whole
 from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.runtime.whisper.engine import Engine
+from exporter.runtime.whisper.log_mel import LogMel
 from exporter.runtime.whisper.long_form import LongForm, Recording, Timed
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
+from exporter.runtime.whisper.pieces import Piece, batches
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
 
@@ -43,17 +47,16 @@ class Whisper:
     def transcribe(self, sounds: Sequence[Sound], options: Options) -> list[Transcript]:
         """Transcribe recordings, float32 mono [samples] at the checkpoint's rate, in order.
 
-        Those within a window are decoded `options.batch_size` at a time, longer ones one by one.
+        Their windows are decoded `options.batch_size` at a time.
 
         Raises:
             RecipeError: The checkpoint lacks what an option asks for.
             DataError: A long recording cannot be read to its end.
         """
-        transcripts: dict[int, Transcript] = {}
-        for group in groups(sounds, self.settings, options):
-            decoded = self._transcripts([sounds[place] for place in group], options)
-            transcripts.update(zip(group, decoded, strict=True))
-        return [transcripts[place] for place in range(len(sounds))]
+        parts: list[list[Part]] = [[] for _ in sounds]
+        for place, part in self._parts(sounds, options):
+            parts[place].append(part)
+        return [joined(self.text, each) for each in parts]
 
     def segments(self, sound: Sound, options: Options) -> Generator[Segment, None, Transcript]:
         """Transcribe one recording, yield its segments as they come, and return the transcript.
@@ -63,45 +66,67 @@ class Whisper:
             DataError: As `transcribe` does.
         """
         parts: list[Part] = []
-        length_s = 0.0
-        for _, length_s, timed in self._decoded([sound], options):
-            for one in timed:
-                parts.append((self._segment(one, options), one.tokens))
-                yield parts[-1][0].until(length_s)
-        return joined(self.text, parts, length_s)
+        for _, part in self._parts([sound], options):
+            parts.append(part)
+            yield part[0]
+        return joined(self.text, parts)
 
-    def _transcripts(self, sounds: Sequence[Sound], options: Options) -> list[Transcript]:
-        parts: list[list[Part]] = [[] for _ in sounds]
-        lengths = [0.0] * len(sounds)
-        for place, length_s, timed in self._decoded(sounds, options):
-            parts[place] += [(self._segment(one, options), one.tokens) for one in timed]
-            lengths[place] = length_s
-        return [joined(self.text, *pair) for pair in zip(parts, lengths, strict=True)]
+    def _parts(self, sounds: Sequence[Sound], options: Options) -> Iterator[tuple[int, Part]]:
+        """Yield the place of a recording, and its next segment in the order of time."""
+        languages: dict[int, int | None] = {}
+        size = options.batch_size
+        for pieces in batches(sounds, self.settings, options, long=size):
+            later: list[list[Part]] = [[] for _ in pieces]
+            for index, part in self._decoded(pieces, options, languages):
+                if index:
+                    later[index].append(part)
+                else:  # as it comes
+                    yield pieces[0].place, part
+            for piece, parts in zip(pieces, later, strict=True):
+                yield from ((piece.place, part) for part in parts)
 
     def _decoded(
-        self, sounds: Sequence[Sound], options: Options
-    ) -> Iterator[tuple[int, float, list[Timed]]]:
-        """Yield a recording's place, its seconds, and its next segments."""
-        settings = self.settings
-        long = is_long(sounds[0], settings)
-        times = long or options.timestamps
-        lead = lead_of(options, settings, self.text)
-        recordings, lengths = self._opened(sounds, long=long)
-        for recording in recordings:
-            recording.language = self._language(options)
-        rate = settings.mel.rate
-        form = LongForm(self.engine, settings, options, lead, timestamps=times)
-        for place, timed in form.decode(recordings):
-            yield place, lengths[place] / rate, timed
+        self, pieces: Sequence[Piece], options: Options, languages: dict[int, int | None]
+    ) -> Iterator[tuple[int, Part]]:
+        """Yield a piece's place among those decoded together, and its next segment.
 
-    def _opened(self, sounds: Sequence[Sound], *, long: bool) -> tuple[list[Recording], list[int]]:
+        Args:
+            pieces: The pieces.
+            options: The options.
+            languages: The tokens of the languages of recordings, by place; added to.
+        """
+        settings = self.settings
+        lead = lead_of(options, settings, self.text)
+        recordings, lengths = self._opened(pieces, options)
+        for piece, recording in zip(pieces, recordings, strict=True):
+            recording.language = languages.get(piece.place, self._language(options))
+        times = pieces[0].is_long or options.timestamps
+        form = LongForm(self.engine, settings, options, lead, timestamps=times)
+        for index, timed in form.decode(recordings):
+            piece, length_s = pieces[index], lengths[index] / settings.mel.rate
+            languages.setdefault(piece.place, recordings[index].language)
+            for one in timed:
+                yield index, (piece.placed(self._segment(one, options), length_s), one.tokens)
+
+    def _opened(
+        self, pieces: Sequence[Piece], options: Options
+    ) -> tuple[list[Recording], list[int]]:
         """Return recordings with their features, and their samples."""
-        if long:
-            features = LongLogMel(self.settings.mel, sounds[0])
-            return [Recording(features)], [features.samples]
-        short = [sound for sound in sounds if not isinstance(sound, LongAudio)]
-        rows = self.settings.mel(short)
-        return [Recording(row) for row in rows], [len(sound) for sound in short]
+        mel = self.settings.mel
+        features: list[Any]
+        if pieces[0].is_long:
+            features = [LongLogMel(mel, piece.sound) for piece in pieces]
+            lengths = [each.samples for each in features]
+        else:
+            sounds = [whole(piece.sound) for piece in pieces]
+            features = [*mel(sounds)]
+            lengths = [len(sound) for sound in sounds]
+        clips = [None if options.chunked else _clips(options, each, mel) for each in lengths]
+        recordings = [
+            Recording(each, clip, piece.place)
+            for each, clip, piece in zip(features, clips, pieces, strict=True)
+        ]
+        return recordings, lengths
 
     def _language(self, options: Options) -> int | None:
         code = options.language or self.settings.language
@@ -120,26 +145,20 @@ class Whisper:
         )
 
 
-def groups(sounds: Sequence[Sound], settings: Settings, options: Options) -> list[list[int]]:
-    """Return the places of recordings that are decoded together: short ones, or a long one."""
-    long = [place for place, sound in enumerate(sounds) if is_long(sound, settings)]
-    short = [place for place in range(len(sounds)) if place not in long]
-    size = options.batch_size if options.together else 1
-    together = [short[start : start + size] for start in range(0, len(short), size)]
-    return together + [[place] for place in long]
-
-
-def is_long(sound: Sound, settings: Settings) -> bool:
-    """Return whether a recording is longer than a window."""
-    return isinstance(sound, LongAudio) or len(sound) > settings.mel.samples
-
-
-def joined(text: Text, parts: Sequence[Part], length_s: float) -> Transcript:
-    """Return the transcript of a recording's segments and their tokens.
-
-    Windows are padded with silence, so times may lie beyond the end, at `length_s`.
-    """
+def joined(text: Text, parts: Sequence[Part]) -> Transcript:
+    """Return the transcript of a recording's segments and their tokens."""
     tokens = [token for _, some in parts for token in some]
-    segments = tuple(segment.until(length_s) for segment, _ in parts)
-    whole = segments[0].text if len(segments) == 1 else text.decode(tokens)
-    return Transcript(whole, tuple(text.spoken(tokens)), segments)
+    segments = tuple(segment for segment, _ in parts)
+    spoken = segments[0].text if len(segments) == 1 else text.decode(tokens)
+    return Transcript(spoken, tuple(text.spoken(tokens)), segments)
+
+
+def _clips(options: Options, samples: int, mel: LogMel) -> list[tuple[int, int]] | None:
+    """Return the clips of a recording in frames; None: all of it."""
+    if options.clips is None:
+        return None
+    frames, rate = samples // mel.hop, mel.rate / mel.hop
+    return [
+        (round(start_s * rate), frames if math.isinf(end_s) else min(round(end_s * rate), frames))
+        for start_s, end_s in options.clips
+    ]

@@ -51,7 +51,7 @@ class Windows:
     def decode(
         self, encoded: Any, prompts: Tokens, start: int, seeds: Sequence[int]
     ) -> list[Window]:
-        """Decode windows once, or a single one at every temperature that is needed.
+        """Decode windows, and those that fail again, at the next temperature.
 
         Args:
             encoded: The windows, as `Engine.encode` returned them.
@@ -59,12 +59,17 @@ class Windows:
             start: The place of <|startoftranscript|> in them.
             seeds: Of the random numbers of each, so that a text does not depend on those before.
         """
-        decoded: list[Window] = []
+        decoded: dict[int, Window] = {}
+        rows = [*range(len(prompts))]
         for temperature in self._options.temperatures:
-            decoded = self._at(temperature, encoded, prompts, start, seeds)
-            if not any(window.failed for window in decoded):
+            some = encoded if len(rows) == len(prompts) else self._engine.select(encoded, rows)
+            seeded = [seeds[row] for row in rows]
+            found = self._at(temperature, some, prompts[rows], start, seeded)
+            decoded.update(zip(rows, found, strict=True))
+            rows = [row for row in rows if decoded[row].failed]
+            if not rows:
                 break
-        return decoded
+        return [decoded[row] for row in range(len(prompts))]
 
     def _at(
         self,

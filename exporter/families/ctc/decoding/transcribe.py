@@ -21,9 +21,8 @@ def transcribe(
     extractor, ratio = processor.feature_extractor, input_of(model.config).ratio(model.config)
     heard = partial(_logits, model, extractor)
     reader = Reader(heard, processor.alphabet, extractor.sampling_rate, ratio)
-    chunk_s, stride_s = decoding.chunk_length_s, decoding.stride_length_s
     with torch.inference_mode():
-        return [reader.transcribe(sound, chunk_s, stride_s) for sound in audio]
+        return [reader.decode(sound, vars(decoding)) for sound in audio]
 
 
 def features_of(model: Any, extractor: Any, samples: Audio) -> Tensor:

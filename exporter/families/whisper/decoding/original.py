@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from exporter.formats.audio import whole
 from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
+from exporter.runtime.whisper.pieces import Piece, batches
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
-from exporter.runtime.whisper.transcribe import Part, is_long, joined
+from exporter.runtime.whisper.transcribe import Part, joined
 
 
 class LongFeatures:
@@ -46,7 +48,9 @@ def transcribe(
     sounds: Sequence[Sound],
     options: Options,
 ) -> list[Transcript]:
-    """Transcribe recordings that are decoded together: several short ones, or one long one.
+    """Transcribe recordings, in order.
+
+    Those within a window are decoded together if `generate` can, longer ones one by one.
 
     Args:
         model: A `WhisperForConditionalGeneration`.
@@ -56,20 +60,83 @@ def transcribe(
         sounds: The recordings.
         options: The options.
     """
-    long = is_long(sounds[0], settings)
-    timestamps = long or options.timestamps
-    config = generation_settings(model, settings, options, timestamps=timestamps)
-    arguments = _arguments(settings, text, options)
-    with torch.inference_mode(), _seeded(options):
-        features, mask, lengths = _features(model, extractor, settings, sounds, long=long)
-        view = with_settings(model, config)
-        _keep_beams(view, options.num_beams)
-        generated = view.generate(features, attention_mask=mask, return_segments=True, **arguments)
-    rate = settings.mel.rate
-    return [
-        joined(text, [_part(text, one) for one in segments], length / rate)
-        for segments, length in zip(generated["segments"], lengths, strict=True)
-    ]
+    original = _Original(model, extractor, settings, text, options)
+    batch = options if options.together else replace(options, batch_size=1)
+    parts: list[list[Part]] = [[] for _ in sounds]
+    languages: dict[int, str] = {}
+    for pieces in batches(sounds, settings, batch, long=1):
+        decoded = original.decode(pieces, languages)
+        for piece, found in zip(pieces, decoded, strict=True):
+            parts[piece.place] += found
+    return [joined(text, each) for each in parts]
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The arguments of `transcribe`."""
+
+    model: Any
+    extractor: Any
+    settings: Settings
+    text: Text
+    options: Options
+
+    def decode(self, pieces: Sequence[Piece], languages: dict[int, str]) -> list[list[Part]]:
+        """Return the segments of pieces that are decoded together: several short ones, or a long.
+
+        Args:
+            pieces: The pieces.
+            languages: The languages of recordings that were found, by place; added to.
+        """
+        settings, options = self.settings, self.options
+        timestamps = pieces[0].is_long or options.timestamps
+        config = generation_settings(self.model, settings, options, timestamps=timestamps)
+        arguments = _arguments(settings, self.text, options)
+        with torch.inference_mode(), _seeded(options):
+            features, mask, lengths = self._features(pieces)
+            view = with_settings(self.model, config)
+            if options.chunked and settings.languages and config.language is None:
+                config.language = self._languages(view, features, pieces, languages)
+            _keep_beams(view, options.num_beams)
+            generated = view.generate(
+                features, attention_mask=mask, return_segments=True, **arguments
+            )
+        return [
+            [self._part(one, piece, length / settings.mel.rate) for one in segments]
+            for segments, piece, length in zip(generated["segments"], pieces, lengths, strict=True)
+        ]
+
+    def _features(
+        self, pieces: Sequence[Piece]
+    ) -> tuple[Tensor | LongFeatures, Tensor | None, list[int]]:
+        """Return features, their mask, and the pieces' samples.
+
+        Those of a long piece come window by window: transformers would hold all of it in memory.
+        """
+        device, mel = self.model.device, self.settings.mel
+        if pieces[0].is_long:
+            features = LongLogMel(mel, pieces[0].sound)
+            return LongFeatures(features, mel.mels, device), None, [features.samples]
+        sounds = [piece.sound for piece in pieces]
+        lengths = [len(whole(sound)) for sound in sounds]
+        return *short_features(self.extractor, sounds, device), lengths
+
+    def _languages(
+        self, view: Any, features: Any, pieces: Sequence[Piece], languages: dict[int, str]
+    ) -> list[str]:
+        """Return the language of each piece's recording: that of its first chunk."""
+        codes = {token: code for code, token in self.settings.languages.items()}
+        for row, piece in enumerate(pieces):
+            if piece.place not in languages:
+                (found,) = view.detect_language(features[row : row + 1]).tolist()
+                languages[piece.place] = codes[found]
+        return [languages[piece.place] for piece in pieces]
+
+    def _part(self, one: dict[str, Any], piece: Piece, length_s: float) -> Part:
+        """Return a segment of `generate`, and its tokens."""
+        tokens: list[int] = one["tokens"].tolist()
+        segment = Segment(float(one["start"]), float(one["end"]), self.text.decode(tokens))
+        return piece.placed(segment, length_s), tokens
 
 
 def short_features(
@@ -85,21 +152,6 @@ def short_features(
         return_tensors="pt",
     )
     return computed.input_features.to(device), computed.attention_mask
-
-
-def _features(
-    model: Any, extractor: Any, settings: Settings, sounds: Sequence[Sound], *, long: bool
-) -> tuple[Tensor | LongFeatures, Tensor | None, list[int]]:
-    """Return features, their mask, and the recordings' samples.
-
-    Those of a long recording come window by window: transformers would hold all of it in memory.
-    """
-    if long:
-        features = LongLogMel(settings.mel, sounds[0])
-        mels = settings.mel.mels
-        return LongFeatures(features, mels, model.device), None, [features.samples]
-    lengths = [len(whole(sound)) for sound in sounds]
-    return *short_features(extractor, sounds, model.device), lengths
 
 
 def _arguments(settings: Settings, text: Text, options: Options) -> dict[str, Any]:
@@ -139,9 +191,3 @@ def _seeded(options: Options) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def _part(text: Text, one: dict[str, Any]) -> Part:
-    """Return a segment of `generate`, and its tokens."""
-    tokens: list[int] = one["tokens"].tolist()
-    return Segment(float(one["start"]), float(one["end"]), text.decode(tokens)), tokens

@@ -15,7 +15,7 @@ from exporter.families.whisper.engine.engine import ArrayEngine, Engine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.whisper.text import Text
-from exporter.runtime.whisper.transcribe import Whisper, groups
+from exporter.runtime.whisper.transcribe import Whisper
 
 
 def transcribe(
@@ -27,9 +27,6 @@ def transcribe(
     does not type the parts of both. A model without an `engine` is the original: transformers'
     own `generate` decodes it, so that it is the reference of comparisons, of tokens and of time.
     Options that `generate` lacks are followed by our own decoding, of its float32 modules.
-
-    Recordings within the window are decoded `decoding.batch_size` at a time; longer ones one by
-    one, with timestamps, because the window moves from one timestamp to the next.
     """
     options, extractor = options_of(model, decoding), processor.feature_extractor
     settings, text = own_settings(model, extractor), text_of(processor.tokenizer)
@@ -38,12 +35,7 @@ def transcribe(
         engine = _float_engine(model)
     if engine is not None:
         return Whisper(ArrayEngine(engine), settings, text).transcribe(audio, options)
-    transcripts: dict[int, Transcript] = {}
-    for group in groups(audio, settings, options):
-        sounds = [audio[place] for place in group]
-        decoded = original.transcribe(model, extractor, settings, text, sounds, options)
-        transcripts.update(zip(group, decoded, strict=True))
-    return [transcripts[place] for place in range(len(audio))]
+    return original.transcribe(model, extractor, settings, text, audio, options)
 
 
 def own_features(model: Any, processor: Any, sounds: Sequence[Audio]) -> Tensor:

@@ -1,5 +1,6 @@
 """Run a Whisper's built graphs in torch, for `generate` and for the decoding in numpy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +93,9 @@ class ArrayEngine:
     def encode(self, features: Features) -> Tensor:
         with torch.inference_mode():
             return self._engine.encode(torch.from_numpy(features))
+
+    def select(self, encoded: Tensor, windows: Sequence[int]) -> Tensor:
+        return encoded[[*windows]]
 
     def start(self, encoded: Tensor) -> "ArrayHypotheses":
         return ArrayHypotheses(self._engine, encoded)
