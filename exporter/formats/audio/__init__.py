@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from exporter.errors import DataError
 from exporter.formats.audio import files
 from exporter.formats.audio.files import RATES, Encoded
-from exporter.formats.audio.parts import Span, cut
 from exporter.formats.audio.samples import Samples as Samples  # re-exported for importers
 from exporter.formats.audio.samples import to_mono
+from exporter.formats.audio.spans import Span, cut
 from exporter.system.files import readable_name
 
 if TYPE_CHECKING:

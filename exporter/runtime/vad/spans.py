@@ -13,7 +13,7 @@ from typing import Any
 
 from exporter.errors import RecipeError
 from exporter.formats.audio import blocks
-from exporter.formats.audio.parts import Span
+from exporter.formats.audio.spans import Span
 from exporter.runtime.transcript import Audio, Sound
 from exporter.runtime.vad.silero import FRAME, RATE, detector
 

@@ -22,7 +22,7 @@ from exporter.errors import RecipeError
 from exporter.families.whisper import family as whisper
 from exporter.formats import audio
 from exporter.formats.audio import LongAudio, parts
-from exporter.formats.audio.parts import Span
+from exporter.formats.audio.spans import Span
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.vad.spans import Timeline, find_speech, merged

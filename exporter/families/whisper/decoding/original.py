@@ -13,10 +13,9 @@ from exporter.formats.audio import whole
 from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
-from exporter.runtime.whisper.pieces import Piece, batches
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
-from exporter.runtime.whisper.transcribe import Part, joined
+from exporter.runtime.whisper.transcribe import Part, Piece, batches, joined
 
 
 class LongFeatures:
