@@ -11,20 +11,15 @@ import pytest
 import soundfile
 
 import exporter
-from exporter import recipe
-from exporter.build.pipeline import build
+from exporter.artifact import store
 from tests.support import fresh
-from tests.support.in_process import steps_in_process
+from tests.support.built import build_tiny
 from tests.support.tiny import make_whisper
 from tests.support.tiny_ctc import make_ctc, tones
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """\
-name: {name}
-checkpoint: checkpoint
-targets: [{{kind: onnx-int8}}, {{kind: aoti}}, {{kind: torch-int8}}]
-"""
+TARGETS = "[{kind: onnx-int8}, {kind: aoti}, {kind: torch-int8}]"
 SPOKEN = "decoding: {language: en, task: transcribe}\n"
 FAMILIES = ("whisper", "wav2vec2")
 KINDS = ("onnx-int8", "aoti")
@@ -103,20 +98,11 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str],
     found = {}
     for family in FAMILIES:
         place = tmp_path_factory.mktemp(family)
-        text = RECIPE.format(name=family)
-        if family == "whisper":
-            make_whisper(place / "checkpoint")
-            text += SPOKEN
-        else:
-            make_ctc(place / "checkpoint", family)
-        (place / "base.yaml").write_text(text)
-        with steps_in_process():
-            made = build(
-                recipe.read(place / "base.yaml"),
-                output=place / "artifacts",
-                progress=lambda *_: None,
-            )
-        found |= {(family, each.manifest.kind): each.path for each in made}
+        checkpoint = place / "checkpoint"
+        spoken = family == "whisper"
+        make_whisper(checkpoint) if spoken else make_ctc(checkpoint, family)
+        made = build_tiny(place, checkpoint, TARGETS, SPOKEN if spoken else "")
+        found |= {(family, kind): folder for kind, folder in made.items()}
     return found
 
 
@@ -156,8 +142,6 @@ def test_it_transcribes_and_verifies(
 
 
 def digest_line(folder: Path) -> str:
-    from exporter.artifact import store
-
     return f"  digest {store.read_sealed(folder).digest}\n"
 
 
