@@ -169,7 +169,7 @@ def missing_package(module: str, extra: str | None = None) -> MachineError:
     """
     smallest = _EXTRAS[module]
     named = extra if extra and smallest in (extra, *_WITHIN.get(extra, ())) else smallest
-    msg = f"{module} is not installed.\nInstall it: pip install '{DISTRIBUTION}[{named}]'"
+    msg = f"{module} is not installed: pip install '{DISTRIBUTION}[{named}]'"
     if named == "onnxruntime":
         msg += " (or [onnxruntime-gpu], never both)"
     return MachineError(msg)

@@ -39,7 +39,7 @@ class Command(click.Command):
         except MachineError as error:
             names = {}
             formatter.write_paragraph()
-            formatter.write_text(" ".join(str(error).split()))
+            formatter.write_text(str(error))
         for title, rows in names.items():
             with formatter.section(title):
                 formatter.write_dl(rows)

@@ -27,7 +27,8 @@ if {missing}:
     sys.modules["model_signing"] = None
 from exporter.cli import main
 code = main(sys.argv[1:])
-heavy = {{"torch", "transformers", "onnxruntime", "onnx", "model_signing"}} & sys.modules.keys()
+heavy = {{"torch", "transformers", "onnxruntime", "onnx", "model_signing"}}
+heavy = {{name for name in heavy if sys.modules.get(name)}}
 print(code, *sorted(heavy))
 """
 

@@ -139,4 +139,4 @@ def _verdict(path: Path, manifest: SealedManifest) -> str:
 
 def _untold(error: MachineError) -> str:
     """Return the state of a file that the base install does not read."""
-    return f"not read: {' '.join(str(error).split())}"
+    return f"not read: {error}"
