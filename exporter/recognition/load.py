@@ -170,7 +170,7 @@ def load_original(
 
     Raises:
         CheckpointError: It is missing, damaged, incomplete or of an unknown family.
-        MachineError: This machine lacks the device.
+        MachineError: This machine lacks the device, or the extra `build`.
         HubError: The Hub does not have it or cannot be reached.
         RecipeError: An argument has a value that it cannot have.
     """
