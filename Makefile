@@ -6,6 +6,7 @@
 # make docs    write the generated parts of docs/
 #
 # VENV=folder puts the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
+# ONNXRUNTIME=onnxruntime chooses its smaller wheel, for CPUs; an environment has one of the two.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -13,6 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The exact pin lets pip take a CPU build of torch where one is available (a local folder, a mirror).
 TORCH := torch==2.13.0
+ONNXRUNTIME ?= onnxruntime-gpu
 # Tests of one file share what they build. Not reordered, so that no long file is left to the end.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -70,10 +72,10 @@ $(BIN)/python: | tools
 # A stamp older than pyproject.toml means that dependencies may have changed.
 $(VENV)/.ready: pyproject.toml | tools $(BIN)/python
 	@echo "installing into $(VENV) (minutes, the first time)"
-	@$(PIP) install $(TORCH) --editable .
+	@$(PIP) install $(TORCH) --editable '.[validate,$(ONNXRUNTIME)]'
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml | tools $(BIN)/python
 	@echo "installing into $(VENV), with the development tools (minutes, the first time)"
-	@$(PIP) install $(TORCH) --editable '.[dev]'
+	@$(PIP) install $(TORCH) --editable '.[dev,$(ONNXRUNTIME)]'
 	@touch $@ $(VENV)/.ready

@@ -1,14 +1,18 @@
 """The errors that a user can cause or fix, each with its exit code.
 
-This module imports nothing of the product, so that every package can raise these errors; only
+This module imports no other of the product, so that every package can raise these errors; only
 `exporter.cli` turns them into text. A message has one to three lines: what is wrong, where, and
 what to do.
 """
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from types import MappingProxyType
+
+from exporter import DISTRIBUTION
 
 # The meanings of the exit codes; the help, the documents and tests read them from here.
 EXIT_CODES: Mapping[int, str] = MappingProxyType(
@@ -37,6 +41,26 @@ _FULL_TEXTS = (
     *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
     *("can't start new thread", "pthread_create failed", "No usable temporary directory"),
 )
+# The top-level modules of packages that are not in the base install, each with the smallest extra
+# that has it; pyproject.toml defines the extras.
+_EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "onnxruntime",
+        **dict.fromkeys(("huggingface_hub", "jinja2", "markupsafe"), "hub"),
+        **dict.fromkeys(("pydantic", "pydantic_core", "ruamel", "urllib3"), "hub"),
+        **dict.fromkeys(("onnx", "onnx_ir", "onnxscript", "safetensors"), "build"),
+        **dict.fromkeys(("torch", "transformers"), "build"),
+        **dict.fromkeys(("jiwer", "rapidfuzz"), "validate"),
+        **dict.fromkeys(("cryptography", "model_signing"), "sign"),
+        "pyarrow": "datasets",
+        "tokenizers": "tokenizers",
+    }
+)
+_WITHIN = {
+    "build": ("hub", "tokenizers"),
+    "sign": ("hub",),
+    "validate": ("build", "hub", "tokenizers"),
+}
 
 
 class ExporterError(Exception):
@@ -129,3 +153,41 @@ def exhaustion(error: BaseException) -> str:
     what = "the disk failed" if os.strerror(errno.EIO) in str(error) else "out of disk or memory"
     reason = (str(error).strip().splitlines() or ["memory"])[0]
     return f"{what}: {reason[:500]}"
+
+
+def extras_for(packages: Iterable[str]) -> list[str]:
+    """Return the extras that bring packages of an artifact's needs, without duplicates."""
+    return list(dict.fromkeys(_EXTRAS[name] for name in packages if name in _EXTRAS))
+
+
+def missing_package(module: str, extra: str | None = None) -> MachineError:
+    """Return the error for a package that is not installed.
+
+    Args:
+        module: Its top-level module.
+        extra: The extra that the caller needs, which is named if it has the package.
+    """
+    smallest = _EXTRAS[module]
+    named = extra if extra and smallest in (extra, *_WITHIN.get(extra, ())) else smallest
+    msg = f"{module} is not installed: pip install '{DISTRIBUTION}[{named}]'"
+    if named == "onnxruntime":
+        msg += " (or [onnxruntime-gpu], never both)"
+    return MachineError(msg)
+
+
+@contextmanager
+def needing(extra: str | None = None) -> Iterator[None]:
+    """Raise MachineError for an import in the block, or in the function, of an absent package.
+
+    A module of ours that is missing stays a bug, and so does a package that is there and fails.
+
+    Args:
+        extra: The extra that the block needs; by default the smallest one that has the package.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS or find_spec(module) is not None:
+            raise
+        raise missing_package(module, extra) from error

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,9 +17,11 @@ TEXTS = sorted(
     for path in subprocess.run(
         ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    if Path(path).suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".j2", "")
+    if Path(path).suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".j2", ".Dockerfile", "")
     and path != "LICENSE"
 )
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS_NAMED = re.compile(rf"(?:{DISTRIBUTION}|'\.)\[([a-z][a-z,-]*)\]")
 # The bare name as a requirement: after an installer, or with an extra, a version or an address.
 INSTALLED = re.compile(
     r"(?:pip3?|pipx|uv)(?: tool)? (?:install|run|inject|add)(?: +-\S+)* +['\"]?exporter\b"
@@ -49,6 +52,27 @@ def test_no_text_names_the_stranger_of_the_package_index(path: str) -> None:
 )
 def test_the_check_knows_a_requirement(line: str, names_it: bool) -> None:
     assert bool(INSTALLED.search(line)) is names_it
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_an_extra_that_a_text_names_is_one(path: str) -> None:
+    if (ROOT / path).is_file():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        named = EXTRAS_NAMED.findall(text)
+        extras = {extra for listed in named for extra in listed.split(",")}
+        assert extras <= {*PROJECT["optional-dependencies"]}
+
+
+def test_both_wheels_of_onnxruntime_are_never_asked_for_together() -> None:
+    extras = PROJECT["optional-dependencies"]
+    asking = {
+        extra
+        for extra, lines in extras.items()
+        if any(line.startswith("onnxruntime") for line in lines)
+    }
+    assert asking == {"onnxruntime", "onnxruntime-gpu"}
+    for lines in extras.values():
+        assert not any(re.search(r"\[[^]]*onnxruntime", line) for line in lines)
 
 
 @pytest.mark.slow

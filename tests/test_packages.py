@@ -2,15 +2,18 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.errors import missing_package
 from exporter.families import FAMILIES
 from exporter.quantization.schemes import SCHEMES
 from exporter.system.registry import Registry
@@ -28,6 +31,25 @@ AXES: dict[str, Registry[Any]] = {
     "families": FAMILIES,
     "targets": TARGETS,
     "quantization": SCHEMES,
+}
+# What each package may import beyond the base install, and so needs.
+EXTRAS_OF = {
+    "artifact": ("hub", "sign"),
+    "bench": ("build",),
+    "build": ("build",),
+    "checkpoint": ("build",),
+    "cli": ("hub",),
+    "doctor": ("build", "onnxruntime"),
+    "families": ("build",),
+    "formats": ("build",),
+    "hub": ("hub",),
+    "quantization": ("build",),
+    "recipe": ("hub",),
+    "recognition": ("build",),
+    "runtime": ("onnxruntime", "tokenizers"),
+    "targets": ("build",),
+    "tune": ("validate",),
+    "validate": ("validate", "datasets"),
 }
 # The packages, of which `runtime` is the sixteenth, and the commands, one module each.
 MOST_ENTRIES = {"exporter": 19, "exporter/cli": 13}
@@ -56,6 +78,8 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if _is_module(inner) else str(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
+            yield from (named.value for named in node.args if isinstance(named, ast.Constant))
 
 
 def _is_module(dotted: str) -> bool:
@@ -139,16 +163,58 @@ def test_a_module_says_what_lives_in_it(path: Path) -> None:
     assert told, "no docstring"
 
 
-def test_every_import_is_a_declared_dependency() -> None:
+@each_file
+def test_every_import_is_declared_by_the_extra_of_its_package(path: Path) -> None:
+    package = package_of(module_of(path))
+    allowed = requirements(*EXTRAS_OF.get(package or "", ()))
+    for top in third_party(path):
+        assert distributions(top) & allowed, f"{module_of(path)} imports {top}"
+
+
+def test_a_missing_package_is_told_with_an_extra_that_has_it() -> None:
+    imported = {top for path in FILES for top in third_party(path)}
+    for top in sorted(imported):
+        if not distributions(top) & requirements():
+            told = str(missing_package(top)).replace("asr-exporter[", "")
+            named = re.search(r"'([a-z-]+)\]'", told)
+            assert named, told
+            assert distributions(top) & requirements(named[1]), told
+
+
+def test_an_extra_that_is_asked_for_is_told_where_it_has_the_package() -> None:
+    for wanted, module in product(("build", "hub", "sign", "validate"), ("pydantic", "torch")):
+        told = str(missing_package(module, wanted))
+        has = distributions(module) & requirements(wanted)
+        assert f"[{wanted if has else 'build'}]" in told
+
+
+def requirements(*extras: str) -> set[str]:
+    """Return the names of the distributions that the base and these extras ask for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[\[<>=,; ]", wanted)[0] for wanted in project["dependencies"]}
-    declared = {_plain(name) for name in declared}
-    packages = packages_distributions()
-    for path in FILES:
-        for top in {name.split(".")[0] for name in imports_of(path) if not ours(name)}:
-            wheels = {_plain(wheel) for wheel in packages.get(top, [])}
-            assert not wheels or wheels & declared, f"{module_of(path)} imports {top}"
+    assert {*extras} <= {*project["optional-dependencies"]}
+    lines = [*project["dependencies"]]
+    lines += [line for extra in extras for line in project["optional-dependencies"][extra]]
+    found = set()
+    for line in lines:
+        if inner := re.fullmatch(r"asr-exporter\[(.+)\]", line):
+            found |= requirements(*inner[1].split(","))
+        else:
+            found.add(_plain(re.split(r"[\[<>=,; ]", line)[0]))
+    return found
+
+
+def third_party(path: Path) -> set[str]:
+    """Return the top-level modules of others that a file imports."""
+    tops = {name.split(".")[0] for name in imports_of(path) if not ours(name)}
+    return tops - sys.stdlib_module_names
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def distributions(module: str) -> frozenset[str]:
+    """Return the distributions that have a top-level module; both wheels of onnxruntime."""
+    found = packages_distributions().get(module, [])
+    return frozenset(map(_plain, found)) | ({"onnxruntime"} & {module})

@@ -10,8 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from exporter import DISTRIBUTION
-from exporter.errors import MachineError, RecipeError
+from exporter.errors import RecipeError, needing
 from exporter.system.files import read_small
 from exporter.system.user_dirs import home, owned
 
@@ -77,11 +76,8 @@ def require_private(key: Path) -> None:
 
 def model_signing() -> Any:
     """Import model-signing; raise MachineError if it is not installed."""
-    try:
+    with needing("sign"):
         return import_module("model_signing")
-    except ImportError as error:
-        msg = f"signatures need model-signing: pip install '{DISTRIBUTION}[sign]'"
-        raise MachineError(msg) from error
 
 
 def _serialization() -> Any:

@@ -4,21 +4,25 @@ Outside the digest, because it has the time of the build. It is only as trustwor
 over it. It may be published: it has no path, and no name of a machine or a user.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel
-
-from exporter.artifact.manifest import MANIFEST, RECIPE, Manifest, Origin
 from exporter.errors import IntegrityError
-from exporter.recipe import Recipe
+from exporter.runtime.manifest import MANIFEST, RECIPE
 from exporter.system.files import read_small, write_atomic
+
+if TYPE_CHECKING:
+    from exporter.artifact.manifest import Manifest, Origin
+    from exporter.artifact.store import AnyManifest
+    from exporter.recipe import Recipe
 
 PROVENANCE = "provenance.intoto.json"
 # https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
@@ -30,18 +34,6 @@ _BUILD_TYPE = "urn:x-exporter:build:v1"
 _BUILDER = "urn:x-exporter:own-machine:v1"
 _OURSELVES = "exporter"
 _MAX_BYTES = 4 << 20
-
-
-class _Subject(BaseModel):
-    name: str
-    digest: dict[str, str]
-
-
-class _Statement(BaseModel):
-    """The part of a statement that binds it to an artifact."""
-
-    predicateType: str
-    subject: tuple[_Subject, ...]
 
 
 def write(
@@ -96,25 +88,38 @@ def write(
     write_atomic(folder / PROVENANCE, text.encode() + b"\n")
 
 
-def require(folder: Path, manifest: Manifest) -> None:
+def require(folder: Path, manifest: AnyManifest) -> None:
     """Raise IntegrityError if a provenance exists and is not about this artifact."""
     path = folder / PROVENANCE
     if not os.path.lexists(path):
         return
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a provenance", follow_links=False)
-        statement = _Statement.model_validate_json(data)
+        predicate, named = _bound(json.loads(data))
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): remove it, or build again with --force"
         raise IntegrityError(msg) from error
-    named = {subject.name: subject.digest.get("sha256") for subject in statement.subject}
-    if statement.predicateType != _PREDICATE or named != _subjects(manifest):
+    if predicate != _PREDICATE or named != _subjects(manifest):
         msg = f"{path} describes another artifact: remove it, or build again with --force"
         raise IntegrityError(msg)
 
 
-def _subjects(manifest: Manifest) -> dict[str, str]:
+def _bound(statement: Any) -> tuple[Any, dict[Any, Any]]:
+    """Return what binds a statement to an artifact: its predicate, and the hashes of its subjects.
+
+    Raises:
+        ValueError: It is no statement.
+    """
+    try:
+        named = {each["name"]: each["digest"].get("sha256") for each in statement["subject"]}
+        return statement["predicateType"], named
+    except (AttributeError, KeyError, TypeError) as error:
+        msg = "it is no statement about files"
+        raise ValueError(msg) from error
+
+
+def _subjects(manifest: AnyManifest) -> dict[str, str]:
     """Return the statement's subjects: every sealed file and the manifest, with their sha256."""
     return {**{file.path: file.sha256 for file in manifest.files}, MANIFEST: manifest.digest}
 

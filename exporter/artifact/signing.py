@@ -154,7 +154,7 @@ def _known_key(bundle: _Bundle) -> Path | None:
         return None
 
 
-def verify(folder: Path, manifest: Manifest, key: Path | None = None) -> dict[str, Path]:
+def verify(folder: Path, manifest: AnyManifest, key: Path | None = None) -> dict[str, Path]:
     """Verify the signatures of an artifact and its report.
 
     Args:

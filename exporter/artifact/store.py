@@ -18,13 +18,11 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
-from filelock import Timeout
-
 from exporter.artifact.lookup import not_an_artifact
 from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.runtime.manifest import MANIFEST, EditedError, SealedFile, SealedManifest, parse
 from exporter.system.files import (
-    file_lock,
+    FileLock,
     make_folder,
     partial_name,
     partial_of,
@@ -312,13 +310,13 @@ def _lock(final: Path) -> Iterator[None]:
     if place.is_symlink() or (place.exists() and not place.is_file()):
         msg = f"{place} is no file of this program (a link, a pipe, a folder): remove it"
         raise IntegrityError(msg)
-    lock = file_lock(place, wait_s=0)
+    lock = FileLock(place, wait=False)
     try:
-        held = lock.acquire()
-    except Timeout:
+        lock.acquire()
+    except BlockingIOError:
         msg = f"another build is writing {final}: wait for it, or choose another --output"
         raise BusyError(msg) from None
-    with held:
+    with lock:
         yield
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact import store
 from exporter.artifact.build_registry import built_here
-from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError
+from exporter.errors import CheckpointError, IntegrityError, MachineError, TrustError, needing
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
 from exporter.runtime.manifest import SealedManifest
@@ -67,10 +67,11 @@ def _require(
         return
     doubt, build, gap = "", "Build it here (exporter build RECIPE --force), or, if", "\n"
     if store.is_signed(folder):
-        from exporter.artifact import signing
-
-        check = signing.verify_trusted_signature if verified else signing.has_trusted_signer
         try:
+            with needing("sign"):
+                from exporter.artifact import signing
+
+            check = signing.verify_trusted_signature if verified else signing.has_trusted_signer
             check(folder, manifest)
         except (IntegrityError, MachineError) as error:
             doubt, build, gap = str(error).splitlines()[0] + "\n", "If", " "

@@ -28,7 +28,11 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str | None)
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@command("artifacts/whisper-demo-int8", "artifacts/a/onnx-int8 --audio speech.flac --threads 1,2")
+@command(
+    "artifacts/whisper-demo-int8",
+    "artifacts/a/onnx-int8 --audio speech.flac --threads 1,2",
+    extra="build",
+)
 @artifacts_argument
 @click.option(
     "--audio",

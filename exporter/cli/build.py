@@ -40,6 +40,7 @@ def _names() -> dict[str, list[tuple[str, str]]]:
     "recipes/whisper-demo-int8.yaml --dry-run",
     "recipes/mine.yaml -t onnx-int8 --set decoding.num_beams=1",
     names=_names,
+    extra="build",
 )
 @click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.option("--checkpoint", metavar="ID_OR_PATH", help="Checkpoint in place of the recipe's.")

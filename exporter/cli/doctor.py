@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from exporter.doctor import Diagnosis
 
 
-@command("models/whisper-onnx", "onnx-community/whisper-tiny")
+@command("models/whisper-onnx", "onnx-community/whisper-tiny", extra="build")
 @click.argument("source", metavar="PATH_OR_ID")
 def doctor(terminal: Terminal, source: str, as_json: bool) -> None:
     """Find faults in an ONNX or torch speech model, with fixes.

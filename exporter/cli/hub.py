@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @command(
     "artifacts/whisper-demo-int8 --dry-run",
     "artifacts/whisper-demo-int8/onnx-int8 --repo ORG/NAME --private",
+    extra="hub",
 )
 @click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option("--repo", metavar="ORG/NAME", help="Repository in place of the recipe's `hub.repo`.")
@@ -138,7 +139,7 @@ def _say_pushed(terminal: Terminal, done: list[Pushed], as_json: bool) -> None:
         )
 
 
-@command("ORG/NAME", "ORG/NAME@sha256-0123456789ab --output models")
+@command("ORG/NAME", "ORG/NAME@sha256-0123456789ab --output models", extra="hub")
 @click.argument("name", metavar="ORG/NAME[@REVISION]")
 @click.option(
     "--output",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from exporter.system.build_cache import Entry
 
 
-@command("artifacts/whisper-demo-int8/onnx-int8", "openai/whisper-small")
+@command("artifacts/whisper-demo-int8/onnx-int8", "openai/whisper-small", extra="hub")
 @click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option("--allow-pickle", is_flag=True, help="Also read weights in pytorch_model.bin.")
 def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from exporter.errors import ExporterError, MachineError, needing
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -27,10 +29,18 @@ class Command(click.Command):
 
     examples: Sequence[str] = ()
     names: Names | None = None
+    extra: str | None = None
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the names, which are looked up now, and the examples."""
-        for title, rows in (self.names() if self.names else {}).items():
+        try:
+            with needing(self.extra):
+                names = self.names() if self.names else {}
+        except MachineError as error:
+            names = {}
+            formatter.write_paragraph()
+            formatter.write_text(str(error))
+        for title, rows in names.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
         with formatter.section("Examples"):
@@ -40,7 +50,7 @@ class Command(click.Command):
 
 
 def command(
-    *examples: str, names: Names | None = None
+    *examples: str, names: Names | None = None, extra: str | None = None
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator that makes a click command of a function.
 
@@ -49,11 +59,12 @@ def command(
     Args:
         examples: Arguments of calls that the help shows.
         names: Returns further lists of the help by title, as pairs of name and meaning.
+        extra: The extra of the installation that it needs; None if the base is enough.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def run(terminal: Terminal, /, **options: Any) -> None:
-            with terminal.quiet():
+            with terminal.quiet(), needing(extra):
                 function(terminal, **options)
 
         functools.update_wrapper(run, function)
@@ -63,7 +74,7 @@ def command(
             context_settings={"help_option_names": ["-h", "--help"]},
         )
         made = named(click.pass_obj(run))
-        made.examples, made.names = examples, names
+        made.examples, made.names, made.extra = examples, names, extra
         told = "Print the result, or the error, as JSON."
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help=told))
         return made
@@ -126,9 +137,14 @@ def complete_targets(context: click.Context, _parameter: click.Parameter, text: 
 
 def complete_keys(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
     """Return the keys of a recipe as `--set` takes them."""
+    try:
+        with needing():
+            told = recipe_keys()
+    except MachineError:  # told when the command runs
+        return []
     keys = [
         f"{key}.{name}=" if inner != "values" else f"{name}="
-        for key, inner in recipe_keys()
+        for key, inner in told
         if key != "targets"
         for name in (key if inner == "values" else inner).split(", ")
     ]
@@ -136,13 +152,13 @@ def complete_keys(_context: click.Context, _parameter: click.Parameter, text: st
 
 
 def _targets(recipe: Path | None) -> Iterable[str]:
-    from exporter.errors import ExporterError
-    from exporter.recipe import read
     from exporter.targets import TARGETS
 
     if recipe is None:
         return TARGETS
     try:
+        with needing():
+            from exporter.recipe import read
         return [target.name for target in read(recipe).targets]
     except ExporterError:  # told when the command runs
         return TARGETS

@@ -9,13 +9,15 @@ import click
 
 from exporter.cli.options import command, complete_artifacts
 from exporter.cli.output.terminal import shown
+from exporter.errors import needing
 from exporter.system.progress import shown_bytes
 
 if TYPE_CHECKING:
     from exporter.cli.output.terminal import Terminal
+    from exporter.runtime.manifest import SealedManifest
 
 
-@command("artifacts/whisper-demo-int8 --key private.pem")
+@command("artifacts/whisper-demo-int8 --key private.pem", extra="sign")
 @click.argument("path", type=click.Path(path_type=Path), shell_complete=complete_artifacts)
 @click.option(
     "--key",
@@ -62,12 +64,12 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
 
     PATH is an artifact, or a folder of them. Exits with 5 where a byte differs.
     """
-    from exporter.artifact import provenance, signing, store
+    from exporter.artifact import provenance, store
     from exporter.artifact.lookup import find
 
     rows: list[dict[str, Any]] = []
     for folder in find(path):
-        manifest = store.verify(folder)
+        manifest = store.verify_sealed(folder)
         provenance.require(folder, manifest)
         row: dict[str, Any] = {
             "path": str(folder),
@@ -75,8 +77,7 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
             "size_bytes": manifest.size_bytes,
         }
         if signed or key:
-            signers = signing.verify(folder, manifest, key)
-            row["signatures"] = {name: str(by) for name, by in signers.items()}
+            row["signatures"] = _signers(folder, manifest, key)
         rows.append(row)
     if as_json:
         terminal.say_json(verified=rows)
@@ -87,3 +88,11 @@ def verify(terminal: Terminal, path: Path, signed: bool, key: Path | None, as_js
         terminal.say(f"  digest {row['digest']}")
         for name, by in row.get("signatures", {}).items():
             terminal.say(f"  {name} by {by}")
+
+
+def _signers(folder: Path, manifest: SealedManifest, key: Path | None) -> dict[str, str]:
+    """Verify the signatures; return each one's key by its file."""
+    with needing("sign"):
+        from exporter.artifact import signing
+
+        return {name: str(by) for name, by in signing.verify(folder, manifest, key).items()}

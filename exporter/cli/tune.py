@@ -38,6 +38,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 @command(
     "recipes/whisper-demo-int8.yaml --clips calibration",
     "recipes/mine.yaml -t aoti --for size --clips some --budget 30m",
+    extra="validate",
 )
 @click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
 @click.option(

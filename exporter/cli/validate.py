@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @command(
     "artifacts/whisper-demo-int8",
     "artifacts/mine/aoti --data clips --clips 100 --report told",
+    extra="validate",
 )
 @artifacts_argument
 @click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips in place of the recipe's.")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import CheckpointError
 from exporter.formats.config_json import read_json
-from exporter.formats.config_limits import held
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: As `read_configs`.
     """
+    from exporter.formats.config_limits import held
+
     return held(family_facts(name).CONFIGS[path.name], read_json(path), str(path))
 
 

@@ -17,6 +17,7 @@ from exporter.artifact.evidence import short
 from exporter.artifact.report import Interval
 from exporter.artifact.store import is_signed
 from exporter.artifact.trust import code
+from exporter.errors import extras_for
 from exporter.families import family_facts
 from exporter.formats.config_json import read_json
 from exporter.hub.drawing import interval_svg, standalone
@@ -71,7 +72,8 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         repo=Markup(repo),  # checked by its pattern
         licence=_licence(proof),
         base_model=_base_model(proof),
-        distribution=DISTRIBUTION,
+        install=_install(proof),
+        rebuild=_install(proof, "validate"),
         cpu=features_in_words(manifest.needs.cpu_features),
         kind=manifest.kind,
         original=_original(proof),
@@ -208,6 +210,14 @@ def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
     decoding = proof.report.decoding
     options = {"language": decoding.language, "task": decoding.task}
     return {name: value for name, value in options.items() if value}
+
+
+def _install(proof: PublishableArtifact, extra: str = "hub") -> Markup:
+    """Return the command that installs what the artifact needs, and an extra."""
+    needed = [name for name in extras_for(proof.manifest.needs.packages) if name != "build"]
+    if extra == "hub" and len(needed) < len(extras_for(proof.manifest.needs.packages)):
+        extra = "build"  # which includes `hub`
+    return Markup(f"pip install '{DISTRIBUTION}[{','.join([extra, *needed])}]'")
 
 
 def _optimum_class(proof: PublishableArtifact) -> str | None:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact import store
 from exporter.artifact import trust as trusted
-from exporter.errors import IntegrityError, MachineError, RecipeError
+from exporter.errors import (
+    IntegrityError,
+    MachineError,
+    RecipeError,
+    missing_package,
+    needing,
+)
 from exporter.recognition import light
 from exporter.recognition.foreign import foreign_files, sealed_configs
 from exporter.recognition.model import FamilyModel, Values
@@ -91,14 +97,15 @@ def locate(path: Path | str, progress: Progress = silent, *, trust: bool = False
     place = Path(path)
     if place.exists() or any(Path(first).exists() for first in place.parts[:1]):
         return place
-    from exporter.hub import pull
-    from exporter.hub.client import hub_id
+    with needing("hub"):
+        from exporter.hub import pull
+        from exporter.hub.client import hub_id
 
-    return (
-        place
-        if hub_id(str(path)) is None
-        else pull.fetch_to_cache(str(path), progress, trust=trust)
-    )
+        return (
+            place
+            if hub_id(str(path)) is None
+            else pull.fetch_to_cache(str(path), progress, trust=trust)
+        )
 
 
 def _reopened(folder: Path, manifest: SealedManifest, threads: int) -> FamilyModel:
@@ -108,6 +115,7 @@ def _reopened(folder: Path, manifest: SealedManifest, threads: int) -> FamilyMod
     return _open_whole(folder, manifest, threads)
 
 
+@needing("build")
 def _open_whole(folder: Path, manifest: SealedManifest, threads: int | None) -> FamilyModel:
     """Open an artifact, whose bytes are verified and whose code may run, by its target."""
     from exporter.families import FAMILIES
@@ -130,11 +138,13 @@ def _decoding(folder: Path, manifest: SealedManifest) -> Values:
     with foreign_files(manifest, folder), sealed_configs():
         if manifest.decoding:
             return complete(manifest.decoding)
-        from exporter import recipe
+        with needing():
+            from exporter import recipe
 
         return vars(recipe.read(folder / RECIPE).decoding)
 
 
+@needing("build")
 def load_original(
     source: Path | str,
     base: Path = Path(),
@@ -160,7 +170,7 @@ def load_original(
 
     Raises:
         CheckpointError: It is missing, damaged, incomplete or of an unknown family.
-        MachineError: This machine lacks the device.
+        MachineError: This machine lacks the device, or the extra `build`.
         HubError: The Hub does not have it or cannot be reached.
         RecipeError: An argument has a value that it cannot have.
     """
@@ -229,9 +239,11 @@ def _require_machine(folder: Path, manifest: SealedManifest) -> None:
 def _require_package(package: str) -> None:
     """Check that a package is installed, and by only one wheel."""
     installed = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
+    if not installed and package in ("onnxruntime", "torch"):
+        raise missing_package(package)
     if not installed:
         # The message takes no install command from a manifest, which is not trusted.
-        msg = f"this artifact needs {package!r:.60}, which is not here: install exporter again"
+        msg = f"this artifact needs {package!r:.60}, which is not installed"
         raise MachineError(msg)
     if len(installed) > 1:
         msg = (

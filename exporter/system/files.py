@@ -7,6 +7,7 @@ when its holder dies.
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -18,9 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
-
-from filelock import FileLock, Timeout
+from typing import IO, Self
 
 from exporter.errors import IntegrityError
 from exporter.system.text import python_escape
@@ -45,21 +44,53 @@ def partial_name(name: str) -> str:
 _PARTIAL = re.compile(partial_name(".+"))
 
 
-def file_lock(path: Path, wait_s: float = -1) -> FileLock:
-    """Return a lock on a file, to be used as a context manager.
+class FileLock:
+    """A lock on a file, and a context manager that holds it.
 
     It is the kernel's (flock), which releases it when its holder dies. A missing file is created
     and stays; an existing one is not truncated, and a link is not followed.
-
-    Args:
-        path: The file to lock.
-        wait_s: Seconds to wait for another holder before `filelock.Timeout` is raised; negative
-            waits without a limit.
-
-    Returns:
-        The lock, not yet acquired.
     """
-    return FileLock(path, timeout=wait_s, fallback_to_soft=False)
+
+    def __init__(self, path: Path, *, wait: bool = True) -> None:
+        """Describe a lock.
+
+        Args:
+            path: The file to lock.
+            wait: Wait for another holder, in place of raising BlockingIOError.
+        """
+        self._path = path
+        self._how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Acquire the lock, unless it is held by this object already.
+
+        Raises:
+            BlockingIOError: Another process or another lock of this one holds it, and `wait` is
+                False.
+            OSError: The file cannot be opened.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        while self._descriptor is None:
+            descriptor = os.open(self._path, flags, 0o644)
+            try:
+                fcntl.flock(descriptor, self._how)
+                if os.fstat(descriptor).st_nlink:  # else it was removed before it was locked
+                    self._descriptor = descriptor
+            finally:
+                if self._descriptor is None:
+                    os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        """Acquire the lock; raises as `acquire`."""
+        self.acquire()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
 
 
 def read_small(
@@ -152,7 +183,7 @@ def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     partial = partial_of(path)
     try:
         # While the lock is held, `_clear` of another process leaves the file alone.
-        with file_lock(partial), partial.open("r+b") as stream:
+        with FileLock(partial), partial.open("r+b") as stream:
             yield partial, stream
     finally:
         partial.unlink(missing_ok=True)
@@ -167,7 +198,7 @@ def _clear(folder: Path) -> None:
     """Remove partial files whose lock nobody holds."""
     for path in folder.iterdir():
         if _PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            with suppress(OSError, Timeout), file_lock(path, wait_s=0):  # held, or gone meanwhile
+            with suppress(OSError), FileLock(path, wait=False):  # held, or gone meanwhile
                 path.unlink(missing_ok=True)
 
 

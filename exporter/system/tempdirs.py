@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from exporter.system.files import file_lock, remove
+from exporter.system.files import FileLock, remove
 from exporter.system.signals import undisturbed
 
 _NAME = re.compile(r"exporter-step-[0-9a-f]{32}")
@@ -38,7 +36,7 @@ def _claimed(above: Path) -> tuple[Path, FileLock]:
     while True:
         folder = above / f"exporter-step-{uuid.uuid4().hex}"
         folder.mkdir(mode=0o700)
-        lock = file_lock(folder / _LOCK)
+        lock = FileLock(folder / _LOCK)
         try:
             lock.acquire()
         except FileNotFoundError:  # removed by another process before it was locked
@@ -52,8 +50,8 @@ def _claimed(above: Path) -> tuple[Path, FileLock]:
 def _clear(above: Path) -> None:
     """Remove this user's folders of killed processes, whose locks the kernel has released."""
     for folder in above.iterdir():
-        with suppress(OSError, Timeout):  # held, or gone meanwhile
+        with suppress(OSError):  # held, or gone meanwhile
             if not _NAME.fullmatch(folder.name) or folder.lstat().st_uid != os.geteuid():
                 continue
-            with file_lock(folder / _LOCK, wait_s=0):
+            with FileLock(folder / _LOCK, wait=False):
                 remove(folder)

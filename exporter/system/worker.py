@@ -33,6 +33,7 @@ from exporter.errors import (
     ResourceError,
     exhausted,
     exhaustion,
+    needing,
 )
 from exporter.system import hardware, signals
 from exporter.system.environment import child_environment
@@ -211,11 +212,12 @@ def main(step: str, request: str, parent: str) -> int:
     module, _, function = step.partition(":")
     data = json.loads(Path(request).read_bytes())
     try:
-        result = getattr(import_module(module), function)(data, progress)
-        if isinstance(result, Generator):
-            for each in result:
-                _send(pipe, [each])
-            result = {}
+        with needing():
+            result = getattr(import_module(module), function)(data, progress)
+            if isinstance(result, Generator):
+                for each in result:
+                    _send(pipe, [each])
+                result = {}
     except Exception as caught:
         error = _expected(caught)
         _send(pipe, {"error": type(error).__name__, "message": str(error)})

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import Timeout
 from pydantic import BaseModel, ValidationError
 
 from exporter.errors import BusyError, RecipeError
-from exporter.system.files import file_lock, make_folder, remove, write_atomic
+from exporter.system.files import FileLock, make_folder, remove, write_atomic
 
 _KEY, _LOCK, _BUILT = "key.json", "lock", "artifacts"
 Kept = TypeVar("Kept", bound=BaseModel)
@@ -70,15 +69,14 @@ def opened(folder: Path, key: Mapping[str, Any]) -> Iterator[Work]:
     """
     try:
         make_folder(folder)
-        lock = file_lock(folder / _LOCK, wait_s=0)
-        with lock:
+        with FileLock(folder / _LOCK, wait=False):
             work = Work(folder)
             _renew(work, json.dumps(key, sort_keys=True).encode())
             try:
                 yield work
             finally:
                 work.clear_artifacts()
-    except Timeout:
+    except BlockingIOError:
         msg = f"another search is at work in {folder}: wait for it, or give another --output"
         raise BusyError(msg) from None
     except PermissionError as error:

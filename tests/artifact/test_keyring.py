@@ -23,15 +23,12 @@ def refuse(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise AssertionError(event)
 sys.addaudithook(refuse)
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name == "model_signing":
-            raise ModuleNotFoundError(name)
 if {missing}:
-    sys.meta_path.insert(0, Missing())
+    sys.modules["model_signing"] = None
 from exporter.cli import main
 code = main(sys.argv[1:])
-heavy = {{"torch", "transformers", "onnxruntime", "onnx", "model_signing"}} & sys.modules.keys()
+heavy = {{"torch", "transformers", "onnxruntime", "onnx", "model_signing"}}
+heavy = {{name for name in heavy if sys.modules.get(name)}}
 print(code, *sorted(heavy))
 """
 

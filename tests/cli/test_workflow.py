@@ -197,12 +197,12 @@ def test_the_runner_installs_what_is_installed_here(
         workflow.write(recipe, None, force=True)
         return str(parsed(repository)["env"]["EXPORTER"])
 
-    assert package(None) == "asr-exporter[datasets]==1.2.3"
+    assert package(None) == "asr-exporter[validate,onnxruntime,datasets]==1.2.3"
     commit = {"vcs": "git", "commit_id": "a" * 40, "requested_revision": "main"}
     origin = {"url": "https://git.example/org/exporter", "vcs_info": commit}
-    assert package(origin) == f"asr-exporter[datasets] @ {COMMIT}"
+    assert package(origin) == f"asr-exporter[validate,onnxruntime,datasets] @ {COMMIT}"
     here = {"url": repository.as_uri(), "dir_info": {"editable": True}}
-    assert package(here) == ".[datasets]"
+    assert package(here) == ".[validate,onnxruntime,datasets]"
     for elsewhere in ({"url": "file:///elsewhere", "dir_info": {}}, "absent"):
         with pytest.raises(RecipeError, match="pass --package"):
             package(elsewhere)

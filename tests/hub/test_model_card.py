@@ -126,11 +126,24 @@ def test_a_ctc_models_snippets_run(
 
 
 def test_licence_base_model_and_installation_are_told(tmp_path: Path) -> None:
-    text = text_of(passing.make(tmp_path / "onnx-int8"))
+    needs = Requirements(packages=("onnxruntime",))
+    text = text_of(passing.make(tmp_path / "onnx-int8", needs=needs))
     assert "\nLicence: apache-2.0.\n" in text
     assert "[openai/whisper-small](https://huggingface.co/openai/whisper-small)." in text
-    assert "pip install asr-exporter`" in text
+    assert "pip install 'asr-exporter[hub,onnxruntime]'`" in text
+    assert "\npip install 'asr-exporter[validate,onnxruntime]'\n" in text
     assert "pip install 'optimum-onnx[onnxruntime]' soundfile`" in text
+
+
+@pytest.mark.parametrize(
+    ("packages", "extras"), [(("torch",), "build"), ((), "hub"), (("others",), "hub")]
+)
+def test_the_extras_are_those_of_what_it_needs(
+    tmp_path: Path, packages: tuple[str, ...], extras: str
+) -> None:
+    text = text_of(passing.make(tmp_path / "any", needs=Requirements(packages=packages)))
+    assert f"(`pip install 'asr-exporter[{extras}]'`;" in text
+    assert "\npip install 'asr-exporter[validate]'\n" in text
 
 
 def test_a_model_of_no_class_of_transformers_is_for_exporter(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from exporter.errors import IntegrityError, MachineError
 from exporter.formats import pt2
+from exporter.runtime.aoti import library
 from exporter.runtime.aoti.package import Array, Package, open_packages
 from exporter.runtime.aoti.weights import Weights
 from tests.targets.test_aoti import PLACE, Built, built, inputs_of, pytestmark
@@ -223,3 +224,15 @@ def test_weights_are_those_that_the_library_reads(built: Built) -> None:
         assert dtype == str(expected.dtype).removeprefix("torch.")
         assert np.array_equal(values, expected.numpy())
     assert mapped.get("no weight") is None
+
+
+def test_a_machine_without_openmp_is_told_how_to_get_it(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_path: str) -> None:
+        msg = "libgomp.so.1: cannot open shared object file: No such file or directory"
+        raise OSError(msg)
+
+    monkeypatch.setattr(library.ctypes, "CDLL", absent)
+    with pytest.raises(MachineError, match=r"libgomp\.so\.1.*\n.*apt install libgomp1"):
+        opened(built.folder)

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporter.errors import DataError, MachineError, exhausted
+from exporter.errors import DataError, exhausted, needing
 from exporter.formats.clips import (
     LANGUAGE_NAMES,
     RECORDING_NAMES,
@@ -46,11 +46,8 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
         DataError: The split or a column is missing, or a file is damaged.
         MachineError: pyarrow is missing.
     """
-    try:
+    with needing("datasets"):
         parquet: Any = import_module("pyarrow.parquet")
-    except ImportError as error:
-        msg = f"reading the dataset {data.dataset} needs pyarrow: pip install pyarrow"
-        raise MachineError(msg) from error
     try:
         files = [parquet.ParquetFile(path) for path in _download(data)]
     except ValueError as error:  # pyarrow's ArrowInvalid is one

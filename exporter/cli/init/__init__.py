@@ -20,6 +20,7 @@ _YAML = (".yaml", ".yml")
     "openai/whisper-small",
     "models/my-fine-tune --output recipes/mine.yaml --repo ORG/NAME",
     "recipes/mine.yaml --github",
+    extra="build",
 )
 @click.argument("source", metavar="CHECKPOINT_OR_RECIPE", shell_complete=complete_recipes)
 @click.option(

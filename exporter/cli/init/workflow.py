@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 
@@ -127,7 +128,7 @@ def _installed(root: Path, recipe: Recipe) -> str:
 
     Never the bare name: a package index may have somebody else's package of that name.
     """
-    extra = "[datasets]" if recipe.data and recipe.data.dataset else ""
+    extra = f"[{','.join(_extras(recipe))}]"
     try:
         installed = distribution(DISTRIBUTION)
     except PackageNotFoundError:
@@ -142,8 +143,18 @@ def _installed(root: Path, recipe: Recipe) -> str:
     raise _unknown_origin()
 
 
+def _extras(recipe: Recipe) -> Iterator[str]:
+    """Yield the extras that build, validate and push a recipe's artifacts."""
+    yield "validate"
+    if any(target.kind == "onnx-int8" for target in recipe.targets):
+        yield "onnxruntime"
+    if recipe.data and recipe.data.dataset:
+        yield "datasets"
+
+
 def _unknown_origin() -> RecipeError:
     return RecipeError(
         "cannot tell what the workflow should install, because exporter was installed from a "
-        "folder: pass --package, like 'asr-exporter @ git+https://HOST/ORG/exporter@COMMIT'"
+        "folder: pass --package, like\n"
+        "'asr-exporter[validate,onnxruntime] @ git+https://HOST/ORG/exporter@COMMIT'"
     )

@@ -7,14 +7,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import report, store
+from exporter.artifact import store
 from exporter.artifact.lookup import is_artifact, require_model
-from exporter.artifact.manifest import MANIFEST
 from exporter.artifact.store import SIGNATURES
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, MachineError, needing
 from exporter.families import FAMILIES, family_name
-from exporter.recipe import read
+from exporter.runtime.manifest import MANIFEST, SealedManifest
 from exporter.targets import TARGETS
+
+_REPORT = "report.json"  # of `exporter.artifact.report`, which needs pydantic
 
 
 def of_path(path: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def of_folder(here: Path) -> dict[str, list[Any]]:
 
 
 def _artifact_facts(path: Path) -> dict[str, Any]:
+    from exporter.artifact import report
+
     manifest = store.read_manifest(path)
     facts = {
         "artifact": str(path),
@@ -78,6 +81,7 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
+@needing("build")
 def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
     from exporter.build import estimate
     from exporter.checkpoint.checkpoint import open_checkpoint, warn_of_adapter
@@ -98,7 +102,12 @@ def _checkpoint_facts(path: Path, *, allow_pickle: bool) -> dict[str, Any]:
 
 def _recipe_row(path: Path) -> dict[str, str]:
     try:
+        with needing("hub"):
+            from exporter.recipe import read
+
         recipe = read(path)
+    except MachineError as error:
+        return {"path": str(path), "state": _untold(error)}
     except ExporterError as error:
         return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
     targets = " ".join(target.name for target in recipe.targets)
@@ -107,12 +116,27 @@ def _recipe_row(path: Path) -> dict[str, str]:
 
 def _artifact_row(path: Path) -> dict[str, Any]:
     try:
-        manifest = store.read_manifest(path)
-        verdict = "not validated"
-        if (path / report.REPORT).exists():
-            judged = report.read(path)
-            same = judged.artifact.digest == manifest.digest
-            verdict = judged.verdict if same else "its report is about another build"
+        manifest = store.read_sealed(path)
+        state = _verdict(path, manifest)
     except ExporterError as error:
         return {"path": str(path), "state": f"unusable: {str(error).splitlines()[0]}"}
-    return {"path": str(path), "size_bytes": manifest.size_bytes, "state": verdict}
+    return {"path": str(path), "size_bytes": manifest.size_bytes, "state": state}
+
+
+def _verdict(path: Path, manifest: SealedManifest) -> str:
+    """Return what an artifact's report says."""
+    if not (path / _REPORT).exists():
+        return "not validated"
+    try:
+        with needing("hub"):
+            from exporter.artifact import report
+    except MachineError as error:
+        return _untold(error)
+    judged = report.read(path)
+    same = judged.artifact.digest == manifest.digest
+    return judged.verdict if same else "its report is about another build"
+
+
+def _untold(error: MachineError) -> str:
+    """Return the state of a file that the base install does not read."""
+    return f"not read: {error}"

@@ -95,6 +95,8 @@ class Library:
             self._functions = ctypes.CDLL(f"/proc/self/fd/{file}")
         except OSError as error:
             msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
+            if "libgomp" in msg:
+                msg += "\nInstall OpenMP's library (Debian: apt install libgomp1)."
             raise MachineError(msg) from error
         self._declare()
         graph = ctypes.c_void_p()

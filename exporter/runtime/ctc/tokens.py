@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import CheckpointError
+from exporter.errors import CheckpointError, needing
 from exporter.formats.config_json import is_regular_file, read_json
 from exporter.runtime.ctc.text import Alphabet, Pieces
 
@@ -130,7 +130,8 @@ def read_tokens(folder: Path, *, pieces: bool) -> Tokens:
 
 def _pieces(path: Path, named: Mapping[str, Any]) -> Tokens:
     """Read a tokenizer of pieces of words; only such a checkpoint needs the library."""
-    library: Any = import_module("tokenizers")
+    with needing():
+        library: Any = import_module("tokenizers")
     try:
         joiner = library.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library has no other

@@ -38,7 +38,6 @@ from exporter.runtime.onnx.session import call_limit_s
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
-from exporter.system.tempdirs import scratch
 from exporter.targets.base import Job, Records
 from exporter.targets.onnx import products_saturate
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, named
@@ -132,7 +131,7 @@ def build(job: Job[Options]) -> BuildResult:
     for planned in graphs:
         prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
         _build_graph(job, prepared, names)
-    _ort_config(job.options, job.plan).save_pretrained(job.folder)
+    (job.folder / _ORT_CONFIG).write_bytes(_ort_config(job.options, job.plan))
     own = _own_files(job.options, job.checkpoint, job.family, graphs, names)
     for name, content in own.items():
         (job.folder / name).write_bytes(content)
@@ -223,10 +222,7 @@ def records(
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
-    with scratch() as place:
-        _ort_config(options, plan).save_pretrained(place)
-        files = {_ORT_CONFIG: (place / _ORT_CONFIG).read_bytes()}
-    return Records(plan, files | own)
+    return Records(plan, {_ORT_CONFIG: _ort_config(options, plan), **own})
 
 
 def load(
@@ -285,25 +281,37 @@ def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
 
 
-def _ort_config(options: Options, plan: QuantizationPlan) -> Any:
-    """Return the quantization in optimum's format, for its tools.
+def _ort_config(options: Options, plan: QuantizationPlan) -> bytes:
+    """Return the quantization as optimum's `ORTConfig` writes it, for its tools.
 
     It has one setting for all modules; differences between them are in the manifest only.
     """
-    from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
-
     from exporter.targets.onnx.trace import _OPSET
 
     schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
-    if not schemes:
-        return ORTConfig(opset=_OPSET)
-    reduce_range = all(scheme.bits == 7 for scheme in schemes)
-    per_channel = all(scheme.per_channel for scheme in schemes)
-    chosen: dict[str, Any] = {"is_static": False, "per_channel": per_channel}
-    if options.preset in ("avx512", "avx2"):
-        chosen["reduce_range"] = reduce_range
-    preset = getattr(AutoQuantizationConfig, options.preset)(**chosen)
-    preset.reduce_range = reduce_range
-    preset.operators_to_quantize = ["MatMul", "Gemm"]
-    preset.nodes_to_exclude = [name for name in plan.modules if name not in plan.quantized]
-    return ORTConfig(opset=_OPSET, quantization=preset)
+    unsigned = options.preset in _UNSIGNED_PRESETS
+    quantization = {
+        "activations_dtype": "QUInt8",
+        "activations_symmetric": False,
+        "format": "QOperator",
+        "is_static": False,
+        "mode": "IntegerOps",
+        "nodes_to_exclude": [name for name in plan.modules if name not in plan.quantized],
+        "nodes_to_quantize": [],
+        "operators_to_quantize": ["MatMul", "Gemm"],
+        "per_channel": all(scheme.per_channel for scheme in schemes),
+        "qdq_add_pair_to_weight": False,
+        "qdq_dedicated_pair": False,
+        "qdq_op_type_per_channel_support_to_axis": {"MatMul": 1},
+        "reduce_range": all(scheme.bits == 7 for scheme in schemes),
+        "weights_dtype": "QUInt8" if unsigned else "QInt8",
+        "weights_symmetric": True,
+    }
+    config = {
+        "one_external_file": True,
+        "opset": _OPSET,
+        "optimization": {},
+        "quantization": quantization if schemes else {},
+        "use_external_data_format": False,
+    }
+    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
