@@ -170,6 +170,8 @@ class Decoding(_Strict):
     condition_on_previous: bool = _option("condition_on_previous")
     initial_prompt: Text | None = _option("initial_prompt")
     hotwords: Text | None = _option("hotwords")
+    word_timestamps: bool = _option("word_timestamps")
+    hallucination_silence_threshold: float | None = _option("hallucination_silence_threshold")
 
 
 class Data(_Strict):

@@ -77,6 +77,8 @@ OPTIONS: Mapping[str, Option] = {
     "condition_on_previous": Option(bool, False),
     "initial_prompt": Option(str, None),
     "hotwords": Option(str, None),
+    "word_timestamps": Option(bool, False),
+    "hallucination_silence_threshold": Option(float, None, least=0, most=1000),
 }
 
 

@@ -23,6 +23,7 @@ DECODING = (
     *("language", "task", "num_beams", "length_penalty", "repetition_penalty"),
     *("no_repeat_ngram_size", "max_new_tokens", "timestamps", "batch_size", "temperatures"),
     *("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"),
-    *("condition_on_previous", "initial_prompt", "hotwords"),
+    *("condition_on_previous", "initial_prompt", "hotwords", "word_timestamps"),
+    "hallucination_silence_threshold",
 )
 ENCODERS = ("encoder_model", "encoder")  # names in the ONNX and the static cut

@@ -15,7 +15,10 @@ from exporter.runtime.transcript import Audio, Segment, Sound, Transcript
 
 CONFIG, EXTRACTOR, TARGET = "config.json", "preprocessor_config.json", "target_lang"
 GRAPH, OUTPUT = "model", "logits"
-DECODING = ("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps")
+DECODING = (
+    *("language", "batch_size", "chunk_length_s", "stride_length_s", "timestamps"),
+    "word_timestamps",
+)
 
 Graph = Callable[[Mapping[str, Values]], Mapping[str, Logits]]
 """A built graph: inputs by name to outputs by name."""
@@ -65,7 +68,8 @@ class CtcModel:
     def transcribe(self, sounds: Sequence[Sound], decoding: Mapping[str, Any]) -> list[Transcript]:
         """Transcribe recordings (float32 mono [samples] at `sampling_rate`), in order."""
         lengths = decoding["chunk_length_s"], decoding["stride_length_s"]
-        return [self._reader.transcribe(sound, *lengths) for sound in sounds]
+        words = decoding["word_timestamps"]
+        return [self._reader.transcribe(sound, *lengths, words=words) for sound in sounds]
 
     def segments(
         self, sound: Sound, decoding: Mapping[str, Any]

@@ -46,6 +46,12 @@ class Options:
             openai-whisper and faster-whisper give it to the first window only in that case.
         hotwords: Text before every window, before all other. Source: `hotwords` of
             faster-whisper, and `prompt_ids` of transformers, by "all-segments".
+        word_timestamps: Segments with their words and the times of these. Source: the option of
+            that name of openai-whisper, but for the next window, which begins where it would
+            without.
+        hallucination_silence_threshold: With `word_timestamps`, seconds of silence around unlikely
+            segments, above which these are dropped. Source: the option of that name of
+            openai-whisper, by which windows begin where the last word ends.
         max_length: The most tokens of a window, the prompt included; for measurements.
         exact_tokens: Exactly so many tokens of a window, none a timestamp; for measurements.
     """
@@ -66,6 +72,8 @@ class Options:
     condition_on_previous: bool = False
     initial_prompt: str | None = None
     hotwords: str | None = None
+    word_timestamps: bool = False
+    hallucination_silence_threshold: float | None = None
     max_length: int | None = None
     exact_tokens: int | None = None
 
@@ -80,6 +88,11 @@ class Options:
     def together(self) -> bool:
         """Whether recordings can be decoded together: they get one pass, and equal prompts."""
         return len(self.temperatures) == 1 and not self.condition_on_previous
+
+    @property
+    def beyond_generate(self) -> bool:
+        """Whether transformers' `generate` lacks an option that is set."""
+        return self.word_timestamps
 
     def rules(self, settings: Settings, *, timestamps: bool) -> Rules:
         """Return the rules for decoding a window of a checkpoint."""
@@ -200,6 +213,9 @@ def _check_together(options: Options) -> None:
     """Refuse options that transformers cannot follow, for then nothing could be compared."""
     if options.no_speech_threshold is not None and options.logprob_threshold is None:
         msg = "no_speech_threshold needs a logprob_threshold: sure words are speech"
+        raise RecipeError(msg)
+    if options.hallucination_silence_threshold is not None and not options.word_timestamps:
+        msg = "hallucination_silence_threshold needs word_timestamps: true: it looks at words"
         raise RecipeError(msg)
     if options.hotwords and options.initial_prompt and options.condition_on_previous:
         msg = "hotwords, initial_prompt and condition_on_previous: give two of them"

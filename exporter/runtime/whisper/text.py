@@ -110,6 +110,11 @@ class Text:
             text = text.replace(found, put)
         return _TIME.sub("", text).strip()
 
+    def spelled(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens as it is, with spaces around it, and unknown bytes marked."""
+        names = (self._names.get(token) for token in ids)
+        return b"".join(map(_bytes_of, filter(None, names))).decode("utf-8", errors="replace")
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without special tokens around them.
 

@@ -12,6 +12,7 @@ from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
+from exporter.runtime.words.timing import Aligner
 
 Part = tuple[Segment, list[int]]
 """A segment, and its tokens."""
@@ -90,7 +91,10 @@ class Whisper:
         for recording in recordings:
             recording.language = self._language(options)
         rate = settings.mel.rate
-        form = LongForm(self.engine, settings, options, lead, timestamps=times)
+        aligner = None
+        if options.word_timestamps:
+            aligner = Aligner(self.engine, settings, self.text, options.task)
+        form = LongForm(self.engine, settings, options, lead, timestamps=times, aligner=aligner)
         for place, timed in form.decode(recordings):
             yield place, lengths[place] / rate, timed
 
@@ -101,7 +105,9 @@ class Whisper:
             return [Recording(features)], [features.samples]
         short = [sound for sound in sounds if not isinstance(sound, LongAudio)]
         rows = self.settings.mel(short)
-        return [Recording(row) for row in rows], [len(sound) for sound in short]
+        lengths, hop = [len(sound) for sound in short], self.settings.mel.hop
+        pairs = zip(rows, lengths, strict=True)
+        return [Recording(row, heard=length // hop) for row, length in pairs], lengths
 
     def _language(self, options: Options) -> int | None:
         code = options.language or self.settings.language
@@ -117,6 +123,7 @@ class Whisper:
             no_speech_prob=window.no_speech_prob,
             compression_ratio=window.compression_ratio,
             temperature=window.temperature if sampled else None,
+            words=timed.words,
         )
 
 

@@ -22,8 +22,9 @@ def transcribe(
     heard = partial(_logits, model, extractor)
     reader = Reader(heard, processor.alphabet, extractor.sampling_rate, ratio)
     chunk_s, stride_s = decoding.chunk_length_s, decoding.stride_length_s
+    words = decoding.word_timestamps
     with torch.inference_mode():
-        return [reader.transcribe(sound, chunk_s, stride_s) for sound in audio]
+        return [reader.transcribe(sound, chunk_s, stride_s, words=words) for sound in audio]
 
 
 def features_of(model: Any, extractor: Any, samples: Audio) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from exporter.families.whisper.decoding import original
 from exporter.families.whisper.decoding.settings import options_of, own_settings
+from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.engine import ArrayEngine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
@@ -24,7 +25,8 @@ def transcribe(
 
     `model` is a `WhisperForConditionalGeneration`, `processor` its `WhisperProcessor`; transformers
     does not type the parts of both. A model without an `engine` is the original: transformers'
-    own `generate` decodes it, so that it is the reference of comparisons, of tokens and of time.
+    own `generate` decodes it, so that it is the reference of comparisons, of tokens and of time;
+    our own decoding does where `generate` lacks an option.
 
     Recordings within the window are decoded `decoding.batch_size` at a time; longer ones one by
     one, with timestamps, because the window moves from one timestamp to the next.
@@ -32,6 +34,8 @@ def transcribe(
     options, extractor = options_of(model, decoding), processor.feature_extractor
     settings, text = own_settings(model, extractor), text_of(processor.tokenizer)
     engine = getattr(model, "engine", None)
+    if engine is None and options.beyond_generate:
+        engine = eager_engine(model)
     if engine is not None:
         return Whisper(ArrayEngine(engine), settings, text).transcribe(audio, options)
     transcripts: dict[int, Transcript] = {}
