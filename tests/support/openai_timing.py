@@ -202,3 +202,95 @@ def iterate_result(  # noqa: C901
             segment_end = float(segment["end"])
             segment_text = segment["text"].strip().replace("-->", "->")
             yield segment_start, segment_end, segment_text
+
+
+def skip_hallucinations(  # noqa: C901
+    current_segments: list[dict[str, Any]],
+    threshold: float,
+    previous_seek: int,
+    seek: int,
+    segment_size: int,
+    content_frames: int,
+    last_speech_timestamp: float,
+    single_timestamp_ending: bool,
+) -> tuple[int, int]:
+    """`transcribe.py`, from where words have their times; the kept segments, and `seek`."""
+    punctuation = PREPENDED + APPENDED
+    time_offset, window_end_time = previous_seek / 100, (previous_seek + 3000) / 100
+    segment_duration, content_duration = segment_size / 100, content_frames / 100
+
+    def word_anomaly_score(word: dict[str, Any]) -> float:
+        probability = word.get("probability", 0.0)
+        duration = word["end"] - word["start"]
+        score = 0.0
+        if probability < 0.15:
+            score += 1.0
+        if duration < 0.133:
+            score += (0.133 - duration) * 15
+        if duration > 2.0:
+            score += duration - 2.0
+        return score
+
+    def is_segment_anomaly(segment: dict[str, Any] | None) -> bool:
+        if segment is None or not segment["words"]:
+            return False
+        words = [w for w in segment["words"] if w["word"] not in punctuation]
+        words = words[:8]
+        score = sum(word_anomaly_score(w) for w in words)
+        return score >= 3 or score + 0.01 >= len(words)
+
+    def next_words_segment(segments: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((s for s in segments if s["words"]), None)
+
+    def get_end(segments: list[dict[str, Any]]) -> float | None:
+        return next(
+            (w["end"] for s in reversed(segments) for w in reversed(s["words"])),
+            segments[-1]["end"] if segments else None,
+        )
+
+    if not single_timestamp_ending:
+        last_word_end = get_end(current_segments)
+        if last_word_end is not None and last_word_end > time_offset:
+            seek = round(last_word_end * 100)
+    if not single_timestamp_ending:
+        last_word_end = get_end(current_segments)
+        if last_word_end is not None and last_word_end > time_offset:
+            remaining_duration = window_end_time - last_word_end
+            if remaining_duration > threshold:
+                seek = round(last_word_end * 100)
+            else:
+                seek = previous_seek + segment_size
+    first_segment = next_words_segment(current_segments)
+    if first_segment is not None and is_segment_anomaly(first_segment):
+        gap = first_segment["start"] - time_offset
+        if gap > threshold:
+            seek = previous_seek + round(gap * 100)
+            return 0, seek
+    hal_last_end = last_speech_timestamp
+    for si in range(len(current_segments)):
+        segment = current_segments[si]
+        if not segment["words"]:
+            continue
+        if is_segment_anomaly(segment):
+            next_segment = next_words_segment(current_segments[si + 1 :])
+            if next_segment is not None:
+                hal_next_start = next_segment["words"][0]["start"]
+            else:
+                hal_next_start = time_offset + segment_duration
+            silence_before = (
+                segment["start"] - hal_last_end > threshold
+                or segment["start"] < threshold
+                or segment["start"] - time_offset < 2.0
+            )
+            silence_after = (
+                hal_next_start - segment["end"] > threshold
+                or is_segment_anomaly(next_segment)
+                or window_end_time - segment["end"] < 2.0
+            )
+            if silence_before and silence_after:
+                seek = round(max(time_offset + 1, segment["start"]) * 100)
+                if content_duration - segment["end"] < threshold:
+                    seek = content_frames
+                return si, seek
+        hal_last_end = segment["end"]
+    return len(current_segments), seek

@@ -14,6 +14,7 @@ from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Lead, Options
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.windows import Window, Windows
+from exporter.runtime.words.hallucinations import Place, without_hallucinations
 from exporter.runtime.words.timing import Aligner, last_word_s
 
 _STEP_S, _FRAME_S = 0.02, 0.01  # of a timestamp, and of a frame, whatever the checkpoint
@@ -152,7 +153,8 @@ class LongForm:
         times = self._settings.times
         segments, moved = split(window, times, recording.seek, frames)
         if self._aligner is not None:
-            segments, moved = self._timed(recording, segments, moved, encoded, row)
+            single = [token >= times for token in window.tokens[-2:]] == [False, True]
+            segments, moved = self._timed(recording, segments, moved, encoded, row, single=single)
         recording.seek += moved
         for one in segments:
             doubled = len(one.tokens) > 2 and one.tokens[-2] >= times
@@ -166,8 +168,13 @@ class LongForm:
         moved: int,
         encoded: Any,
         row: int,
+        *,
+        single: bool,
     ) -> tuple[list[Timed], int]:
-        """Return a window's segments with their words, and by how many frames to move on."""
+        """Return a window's segments with their words, and by how many frames to move on.
+
+        `single` says whether a single timestamp ends the window's text.
+        """
         assert self._aligner is not None
         seek = recording.seek
         heard = recording.frames if recording.heard is None else recording.heard
@@ -182,10 +189,19 @@ class LongForm:
             seek * _FRAME_S,
             recording.last_word_s,
         )
+        threshold_s = self._options.hallucination_silence_threshold
+        if threshold_s is not None:
+            place = Place(seek, frames, self._settings.mel.frames, heard)
+            kept, moved = without_hallucinations(
+                spans, threshold_s, place, moved, recording.last_word_s, single=single
+            )
+            spans = spans[:kept]
+            if seek + moved >= heard:
+                moved = recording.frames - seek
         recording.last_word_s = last_word_s(spans, recording.last_word_s)
         return [
             replace(one, start_s=span.start_s, end_s=span.end_s, words=tuple(span.words))
-            for one, span in zip(segments, spans, strict=True)
+            for one, span in zip(segments, spans, strict=False)  # the first ones
         ], moved
 
 
