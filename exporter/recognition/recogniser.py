@@ -151,8 +151,10 @@ class Recogniser:
                 `timestamps` (segments with times), and `batch_size` (recordings decoded together);
                 for windows that fail: `temperatures`, `compression_ratio_threshold`,
                 `logprob_threshold` and `no_speech_threshold`; for text before windows:
-                `condition_on_previous`, `initial_prompt` and `hotwords`. docs/recipes.md has more.
+                `condition_on_previous`, `initial_prompt` and `hotwords`; against text in silence:
+                `hallucination_silence_threshold`. docs/recipes.md has more.
                 For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
+                For both: `word_timestamps` (segments with words and their times).
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.

@@ -230,6 +230,22 @@ def test_earlier_artifacts_say_that_they_lack_what_it_takes(tmp_path: Path) -> N
         assert recogniser.model is not None
 
 
+@pytest.mark.parametrize("kind", CUTS)
+def test_validation_compares_queries_with_the_originals(tiny_whisper: Path, kind: str) -> None:
+    original = family.open_original(tiny_whisper)
+    settings = own_settings(original, family.processor(tiny_whisper).feature_extractor)
+    features = torch.from_numpy(settings.mel(sounds(2.0)))
+    tokens = torch.arange(20, 29)[None]
+    expected = family.forcing.forced(original, features, tokens, [9]).states
+    model = opened(tiny_whisper, kind)
+    found = family.forcing.forced(model, features, tokens, [4, *[1] * 5]).states
+    for layer in range(2):
+        name = f"model.decoder.layers.{layer}.encoder_attn.q_proj"
+        assert expected[name].shape == (1, 9, 64)
+        # The cache of keys and values before it may be in int8 or float16.
+        torch.testing.assert_close(found[name], expected[name], atol=0.05, rtol=0.05)
+
+
 def test_words_are_left_out_of_what_has_none() -> None:
     decoding = Decoding()
     assert "word_timestamps" not in decoding.model_dump()
