@@ -76,7 +76,7 @@ def test_words_in_every_format(name: str, capfd: Captured) -> None:
 def test_lines_have_their_limits(capfd: Captured) -> None:
     limits = ("--max-line-width", "12", "--max-line-count", "2")
     cues = printed(capfd, "long.wav", "--format", "srt", *limits).strip().split("\n\n")
-    assert len(cues) > 2
+    assert len(cues) > 1
     for cue in cues:
         _, _, *lines = cue.splitlines()
         assert 1 <= len(lines) <= 2
@@ -90,7 +90,7 @@ def test_limits_are_for_subtitles_of_words(form: tuple[str, ...], capfd: Capture
     assert main([*CALL[:-1], "a.wav", "--format", "srt", "--highlight-words"]) == 2
     errors = capfd.readouterr().err.splitlines()
     assert sum(line.startswith("error: limits of lines") for line in errors) == 2
-    assert all(len(line) <= 80 for line in errors)
+    assert len(errors) <= 4
 
 
 @pytest.mark.usefixtures("here")
@@ -100,8 +100,7 @@ def test_an_earlier_artifact_says_what_to_do(tmp_path: Path, capfd: Captured) ->
     error = capfd.readouterr().err
     assert error.startswith("error: an earlier release built this artifact")
     assert "--force" in error
-    assert len(error.splitlines()) <= 4
-    assert all(len(line) <= 80 for line in error.splitlines())
+    assert len(error.splitlines()) == 2
 
 
 RUN = """

@@ -93,7 +93,12 @@ class Text:
             if (token < self._times or token in self._words) and token not in self._special
         ]
 
-    @property
+    @cached_property
+    def silent(self) -> list[int]:
+        """The ids of all tokens without text, in order."""
+        return sorted(self._names.keys() - self.spoken(self._names))
+
+    @cached_property
     def ids(self) -> list[int]:
         """The ids of all tokens, in order."""
         return sorted(self._names)

@@ -59,8 +59,9 @@ class Aligner:
 
     def __init__(self, engine: Engine, settings: Settings, text: Text, task: str | None) -> None:
         self._engine, self._settings, self._text, self._task = engine, settings, text, task
-        spoken = text.spoken(range(settings.vocabulary))
-        self._silent = np.setdiff1d(np.arange(settings.vocabulary), spoken)
+        size = settings.vocabulary
+        unnamed = range(max(text.ids, default=-1) + 1, size)  # outputs that are no tokens
+        self._silent = np.array([*(n for n in text.silent if n < size), *unnamed], np.int64)
         self._codes = {token: code for code, token in settings.languages.items()}
 
     def span(self, start_s: float, end_s: float, tokens: Sequence[int]) -> Span:
