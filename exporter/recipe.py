@@ -184,6 +184,8 @@ class Decoding(_Strict):
     vad_min_silence_s: float | None = _option("vad_min_silence_s")
     vad_speech_pad_s: float = _option("vad_speech_pad_s")
     clip_timestamps: tuple[_Clip, ...] | None = _option("clip_timestamps")
+    word_timestamps: bool = _option("word_timestamps")
+    hallucination_silence_threshold: float | None = _option("hallucination_silence_threshold")
 
 
 class Data(_Strict):

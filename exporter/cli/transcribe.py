@@ -17,8 +17,10 @@ from exporter.system.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
     from exporter.recognition.recordings import Recording
+    from exporter.runtime.cues import Layout
     from exporter.runtime.transcript import Segment, Transcript
 
+_COUNT = click.IntRange(1, 1000)
 _FORMATS = ("text", "json", "jsonl", "srt", "vtt", "tsv")  # of `exporter.runtime.subtitles`
 _SUFFIXES = {"text": ".txt"}
 
@@ -42,6 +44,7 @@ _SUFFIXES = {"text": ".txt"}
 @click.option(
     "--batch-size", type=click.IntRange(1, 1024), metavar="N", help="Windows decoded together."
 )
+@click.option("--word-timestamps", is_flag=True, help="Times and probabilities of words, too.")
 @click.option(
     "--format", "form", type=click.Choice(_FORMATS), default="text", help="Default: text."
 )
@@ -51,6 +54,10 @@ _SUFFIXES = {"text": ".txt"}
     type=click.Path(path_type=Path),
     help="Write a file for each recording; what is there is kept, and its recording skipped.",
 )
+@click.option("--max-line-width", metavar="N", type=_COUNT, help="Characters of a subtitle's line.")
+@click.option("--max-line-count", metavar="N", type=_COUNT, help="Lines of a subtitle.")
+@click.option("--max-words-per-line", metavar="N", type=_COUNT, help="Words of a subtitle's line.")
+@click.option("--highlight-words", is_flag=True, help="Underline words as they are spoken.")
 @click.option(
     "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="Default: all cores."
 )
@@ -60,8 +67,13 @@ def transcribe(
     artifact: str,
     audio: Sequence[Path],
     timestamps: bool,
+    word_timestamps: bool,
     form: str,
     output: Path | None,
+    max_line_width: int | None,
+    max_line_count: int | None,
+    max_words_per_line: int | None,
+    highlight_words: bool,
     threads: int | None,
     trust: bool,
     as_json: bool,
@@ -73,18 +85,29 @@ def transcribe(
     files that are named like audio are taken, and manifests (.jsonl). Options default to those of
     the recipe. A file that cannot be read is told, costs no other file's text, and makes the exit
     code 3.
+    files that are named like audio are taken, and manifests (.jsonl). Language and task default to
+    the recipe's. Limits of lines, and highlighted words, are for srt and vtt with
+    --word-timestamps. A file that cannot be read is told, costs no other file's text, and makes the
+    exit code 3.
     """
     from exporter.artifact.lookup import require_audio
     from exporter.recognition.recordings import recordings_of
     from exporter.recognition.transcribe import Request, transcribe_files
+    from exporter.runtime.cues import PLAIN, Layout
     from exporter.runtime.subtitles import TIMED
 
+    layout = Layout(max_line_width, max_line_count, max_words_per_line, highlight_words)
+    if layout != PLAIN:
+        _require_words(form, word_timestamps=word_timestamps)
     require_audio(artifact, audio)
     recordings = recordings_of(audio)
-    printed = _Printed(terminal, recordings, form, output, timestamps=timestamps, as_json=as_json)
+    times = "words" if word_timestamps else "segments" if timestamps else None
+    printed = _Printed(terminal, recordings, form, output, layout, times=times, as_json=as_json)
     changes = {key: value for key, value in how.items() if value is not None}
-    if timestamps or form in TIMED:
+    if times or form in TIMED:
         changes["timestamps"] = True
+    if word_timestamps:
+        changes["word_timestamps"] = True
     paths = tuple(each.path for each in printed.left)
     request = Request(artifact, paths, changes, threads, trust, live=printed.is_live)
     try:
@@ -109,12 +132,13 @@ class _Printed:
         recordings: Sequence[Recording],
         form: str,
         output: Path | None,
+        layout: Layout,
         *,
-        timestamps: bool,
+        times: str | None,
         as_json: bool,
     ) -> None:
         self._terminal, self._form, self._output = terminal, form, output
-        self._timestamps = timestamps
+        self._layout, self._times = layout, times
         self._gathers = as_json or (form == "json" and output is None)
         self._several = len(recordings) > 1
         self._errors: list[DataError] = []
@@ -126,13 +150,13 @@ class _Printed:
     def is_live(self) -> bool:
         """Whether segments are printed as they come."""
         plain = self._form == "text" and self._output is None and not self._gathers
-        return plain and self._timestamps
+        return plain and self._times is not None
 
     def segment(self, path: Path, segment: Segment) -> None:
         """Print a segment."""
         name = readable_name(str(path))
-        line = _timed(segment)
-        self._terminal.say(f"{name}: {line}" if self._several else line)
+        for line in self._timed(segment):
+            self._terminal.say(f"{name}: {line}" if self._several else line)
 
     def outcome(self, path: Path, outcome: Transcript | DataError) -> None:
         """Print or write a recording's transcript, or tell its error."""
@@ -194,11 +218,26 @@ class _Printed:
     def _lines(self, transcript: Transcript, name: str) -> Iterator[str]:
         from exporter.runtime.subtitles import lines_of
 
-        if self._form != "text" or not self._timestamps:
-            yield from lines_of(transcript, self._form, name)
+        if self._form != "text" or self._times is None:
+            yield from lines_of(transcript, self._form, name, self._layout)
             return
-        yield from map(_timed, transcript.segments)
+        for segment in transcript.segments:
+            yield from self._timed(segment)
+
+    def _timed(self, segment: Segment) -> Iterator[str]:
+        """Yield a line for a segment, or for each of its words."""
+        parts = (segment.words or ()) if self._times == "words" else (segment,)
+        for one in parts:
+            yield f"[{one.start_s:.2f} - {one.end_s:.2f}] {one.text.strip()}"
 
 
-def _timed(segment: Segment) -> str:
-    return f"[{segment.start_s:.2f} - {segment.end_s:.2f}] {segment.text.strip()}"
+def _require_words(form: str, *, word_timestamps: bool) -> None:
+    """Refuse limits of lines without lines of words."""
+    from exporter.runtime.subtitles import SUBTITLES
+
+    if form not in SUBTITLES or not word_timestamps:
+        msg = (
+            "limits of lines, and highlighted words, are for subtitles of words: "
+            "add --word-timestamps and --format srt or vtt"
+        )
+        raise RecipeError(msg)

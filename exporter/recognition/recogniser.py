@@ -161,6 +161,10 @@ class Recogniser:
                 docs/recipes.md has more.
                 For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings), `vad`
                 and its options.
+                `condition_on_previous`, `initial_prompt` and `hotwords`; against text in silence:
+                `hallucination_silence_threshold`. docs/recipes.md has more.
+                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
+                For both: `word_timestamps` (segments with words and their times).
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.

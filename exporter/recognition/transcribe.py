@@ -66,7 +66,7 @@ def transcribe_files(
     def on_result(row: dict[str, Any]) -> None:
         if "segment" in row:
             if on_segment is not None:
-                on_segment(left[-1], Segment(**row["segment"]))
+                on_segment(left[-1], Segment.of_dict(row["segment"]))
         elif "error" in row:
             on_outcome(left.pop(), DataError(row["error"]))
         else:
@@ -144,4 +144,4 @@ def _reported(paths: Sequence[Path], done: int, progress: Progress) -> Iterator[
 
 
 def _transcript(text: str, tokens: Sequence[int], segments: Sequence[dict[str, Any]]) -> Transcript:
-    return Transcript(text, tuple(tokens), tuple(Segment(**each) for each in segments))
+    return Transcript(text, tuple(tokens), tuple(map(Segment.of_dict, segments)))

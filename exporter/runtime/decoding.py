@@ -90,6 +90,8 @@ OPTIONS: Mapping[str, Option] = {
     "vad_min_silence_s": Option(float, None, least=0, most=60),
     "vad_speech_pad_s": Option(float, 0.4, least=0, most=5),
     "clip_timestamps": Option(tuple, None, least=0, most=86_400, longest=2000),
+    "word_timestamps": Option(bool, False),
+    "hallucination_silence_threshold": Option(float, None, least=0, most=1000),
 }
 
 

@@ -4,22 +4,26 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from exporter.runtime.transcript import Segment, Transcript
+from exporter.runtime.cues import PLAIN, Layout, cues, one_line
+from exporter.runtime.transcript import Transcript
 
 _MS = 1000
 
 
-def lines_of(transcript: Transcript, form: str, name: str) -> list[str]:
+def lines_of(transcript: Transcript, form: str, name: str, layout: Layout = PLAIN) -> list[str]:
     """Return a transcript in one of `FORMATS`.
 
     Args:
         transcript: The transcript; subtitles and tables have a part for each of its segments.
         form: The format.
         name: What JSON calls the recording.
+        layout: How words are laid out in subtitles.
 
     Returns:
         Lines without their ends.
     """
+    if form in SUBTITLES:
+        return list(SUBTITLES[form](transcript, layout))
     return list(_WRITERS[form](transcript, name))
 
 
@@ -42,21 +46,26 @@ def _jsonl(transcript: Transcript, name: str) -> Iterator[str]:
     yield json.dumps(as_data(transcript, name), ensure_ascii=False)
 
 
-def _srt(transcript: Transcript, _name: str) -> Iterator[str]:
-    for number, segment in enumerate(transcript.segments, start=1):
+def _srt(transcript: Transcript, layout: Layout) -> Iterator[str]:
+    for number, cue in enumerate(cues(transcript, layout, str), start=1):
         yield str(number)
-        yield f"{clock(segment.start_s, ',')} --> {clock(segment.end_s, ',')}"
-        yield from (_one_line(segment), "")
+        yield f"{clock(cue.start_s, ',')} --> {clock(cue.end_s, ',')}"
+        yield from (*cue.text.split("\n"), "")
 
 
-def _vtt(transcript: Transcript, _name: str) -> Iterator[str]:
+def _vtt(transcript: Transcript, layout: Layout) -> Iterator[str]:
     yield from ("WEBVTT", "")
-    for segment in transcript.segments:
-        yield f"{clock(segment.start_s, '.')} --> {clock(segment.end_s, '.')}"
-        # A cue's text may hold neither markup nor an arrow.
-        # Source: https://www.w3.org/TR/webvtt1/#webvtt-cue-text-span
-        text = _one_line(segment).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        yield from (text, "")
+    for cue in cues(transcript, layout, _escaped):
+        yield f"{clock(cue.start_s, '.')} --> {clock(cue.end_s, '.')}"
+        yield from (*cue.text.split("\n"), "")
+
+
+def _escaped(text: str) -> str:
+    """Return a cue's text, which may hold neither markup nor an arrow.
+
+    Source: https://www.w3.org/TR/webvtt1/#webvtt-cue-text-span
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _tsv(transcript: Transcript, _name: str) -> Iterator[str]:
@@ -64,15 +73,16 @@ def _tsv(transcript: Transcript, _name: str) -> Iterator[str]:
     yield "start\tend\ttext"
     for segment in transcript.segments:
         times = round(segment.start_s * _MS), round(segment.end_s * _MS)
-        yield "\t".join((*map(str, times), _one_line(segment)))
+        yield "\t".join((*map(str, times), one_line(segment.text)))
 
 
 _WRITERS: Mapping[str, Callable[[Transcript, str], Iterator[str]]] = {
-    **{"text": _text, "json": _json, "jsonl": _jsonl},
-    **{"srt": _srt, "vtt": _vtt, "tsv": _tsv},
+    **{"text": _text, "json": _json, "jsonl": _jsonl, "tsv": _tsv},
 }
-FORMATS = tuple(_WRITERS)
-TIMED = ("srt", "vtt", "tsv")
+SUBTITLES: Mapping[str, Callable[[Transcript, Layout], Iterator[str]]] = {"srt": _srt, "vtt": _vtt}
+"""The formats of subtitles, and what writes them."""
+FORMATS = (*_WRITERS, *SUBTITLES)
+TIMED = (*SUBTITLES, "tsv")
 """The formats that have times."""
 
 
@@ -81,8 +91,3 @@ def clock(seconds: float, point: str) -> str:
     minutes, ms = divmod(round(seconds * _MS), 60 * _MS)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02}:{minutes:02}:{ms // _MS:02}{point}{ms % _MS:03}"
-
-
-def _one_line(segment: Segment) -> str:
-    """Return a segment's text without line ends and tabs, which would begin something else."""
-    return " ".join(segment.text.split())

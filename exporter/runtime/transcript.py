@@ -1,7 +1,8 @@
 """Transcripts: text, tokens and timed segments, as plain data."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,31 @@ _SHOWN = 60  # characters of a text in `repr`
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word; times are in seconds from the start of the recording, rounded to milliseconds.
+
+    Attributes:
+        start_s: Where it begins.
+        end_s: Where it ends.
+        text: Its text, with the space before it: the words of a segment, joined, are its text.
+        probability: The probability of its tokens, on average.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+    def __post_init__(self) -> None:
+        _round_times(self)
+
+    @property
+    def duration_s(self) -> float:
+        """How long it lasts."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
 class Segment:
     """A segment of speech; times are in seconds from the start of the recording.
 
@@ -31,6 +57,7 @@ class Segment:
         no_speech_prob: The probability that its window holds no speech.
         compression_ratio: How much smaller its window's text becomes when it is compressed.
         temperature: At which its window was decoded. Each is None if no option asks for it.
+        words: Its words; None if `word_timestamps` does not ask for them.
     """
 
     start_s: float
@@ -40,18 +67,54 @@ class Segment:
     no_speech_prob: float | None = None
     compression_ratio: float | None = None
     temperature: float | None = None
+    words: tuple[Word, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("start_s", "end_s"):
-            object.__setattr__(self, name, round(getattr(self, name), 3))
+        _round_times(self)
 
     def until(self, end_s: float) -> "Segment":
         """Return the segment with no time after the recording's end."""
-        return replace(self, start_s=min(self.start_s, end_s), end_s=min(self.end_s, end_s))
+        words = None if self.words is None else tuple(_until(one, end_s) for one in self.words)
+        return replace(_until(self, end_s), words=words)
+
+    def after(self, offset_s: float) -> "Segment":
+        """Return the segment with all times later by so many seconds."""
+        return self.moved(lambda time_s: time_s + offset_s, lambda time_s: time_s + offset_s)
+
+    def moved(self, start: Callable[[float], float], end: Callable[[float], float]) -> "Segment":
+        """Return the segment with other times: of what begins, and of what ends."""
+        words = None if self.words is None else tuple(_moved(w, start, end) for w in self.words)
+        return replace(_moved(self, start, end), words=words)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the segment as JSON has it, without what was not computed."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return known if self.words is None else {**known, "words": [*known["words"]]}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> "Segment":
+        """Return the segment that `to_dict` gave."""
+        words = values.get("words")
+        named = None if words is None else tuple(Word(**each) for each in words)
+        return cls(**{**values, "words": named})
+
+
+_Timed = TypeVar("_Timed", Word, Segment)
+
+
+def _round_times(timed: Word | Segment) -> None:
+    for name in ("start_s", "end_s"):
+        object.__setattr__(timed, name, round(getattr(timed, name), 3))
+
+
+def _moved(timed: _Timed, start: Callable[[float], float], end: Callable[[float], float]) -> _Timed:
+    start_s = start(timed.start_s)
+    return replace(timed, start_s=start_s, end_s=max(start_s, end(timed.end_s)))
+
+
+def _until(timed: _Timed, end_s: float) -> _Timed:
+    start_s, end_s = min(timed.start_s, end_s), min(timed.end_s, end_s)
+    return replace(timed, start_s=start_s, end_s=end_s)
 
 
 @dataclass(frozen=True, repr=False)

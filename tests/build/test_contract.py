@@ -69,7 +69,8 @@ def test_a_fresh_process_gives_the_originals_text(english: dict[str, Any], kind:
 SCRIPT = """
 import sys, exporter
 recogniser = exporter.load(sys.argv[1], threads=1)
-for options in ({}, {"timestamps": True}, {"num_beams": 2, "batch_size": 2}):
+several = {"num_beams": 2, "batch_size": 2}
+for options in ({}, {"timestamps": True}, {"word_timestamps": True}, several):
     for transcript in recogniser.transcribe_iter(sys.argv[2:], **options):
         print(transcript)
 """
@@ -81,7 +82,28 @@ def test_a_script_shows_nothing_but_what_it_prints(english: dict[str, Any], kind
     command = [sys.executable, "-W", "default", "-c", SCRIPT, str(one(english, kind).path), *clips]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 3 * len(clips)
+    assert len(done.stdout.splitlines()) == 4 * len(clips)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_timed_as_the_originals(english: dict[str, Any], kind: str) -> None:
+    """Also in batches and in long recordings; both in the form that needs no torch, and in it."""
+    original = load_original(str(english["checkpoint"]), threads=1)
+    source = np.random.default_rng(1)
+    audio = [source.normal(0, 0.1, 16_000 * seconds).astype(np.float32) for seconds in (2, 5, 14)]
+    how: dict[str, Any] = {"sampling_rate": 16_000, "word_timestamps": True, "batch_size": 2}
+    recogniser = load(one(english, kind).path, threads=1)
+    expected = original.transcribe(audio, **how)
+    for _ in range(2):
+        for found, theirs in zip(recogniser.transcribe(audio, **how), expected, strict=True):
+            ours, others = (
+                [word for segment in each.segments for word in segment.words or ()]
+                for each in (found, theirs)
+            )
+            assert [word.text for word in ours] == [word.text for word in others]
+            gaps = [abs(a.start_s - b.start_s) for a, b in zip(ours, others, strict=True)]
+            assert np.median(gaps) < 0.05
+        assert recogniser.model is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -82,7 +82,7 @@ def test_caches_are_written_in_place_and_bound_inputs_are_read_anew(built: Built
 
 def test_results_outlive_the_package(built: Built) -> None:
     package = opened(built.folder)
-    logits = package(arrays(2), ["logits"])["logits"]
+    logits = package(package.bind(arrays(2), ["logits"]))["logits"]
     kept = logits.copy()
     del package
     assert np.array_equal(logits, kept)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.families.attention import unpacked
 from exporter.runtime.aoti.package import Array, open_packages
 from exporter.runtime.aoti.whisper import GRAPHS, Engine, Hypotheses
 from exporter.system.hardware import describe
@@ -74,8 +75,25 @@ def test_graphs_give_the_bits_that_they_give_in_torch(
             inputs["input_ids"] = torch.from_numpy(rows(tokens, 2))
             inputs["position"][0] = length
             length += len(tokens)
-            logits = there["decoder"](inputs)["logits"].numpy()
+            outputs = there["decoder"](inputs)
+            logits = outputs["logits"].numpy()
             assert np.array_equal(hypotheses.step(rows(tokens, 2)), logits)
+            if length > len(tokens):
+                continue
+            for window in range(2):
+                heads = [(2, 1), (0, 2)]
+                found = engine.attend(encoded, window, np.array(tokens), heads)
+                alone = engine.start(encoded[window : window + 1])
+                assert np.array_equal(found.logits, alone.step(rows(tokens, 1))[0])
+                alone.release()
+                queries = [outputs[f"cross.{n}.query"][window].numpy() for n, _ in heads]
+                expected = [
+                    q[:, 32 * n : 32 * n + 32] for q, (_, n) in zip(queries, heads, strict=True)
+                ]
+                np.testing.assert_allclose(found.queries, expected, atol=2e-3)
+                cache = torch.from_numpy(encoded[window])
+                keys = [unpacked(cache[2 * n, head]).T.numpy() for n, head in heads]
+                assert np.array_equal(found.keys, keys)
     hypotheses.release()
 
 

@@ -12,6 +12,7 @@ from exporter import recipe
 from exporter.artifact import store
 from exporter.build.pipeline import build
 from exporter.families import FAMILIES
+from exporter.families.whisper.engine.engine import ArrayEngine
 from exporter.runtime.onnx import graph_name, session
 from exporter.runtime.onnx.external_data import own_graphs
 from exporter.runtime.onnx.whisper import Engine
@@ -140,6 +141,48 @@ def test_threads_decode_beside_each_other(ours: Engine) -> None:
         for _ in range(3):
             for one, other in zip(alone, pool.map(decoded, range(4)), strict=True):
                 assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("tokens", [2, 9])
+def test_queries_and_keys_are_the_same(ours: Engine, theirs: Any, tokens: int) -> None:
+    heads, encoded, text = [(1, 1), (0, 0), (1, 0)], ours.encode(features(1)), ids(1, tokens, 3)[0]
+    other = ArrayEngine(theirs).attend(torch.from_numpy(encoded.states), 0, text, heads)
+    for _ in range(2):  # before and after the window is decoded
+        found = ours.attend(encoded, 0, text, heads)
+        assert np.array_equal(found.logits, other.logits)
+        assert np.array_equal(found.queries, other.queries)
+        assert found.queries.shape == (3, tokens, 32)
+        assert found.keys.shape == (3, 32, 200)
+        # One of the two multiplies codes and scales in another order.
+        np.testing.assert_allclose(found.keys, other.keys, rtol=1e-6)
+        hypotheses = ours.start(encoded)
+        assert np.array_equal(hypotheses.step(text[None])[0], found.logits)
+        hypotheses.release()
+
+
+def test_one_of_several_windows_attends(ours: Engine) -> None:
+    encoded, text = ours.encode(features(3)), ids(1, 5, 3)[0]
+    hypotheses = ours.start(encoded)
+    logits = hypotheses.step(np.tile(text, (3, 1))).copy()
+    hypotheses.release()
+    keys = []
+    for window in range(3):
+        found = ours.attend(encoded, window, text, [(1, 0)])
+        assert np.array_equal(found.logits, logits[window])
+        keys.append(found.keys)
+    assert not np.array_equal(keys[0], keys[1])
+
+
+def test_tokens_alone_cost_no_queries(ours: Engine) -> None:
+    """An output that nobody asks for is not bound."""
+    bound = []
+    usual = ours.functions["step"]
+    ours.functions["step"] = lambda call: bound.append({*call.outputs}) or usual(call)
+    try:
+        ours.start(ours.encode(features(1))).step(ids(1, 1, 0))
+    finally:
+        ours.functions["step"] = usual
+    assert bound == [{"logits"}]
 
 
 def test_a_measurement_may_stand_in_for_a_graph(ours: Engine) -> None:

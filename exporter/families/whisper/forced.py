@@ -3,7 +3,8 @@
 Used by validation, to compare an artifact with its original token by token.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,12 +15,15 @@ from exporter.families.forcing import Forced, States, observed
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.decoding.settings import own_settings
 from exporter.families.whisper.decoding.transcribe import own_features as own_features
+from exporter.families.whisper.engine.model import DECODERS
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio
+from exporter.runtime.whisper.engine import query_name
 
 _WINDOW_CACHE = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 _TOKEN_CACHE = ("self_attn.k_proj", "self_attn.v_proj")
 _LEAVES = {"key": "k_proj", "value": "v_proj"}
+_ASKING, _QUERY = "encoder_attn.q_proj", ".query"
 
 
 def runs_once(module: str) -> bool:
@@ -91,16 +95,52 @@ def forced(model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -
             return _forced_module(model, features, tokens)
         encoded = engine.encode(features)
         cache = engine.decoder.start()
-        steps = [engine.step(ids, encoded, cache) for ids in tokens.split(list(calls), 1)]
+        with _queries(engine) as given:
+            steps = [engine.step(ids, encoded, cache) for ids in tokens.split(list(calls), 1)]
         logits = torch.cat(steps, 1).float()
         states = _cached(cache, encoded, tokens.shape[1])
+        if len(tokens) == 1:  # several rows may have several calls
+            states |= _asked(given, model.config)
         engine.decoder.release(cache)
         return Forced(logits, states)
 
 
+@contextmanager
+def _queries(engine: Any) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the queries of the audio that a decoder's graph gives, by output."""
+    (name,) = DECODERS & engine.functions.keys()
+    usual = engine.functions[name]
+    given: dict[str, list[Tensor]] = {}
+
+    def listening(
+        inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = usual(inputs)
+        for output in [each for each in outputs if each.endswith(_QUERY)]:
+            given.setdefault(output, []).append(outputs[output].float())
+        return outputs if wanted is None else {each: outputs[each] for each in wanted}
+
+    engine.functions[name] = listening
+    try:
+        yield given
+    finally:
+        engine.functions[name] = usual
+
+
+def _asked(given: Mapping[str, Sequence[Tensor]], config: Any) -> States:
+    """Return queries before they were scaled, by the module that computed them."""
+    scaling = (config.d_model // config.decoder_attention_heads) ** -0.5
+    states: dict[str, Tensor] = {}
+    for layer in range(config.decoder_layers):
+        if parts := given.get(query_name(layer)):
+            module = f"model.decoder.layers.{layer}.encoder_attn.q_proj"
+            states[module] = torch.cat(list(parts), 1) / scaling
+    return states
+
+
 def _forced_module(model: Any, features: Tensor, tokens: Tensor) -> Forced:
     """Decode all tokens in one pass of the transformers model, which attends causally."""
-    wanted = [name for name, _ in model.named_modules() if cache_of(name)]
+    wanted = [name for name, _ in model.named_modules() if cache_of(name) or name.endswith(_ASKING)]
     wanted += [name for name, each in model.named_modules() if isinstance(each, nn.LayerNorm)]
     with observed(model, wanted) as seen:
         dtype = model.model.encoder.conv1.weight.dtype
@@ -115,7 +155,7 @@ def _forced_module(model: Any, features: Tensor, tokens: Tensor) -> Forced:
     return Forced(logits, {name: torch.cat(parts, 1) for name, parts in seen.items()})
 
 
-def _cached(cache: Any, encoded: Tensor, length: int) -> States:
+def _cached(cache: Any, encoded: Tensor, length: int) -> dict[str, Tensor]:
     """Return the caches' contents after decoding, by the module that computed them."""
     states: dict[str, Tensor] = {}
     for name, tensor in cache.tensors.items():

@@ -140,16 +140,30 @@ class Library:
             self._functions.exporter_set_weights(self._graph, given, ctypes.c_size_t(len(given)))
         )
 
-    def run(self, inputs: Arguments, num_outputs: int, threads: int) -> list[Output]:
-        """Run the graph with so many threads."""
+    def run(
+        self,
+        inputs: Arguments,
+        num_outputs: int,
+        threads: int,
+        wanted: Sequence[int] | None = None,
+    ) -> list[Output]:
+        """Run the graph.
+
+        Args:
+            inputs: Its inputs, in order.
+            num_outputs: How many outputs it has.
+            threads: Number of threads.
+            wanted: The places of the outputs to return; None: all.
+        """
+        places = range(num_outputs) if wanted is None else wanted
         if os.getpid() == _PROCESS:
-            return self._run(inputs, num_outputs, threads)
+            return self._run(inputs, num_outputs, threads, places)
         results: list[list[Output]] = []
         failures: list[Exception] = []
 
         def run() -> None:
             try:
-                results.append(self._run(inputs, num_outputs, threads))
+                results.append(self._run(inputs, num_outputs, threads, places))
             except RuntimeError as error:
                 failures.append(error)
 
@@ -164,7 +178,9 @@ class Library:
         if hasattr(self, "_graph"):
             self._functions.exporter_close(self._graph)
 
-    def _run(self, inputs: Arguments, num_outputs: int, threads: int) -> list[Output]:
+    def _run(
+        self, inputs: Arguments, num_outputs: int, threads: int, wanted: Sequence[int]
+    ) -> list[Output]:
         made = (_Tensor * num_outputs)()
         self._require(
             self._functions.exporter_run(
@@ -172,4 +188,8 @@ class Library:
                 *(made, ctypes.c_size_t(num_outputs), ctypes.c_int32(threads)),
             )
         )
-        return [Output(tensor, self._functions.exporter_release) for tensor in made]
+        release = self._functions.exporter_release
+        for place in range(num_outputs):
+            if place not in wanted:
+                release(made[place].owner)
+        return [Output(made[place], release) for place in wanted]

@@ -35,10 +35,14 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Bound:
-    """Inputs in memory that stays where it is, as a graph takes them."""
+    """Inputs in memory that stays where it is, as a graph takes them.
+
+    `wanted` has the outputs to return, and their places among all.
+    """
 
     described: Arguments
     arrays: Mapping[str, Array]
+    wanted: Mapping[str, int]
 
 
 class Package:
@@ -76,25 +80,27 @@ class Package:
             [_described(self._weights[name], dtypes[name]) for name in names if name is not None]
         )
 
-    def __call__(
-        self, inputs: Mapping[str, Array] | Bound, wanted: Sequence[str] | None = None
-    ) -> dict[str, Array]:
-        """Run the graph.
+    def __call__(self, inputs: Mapping[str, Array] | Bound) -> dict[str, Array]:
+        """Run the graph; return the outputs, all or those that bound inputs are for.
 
         Args:
             inputs: Its inputs, by name, or bound. Those that are mutated are written in place.
-            wanted: The outputs to return; None: all.
 
         Raises:
             ValueError: An input is missing, or has another type or shape.
         """
         bound = inputs if isinstance(inputs, Bound) else self.bind(inputs)
-        outputs = self._library.run(bound.described, len(self.spec.outputs), self._threads)
-        results = dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
-        return results if wanted is None else {name: results[name] for name in wanted}
+        places = bound.wanted.values()
+        count = len(self.spec.outputs)
+        outputs = self._library.run(bound.described, count, self._threads, (*places,))
+        return dict(zip(bound.wanted, map(np.asarray, outputs), strict=True))
 
-    def bind(self, inputs: Mapping[str, Array]) -> Bound:
+    def bind(self, inputs: Mapping[str, Array], wanted: Sequence[str] | None = None) -> Bound:
         """Check inputs once for many calls, which read their values anew.
+
+        Args:
+            inputs: The inputs by name.
+            wanted: The outputs that calls return; None: all.
 
         Raises:
             ValueError: An input is missing, or has another type or shape.
@@ -107,7 +113,9 @@ class Package:
         arrays = {n: self._fitting(n, t, inputs[n], axes) for n, t in self.spec.inputs.items()}
         dtypes = (spec.dtype for spec in self.spec.inputs.values())
         described = [_described(a, d) for a, d in zip(arrays.values(), dtypes, strict=True)]
-        return Bound(arguments(described), arrays)
+        places = {name: place for place, name in enumerate(self.spec.outputs)}
+        named = places if wanted is None else {name: places[name] for name in wanted}
+        return Bound(arguments(described), arrays, named)
 
     def _fitting(self, name: str, spec: TensorSpec, array: Array, axes: dict[str, int]) -> Array:
         """Return the array in the type and layout that the graph was compiled for."""

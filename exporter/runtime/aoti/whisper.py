@@ -7,7 +7,7 @@ position's key and value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,21 @@ import numpy as np
 from exporter.runtime.aoti.package import Array, Bound, Package
 from exporter.runtime.aoti.spec import TensorSpec
 from exporter.runtime.aoti.weights import numpy_type
-from exporter.runtime.whisper.engine import Features, Scores, Tokens
+from exporter.runtime.whisper.engine import (
+    Attention,
+    Features,
+    Heads,
+    Scores,
+    Tokens,
+    query_name,
+    require_queries,
+)
 
 ENCODER, DECODER = GRAPHS = ("encoder", "decoder")
 
 _CACHE, _CROSS, _ANCESTORS = "cache.", "cross_cache", "ancestors"
+_LOGITS = "logits"
+_SCALE_BYTES = 4  # of a key in the audio's cache
 _SPARE = 2  # sets of caches that are kept for reuse: of a prompt, and of its hypotheses
 
 
@@ -85,6 +95,22 @@ class Engine:
         """Return the windows before their first token; the same windows may start again."""
         return Hypotheses(self, encoded)
 
+    def attend(self, encoded: Array, window: int, ids: Tokens, heads: Heads) -> Attention:
+        """Decode ids [tokens] of one window at once; return the queries and keys of heads."""
+        layers = {layer for layer, _ in heads}
+        require_queries(layers, self._decoder.spec.outputs)
+        one, caches = encoded[window : window + 1], self.taken(1)
+        call = self._bound((1, len(ids)), one, caches, layers)
+        call.ids[:] = ids
+        found = self.functions[DECODER](call.bound)
+        self.give_back(caches)
+        keys = [_keys(one, layer, head) for layer, head in heads]
+        dim = len(keys[0])
+        queries = [
+            found[query_name(layer)][0, :, dim * head : dim * (head + 1)] for layer, head in heads
+        ]
+        return Attention(found[_LOGITS][0], np.stack(queries), np.stack(keys))
+
     def taken(self, rows: int) -> _Caches:
         """Return caches of so many rows: given back ones, with their old contents, or zeros.
 
@@ -114,13 +140,21 @@ class Engine:
             caches.call = call if ids.shape[1] == 1 else caches.call
         call.ids[:] = ids
         call.position[0] = length
-        logits: Scores = self.functions[DECODER](call.bound)["logits"]
+        logits: Scores = self.functions[DECODER](call.bound)[_LOGITS]
         return logits
 
-    def _bound(self, shape: tuple[int, ...], encoded: Array, caches: _Caches) -> _Call:
+    def _bound(
+        self,
+        shape: tuple[int, ...],
+        encoded: Array,
+        caches: _Caches,
+        layers: Collection[int] = (),
+    ) -> _Call:
+        """Bind a call for ids of a shape, and for the queries of some layers."""
+        wanted = (_LOGITS, *map(query_name, layers))
         ids, position = np.zeros(shape, np.int64), np.zeros(1, np.int64)
         arrays = {"input_ids": ids, "position": position, _CROSS: encoded, **caches.arrays}
-        return _Call(self._decoder.bind(arrays), ids, position, encoded)
+        return _Call(self._decoder.bind(arrays, wanted), ids, position, encoded)
 
 
 class Hypotheses:
@@ -158,6 +192,17 @@ class Hypotheses:
     def release(self) -> None:
         """Give the rows' caches back; the windows stay the caller's."""
         self._engine.give_back(self._caches)
+
+
+def _keys(encoded: Array, layer: int, head: int) -> Array:
+    """Return a head's keys [head_dim, source] of the first window, in float32.
+
+    They are stored as int8 codes, with the scale of each row in its last four bytes.
+    """
+    packed = encoded[0, 2 * layer, head]
+    codes, scale = packed[:, :-_SCALE_BYTES].view(np.int8), packed[:, -_SCALE_BYTES:]
+    keys: Array = codes * np.ascontiguousarray(scale).view(np.float32)
+    return keys.T
 
 
 def _zeros(spec: TensorSpec, rows: int) -> Array:

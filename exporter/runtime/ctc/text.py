@@ -4,8 +4,9 @@ Special tokens go after repeats collapsed, so that one of them between two equal
 both. transformers 4 with `skip_special_tokens` drops blanks first, and loses one of "hello"'s two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -34,6 +35,10 @@ class Alphabet:
         """Return the tokens of the likeliest token of each frame."""
         return tuple(token for token, _ in groupby(frames) if token in self.spelled)
 
+    def pieces(self, tokens: Sequence[int]) -> Iterator[tuple[str, int]]:
+        """Yield parts of the text, before it is stripped and cleaned, and the tokens of each."""
+        yield from ((self.spelled[token], 1) for token in tokens)
+
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, as transformers' tokenizer joins them."""
         text = "".join(self.spelled[token] for token in tokens).strip()
@@ -52,6 +57,17 @@ class Pieces(Alphabet):
     """
 
     joiner: Any = None
+
+    def pieces(self, tokens: Sequence[int]) -> Iterator[tuple[str, int]]:
+        """Yield parts of the text, each as soon as its tokens spell whole letters."""
+        stream: Any = import_module("tokenizers.decoders").DecodeStream(skip_special_tokens=True)
+        held = 0
+        for token in tokens:
+            held += 1
+            text = stream.step(self.joiner, token)
+            if text is not None:
+                yield text, held
+                held = 0
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, as the tokenizer joins them."""

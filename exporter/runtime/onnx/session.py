@@ -129,13 +129,16 @@ class OpenGraph:
     def bind(self, arrays: Mapping[str, Array]) -> Bound:
         """Bind contiguous arrays, by name, as the inputs and outputs of later calls.
 
-        An input that the graph writes in place needs no array for its output.
+        An input that the graph writes in place needs no array for its output. Any other output
+        without an array is not given.
         """
         binding, outputs = self.session.io_binding(), {}
         for name in self.inputs:
             _bind(binding.bind_input, name, arrays[name])
         for name in self.outputs:
             source = name.removesuffix(WRITTEN)
+            if source not in arrays:
+                continue
             _bind(binding.bind_output, name, arrays[source])
             if source == name:
                 outputs[name] = arrays[name]

@@ -9,7 +9,7 @@ are queries of one row.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from exporter.runtime.onnx.session import Array, Bound, OpenGraph, Value
-from exporter.runtime.whisper.engine import Features, Scores, Tokens
+from exporter.runtime.whisper.engine import (
+    Attention,
+    Features,
+    Heads,
+    Scores,
+    Tokens,
+    query_name,
+    require_queries,
+)
 
 ENCODER, CROSS, STEP = GRAPHS = ("encoder_model", "cross_cache", "step")
 
@@ -31,7 +39,7 @@ class _Caches:
 
     rows: int
     arrays: dict[str, Array]
-    call: _Call | None = None
+    kept: _Kept | None = None
 
 
 @dataclass(eq=False)
@@ -49,6 +57,13 @@ class _Call:
     bound: Bound
     ids: Array
     last: Array
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A call of single tokens, and the caches of the audio that it is bound to."""
+
+    call: _Call
     audio: _Caches
 
 
@@ -89,13 +104,36 @@ class Engine:
 
     def start(self, encoded: Encoded) -> Hypotheses:
         """Return the windows before their first token; the same windows may start again."""
+        self._audio(encoded)
+        return Hypotheses(self, encoded)
+
+    def _audio(self, encoded: Encoded) -> _Caches:
+        """Return the windows' caches, computed at their first use."""
         if encoded.audio is None:
             audio = self.taken(_CROSS_CACHE, len(encoded.states))
             given = {"encoder_hidden_states": encoded.states, **audio.arrays}
             self.functions[CROSS](self._cross.bind(given))
             encoded.audio = audio
             weakref.finalize(encoded, self.give_back, _CROSS_CACHE, audio)
-        return Hypotheses(self, encoded)
+        return encoded.audio
+
+    def attend(self, encoded: Encoded, window: int, ids: Tokens, heads: Heads) -> Attention:
+        """Decode ids [tokens] of one window at once; return the queries and keys of heads."""
+        layers = {layer for layer, _ in heads}
+        require_queries(layers, self._step.outputs)
+        audio = _row_of(self._audio(encoded).arrays, window)
+        own = self.taken(_OWN_CACHE, 1)
+        call = self._bound(own.arrays | audio, (1, len(ids)), layers)
+        call.ids[:] = ids
+        call.last[:] = len(ids) - 1
+        found = self.functions[STEP](call.bound)
+        self.give_back(_OWN_CACHE, own)
+        keys = [_keys(audio, layer, head) for layer, head in heads]
+        dim = len(keys[0])
+        queries = [
+            found[query_name(layer)][0, :, dim * head : dim * (head + 1)] for layer, head in heads
+        ]
+        return Attention(found["logits"][0], np.stack(queries), np.stack(keys))
 
     def taken(self, prefix: str, rows: int) -> _Caches:
         """Return caches of so many rows: given back ones, with their old contents, or new ones."""
@@ -139,13 +177,22 @@ class Engine:
     def _call(self, own: _Caches, audio: _Caches, tokens: int, row: int | None) -> _Call:
         """Return a bound call; that of single tokens, of which there are many, is kept."""
         kept = row is None and tokens == 1
-        if kept and own.call is not None and own.call.audio is audio:
-            return own.call
+        if kept and own.kept is not None and own.kept.audio is audio:
+            return own.kept.call
         caches = {**own.arrays, **audio.arrays}
         rows = own.rows
         if row is not None:
-            rows = 1
-            caches = {n: a if _is_scale(n) else a[row : row + 1] for n, a in caches.items()}
+            rows, caches = 1, _row_of(caches, row)
+        call = self._bound(caches, (rows, tokens))
+        if kept:
+            own.kept = _Kept(call, audio)
+        return call
+
+    def _bound(
+        self, caches: Mapping[str, Array], shape: tuple[int, int], layers: Collection[int] = ()
+    ) -> _Call:
+        """Bind a call for ids [rows, tokens], and for the queries of some layers."""
+        rows, tokens = shape
         windows = len(caches[f"{_CROSS_CACHE}0.key"])
         ids, last = np.zeros((rows, tokens), np.int64), np.zeros(rows, np.int32)
         arrays: dict[str, Array] = {
@@ -155,10 +202,10 @@ class Engine:
             "logits": np.empty((rows, tokens, self._vocabulary), np.float32),
             **caches,
         }
-        call = _Call(self._step.bind(arrays), ids, last, audio)
-        if kept:
-            own.call = call
-        return call
+        for name in map(query_name, layers):
+            width = int(self._step.outputs[name].shape[-1])
+            arrays[name] = np.empty((rows, tokens, width), np.float32)
+        return _Call(self._step.bind(arrays), ids, last)
 
 
 class Hypotheses:
@@ -199,7 +246,7 @@ class Hypotheses:
     def release(self) -> None:
         """Give the rows' caches back; those of the audio stay with the windows."""
         if self._audio is not self._encoded.audio:
-            self._own.call = None  # which holds copies for all rows
+            self._own.kept = None  # which holds copies for all rows
         self._engine.give_back(_OWN_CACHE, self._own)
 
 
@@ -215,6 +262,18 @@ def _empty(value: Value, rows: int) -> Array:
 def _repeated(name: str, array: Array, rows: Tokens) -> Array:
     repeated: Array = array if _is_scale(name) else array[rows]
     return repeated
+
+
+def _row_of(caches: Mapping[str, Array], row: int) -> dict[str, Array]:
+    return {n: a if _is_scale(n) else a[row : row + 1] for n, a in caches.items()}
+
+
+def _keys(audio: Mapping[str, Array], layer: int, head: int) -> Array:
+    """Return a head's keys [head_dim, source] of the first window, in float32."""
+    name = f"{_CROSS_CACHE}{layer}.key"
+    keys, scale = audio[name][0, head], audio.get(f"{name}{_SCALE}")
+    floats: Array = keys if scale is None else keys * scale[head]
+    return floats.T
 
 
 def _is_scale(name: str) -> bool:

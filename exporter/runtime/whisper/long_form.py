@@ -1,18 +1,21 @@
 """Recordings of any length: from one timestamp to the next, as transformers' `generate`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.runtime.transcript import Word
 from exporter.runtime.whisper.engine import Engine
 from exporter.runtime.whisper.language import find_languages
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Lead, Options
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.windows import Window, Windows
+from exporter.runtime.words.hallucinations import Place, without_hallucinations
+from exporter.runtime.words.timing import Aligner, last_word_s
 
 _STEP_S, _FRAME_S = 0.02, 0.01  # of a timestamp, and of a frame, whatever the checkpoint
 _FRAMES = 2  # in a step: the encoder's second convolution halves them
@@ -26,6 +29,7 @@ class Timed:
     end_s: float
     tokens: list[int]
     window: Window
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Recording:
         language: The language's token, as soon as it is known.
         before: The tokens of the segments before, each without the second of two timestamps.
         conditioned: Whether the next window may begin with them.
+        heard: The frames of its sound, without silence that was added; None: all.
+        last_word_s: Where its last word so far ends, in seconds.
     """
 
     features: NDArray[np.float32] | LongLogMel
@@ -52,6 +58,8 @@ class Recording:
     language: int | None = None
     before: list[list[int]] = field(default_factory=list)
     conditioned: bool = True
+    heard: int | None = None
+    last_word_s: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.features, LongLogMel):
@@ -93,17 +101,25 @@ class LongForm:
     """Decodes recordings, each window where the text of the one before ends.
 
     Source: `WhisperGenerationMixin.generate` of transformers: segments, seek, and the rounding of
-    times are its own.
+    times are its own. Words and their times are openai-whisper's.
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, options: Options, lead: Lead, *, timestamps: bool
+        self,
+        engine: Engine,
+        settings: Settings,
+        options: Options,
+        lead: Lead,
+        *,
+        timestamps: bool,
+        aligner: Aligner | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._options = options
         self._lead = lead
         self._timestamps = timestamps
+        self._aligner = aligner
         self._windows = Windows(engine, settings, options, timestamps=timestamps)
 
     def decode(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, list[Timed]]]:
@@ -114,12 +130,13 @@ class LongForm:
         """
         while places := [place for place, one in enumerate(recordings) if one.left]:
             active = [recordings[place] for place in places]
-            windows = self._decode(active)
-            for place, recording, window in zip(places, active, windows, strict=True):
-                yield place, self._advance(recording, window)
+            windows, encoded = self._decode(active)
+            rows = zip(places, active, windows, strict=True)
+            for row, (place, recording, window) in enumerate(rows):
+                yield place, self._advance(recording, window, encoded, row)
 
-    def _decode(self, active: Sequence[Recording]) -> list[Window]:
-        """Decode the next window of each."""
+    def _decode(self, active: Sequence[Recording]) -> tuple[list[Window], Any]:
+        """Decode the next window of each; return what was encoded, too."""
         size = self._settings.mel.frames
         encoded = self._engine.encode(np.stack([one.window(size) for one in active]))
         self._find_languages(active, encoded)
@@ -133,7 +150,7 @@ class LongForm:
             seeds = [active[row].seek for row in rows]
             found = self._windows.decode(some, tokens, start, seeds)
             decoded.update(zip(rows, found, strict=True))
-        return [decoded[row] for row in range(len(active))]
+        return [decoded[row] for row in range(len(active))], encoded
 
     def _find_languages(self, recordings: Sequence[Recording], encoded: Any) -> None:
         """Set the languages of recordings that have none yet, each by its first window."""
@@ -187,20 +204,67 @@ class LongForm:
         before = [token for segment in recording.before for token in segment]
         return [*lead.always, *[*lead.initial, *before][1 - self._settings.positions // 2 :], *init]
 
-    def _advance(self, recording: Recording, window: Window) -> list[Timed]:
-        """Move a recording on after a window; return its segments."""
+    def _advance(self, recording: Recording, window: Window, encoded: Any, row: int) -> list[Timed]:
+        """Move a recording on after a window, a row of what was encoded; return its segments."""
         frames = min(recording.left, self._settings.mel.frames)
         recording.conditioned = window.temperature < 0.5
         if window.silent:
             recording.advance(frames)
             return []
-        segments, moved = split(window, self._settings.times, recording.seek, frames)
-        recording.advance(moved)
         times = self._settings.times
+        segments, moved = split(window, times, recording.seek, frames)
+        if self._aligner is not None:
+            single = [token >= times for token in window.tokens[-2:]] == [False, True]
+            segments, moved = self._timed(recording, segments, moved, encoded, row, single=single)
+        recording.advance(moved)
         for one in segments:
             doubled = len(one.tokens) > 2 and one.tokens[-2] >= times
             recording.before.append(one.tokens[:-1] if doubled else one.tokens)
         return segments
+
+    def _timed(
+        self,
+        recording: Recording,
+        segments: list[Timed],
+        moved: int,
+        encoded: Any,
+        row: int,
+        *,
+        single: bool,
+    ) -> tuple[list[Timed], int]:
+        """Return a window's segments with their words, and by how many frames to move on.
+
+        `single` says whether a single timestamp ends the window's text.
+        """
+        assert self._aligner is not None
+        seek = recording.seek
+        end = seek + recording.left
+        heard = end if recording.heard is None else min(recording.heard, end)
+        frames = max(min(heard - seek, self._settings.mel.frames), 1)
+        spans = [self._aligner.span(one.start_s, one.end_s, one.tokens) for one in segments]
+        self._aligner.fill(
+            spans,
+            encoded,
+            row,
+            recording.language,
+            frames,
+            seek * _FRAME_S,
+            recording.last_word_s,
+        )
+        threshold_s = self._options.hallucination_silence_threshold
+        if threshold_s is not None:
+            place = Place(seek, frames, self._settings.mel.frames, heard)
+            kept, moved = without_hallucinations(
+                spans, threshold_s, place, moved, recording.last_word_s, single=single
+            )
+            spans = spans[:kept]
+            if seek + moved >= heard:
+                moved = recording.left
+        recording.last_word_s = last_word_s(spans, recording.last_word_s)
+        return [
+            replace(one, start_s=span.start_s, end_s=span.end_s, words=tuple(span.words))
+            for one, span in zip(segments, spans, strict=False)  # the first ones
+        ], moved
 
 
 def _of_one_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -78,6 +78,12 @@ class Options:
         vad_speech_pad_s: See `SpeechRules.speech_pad_s`.
         clip_timestamps: Start and end in seconds of each clip to decode, the last end optional. No
             window reaches beyond a clip's end. Source: `clip_timestamps` of openai-whisper.
+        word_timestamps: Segments with their words and the times of these. Source: the option of
+            that name of openai-whisper, but for the next window, which begins where it would
+            without.
+        hallucination_silence_threshold: With `word_timestamps`, seconds of silence around unlikely
+            segments, above which these are dropped. Source: the option of that name of
+            openai-whisper, by which windows begin where the last word ends.
         max_length: The most tokens of a window, the prompt included; for measurements.
         exact_tokens: Exactly so many tokens of a window, none a timestamp; for measurements.
     """
@@ -111,6 +117,8 @@ class Options:
     vad_min_silence_s: float | None = None
     vad_speech_pad_s: float = 0.4
     clip_timestamps: tuple[float, ...] | None = None
+    word_timestamps: bool = False
+    hallucination_silence_threshold: float | None = None
     max_length: int | None = None
     exact_tokens: int | None = None
 

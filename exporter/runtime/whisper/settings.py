@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import IntegrityError
-from exporter.runtime.whisper.engine import Tokens
+from exporter.runtime.whisper.engine import Heads, Tokens
 from exporter.runtime.whisper.language import LANGUAGE_CODES
 from exporter.runtime.whisper.log_mel import LogMel
 
@@ -19,6 +19,7 @@ EXTRACTOR = "preprocessor_config.json"
 _ENGLISH_VOCABULARY = 51864  # multilingual vocabularies are larger
 POSITIONS = 448  # a Whisper's `max_target_positions` if its config does not say
 _VOCABULARY = 51_865  # and its `vocab_size`
+_LAYERS, _HEADS = 4, 6  # and its decoder's layers and their heads
 
 Values = Mapping[str, Any]
 
@@ -42,6 +43,7 @@ class Settings:
         language: The checkpoint's own language by code; None: it is found.
         task: The checkpoint's own task.
         mel: Its features.
+        alignment_heads: The heads, by layer and place, that attend to where a word is spoken.
     """
 
     vocabulary: int
@@ -58,6 +60,7 @@ class Settings:
     language: str | None
     task: str
     mel: LogMel
+    alignment_heads: Heads
 
     @classmethod
     def read(cls, folder: Path) -> "Settings":
@@ -108,6 +111,7 @@ class Settings:
             language=_code(generation.get("language")) if several else None,
             task=generation.get("task") or "transcribe",
             mel=_log_mel(extractor.get("feature_extractor", extractor)),
+            alignment_heads=_alignment_heads(config, generation),
         )
 
     @property
@@ -187,6 +191,22 @@ def _code(language: str | None) -> str | None:
         return None
     lower = language.lower()
     return LANGUAGE_CODES.get(lower, lower.removeprefix("<|").removesuffix("|>"))
+
+
+def _alignment_heads(config: Values, generation: Values) -> Heads:
+    """Return those that a checkpoint names and has; without any, all of the decoder's upper half.
+
+    Distilled checkpoints name those of their teacher. Source of the others: `set_alignment_heads`
+    in openai-whisper.
+    """
+    layers, heads = (
+        config.get(name) or usual
+        for name, usual in (("decoder_layers", _LAYERS), ("decoder_attention_heads", _HEADS))
+    )
+    all_of_them = [(layer, head) for layer in range(layers) for head in range(heads)]
+    named = {tuple(pair) for pair in generation.get("alignment_heads") or ()}
+    own = [pair for pair in all_of_them if pair in named]
+    return own or [pair for pair in all_of_them if pair[0] >= layers // 2]
 
 
 def _log_mel(extractor: Values) -> LogMel:

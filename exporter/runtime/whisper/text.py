@@ -93,7 +93,12 @@ class Text:
             if (token < self._times or token in self._words) and token not in self._special
         ]
 
-    @property
+    @cached_property
+    def silent(self) -> list[int]:
+        """The ids of all tokens without text, in order."""
+        return sorted(self._names.keys() - self.spoken(self._names))
+
+    @cached_property
     def ids(self) -> list[int]:
         """The ids of all tokens, in order."""
         return sorted(self._names)
@@ -109,6 +114,11 @@ class Text:
         for found, put in _CLEANED if self._clean_up else ():
             text = text.replace(found, put)
         return _TIME.sub("", text).strip()
+
+    def spelled(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens as it is, with spaces around it, and unknown bytes marked."""
+        names = (self._names.get(token) for token in ids)
+        return b"".join(map(_bytes_of, filter(None, names))).decode("utf-8", errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, without special tokens around them.

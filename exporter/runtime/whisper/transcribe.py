@@ -6,7 +6,7 @@ and originals hear the same pieces.
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
+from exporter.runtime.words.timing import Aligner
 
 Part = tuple[Segment, list[int]]
 """A segment, and its tokens."""
@@ -50,9 +51,7 @@ class Piece:
         segment = segment.until(length_s)
         if self.timeline is None:
             return segment
-        start_s = self.timeline.start_s(segment.start_s)
-        end_s = max(start_s, self.timeline.end_s(segment.end_s))
-        return replace(segment, start_s=start_s, end_s=end_s)
+        return segment.moved(self.timeline.start_s, self.timeline.end_s)
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,10 @@ class Whisper:
         for piece, recording in zip(pieces, recordings, strict=True):
             recording.language = languages.get(piece.place, self._language(options))
         times = pieces[0].is_long or options.timestamps
-        form = LongForm(self.engine, settings, options, lead, timestamps=times)
+        aligner = None
+        if options.word_timestamps:
+            aligner = Aligner(self.engine, settings, self.text, options.task)
+        form = LongForm(self.engine, settings, options, lead, timestamps=times, aligner=aligner)
         for index, timed in form.decode(recordings):
             piece, length_s = pieces[index], lengths[index] / settings.mel.rate
             languages.setdefault(piece.place, recordings[index].language)
@@ -157,8 +159,8 @@ class Whisper:
             lengths = [len(sound) for sound in sounds]
         clips = [None if options.chunked else _clips(options, each, mel) for each in lengths]
         recordings = [
-            Recording(each, clip, piece.place)
-            for each, clip, piece in zip(features, clips, pieces, strict=True)
+            Recording(each, clip, piece.place, heard=length // mel.hop)
+            for each, clip, piece, length in zip(features, clips, pieces, lengths, strict=True)
         ]
         return recordings, lengths
 
@@ -176,6 +178,7 @@ class Whisper:
             no_speech_prob=window.no_speech_prob,
             compression_ratio=window.compression_ratio,
             temperature=window.temperature if sampled else None,
+            words=timed.words,
         )
 
 

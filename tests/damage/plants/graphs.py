@@ -247,6 +247,14 @@ def _cross_swapped(g: Edited) -> None:
             g.append("Identity", [first], other)
 
 
+def _queries_swapped(g: Edited) -> None:
+    """Words would be timed by another layer's queries; no text shows it."""
+    one, other = "cross.0.query", "cross.1.query"
+    first, second = g.inner(one), g.inner(other)
+    g.append("Identity", [second], one)
+    g.append("Identity", [first], other)
+
+
 def _padded(g: Edited) -> None:
     """The first convolution is padded on one side only."""
     g.of("Pad")[0].input[1] = g.constant([2, 0], np.int64)
@@ -438,6 +446,7 @@ add(
     "faithful|cross_cache",
     on(CROSS, _cross_swapped),
 )
+add("queries-swapped", "tiny/onnx-int8", "latent", "faithful|q_proj", on(STEP, _queries_swapped))
 add("conv-padding", "tiny/onnx-int8", "subtle", "faithful|encoder", on(ENC, _padded))
 add("dropout-left-on", "tiny/onnx-int8", "subtle", "repeat|faithful|encoder", on(ENC, _dithered))
 add("frames-reversed", "tiny/onnx-int8", "severe", "faithful|encoder", on(ENC, _backwards))

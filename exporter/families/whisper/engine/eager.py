@@ -16,6 +16,7 @@ from exporter.families.graph import GraphFunction
 from exporter.families.whisper.engine.engine import Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
+from exporter.runtime.whisper.engine import query_name
 
 
 def eager_engine(model: Any) -> Engine:
@@ -60,7 +61,9 @@ class EagerEncoder:
 
 
 class EagerDecoder:
-    """Computes float32 logits [rows, tokens, vocabulary] from the static inputs."""
+    """Computes float32 logits [rows, tokens, vocabulary], and queries of the audio, from the static
+    inputs.
+    """
 
     def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device
@@ -83,6 +86,7 @@ class EagerDecoder:
         ancestors = None if own else inputs["ancestors"][:, :stop]
         mask = self._mask(start, stop)
         hidden = embed(self._decoder, ids, self._positions[start:stop])
+        queries: dict[str, Tensor] = {}
         for index, layer in enumerate(self._decoder.layers):
             caches = [inputs[f"cache.{index}.{leaf}"] for leaf in ("key", "value")]
             states = layer.self_attn_layer_norm(hidden)
@@ -93,10 +97,12 @@ class EagerDecoder:
             hidden = hidden + merge(layer.self_attn, attended(query, key, value, mask))
             attention = layer.encoder_attn
             query = attention.q_proj(layer.encoder_attn_layer_norm(hidden)) * attention.scaling
+            queries[query_name(index)] = query
             key, value = cross[:, 2 * index], cross[:, 2 * index + 1]
             hidden = hidden + self._listen(attention, query, key, value)
             hidden = feed_forward(layer, hidden)
-        return {"logits": self._proj_out(self._decoder.layer_norm(hidden)).float()}
+        logits = self._proj_out(self._decoder.layer_norm(hidden)).float()
+        return {"logits": logits, **queries}
 
     def _mask(self, start: int, stop: int) -> Tensor | None:
         """Return a causal mask for several tokens; None for a single one, which sees all."""

@@ -1,14 +1,27 @@
 """Run a Whisper's built graphs in torch, for `generate` and for the decoding in numpy."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from exporter.families.attention import split
 from exporter.families.graph import GraphFunction
-from exporter.runtime.whisper.engine import Features, Scores, Tokens
+from exporter.runtime.whisper.engine import Attention, Features, Heads, Scores, Tokens
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The logits [1, tokens, vocabulary] of tokens, and what they attend to the audio with.
+
+    That is, by layer, scaled queries [1, tokens, width] and keys [heads, source, head_dim].
+    """
+
+    logits: Tensor
+    queries: Mapping[int, Tensor]
+    keys: Mapping[int, Tensor]
 
 
 class Decoder(Protocol):
@@ -29,6 +42,10 @@ class Decoder(Protocol):
 
     def step(self, ids: Tensor, encoded: Tensor, cache: Any) -> Tensor:
         """Return logits [rows, 1 or tokens, vocabulary] of ids [rows, tokens]; advance `cache`."""
+        ...
+
+    def attend(self, ids: Tensor, encoded: Tensor, layers: Collection[int]) -> Attended:
+        """Decode ids [1, tokens] of the one window in `encoded`, from the first token on."""
         ...
 
     def expand_beams(self, encoded: Tensor, cache: Any, beams: int) -> Tensor:
@@ -99,6 +116,22 @@ class ArrayEngine:
 
     def start(self, encoded: Tensor) -> "ArrayHypotheses":
         return ArrayHypotheses(self._engine, encoded)
+
+    def attend(self, encoded: Tensor, window: int, ids: Tokens, heads: Heads) -> Attention:
+        engine, layers = self._engine, {layer for layer, _ in heads}
+        with torch.inference_mode():
+            given = torch.from_numpy(ids[None]).to(engine.device)
+            found = engine.decoder.attend(given, encoded[window : window + 1], layers)
+            queries = {n: split(q, len(found.keys[n]))[0] for n, q in found.queries.items()}
+            logits, asked, heard = (
+                each.float().cpu().numpy()
+                for each in (
+                    found.logits[0],
+                    torch.stack([queries[layer][head] for layer, head in heads]),
+                    torch.stack([found.keys[layer][head].T for layer, head in heads]),
+                )
+            )
+        return Attention(logits, asked, heard)
 
 
 class ArrayHypotheses:

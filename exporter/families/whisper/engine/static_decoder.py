@@ -4,14 +4,17 @@ A beam search permutes a small table instead: for each row and position, it has 
 holds that position's key and value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 from transformers import WhisperConfig
 
+from exporter.families.attention import unpacked
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.engine import Attended
+from exporter.runtime.whisper.engine import query_name, require_queries
 
 
 class StaticCache(GraphCache):
@@ -57,6 +60,21 @@ class StaticDecoder:
         return StaticCache()
 
     def step(self, ids: Tensor, encoded: Tensor, cache: StaticCache) -> Tensor:
+        logits = self._run(ids, encoded, cache)["logits"]
+        return logits if logits.dim() == 3 else logits[:, None]  # as earlier releases give them
+
+    def attend(self, ids: Tensor, encoded: Tensor, layers: Collection[int]) -> Attended:
+        cache = self.start()
+        found = self._run(ids, encoded, cache)
+        self.release(cache)
+        require_queries(layers, found)
+        queries = {layer: found[query_name(layer)] for layer in layers}
+        keys = {layer: encoded[0, 2 * layer] for layer in layers}
+        if encoded.dtype == torch.uint8:
+            keys = {layer: unpacked(each) for layer, each in keys.items()}
+        return Attended(found["logits"], queries, keys)
+
+    def _run(self, ids: Tensor, encoded: Tensor, cache: StaticCache) -> dict[str, Tensor]:
         if not cache.tensors:
             self._allocate(cache, len(ids))
         inputs = {
@@ -65,9 +83,9 @@ class StaticDecoder:
             "cross_cache": encoded,
             **cache.tensors,
         }
-        logits = self._functions["decoder"](inputs)["logits"]
+        outputs = self._functions["decoder"](inputs)
         cache.length += ids.shape[1]
-        return logits if logits.dim() == 3 else logits[:, None]  # as earlier releases give them
+        return outputs
 
     def expand_beams(self, encoded: Tensor, cache: StaticCache, beams: int) -> Tensor:
         """Allocate caches for all rows; copy only the positions that the prompt has written."""

@@ -1,6 +1,6 @@
 """The decoder of ONNX Runtime: caches of fixed length, which its graph writes in place."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +8,8 @@ from transformers import WhisperConfig
 
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.engine import Attended
+from exporter.runtime.whisper.engine import query_name, require_queries
 
 
 class StepCache(GraphCache):
@@ -46,14 +48,26 @@ class StepDecoder:
 
     def step(self, ids: Tensor, encoded: Tensor, cache: StepCache) -> Tensor:
         if cache.length == 0:
-            cache.tensors = self._allocate(len(ids))
-            cache.shared = self._functions["cross_cache"]({"encoder_hidden_states": encoded})
+            self._begin(cache, encoded)
         if len(ids) == 1 or ids.shape[1] == 1:
-            logits = self._run(ids, {**cache.tensors, **cache.shared}, cache.length)
+            logits = self._logits(ids, {**cache.tensors, **cache.shared}, cache.length)
         else:
             logits = torch.cat([self._run_row(ids, cache, row) for row in range(len(ids))])
         cache.length += ids.shape[1]
         return logits
+
+    def attend(self, ids: Tensor, encoded: Tensor, layers: Collection[int]) -> Attended:
+        cache = self.start()
+        self._begin(cache, encoded)
+        found = self._run(ids, {**cache.tensors, **cache.shared}, 0)
+        require_queries(layers, found)
+        queries = {layer: found[query_name(layer)] for layer in layers}
+        return Attended(found["logits"], queries, {n: _keys(cache.shared, n) for n in layers})
+
+    def _begin(self, cache: StepCache, encoded: Tensor) -> None:
+        """Allocate a row for each window, and compute the windows' own caches."""
+        cache.tensors = self._allocate(len(encoded))
+        cache.shared = self._functions["cross_cache"]({"encoder_hidden_states": encoded})
 
     def expand_beams(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
         """Allocate caches for all rows; copy only the positions that the prompt has written."""
@@ -74,9 +88,18 @@ class StepDecoder:
     def _run_row(self, ids: Tensor, cache: StepCache, row: int) -> Tensor:
         caches = {**cache.tensors, **cache.shared}
         one = {n: t if _is_scale(n) else t[row : row + 1] for n, t in caches.items()}
-        return self._run(ids[row : row + 1], one, cache.length)
+        return self._logits(ids[row : row + 1], one, cache.length)
 
-    def _run(self, ids: Tensor, caches: Mapping[str, Tensor], length: int) -> Tensor:
+    def _logits(self, ids: Tensor, caches: Mapping[str, Tensor], length: int) -> Tensor:
+        return self._run(ids, caches, length, ("logits",))["logits"]
+
+    def _run(
+        self,
+        ids: Tensor,
+        caches: Mapping[str, Tensor],
+        length: int,
+        wanted: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
         rows, windows = len(ids), len(caches["cross.0.key"])
         last = length + ids.shape[1] - 1
         inputs = {
@@ -85,13 +108,20 @@ class StepDecoder:
             "cross_last": self._filled(windows, self._source - 1),
             **caches,
         }
-        return self._functions["step"](inputs)["logits"]
+        return self._functions["step"](inputs, wanted)
 
     def _filled(self, size: int, value: int) -> Tensor:
         return torch.full((size,), value, dtype=torch.int32, device=self._device)
 
     def release(self, cache: StepCache) -> None:
         """Do nothing: caches are not reused."""
+
+
+def _keys(shared: Mapping[str, Tensor], layer: int) -> Tensor:
+    """Return a layer's keys [heads, source, head_dim] of the first window."""
+    name = f"cross.{layer}.key"
+    keys, scale = shared[name][0], shared.get(f"{name}_scale")
+    return keys if scale is None else keys * scale
 
 
 def _is_scale(name: str) -> bool:

@@ -21,6 +21,7 @@ from exporter.families.attention import (
 )
 from exporter.families.graph import Graph
 from exporter.families.whisper.graphs.layers import embed, encode, feed_forward, meta, shapes
+from exporter.runtime.whisper.engine import query_name
 
 
 class CrossEncoder(nn.Module):
@@ -63,7 +64,8 @@ class StepDecoder(nn.Module):
     Takes input_ids [rows, tokens], the position [1] of the first, cross_cache as above, ancestors
     [rows, max_target_positions] and per layer the key and value caches [rows, heads,
     max_target_positions, head_dim], which it writes; returns float32 logits [rows, tokens,
-    vocabulary]. Rows of one window are consecutive.
+    vocabulary], and every layer's queries of the audio [rows, tokens, width], from which the times
+    of words are computed. Rows of one window are consecutive.
     """
 
     def __init__(self, model: Any) -> None:
@@ -74,6 +76,7 @@ class StepDecoder(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ids, position, cross, ancestors, *cache = inputs
         hidden = embed(self.decoder, ids, position + torch.arange(ids.shape[1], device=ids.device))
+        queries: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
             attention, states = layer.self_attn, layer.self_attn_layer_norm(hidden)
             query = (attention.q_proj(states) * attention.scaling).float()
@@ -83,10 +86,11 @@ class StepDecoder(nn.Module):
             hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
             attention, states = layer.encoder_attn, layer.encoder_attn_layer_norm(hidden)
             query = (attention.q_proj(states) * attention.scaling).float()
+            queries.append(query)
             attended = window_attention(query, cross, index)
             hidden = hidden + attention.out_proj(attended.to(hidden.dtype))
             hidden = feed_forward(layer, hidden)
-        return (self.proj_out(self.decoder.layer_norm(hidden)).float(),)
+        return self.proj_out(self.decoder.layer_norm(hidden)).float(), *queries
 
 
 def static_graphs(model: Any) -> list[Graph]:
@@ -98,6 +102,7 @@ def static_graphs(model: Any) -> list[Graph]:
     rows = (4, *cache[1:])
     caches = {name: meta(rows, CACHE_DTYPE) for name in names}
     batched = {name: {0: "rows"} for name in ("ancestors", *names)}
+    queries = {query_name(index): ("rows", "tokens", hidden[2]) for index in range(layers)}
     return [
         Graph(
             "encoder",
@@ -117,7 +122,7 @@ def static_graphs(model: Any) -> list[Graph]:
                 **caches,
             },
             {**batched, "input_ids": {0: "rows", 1: "tokens"}, "cross_cache": {0: "batch"}},
-            {"logits": ("rows", "tokens", model.config.vocab_size)},
+            {"logits": ("rows", "tokens", model.config.vocab_size), **queries},
             mutated=tuple(names),
         ),
     ]

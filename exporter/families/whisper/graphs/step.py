@@ -19,6 +19,7 @@ from exporter.families.attention import (
 )
 from exporter.families.graph import WRITTEN, Graph, Shape, alike, mark, single_layer_of
 from exporter.families.whisper.graphs.layers import embed, feed_forward, meta, shapes
+from exporter.runtime.whisper.engine import query_name
 
 _WEIGHTS_FROM = "decoder_model_merged"
 
@@ -52,6 +53,9 @@ class CrossCache(nn.Module):
 class Step(nn.Module):
     """Computes the logits [rows, tokens, vocabulary] after each token, and the new caches.
 
+    The queries [rows, tokens, width] of the attention to the audio are outputs as well, from which
+    the times of words are computed: they exist anyway, so that no node is added for them.
+
     Takes input_ids [rows, tokens], own_last int32 [rows], the last token's position, cross_last
     int32 [windows], the audio's last; and per layer the tokens' caches and those of the audio. With
     `num_layers`, it has only so many layers, with marked boundaries.
@@ -84,7 +88,7 @@ class Step(nn.Module):
             query = attention.q_proj(layer.encoder_attn_layer_norm(hidden)) * attention.scaling
             attended, *same = shared_cross_attention(query, *cross[:2], cross[2:], cross_last)
             hidden = feed_forward(layer, hidden + attention.out_proj(attended))
-            present += [*own, *same]
+            present += [*own, *same, query]
         hidden = mark(hidden, self._num_layers)
         return self.proj_out(self.decoder.layer_norm(hidden)), *present
 
@@ -119,6 +123,7 @@ def step_graphs(model: Any) -> list[Graph]:
             produced[name] = outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
             inputs[name] = meta((2, heads, hidden[1], dim), torch.int8 if narrow else torch.float32)
             dynamic[name] = {0: "windows"}
+        outputs[query_name(index)] = ("rows", "tokens", model.config.d_model)
         for name in (f"cross.{index}.{leaf}_scale" for leaf in ("key", "value") if narrow):
             produced[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
     encoded = {"encoder_hidden_states": meta(hidden)}
