@@ -41,7 +41,7 @@ def test_paths(shape: tuple[int, int], seed: int) -> None:
 
 
 def test_a_path_follows_a_ridge() -> None:
-    matrix = np.zeros((6, 60), np.float32)
+    matrix = np.full((6, 60), -1, np.float32)
     for token in range(6):
         matrix[token, 10 * token : 10 * token + 10] = 1
     assert first_places(matrix).tolist() == [0, 10, 20, 30, 40, 50]

@@ -234,7 +234,7 @@ def _refuse_unsupported(**arguments: Any) -> None:
             "`exporter.load_original`"
         )
         if "output_attentions" in given:
-            msg += "\n(for times of words: `word_timestamps=True` of `Recogniser.transcribe`)"
+            msg += "\n(timestamps of words: `word_timestamps=True` of `Recogniser.transcribe`)"
         raise RecipeError(msg)
 
 
