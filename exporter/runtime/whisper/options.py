@@ -143,7 +143,8 @@ class Options:
         draws = self.best_of > 1 and any(self.temperatures)
         listens = self.multilingual or self.language_detection_segments > 1
         clips = self.clip_timestamps is not None and not self.chunked
-        return bool(prompts or unsure or draws or listens or clips or self.patience or self.prefix)
+        given = self.patience or self.prefix or self.word_timestamps
+        return bool(prompts or unsure or draws or listens or clips or given)
 
     @property
     def chunked(self) -> bool:
@@ -296,6 +297,9 @@ def _check_together(options: Options) -> None:
         raise RecipeError(msg)
     if options.patience is not None and options.num_beams == 1:
         msg = "patience is for a beam search: give num_beams above 1 too"
+        raise RecipeError(msg)
+    if options.hallucination_silence_threshold is not None and not options.word_timestamps:
+        msg = "hallucination_silence_threshold needs word_timestamps: true: it looks at words"
         raise RecipeError(msg)
     if options.best_of > 1 and not any(options.temperatures):
         msg = "best_of is for drawn texts: give temperatures above 0 too"
