@@ -92,6 +92,7 @@ def test_the_config_is_the_checkpoints_with_one_entry_more(
 
 
 @pytest.mark.slow
+@pytest.mark.optimum
 def test_our_runtime_and_optimum_hear_what_the_original_does(
     built: BuiltArtifact, english_whisper: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_checkpoint_without_its_one_tokenizer_file(tiny_whisper: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.optimum
 def test_a_ctc_model_gets_the_tokenizer_that_checkpoints_lack(tmp_path: Path) -> None:
     """A build, `validate` and the estimate know the same files, and optimum opens them too."""
     from optimum.onnxruntime import ORTModelForCTC

@@ -38,11 +38,11 @@ from exporter.runtime.onnx.session import call_limit_s
 from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
-from exporter.system.tempdirs import scratch
 from exporter.targets.base import Job, Records
-from exporter.targets.onnx import products_saturate
+from exporter.targets.onnx import OPSET, products_saturate
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, named
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
+from exporter.targets.onnx.ort_config import ORT_CONFIG, ORT_CONFIG_BYTES, ort_config
 from exporter.targets.onnx.session import open_session
 
 SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
@@ -51,7 +51,6 @@ _log = logging.getLogger(__name__)
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same for a graph with `weights_from`, per input and output.
 _SHARING_BYTES = 1_450
-_ORT_CONFIG, _ORT_CONFIG_BYTES = "ort_config.json", 700
 _TOKENIZER = "tokenizer.json"
 
 
@@ -91,7 +90,7 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
-    files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
+    files = {ORT_CONFIG: ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
@@ -132,7 +131,7 @@ def build(job: Job[Options]) -> BuildResult:
     for planned in graphs:
         prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
         _build_graph(job, prepared, names)
-    _ort_config(job.options, job.plan).save_pretrained(job.folder)
+    (job.folder / ORT_CONFIG).write_text(ort_config(job.options, job.plan))
     own = _own_files(job.options, job.checkpoint, job.family, graphs, names)
     for name, content in own.items():
         (job.folder / name).write_bytes(content)
@@ -178,7 +177,7 @@ def _prepared(
 def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
     """Trace a graph, or take it from the cache, and stream its weights in."""
     from exporter.targets.onnx import external_data
-    from exporter.targets.onnx.trace import _OPSET, _trace
+    from exporter.targets.onnx.trace import _trace
 
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
@@ -196,7 +195,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
     parts = {
         "graph": graph.name,
         "file": path.name,  # the graph contains the name of its external data
-        "opset": _OPSET,
+        "opset": OPSET,
         "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "schemes": {n: str(s) for n, s in job.plan.quantized.items() if n in modules},
@@ -223,10 +222,7 @@ def records(
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
-    with scratch() as place:
-        _ort_config(options, plan).save_pretrained(place)
-        files = {_ORT_CONFIG: (place / _ORT_CONFIG).read_bytes()}
-    return Records(plan, files | own)
+    return Records(plan, {ORT_CONFIG: ort_config(options, plan).encode(), **own})
 
 
 def load(
@@ -283,27 +279,3 @@ def _has_8_bits(scheme: QuantizationScheme) -> bool:
 
 def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
-
-
-def _ort_config(options: Options, plan: QuantizationPlan) -> Any:
-    """Return the quantization in optimum's format, for its tools.
-
-    It has one setting for all modules; differences between them are in the manifest only.
-    """
-    from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
-
-    from exporter.targets.onnx.trace import _OPSET
-
-    schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
-    if not schemes:
-        return ORTConfig(opset=_OPSET)
-    reduce_range = all(scheme.bits == 7 for scheme in schemes)
-    per_channel = all(scheme.per_channel for scheme in schemes)
-    chosen: dict[str, Any] = {"is_static": False, "per_channel": per_channel}
-    if options.preset in ("avx512", "avx2"):
-        chosen["reduce_range"] = reduce_range
-    preset = getattr(AutoQuantizationConfig, options.preset)(**chosen)
-    preset.reduce_range = reduce_range
-    preset.operators_to_quantize = ["MatMul", "Gemm"]
-    preset.nodes_to_exclude = [name for name in plan.modules if name not in plan.quantized]
-    return ORTConfig(opset=_OPSET, quantization=preset)
