@@ -214,7 +214,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of the packages that affect a build's result, by name."""
-    names = ("exporter", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "optimum-onnx")
+    names = ("exporter", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
     return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
 
 
