@@ -3,6 +3,7 @@
 # make check   lint, types and the fast tests
 # make soak    all tests and sweeps (over an hour; needs strace, npm and a network)
 # make damage  plant damage in artifacts, and see what `exporter validate` finds (about an hour)
+# make newest  set up .newest, then the demo and some tests with the newest transformers
 # make docs    write the generated parts of docs/
 #
 # VENV=folder puts the environment elsewhere; PYTHON=python3.12 chooses the interpreter.
@@ -19,7 +20,7 @@ ONNXRUNTIME ?= onnxruntime-gpu
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak damage docs lint tools
+.PHONY: help demo test check soak damage newest docs lint tools
 
 help:
 	@sed -n -e 's/^# \(make .*\)/\1/p' Makefile
@@ -50,6 +51,24 @@ soak: lint
 damage: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.damage --json .damage/plants.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.damage --honest --json .damage/honest.json
+
+# An environment of its own, because optimum holds transformers back in that of `make test`.
+NEWEST := .newest/environment
+TESTED := tests/families tests/runtime tests/checkpoint tests/build/test_contract.py \
+  tests/build/test_ctc_contract.py tests/hub/test_push.py tests/hub/test_pull.py tests/hub/test_client.py
+
+newest: $(NEWEST)/.ready
+	for name in wav2vec2 whisper; do \
+	  $(NEWEST)/bin/exporter build recipes/$$name-demo-int8.yaml --output .newest/artifacts --force && \
+	  $(NEWEST)/bin/exporter validate .newest/artifacts/$$name-demo-int8 || exit 1; done
+	$(NEWEST)/bin/python -m pytest -q $(WORKERS) -m "not sweep and not optimum" $(TESTED)
+
+$(NEWEST)/.ready: pyproject.toml | tools
+	@echo "installing into $(NEWEST) (minutes, the first time)"
+	@$(PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH) \
+	  'transformers>=5' --editable '.[test,$(ONNXRUNTIME)]'
+	@touch $@
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m docs.generate

@@ -36,6 +36,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of optimum's own exports, as others that need optimum mark themselves."""
+    for item in items:
+        if "optimum_export" in getattr(item, "fixturenames", ()):
+            item.add_marker("optimum")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What these tests compile and build is kept, and noted, for them and for nobody else.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 
 import huggingface_hub.constants
@@ -24,13 +25,13 @@ class _Switch:
 @contextmanager
 def offline() -> Iterator[None]:
     """Let HF_HUB_OFFLINE hold for this thread within the block."""
-    modules = (
+    modules: tuple[tuple[ModuleType, str], ...] = (
         (huggingface_hub.constants, "HF_HUB_OFFLINE"),
-        (transformers.utils.hub, "_is_offline_mode"),
+        (transformers.utils.hub, "_is_offline_mode"),  # below release 5, a copy of the former
     )
     for module, name in modules:
-        setting = getattr(module, name)
-        if not isinstance(setting, _Switch):
+        setting = getattr(module, name, None)
+        if setting is not None and not isinstance(setting, _Switch):
             setattr(module, name, _Switch(setting))
     before = _inside.set(True)
     try:

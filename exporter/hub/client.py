@@ -18,6 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from importlib import import_module
+from inspect import signature
 from typing import Any, TypeVar
 
 from exporter.errors import ExporterError, IntegrityError, RecipeError, exhausted
@@ -168,8 +169,16 @@ def _may_pass(error: BaseException) -> bool:
         return False
     status = status_of(error)
     if _sent_bytes(error):  # the library has repeated it for all other statuses
-        return status in _WORTH_ANOTHER_TRY
+        return status in _WORTH_ANOTHER_TRY and not (status == _TOO_MANY and _repeats_too_many())
     return status is None or status >= 500 or status in _WORTH_ANOTHER_TRY
+
+
+def _repeats_too_many() -> bool:
+    """Return True if the library itself repeats a PUT after "too many requests", as since 1.0."""
+    from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
+
+    statuses = signature(http_backoff).parameters["retry_on_status_codes"].default
+    return isinstance(statuses, tuple) and _TOO_MANY in statuses
 
 
 def _sent_bytes(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ HF_HUB_OFFLINE) are the settings. This module adds what it lacks: bytes reported
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,21 +222,29 @@ class Transfer:
     def _explained(self, name: str, error: BaseException) -> ExporterError:
         if not interrupted(error):
             return explained(error, self.repo, self.commit, self._type)
-        arrived = f"{shown_bytes(self._arrived(name))} of {shown_bytes(self.size(name))}"
+        what = f"fetching {name} of {self.repo} broke off ({kind_of(error)})"
+        arrived = self._arrived(name)
+        if not arrived:
+            return HubError(f"{what}.\nRun this again.")
         return HubError(
-            f"fetching {name} of {self.repo} broke off ({kind_of(error)}) at {arrived}.\n"
+            f"{what} at {shown_bytes(arrived)} of {shown_bytes(self.size(name))}.\n"
             "Run this again: it goes on where it stopped."
         )
 
     def _arrived(self, name: str) -> int:
-        """Return the bytes of a file that have arrived; a file written out of order is sparse."""
-        blob = self._blob(name)
-        partial = blob.with_name(f"{blob.name}.incomplete")
-        try:
-            state = partial.stat()
-        except FileNotFoundError:
+        """Return the bytes of a file that have arrived; a file written out of order is sparse.
+
+        Newer releases of the library give every attempt a file of its own, and remove it at its
+        end: an interrupted download then begins anew.
+        """
+        blob, found = self._blob(name), []
+        for partial in blob.parent.glob(f"{blob.name}*.incomplete"):
+            with suppress(FileNotFoundError):
+                found.append(partial.stat())
+        if not found:
             return 0
-        return min(state.st_size, state.st_blocks * 512)
+        latest = max(found, key=lambda state: state.st_mtime_ns)
+        return min(latest.st_size, latest.st_blocks * 512)
 
     def _report(self, arrived: int) -> None:
         if self._total:

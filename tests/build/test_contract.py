@@ -199,6 +199,7 @@ def test_all_targets_store_the_same_numbers(english: dict[str, Any]) -> None:
     assert np.array_equal(numpy_helper.to_array(found).T, stored[f"model.{name}"])
 
 
+@pytest.mark.optimum
 def test_optimum_loads_the_onnx_folder_as_it_is(english: dict[str, Any]) -> None:
     from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
     from transformers import AutoProcessor, pipeline

@@ -162,6 +162,7 @@ def test_pipeline_gives_features_and_their_mask(
         capfd.readouterr()
 
 
+@pytest.mark.optimum
 def test_optimum_loads_the_onnx_folder_as_it_is(letters: dict[str, Any]) -> None:
     from optimum.onnxruntime import ORTModelForCTC
 

@@ -112,6 +112,7 @@ def test_the_graph_has_one_input_and_one_output(brain: dict[str, Any]) -> None:
     assert products == convolutions + layers + head + projection
 
 
+@pytest.mark.optimum
 def test_optimum_opens_it_with_an_encoders_config(brain: dict[str, Any]) -> None:
     from optimum.onnxruntime import ORTModelForCTC
 

@@ -24,7 +24,7 @@ _LOADED = {
     ),
     "build": (
         *("exporter.build.pipeline", "exporter.build.worker_steps", "exporter.recognition.load"),
-        *("optimum.onnxruntime", "onnxruntime", "onnxscript", "torch.export"),
+        *("onnxruntime", "onnxscript", "torch.export"),
         *("torch._inductor.compile_fx", "transformers.models.whisper.modeling_whisper"),
     ),
 }

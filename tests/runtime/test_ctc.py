@@ -102,7 +102,8 @@ def test_tokens_are_those_of_transformers(form: str, tmp_path: Path) -> None:
     theirs: Any = Wav2Vec2CTCTokenizer.from_pretrained(folder)
     ours = read_tokens(folder, pieces=False)
     assert ours.words == theirs.get_vocab()
-    assert {*ours.special} == {*theirs.all_special_tokens}
+    # Since release 5 the delimiter is one of them, which is spelled nevertheless.
+    assert {*ours.special} == {*theirs.all_special_tokens} - {theirs.word_delimiter_token}
     assert ours.blank == theirs.pad_token
     assert str(ours.delimiter) == theirs.word_delimiter_token  # of none it makes the word
     alphabet = ours.alphabet()

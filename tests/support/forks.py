@@ -33,7 +33,7 @@ _LOADED = (
         "exporter.hub.push",
         "exporter.recognition.reference",
     ),
-    *("optimum.onnxruntime", "onnxruntime", "torch.export", "torch._inductor.compile_fx"),
+    *("onnxruntime", "torch.export", "torch._inductor.compile_fx"),
     *("transformers.models.whisper.modeling_whisper", "transformers.pipelines", "onnxscript"),
 )
 _CHANGES = frozenset(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from exporter.families.whisper.engine.cache import CACHE
 from tests.support.whisper import sounds
 
 
@@ -153,8 +154,8 @@ REFUSED: dict[str, tuple[Request, str]] = {
         "decoder_position_ids",
     ),
     "another's cache": (
-        lambda m, i: m(i.one, decoder_input_ids=i.words, past_key_values=((),)),
-        "past_key_values",
+        lambda m, i: m(i.one, decoder_input_ids=i.words, **{CACHE: ((),)}),
+        CACHE,
     ),
     "no tokens": (lambda m, i: m(i.one), "decoder_input_ids"),
     "no audio": (lambda m, i: m(decoder_input_ids=i.words), "input_features"),

@@ -5,25 +5,23 @@ words that ends, and at every third place two words alike, so that the audio and
 decide. An error anywhere in the model then changes the text, while rounding seldom does.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
-    AddedToken,
     GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    WhisperTokenizer,
-    WhisperTokenizerFast,
 )
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, bytes_to_unicode
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-END = "<|endoftext|>"
+from tests.support.tokenizer_files import END, byte_symbols, save_whisper_tokenizer
+
 WORDS = [
     *("red", "green", "blue", "one", "two", "three", "left", "right", "stop", "go", "open"),
     *(
@@ -80,53 +78,41 @@ def make_whisper(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path, shape: Shape) -> WhisperTokenizer:
+def _tokenizer(folder: Path, shape: Shape) -> Tokenizer:
     """Byte-level pairs that spell `WORDS`, then the special tokens in Whisper's own order."""
     merges: dict[tuple[str, str], None] = {}
     for word in WORDS:
         spelled = "Ġ" + word
         for end in range(1, len(spelled)):
             merges[spelled[:end], spelled[end]] = None
-    symbols = [*bytes_to_unicode().values(), *dict.fromkeys("".join(pair) for pair in merges), END]
-    vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    tokenizer = WhisperTokenizer(
-        str(folder / "vocab.json"),
-        str(folder / "merges.txt"),
-        unk_token=END,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=shape.max_tokens,
-    )
+    symbols = [*byte_symbols(), *dict.fromkeys("".join(pair) for pair in merges), END]
     languages = list(LANGUAGES)[: shape.languages]
     control = ["startoflm", "startofprev", "nospeech", "notimestamps"]
     names = ["startoftranscript", *languages, "translate", "transcribe", *control]
-    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
-    times = [f"<|{step * 0.02:.2f}|>" for step in range(50 * shape.window_s + 1)]
-    tokenizer.add_tokens([AddedToken(time, special=False) for time in times])
-    tokenizer.save_pretrained(folder)
-    WhisperTokenizerFast.from_pretrained(folder).save_pretrained(folder)
-    return tokenizer
+    return save_whisper_tokenizer(
+        folder,
+        {symbol: index for index, symbol in enumerate(symbols)},
+        list(merges),
+        [f"<|{name}|>" for name in names],
+        [f"<|{step * 0.02:.2f}|>" for step in range(50 * shape.window_s + 1)],
+        shape.max_tokens,
+    )
 
 
-def _id(tokenizer: WhisperTokenizer, name: str) -> int:
+def _id(tokenizer: Tokenizer, name: str) -> int:
     return _token_id(tokenizer, f"<|{name}|>")
 
 
-def _token_id(tokenizer: WhisperTokenizer, token: str) -> int:
-    identifier = tokenizer.convert_tokens_to_ids(token)
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    identifier = tokenizer.token_to_id(token)
     assert isinstance(identifier, int)
     return identifier
 
 
-def _config(tokenizer: WhisperTokenizer, shape: Shape) -> WhisperConfig:
+def _config(tokenizer: Tokenizer, shape: Shape) -> WhisperConfig:
     end = _id(tokenizer, "endoftext")
     return WhisperConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=tokenizer.get_vocab_size(),
         num_mel_bins=shape.mels,
         d_model=shape.width,
         encoder_layers=shape.encoder_layers,
@@ -146,7 +132,7 @@ def _config(tokenizer: WhisperTokenizer, shape: Shape) -> WhisperConfig:
     )
 
 
-def _generation_config(tokenizer: WhisperTokenizer, shape: Shape) -> GenerationConfig:
+def _generation_config(tokenizer: Tokenizer, shape: Shape) -> GenerationConfig:
     end = _id(tokenizer, "endoftext")
     tasks = ("translate", "transcribe")
     never = ["startoftranscript", *tasks, "startoflm", "startofprev", "nospeech"]
@@ -164,7 +150,7 @@ def _generation_config(tokenizer: WhisperTokenizer, shape: Shape) -> GenerationC
         return_timestamps=False,
         max_initial_timestamp_index=min(50, 25 * shape.window_s),
         suppress_tokens=sorted(_id(tokenizer, name) for name in never),
-        begin_suppress_tokens=[*tokenizer(" ", add_special_tokens=False).input_ids, end],
+        begin_suppress_tokens=[*tokenizer.encode(" ", add_special_tokens=False).ids, end],
         alignment_heads=[[shape.decoder_layers - 1, head] for head in range(shape.heads)],
         max_length=shape.max_tokens,
         decoder_start_token_id=_id(tokenizer, "startoftranscript"),
@@ -175,9 +161,7 @@ def _generation_config(tokenizer: WhisperTokenizer, shape: Shape) -> GenerationC
     )
 
 
-def _initialise(
-    model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, shape: Shape
-) -> None:
+def _initialise(model: WhisperForConditionalGeneration, tokenizer: Tokenizer, shape: Shape) -> None:
     """Make every layer matter, and the positions favour words."""
     decoder = model.model.decoder
     tokens, positions = decoder.embed_tokens.weight, decoder.embed_positions.weight
@@ -202,7 +186,7 @@ def _initialise(
                 positions[place] += shape.certainty * both / both.norm()
 
 
-def _script(tokenizer: WhisperTokenizer, shape: Shape) -> list[list[int]]:
+def _script(tokenizer: Tokenizer, shape: Shape) -> list[list[int]]:
     """The token, or the two rival tokens, that each position favours next; then always the end."""
     identifiers = [_token_id(tokenizer, "Ġ" + word) for word in WORDS]
     order = torch.randperm(len(identifiers)).tolist()

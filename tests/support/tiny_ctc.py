@@ -18,9 +18,10 @@ from torch import nn
 from transformers import (
     ParakeetTokenizerFast,
     SeamlessM4TFeatureExtractor,
-    Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
 )
+
+from tests.support.tokenizer_files import save_letters
 
 _LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijk"]
 _RATE = 16_000
@@ -108,7 +109,7 @@ def make_ctc(
     if kind == "parakeet_ctc":
         _save_pieces(folder)
     else:
-        _save_letters(folder)
+        save_letters(folder, _LETTERS)
     if kind.startswith("wav2vec2-bert"):
         SeamlessM4TFeatureExtractor(sampling_rate=_RATE).save_pretrained(folder)
     elif kind == "parakeet_ctc":
@@ -120,12 +121,6 @@ def make_ctc(
         extractor.save_pretrained(folder)
     tiny_model(kind, **changes).to(dtype).save_pretrained(folder)
     return folder
-
-
-def _save_letters(folder: Path) -> None:
-    vocabulary = {letter: index for index, letter in enumerate(_LETTERS)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
 
 
 def _save_pieces(folder: Path) -> None:

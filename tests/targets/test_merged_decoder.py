@@ -30,7 +30,7 @@ from tests.support.optimum import export_with_optimum
 from tests.support.plans import FLOAT, whisper_plan
 from tests.support.tiny import make_whisper
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimum]
 
 Array = NDArray[Any]
 Past = dict[str, Array]

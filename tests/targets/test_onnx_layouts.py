@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,13 +17,11 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
 from exporter.quantization.plan import QuantizationPlan
-from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.recipe import Decoding
 from exporter.recognition.load import load, load_original
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
-from exporter.targets.onnx import Preset
 from tests.support import exact, passing
 from tests.support.cards import text_of
 from tests.support.in_process import steps_in_process
@@ -94,6 +92,7 @@ def test_the_config_is_the_checkpoints_with_one_entry_more(
 
 
 @pytest.mark.slow
+@pytest.mark.optimum
 def test_our_runtime_and_optimum_hear_what_the_original_does(
     built: BuiltArtifact, english_whisper: Path
 ) -> None:
@@ -164,6 +163,7 @@ def test_a_checkpoint_without_its_one_tokenizer_file(tiny_whisper: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.optimum
 def test_a_ctc_model_gets_the_tokenizer_that_checkpoints_lack(tmp_path: Path) -> None:
     """A build, `validate` and the estimate know the same files, and optimum opens them too."""
     from optimum.onnxruntime import ORTModelForCTC
@@ -216,24 +216,3 @@ def test_its_card_speaks_javascript(tmp_path: Path) -> None:
     assert "greedily, and the figures above are with 5 beams." in text
     assert 'ORTModelForSpeechSeq2Seq.from_pretrained("org/speech")' in text
     assert "transformers.js" not in text_of(passing.make(tmp_path / "other" / "onnx-int8"))
-
-
-@pytest.mark.parametrize("bits", [7, 8])
-@pytest.mark.parametrize("preset", get_args(Preset))
-def test_the_quantization_is_told_as_optimum_tells_it(
-    tiny_whisper: Path, tmp_path: Path, preset: str, bits: int
-) -> None:
-    from optimum.onnxruntime import AutoQuantizationConfig, ORTConfig
-
-    checkpoint = open_checkpoint(str(tiny_whisper))
-    model = WHISPER.skeleton(checkpoint.config)
-    plan = plan_for(model, DynamicInt8(bits=bits))
-    options = TARGET.Options.model_validate({"preset": preset})
-    written = TARGET.records(options, plan, model, checkpoint, WHISPER, {}).files["ort_config.json"]
-
-    theirs = getattr(AutoQuantizationConfig, preset)(is_static=False, per_channel=True)
-    theirs.reduce_range = bits == 7
-    theirs.operators_to_quantize = ["MatMul", "Gemm"]
-    theirs.nodes_to_exclude = [name for name in plan.modules if name not in plan.quantized]
-    ORTConfig(opset=20, quantization=theirs).save_pretrained(tmp_path)
-    assert (tmp_path / "ort_config.json").read_bytes() == written

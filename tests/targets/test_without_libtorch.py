@@ -106,6 +106,7 @@ def test_results_are_torchs(name: str, tmp_path: Path) -> None:
     exponentials = package(given)["result17"][0, 0, : len(extremes)]
     torch.testing.assert_close(exponentials, extremes.exp(), equal_nan=True, rtol=3e-7, atol=2e-45)
     assert "torch" not in needed(path, tmp_path)
+    assert stack_flags(path, tmp_path) == "RW"
 
 
 class Convolved(nn.Module):
@@ -135,16 +136,28 @@ def test_what_is_missing_is_named_and_left_to_torch(
     graph = Graph("convolved", module, inputs, {}, {"result": (2, 4, 26)})
     package = compiled(module, graph, tmp_path, settings("x86-64-v3"))
     assert read_spec(tmp_path / "convolved.pt2").needs_torch
+    assert stack_flags(tmp_path / "convolved.pt2", tmp_path) == "RW"
     assert "convolved runs in torch only, for aoti_torch_cpu_convolution" in caplog.text
     torch.testing.assert_close(package({"frames": given})["result"], *module(given))
 
 
 def needed(package: Path, folder: Path) -> str:
     """What the dynamic linker looks for when it loads a package's library."""
+    told = readelf("-d", package, folder)
+    lines = [line for line in told if "NEEDED" in line or "RUNPATH" in line]
+    assert any("libgomp" in line for line in lines)
+    return "\n".join(lines)
+
+
+def stack_flags(package: Path, folder: Path) -> str:
+    """What its library wants to do with the stack; glibc 2.41 loads none that executes it."""
+    (line,) = (one for one in readelf("-lW", package, folder) if "GNU_STACK" in one)
+    return line.split()[-2]
+
+
+def readelf(option: str, package: Path, folder: Path) -> list[str]:
     library = folder / "graph.so"
     with zipfile.ZipFile(package) as members:
         library.write_bytes(members.read(f"{package.stem}/{pt2.LIBRARY}"))
-    done = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
-    lines = [line for line in done.stdout.splitlines() if "NEEDED" in line or "RUNPATH" in line]
-    assert any("libgomp" in line for line in lines)
-    return "\n".join(lines)
+    done = subprocess.run(["readelf", option, library], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()

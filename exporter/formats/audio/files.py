@@ -136,7 +136,10 @@ def _opened(file: io.BufferedReader | io.BytesIO) -> soundfile.SoundFile:
     if isinstance(file, io.BytesIO):
         return soundfile.SoundFile(file)
     with file:
-        return soundfile.SoundFile(os.dup(file.fileno()))
+        descriptor = os.dup(file.fileno())
+        # A reader that goes back inside its buffer, 128 KiB since Python 3.14, leaves the file be.
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return soundfile.SoundFile(descriptor)
 
 
 def _unreadable(name: str, error: Exception) -> DataError:

@@ -12,6 +12,9 @@ from exporter.system.accelerators import Device
 # Flags for small libraries without paths of the machine that compiled them.
 LIBRARY_FLAGS = (
     "-fvisibility=hidden -ffunction-sections -Wl,--gc-sections -Wl,--build-id=none -s "
+    # Inductor assembles constants without saying that they need no executable stack, and newer C
+    # libraries load nothing that needs one.
+    "-Wl,-z,noexecstack "
     '-Wno-builtin-macro-redefined -D__FILE__=\\"package\\"'
 )
 

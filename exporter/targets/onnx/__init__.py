@@ -12,6 +12,7 @@ from exporter.targets.facts import Offer
 
 Preset = Literal["avx512_vnni", "avx512", "avx2", "arm64"]
 DEFAULT_PRESET: Preset = "avx512_vnni"
+OPSET = 20
 
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(

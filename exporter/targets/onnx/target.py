@@ -39,9 +39,10 @@ from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.targets.base import Job, Records
-from exporter.targets.onnx import products_saturate
+from exporter.targets.onnx import OPSET, products_saturate
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, named
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
+from exporter.targets.onnx.ort_config import ORT_CONFIG, ORT_CONFIG_BYTES, ort_config
 from exporter.targets.onnx.session import open_session
 
 SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
@@ -50,7 +51,6 @@ _log = logging.getLogger(__name__)
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same for a graph with `weights_from`, per input and output.
 _SHARING_BYTES = 1_450
-_ORT_CONFIG, _ORT_CONFIG_BYTES = "ort_config.json", 700
 _TOKENIZER = "tokenizer.json"
 
 
@@ -90,7 +90,7 @@ def layout(
     family: Family,
 ) -> dict[str, int]:
     """Estimate the files' sizes in bytes: of weights exact, of graphs approximate."""
-    files = {_ORT_CONFIG: _ORT_CONFIG_BYTES}
+    files = {ORT_CONFIG: ORT_CONFIG_BYTES}
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
@@ -131,7 +131,7 @@ def build(job: Job[Options]) -> BuildResult:
     for planned in graphs:
         prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
         _build_graph(job, prepared, names)
-    (job.folder / _ORT_CONFIG).write_bytes(_ort_config(job.options, job.plan))
+    (job.folder / ORT_CONFIG).write_text(ort_config(job.options, job.plan))
     own = _own_files(job.options, job.checkpoint, job.family, graphs, names)
     for name, content in own.items():
         (job.folder / name).write_bytes(content)
@@ -177,7 +177,7 @@ def _prepared(
 def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
     """Trace a graph, or take it from the cache, and stream its weights in."""
     from exporter.targets.onnx import external_data
-    from exporter.targets.onnx.trace import _OPSET, _trace
+    from exporter.targets.onnx.trace import _trace
 
     graph = prepared.graph
     names = parameter_names(graph, prepared.model)
@@ -195,7 +195,7 @@ def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Nam
     parts = {
         "graph": graph.name,
         "file": path.name,  # the graph contains the name of its external data
-        "opset": _OPSET,
+        "opset": OPSET,
         "architecture": job.family.architecture(job.checkpoint.config),
         "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
         "schemes": {n: str(s) for n, s in job.plan.quantized.items() if n in modules},
@@ -222,7 +222,7 @@ def records(
     graphs = family.graphs(model, cache="dynamic")
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
-    return Records(plan, {_ORT_CONFIG: _ort_config(options, plan), **own})
+    return Records(plan, {ORT_CONFIG: ort_config(options, plan).encode(), **own})
 
 
 def load(
@@ -279,39 +279,3 @@ def _has_8_bits(scheme: QuantizationScheme) -> bool:
 
 def _int8_type(options: Options) -> torch.dtype:
     return torch.uint8 if options.preset in _UNSIGNED_PRESETS else torch.int8
-
-
-def _ort_config(options: Options, plan: QuantizationPlan) -> bytes:
-    """Return the quantization as optimum's `ORTConfig` writes it, for its tools.
-
-    It has one setting for all modules; differences between them are in the manifest only.
-    """
-    from exporter.targets.onnx.trace import _OPSET
-
-    schemes = [scheme for scheme in plan.quantized.values() if isinstance(scheme, DynamicInt8)]
-    unsigned = options.preset in _UNSIGNED_PRESETS
-    quantization = {
-        "activations_dtype": "QUInt8",
-        "activations_symmetric": False,
-        "format": "QOperator",
-        "is_static": False,
-        "mode": "IntegerOps",
-        "nodes_to_exclude": [name for name in plan.modules if name not in plan.quantized],
-        "nodes_to_quantize": [],
-        "operators_to_quantize": ["MatMul", "Gemm"],
-        "per_channel": all(scheme.per_channel for scheme in schemes),
-        "qdq_add_pair_to_weight": False,
-        "qdq_dedicated_pair": False,
-        "qdq_op_type_per_channel_support_to_axis": {"MatMul": 1},
-        "reduce_range": all(scheme.bits == 7 for scheme in schemes),
-        "weights_dtype": "QUInt8" if unsigned else "QInt8",
-        "weights_symmetric": True,
-    }
-    config = {
-        "one_external_file": True,
-        "opset": _OPSET,
-        "optimization": {},
-        "quantization": quantization if schemes else {},
-        "use_external_data_format": False,
-    }
-    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"

@@ -9,10 +9,8 @@ import torch
 from exporter.errors import BuildError
 from exporter.families import attention as operators
 from exporter.families.graph import Graph, layer_boundary
-from exporter.targets.onnx import attention, modules, passes
+from exporter.targets.onnx import OPSET, attention, modules, passes
 from exporter.targets.onnx.passes import placeholder
-
-_OPSET = 20
 
 
 def _trace(graph: Graph) -> ir.Model:
@@ -31,7 +29,7 @@ def _trace(graph: Graph) -> ir.Model:
         dynamo=True,
         optimize=False,
         verbose=False,
-        opset_version=_OPSET,
+        opset_version=OPSET,
         input_names=list(traced.inputs),
         output_names=list(traced.outputs),
         custom_translation_table=_translations(),

@@ -65,18 +65,25 @@ def _attend(module: Any, states: Tensor, positions: Tensor) -> Tensor:
     return projected
 
 
-class _OnChannels:
-    """A linear module applied to [batch, channels, frames], in the place of a convolution.
+class _Head:
+    """The linear module `lm_head` of a model, in the place of a convolution.
 
     It is no module itself: the one it applies is the model's, and may be replaced there.
+
+    Args:
+        model: The model.
+        channels_first: Whether it is applied to [batch, channels, frames], as the convolution of
+            transformers 4, not to [batch, frames, channels].
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, channels_first: bool) -> None:
         self._model = model
+        self._channels_first = channels_first
 
     def __call__(self, states: Tensor) -> Tensor:
-        applied: Tensor = self._model.lm_head(states.transpose(1, 2)).transpose(1, 2)
-        return applied
+        if self._channels_first:
+            return self._model.lm_head(states.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self._model.lm_head(states)  # type: ignore[no-any-return]
 
 
 def linear_head(model: Any) -> None:
@@ -87,4 +94,4 @@ def linear_head(model: Any) -> None:
     head.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
     del model.ctc_head
     model.lm_head = head
-    model.ctc_head = _OnChannels(model)
+    model.ctc_head = _Head(model, channels_first=type(conv) is nn.Conv1d)

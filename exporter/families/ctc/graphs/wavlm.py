@@ -80,7 +80,7 @@ class OwnAttention(WavLMAttention):  # type: ignore[misc]
         hidden_states: Tensor,
         attention_mask: Tensor | None,
         gated_position_bias: Tensor,
-        output_attentions: bool,
+        output_attentions: bool = True,  # newer releases of transformers always want the weights
     ) -> tuple[Tensor, Tensor | None]:
         query, key, value = (
             split(project(hidden_states), self.num_heads)

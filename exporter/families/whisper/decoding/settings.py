@@ -76,8 +76,10 @@ def generation_settings(
         config.task = options.task or settings.task
     for name in SHARED:
         setattr(config, name, getattr(options, name))
-    if options.max_length is not None:
-        config.max_length = options.max_length
+    if options.max_length is not None:  # whose own meaning differs from release to release
+        language = next(iter(settings.languages.values()), None)
+        prompt = settings.init(language, options.task, timestamps=timestamps)
+        config.max_new_tokens = max(1, options.max_length - len(prompt))
     if rules.min_new:
         config.min_new_tokens = config.max_new_tokens = rules.min_new
     return config

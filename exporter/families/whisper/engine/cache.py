@@ -1,7 +1,15 @@
 """The decoder's cache, as a cache object of `generate`."""
 
+from dataclasses import fields
+
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+CACHE = next(
+    field.name for field in fields(Seq2SeqLMOutput) if field.name in ("cache", "past_key_values")
+)
+"""What transformers calls a cache, in arguments and in results; releases differ."""
 
 
 class GraphCache(Cache):  # type: ignore[misc]
@@ -18,11 +26,12 @@ class GraphCache(Cache):  # type: ignore[misc]
         return self.length
 
     def crop(self, max_length: int) -> None:
-        """Forget tokens after the first `max_length`; if it is negative, the last -`max_length`.
+        """Forget tokens after the first `max_length`; if that is not positive, the last of them.
 
         Their keys and values stay in place: they are masked, and the next tokens overwrite them.
+        Newer releases of transformers give only numbers below 1, older ones only others.
         """
-        kept = max_length if max_length >= 0 else self.length + max_length
+        kept = max_length if max_length > 0 else self.length + max_length
         self.length = min(self.length, kept)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from exporter.errors import RecipeError
 from exporter.families.graph import GraphFunction
-from exporter.families.whisper.engine.cache import GraphCache
+from exporter.families.whisper.engine.cache import CACHE, GraphCache
 from exporter.families.whisper.engine.engine import Decoder, Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.engine.step_decoder import StepDecoder
@@ -117,11 +117,13 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         attention_mask: Tensor | None = None,  # noqa: ARG002 - the original ignores it too
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        *,
         head_mask: Tensor | None = None,
         decoder_head_mask: Tensor | None = None,
         cross_attn_head_mask: Tensor | None = None,
         encoder_outputs: Any = None,
         past_key_values: GraphCache | None = None,
+        cache: GraphCache | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         decoder_position_ids: Tensor | None = None,
         labels: Tensor | None = None,
@@ -132,6 +134,8 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         cache_position: Tensor | None = None,
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """Return the logits after each token, and the loss of `labels`, as the original.
+
+        Arguments have the names of all supported releases of transformers, whose order differs.
 
         Raises:
             RecipeError: An argument asks for what the graphs do not compute.
@@ -144,11 +148,11 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        cache = self._cache(past_key_values)
-        ids = self._ids(decoder_input_ids, labels, cache)
-        _require_usual(ids, cache, decoder_attention_mask, decoder_position_ids, cache_position)
+        past = self._cache(past_key_values if cache is None else cache)
+        ids = self._ids(decoder_input_ids, labels, past)
+        _require_usual(ids, past, decoder_attention_mask, decoder_position_ids, cache_position)
         encoded = self._encoded(input_features, encoder_outputs)
-        logits = self.engine.step(ids, encoded, cache)
+        logits = self.engine.step(ids, encoded, past)
         loss = None
         if labels is not None:
             targets = labels.to(logits.device).reshape(-1)
@@ -156,10 +160,10 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
         output = Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=None if use_cache is False else cache,
             encoder_last_hidden_state=(
                 encoded if self.engine.decoder.takes_hidden_states else None
             ),
+            **{CACHE: None if use_cache is False else past},
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -169,8 +173,8 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
             return self.engine.decoder.start()  # type: ignore[no-any-return]
         if not isinstance(past, GraphCache):
             msg = (
-                f"`past_key_values` is a {type(past).__name__}: an artifact of graphs takes only "
-                "its own, from an earlier call"
+                f"`{CACHE}` is a {type(past).__name__}: an artifact of graphs takes only its own, "
+                "from an earlier call"
             )
             raise RecipeError(msg)
         return past
@@ -217,12 +221,19 @@ class GraphWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]
     ) -> None:
         """Give `generate` our cache, also with `use_cache=False`, which changes no result."""
         generation_config.use_cache = model_kwargs["use_cache"] = True
-        if model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = self.engine.decoder.start()
+        if model_kwargs.get(CACHE) is None:
+            model_kwargs[CACHE] = self.engine.decoder.start()
 
-    def _reorder_cache(self, past_key_values: GraphCache, beam_idx: Tensor) -> GraphCache:
-        past_key_values.reorder_cache(beam_idx)
-        return past_key_values
+    def _postprocess_outputs(self, seek_outputs: Any, *args: Any, **named: Any) -> Any:
+        """Leave out our cache, which transformers would divide among recordings as its own."""
+        if isinstance(seek_outputs, ModelOutput):
+            kept = {name: value for name, value in seek_outputs.items() if name != CACHE}
+            seek_outputs = type(seek_outputs)(**kept)
+        return super()._postprocess_outputs(seek_outputs, *args, **named)
+
+    def _reorder_cache(self, cache: GraphCache, beam_idx: Tensor) -> GraphCache:
+        cache.reorder_cache(beam_idx)
+        return cache
 
 
 def _refuse_unsupported(**arguments: Any) -> None:
