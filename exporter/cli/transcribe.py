@@ -83,12 +83,8 @@ def transcribe(
 
     ARTIFACT is a folder, or ORG/NAME[@REVISION] on the Hub. AUDIO are files, folders, of which all
     files that are named like audio are taken, and manifests (.jsonl). Options default to those of
-    the recipe. A file that cannot be read is told, costs no other file's text, and makes the exit
-    code 3.
-    files that are named like audio are taken, and manifests (.jsonl). Language and task default to
-    the recipe's. Limits of lines, and highlighted words, are for srt and vtt with
-    --word-timestamps. A file that cannot be read is told, costs no other file's text, and makes the
-    exit code 3.
+    the recipe. Limits of lines, and highlighted words, are for srt and vtt with --word-timestamps.
+    A file that cannot be read is told, costs no other file's text, and makes the exit code 3.
     """
     from exporter.artifact.lookup import require_audio
     from exporter.recognition.recordings import recordings_of
