@@ -143,28 +143,24 @@ class Recogniser:
                 int16 and int32 are scaled by their full range.
             sampling_rate: Samples a second of arrays and tensors, which need it: from 1,000 to
                 768,000 Hz. Encoded audio carries its own. All is resampled to the model's rate.
-            **options: Options that replace the recipe's `decoding`. For Whisper: `language` (a code
-                like "en"; None: the checkpoint's own, else the model finds it), `task`
-                ("transcribe" or "translate"),
-                `multilingual` (find the language of every window), `language_detection_segments`,
-                `language_detection_threshold`, `num_beams` (1 is greedy), `patience`, `best_of`,
-                `length_penalty`, `repetition_penalty`, `no_repeat_ngram_size`,
-                `max_new_tokens` (of a window; None: all that fit), `timestamps` (segments with
-                times), and `batch_size` (windows decoded together, of several recordings or
-                chunks);
-                for windows that fail: `temperatures`, `compression_ratio_threshold`,
-                `logprob_threshold` and `no_speech_threshold`; for text before windows:
-                `condition_on_previous`, `initial_prompt`, `hotwords` and `prefix`; for speech
-                alone: `vad`
-                (with `vad_threshold`, `vad_min_speech_s`, `vad_min_silence_s` and
-                `vad_speech_pad_s`), `long_form` ("sequential" or "chunked") and `clip_timestamps`.
-                docs/recipes.md has more.
-                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings), `vad`
-                and its options.
-                `condition_on_previous`, `initial_prompt` and `hotwords`; against text in silence:
-                `hallucination_silence_threshold`. docs/recipes.md has more.
-                For CTC models: `chunk_length_s` and `stride_length_s` (of long recordings).
-                For both: `word_timestamps` (segments with words and their times).
+            **options: Options that replace the recipe's `decoding`; docs/recipes.md has all.
+                What is decoded: `language` (a code like "en"; None: the checkpoint's own, else the
+                model finds it), `multilingual`, `language_detection_segments`,
+                `language_detection_threshold`, `task` ("transcribe" or "translate").
+                The search: `num_beams` (1 is greedy), `patience`, `best_of`, `length_penalty`,
+                `repetition_penalty`, `no_repeat_ngram_size`, `max_new_tokens` (of a window; None:
+                all that fit).
+                Windows that fail: `temperatures`, `compression_ratio_threshold`,
+                `logprob_threshold`, `no_speech_threshold`.
+                Text before windows: `condition_on_previous`, `initial_prompt`, `hotwords`,
+                `prefix`.
+                What is heard: `vad` with `vad_threshold`, `vad_min_speech_s`, `vad_min_silence_s`
+                and `vad_speech_pad_s`, `long_form` ("sequential" or "chunked"), `clip_timestamps`,
+                `hallucination_silence_threshold`, `batch_size` (windows decoded together, of
+                several recordings or chunks).
+                Times: `timestamps` (of segments), `word_timestamps`.
+                CTC models take `chunk_length_s` and `stride_length_s` (of long recordings),
+                `timestamps`, `word_timestamps`, `batch_size`, and `vad` with its options.
 
         Returns:
             A `Transcript` for one recording; for an iterable, a list of them in its order.
