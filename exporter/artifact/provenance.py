@@ -96,7 +96,7 @@ def require(folder: Path, manifest: AnyManifest) -> None:
     try:
         data = read_small(path, _MAX_BYTES, ValueError, "a provenance", follow_links=False)
         predicate, named = _bound(json.loads(data))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         msg = f"{path} cannot be read ({reason}): remove it, or build again with --force"
         raise IntegrityError(msg) from error

@@ -197,7 +197,7 @@ class _Delivery:
         try:
             data = read_small(path, MAX_MANIFEST_BYTES, ValueError, "a manifest")
             named = {str(file["path"]) for file in json.loads(data)["files"]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self._refuse_strangers({MANIFEST})
         return sorted((named | SIDECAR_FILES) & files.keys() - ours.keys())
 

@@ -132,8 +132,8 @@ def unknown_option(options: Iterable[str]) -> str | None:
     for name in options:
         if name not in OPTIONS:
             guess = nearest(name, known)
-            hint = f"did you mean {guess!r}? " if guess else ""
-            return f"an unknown option {name!r}; {hint}Known: {', '.join(known)}"
+            hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}"
+            return f"an unknown option {name!r}; {hint}"
     return None
 
 

@@ -181,7 +181,7 @@ def _read_note(entry: Path) -> dict[str, Any] | None:
         note = json.loads(
             read_small(entry.with_suffix(_NOTE), _MAX_NOTE_BYTES, ValueError, "a cache's note")
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(note, dict) and note.keys() == {"what", "sha256", "made"}
     return note if whole and entry.is_file() else None

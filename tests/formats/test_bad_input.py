@@ -55,7 +55,12 @@ def place(tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def write(name: str, old: str, new: str) -> Break:
-    return lambda place: (place / name).write_text((place / name).read_text().replace(old, new))
+    def damage(place: Path) -> None:
+        text = (place / name).read_text()
+        assert old in text
+        (place / name).write_text(text.replace(old, new))
+
+    return damage
 
 
 def remove(*names: str) -> Break:
@@ -133,7 +138,7 @@ BAD: dict[str, tuple[Break, int, str]] = {
         "d_model (64) is no multiple of the 5 attention heads",
     ),
     "another vocabulary": (
-        write("checkpoint/vocab.json", '"!":0', '"!":10'),
+        write("checkpoint/vocab.json", '"!": 0', '"!": 10'),
         3,
         "vocab.json says that '!' is number 10",
     ),

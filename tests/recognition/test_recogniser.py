@@ -161,8 +161,8 @@ def test_a_wrong_value_is_told_as_a_recipes(original: Recogniser, words: str) ->
 
 
 def test_an_unknown_option_is_a_type_error(original: Recogniser) -> None:
-    known = "Known: batch_size, .*, language, length_penalty, .*, num_beams, .*, timestamps, .*"
-    told = rf"an unknown option 'num_beam'; did you mean 'num_beams'\? {known}$"
+    known = "known: batch_size, .*, length_penalty, .*, num_beams, .*, timestamps, .*"
+    told = r"an unknown option 'num_beam'; did you mean 'num_beams'\?$"
     with pytest.raises(TypeError, match=told):
         original.transcribe("speech.wav", num_beam=5)
     with pytest.raises(TypeError, match=rf"'decoding'; {known}$"):

@@ -163,7 +163,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{path}: not readable as JSON ({error}): build the artifact again"
         raise IntegrityError(msg) from error
     if not isinstance(values, dict):

@@ -105,6 +105,9 @@ def test_configs_that_mean_nothing_here(
     (copied / name).write_text("[]")
     with pytest.raises(IntegrityError, match="a JSON object is expected"):
         Settings.read(copied)
+    (copied / name).write_text("[" * 99_999)
+    with pytest.raises(IntegrityError, match="not readable as JSON"):
+        Settings.read(copied)
     (copied / name).unlink()
     with pytest.raises(IntegrityError, match=name):
         Settings.read(copied)
