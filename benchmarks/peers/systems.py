@@ -48,6 +48,7 @@ class Rival:
 RUNTIMES: dict[str, tuple[str, ...]] = {
     "runtime": ("{root}",),
     "runtime-onnx": ("{root}[onnxruntime]",),
+    "runtime-faster-whisper": ("faster-whisper==1.2.1", "ctranslate2==4.8.5"),
 }
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     **RUNTIMES,
@@ -160,7 +161,7 @@ FIRST_TEXT_RIVALS: dict[str, Rival] = {
     "onnx-int8": Rival("onnx-int8", "runtime-onnx", "exporter_worker", "onnx-int8", warmups=0),
     "faster-whisper": Rival(
         "faster-whisper int8",
-        *("faster-whisper", "faster_whisper_worker", "ctranslate2-int8"),
+        *("runtime-faster-whisper", "faster_whisper_worker", "ctranslate2-int8"),
         {"compute_type": "int8"},
         warmups=0,
     ),

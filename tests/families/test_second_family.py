@@ -87,6 +87,7 @@ def test_it_is_built_to_all_targets(built: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep  # the family of CTC models is validated and timed in every run
 def test_it_is_validated(product: Path, place: Path, built: dict[str, dict[str, Any]]) -> None:
     """Random weights write nonsense, but artifacts write nearly the original's nonsense."""
     judged = run(product, "validate", place / "artifacts" / "letters")
@@ -102,6 +103,7 @@ def test_it_is_validated(product: Path, place: Path, built: dict[str, dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_it_is_timed(product: Path, place: Path, built: dict[str, dict[str, Any]]) -> None:
     """A window of it is the same work whatever it hears: no tokens are forced, none are timed."""
     timed = run(product, "bench", place / "artifacts" / "letters", "--original", "--runs=2")
