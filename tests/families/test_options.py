@@ -21,6 +21,7 @@ BEYOND: list[dict[str, Any]] = [
     {"prefix": "red blue"},
     {"no_speech_threshold": 0.0},
     {"num_beams": 2, "patience": 2.0},
+    {"temperatures": (0.7,)},
     {"temperatures": (0.7,), "best_of": 3},
     {"condition_on_previous": True, "initial_prompt": "red", "hotwords": "green"},
     {"language": None, "multilingual": True},

@@ -137,10 +137,14 @@ class Options:
 
     @property
     def beyond_generate(self) -> bool:
-        """Whether an option is set that transformers' `generate` lacks."""
+        """Whether an option is set that `generate` of transformers lacks, or draws otherwise.
+
+        Draws of the same random numbers differ only where the models do, so texts of original and
+        artifact can be compared.
+        """
         prompts = self.hotwords and self.initial_prompt and self.condition_on_previous
         unsure = self.no_speech_threshold is not None and self.logprob_threshold is None
-        draws = self.best_of > 1 and any(self.temperatures)
+        draws = any(self.temperatures)
         listens = self.multilingual or self.language_detection_segments > 1
         clips = self.clip_timestamps is not None and not self.chunked
         given = self.patience or self.prefix or self.word_timestamps

@@ -1,7 +1,6 @@
 """Transcribe with the original: transformers' own features, `generate`, and our text of tokens."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,12 +90,11 @@ class _Original:
         timestamps = pieces[0].is_long or options.timestamps
         config = generation_settings(self.model, settings, options, timestamps=timestamps)
         arguments = _arguments(settings, self.text, options)
-        with torch.inference_mode(), _seeded(options):
+        with torch.inference_mode():
             features, mask, lengths = self._features(pieces)
             view = with_settings(self.model, config)
             if options.chunked and settings.languages and config.language is None:
                 config.language = self._languages(view, features, pieces, languages)
-            _keep_beams(view, options.num_beams)
             generated = view.generate(
                 features, attention_mask=mask, return_segments=True, **arguments
             )
@@ -168,25 +166,3 @@ def _arguments(settings: Settings, text: Text, options: Options) -> dict[str, An
         if options.hotwords and options.condition_on_previous:
             arguments["prompt_condition_type"] = "all-segments"
     return arguments
-
-
-def _keep_beams(view: Any, beams: int) -> None:
-    """Let every window begin with a beam search: transformers ends them with the first draw."""
-    usual = view.generate_with_fallback
-
-    def generate_with_fallback(*arguments: Any, **named: Any) -> Any:
-        named["generation_config"].num_beams = beams
-        return usual(*arguments, **named)
-
-    view.generate_with_fallback = generate_with_fallback
-
-
-@contextmanager
-def _seeded(options: Options) -> Iterator[None]:
-    """Draw the same tokens in every run, and leave torch's random numbers as they are."""
-    if not any(options.temperatures):
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield

@@ -69,8 +69,6 @@ def generation_settings(
     config.return_timestamps = timestamps
     config.suppress_tokens = list(rules.never) or None
     config.prev_sot_token_id = settings.previous
-    if any(options.temperatures):
-        config.top_k = 0  # draw from all tokens, as openai-whisper and our own decoding
     if settings.languages:
         config.language = options.language or settings.language
         config.task = options.task or settings.task
