@@ -62,7 +62,9 @@ def clips(repository: Path) -> list[Audio]:
 
 def reference(folder: Path, sound: Audio, tokens: list[int]) -> tuple[list[float], list[float]]:
     """Where tokens begin, and their probabilities: all of transformers, one pass of the decoder."""
-    model = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
+    model = WhisperForConditionalGeneration.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    )
     model.eval()
     generation, processor = family.open_original(folder).generation_config, family.processor(folder)
     prompt = [
@@ -124,7 +126,9 @@ def test_words_are_near_those_of_generate(demo: Path, clips: list[Audio]) -> Non
         features = processor.feature_extractor(
             sound, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
         )
-        eager = WhisperForConditionalGeneration.from_pretrained(demo, attn_implementation="eager")
+        eager = WhisperForConditionalGeneration.from_pretrained(
+            demo, attn_implementation="eager", dtype=torch.float32
+        )
         eager.generation_config = model.generation_config
         out = eager.generate(
             features.input_features,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from transformers import GenerationConfig
 
 from exporter.families.base import Configs
 from exporter.families.whisper.decoding.settings import SHARED
@@ -33,6 +32,18 @@ _OTHERS = (
     *("num_return_sequences", "penalty_alpha", "renormalize_logits", "sequence_bias"),
     *("stop_strings", "watermarking_config"),
 )
+
+# The defaults of transformers 4, which release 5 writes as none.
+_USUAL: Mapping[str, Any] = {
+    **dict.fromkeys(("do_sample", "early_stopping", "renormalize_logits"), False),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    **dict.fromkeys(("diversity_penalty", "epsilon_cutoff", "eta_cutoff"), 0.0),
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
+    **dict.fromkeys(("length_penalty", "repetition_penalty", "temperature", "top_p"), 1.0),
+    **dict.fromkeys(("encoder_repetition_penalty", "typical_p"), 1.0),
+    "max_length": 20,
+    "top_k": 50,
+}
 
 # The names of generation configs for what a recipe can ask for, and the recipe's.
 _OPTIONS = {name: name for name in SHARED} | {
@@ -75,7 +86,7 @@ def check_decoding(configs: Configs, decoding: Decoding) -> None:
 
 def _wishes(configs: Configs, decoding: Decoding, most: int, prompt: int) -> dict[str, _Wish]:
     """Return what a checkpoint asks for, and a recipe neither does nor decides otherwise."""
-    stored, usual = {**configs[CONFIG], **configs[GENERATION]}, vars(GenerationConfig())
+    stored, usual = {**configs[CONFIG], **configs[GENERATION]}, _USUAL
     names = (*_OPTIONS, *_OTHERS, *(_SAMPLING if stored.get("do_sample") is True else ()))
     asked = [n for n in names if stored.get(n) not in (None, usual.get(n, False))]
     wishes = {n: _Wish(stored[n], _followed(n, stored[n])) for n in asked}
