@@ -26,7 +26,7 @@ from benchmarks.profiling.kernel_kinds import kinds
 from exporter.artifact.store import read_manifest
 from exporter.recipe import Decoding
 from exporter.recognition.load import load
-from exporter.system.microbench import memory_read
+from exporter.bench.microbench import memory_read
 from exporter.targets import TARGETS
 from exporter.targets.aoti.package import TensorSpec, read_spec
 
