@@ -24,9 +24,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.peers.workers.worker import foreign_cpu_s, versions_of
 from benchmarks.profiling.kernel_kinds import kinds
 from exporter.artifact.store import read_manifest
+from exporter.bench.microbench import memory_read
 from exporter.recipe import Decoding
 from exporter.recognition.load import load
-from exporter.bench.microbench import memory_read
 from exporter.targets import TARGETS
 from exporter.targets.aoti.package import TensorSpec, read_spec
 
