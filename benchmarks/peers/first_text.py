@@ -23,9 +23,9 @@ import click
 
 from benchmarks.peers.options import Asked, measuring
 from benchmarks.peers.results import (
+    each_shape,
     entry_for,
     open_results,
-    place,
     require_entries,
     save_results,
 )
@@ -76,8 +76,7 @@ def installed_bytes(python: Path) -> int:
 
 def tables(results: dict[str, Any]) -> str:
     """Markdown: a table for each shape, and where it was measured."""
-    parts = [f"**{title(entry)}**\n\n{table(entry)}" for entry in results["entries"]]
-    return "\n\n".join([*parts, place(results)])
+    return each_shape(results, title, table)
 
 
 def title(entry: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from exporter.system.hardware import describe
 
 __all__ = [
     "cells",
+    "each_shape",
     "entry_for",
     "figures",
     "open_results",
@@ -180,6 +181,16 @@ def tables(results: dict[str, Any]) -> str:
     for entry in results["entries"]:
         parts.append(f"**{title(entry)}**\n\n{rivals_table(entry)}")
     parts.append(f"**Targets**\n\n{ratios_table(results)}")
+    return "\n\n".join([*parts, place(results)])
+
+
+def each_shape(
+    results: dict[str, Any],
+    title: Callable[[dict[str, Any]], str],
+    table: Callable[[dict[str, Any]], str],
+) -> str:
+    """Markdown: the title and the table of each shape, and where it was measured."""
+    parts = [f"**{title(entry)}**\n\n{table(entry)}" for entry in results["entries"]]
     return "\n\n".join([*parts, place(results)])
 
 
