@@ -49,7 +49,7 @@ def get_or_build(
     path: Path,
     what: str,
     parts: Mapping[str, Any],
-    make: Callable[[], None],
+    make: Callable[[], object],
     *,
     makers: Iterable[object],
     fresh: bool,

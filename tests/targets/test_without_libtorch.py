@@ -123,14 +123,14 @@ class Convolved(nn.Module):
 def test_what_is_missing_is_named_and_left_to_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = kernels.host_source
+    whole = kernels.host_sources
 
-    def fewer(*arguments: Any) -> Path:
-        source = whole(*arguments)
+    def fewer(*arguments: Any) -> tuple[Path, Path]:
+        source, names = whole(*arguments)
         source.write_text(source.read_text().replace('#include "host/convolution.cpp"', ""))
-        return source
+        return source, names
 
-    monkeypatch.setattr(kernels, "host_source", fewer)
+    monkeypatch.setattr(kernels, "host_sources", fewer)
     module, given = Convolved(), torch.randn(2, 3, 30)
     inputs = {"frames": given.to("meta")}
     graph = Graph("convolved", module, inputs, {}, {"result": (2, 4, 26)})
@@ -139,6 +139,26 @@ def test_what_is_missing_is_named_and_left_to_torch(
     assert stack_flags(tmp_path / "convolved.pt2", tmp_path) == "RW"
     assert "convolved runs in torch only, for aoti_torch_cpu_convolution" in caplog.text
     torch.testing.assert_close(package({"frames": given})["result"], *module(given))
+
+
+def test_kernels_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs share the objects of our kernels, and their own lists of weights are theirs."""
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
+    sources = []
+
+    def counted(source: Path, *arguments: Any) -> None:
+        sources.append(source.name)
+        compile_source(source, *arguments)
+
+    compile_source = kernels.compile_source
+    monkeypatch.setattr(kernels, "compile_source", counted)
+    given = torch.randn(2, 3, 30)
+    for name in ("kernel", "other"):
+        module = Convolved()
+        graph = Graph(name, module, {"frames": given.to("meta")}, {}, {"result": (2, 4, 26)})
+        package = compiled(module, graph, tmp_path, settings("x86-64-v3"))
+        torch.testing.assert_close(package({"frames": given})["result"], *module(given))
+    assert sources == ["host.cpp", "weight_names.cpp", "weight_names.cpp"]
 
 
 def needed(package: Path, folder: Path) -> str:

@@ -19,6 +19,7 @@ from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
 from exporter.runtime.aoti.spec import Constant, Spec, TensorSpec
 from exporter.system.accelerators import Device
+from exporter.system.build_cache import get_or_build
 from exporter.system.text import listed
 from exporter.targets.aoti import kernels, package
 from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
@@ -39,6 +40,7 @@ def compile_graph(
     extensions: Sequence[str],
     threads: int | None,
     device: Device = "cpu",
+    fresh: bool = False,
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
 
@@ -56,6 +58,7 @@ def compile_graph(
         extensions: Further CPU features, like avx512_vnni.
         threads: Number of threads to compile in; None leaves it to the loading process.
         device: The kind of device to compile for.
+        fresh: Compile our kernels again that are in the cache.
 
     Raises:
         BuildError: The graph cannot be traced or compiled.
@@ -76,15 +79,15 @@ def compile_graph(
             settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
                 own, support.shims
             )
-            compiling = _Compiling(
-                program, march, support.kernel_flags(march, extensions, threads), settings, folder
-            )
-            objects = compiling.objects(kernels.sources(own.values()))
+            flags = support.kernel_flags(march, extensions, threads)
+            compiling = _Compiling(program, march, flags, settings, folder, fresh)
+            objects = [compiling.shared(source) for source in kernels.sources(own.values())]
             needs_torch = kernels.needs_libtorch(program)
             if not needs_torch:
                 stored = {name: constant.name for name, constant in spec.constants.items()}
-                host = compiling.objects([kernels.host_source(folder, stored)])
-                missing = compiling.package([*objects, *host], libtorch=False)
+                host, named = kernels.host_sources(folder, stored)
+                host_objects = [compiling.shared(host), compiling.compiled(named)]
+                missing = compiling.package([*objects, *host_objects], libtorch=False)
                 needs_torch = bool(missing)
                 if missing:
                     _log.warning("%s runs in torch only, for %s", graph.name, listed(missing))
@@ -102,17 +105,38 @@ def compile_graph(
 
 @dataclass(frozen=True)
 class _Compiling:
-    """A traced graph on its way to a package: x86-64 level, flags, settings of Inductor, folder."""
+    """A traced graph on its way to a package: x86-64 level, flags, settings of Inductor, folder.
+
+    If `fresh`, cached objects of our kernels are not used.
+    """
 
     program: torch.export.ExportedProgram
     march: str
     flags: Sequence[str]
     settings: Mapping[str, Any]
     folder: Path
+    fresh: bool
 
-    def objects(self, sources: Sequence[Path]) -> list[Path]:
-        """Compile sources of ours."""
-        return kernels.compile_sources(sources, self.folder, _compiler(), self.flags)
+    def compiled(self, source: Path) -> Path:
+        """Compile a source of ours to an object file."""
+        path = self.folder / f"{source.name}.o"
+        kernels.compile_source(source, path, _compiler(), self.flags)
+        return path
+
+    def shared(self, source: Path) -> Path:
+        """Compile a source that other graphs have too, or take its object file from the cache."""
+        path = self.folder / f"{source.name}.o"
+        parts = {
+            "source": [source.name, source.read_text(encoding="utf-8")],
+            "flags": self.flags,
+            "compiler": compiler_version(),
+            "torch": torch.__version__,  # its headers
+        }
+        what = f"aoti {path.name} for {self.march}"
+        get_or_build(
+            path, what, parts, lambda: self.compiled(source), makers=(kernels,), fresh=self.fresh
+        )
+        return path
 
     def package(self, objects: Sequence[Path], *, libtorch: bool) -> list[str]:
         """Compile the graph, link it with our objects, and write `graph.pt2`.

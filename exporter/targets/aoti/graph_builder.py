@@ -111,6 +111,7 @@ def build_graph(
             extensions=options.extensions,
             threads=options.threads,
             device=options.device,
+            fresh=job.fresh,
         )
 
     parts = {

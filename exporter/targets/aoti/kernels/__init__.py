@@ -50,7 +50,7 @@ def _has_known_width(call: torch.fx.Node) -> bool:
 
 
 # An entry more than there are names: an array has at least one.
-_STAND_IN = """{includes}
+_NAMES = """#include "host/weight_names.h"
 namespace exporter {{
 const WeightName kWeightNames[] = {{
 {entries}{{nullptr, nullptr}}}};
@@ -146,40 +146,34 @@ def needs_libtorch(program: torch.export.ExportedProgram) -> bool:
     return False
 
 
-def host_source(folder: Path, names: Mapping[str, str]) -> Path:
-    """Write the source file of what a package has in the place of libtorch.
+def host_sources(folder: Path, names: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write the source files of what a package has in the place of libtorch.
 
-    It includes all files of `host`, because most of the time goes into headers that they share.
+    One includes all files of `host`, because most of the time goes into headers that they share. It
+    is the same for all graphs; the other has the names of one graph's weights.
 
     Args:
-        folder: A folder for the file.
+        folder: A folder for the files.
         names: Maps the module's names of weights to their stored names.
     """
+    host, weights = folder / "host.cpp", folder / "weight_names.cpp"
     includes = "".join(f'#include "host/{path.name}"\n' for path in sorted(_HOST.glob("*.cpp")))
+    host.write_text(includes, encoding="utf-8")
     entries = "".join(f"{{{json.dumps(own)}, {json.dumps(n)}}},\n" for own, n in names.items())
-    source = folder / "host.cpp"
-    text = _STAND_IN.format(includes=includes, entries=entries, count=len(names))
-    source.write_text(text, encoding="utf-8")
-    return source
+    weights.write_text(_NAMES.format(entries=entries, count=len(names)), encoding="utf-8")
+    return host, weights
 
 
-def compile_sources(
-    files: Iterable[Path], folder: Path, compiler: str, flags: Sequence[str]
-) -> list[Path]:
-    """Compile C++ to object files in `folder`.
+def compile_source(source: Path, path: Path, compiler: str, flags: Sequence[str]) -> None:
+    """Compile a C++ source to an object file.
 
     Raises:
         BuildError: The compiler fails.
     """
-    includes = [f"-I{path}" for path in (_FOLDER, Path(torch.__file__).parent / "include")]
-    objects = []
-    for source in files:
-        object_path = folder / f"{source.name}.o"
-        command = [compiler, "-c", str(source), "-o", str(object_path), *flags, *includes]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.returncode:
-            reason = next((line for line in process.stderr.splitlines() if "error" in line), "")
-            msg = f"{compiler} could not compile {source.name}: {reason or process.stderr[-300:]}"
-            raise BuildError(msg)
-        objects.append(object_path)
-    return objects
+    includes = [f"-I{folder}" for folder in (_FOLDER, Path(torch.__file__).parent / "include")]
+    command = [compiler, "-c", str(source), "-o", str(path), *flags, *includes]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        reason = next((line for line in process.stderr.splitlines() if "error" in line), "")
+        msg = f"{compiler} could not compile {source.name}: {reason or process.stderr[-300:]}"
+        raise BuildError(msg)

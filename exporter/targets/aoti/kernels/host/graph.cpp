@@ -11,15 +11,9 @@
 
 #include "exporter_graph.h"
 #include "tensor.h"
+#include "weight_names.h"
 
 namespace exporter {
-
-// The module's name of each weight and its name in the file; written by `kernels.host_source`.
-struct WeightName {
-  const char *own, *stored;
-};
-extern const WeightName kWeightNames[];
-extern const size_t kNumWeightNames;
 
 namespace {
 
