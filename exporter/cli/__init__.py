@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
@@ -104,14 +104,14 @@ for _each in (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    terminal = Terminal()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    signals.listen()
-    code, message = _run(terminal, given)
-    error = {"message": message, "exit_code": code} if code and "--json" in given else None
-    with suppress(SystemExit):  # nobody reads the result
-        terminal.finish(error)
-    return code
+    with closing(Terminal()) as terminal:
+        signals.listen()
+        code, message = _run(terminal, given)
+        error = {"message": message, "exit_code": code} if code and "--json" in given else None
+        with suppress(SystemExit):  # nobody reads the result
+            terminal.finish(error)
+        return code
 
 
 def _run(terminal: Terminal, arguments: list[str]) -> tuple[int, str]:

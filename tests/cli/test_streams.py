@@ -1,6 +1,8 @@
 """The command where streams are closed or broken, or its folder is gone: an exit code as ever."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,3 +45,11 @@ def test_a_folder_that_is_gone(tmp_path: Path, record_property: Record) -> None:
     assert done.stderr.startswith(b"error: the working directory no longer exists")
     record_property("promise", "P22")
     record_property("cases", 1)
+
+
+@pytest.mark.parametrize("command", [["machine"], ["build", "absent.yaml"]])
+def test_nothing_is_left_open(command: list[str]) -> None:
+    """Python's development mode warns of what nobody closed."""
+    line = [sys.executable, "-X", "dev", "-m", "exporter", *command]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert "ResourceWarning" not in done.stderr

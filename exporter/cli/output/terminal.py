@@ -82,6 +82,12 @@ class Terminal:
         with self._bar_hidden():
             self._write_err("\n  ".join(map(harmless, text.split("\n"))) + "\n")
 
+    def close(self) -> None:
+        """Close the streams, of which everything has been written."""
+        for stream in (self.out, self.err):
+            with suppress(OSError):  # raised before, by the write that failed
+                stream.close()
+
     def _write_out(self, text: str) -> None:
         try:
             with self._bar_hidden():
