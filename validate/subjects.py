@@ -45,7 +45,8 @@ class Subject:
 class Settings:
     """Settings of the command line: data, clips, reference, threads, workers, trust.
 
-    `blame` is whether the modules that cause lost words are looked for.
+    `blame` is whether the modules that cause lost words are looked for, `evidence` whether an
+    artifact's weights and steps are compared with those of its plan.
     """
 
     data: str | None
@@ -55,6 +56,7 @@ class Settings:
     workers: int
     trust: bool
     blame: bool = True
+    evidence: bool = True
 
 
 def open_subject(

@@ -130,8 +130,17 @@ def tune(
         search = _Search(subject, settings, chosen, work, progress, tell)
         search.begin(expect)
         search.calibrate()
-        usual = JudgeSettings(None, None, None, settings.threads, 1, trust=False, blame=False)
-        with validating(usual, progress) as judge:
+        words_only = JudgeSettings(
+            data=None,
+            max_clips=None,
+            reference=None,
+            threads=settings.threads,
+            workers=1,
+            trust=False,
+            blame=False,
+            evidence=False,
+        )
+        with validating(words_only, progress) as judge:
             found = search.run(judge)
         figures = search.figures(found)
     written = _write(search.subject, figures, output)
