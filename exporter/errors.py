@@ -175,6 +175,17 @@ def missing_package(module: str, extra: str | None = None) -> MachineError:
     return MachineError(msg)
 
 
+def require_extra(extra: str) -> None:
+    """Raise MachineError if a package of an extra is not installed.
+
+    The packages of ours that cannot be imported without an extra call it when they are imported, so
+    that a Python program is told the extra as a command is.
+    """
+    for module, smallest in _EXTRAS.items():
+        if smallest in (extra, *_WITHIN.get(extra, ())) and find_spec(module) is None:
+            raise missing_package(module, extra)
+
+
 @contextmanager
 def needing(extra: str | None = None) -> Iterator[None]:
     """Raise MachineError for an import in the block, or in the function, of an absent package.

@@ -1,10 +1,12 @@
 """What `pip install` gives, and that no text of ours asks for somebody else's package."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,43 @@ def test_no_text_names_the_stranger_of_the_package_index(path: str) -> None:
 )
 def test_the_check_knows_a_requirement(line: str, names_it: bool) -> None:
     assert bool(INSTALLED.search(line)) is names_it
+
+
+ASK = {"version", "versions_of", "distribution", "metadata", "requires", "files"}
+"""Functions of `importlib.metadata`, and ours over them, that take the name of a distribution."""
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.endswith(".py")])
+def test_nothing_asks_for_the_version_of_the_stranger(path: str) -> None:
+    if (ROOT / path).is_file():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        assert "exporter" not in set(asked_for(tree))
+
+
+def asked_for(tree: ast.AST) -> Iterator[str]:
+    """The names that a module asks `importlib.metadata` for, or lists as `packages`."""
+    for node in ast.walk(tree):
+        called = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ASK
+        listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).lower() in (
+            "packages",
+            "_packages",
+            "names",
+        )
+        for inner in ast.walk(node) if called or listed else ():
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                yield inner.value
+
+
+def test_the_check_knows_a_question_for_a_version() -> None:
+    for line in (
+        'version("exporter")',
+        'names = ("exporter", "torch")',
+        'm.distribution("exporter")',
+    ):
+        assert "exporter" in set(asked_for(ast.parse(line)))
+    assert not set(asked_for(ast.parse('version("asr-exporter"); print("exporter")'))) & {
+        "exporter"
+    }
 
 
 @pytest.mark.parametrize("path", TEXTS)

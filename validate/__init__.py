@@ -6,10 +6,14 @@ measurement does not carry the parent's libraries in its memory.
 
 from typing import TYPE_CHECKING, Any
 
+from exporter.errors import require_extra
+
 if TYPE_CHECKING:
     from exporter.validate.pipeline import validate
 
 __all__ = ["validate"]
+
+require_extra("validate")
 
 
 def __getattr__(name: str) -> Any:

@@ -77,7 +77,7 @@ def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
     ]
     foreign = (foreign_cpu_s() - before) / (time.monotonic() - started) / asked["threads"]
     return {
-        "versions": versions_of(("exporter", "torch", "transformers")),
+        "versions": versions_of(("asr-exporter", "torch", "transformers")),
         "foreign_share": round(max(0.0, foreign), 3),
         **summed([clock for clock, _ in passes]),
         "profiled_s": [seconds for _, (seconds, _) in passes],

@@ -10,7 +10,7 @@
 FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ unzip
 ARG ARTIFACT
-COPY docs/embedding/transcribe.cpp exporter/targets/aoti/kernels/host/exporter_graph.h /source/
+COPY docs/embedding/transcribe.cpp docs/embedding/artifact.h exporter/targets/aoti/kernels/host/exporter_graph.h /source/
 COPY $ARTIFACT /artifact
 RUN unzip -p /artifact/model.pt2 'model/data/aotinductor/model/graph.wrapper.so' > /graph.so \
  && g++ -std=c++20 -O2 -I /source /source/transcribe.cpp -o /transcribe -ldl \

@@ -1,1 +1,5 @@
 """Time whole transcriptions side by side."""
+
+from exporter.errors import require_extra
+
+require_extra("build")

@@ -1,1 +1,5 @@
 """Build sealed artifacts from a recipe."""
+
+from exporter.errors import require_extra
+
+require_extra("build")

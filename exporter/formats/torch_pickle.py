@@ -35,10 +35,12 @@ _NAMED = re.compile(
 )
 _OTHER_NAMES = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _MAX_PICKLE_BYTES = 16 << 20
+# Not by transformers: release 5 neither saves tensors with gaps nor loads more than tensors.
 _CONVERT = (
-    "import sys, transformers as t; f = sys.argv[1]; "
-    "m = getattr(t, t.AutoConfig.from_pretrained(f).architectures[0]); "
-    "m.from_pretrained(f, dtype='auto'{options}).save_pretrained(f)"
+    "import sys, pathlib, torch, safetensors.torch as s; f = pathlib.Path(sys.argv[1]); t = {{}}; "
+    "[t.update(torch.load(p, 'cpu', weights_only={safe})) for p in f.glob('pytorch_model*.bin')]; "
+    "t = {{k: v.contiguous().clone() for k, v in t.items() if torch.is_tensor(v)}}; "
+    "s.save_file(t, f / 'model.safetensors', {{'format': 'pt'}})"
 )
 
 
@@ -149,8 +151,8 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 def _conversion(path: Path, *, trusted: bool = False) -> str:
     """Return the command that writes safetensors beside the file, which are then preferred.
 
-    It names this Python, because another one on the PATH may have no transformers.
+    It names this Python, because another one on the PATH may have no torch.
     """
-    script = _CONVERT.format(options=", weights_only=False" if trusted else "")
+    script = _CONVERT.format(safe=not trusted)
     python, folder = (shlex.quote(str(each)) for each in (sys.executable, path.parent))
     return f'{python} -c "{script}" {folder}'

@@ -31,6 +31,7 @@ from exporter.hub.errors import (
     root_of_upload,
     status_of,
     unsigned,
+    wanted_pause_s,
 )
 from exporter.system.progress import Progress
 
@@ -167,6 +168,8 @@ def _may_pass(error: BaseException) -> bool:
 
     if isinstance(error, (Silence, HFValidationError, OfflineModeIsEnabled)):
         return False
+    if wanted_pause_s(getattr(error, "response", None)) > silence_s():
+        return False
     status = status_of(error)
     if _sent_bytes(error):  # the library has repeated it for all other statuses
         return status in _WORTH_ANOTHER_TRY and not (status == _TOO_MANY and _repeats_too_many())
@@ -265,6 +268,8 @@ class _Limits:
             self._unanswered = 0
         if not puts:
             self._refuse_to_repeat(answer, streams=streams)
+        elif wanted_pause_s(answer) > self._silence:
+            self._http.hf_raise_for_status(answer)  # the library would wait, however long it is
         return answer
 
     def _refuse_to_repeat(self, answer: Any, *, streams: bool) -> None:

@@ -2,15 +2,17 @@
 
 huggingface_hub downloads, and its environment variables (HF_TOKEN, HF_ENDPOINT, HF_HOME,
 HF_HUB_OFFLINE) are the settings. This module adds what it lacks: bytes reported to our
-`Progress`, time limits and retries, and a check of the hashes of what arrived.
+`Progress`, time limits and retries, large files that go on where they stopped, and a check of the
+hashes of what arrived.
 """
 
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from exporter.errors import CheckpointError, ExporterError, HubError, IntegrityError
 from exporter.hub import replies
@@ -27,6 +29,8 @@ _LOOKS = 2
 # Small files are fetched before anything else is known of a repository.
 _TEXTS = (".json", ".jsonl", ".txt", ".md", ".html", ".svg", ".yaml", ".sig")
 _MAX_TEXT_BYTES = 256 << 20
+# Smaller files begin anew after an interruption, which saves them a request.
+_LARGE_BYTES = 10 << 20
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -139,6 +143,7 @@ class Transfer:
         self._progress, self._type = progress, repo_type
         folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
         self._cache = Path(constants.HF_HUB_CACHE, folder)
+        self._locks = Path(constants.HF_HUB_CACHE, ".locks", folder)
         self._done = self._total = 0
 
     def size(self, name: str) -> int:
@@ -156,8 +161,8 @@ class Transfer:
     def bring(self, name: str) -> Path:
         """Download one file into the cache unless it is there, and return its path.
 
-        An interrupted download continues where it stopped. A file whose hash is wrong is downloaded
-        once more.
+        An interrupted download of a large file continues where it stopped. A file whose hash is
+        wrong is downloaded once more.
 
         Raises:
             HubError: The Hub refused or could not be reached, or the file arrived damaged twice.
@@ -207,17 +212,53 @@ class Transfer:
         return replies.listed(self.files[name], self.commit)
 
     def _download(self, name: str) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        where: dict[str, Any] = {"repo_type": self._type, "revision": self.commit}
         with replies.expecting(self._listed(name)):
             return with_retries(
-                lambda: Path(hf_hub_download(self.repo, name, **where)),
+                lambda: self._fetch(name),
                 self._progress,
                 f"{self.repo}: {name}",
                 lambda root: self._explained(name, root),
                 received=lambda: self._arrived(name),
             )
+
+    def _fetch(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        if self.size(name) >= _LARGE_BYTES and not self.here(name):
+            self._fill(name)
+        where: dict[str, Any] = {"repo_type": self._type, "revision": self.commit}
+        return Path(hf_hub_download(self.repo, name, **where))
+
+    def _fill(self, name: str) -> None:
+        """Download a file's bytes into the cache, after those that an interrupted download left.
+
+        `hf_hub_download` of newer releases removes what an interruption leaves. Name and lock of
+        the partial file are those of older ones.
+        """
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            WeakFileLock,
+            build_hf_headers,
+        )
+
+        address = hf_hub_url(self.repo, name, repo_type=self._type, revision=self.commit)
+        place = str(get_hf_file_metadata(address).location)
+        headers = build_hf_headers()
+        if urlsplit(place).netloc != urlsplit(address).netloc:
+            headers.pop("authorization", None)
+        partial, size = self._partial(name), self.size(name)
+        make_folder(partial.parent)
+        make_folder(self._locks)
+        with WeakFileLock(self._locks / f"{self._blob(name).name}.lock"):
+            if self.here(name):  # another process was faster
+                return
+            with partial.open("ab") as file:
+                if file.tell() > size:
+                    file.truncate(0)
+                    file.seek(0)
+                http_get(place, file, resume_size=file.tell(), headers=headers, expected_size=size)
+            partial.rename(self._blob(name))
 
     def _explained(self, name: str, error: BaseException) -> ExporterError:
         if not interrupted(error):
@@ -231,20 +272,17 @@ class Transfer:
             "Run this again: it goes on where it stopped."
         )
 
-    def _arrived(self, name: str) -> int:
-        """Return the bytes of a file that have arrived; a file written out of order is sparse.
+    def _partial(self, name: str) -> Path:
+        """Return the path of a large file's bytes while it is downloaded."""
+        blob = self._blob(name)
+        return blob.with_name(f"{blob.name}.incomplete")
 
-        Newer releases of the library give every attempt a file of its own, and remove it at its
-        end: an interrupted download then begins anew.
-        """
-        blob, found = self._blob(name), []
-        for partial in blob.parent.glob(f"{blob.name}*.incomplete"):
-            with suppress(FileNotFoundError):
-                found.append(partial.stat())
-        if not found:
+    def _arrived(self, name: str) -> int:
+        """Return the bytes that have arrived of a large file; 0 for others."""
+        try:
+            return self._partial(name).stat().st_size
+        except FileNotFoundError:
             return 0
-        latest = max(found, key=lambda state: state.st_mtime_ns)
-        return min(latest.st_size, latest.st_blocks * 512)
 
     def _report(self, arrived: int) -> None:
         if self._total:

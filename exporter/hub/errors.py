@@ -12,6 +12,7 @@ from exporter.errors import ExporterError, HubError, IntegrityError
 _OVERLOADED = 429
 _MOVED = 412
 _MAX_SAID = 200
+_SECONDS, _RESET = re.compile(r"(\d{1,9})"), re.compile(r";\s*r=0;\s*t=(\d{1,9})")
 # The query of a signed address, which grants access to whoever knows it.
 _QUERY = re.compile(r"(?<=\?)[^\s'\"<>()]*=[^\s'\"<>()]*")
 
@@ -110,6 +111,18 @@ def status_of(error: BaseException) -> int | None:
     return None if response is None else int(response.status_code)
 
 
+def wanted_pause_s(answer: Any) -> int:
+    """Return the seconds that a reply asks to wait before the next request; 0 if it asks for none.
+
+    The Hub tells them as `Retry-After`, or in `RateLimit: "api";r=0;t=SECONDS`.
+    """
+    if answer is None or answer.status_code < 400:
+        return 0
+    after = _SECONDS.fullmatch(answer.headers.get("Retry-After", "").strip())
+    reset = _RESET.search(answer.headers.get("RateLimit", ""))
+    return max(int(found[1]) if found else 0 for found in (after, reset))
+
+
 def kind_of(error: BaseException) -> str:
     """Return the name of an error's class; of an `Interrupted`, its cause's."""
     return type((isinstance(error, Interrupted) and error.__cause__) or error).__name__
@@ -159,13 +172,16 @@ def _answered(error: BaseException, status: int, repo: str, repo_type: str = "mo
             f"the Hub forbids reading {repo}{_said(error)}.\n"
             "Use a token with read access to it: `hf auth login`, or HF_TOKEN."
         )
+    pause = wanted_pause_s(getattr(error, "response", None))
     if status == _OVERLOADED:
         return (
             "the Hub wants fewer requests (HTTP 429).\n"
-            "Wait some minutes; logged in (`hf auth login`, or HF_TOKEN) the limit is higher."
+            f"Wait {f'{pause} s' if pause else 'some minutes'}; logged in (`hf auth login`, or "
+            "HF_TOKEN) the limit is higher."
         )
     if status >= 500:
-        return f"the Hub fails (HTTP {status}) on {repo}.\nTry again later."
+        later = f"in {pause} s, as it asks" if pause else "later"
+        return f"the Hub fails (HTTP {status}) on {repo}.\nTry again {later}."
     return f"the Hub refuses {repo} (HTTP {status}{_said(error)}).\nCheck the id and the token."
 
 

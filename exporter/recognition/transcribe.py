@@ -70,7 +70,7 @@ def transcribe_files(
         elif "error" in row:
             on_outcome(left.pop(), DataError(row["error"]))
         else:
-            on_outcome(left.pop(), _transcript(**row))
+            on_outcome(left.pop(), Transcript.of_dict(row))
 
     audio = list(map(str, request.audio))
     plain = {**asdict(request), "artifact": str(folder), "audio": audio}
@@ -141,7 +141,3 @@ def _reported(paths: Sequence[Path], done: int, progress: Progress) -> Iterator[
         name = readable_name(path.name)
         progress(f"file {index + 1} of {len(paths)} ({name})", index / len(paths))
         yield path
-
-
-def _transcript(text: str, tokens: Sequence[int], segments: Sequence[dict[str, Any]]) -> Transcript:
-    return Transcript(text, tuple(tokens), tuple(map(Segment.of_dict, segments)))

@@ -30,7 +30,8 @@ def lines_of(transcript: Transcript, form: str, name: str, layout: Layout = PLAI
 def as_data(transcript: Transcript, name: str) -> dict[str, Any]:
     """Return a transcript as JSON has it."""
     known = transcript.to_dict()
-    return {"audio": name, "text": known["text"], "segments": known["segments"]}
+    del known["tokens"]
+    return {"audio": name, **known}
 
 
 def _text(transcript: Transcript, _name: str) -> Iterator[str]:

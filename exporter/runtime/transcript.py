@@ -1,7 +1,7 @@
 """Transcripts: text, tokens and timed segments, as plain data."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -121,12 +121,21 @@ def _until(timed: _Timed, end_s: float) -> _Timed:
 class Transcript:
     """One recording's text, which is also its `str`.
 
-    `tokens` are the generated ids, special tokens left out.
+    Attributes:
+        text: The text.
+        tokens: The generated ids, special tokens left out.
+        segments: The segments.
+        language: The code of the language that it was decoded as, given or found, like "en"; None
+            for a model without languages.
+        language_probability: The probability of a language that was found, by an artifact; else
+            None. It differs by rounding, so it does not count when transcripts are compared.
     """
 
     text: str
     tokens: tuple[int, ...]
     segments: tuple[Segment, ...]
+    language: str | None = None
+    language_probability: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -141,5 +150,16 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transcript as JSON has it: dictionaries, lists, texts and numbers."""
-        segments = [segment.to_dict() for segment in self.segments]
-        return {"text": self.text, "tokens": list(self.tokens), "segments": segments}
+        known = {"language": self.language, "language_probability": self.language_probability}
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            **{name: value for name, value in known.items() if value is not None},
+            "segments": [segment.to_dict() for segment in self.segments],
+        }
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> "Transcript":
+        """Return the transcript that `to_dict` gave."""
+        segments = tuple(map(Segment.of_dict, values["segments"]))
+        return cls(**{**values, "tokens": tuple(values["tokens"]), "segments": segments})

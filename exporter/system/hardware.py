@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from exporter import __version__
 from exporter.errors import MachineError
 from exporter.system.environment import passed_on
 
@@ -213,9 +214,10 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that affect a build's result, by name."""
-    names = ("exporter", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
-    return versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
+    """Return the versions of what affects a build's result, this package included, by name."""
+    names = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
+    others = versions_of((*names, "onnxruntime", "onnxruntime-gpu"))
+    return {"exporter": __version__, **others}
 
 
 def current_rss_bytes() -> int:

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import torch
 
+import exporter
 from exporter import recipe
 from exporter.artifact import build_registry, local_paths, report, store
 from exporter.artifact.manifest import Manifest
@@ -113,6 +114,7 @@ def test_the_manifest_tells_what_was_built(english: dict[str, Any], kind: str) -
     assert told.checkpoint.source == Path(english["checkpoint"]).name
     assert local_paths.read(one(english, kind).path, told).checkpoint == str(english["checkpoint"])
     assert {"torch", "transformers", "onnx"} <= told.versions.keys()
+    assert told.versions["exporter"] == exporter.__version__
     assert told.build.peak_rss_bytes > 1 << 20
     assert told.build.seconds > 0
     assert {"config.json", "generation_config.json", "preprocessor_config.json"} <= {

@@ -16,6 +16,10 @@ from tests.support.words import PADDING, SOUND, WORDS, add_words
 # Positions after the prompt of four tokens; the model's own words stand between.
 SCRIPT = {4: WORDS[0], 6: SOUND, 8: None, 10: WORDS[1]}
 DOUBLE = {4: WORDS[0], 5: WORDS[1]}
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
+)
 
 
 def written(folder: Path, audio: list[Any], decoding: Decoding) -> list[str]:
@@ -99,6 +103,20 @@ def test_a_window_with_added_words_is_decoded_once(
     model, processor = recut(folders["apart"], "dynamic"), whisper.processor(folders["apart"])
     monkeypatch.setattr(model, "generate", None)
     assert "zebra" in whisper.transcribe(model, processor, sounds(1.0), multilingual())[0].text
+
+
+def test_words_in_a_folder_that_the_installed_release_saved(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Release 5 lists the added special tokens under another name, and drops files."""
+    from exporter.recognition.load import load_original
+
+    saved = Path(shutil.copytree(folders["apart"], tmp_path / "saved"))
+    for name in TOKENIZER_FILES:
+        (saved / name).unlink(missing_ok=True)
+    whisper.processor(folders["apart"]).tokenizer.save_pretrained(saved)
+    before, after = (load_original(folder) for folder in (folders["apart"], saved))
+    assert after.decode(sounds(1.0), multilingual()) == before.decode(sounds(1.0), multilingual())
 
 
 def test_words_in_a_folder_of_transformers_5(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +17,7 @@ from exporter.hub.download import list_repository, remote_header
 from exporter.system.progress import silent
 from tests.support import passing
 from tests.support.hub import File, Hub, Request
+from tests.support.hub.api import Answer, Refused
 
 ROOT = Path(client.__file__).parents[2]
 TRIES = len(client.PAUSES_S) + 1
@@ -98,6 +100,32 @@ def test_a_hub_that_fails_for_ever_is_asked_so_often(
     counts = set(failed.values())
     # Files are sent side by side, and the first that is given up ends all.
     assert counts == {times} or (what == "what is sent" and max(counts) == times), failed
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "value"),
+    [
+        (429, "Retry-After", "3600"),
+        (429, "RateLimit", '"api";r=0;t=3600'),
+        (503, "Retry-After", "3600"),
+    ],
+)
+def test_a_long_pause_that_the_hub_asks_for_is_told_and_not_waited_for(
+    loopback: Hub, folder: Path, status: int, name: str, value: str
+) -> None:
+    """Newer releases of the library would sleep for the hour between two tries of a PUT."""
+
+    def busy(_answer: Answer) -> Answer:
+        refused = Refused(status, "busy").answer
+        return replace(refused, headers={**refused.headers, name: value})
+
+    with (
+        loopback.failing(busy, lambda asked: asked.method == "PUT"),
+        pytest.raises(HubError, match="3600 s"),
+    ):
+        push_it(folder)
+    sent = Counter(key(one) for one in loopback.requests if one.method == "PUT")
+    assert set(sent.values()) == {1}
 
 
 @pytest.mark.parametrize("how", ["before", "head"])

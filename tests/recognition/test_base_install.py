@@ -32,14 +32,17 @@ print(json.dumps([exporter.__file__, recogniser.transcribe(sys.argv[2]).text]))
 """
 REFUSED = """
 import sys
+from importlib import import_module
 import exporter
 from exporter.errors import MachineError
+MODULES = ("build.pipeline", "bench.run", "tune.pipeline", "validate.pipeline")
 recogniser = exporter.load(sys.argv[1], threads=1, trust=True)
 for refused in (
     lambda: recogniser.model,
     lambda: exporter.load_original(sys.argv[2]),
     lambda: exporter.load(sys.argv[3]),
     lambda: exporter.load("organisation/name"),
+    *(lambda name=name: import_module(f"exporter.{name}") for name in MODULES),
 ):
     try:
         refused()
@@ -151,12 +154,15 @@ def test_what_an_extra_lacks_is_told_in_python(
     folders = (artifacts["whisper", "aoti"], tmp_path, artifacts["whisper", "onnx-int8"])
     told = base.run("-c", REFUSED, *folders)
     assert told.stderr == ""
-    model, original, graphs, hub = told.stdout.splitlines()
+    model, original, graphs, hub, *modules = told.stdout.splitlines()
     assert model.endswith(" is not installed: pip install 'asr-exporter[build]'")
     assert original.endswith(" is not installed: pip install 'asr-exporter[build]'")
     ask = "pip install 'asr-exporter[onnxruntime]' (or [onnxruntime-gpu], never both)"
     assert graphs == f"onnxruntime is not installed: {ask}"
     assert hub.endswith(" is not installed: pip install 'asr-exporter[hub]'")
+    extras = [line.partition(" is not installed: pip install ")[2] for line in modules]
+    build, validate = (f"'asr-exporter[{extra}]'" for extra in ("build", "validate"))
+    assert extras == [build, build, validate, validate]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Transcripts in the formats of players and tables."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_json_has_the_exact_text() -> None:
     assert json.loads(line) == json.loads("\n".join(lines_of(TRANSCRIPT, "json", "a.wav")))
     assert json.loads(line)["text"] == TRANSCRIPT.text
     assert {*FORMATS} == {*EXPECTED, "json", "jsonl"}
+    assert not {name for name in json.loads(line) if name.startswith("language")}
+
+
+def test_json_has_the_language_and_the_probability_of_one_that_was_found() -> None:
+    given, found = (
+        replace(TRANSCRIPT, language="en", language_probability=chance) for chance in (None, 0.75)
+    )
+    (line,) = lines_of(given, "jsonl", "a.wav")
+    assert [*json.loads(line)] == ["audio", "text", "language", "segments"]
+    (line,) = lines_of(found, "jsonl", "a.wav")
+    told = json.loads(line)
+    assert (told["language"], told["language_probability"]) == ("en", 0.75)
 
 
 def test_times_carry() -> None:

@@ -19,7 +19,7 @@ def as_transformers_5(folder: Path) -> Path:
     extractor.unlink()
     settings = json.loads(names.read_text())
     listed = settings.pop("additional_special_tokens")
-    del settings["added_tokens_decoder"]
+    settings.pop("added_tokens_decoder", None)  # which release 5 saves no longer
     newer = {"extra_special_tokens": listed, "backend": "tokenizers", "is_local": True}
     names.write_text(json.dumps({**settings, **newer, "local_files_only": False}))
     for name in _DROPPED:

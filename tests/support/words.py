@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
+from exporter.checkpoint.checkpoint import open_checkpoint
+
 WORDS, SOUND = (" zebra", "Kubernetes"), "<|laugh|>"
 PADDING = 5  # ids that the model has and the tokenizer has not
 
@@ -33,4 +35,6 @@ def add_words(folder: Path, script: dict[int, str | None]) -> Path:
             number = len(tokenizer) if word is None else tokenizer.convert_tokens_to_ids(word)
             positions[place] = 9 * tokens[number] / tokens[number].norm()
     model.save_pretrained(folder)
+    for name, content in open_checkpoint(str(folder)).converted.items():
+        (folder / name).write_bytes(content)  # which release 5 saves in its own form
     return folder

@@ -19,7 +19,7 @@ def open_model(request: Request) -> Opened:
         told[:] = [len(transcript.tokens) for transcript in transcripts]
         return [transcript.text for transcript in transcripts]
 
-    packages = ("exporter", "torch", "transformers", "onnxruntime-gpu", "onnxruntime")
+    packages = ("asr-exporter", "torch", "transformers", "onnxruntime-gpu", "onnxruntime")
     return Opened(transcribe, lambda: told, packages)
 
 

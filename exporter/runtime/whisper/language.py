@@ -1,5 +1,6 @@
 """The languages of Whisper: their names, and finding that of a recording."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,14 @@ LANGUAGE_CODES = {
     name.replace("_", " "): code for code, _, name in (p.partition(":") for p in _NAMED.split())
 }
 """The codes of languages by their English names. Source: openai-whisper, `tokenizer.py`."""
+
+
+@dataclass(frozen=True)
+class FoundLanguage:
+    """A language that was found: its token, and its probability among the languages."""
+
+    token: int
+    probability: float
 
 
 def find_languages(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from exporter.runtime.transcript import Word
 from exporter.runtime.whisper.engine import Engine
-from exporter.runtime.whisper.language import find_languages
+from exporter.runtime.whisper.language import FoundLanguage, find_languages
 from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Lead, Options
 from exporter.runtime.whisper.settings import Settings
@@ -44,6 +44,7 @@ class Recording:
         seek: The first frame of the next window.
         begun: Whether a window of it was decoded.
         language: The language's token, as soon as it is known.
+        found: The language of its first window, where it was not given.
         before: The tokens of the segments before, each without the second of two timestamps.
         conditioned: Whether the next window may begin with them.
         heard: The frames of its sound, without silence that was added; None: all.
@@ -56,6 +57,7 @@ class Recording:
     seek: int = 0
     begun: bool = False
     language: int | None = None
+    found: FoundLanguage | None = None
     before: list[list[int]] = field(default_factory=list)
     conditioned: bool = True
     heard: int | None = None
@@ -160,34 +162,39 @@ class LongForm:
         if not each and all(one.language is not None for one in recordings):
             return
         found = find_languages(self._engine, encoded, settings.start, settings.language_tokens)
-        first: dict[int, int] = {}
+        first: dict[int, FoundLanguage] = {}
         for recording, language, chance in zip(recordings, *found, strict=True):
+            heard = FoundLanguage(int(language), float(chance))
             if each:
-                recording.language = int(language)
+                recording.language, recording.found = heard.token, recording.found or heard
             elif recording.language is None:
                 if recording.of not in first:
-                    first[recording.of] = self._likely_language(recording, int(language), chance)
-                recording.language = first[recording.of]
+                    first[recording.of] = self._likely_language(recording, heard)
+                recording.found = first[recording.of]
+                recording.language = recording.found.token
 
-    def _likely_language(self, recording: Recording, language: int, chance: float) -> int:
+    def _likely_language(self, recording: Recording, heard: FoundLanguage) -> FoundLanguage:
         """Return the language of more windows, as `detect_language` of faster-whisper.
 
-        It is that of the first window above the threshold, else that of most.
+        It is that of the first window above the threshold, else that of most, with the highest of
+        its probabilities.
         """
-        settings, options, found = self._settings, self._options, [language]
+        settings, options, found = self._settings, self._options, [heard]
         size = settings.mel.frames
         frames = min(options.language_detection_segments * size, recording.left)
         for offset in range(size, frames, size):
-            if chance > options.language_detection_threshold:
+            if found[-1].probability > options.language_detection_threshold:
                 break
             encoded = self._engine.encode(recording.window(size, recording.seek + offset)[None])
-            languages, (chance,) = find_languages(
+            (language,), (chance,) = find_languages(
                 self._engine, encoded, settings.start, settings.language_tokens
             )
-            found.append(int(languages[0]))
-        if chance > options.language_detection_threshold:
+            found.append(FoundLanguage(int(language), float(chance)))
+        if found[-1].probability > options.language_detection_threshold:
             return found[-1]
-        return max(found, key=found.count)
+        tokens = [one.token for one in found]
+        most = max(tokens, key=tokens.count)
+        return max((o for o in found if o.token == most), key=lambda one: one.probability)
 
     def _init(self, recording: Recording) -> list[int]:
         init = self._settings.init(

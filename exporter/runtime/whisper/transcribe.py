@@ -6,7 +6,7 @@ and originals hear the same pieces.
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from exporter.formats.audio.spans import Span
 from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.runtime.vad.spans import Timeline, find_speech, merged
 from exporter.runtime.whisper.engine import Engine
+from exporter.runtime.whisper.language import FoundLanguage
 from exporter.runtime.whisper.log_mel import LogMel
 from exporter.runtime.whisper.long_form import LongForm, Recording, Timed
 from exporter.runtime.whisper.long_log_mel import LongLogMel
@@ -87,9 +88,10 @@ class Whisper:
             DataError: A long recording cannot be read to its end.
         """
         parts: list[list[Part]] = [[] for _ in sounds]
-        for place, part in self._parts(sounds, options):
+        found: dict[int, FoundLanguage] = {}
+        for place, part in self._parts(sounds, options, found):
             parts[place].append(part)
-        return [joined(self.text, each) for each in parts]
+        return [self._joined(each, options, found.get(place)) for place, each in enumerate(parts)]
 
     def segments(self, sound: Sound, options: Options) -> Generator[Segment, None, Transcript]:
         """Transcribe one recording, yield its segments as they come, and return the transcript.
@@ -99,18 +101,37 @@ class Whisper:
             DataError: As `transcribe` does.
         """
         parts: list[Part] = []
-        for _, part in self._parts([sound], options):
+        found: dict[int, FoundLanguage] = {}
+        for _, part in self._parts([sound], options, found):
             parts.append(part)
             yield part[0]
-        return joined(self.text, parts)
+        return self._joined(parts, options, found.get(0))
 
-    def _parts(self, sounds: Sequence[Sound], options: Options) -> Iterator[tuple[int, Part]]:
-        """Yield the place of a recording, and its next segment in the order of time."""
-        languages: dict[int, int | None] = {}
+    def _joined(
+        self, parts: Sequence[Part], options: Options, found: FoundLanguage | None
+    ) -> Transcript:
+        transcript = joined(self.text, parts)
+        if found is None:
+            return replace(transcript, language=given_language(self.settings, options))
+        codes = {token: code for code, token in self.settings.languages.items()}
+        return replace(
+            transcript, language=codes[found.token], language_probability=found.probability
+        )
+
+    def _parts(
+        self, sounds: Sequence[Sound], options: Options, found: dict[int, FoundLanguage]
+    ) -> Iterator[tuple[int, Part]]:
+        """Yield the place of a recording, and its next segment in the order of time.
+
+        Args:
+            sounds: The recordings.
+            options: The options.
+            found: The languages that were found, by place; added to.
+        """
         size = options.batch_size
         for pieces in batches(sounds, self.settings, options, long=size):
             later: list[list[Part]] = [[] for _ in pieces]
-            for index, part in self._decoded(pieces, options, languages):
+            for index, part in self._decoded(pieces, options, found):
                 if index:
                     later[index].append(part)
                 else:  # as it comes
@@ -119,20 +140,21 @@ class Whisper:
                 yield from ((piece.place, part) for part in parts)
 
     def _decoded(
-        self, pieces: Sequence[Piece], options: Options, languages: dict[int, int | None]
+        self, pieces: Sequence[Piece], options: Options, found: dict[int, FoundLanguage]
     ) -> Iterator[tuple[int, Part]]:
         """Yield a piece's place among those decoded together, and its next segment.
 
         Args:
             pieces: The pieces.
             options: The options.
-            languages: The tokens of the languages of recordings, by place; added to.
+            found: The languages that were found, by place; added to.
         """
         settings = self.settings
         lead = lead_of(options, settings, self.text)
         recordings, lengths = self._opened(pieces, options)
         for piece, recording in zip(pieces, recordings, strict=True):
-            recording.language = languages.get(piece.place, self._language(options))
+            known = found.get(piece.place)
+            recording.language = known.token if known else self._language(options)
         times = pieces[0].is_long or options.timestamps
         aligner = None
         if options.word_timestamps:
@@ -140,7 +162,8 @@ class Whisper:
         form = LongForm(self.engine, settings, options, lead, timestamps=times, aligner=aligner)
         for index, timed in form.decode(recordings):
             piece, length_s = pieces[index], lengths[index] / settings.mel.rate
-            languages.setdefault(piece.place, recordings[index].language)
+            if (heard := recordings[index].found) is not None:
+                found.setdefault(piece.place, heard)
             for one in timed:
                 yield index, (piece.placed(self._segment(one, options), length_s), one.tokens)
 
@@ -165,7 +188,7 @@ class Whisper:
         return recordings, lengths
 
     def _language(self, options: Options) -> int | None:
-        code = options.language or self.settings.language
+        code = given_language(self.settings, options)
         return None if code is None else self.settings.languages.get(code)
 
     def _segment(self, timed: Timed, options: Options) -> Segment:
@@ -180,6 +203,14 @@ class Whisper:
             temperature=window.temperature if sampled else None,
             words=timed.words,
         )
+
+
+def given_language(settings: Settings, options: Options) -> str | None:
+    """Return the code of the language that options or configs name; None if it is to be found.
+
+    A checkpoint without languages is English-only, as in openai-whisper.
+    """
+    return options.language or settings.language or (None if settings.languages else "en")
 
 
 def batches(

@@ -228,17 +228,19 @@ def test_the_language_of_each_window(drawn: Pair) -> None:
 def test_the_language_of_most_windows(drawn: Pair, threshold: float, count: int) -> None:
     """Nothing is above 1, so all three windows are listened to; each is likely enough for 0."""
     heard: list[int] = []
-    found = [5, 7, 7]
+    (one, first), (other, most), *_ = drawn.settings.languages.items()
+    found, chances = [first, most, most], [0.5, 0.6, 0.7]
     with pytest.MonkeyPatch.context() as patch:
 
         def find(engine: Any, encoded: Any, start: int, tokens: Any) -> Any:
             heard.append(start)
-            return np.array([found[len(heard) - 1]]), np.array([0.5])
+            place = len(heard) - 1
+            return np.array([found[place]]), np.array([chances[place]])
 
         patch.setattr(long_form, "find_languages", find)
         prompts: list[list[int]] = []
         with listening(drawn, prompts):
-            drawn.ours(
+            (told,) = drawn.ours(
                 AUDIO[1:],
                 Options(
                     language_detection_segments=3,
@@ -247,7 +249,24 @@ def test_the_language_of_most_windows(drawn: Pair, threshold: float, count: int)
                 ),
             )
     assert len(heard) == count
-    assert {prompt[1] for prompt in prompts} == {5 if count == 1 else 7}
+    assert {prompt[1] for prompt in prompts} == {first if count == 1 else most}
+    assert told.language == (one if count == 1 else other)
+    assert told.language_probability == (0.5 if count == 1 else 0.7)
+
+
+def test_a_language_is_told_where_it_was_given_and_where_it_was_found(drawn: Pair) -> None:
+    """As `info` of faster-whisper, whose probability of a given one is 1."""
+    for audio in (AUDIO[:1], AUDIO[1:]):
+        (given,) = drawn.ours(audio, Options(language="de"))
+        assert (given.language, given.language_probability) == ("de", None)
+        assert "language_probability" not in given.to_dict()
+        found, by_generate = drawn.ours(audio, Options()), drawn.theirs(audio, Options())
+        assert found[0].language == by_generate[0].language
+        assert found[0].language in drawn.settings.languages
+        assert 0 < (found[0].language_probability or 0) <= 1
+        told = found[0].to_dict()
+        assert told["language"] == found[0].language
+        assert Transcript.of_dict(told) == found[0]
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def test_clips(drawn: Pair, speech: Audio) -> None:
     every = replace(options, clip_timestamps=(0.0,))
     assert drawn.ours([speech], every) == drawn.ours([speech], Options(language="en"))
     beyond = replace(options, clip_timestamps=(60.0, 70.0))
-    assert drawn.ours([speech], beyond) == [Transcript("", (), ())]
+    assert drawn.ours([speech], beyond) == [Transcript("", (), (), language="en")]
 
 
 class Listening:

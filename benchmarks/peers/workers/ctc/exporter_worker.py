@@ -34,7 +34,7 @@ def open_model(request: Request) -> Opened:
         frames.clear()
         return [transcript.text for transcript in recogniser.decode(windows, Decoding())]
 
-    packages = ("exporter", "torch", "transformers", "onnxruntime-gpu", "onnxruntime")
+    packages = ("asr-exporter", "torch", "transformers", "onnxruntime-gpu", "onnxruntime")
     return Opened(transcribe, lambda: frames, packages)
 
 

@@ -14,7 +14,7 @@ from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
-from exporter.runtime.whisper.transcribe import Part, Piece, batches, joined
+from exporter.runtime.whisper.transcribe import Part, Piece, batches, given_language, joined
 
 
 class LongFeatures:
@@ -66,7 +66,11 @@ def transcribe(
         decoded = original.decode(pieces, languages)
         for piece, found in zip(pieces, decoded, strict=True):
             parts[piece.place] += found
-    return [joined(text, each) for each in parts]
+    given = given_language(settings, options)
+    return [
+        replace(joined(text, each), language=languages.get(place, given))
+        for place, each in enumerate(parts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class _Original:
         with torch.inference_mode():
             features, mask, lengths = self._features(pieces)
             view = with_settings(self.model, config)
-            if options.chunked and settings.languages and config.language is None:
+            if settings.languages and config.language is None:
                 config.language = self._languages(view, features, pieces, languages)
             generated = view.generate(
                 features, attention_mask=mask, return_segments=True, **arguments
@@ -121,11 +125,16 @@ class _Original:
     def _languages(
         self, view: Any, features: Any, pieces: Sequence[Piece], languages: dict[int, str]
     ) -> list[str]:
-        """Return the language of each piece's recording: that of its first chunk."""
+        """Return the language of each piece's recording: that of its first window.
+
+        `generate` would find the same, and not tell it, nor know which chunks are of one recording.
+        """
         codes = {token: code for code, token in self.settings.languages.items()}
+        size = self.settings.mel.frames
         for row, piece in enumerate(pieces):
             if piece.place not in languages:
-                (found,) = view.detect_language(features[row : row + 1]).tolist()
+                rows = features if piece.is_long else features[row : row + 1]
+                (found,) = view.detect_language(rows, num_segment_frames=size).tolist()
                 languages[piece.place] = codes[found]
         return [languages[piece.place] for piece in pieces]
 
