@@ -30,9 +30,13 @@ ENCODED = 3  # timed runs of the encoder, after one that is not
 
 @dataclass(frozen=True)
 class Decoded:
-    """Tokens as they came; `finite` tells whether all logits were numbers."""
+    """Tokens as they came; `finite` tells whether all logits were numbers.
+
+    `margins` are how far each token's logit is above the second, in standard deviations of all.
+    """
 
     tokens: list[int]
+    margins: list[float]
     finite: bool
     token_s: float
 
@@ -88,6 +92,7 @@ def decode(model: Any, encoded: Any, tokens: int) -> Decoded:
     ids = torch.tensor([[model.config.decoder_start_token_id]])
     cache = None
     told: list[int] = []
+    margins: list[float] = []
     seconds = []
     finite = True
     for _ in range(tokens):
@@ -98,9 +103,12 @@ def decode(model: Any, encoded: Any, tokens: int) -> Decoded:
         seconds.append(time.perf_counter() - started)
         finite = finite and bool(step.logits.isfinite().all())
         cache = step.past_key_values
+        logits = step.logits[0, -1].float()
+        best, second = logits.topk(2).values
+        margins.append(float((best - second) / logits.std()))
         ids = step.logits[:, -1:].argmax(-1)
         told.append(int(ids))
-    return Decoded(told, finite, statistics.median(seconds))
+    return Decoded(told, margins, finite, statistics.median(seconds))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from exporter.system.hardware import describe
 from exporter.targets import TARGETS
 
 TOKENS = 32
+NEAR_TIE = 0.1  # standard deviations of the logits
 BENCHMARKS = Path(__file__).resolve().parents[1]
 WAYS = (*TARGETS, OPTIMUM)
 
@@ -187,12 +188,12 @@ def measure_target(bench: Bench, checkpoint: Path, kind: str) -> dict[str, Any]:
         "build_peak_bytes": manifest["build"]["peak_rss_bytes"],
         "predicted": manifest["build"]["predicted"],
         "size_bytes": own_bytes(artifact, checkpoint),
-        **decoded(bench, artifact),
     }
-    if kind == "onnx-int8" and decoded(bench, artifact, "--optimum")["tokens"] != figures["tokens"]:
+    ours = decoded(bench, artifact)
+    if kind == "onnx-int8" and not agree(ours, decoded(bench, artifact, "--optimum")):
         msg = "optimum decodes other tokens with this artifact than our runtime does"
         raise Failed(msg)
-    return figures
+    return figures | without_margins(ours)
 
 
 def measure_optimum(bench: Bench, checkpoint: Path) -> dict[str, Any]:
@@ -207,7 +208,23 @@ def measure_optimum(bench: Bench, checkpoint: Path) -> dict[str, Any]:
     written = [path for path in folder.iterdir() if ".onnx" in path.name]
     figures |= json.loads(done.stdout.splitlines()[-1])
     figures["size_bytes"] = sum(path.stat().st_size for path in written)
-    return {**figures, **decoded(bench, folder, "--optimum")}
+    return figures | without_margins(decoded(bench, folder, "--optimum"))
+
+
+def agree(ours: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether both decoded the same tokens, but for what follows a near tie.
+
+    Our graphs keep the audio's keys and values in int8, and optimum's in float32. The logits of
+    random weights are close to one another, so their order may change.
+    """
+    pairs = zip(ours["tokens"], others["tokens"], strict=True)
+    first = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+    return first is None or max(ours["margins"][first], others["margins"][first]) < NEAR_TIE
+
+
+def without_margins(told: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a decoding."""
+    return {name: value for name, value in told.items() if name != "margins"}
 
 
 def cost(done: Watched) -> dict[str, Any]:

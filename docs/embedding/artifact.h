@@ -88,24 +88,34 @@ struct Json {
     if (next(place) != sign) throw std::runtime_error("a file that is no JSON");
     place++;
   }
+  static uint32_t hexadecimal(const char* digits) {
+    uint32_t code = 0;
+    for (int i = 0; i < 4; i++) {
+      const char* known = digits[i] ? std::strchr("0123456789abcdefABCDEF", digits[i]) : nullptr;
+      if (!known) throw std::runtime_error("a file that is no JSON");
+      code = code * 16 + (digits[i] <= '9' ? digits[i] - '0' : (digits[i] | 32) - 'a' + 10);
+    }
+    return code;
+  }
   static std::string string(const char*& place) {
     std::string found;
     for (expect(place, '"'); *place && *place != '"'; place++) {
       if (*place != '\\') {
         found += *place;
       } else if (*++place == 'u') {
-        uint32_t code = std::stoul(std::string(place + 1, 4), nullptr, 16);
+        uint32_t code = hexadecimal(place + 1);
         place += 4;
-        if (code >> 10 == 0x36 && place[1] == '\\') {  // the first half of a surrogate pair
-          code = 0x10000 + ((code & 0x3FF) << 10) + (std::stoul(std::string(place + 3, 4), nullptr, 16) & 0x3FF);
+        if (code >> 10 == 0x36 && place[1] == '\\' && place[2] == 'u') {  // half of a surrogate pair
+          code = 0x10000 + ((code & 0x3FF) << 10) + (hexadecimal(place + 3) & 0x3FF);
           place += 6;
         }
         const int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        found += more ? static_cast<char>((0xF00 >> more) | (code >> 6 * more)) : static_cast<char>(code);
+        found += more ? static_cast<char>(0xFF << (7 - more) | code >> 6 * more) : static_cast<char>(code);
         for (int i = more - 1; i >= 0; i--) found += static_cast<char>(0x80 | ((code >> 6 * i) & 0x3F));
       } else {
+        if (!*place) throw std::runtime_error("a file that is cut off");
         const char* known = std::strchr("b\bf\fn\nr\rt\t", *place);
-        found += known && *place ? known[1] : *place;
+        found += known ? known[1] : *place;
       }
     }
     expect(place, '"');

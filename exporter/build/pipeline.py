@@ -26,14 +26,12 @@ from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
-from exporter.system import worker
+from exporter.system import memory, worker
 from exporter.system.files import readable_name, require_utf8
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 
 _log = logging.getLogger(__name__)
-# glibc raises this threshold by itself, and then keeps freed memory: up to twice the peak.
-_FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 # The keys of a recipe that change no weight, and that `validate` and `push` read when sealed.
 _TERMS = {"decoding", "data", "gate", "hub"}
 
@@ -268,20 +266,19 @@ def _build_one(
             request,
             report,
             what=name,
-            environment=_FRUGAL,
+            environment=memory.FRUGAL,
         )
         checkpoint.copy_companions(folder)  # but not over those that a target wrote itself
         checkpoint.copy_carried(folder)
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))
-        smoke_request = {
-            "folder": str(folder.resolve()),
-            "decoding": recipe.decoding.model_dump(mode="json"),
-            "clip": clip,
-        }
         reload = worker.run(
-            "exporter.build.worker_steps:smoke_test", smoke_request, report, what=name
+            "exporter.build.smoke_test:smoke_test",
+            {"folder": str(folder.resolve()), "clip": clip},
+            report,
+            what=name,
+            environment=memory.FRUGAL,
         )
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
         build_registry.record(manifest)

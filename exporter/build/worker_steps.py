@@ -6,17 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.errors import BuildError, DataError
 from exporter.families import FAMILIES, family_name
 from exporter.formats import audio
 from exporter.quantization.calibration import histogram, observe
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import Decoding
-from exporter.recognition.load import load, load_original
-from exporter.runtime.transcript import Sound
+from exporter.recognition.load import load_original
 from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
@@ -24,7 +20,6 @@ from exporter.system.tempdirs import scratch
 from exporter.targets import TARGETS
 from exporter.targets.base import Job
 
-_NOISE_TOKENS = 16
 _PERCENTILE = 99.99  # for the methods that do not need it, so that all share one entry
 
 
@@ -111,42 +106,3 @@ def _ranges(request: dict[str, Any], percentile: float, progress: Progress) -> d
         for method in histogram.METHODS
     }
     return {"ranges": ranges, "audio_s": audio_s}
-
-
-def smoke_test(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Reload a sealed artifact and decode one recording, or a second of noise without one.
-
-    Args:
-        request: Folder, decoding and clip, as `build.pipeline` sends them. A clip that cannot be
-            read any more counts as none.
-        progress: Receives the current step.
-
-    Returns:
-        The `text`.
-
-    Raises:
-        BuildError: The text of a recording is empty.
-    """
-    progress("decoding one clip", None)
-    recogniser = load(Path(request["folder"]), trust=True)  # it was just built here
-    decoding = Decoding.model_validate(request["decoding"])
-    samples = _clip(request["clip"], recogniser.sampling_rate)
-    if samples is None:  # noise shows only crashes: a few tokens are enough
-        recogniser.opened.limit_tokens(_NOISE_TOKENS)
-        noise = np.random.default_rng(0).normal(0, 0.01, recogniser.sampling_rate)
-        return {"text": recogniser.decode([noise.astype(np.float32)], decoding)[0].text}
-    text = recogniser.decode([samples], decoding)[0].text
-    if not text:
-        msg = f"the artifact gives an empty transcript for {request['clip']}"
-        raise BuildError(msg)
-    return {"text": text}
-
-
-def _clip(path: str | None, rate: int) -> Sound | None:
-    """Read a clip; an artifact that was built is not lost because the clip was."""
-    if path is None:
-        return None
-    try:
-        return audio.read(path, rate)
-    except DataError:
-        return None

@@ -94,10 +94,7 @@ def window_attention(query: Tensor, cross: Tensor, layer: int) -> Tensor:
     `query` is float32 [rows, tokens, width]; `cross` is as in `keep_window`, keys of a layer before
     its values. Rows of one window are consecutive.
     """
-    windows, heads = cross.shape[0], cross.shape[2]
-    queries = split(query.reshape(windows, -1, query.shape[-1]), heads)
-    keys, values = unpacked(cross[:, 2 * layer]), unpacked(cross[:, 2 * layer + 1])
-    return joined(attended(queries, keys, values)).reshape(query.shape)
+    return attend_packed(query, cross[:, 2 * layer], cross[:, 2 * layer + 1])
 
 
 @window_attention.register_fake
@@ -140,8 +137,27 @@ def packed(states: Tensor) -> Tensor:
 
 def unpacked(rows: Tensor) -> Tensor:
     """Invert `packed`, up to rounding."""
+    codes, scale = _codes(rows)
+    return codes * scale
+
+
+def attend_packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend to the `packed` keys and values [windows, heads, source, ...] of windows.
+
+    `query` is [rows, tokens, width]; rows of one window, which are consecutive, share its keys and
+    values. Their scales multiply scores and probabilities, of which there are fewer.
+    """
+    windows, heads = key.shape[:2]
+    queries = split(query.reshape(windows, -1, query.shape[-1]), heads)
+    (keys, key_scale), (values, value_scale) = _codes(key), _codes(value)
+    scores = (queries @ keys.mT) * key_scale.mT
+    return joined((scores.softmax(-1) * value_scale.mT) @ values).reshape(query.shape)
+
+
+def _codes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes of `packed` rows [..., n] as float32, and their scales [..., 1]."""
     scale = rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
-    return rows[..., :-SCALE_BYTES].contiguous().view(torch.int8).float() * scale
+    return rows[..., :-SCALE_BYTES].view(torch.int8).float(), scale
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -222,3 +223,17 @@ def safetensors_infos(path: Path) -> dict[str, TensorInfo]:
         name: TensorInfo(path, entry.begin, entry.shape, entry.dtype)
         for name, entry in read_header(path).items()
     }
+
+
+def mapped(info: TensorInfo) -> Tensor:
+    """Map a tensor into memory, of which only the pages that are used are read.
+
+    The file must not change while it is mapped.
+    """
+    if not info.elements:
+        return info.read()
+    dtype = _TYPES[info.dtype]
+    size = info.elements * dtype.itemsize
+    # Copied on write, because torch knows no tensors that cannot be written.
+    values = np.memmap(info.file, np.uint8, "c", info.offset, (size,))
+    return torch.from_numpy(values).view(dtype).reshape(info.shape)

@@ -177,3 +177,14 @@ def test_no_label_of_the_picture_lies_on_a_line() -> None:
             for at in (x - 15, x, x + 15):
                 share = (at - x1) / (x2 - x1) if x2 != x1 else 2
                 assert not (0 <= share <= 1 and y - 10 < y1 + share * (y2 - y1) < y)
+
+
+def test_tokens_agree_up_to_a_near_tie() -> None:
+    ours = {"tokens": [1, 2, 3], "margins": [2.0, 0.05, 3.0]}
+    same = {"tokens": [1, 2, 3], "margins": [2.0, 0.06, 3.0]}
+    tied = {"tokens": [1, 4, 5], "margins": [2.0, 0.06, 3.0]}
+    other = {"tokens": [6, 2, 3], "margins": [0.01, 0.06, 3.0]}
+    assert run.agree(ours, same)
+    assert run.agree(ours, tied)
+    assert not run.agree(ours, other)
+    assert not run.agree(ours, tied | {"margins": [2.0, 1.0, 3.0]})

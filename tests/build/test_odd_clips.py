@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from exporter import cli
-from exporter.build import worker_steps
+from exporter.build import smoke_test, worker_steps
 
 DATA = "decoding: {language: en, task: transcribe}\ndata: {clips: clips}\n"
 
@@ -49,13 +49,13 @@ def test_an_artifact_is_kept(
     clips: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str | None] = []
-    inner = worker_steps._clip
+    inner = smoke_test._clip
 
     def noted(path: str | None, rate: int) -> object:
         tried.append(path)
         return inner(path, rate)
 
-    monkeypatch.setattr(worker_steps, "_clip", noted)
+    monkeypatch.setattr(smoke_test, "_clip", noted)
     listed(clips, "good.wav")
     assert built(capfd) == ""
     listed(clips, "cut.flac", "good.wav")

@@ -96,6 +96,23 @@ def test_nothing_heavy_is_imported(built: dict[str, Path], clip: Path, kind: str
     assert recogniser.transcribe(clip, **options).text == text
 
 
+TRIED = """
+import json, sys
+from exporter.build.smoke_test import smoke_test
+told = smoke_test({"folder": sys.argv[1], "clip": sys.argv[2]}, lambda *_: None)
+heavy = sorted({name.partition(".")[0] for name in sys.modules} & set(sys.argv[3:]))
+print(json.dumps([told["text"], heavy]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["whisper", "whisper aoti"])
+def test_nor_when_a_build_tries_its_artifact(built: dict[str, Path], clip: Path, kind: str) -> None:
+    command = [sys.executable, "-c", TRIED, str(built[kind]), str(clip), *HEAVY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text = exporter.load(built[kind]).transcribe(clip).text
+    assert json.loads(done.stdout) == [text, []]
+
+
 @pytest.mark.parametrize("kind", ARTIFACTS)
 def test_its_text_is_that_of_the_familys_road(built: dict[str, Path], kind: str) -> None:
     """The road of transformers' model, which decodes after its first use."""

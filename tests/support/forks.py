@@ -28,6 +28,7 @@ from exporter.system import hardware, worker
 _LOADED = (
     *(
         "exporter.build.pipeline",
+        "exporter.build.smoke_test",
         "exporter.build.worker_steps",
         "exporter.validate.pipeline",
         "exporter.hub.push",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from exporter.families.graph import WRITTEN, Graph
 from exporter.families.whisper import family as whisper
+from exporter.families.whisper.engine.eager import eager_engine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio
 
@@ -50,7 +51,7 @@ def opened(folder: Path, kind: str) -> Any:
     if kind != "eager":
         return recut(folder, kind)  # type: ignore[arg-type]
     model = whisper.open_original(folder)
-    whisper.attach_engine(model, folder)
+    model.engine = eager_engine(model)
     return model
 
 

@@ -133,7 +133,7 @@ def assemble(
 def attach_engine(model: Any, folder: Path) -> None:
     """Set an open Whisper's generation config, and `model.engine`, by which it is decoded."""
     model.generation_config = generation_config(folder)
-    model.engine = eager_engine(model)
+    model.engine = eager_engine(model, compact=True)
 
 
 def configs(model: Any) -> Configs:

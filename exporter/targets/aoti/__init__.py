@@ -24,8 +24,8 @@ COSTS: dict[Device, Cost] = {
         module_s=0.21,
         trial_s=17.0,
         rate_bytes_s=450 * MB,
-        reload_base_bytes=290 * MB,
-        reload_ratio=1.3,
+        reload_base_bytes=75 * MB,
+        reload_ratio=1.2,
         reload_base_s=4.0,
         reload_bytes_s=160 * MB,
     )

@@ -15,7 +15,7 @@ COSTS: dict[Device, Cost] = {
         base_s=3.0,
         rate_bytes_s=450 * MB,
         reload_base_bytes=490 * MB,
-        reload_ratio=2.1,
+        reload_ratio=1.2,
         reload_base_s=4.0,
         reload_bytes_s=80 * MB,
     )

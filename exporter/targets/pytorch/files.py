@@ -1,6 +1,5 @@
 """The files of torch-int8: their contents, and the model rebuilt from them."""
 
-import ctypes
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,14 @@ from exporter.errors import IntegrityError
 from exporter.families import read_config
 from exporter.families.base import Family
 from exporter.formats.config_json import read_json
-from exporter.formats.tensor_io import Layout, safetensors_infos
+from exporter.formats.tensor_io import Layout, TensorInfo, mapped, safetensors_infos
 from exporter.quantization.modules import replace_module
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.weights import Weights
+from exporter.system.memory import large_blocks_returned
 from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
@@ -35,6 +35,7 @@ _GROUPS = {
 }
 
 
+@large_blocks_returned()
 def rebuilt(
     folder: Path,
     manifest: Manifest,
@@ -54,13 +55,15 @@ def rebuilt(
     model = family.skeleton(read_config(folder / "config.json", manifest.family))
     quantized = _schemes(folder / QUANTIZATION)
     shared = shared_tables(family.TIED, ())
-    # Read, not mapped: of weights that a product packs, no page stays in memory.
     file = safetensors_infos(folder / WEIGHTS)
     for name, scheme in quantized.items():
         stored = shared.get(name, name)
         own, shape = model.get_submodule(name), model.get_parameter(f"{name}.weight").shape
+        # Weights that a product packs are read, so that no page of them stays in memory. Of a
+        # table, which is mapped, the rows of few tokens are used.
+        found = mapped if name in shared else TensorInfo.read
         leaves = scheme.layout(tuple(shape), torch.float32)
-        tensors = {leaf: file[f"{stored}.{leaf}"].read().to(device) for leaf in leaves}
+        tensors = {leaf: found(file[f"{stored}.{leaf}"]).to(device) for leaf in leaves}
         bias = file.get(f"{name}.bias")
         float_bias = None if bias is None else bias.read().to(device).float()
         replace_module(model, name, modules[scheme.name](own, scheme, tensors, float_bias))
@@ -72,15 +75,7 @@ def rebuilt(
             floats[name] = floats[stored]
     model.load_state_dict(floats, assign=True)
     family.attach_engine(model, folder)
-    _return_free_memory()
     return model
-
-
-def _return_free_memory() -> None:
-    """Give what packing has freed back to the system: of large-v3 300 MB, which glibc keeps."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
-    if trim is not None:
-        trim(0)
 
 
 def _schemes(path: Path) -> dict[str, IntegerScheme]:

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporter.families.attention import attended, split
+from exporter.families.attention import (
+    SCALE_BYTES,
+    attend_packed,
+    attended,
+    packed,
+    split,
+)
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.engine.engine import Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
@@ -19,10 +25,16 @@ from exporter.families.whisper.graphs.layers import embed, feed_forward, merge
 from exporter.runtime.whisper.engine import query_name
 
 
-def eager_engine(model: Any) -> Engine:
-    """Return the engine of a transformers Whisper, on its device."""
+def eager_engine(model: Any, *, compact: bool = False) -> Engine:
+    """Return the engine of a transformers Whisper, on its device.
+
+    Args:
+        model: The model.
+        compact: Keep the audio's keys and values as int8 codes, with a scale for each, as the
+            graphs of aoti do: a quarter of the memory.
+    """
     functions: dict[str, GraphFunction] = {
-        "encoder": EagerEncoder(model),
+        "encoder": EagerEncoder(model, compact=compact),
         "decoder": EagerDecoder(model),
     }
     dtype = model.model.decoder.layer_norm.weight.dtype
@@ -32,14 +44,15 @@ def eager_engine(model: Any) -> Engine:
 
 class EagerEncoder:
     """input_features [windows, mels, frames] -> cross_cache [windows, 2 * layers, heads, source,
-    head_dim], in float32.
+    head_dim], in float32; or `compact`, as `exporter.families.attention.packed`.
 
     It calls transformers' own encoder: the overhead is small next to its products, and sums are
     rounded in the same order as by `generate`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, compact: bool) -> None:
         self.device: torch.device = model.device
+        self._compact = compact
         self._encoder = model.model.encoder
         self._attentions = [layer.encoder_attn for layer in model.model.decoder.layers]
         self._heads = model.config.decoder_attention_heads
@@ -52,11 +65,15 @@ class EagerEncoder:
         hidden = self._encoder(inputs["input_features"]).last_hidden_state
         projections = [p for a in self._attentions for p in (a.k_proj, a.v_proj)]
         windows, source, width = hidden.shape
-        shape = (windows, len(projections), self._heads, source, width // self._heads)
+        dim, dtype = width // self._heads, hidden.dtype
+        if self._compact:
+            dim, dtype = dim + SCALE_BYTES, torch.uint8
+        shape = (windows, len(projections), self._heads, source, dim)
         # Filled one by one: of large-v3 it has half a gigabyte, of which there is no second one.
-        cross = hidden.new_empty(shape)
+        cross = hidden.new_empty(shape, dtype=dtype)
         for index, projection in enumerate(projections):
-            cross[:, index] = split(projection(hidden), self._heads)
+            states = split(projection(hidden), self._heads)
+            cross[:, index] = packed(states) if self._compact else states
         return {"cross_cache": cross}
 
 
@@ -130,6 +147,9 @@ class EagerDecoder:
         Hypotheses as further queries of one call would be faster, but would be rounded differently
         from `generate`, and with int8 activations that sometimes changes a token.
         """
+        if key.dtype == torch.uint8:
+            heard: Tensor = attention.out_proj(attend_packed(query, key, value))
+            return heard
         queries = split(query, self._heads).chunk(len(key))
         attended_windows = [
             attended(rows, k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1))

@@ -4,7 +4,9 @@ A beam search permutes a small table instead: for each row and position, it has 
 holds that position's key and value.
 """
 
+import math
 from collections.abc import Collection, Mapping
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 import torch
 from torch import Tensor
@@ -119,7 +121,10 @@ class StaticDecoder:
         return torch.arange(count, dtype=torch.int32, device=self._device)
 
     def _zeros(self, rows: int) -> dict[str, Tensor]:
-        shape = (rows, *self._shape)
-        return {
-            name: torch.zeros(shape, dtype=self._dtype, device=self._device) for name in self._names
-        }
+        shape = (len(self._names), rows, *self._shape)
+        # Pages from the system are zeros, and take memory once they are written: torch would write
+        # them all, and numpy asks for huge ones.
+        size = math.prod(shape) * self._dtype.itemsize
+        pages = mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        caches = torch.frombuffer(pages, dtype=self._dtype).reshape(shape).to(self._device)
+        return dict(zip(self._names, caches, strict=True))
