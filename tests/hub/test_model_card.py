@@ -103,8 +103,14 @@ def test_native_code_is_told(tmp_path: Path) -> None:
     assert "trust" not in text_of(passing.make(tmp_path / "onnx-int8"))
 
 
+KINDS = [
+    pytest.param("onnx-int8", marks=pytest.mark.optimum),  # which its card opens it with
+    pytest.param("torch-int8", marks=pytest.mark.sweep),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx-int8", pytest.param("torch-int8", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_snippets_run(
     loopback: Hub, tiny_whisper: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +119,7 @@ def test_its_snippets_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx-int8", pytest.param("torch-int8", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_ctc_models_snippets_run(
     loopback: Hub, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
