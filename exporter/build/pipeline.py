@@ -26,9 +26,9 @@ from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
-from exporter.system import memory, worker
+from exporter.system import worker
 from exporter.system.files import readable_name, require_utf8
-from exporter.system.hardware import describe, installed_versions
+from exporter.system.hardware import FRUGAL, describe, installed_versions
 from exporter.system.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -266,7 +266,7 @@ def _build_one(
             request,
             report,
             what=name,
-            environment=memory.FRUGAL,
+            environment=FRUGAL,
         )
         checkpoint.copy_companions(folder)  # but not over those that a target wrote itself
         checkpoint.copy_carried(folder)
@@ -278,7 +278,7 @@ def _build_one(
             {"folder": str(folder.resolve()), "clip": clip},
             report,
             what=name,
-            environment=memory.FRUGAL,
+            environment=FRUGAL,
         )
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
         build_registry.record(manifest)

@@ -37,7 +37,6 @@ from exporter.errors import (
 )
 from exporter.system import hardware, signals
 from exporter.system.environment import child_environment
-from exporter.system.memory import return_free_memory
 from exporter.system.progress import Progress
 from exporter.system.signals import undisturbed
 from exporter.system.tempdirs import scratch
@@ -105,7 +104,7 @@ def started(
     Yields:
         The running step.
     """
-    return_free_memory()  # the step needs it, and this process only waits
+    hardware.return_free_memory()  # the step needs it, and this process only waits
     with scratch() as place:
         request_file, log = place / "request", place / "log"
         request_file.write_text(json.dumps(request), encoding="utf-8")

@@ -6,8 +6,9 @@ import sys
 SCRIPT = """
 import ctypes, sys
 from contextlib import nullcontext
-from exporter.system.hardware import current_rss_bytes
-from exporter.system.memory import large_blocks_returned, return_free_memory
+from exporter.system.hardware import (
+    current_rss_bytes, large_blocks_returned, return_free_memory
+)
 c = ctypes.CDLL(None)
 c.malloc.restype = ctypes.c_void_p
 c.malloc.argtypes, c.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
@@ -45,7 +46,7 @@ def test_large_blocks_are_returned_when_they_are_freed() -> None:
 
 
 def test_what_the_environment_says_goes_first() -> None:
-    script = "from exporter.system.memory import *\nwith large_blocks_returned(): print(1)"
+    script = "from exporter.system.hardware import *\nwith large_blocks_returned(): print(1)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

@@ -21,7 +21,7 @@ from exporter.quantization.schemes import DEFAULT, SCHEMES
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.weights import Weights
-from exporter.system.memory import large_blocks_returned
+from exporter.system.hardware import large_blocks_returned
 from exporter.targets.pytorch.modules import Make
 
 WEIGHTS = "model.safetensors"
