@@ -195,15 +195,17 @@ def _(
 
 @torch.library.custom_op("exporter::quantized_channels", mutates_args=())
 def quantized_channels(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize [batch, length, width] to int8 codes, with a scale per channel [width]."""
-    peak = states.square().amax((0, 1)).sqrt()
+    """Quantize [batch, length, width] to int8 codes, with a scale per channel [batch, 1, width]."""
+    peak = states.square().amax(1, keepdim=True).sqrt()
     scale = (peak / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (states / scale).round().to(torch.int8), scale
 
 
 @quantized_channels.register_fake
 def _(states: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(states, dtype=torch.int8), states.new_empty(states.shape[-1])
+    return torch.empty_like(states, dtype=torch.int8), states.new_empty(
+        (states.shape[0], 1, states.shape[2])
+    )
 
 
 @torch.library.custom_op("exporter::shared_attention", mutates_args=())
@@ -241,15 +243,16 @@ def shared_cross_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend to all keys and values [windows, heads, source, head_dim], and return them too.
 
-    They are float32, or int8 with `scales` for the channels of keys and of values. Queries are
-    [rows, tokens, width]; all rows of one window may share its keys and values.
+    They are float32, or int8 with `scales` [windows, 1, width] for the channels of keys and of
+    values. Queries are [rows, tokens, width]; all rows of one window may share its keys and values.
     """
-    queries = split(query.reshape(len(key), -1, query.shape[-1]), key.shape[1])
-    caches = [key, value]
-    if scales:
-        caches = [codes * scale for codes, scale in zip(caches, scales, strict=True)]
-    attended_rows = joined(attended(queries, *caches))
-    return attended_rows.reshape(query.shape), key.clone(), value.clone()
+    heads, queries = key.shape[1], query.reshape(len(key), -1, query.shape[-1])
+    if not scales:
+        rows = joined(attended(split(queries, heads), key, value))
+    else:
+        queries = split(queries * scales[0], heads)
+        rows = joined(attended(queries, key.float(), value.float())) * scales[1]
+    return rows.reshape(query.shape), key.clone(), value.clone()
 
 
 @shared_cross_attention.register_fake

@@ -197,9 +197,9 @@ class _Reader:
         if kind == "TensorProto":
             yield self._tensor(message)
             return
-        for each in self._wire.fields(message):
-            if inner := _TO_TENSORS[kind].get(each.number):
-                yield from self._below(each, inner, depth + 1)
+        inner = _TO_TENSORS[kind]
+        for each in self._wire.fields(message, inner):
+            yield from self._below(each, inner[each.number], depth + 1)
 
     def _texts(self, message: Field, only: tuple[int, ...] = (1, 2)) -> dict[int, str]:
         fields = self._wire.fields(message)

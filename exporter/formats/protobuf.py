@@ -4,7 +4,7 @@ The protobuf library would read a whole graph with its weights into memory, and 
 until its stack overflows. Source: https://protobuf.dev/programming-guides/encoding/
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from mmap import mmap
 from typing import NamedTuple
@@ -48,8 +48,12 @@ class Wire:
         """Return the file as one message."""
         return Field(0, _LENGTH, 0, len(self._data), 0)
 
-    def fields(self, message: Field) -> Iterator[Field]:
+    def fields(self, message: Field, wanted: Container[int] | None = None) -> Iterator[Field]:
         """Yield the fields of a message, in order.
+
+        Args:
+            message: The message.
+            wanted: The numbers of those to yield; None: all.
 
         Raises:
             DamagedError: The bytes are no message, or the budget is used up.
@@ -79,7 +83,8 @@ class Wire:
             if after > end:
                 msg = f"a field at byte {place} needs {after - place} bytes, {end - place} are left"
                 raise DamagedError(msg)
-            yield Field(number, kind, place, after, value)
+            if wanted is None or number in wanted:
+                yield Field(number, kind, place, after, value)
             place = after
 
     def numbers(self, field: Field) -> Iterator[int]:
@@ -108,6 +113,8 @@ class Wire:
         return field.begin, field.end
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
+        if place < end and (byte := self._data[place]) < 128:  # as most are
+            return byte, place + 1
         value = 0
         for count in range(_MAX_VARINT_BYTES):
             if place >= end:

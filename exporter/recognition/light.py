@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,37 +40,37 @@ def open_model(folder: Path, manifest: SealedManifest, threads: int) -> Model:
         MachineError: It was compiled for another number of threads, or cannot be loaded here.
     """
     opener = _MODELS[manifest.kind, manifest.family]
-    opened = _GRAPHS[manifest.kind](folder, manifest, threads, opener.graphs)
-    return opener.make(folder, opened)
+    graphs, files = _GRAPHS[manifest.kind](folder, manifest, threads, opener)
+    return opener.make(files, graphs)
 
 
 def _onnx(
-    folder: Path, manifest: SealedManifest, threads: int, names: Sequence[str]
-) -> dict[str, Any]:
-    """Open the graphs of onnx-int8 in onnxruntime."""
+    folder: Path, manifest: SealedManifest, threads: int, opener: _Opener
+) -> tuple[_Opened, Any]:
+    """Open the graphs of onnx-int8 in onnxruntime, and read the small files meanwhile."""
     from exporter.runtime.onnx import graph_name, session
     from exporter.runtime.onnx.external_data import own_graphs
 
     limit_s = session.call_limit_s(manifest.size_bytes)
     contents = own_graphs(folder, manifest.files, read_verified)
-    _require_graphs(folder, {graph_name(path) for path in contents}, names)
-    return {
-        graph_name(path): session.open_graph(path, content, threads, limit_s=limit_s)
-        for path, content in contents.items()
-    }
+    _require_graphs(folder, {graph_name(path) for path in contents}, opener.graphs)
+    opened, files = session.open_graphs(
+        contents, threads, partial(opener.read, folder), limit_s=limit_s
+    )
+    return {graph_name(path): graph for path, graph in opened.items()}, files
 
 
 def _aoti(
-    folder: Path, manifest: SealedManifest, threads: int, names: Sequence[str]
-) -> dict[str, Any]:
+    folder: Path, manifest: SealedManifest, threads: int, opener: _Opener
+) -> tuple[_Opened, Any]:
     """Open the packages of aoti: the bytes that were verified are those that run."""
     from exporter.runtime.aoti.package import open_packages
 
     require_threads(manifest.threads, threads, str(folder))
     files = [file for file in manifest.files if file.path.endswith(".pt2")]
-    _require_graphs(folder, {Path(file.path).stem for file in files}, names)
+    _require_graphs(folder, {Path(file.path).stem for file in files}, opener.graphs)
     contents = {file.path: read_verified(folder, file) for file in files}
-    return open_packages(folder, contents, threads)
+    return open_packages(folder, contents, threads), opener.read(folder)
 
 
 def _require_graphs(folder: Path, found: set[str], names: Sequence[str]) -> None:
@@ -94,41 +95,68 @@ def _ctc(folder: Path, graphs: _Opened) -> Model:
     return CtcModel(folder, graphs[GRAPH])
 
 
-def _onnx_whisper(folder: Path, graphs: _Opened) -> Model:
+def _onnx_whisper(files: _WhisperFiles, graphs: _Opened) -> Model:
     from exporter.runtime.onnx.whisper import Engine
 
-    return _WhisperModel(folder, Engine(graphs))
+    return _WhisperModel(files, Engine(graphs))
 
 
-def _aoti_whisper(folder: Path, graphs: _Opened) -> Model:
+def _aoti_whisper(files: _WhisperFiles, graphs: _Opened) -> Model:
     from exporter.runtime.aoti.whisper import Engine
 
-    return _WhisperModel(folder, Engine(graphs))
+    return _WhisperModel(files, Engine(graphs))
+
+
+@dataclass(frozen=True)
+class _WhisperFiles:
+    """What an artifact's small files say."""
+
+    configs: tuple[Values, Values]
+    settings: Any
+    text: Any
+
+    @classmethod
+    def read(cls, folder: Path) -> _WhisperFiles:
+        from exporter.runtime.whisper.settings import CONFIG, GENERATION, Settings, read_values
+        from exporter.runtime.whisper.text import Text
+
+        configs = read_values(folder / CONFIG), read_values(folder / GENERATION)
+        return cls(configs, Settings.read(folder), Text.read(folder))
 
 
 @dataclass(frozen=True)
 class _Opener:
-    """How the artifacts of a kind and a family are opened: their graphs, and the modules for it."""
+    """How the artifacts of a kind and a family are opened.
+
+    Attributes:
+        graphs: The names of the graphs.
+        modules: The modules that open them.
+        read: Reads the small files of a folder.
+        make: Joins both.
+    """
 
     graphs: Sequence[str]
     modules: Sequence[str]
-    make: Callable[[Path, _Opened], Model]
+    read: Callable[[Path], Any]
+    make: Callable[[Any, _Opened], Model]
 
 
 _SESSION, _PACKAGE = "exporter.runtime.onnx.session", "exporter.runtime.aoti.package"
 _CTC, _WHISPER = "exporter.runtime.ctc.model", "exporter.runtime.whisper.transcribe"
-_GRAPHS: Mapping[str, Callable[..., _Opened]] = {"onnx-int8": _onnx, "aoti": _aoti}
+_GRAPHS: Mapping[str, Callable[..., tuple[_Opened, Any]]] = {"onnx-int8": _onnx, "aoti": _aoti}
 _MODELS: Mapping[tuple[str, str], _Opener] = {
-    ("onnx-int8", "ctc"): _Opener(("model",), (_SESSION, _CTC), _ctc),
+    ("onnx-int8", "ctc"): _Opener(("model",), (_SESSION, _CTC), Path, _ctc),
     ("onnx-int8", "whisper"): _Opener(
         ("encoder_model", "cross_cache", "step"),
         (_SESSION, "exporter.runtime.onnx.whisper", _WHISPER),
+        _WhisperFiles.read,
         _onnx_whisper,
     ),
-    ("aoti", "ctc"): _Opener(("model",), (_PACKAGE, _CTC), _ctc),
+    ("aoti", "ctc"): _Opener(("model",), (_PACKAGE, _CTC), Path, _ctc),
     ("aoti", "whisper"): _Opener(
         ("encoder", "decoder"),
         (_PACKAGE, "exporter.runtime.aoti.whisper", _WHISPER),
+        _WhisperFiles.read,
         _aoti_whisper,
     ),
 }
@@ -137,12 +165,11 @@ _MODELS: Mapping[tuple[str, str], _Opener] = {
 class _WhisperModel:
     """A Whisper whose graphs an engine runs."""
 
-    def __init__(self, folder: Path, engine: Any) -> None:
-        from exporter.runtime.whisper.settings import CONFIG, GENERATION, read_values
+    def __init__(self, files: _WhisperFiles, engine: Any) -> None:
         from exporter.runtime.whisper.transcribe import Whisper
 
-        self._configs = read_values(folder / CONFIG), read_values(folder / GENERATION)
-        self._whisper = Whisper.read(folder, engine)
+        self._configs = files.configs
+        self._whisper = Whisper(engine, files.settings, files.text)
         self._workload: dict[str, Any] = {}
         mel = self._whisper.settings.mel
         self.functions: dict[str, Any] = engine.functions

@@ -82,8 +82,12 @@ def _naming(folder: Path) -> Callable[[str], str]:
 
 
 def _is_transposed(name: str, dtype: Any, shape: tuple[int, ...]) -> bool:
-    """Return whether a graph's tensor is codes of rows, stored as columns; groups are not."""
-    return name.endswith(".weight") and dtype in _INTEGERS and len(shape) == 2
+    """Return whether a graph's tensor is codes of rows, stored as columns.
+
+    Groups are not, nor is a head that is the token table, too.
+    """
+    shared = name == "proj_out.weight"
+    return name.endswith(".weight") and dtype in _INTEGERS and len(shape) == 2 and not shared
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -127,6 +127,21 @@ def test_the_same_windows_start_again(ours: Engine) -> None:
     assert np.array_equal(again.step(prompt), expected)
 
 
+def test_windows_do_not_depend_on_others(ours: Engine) -> None:
+    """Nor on how many there are, nor on which of them are decoded again."""
+    given = features(4)
+    given[1] *= 30  # its keys and values are much larger
+    together, others = ours.encode(given), ours.encode(given[[3, 1]])
+    chosen = ours.select(together, [3, 0])
+    for row in range(4):
+        alone = ours.encode(given[row : row + 1]).audio.arrays
+        for name, array in together.audio.arrays.items():
+            assert np.array_equal(array[row : row + 1], alone[name])
+    for name, array in together.audio.arrays.items():
+        assert np.array_equal(others.audio.arrays[name], array[[3, 1]])
+        assert np.array_equal(chosen.audio.arrays[name], array[[3, 0]])
+
+
 def test_threads_decode_beside_each_other(ours: Engine) -> None:
     def decoded(seed: int) -> np.ndarray:
         hypotheses = ours.start(ours.encode(features(1, seed)))
@@ -145,8 +160,9 @@ def test_threads_decode_beside_each_other(ours: Engine) -> None:
 
 @pytest.mark.parametrize("tokens", [2, 9])
 def test_queries_and_keys_are_the_same(ours: Engine, theirs: Any, tokens: int) -> None:
-    heads, encoded, text = [(1, 1), (0, 0), (1, 0)], ours.encode(features(1)), ids(1, tokens, 3)[0]
-    other = ArrayEngine(theirs).attend(torch.from_numpy(encoded.states), 0, text, heads)
+    heads, given, text = [(1, 1), (0, 0), (1, 0)], features(1), ids(1, tokens, 3)[0]
+    encoded, others = ours.encode(given), ArrayEngine(theirs)
+    other = others.attend(others.encode(given), 0, text, heads)
     for _ in range(2):  # before and after the window is decoded
         found = ours.attend(encoded, 0, text, heads)
         assert np.array_equal(found.logits, other.logits)

@@ -23,6 +23,10 @@ HEADS, DIM, SOURCE, POSITIONS = 3, 8, 11, 9
 WIDTH = HEADS * DIM
 
 
+def has_tokens(tensor: Tensor) -> bool:
+    return tensor.dim() == 3 and tensor.shape[1] > 1
+
+
 class Called(nn.Module):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -41,9 +45,8 @@ def opened(
     with torch.device("meta"):
         given = {name: torch.empty_like(tensor) for name, tensor in inputs.items()}
     axes = {
-        name: {0: f"{name}_rows", **({1: f"{name}_tokens"} if tensor.dim() == 3 else {})}
+        name: {0: f"{name}_rows", **({1: f"{name}_tokens"} if has_tokens(tensor) else {})}
         for name, tensor in given.items()
-        if "scale" not in name
     }
     shapes = {
         name: tuple(t.shape) for name, t in zip(outputs, module(*inputs.values()), strict=True)
@@ -113,13 +116,13 @@ def test_shared_cross_attention(
 
     def inputs(rows: int, windows: int, tokens: int) -> dict[str, Tensor]:
         caches = [(codes if narrow else draw)(windows, HEADS, SOURCE, DIM) for _ in range(2)]
-        scales = {f"scale{n}": draw(HEADS, 1, DIM + n)[..., :DIM].abs() / 127 for n in range(2)}
+        scales = {f"scale{n}": draw(windows, 1, WIDTH + n)[..., :WIDTH] / 127 for n in range(2)}
         return {
             "query": draw(rows, tokens, WIDTH),
             "key": caches[0],
             "value": caches[1].flip(2),
             "last": torch.full((windows,), SOURCE - 1, dtype=torch.int32),
-            **{name: scale.contiguous() for name, scale in scales.items() if narrow},
+            **{name: scale.abs().contiguous() for name, scale in scales.items() if narrow},
         }
 
     def attended(query: Tensor, key: Tensor, value: Tensor, last: Tensor, *scales: Tensor) -> Any:
@@ -135,8 +138,9 @@ def test_shared_cross_attention(
 
 
 def test_quantized_channels(tmp_path: Path) -> None:
-    """A channel that is nothing but zeros stays that."""
+    """Each window has its own scales; a channel that is nothing but zeros stays that."""
     states = draw(2, SOURCE, WIDTH) * torch.logspace(-3, 3, WIDTH)
+    states[1] *= 5
     states[:, :, 1] = 0
     session = opened(tmp_path, quantized_channels, {"states": states}, ["codes", "scale"])
     found = session({"states": states})
@@ -145,4 +149,4 @@ def test_quantized_channels(tmp_path: Path) -> None:
     expected, scale = quantized_channels(states)
     torch.testing.assert_close(found["scale"], scale, atol=0, rtol=1e-5)
     assert (found["codes"].short() - expected.short()).abs().max() <= 1
-    assert found["codes"].abs().amax((0, 1)).tolist() == [127, 0, *[127] * (WIDTH - 2)]
+    assert found["codes"].abs().amax(1).tolist() == [[127, 0, *[127] * (WIDTH - 2)]] * 2

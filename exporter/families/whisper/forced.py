@@ -16,6 +16,7 @@ from exporter.families.graph import GraphFunction
 from exporter.families.whisper.decoding.settings import own_settings
 from exporter.families.whisper.decoding.transcribe import own_features as own_features
 from exporter.families.whisper.engine.model import DECODERS
+from exporter.families.whisper.engine.step_decoder import unscaled
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio
 from exporter.runtime.whisper.engine import query_name
@@ -172,8 +173,7 @@ def _window_caches(shared: Mapping[str, Tensor], encoded: Tensor) -> States:
     for name, tensor in shared.items():
         _, index, leaf = name.split(".")
         if leaf in _LEAVES:
-            scale = shared.get(f"{name}_scale")
-            values = tensor.float() if scale is None else tensor.float() * scale
+            values = unscaled(tensor, shared.get(f"{name}_scale"))
             states[f"model.decoder.layers.{index}.encoder_attn.{_LEAVES[leaf]}"] = joined(values)
     if encoded.dim() == 5:  # a cache [windows, 2 * layers, heads, source, head_dim], maybe in int8
         values = unpacked(encoded) if encoded.dtype == torch.uint8 else encoded.float()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -17,6 +19,7 @@ from exporter.runtime.onnx import WRITTEN
 from exporter.system.signals import time_limit
 
 Array = NDArray[Any]
+_Done = TypeVar("_Done")
 
 # A call of a graph takes at most this long, with all its weights used on a slow machine.
 _CALL_S, _BYTES_PER_S = 60.0, 1e6
@@ -56,6 +59,38 @@ def call_limit_s(size_bytes: int) -> float:
     return _CALL_S + size_bytes / _BYTES_PER_S
 
 
+def open_graphs(
+    contents: Mapping[Path, bytes],
+    threads: int,
+    meanwhile: Callable[[], _Done],
+    *,
+    limit_s: float = 3600.0,
+) -> tuple[dict[Path, OpenGraph], _Done]:
+    """Open graphs beside each other: packing weights takes one core for each graph.
+
+    Args:
+        contents: The content of each file, beside which its external data is.
+        threads: Number of threads, of opening and of each graph.
+        meanwhile: Is called while they are opened.
+        limit_s: Seconds that opening all, and each call, may take in a step's process.
+
+    Returns:
+        The graphs, and what `meanwhile` returned.
+
+    Raises:
+        IntegrityError: A file is not a graph that onnxruntime can run.
+    """
+    # Those with the most nodes have the most weights, and take longest.
+    ordered = sorted(contents, key=lambda path: len(contents[path]), reverse=True)
+    with time_limit(limit_s), ThreadPoolExecutor(threads, "opening") as pool:
+        opening = {
+            path: pool.submit(_session, path, contents[path], threads, _CPU) for path in ordered
+        }
+        done = meanwhile()
+        opened = {path: OpenGraph(opening[path].result(), path, limit_s) for path in contents}
+    return opened, done
+
+
 def open_graph(
     path: Path,
     content: bytes,
@@ -76,6 +111,12 @@ def open_graph(
     Raises:
         IntegrityError: The file is not a graph that onnxruntime can run.
     """
+    with time_limit(limit_s):
+        session = _session(path, content, threads, providers)
+    return OpenGraph(session, path, limit_s)
+
+
+def _session(path: Path, content: bytes, threads: int, providers: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that spin long take the cores of the other sessions, and those that sleep at once
@@ -83,17 +124,27 @@ def open_graph(
     # 9.0; a greedy clip of the demo 15.9, 15.7, 32.5.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # A pattern of memory is planned from a first call, beside what that call has taken already.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     try:
         options.add_session_config_entry(_DATA_FOLDER, str(path.parent.absolute()))
-        with time_limit(limit_s):
-            session = onnxruntime.InferenceSession(content, options, providers=[*providers])
+        return onnxruntime.InferenceSession(content, options, providers=[*providers])
     except Exception as error:  # the base of onnxruntime's
         if exhausted(error):
             raise
         msg = f"{path} is no graph for onnxruntime {onnxruntime.__version__}: {error}"
         raise IntegrityError(msg.splitlines()[0][:500]) from error
-    return OpenGraph(session, path, limit_s)
+
+
+@cache
+def _share_memory() -> None:
+    """Let the graphs of this process, which run one after another, take memory from one arena."""
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
+    onnxruntime.create_and_register_allocator(info, None)
 
 
 class OpenGraph:

@@ -8,9 +8,11 @@ are queries of one row.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from threading import RLock
 from typing import Any
 
@@ -30,7 +32,8 @@ from exporter.runtime.whisper.engine import (
 ENCODER, CROSS, STEP = GRAPHS = ("encoder_model", "cross_cache", "step")
 
 _OWN_CACHE, _CROSS_CACHE, _SCALE = "own.", "cross.", "_scale"
-_SPARE = 2  # sets of caches that are kept for reuse: of a prompt, and of its hypotheses
+# Sets of caches that are kept for reuse: those of a prompt, and of its hypotheses.
+_SPARE = {_OWN_CACHE: 2, _CROSS_CACHE: 1}
 
 
 @dataclass(eq=False)
@@ -44,10 +47,9 @@ class _Caches:
 
 @dataclass(eq=False)
 class Encoded:
-    """Windows' hidden states [windows, source, width], and their caches once they are computed."""
+    """Windows that the encoder has heard: their caches."""
 
-    states: Array
-    audio: _Caches | None = None
+    audio: _Caches
 
 
 @dataclass(frozen=True)
@@ -78,50 +80,61 @@ class Engine:
     def __init__(self, graphs: Mapping[str, OpenGraph]) -> None:
         """Take up the open `GRAPHS`, by name."""
         self.functions: dict[str, Any] = dict(graphs)
-        self._cross, self._step = graphs[CROSS], graphs[STEP]
+        self._encoder, self._cross, self._step = (graphs[name] for name in GRAPHS)
         self._inputs, logits = self._step.inputs, self._step.outputs["logits"]
         self._vocabulary = int(logits.shape[-1])
         self._source = int(self._inputs[f"{_CROSS_CACHE}0.key"].shape[2])
         self._lock = RLock()  # a collection of garbage may give back while it is held
         self._spare: dict[str, list[_Caches]] = {_OWN_CACHE: [], _CROSS_CACHE: []}
-        (self._states,) = graphs[ENCODER].outputs
+        ((self._states, states),) = graphs[ENCODER].outputs.items()
+        self._hidden = [int(size) for size in states.shape[1:]]
+        # Scales of earlier releases' graphs are those of all windows of a call together.
+        scales = (name for name in self._inputs if name.endswith(_SCALE))
+        self._common = {name for name in scales if not isinstance(self._inputs[name].shape[0], str)}
         # Graphs of earlier releases give the logits of the last token only.
         self._gives_each = isinstance(logits.shape[1], str)
 
     def encode(self, features: Features) -> Encoded:
-        """Run the encoder, window by window.
+        """Run the encoder and compute the caches, window by window.
 
-        Each window uses all cores, and its rounding does not depend on the others.
+        Each window uses all cores, its activations stay in their caches, and its rounding does not
+        depend on the others.
         """
         windows = np.ascontiguousarray(features, np.float32)
-        run = self.functions[ENCODER]
-        states = [run({"input_features": windows[n : n + 1]}) for n in range(len(windows))]
-        return Encoded(np.concatenate([each[self._states] for each in states]))
+        encoded = self._encoded(len(windows))
+        together = len(windows) if self._common else 1
+        states = _mapped([together, *self._hidden], np.dtype(np.float32))
+        for first in range(0, len(windows), together):
+            for row in range(together):
+                window = windows[first + row : first + row + 1]
+                given = {"input_features": window, self._states: states[row : row + 1]}
+                self.functions[ENCODER](self._encoder.bind(given))
+            caches = self._rows(encoded.audio.arrays, slice(first, first + together))
+            self.functions[CROSS](self._cross.bind({"encoder_hidden_states": states, **caches}))
+        return encoded
 
     def select(self, encoded: Encoded, windows: Sequence[int]) -> Encoded:
-        """Return some of the windows, whose caches are computed anew."""
-        return Encoded(encoded.states[[*windows]])
+        """Return copies of some of the windows."""
+        chosen = self._encoded(len(windows))
+        for name, array in self._rows(encoded.audio.arrays, [*windows]).items():
+            chosen.audio.arrays[name][:] = array
+        return chosen
+
+    def _encoded(self, windows: int) -> Encoded:
+        """Return windows whose caches are to be written, and are given back in the end."""
+        encoded = Encoded(self.taken(_CROSS_CACHE, windows))
+        weakref.finalize(encoded, self.give_back, _CROSS_CACHE, encoded.audio)
+        return encoded
 
     def start(self, encoded: Encoded) -> Hypotheses:
         """Return the windows before their first token; the same windows may start again."""
-        self._audio(encoded)
         return Hypotheses(self, encoded)
-
-    def _audio(self, encoded: Encoded) -> _Caches:
-        """Return the windows' caches, computed at their first use."""
-        if encoded.audio is None:
-            audio = self.taken(_CROSS_CACHE, len(encoded.states))
-            given = {"encoder_hidden_states": encoded.states, **audio.arrays}
-            self.functions[CROSS](self._cross.bind(given))
-            encoded.audio = audio
-            weakref.finalize(encoded, self.give_back, _CROSS_CACHE, audio)
-        return encoded.audio
 
     def attend(self, encoded: Encoded, window: int, ids: Tokens, heads: Heads) -> Attention:
         """Decode ids [tokens] of one window at once; return the queries and keys of heads."""
         layers = {layer for layer, _ in heads}
         require_queries(layers, self._step.outputs)
-        audio = _row_of(self._audio(encoded).arrays, window)
+        audio = self._rows(encoded.audio.arrays, slice(window, window + 1))
         own = self.taken(_OWN_CACHE, 1)
         call = self._bound(own.arrays | audio, (1, len(ids)), layers)
         call.ids[:] = ids
@@ -143,14 +156,17 @@ class Engine:
                 if caches.rows == rows:
                     return spare.pop(index)
         named = {name: each for name, each in self._inputs.items() if name.startswith(prefix)}
-        return _Caches(rows, {name: _empty(value, rows) for name, value in named.items()})
+        create = _mapped if prefix == _OWN_CACHE else np.empty
+        return _Caches(
+            rows, {name: create(_shape(value, rows), value.dtype) for name, value in named.items()}
+        )
 
     def give_back(self, prefix: str, caches: _Caches) -> None:
         """Keep caches for reuse, the latest ones."""
         with self._lock:
             spare = self._spare[prefix]
             spare.append(caches)
-            del spare[:-_SPARE]
+            del spare[: -_SPARE[prefix]]
 
     def run(self, ids: Tokens, own: _Caches, audio: _Caches, length: int) -> Scores:
         """Decode ids [rows, tokens] at positions `length` and on; return logits as the graph."""
@@ -182,7 +198,7 @@ class Engine:
         caches = {**own.arrays, **audio.arrays}
         rows = own.rows
         if row is not None:
-            rows, caches = 1, _row_of(caches, row)
+            rows, caches = 1, self._rows(caches, slice(row, row + 1))
         call = self._bound(caches, (rows, tokens))
         if kept:
             own.kept = _Kept(call, audio)
@@ -207,13 +223,20 @@ class Engine:
             arrays[name] = np.empty((rows, tokens, width), np.float32)
         return _Call(self._step.bind(arrays), ids, last)
 
+    def repeated(self, audio: _Caches, rows: Tokens) -> _Caches:
+        """Return copies of windows' caches, one for each row, by the rows' windows."""
+        return _Caches(len(rows), self._rows(audio.arrays, rows))
+
+    def _rows(self, caches: Mapping[str, Array], rows: Any) -> dict[str, Array]:
+        """Return some rows of caches: views if they are a slice, else copies."""
+        return {n: a if n in self._common else a[rows] for n, a in caches.items()}
+
 
 class Hypotheses:
     """Windows being decoded: an `exporter.runtime.whisper.engine.Hypotheses`."""
 
     def __init__(self, engine: Engine, encoded: Encoded) -> None:
-        assert encoded.audio is not None
-        self.windows = len(encoded.states)
+        self.windows = encoded.audio.rows
         self._engine = engine
         self._encoded = encoded  # whose end gives the audio's caches back
         self._audio = encoded.audio
@@ -234,9 +257,7 @@ class Hypotheses:
             array[:, :, : self._length] = before.arrays[name][rows, :, : self._length]
         self._engine.give_back(_OWN_CACHE, before)
         if self.windows > 1:
-            self._audio = _Caches(
-                len(rows), {n: _repeated(n, a, rows) for n, a in self._audio.arrays.items()}
-            )
+            self._audio = self._engine.repeated(self._audio, rows)
 
     def reorder(self, rows: Tokens) -> None:
         """Copy the positions written so far."""
@@ -250,32 +271,25 @@ class Hypotheses:
         self._engine.give_back(_OWN_CACHE, self._own)
 
 
-def _empty(value: Value, rows: int) -> Array:
-    """Return an array for a cache, whose values are not read before they are written.
+def _shape(value: Value, rows: int) -> list[int]:
+    """Return the shape of a cache, whose axis without a fixed size has one entry a row."""
+    return [rows if isinstance(size, str) else size for size in value.shape]
 
-    Its axis without a fixed size has one entry a row.
+
+def _mapped(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Return an array that takes memory only where it was written, and gives it back in the end.
+
+    numpy asks for huge pages, of which a few tokens of each head would touch all.
     """
-    shape = [rows if isinstance(size, str) else size for size in value.shape]
-    return np.empty(shape, value.dtype)
-
-
-def _repeated(name: str, array: Array, rows: Tokens) -> Array:
-    repeated: Array = array if _is_scale(name) else array[rows]
-    return repeated
-
-
-def _row_of(caches: Mapping[str, Array], row: int) -> dict[str, Array]:
-    return {n: a if _is_scale(n) else a[row : row + 1] for n, a in caches.items()}
+    memory = mmap(-1, math.prod(shape) * dtype.itemsize, MAP_PRIVATE | MAP_ANONYMOUS)
+    return np.ndarray(shape, dtype, memory)
 
 
 def _keys(audio: Mapping[str, Array], layer: int, head: int) -> Array:
     """Return a head's keys [head_dim, source] of the first window, in float32."""
     name = f"{_CROSS_CACHE}{layer}.key"
     keys, scale = audio[name][0, head], audio.get(f"{name}{_SCALE}")
-    floats: Array = keys if scale is None else keys * scale[head]
-    return floats.T
-
-
-def _is_scale(name: str) -> bool:
-    """Return whether a tensor of the audio's cache is a scale, common to all windows."""
-    return name.endswith(_SCALE)
+    if scale is not None:
+        keys = keys * scale.reshape(-1, keys.shape[1])[head]
+    floats: Array = keys.T
+    return floats

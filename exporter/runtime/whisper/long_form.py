@@ -132,10 +132,13 @@ class LongForm:
         """
         while places := [place for place, one in enumerate(recordings) if one.left]:
             active = [recordings[place] for place in places]
-            windows, encoded = self._decode(active)
-            rows = zip(places, active, windows, strict=True)
-            for row, (place, recording, window) in enumerate(rows):
-                yield place, self._advance(recording, window, encoded, row)
+            yield from zip(places, self._decoded(active), strict=True)
+
+    def _decoded(self, active: Sequence[Recording]) -> Iterator[list[Timed]]:
+        """Decode the next window of each, and yield its segments."""
+        windows, encoded = self._decode(active)
+        for row, (recording, window) in enumerate(zip(active, windows, strict=True)):
+            yield self._advance(recording, window, encoded, row)
 
     def _decode(self, active: Sequence[Recording]) -> tuple[list[Window], Any]:
         """Decode the next window of each; return what was encoded, too."""

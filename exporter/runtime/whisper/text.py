@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +16,7 @@ _TOKENIZER, _CONFIG, _SPECIAL = "tokenizer.json", "tokenizer_config.json", "spec
 _VOCABULARY, _MERGES, _ADDED = "vocab.json", "merges.txt", "added_tokens.json"
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens")
 _TIME = re.compile(r"<\|(\d+\.\d+)\|>")
+_MERGE, _PAIR = "\n", "\0"  # between merges, and the two names of one: no letters of GPT-2's
 _NO_TIMESTAMPS = "<|notimestamps|>"
 # GPT-2's pattern for words, as tokenizers' `ByteLevel` has it, on letters that stand for classes:
 # L letters, N numbers, S space of any kind, o others, and the space itself.
@@ -43,16 +45,20 @@ class Text:
             special: Further tokens that are special, by name.
             clean_up: Whether spaces before punctuation are removed.
         """
-        self._model: Mapping[str, Any] = tokenizer["model"]
-        self._vocabulary: Mapping[str, int] = self._model["vocab"]
+        vocabulary: Mapping[str, int] = tokenizer["model"]["vocab"]
+        # In one piece, as only prompts need them: a hundred thousand strings take much memory.
+        self._merges = _MERGE.join(map(_merge, tokenizer["model"]["merges"]))
         added = {one["content"]: one for one in tokenizer.get("added_tokens") or ()}
         self._added = {name: int(one["id"]) for name, one in added.items()}
         named = {name for name, one in added.items() if one.get("special")}.union(special)
-        self._special = {n for n in map(self.number, named) if n is not None}
+        numbers = {name: self._added.get(name, vocabulary.get(name)) for name in named}
+        self._special = {number for number in numbers.values() if number is not None}
         self._clean_up = clean_up
-        self._names = {number: name for name, number in self._vocabulary.items()}
-        self._names.update({number: name for name, number in self._added.items()})
-        times = self.number(_NO_TIMESTAMPS)
+        added_names = {number: name for name, number in self._added.items()}
+        self._names: ChainMap[int, str] = ChainMap(
+            added_names, {number: name for name, number in vocabulary.items()}
+        )
+        times = self._added.get(_NO_TIMESTAMPS, vocabulary.get(_NO_TIMESTAMPS))
         self._times = len(self._names) if times is None else times + 1
         self._words = {
             number
@@ -79,11 +85,6 @@ class Text:
         except (KeyError, TypeError) as error:
             msg = f"{folder}: its tokenizer has no {error}: build the artifact again"
             raise IntegrityError(msg) from error
-
-    def number(self, name: str) -> int | None:
-        """Return the id of a token by name."""
-        number = self._added.get(name)
-        return self._vocabulary.get(name) if number is None else number
 
     def spoken(self, ids: Iterable[int]) -> list[int]:
         """Return the tokens that have text: neither special, nor timestamps, nor unknown."""
@@ -151,11 +152,13 @@ class Text:
         return pattern.split
 
     @cached_property
+    def _vocabulary(self) -> Mapping[str, int]:
+        return {name: number for number, name in self._names.maps[1].items()}
+
+    @cached_property
     def _ranks(self) -> Mapping[tuple[str, str], int]:
-        pairs = (
-            tuple(merge.split(" ") if isinstance(merge, str) else merge)
-            for merge in self._model["merges"]
-        )
+        merges = self._merges.split(_MERGE) if self._merges else []
+        pairs = (merge.split(_PAIR) for merge in merges)
         return {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs)}
 
     def _merged(self, word: str) -> list[int]:
@@ -168,6 +171,11 @@ class Text:
                 break
             pieces = list(_joined(pieces, best))
         return [self._vocabulary[piece] for piece in pieces if piece in self._vocabulary]
+
+
+def _merge(merge: str | Sequence[str]) -> str:
+    """Return a merge in one piece, from either form that `tokenizer.json` has."""
+    return _PAIR.join(merge.split(" ") if isinstance(merge, str) else merge)
 
 
 def _joined(pieces: Sequence[str], pair: tuple[str, str]) -> Iterator[str]:

@@ -7,7 +7,6 @@ and originals hear the same pieces.
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from exporter.formats import audio
@@ -68,15 +67,6 @@ class Whisper:
     engine: Engine
     settings: Settings
     text: Text
-
-    @classmethod
-    def read(cls, folder: Path, engine: Engine) -> "Whisper":
-        """Read an artifact's configs and tokenizer.
-
-        Raises:
-            IntegrityError: A file is missing or not readable.
-        """
-        return cls(engine, Settings.read(folder), Text.read(folder))
 
     def transcribe(self, sounds: Sequence[Sound], options: Options) -> list[Transcript]:
         """Transcribe recordings, float32 mono [samples] at the checkpoint's rate, in order.

@@ -79,8 +79,12 @@ def attention(query: Any, key: Any, value: Any, heads: int) -> Any:
 
 
 def quantized_channels(states: Any) -> Any:
-    """Quantize channels by square and maximum: `Abs` and `ReduceMin` of onnxruntime are slower."""
-    peaks = op.ReduceMax(op.Mul(states, states), op.Constant(value_ints=[0, 1]), keepdims=0)
+    """Quantize channels by square and maximum: `Abs` and `ReduceMin` of onnxruntime are slower.
+
+    Its maximum over the leading axes uses all cores, over the second one alone a core for each row.
+    """
+    axes = op.Constant(value_ints=[0, 1] if states.shape[0] == 1 else [1])
+    peaks = op.ReduceMax(op.Mul(states, states), axes, keepdims=1)
     scale = op.Max(op.Mul(op.Sqrt(peaks), 1 / 127), op.Constant(value_float=2.0**-126))
     one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(0, ir.DataType.INT8))
     return op.QuantizeLinear(op.Mul(states, op.Reciprocal(scale)), one, zero), scale
@@ -101,6 +105,8 @@ def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: 
     """Return the node without new keys; its operator requires a present nevertheless.
 
     Shapes are computed from `last`, which all layers share, so onnxruntime computes them once.
+    The operator's scales belong to all its rows, so those of a window multiply its queries, and
+    what they attend to.
     """
     _, heads, source, dim = (int(size) if axis else 0 for axis, size in enumerate(key.shape))
     windows, rows = op.Shape(last), op.Shape(query)
@@ -110,11 +116,16 @@ def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: 
     )
     none = op.ConstantOfShape(nothing)
     total = op.Constant(value=ir.tensor([source], ir.DataType.INT32))
-    arguments = [op.Reshape(query, queries), none, none, key, value, last, total]
+    query = op.Reshape(query, queries)
+    arguments = [none, none, key, value, last, total]
     settings: dict[str, Any] = {"num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
     if scales:
-        arguments += [*[None] * 5, *scales]
-        kinds = dict.fromkeys(("k_quant_type", "v_quant_type"), "PER_CHANNEL")
+        query = op.Mul(query, scales[0])
+        one = op.Constant(value_floats=[1.0])
+        arguments += [*[None] * 5, one, one]
+        kinds = dict.fromkeys(("k_quant_type", "v_quant_type"), "PER_TENSOR")
         settings |= {"kv_cache_bit_width": 8, **kinds}
-    attended, *same = _GROUP_QUERY(*arguments, causal=0, **settings)
+    attended, *same = _GROUP_QUERY(query, *arguments, causal=0, **settings)
+    if scales:
+        attended = op.Mul(attended, scales[1])
     return op.Reshape(attended, rows), *same

@@ -64,8 +64,8 @@ _INPUTS: dict[str, Callable[[Any], Round]] = {
 
 
 def _channels(states: Tensor, heads: int) -> Tensor:
-    """Round keys or values [windows, length, width] to int8 with a scale per channel."""
-    peaks = states.square().amax((0, 1)).sqrt()
+    """Round keys or values [windows, length, width] to int8, with a window's scale per channel."""
+    peaks = states.square().amax(1, keepdim=True).sqrt()
     scale = (peaks / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (states / scale).round().mul(scale)
 

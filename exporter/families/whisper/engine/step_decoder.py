@@ -39,7 +39,7 @@ class StepDecoder:
         self._device = device
         heads = config.decoder_attention_heads
         self._shape = (heads, config.max_target_positions, config.d_model // heads)
-        self._source = config.max_source_positions
+        self._source, self._width = config.max_source_positions, config.d_model
         layers = range(config.decoder_layers)
         self._own = [f"own.{index}.{leaf}" for index in layers for leaf in ("key", "value")]
 
@@ -67,7 +67,11 @@ class StepDecoder:
     def _begin(self, cache: StepCache, encoded: Tensor) -> None:
         """Allocate a row for each window, and compute the windows' own caches."""
         cache.tensors = self._allocate(len(encoded))
-        cache.shared = self._functions["cross_cache"]({"encoder_hidden_states": encoded})
+        cross = self._functions["cross_cache"]
+        parts = [cross({"encoder_hidden_states": window}) for window in encoded.split(1)]
+        if len(parts) > 1 and any(map(self._is_common, parts[0], parts[0].values())):
+            parts = [cross({"encoder_hidden_states": encoded})]
+        cache.shared = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def expand_beams(self, encoded: Tensor, cache: StepCache, beams: int) -> Tensor:
         """Allocate caches for all rows; copy only the positions that the prompt has written."""
@@ -77,7 +81,8 @@ class StepDecoder:
             grown[name][:, :, : cache.length] = tensor[rows, :, : cache.length]
         cache.tensors = grown
         if len(encoded) > 1:
-            cache.shared = {n: t if _is_scale(n) else t[rows] for n, t in cache.shared.items()}
+            shared = cache.shared.items()
+            cache.shared = {n: t if self._is_common(n, t) else t[rows] for n, t in shared}
         return encoded
 
     def _allocate(self, rows: int) -> dict[str, Tensor]:
@@ -87,7 +92,7 @@ class StepDecoder:
 
     def _run_row(self, ids: Tensor, cache: StepCache, row: int) -> Tensor:
         caches = {**cache.tensors, **cache.shared}
-        one = {n: t if _is_scale(n) else t[row : row + 1] for n, t in caches.items()}
+        one = {n: t if self._is_common(n, t) else t[row : row + 1] for n, t in caches.items()}
         return self._logits(ids[row : row + 1], one, cache.length)
 
     def _logits(self, ids: Tensor, caches: Mapping[str, Tensor], length: int) -> Tensor:
@@ -110,6 +115,10 @@ class StepDecoder:
         }
         return self._functions["step"](inputs, wanted)
 
+    def _is_common(self, name: str, tensor: Tensor) -> bool:
+        """Return whether it is a scale of all windows, as in graphs of earlier releases."""
+        return name.endswith("_scale") and tensor.shape[-1] != self._width
+
     def _filled(self, size: int, value: int) -> Tensor:
         return torch.full((size,), value, dtype=torch.int32, device=self._device)
 
@@ -120,10 +129,18 @@ class StepDecoder:
 def _keys(shared: Mapping[str, Tensor], layer: int) -> Tensor:
     """Return a layer's keys [heads, source, head_dim] of the first window."""
     name = f"cross.{layer}.key"
-    keys, scale = shared[name][0], shared.get(f"{name}_scale")
-    return keys if scale is None else keys * scale
+    return unscaled(shared[name], shared.get(f"{name}_scale"))[0]
 
 
-def _is_scale(name: str) -> bool:
-    """Return whether a tensor of the audio's cache is a scale, common to all windows."""
-    return name.endswith("_scale")
+def unscaled(cache: Tensor, scale: Tensor | None) -> Tensor:
+    """Return the numbers in float32 that a cache of the audio holds.
+
+    Args:
+        cache: Keys or values [windows, heads, source, head_dim], or their codes.
+        scale: The scales of the codes [windows, 1, width]; in graphs of earlier releases those of
+            all windows together [heads, 1, head_dim].
+    """
+    if scale is None:
+        return cache.float()
+    heads, dim = cache.shape[1], cache.shape[3]
+    return cache * scale.reshape(-1, heads, 1, dim)

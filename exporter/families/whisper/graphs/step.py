@@ -25,9 +25,10 @@ _WEIGHTS_FROM = "decoder_model_merged"
 
 
 class CrossCache(nn.Module):
-    """encoder_hidden_states -> per layer the key and the value [windows, heads, source, head_dim].
+    """encoder_hidden_states of one window -> per layer key and value [1, heads, source, head_dim].
 
-    They are float32, or int8 with their scales [heads, 1, head_dim] after them.
+    They are float32, or int8 with their scales [1, 1, width] after them. Products round all that
+    they are given with one scale, so several windows would depend on each other.
     """
 
     def __init__(self, model: Any) -> None:
@@ -45,7 +46,7 @@ class CrossCache(nn.Module):
             if self.narrow:
                 pairs = [quantized_channels(each) for each in states]
                 states = [codes for codes, _ in pairs]
-                scales = [scale.unflatten(0, (self.heads, 1, -1)) for _, scale in pairs]
+                scales = [scale for _, scale in pairs]
             caches += [*(split(each, self.heads) for each in states), *scales]
         return tuple(caches)
 
@@ -120,21 +121,18 @@ def step_graphs(model: Any) -> list[Graph]:
             outputs[f"{name}{WRITTEN}"] = ("rows", heads, length, dim)
         for leaf in ("key", "value"):
             name = f"cross.{index}.{leaf}"
-            produced[name] = outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
+            produced[name] = (1, heads, hidden[1], dim)
+            outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
             inputs[name] = meta((2, heads, hidden[1], dim), torch.int8 if narrow else torch.float32)
             dynamic[name] = {0: "windows"}
         outputs[query_name(index)] = ("rows", "tokens", model.config.d_model)
         for name in (f"cross.{index}.{leaf}_scale" for leaf in ("key", "value") if narrow):
-            produced[name], inputs[name] = (heads, 1, dim), meta((heads, 1, dim))
-    encoded = {"encoder_hidden_states": meta(hidden)}
-    windows = {"encoder_hidden_states": {0: "windows"}}
+            produced[name] = (1, 1, model.config.d_model)
+            inputs[name] = meta((2, 1, model.config.d_model))
+            dynamic[name] = {0: "windows"}
+    encoded = {"encoder_hidden_states": meta((1, *hidden[1:]))}
     cross = Graph(
-        "cross_cache",
-        CrossCache(model),
-        encoded,
-        windows,
-        produced,
-        weights_from=_WEIGHTS_FROM,
+        "cross_cache", CrossCache(model), encoded, {}, produced, weights_from=_WEIGHTS_FROM
     )
     step = Graph("step", Step(model), inputs, dynamic, outputs, weights_from=_WEIGHTS_FROM)
     if alike(model.model.decoder.layers):

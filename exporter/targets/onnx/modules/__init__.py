@@ -17,7 +17,7 @@ from exporter.quantization.schemes.float import Scheme as Float
 from exporter.targets.onnx.modules import dynamic_int8, floating, static_int8, weight_only
 from exporter.targets.onnx.modules.dynamic_int8 import Int8MatMul
 from exporter.targets.onnx.modules.floating import FloatMatMul, TiedMatMul
-from exporter.targets.onnx.modules.table import SharedTable
+from exporter.targets.onnx.modules.table import SharedHead, SharedTable
 
 _BY_SCHEME: dict[str, Any] = {
     "float": floating,
@@ -54,7 +54,9 @@ def replace_modules(
         product = model.get_submodule(head)
         if table in plan.quantized:
             assert isinstance(product, Int8MatMul)
-            replace_module(model, table, SharedTable(product))
+            shared_head = SharedHead(product)
+            replace_module(model, head, shared_head)
+            replace_module(model, table, SharedTable(shared_head))
         elif isinstance(product, FloatMatMul):
             replace_module(model, head, TiedMatMul(model.get_submodule(table)))
 
