@@ -1,4 +1,4 @@
-"""Compile an aoti artifact's packages so that torch's profiler sees every kernel in them.
+"""Compile an aoti artifact's packages so that each kernel in them is timed, by `marks.cpp`.
 
 What they compute is the same. The folder is no sealed artifact, and good for `run` alone.
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import torch
 
@@ -20,9 +23,10 @@ from exporter.quantization.plan import plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
 from exporter.system.progress import silent
 from exporter.targets import TARGETS
+from exporter.targets.aoti import compiler, devices, kernels
 from exporter.targets.base import Job
 
-# AOTInductor then wraps each call, of our own kernels too, in a mark that torch's profiler records.
+# AOTInductor then wraps each call, of our own kernels too, in a mark for a profiler.
 MARKS = {"cpp.enable_kernel_profile": True}
 
 
@@ -33,7 +37,7 @@ def build(source: Path, folder: Path) -> None:
     model = family.skeleton(checkpoint.config)
     shared = shared_tables(family.TIED, checkpoint.tensors)
     folder.mkdir(parents=True)
-    with TemporaryDirectory() as cache, torch._inductor.config.patch(MARKS):
+    with TemporaryDirectory() as cache, torch._inductor.config.patch(MARKS), profiler(Path(cache)):
         os.environ["EXPORTER_CACHE"] = cache
         target.build(
             Job(
@@ -47,6 +51,17 @@ def build(source: Path, folder: Path) -> None:
             )
         )
     checkpoint.copy_companions(folder)
+
+
+@contextmanager
+def profiler(folder: Path) -> Iterator[None]:
+    """Link our profiler into packages, which have none without libtorch."""
+    flags = devices.SUPPORT["cpu"].kernel_flags("x86-64-v3", (), None)
+    sources = [Path(__file__).with_name("marks.cpp")]
+    command = os.environ.get("CXX", "g++")
+    (linked,) = kernels.compile_sources(sources, folder, command, flags)
+    with patch.object(compiler, "LIBRARY_FLAGS", f"{devices.LIBRARY_FLAGS} {linked}"):
+        yield
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _OPERATORS = {
     r"step_attention": OWN,
     r"window_attention": AUDIO,
     r"attention": ATTENTION,
-    r"convolution": CONVOLUTIONS,
+    r"conv": CONVOLUTIONS,
     r"linear|mm(_|$)": PRODUCTS,
     r"keep_window": PACKING,
 }

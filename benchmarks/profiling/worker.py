@@ -1,15 +1,17 @@
 """Time the parts of whole transcriptions in one fresh process, for benchmarks/profiling/run.py.
 
-Two models take turns: the artifact as it is, with a clock around each call of a graph, and the
-same one with marked kernels under torch's profiler. So both meet the same phases of the machine.
+The artifact's own graphs, with a clock around each call, take turns with the same graphs whose
+kernels are marked, on the same weights. So both meet the same phases of the machine.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import statistics
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,20 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.peers.workers.worker import foreign_cpu_s, versions_of
 from benchmarks.profiling.kernel_kinds import kinds
-from exporter.artifact.store import read_manifest
 from exporter.bench.microbench import memory_read
-from exporter.recipe import Decoding
+from exporter.formats import pt2
 from exporter.recognition.load import load
-from exporter.targets import TARGETS
-from exporter.targets.aoti.package import TensorSpec, read_spec
+from exporter.runtime.aoti.package import Bound, Package, open_packages
+from exporter.runtime.aoti.spec import BITS, TensorSpec, parse
 
 _WARM_UPS = 2  # beside the one that compares tokens
-_GRAPH = "graph: "  # marks of whole graphs in a profile
 _TABLES = ".embed_"  # of which a token reads one row
 
 
@@ -51,33 +49,45 @@ class Call:
         return self.end - self.start
 
 
-def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Open both models, warm them up, and time them in turns."""
-    plain = load(asked["plain"], threads=asked["threads"])
-    manifest = read_manifest(Path(asked["plain"]))
-    marked = TARGETS["aoti"].load(Path(asked["marked"]), manifest, plain.family, asked["threads"])
-    windows = list(np.load(asked["audio"]))
-    decoding = Decoding(language="en", task="transcribe")
-    for model in (plain.model, marked):
-        plain.family.force_tokens(model, asked["tokens"])
+class Mark(ctypes.Structure):
+    """A kernel's call, as `marks.cpp` tells it."""
 
-    def transcribe(model: Any) -> list[tuple[int, ...]]:
-        told = plain.family.transcribe(model, plain.processor, windows, decoding)
+    _fields_ = (("name", ctypes.c_char_p), ("seconds", ctypes.c_double))
+
+
+def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Open both kinds of graphs, warm them up, and time them in turns."""
+    recogniser = load(asked["plain"], threads=asked["threads"])
+    recogniser.opened.force_tokens(asked["tokens"])
+    functions = recogniser.opened.functions
+    assert functions is not None
+    packages = {f"{name}.pt2": (Path(asked["marked"]) / f"{name}.pt2") for name in functions}
+    contents = {name: path.read_bytes() for name, path in packages.items()}
+    marked = open_packages(Path(asked["plain"]), contents, asked["threads"])
+    windows = list(np.load(asked["audio"]))
+
+    def transcribe() -> list[tuple[int, ...]]:
+        how = {"language": "en", "batch_size": len(windows)}
+        told = recogniser.transcribe(windows, sampling_rate=16_000, **how)
         return [transcript.tokens for transcript in told]
 
-    if transcribe(plain.model) != transcribe(marked):
+    def transcribe_marked() -> list[tuple[int, ...]]:
+        with replaced(functions, lambda name, _: marked[name]):
+            return transcribe()
+
+    if transcribe() != transcribe_marked():
         msg = "the marked packages decode other tokens than the artifact"
         raise SystemExit(msg)
-    for model in (plain.model, marked) * _WARM_UPS:
-        transcribe(model)
+    for call in (transcribe, transcribe_marked) * _WARM_UPS:
+        call()
     before, started = foreign_cpu_s(), time.monotonic()
     passes = [
-        (clocked(plain.model, transcribe), profiled(marked, transcribe))
+        (clocked(functions, transcribe), profiled(functions, marked, transcribe))
         for _ in range(asked["runs"])
     ]
     foreign = (foreign_cpu_s() - before) / (time.monotonic() - started) / asked["threads"]
     return {
-        "versions": versions_of(("asr-exporter", "torch", "transformers")),
+        "versions": versions_of(("asr-exporter", "torch")),
         "foreign_share": round(max(0.0, foreign), 3),
         **summed([clock for clock, _ in passes]),
         "profiled_s": [seconds for _, (seconds, _) in passes],
@@ -87,63 +97,73 @@ def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def clocked(model: Any, transcribe: Callable[[Any], Any]) -> tuple[float, list[Call], float]:
+def clocked(
+    functions: dict[str, Any], transcribe: Callable[[], Any]
+) -> tuple[float, list[Call], float]:
     """When a transcription began, its graphs' calls, and when it ended."""
     calls: list[Call] = []
 
     def around(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(inputs: dict[str, Any], *wanted: Any) -> Any:
+        def call(inputs: Mapping[str, Any] | Bound) -> Any:
             start = time.perf_counter()
-            outputs = function(inputs, *wanted)
+            outputs = function(inputs)
             end = time.perf_counter()
-            ids, position = inputs.get("input_ids"), inputs.get("position")
+            arrays = inputs.arrays if isinstance(inputs, Bound) else inputs
+            ids, position = arrays.get("input_ids"), arrays.get("position")
             tokens = 0 if ids is None else ids.shape[1]
-            calls.append(Call(name, start, end, tokens, 0 if position is None else int(position)))
+            first = 0 if position is None else int(position[0])
+            calls.append(Call(name, start, end, tokens, first))
             return outputs
 
         return call
 
-    with replaced(model.engine.functions, around):
+    with replaced(functions, around):
         start = time.perf_counter()
-        transcribe(model)
+        transcribe()
         end = time.perf_counter()
     return start, calls, end
 
 
 def profiled(
-    model: Any, transcribe: Callable[[Any], Any]
+    functions: dict[str, Any], marked: Mapping[str, Package], transcribe: Callable[[], Any]
 ) -> tuple[float, dict[str, dict[str, Any]]]:
-    """A transcription's seconds under the profiler, and its kernels by graph."""
+    """A transcription's seconds with marked kernels, and these by graph."""
+    found: dict[str, dict[str, Any]] = {}
 
-    def around(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any) -> Any:
-            with record_function(_GRAPH + name):
-                return function(*given)
+    def around(name: str, _: Callable[..., Any]) -> Callable[..., Any]:
+        def call(inputs: Mapping[str, Any] | Bound) -> Any:
+            outputs = marked[name](inputs)
+            add(found.setdefault(name, {}), name, marks(marked[name]))
+            return outputs
 
         return call
 
-    with (
-        replaced(model.engine.functions, around),
-        profile(activities=[ProfilerActivity.CPU], acc_events=True) as told,
-    ):
+    for package in marked.values():
+        marks(package)  # of earlier calls
+    with replaced(functions, around):
         start = time.perf_counter()
-        transcribe(model)
+        transcribe()
         seconds = time.perf_counter() - start
-    found: dict[str, dict[str, Any]] = {}
-    for event in told.events():
-        if event.name.startswith(_GRAPH):
-            graph = event.name.removeprefix(_GRAPH)
-            inner = sorted(event.cpu_children, key=lambda child: child.time_range.start)
-            add(found.setdefault(graph, {}), graph, inner)
     return seconds, found
 
 
-def add(kernels: dict[str, Any], graph: str, events: Sequence[Any]) -> None:
+def marks(package: Package) -> list[tuple[str, float]]:
+    """Name and seconds of each kernel that ran since the last time, in order."""
+    told = ctypes.POINTER(Mark)()
+    function = package._library._functions.exporter_marks
+    function.restype = ctypes.c_size_t
+    count = function(ctypes.byref(told))
+    return [(told[place].name.decode(), told[place].seconds) for place in range(count)]
+
+
+def add(kernels: dict[str, Any], graph: str, called: Sequence[tuple[str, float]]) -> None:
     """Add the kernels of one call, each under its name and kind."""
-    for kind, event in zip(kinds(graph, [event.name for event in events]), events, strict=True):
-        told = kernels.setdefault(f"{kind}: {event.name}", {"kind": kind, "calls": 0, "seconds": 0})
+    for kind, (name, seconds) in zip(
+        kinds(graph, [name for name, _ in called]), called, strict=True
+    ):
+        told = kernels.setdefault(f"{kind}: {name}", {"kind": kind, "calls": 0, "seconds": 0})
         told["calls"] += 1
-        told["seconds"] += event.time_range.elapsed_us() / 1e6
+        told["seconds"] += seconds
 
 
 @contextmanager
@@ -207,7 +227,8 @@ def token(artifact: str, calls: Sequence[Call]) -> dict[str, Any]:
 
 def bytes_read(package: Path, filled: float) -> dict[str, int]:
     """Weights once, of tables one row; the audio's cache; of its own as far as it is `filled`."""
-    spec = read_spec(package)
+    with zipfile.ZipFile(package) as members:
+        spec = parse(members.read(f"{package.stem}/{pt2.SPEC}"), package)
     weights = sum(
         size(constant.dtype, constant.shape[1:] if _TABLES in constant.name else constant.shape)
         for constant in spec.constants.values()
@@ -224,8 +245,7 @@ def whole(tensor: TensorSpec) -> int:
 
 def size(dtype: str, shape: Sequence[int]) -> int:
     """The bytes of a tensor."""
-    kind: torch.dtype = getattr(torch, dtype)
-    return kind.itemsize * prod(shape)
+    return BITS[dtype] // 8 * prod(shape)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -214,23 +214,40 @@ def require_files(folder: Path, manifest: AnyManifest) -> None:
         msg = f"{whose}.\nRemove what does not belong there{_removal(folder, extra)}"
         raise IntegrityError(msg)
     for file in manifest.files:
-        _require_equal(folder, file, hashed=False)
+        _require_equal(folder, file, None)
 
 
-def require_hashes(folder: Path, manifest: AnyManifest) -> None:
-    """Raise IntegrityError unless the files that `require_files` checked have the sealed bytes."""
-    for file in manifest.files:
-        _require_equal(folder, file, hashed=True)
+def require_hashes(
+    folder: Path,
+    manifest: AnyManifest,
+    only: Collection[str] | None = None,
+    digest: Callable[[Path], str] = sha256_file,
+) -> None:
+    """Raise IntegrityError unless the files that `require_files` checked have the sealed bytes.
+
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        only: The paths to check; None: all.
+        digest: Hashes a file: `sha256_file` or `sha256_mapped`.
+    """
+    files: list[File | SealedFile] = [*manifest.files]
+    for file in sorted(files, key=lambda file: file.size_bytes, reverse=True):
+        if only is None or file.path in only:
+            _require_equal(folder, file, digest)
 
 
-def _require_equal(folder: Path, file: File | SealedFile, *, hashed: bool) -> None:
+def _require_equal(
+    folder: Path, file: File | SealedFile, digest: Callable[[Path], str] | None
+) -> None:
+    """Compare a file's size, and its bytes by a `digest`."""
     path = folder / inside(file.path)
     try:
         require_plain(path)
         equal = path.stat().st_size == file.size_bytes
-        if equal and hashed:
-            equal = sha256_file(path) == file.sha256
-    except FileNotFoundError:
+        if equal and digest is not None:
+            equal = digest(path) == file.sha256
+    except (FileNotFoundError, ValueError):  # of a file that was cut before it was mapped
         equal = False
     if not equal:
         msg = f"{path} does not match the manifest: build it again with --force"

@@ -21,6 +21,7 @@ from exporter.errors import CheckpointError, IntegrityError, MachineError, Trust
 from exporter.formats import pt2
 from exporter.formats.config_json import refuse_code
 from exporter.runtime.manifest import SealedManifest
+from exporter.system.files import sha256_mapped
 from exporter.system.text import listed
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ def opening(
 ) -> Iterator[SealedManifest]:
     """Do the same around a block that opens an artifact, without reading the whole manifest.
 
-    Files that are data are hashed in a thread while the block opens them: nothing may come out of
-    it before the block has ended. Code is opened only when every byte is known.
+    Data is hashed in a thread while the block opens it: nothing may come out of the block before
+    its end. Code is hashed, and its origin known, before the block begins.
 
     Args:
         folder: The artifact.
         trust: Accept code that was neither built here nor signed by a trusted key.
-        meanwhile: Whether the block only reads the data of such an artifact, which so may be
-            hashed meanwhile.
+        meanwhile: Whether the block opens no code of such an artifact but the bytes that
+            `store.read_verified` returns, so that data may be hashed meanwhile.
 
     Yields:
         What the manifest says to who opens the artifact.
@@ -132,18 +133,21 @@ def opening(
         BusyError: The artifact was replaced meanwhile.
     """
     manifest = store.read_sealed(folder)
-    if code(manifest) or not meanwhile(manifest):
-        manifest = store.verify_sealed(folder)
-        _authorize(folder, manifest, trust=trust)
-        yield manifest
-    else:
+    if meanwhile(manifest):
         _require_current(folder, manifest, store.require_files)
         with ThreadPoolExecutor(1, "hashing") as pool:
             hashed = pool.submit(_require_current, folder, manifest, _require_bytes)
             try:
+                _require_current(folder, manifest, _require_code)
+                _require(folder, folder, manifest, verified=True, trust=trust)
                 yield manifest
+                _require_forms(folder, manifest)
             finally:
                 hashed.result()
+    else:
+        manifest = store.verify_sealed(folder)
+        _authorize(folder, manifest, trust=trust)
+        yield manifest
     store.require_same(folder, manifest)  # fails if the artifact was replaced meanwhile
 
 
@@ -159,8 +163,11 @@ def _require_current(
 
 
 def _require_bytes(folder: Path, manifest: AnyManifest) -> None:
-    store.require_hashes(folder, manifest)
-    _require_forms(folder, manifest)
+    store.require_hashes(folder, manifest, digest=sha256_mapped)
+
+
+def _require_code(folder: Path, manifest: AnyManifest) -> None:
+    store.require_hashes(folder, manifest, code(manifest))
 
 
 def _authorize(folder: Path, manifest: AnyManifest, *, trust: bool) -> None:

@@ -6,7 +6,6 @@ Torch, and whatever else could run code, is imported only after an artifact is v
 from __future__ import annotations
 
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -254,6 +253,8 @@ def _require_package(package: str) -> None:
 
 
 def _is_installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution  # slow, and aoti needs none
+
     try:
         distribution(name)
     except (PackageNotFoundError, ValueError):  # which an empty name raises

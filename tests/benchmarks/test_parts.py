@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.peers import rounds
+from benchmarks.peers.rounds import write_audio
 from benchmarks.profiling import run
 from benchmarks.profiling.kernel_kinds import (
     ATTENTION,
@@ -33,6 +34,7 @@ TOKENS = 8
 def test_kernels_are_told_apart_by_name_and_place() -> None:
     encoder = {
         "aoti_torch_cpu_convolution": CONVOLUTIONS,
+        "aoti_torch_cpu_int8_conv": CONVOLUTIONS,
         "graph_0_cpp_fused__to_copy_gelu_1": LOOPS,
         "aoti_torch_cpu_int8_linear": PRODUCTS,
         "graph_0_cpp_fused_attention_mul_3": LOOPS,
@@ -66,7 +68,7 @@ def profile(
     arguments = [str(tiny_whisper), "--work", str(work), "--results", str(work / "parts.json")]
     arguments += ["--tokens", str(TOKENS), "--threads", "1", "--runs", "2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "WINDOW_S", 4)
+        patch.setattr(run, "write_audio", lambda bench: write_audio(replace(bench, window_s=4)))
         patch.setattr(run, "DISTURBED", 1.0)
         done = CliRunner().invoke(run.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -114,7 +116,7 @@ def test_the_bytes_of_a_token_are_counted(
     scales = layers * (6 * 64 + wide + 64) + tokens
     biases = layers * (5 * 64 + wide + 64)
     norms = 2 * 64 * (3 * layers + 1)
-    rows = 2 * 64
+    rows = 64  # of positions; the tokens' table is the head's
     read = profile[0]["parts"]["token"]["bytes"]
     assert read["weights"] == codes + 4 * (scales + biases + norms + rows)
     assert read["audio"] == 2 * layers * 200 * (64 + 2 * 4)

@@ -1,7 +1,9 @@
 """Map a safetensors file into memory, checked, without the library of that name."""
 
 import json
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from exporter.runtime.aoti.spec import BITS
 Array = NDArray[Any]
 
 _MAX_HEADER_BYTES = 16 << 20
+_POPULATE_READ = 22  # MADV_POPULATE_READ, which `mmap` does not name
 # Types by the format's names; numpy has no bfloat16, whose bits are kept as uint16.
 _TYPES = {
     **{"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool"},
@@ -33,7 +36,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._bytes = np.memmap(path, np.uint8, "r")
+            self._bytes = _mapped(path)
             size = len(self._bytes)
             length = int.from_bytes(self._bytes[:8].tobytes(), "little")
             if size < 8 or not 0 < length <= min(_MAX_HEADER_BYTES, size - 8):
@@ -53,6 +56,15 @@ class Weights:
         dtype, shape, begin, end = self._places[name]
         values = self._bytes[begin:end].view(numpy_type(dtype)).reshape(shape)
         return dtype, values
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """Map a file, every page of it at once: all are read, and single faults take longer."""
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with suppress(OSError):  # before Linux 5.14, pages are mapped as they are read
+        pages.madvise(_POPULATE_READ)
+    return np.frombuffer(pages, np.uint8)
 
 
 def numpy_type(dtype: str) -> np.dtype[Any]:

@@ -75,7 +75,8 @@ def compile_graph(
             own = kernels.of_graph(program, march)
             program = _without_others(graph, program, march)
             spec = _spec(graph, program, names)
-            settings = support.inductor_settings(march, threads)
+            # Graphs with caches take a token of each row at a time.
+            settings = support.inductor_settings(march, threads, few_rows=bool(graph.mutated))
             settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
                 own, support.shims
             )

@@ -49,8 +49,13 @@ class Cpu:
             *shlex.split(LIBRARY_FLAGS),
         ]
 
-    def inductor_settings(self, march: str, threads: int | None) -> dict[str, Any]:
+    def inductor_settings(
+        self, march: str, threads: int | None, *, few_rows: bool
+    ) -> dict[str, Any]:
         """Return Inductor's settings.
+
+        The loops of a graph with few rows run in one thread: starting and ending the others takes
+        longer than what there is to do.
 
         Without freezing: it would widen weights that are stored in 16 bits, and pack weights in a
         way that only this CPU understands. All weights stay tensors: Inductor writes the values of
@@ -58,8 +63,8 @@ class Cpu:
         """
         return {
             "cpp.march": march,
-            "cpp.dynamic_threads": threads is None,
-            "cpp.threads": threads or -1,
+            "cpp.dynamic_threads": threads is None and not few_rows,
+            "cpp.threads": 1 if few_rows else threads or -1,
             "freezing": False,
             "always_keep_tensor_constants": True,
             "aot_inductor.package_constants_in_so": False,

@@ -11,13 +11,20 @@
 namespace exporter {
 namespace {
 
-constexpr int kColumns = 4;     // rows of W at once
-constexpr int kRows = 5;        // rows of x at once, at most: with their sums all registers are full
-constexpr int64_t kBlock = 16;  // rows of W that stay in the nearest cache
+constexpr int kColumns = 4;  // rows of W at once
+constexpr int kRows = 5;     // rows of x at once, at most: with their sums all registers are full
+constexpr int64_t kBytes = 24576;  // of rows of W that stay in the nearest cache
+constexpr int64_t kBlocks = 16;    // at least, so that no thread waits long for another
+constexpr int64_t kAhead = 8192;   // bytes to prefetch: what hides the memory's latency
+
+void prefetch(const int8_t* place) { __builtin_prefetch(place + kAhead); }
+
+// What the first products do not fetch themselves; there may be less.
+void prefetch_first(const int8_t* place) {
+  for (int64_t at = 0; at < kAhead; at += Codes::kUnit) prefetch(place + at - kAhead);
+}
 
 #ifdef __AVX512VNNI__
-constexpr int64_t kAhead = 4096;  // bytes to prefetch: what hides the memory's latency
-
 // One sum of 16 numbers for each of four registers.
 __m128i totals(const __m512i (&of)[kColumns]) {
   const auto pairs = [](__m512i a, __m512i b) {
@@ -34,10 +41,6 @@ __m128i totals(const __m512i (&of)[kColumns]) {
 __m512i codes_of(const int8_t* weight, int64_t left) {
   const __mmask64 inside = left < Codes::kUnit ? (1ULL << left) - 1 : ~0ULL;
   return _mm512_maskz_loadu_epi8(inside, weight);
-}
-
-void prefetch(const int8_t* place) {
-  _mm_prefetch(reinterpret_cast<const char*>(place) + kAhead, _MM_HINT_T0);
 }
 
 // sums[row][column] of the products of `rows` rows of codes, offset taken off, and rows of W. In
@@ -143,19 +146,23 @@ void few_rows(const Linear& l) {
   const int64_t tiles = (l.rows + kRows - 1) / kRows, count = (l.rows + tiles - 1) / tiles;
   const bool alone = tiles == 1;  // then every thread has its own codes, and nobody waits
   Codes shared(l, alone ? 0 : l.rows);
-  Work columns((l.columns + kBlock - 1) / kBlock);
+  const int64_t most = std::min(kBytes / l.length, l.columns / kBlocks);
+  const int64_t taken = std::max<int64_t>(most / kColumns, 1) * kColumns;
+  const int64_t blocks = (l.columns + taken - 1) / taken;
+  Work columns(blocks);
   EXPORTER_PARALLEL {
     Codes own(l, alone ? l.rows : 0);
     Codes& codes = alone ? own : shared;
     const Share rows = alone ? Share(l.rows, 0, 1) : Share(l.rows);
+    prefetch_first(l.weight + Share(blocks).begin * taken * l.length);
     codes.quantize(l, rows.begin, rows.end);
     if (!alone) {
 #pragma omp barrier
     }
     columns.each([&](int64_t block) {
-      const int64_t end = std::min((block + 1) * kBlock, l.columns);
+      const int64_t end = std::min((block + 1) * taken, l.columns);
       for (int64_t row = 0; row < l.rows; row += count)
-        for (int64_t c = block * kBlock; c < end; c += kColumns)
+        for (int64_t c = block * taken; c < end; c += kColumns)
           tile(l, codes, row, std::min(count, l.rows - row),
                std::min(c, l.columns - kColumns));  // the last one may overlap
     });

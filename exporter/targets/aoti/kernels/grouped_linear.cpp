@@ -107,19 +107,6 @@ class Inputs {
   std::vector<Piece> all_;
 };
 
-// One sum of 16 numbers for each of four registers.
-__m128 totals(const __m512 (&of)[kColumns]) {
-  const auto pairs = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  };
-  const __m512d ab = _mm512_castps_pd(pairs(of[0], of[1]));
-  const __m512d cd = _mm512_castps_pd(pairs(of[2], of[3]));
-  const __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
-                                   _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
-  const __m512 half = _mm512_add_ps(all, _mm512_shuffle_f32x4(all, all, 0x4e));
-  return _mm_add_ps(_mm512_castps512_ps128(half), _mm512_extractf32x4_ps(half, 1));
-}
-
 template <int bits, int rows, bool zeros>
 void products(const Grouped& l, const Inputs& inputs, int64_t row, const int64_t (&at)[kColumns],
               const int32_t* points, float (&sums)[kRows][kColumns]) {

@@ -33,7 +33,8 @@ struct Panel {
 
   explicit Panel(int64_t groups) : codes(groups * kPanel) {}
 
-  // Columns from `first` on; zeros where there are none, and behind a column's end.
+  // Columns from `first` on; zeros where there are none, and behind a column's end. Those of the
+  // next panel are fetched from memory meanwhile.
   void pack(const Linear& l, int64_t first) {
     const __m512i offset = _mm512_set1_epi8(static_cast<char>(l.offset));
     for (int64_t part = 0; part < kPanel; part += kLanes) {
@@ -43,9 +44,10 @@ struct Panel {
         __m512i block[kLanes];
         for (int64_t lane = 0; lane < kLanes; lane++) {
           const int64_t column = first + part + lane;
-          block[lane] = column < l.columns
-                            ? _mm512_maskz_loadu_epi8(inside, l.weight + column * l.length + k)
-                            : _mm512_setzero_si512();
+          const int8_t* place = l.weight + column * l.length + k;
+          block[lane] = column < l.columns ? _mm512_maskz_loadu_epi8(inside, place)
+                                           : _mm512_setzero_si512();
+          _mm_prefetch(reinterpret_cast<const char*>(place + kPanel * l.length), _MM_HINT_T1);
         }
         transpose(block);
         uint32_t* place = codes.data() + k / kGroup * kPanel + part;

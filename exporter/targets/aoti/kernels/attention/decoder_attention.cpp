@@ -6,17 +6,28 @@
 // tells, for each earlier position, the row of the cache that holds it.
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
+#include <immintrin.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "tensors.h"
+#ifdef __AVX512F__
+#include "panels.h"
+#endif
 
 namespace exporter {
 namespace {
 
 using Vec = at::vec::Vectorized<float>;
 using c10::Half;
+
+constexpr int64_t kTogether = 4;  // positions whose products are added up together; queries too
+constexpr int64_t kAhead = 4096;  // bytes to prefetch: what hides the memory's latency
+constexpr int64_t kLine = 64 / sizeof(Half);  // numbers of a cache line
+
+// Room for the scores of `length` positions.
+int64_t padded(int64_t length) { return (length + kTogether - 1) / kTogether * kTogether; }
 
 // One position's numbers, a register at a time, and what they are to be multiplied with.
 struct HalfRow {
@@ -29,6 +40,7 @@ struct HalfRow {
   }
   float number(int64_t d) const { return numbers[d]; }
   float scale() const { return 1; }
+  void prefetch() const {}  // a step's own keys and values are few
 };
 
 struct Int8Row {  // the scale's four bytes follow the codes
@@ -44,10 +56,19 @@ struct Int8Row {  // the scale's four bytes follow the codes
     __builtin_memcpy(&found, codes + width, sizeof found);
     return found;
   }
+  void prefetch() const { __builtin_prefetch(codes + kAhead); }
 };
 
 void narrow(const float* from, int64_t width, Half* to) {
-  for (int64_t d = 0; d < width; d++) to[d] = std::clamp(from[d], -65504.0F, 65504.0F);
+  constexpr float kMost = 65504;
+  int64_t d = 0;
+  for (; d + 8 <= width; d += 8) {
+    const __m256 numbers = _mm256_max_ps(_mm256_set1_ps(-kMost), _mm256_loadu_ps(from + d));
+    const __m256 narrowed = _mm256_min_ps(_mm256_set1_ps(kMost), numbers);  // a NaN stays
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + d),
+                     _mm256_cvtps_ph(narrowed, _MM_FROUND_TO_NEAREST_INT));
+  }
+  for (; d < width; d++) to[d] = std::clamp(from[d], -kMost, kMost);
 }
 
 // Turns scores into weights that sum to one.
@@ -60,47 +81,93 @@ void softmax(float* scores, int64_t length) {
   at::vec::map<float>([sum](Vec x) { return x * Vec(1 / sum); }, scores, scores, length);
 }
 
+// The sum of each of four registers.
+void add_up(const Vec (&of)[kTogether], float* sums) {
+#ifdef __AVX512F__
+  const __m512 all[] = {of[0], of[1], of[2], of[3]};
+  _mm_storeu_ps(sums, totals(all));
+#else
+  for (int64_t i = 0; i < kTogether; i++)
+    sums[i] = at::vec::vec_reduce_all<float>([](Vec& x, Vec& y) { return x + y; }, of[i]);
+#endif
+}
+
+// scores[queries][pitch] of queries against the positions' keys.
+template <int parts, class Place>
+void score(const float* query, int64_t queries, int64_t stride, Place key, int64_t length,
+           float* scores, int64_t pitch) {
+  for (int64_t first = 0; first < length; first += kTogether) {
+    Vec k[kTogether][parts];
+    float scales[kTogether], sums[kTogether];
+    for (int64_t p = 0; p < kTogether; p++) {
+      const auto row = key(std::min(first + p, length - 1));
+      row.prefetch();
+      scales[p] = row.scale();
+      for (int part = 0; part < parts; part++) k[p][part] = row.part(part);
+    }
+    for (int64_t i = 0; i < queries; i++) {
+      Vec products[kTogether];
+      for (int part = 0; part < parts; part++) {
+        const Vec q = Vec::loadu(query + i * stride + part * Vec::size());
+        for (int64_t p = 0; p < kTogether; p++)
+          products[p] = part ? at::vec::fmadd(k[p][part], q, products[p]) : k[p][part] * q;
+      }
+      add_up(products, sums);
+      for (int64_t p = 0; p < kTogether; p++) scores[i * pitch + first + p] = scales[p] * sums[p];
+    }
+  }
+}
+
+// out[count][parts] of `count` queries: the positions' values by their weights.
+template <int parts, int count, class Place>
+void mix(const float* weights, int64_t pitch, Place value, int64_t length, float* out,
+         int64_t stride) {
+  constexpr int turns = parts * count <= 8 ? 2 : 1;  // sums of their own, which need not wait
+  Vec sums[turns][count][parts];
+  for (auto& turn : sums)
+    for (auto& row : turn) std::fill_n(row, parts, Vec(0));
+  const auto add = [&](int64_t position, Vec(&to)[count][parts]) {
+    const auto row = value(position);
+    row.prefetch();
+    Vec own[count];
+    for (int i = 0; i < count; i++) own[i] = Vec(row.scale() * weights[i * pitch + position]);
+    for (int part = 0; part < parts; part++) {
+      const Vec v = row.part(part);
+      for (int i = 0; i < count; i++) to[i][part] = at::vec::fmadd(v, own[i], to[i][part]);
+    }
+  };
+  int64_t position = 0;
+  for (; position + turns <= length; position += turns)
+    for (int turn = 0; turn < turns; turn++) add(position + turn, sums[turn]);
+  for (; position < length; position++) add(position, sums[0]);
+  for (int i = 0; i < count; i++)
+    for (int part = 0; part < parts; part++) {
+      Vec sum = sums[0][i][part];
+      for (int turn = 1; turn < turns; turn++) sum = sum + sums[turn][i][part];
+      sum.store(out + i * stride + part * Vec::size());
+    }
+}
+
 // `queries` rows of `parts` registers each, `stride` numbers apart, against the positions' keys and
 // values, `key(position)` and `value(position)`; `seen(i)` is how many positions query i sees, and never falls with i.
 template <int parts, class Place, class Seen>
 void attend(const float* query, int64_t queries, int64_t stride, Place key, Place value, Seen seen,
             float* scores, float* out) {
-  const int64_t length = seen(queries - 1);
-  for (int64_t position = 0; position < length; position++) {
-    const auto row = key(position);
-    Vec k[parts];
-    for (int part = 0; part < parts; part++) k[part] = row.part(part);
-    for (int64_t i = 0; i < queries; i++) {
-      Vec sum = k[0] * Vec::loadu(query + i * stride);
-      for (int part = 1; part < parts; part++)
-        sum = at::vec::fmadd(k[part], Vec::loadu(query + i * stride + part * Vec::size()), sum);
-      scores[i * length + position] =
-          row.scale() * at::vec::vec_reduce_all<float>([](Vec& x, Vec& y) { return x + y; }, sum);
-    }
-  }
+  const int64_t length = seen(queries - 1), pitch = padded(length);
+  score<parts>(query, queries, stride, key, length, scores, pitch);
   for (int64_t i = 0; i < queries; i++) {
-    softmax(scores + i * length, seen(i));
-    std::fill_n(scores + i * length + seen(i), length - seen(i), 0.0F);
+    softmax(scores + i * pitch, seen(i));
+    std::fill_n(scores + i * pitch + seen(i), length - seen(i), 0.0F);
   }
-  constexpr int64_t kTogether = 4;  // queries whose sums stay in registers
   for (int64_t first = 0; first < queries; first += kTogether) {
-    const int64_t count = std::min(kTogether, queries - first);
-    Vec sums[kTogether][parts];
-    for (auto& row : sums) std::fill_n(row, parts, Vec(0));
-    for (int64_t position = 0; position < length; position++) {
-      const auto row = value(position);
-      float weights[kTogether];
-      for (int64_t i = 0; i < kTogether; i++)
-        weights[i] = row.scale() * scores[std::min(first + i, queries - 1) * length + position];
-      for (int part = 0; part < parts; part++) {
-        const Vec v = row.part(part);
-        for (int64_t i = 0; i < kTogether; i++)
-          sums[i][part] = at::vec::fmadd(v, Vec(weights[i]), sums[i][part]);
-      }
+    const float* weights = scores + first * pitch;
+    float* to = out + first * stride;
+    switch (std::min(kTogether, queries - first)) {
+      case 1: mix<parts, 1>(weights, pitch, value, length, to, stride); break;
+      case 2: mix<parts, 2>(weights, pitch, value, length, to, stride); break;
+      case 3: mix<parts, 3>(weights, pitch, value, length, to, stride); break;
+      default: mix<parts, 4>(weights, pitch, value, length, to, stride);
     }
-    for (int64_t i = 0; i < count; i++)
-      for (int part = 0; part < parts; part++)
-        sums[i][part].store(out + (first + i) * stride + part * Vec::size());
   }
 }
 
@@ -164,9 +231,18 @@ extern "C" AOTITorchError aoti_torch_cpu_step_attention(
   Half *keys = data<Half>(key_cache), *values = data<Half>(value_cache);
   float* result = data<float>(*out);
   EXPORTER_PARALLEL {
-    std::vector<float> scores(tokens * (start + tokens));
+    std::vector<float> scores(tokens * padded(start + tokens));
     const Share mine(rows * heads);
+    const auto fetch = [=](int64_t item) {  // what lies apart from the head before
+      const int64_t place = item * positions * width;
+      for (int64_t at = place; at < place + start * width; at += kLine) {
+        __builtin_prefetch(keys + at);
+        __builtin_prefetch(values + at);
+      }
+    };
+    if (mine.begin < mine.end) fetch(mine.begin);
     for (int64_t item = mine.begin; item < mine.end; item++) {
+      if (item + 1 < mine.end) fetch(item + 1);
       const int64_t row = item / heads, head = item % heads;
       const int64_t input = row * tokens * all + head * width;
       for (int64_t token = 0; token < tokens; token++) {
@@ -206,7 +282,7 @@ extern "C" AOTITorchError aoti_torch_cpu_window_attention(AtenTensorHandle query
   const int64_t layers = size(cross, 1) / 2;
   Work work(windows * heads);
   EXPORTER_PARALLEL {
-    std::vector<float> scores(queries * source);
+    std::vector<float> scores(queries * padded(source));
     work.each([&](int64_t item) {
       const int64_t window = item / heads, head = item % heads;
       const int64_t input = window * queries * all + head * width;

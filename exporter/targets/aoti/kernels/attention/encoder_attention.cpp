@@ -19,6 +19,9 @@ using Vec = at::vec::Vectorized<float>;
 constexpr int64_t kPanel = 32;         // positions, or dimensions of values, of a panel
 constexpr int64_t kRows = 12;          // queries that go against it at once
 constexpr int64_t kBlock = 8 * kRows;  // queries that a thread takes at once
+constexpr int64_t kKeys = 12 * kPanel;  // whose scores stay in the nearest cache
+constexpr float kLog2e = 1.44269504F;
+constexpr float kNothing = -1e30F;  // the score of a position that does not exist
 constexpr float kPower[] = {5.51716688e-02F, 2.42611133e-01F, 6.93260986e-01F, 9.99928073e-01F};
 
 // Two rows of numbers as pairs; nothing where a row is null.
@@ -29,15 +32,21 @@ __m512i paired(const float* even, const float* odd) {
   return _mm512_or_si512(wide(even), _mm512_slli_epi32(wide(odd), 16));
 }
 
-// out[kRows][16 * parts] = left[kRows][groups] panel[groups][16 * parts].
+// out[kRows][16 * parts] = left[kRows][groups] panel[groups][16 * parts], plus rows of `out` times
+// their factors.
 template <int parts>
 void product(const uint32_t* left, int64_t stride, const uint32_t* panel, int64_t groups,
-             float* out, int64_t out_stride) {
+             const float* factors, float* out, int64_t out_stride) {
   __m512 sums[kRows][parts];
   multiply<Bf16, kRows, parts>(left, stride, panel, groups, sums);
   for (int row = 0; row < kRows; row++)
-    for (int part = 0; part < parts; part++)
-      _mm512_storeu_ps(out + row * out_stride + part * kLanes, sums[row][part]);
+    for (int part = 0; part < parts; part++) {
+      float* place = out + row * out_stride + part * kLanes;
+      if (factors)
+        sums[row][part] = _mm512_fmadd_ps(_mm512_loadu_ps(place), _mm512_set1_ps(factors[row]),
+                                          sums[row][part]);
+      _mm512_storeu_ps(place, sums[row][part]);
+    }
 }
 
 // The largest of numbers that fill whole panels.
@@ -50,34 +59,55 @@ float largest(const float* numbers, int64_t length) {
   return _mm512_reduce_max_ps(_mm512_max_ps(peaks[0], peaks[1]));
 }
 
-// 2^x for x <= 0, to the precision of bfloat16. Adding the large number leaves the whole part in a
-// number's lowest bits, which then are added to the exponent.
+// 2^x for finite x, to the precision of bfloat16.
 Vec power(Vec x) {
-  const Vec large(12582912.0F);
-  x = _mm512_max_ps(x, Vec(-126.0F));
-  const Vec whole = x + large, rest = x - (whole - large);
+  const Vec whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vec rest = x - whole;
   Vec sum(kPower[0]);
   for (size_t term = 1; term < std::size(kPower); term++)
     sum = at::vec::fmadd(sum, rest, Vec(kPower[term]));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(whole), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), exponent));
+  return _mm512_scalef_ps(sum, whole);
 }
 
-// Scores to weights, as bfloat16 and not yet divided by their sum, which is returned.
-float weigh(float* scores, int64_t length, int64_t padded, uint16_t* weights) {
-  std::fill(scores + length, scores + padded, -INFINITY);
-  const Vec log2e(1.44269504F), peak = Vec(largest(scores, padded)) * log2e;
+// Scores that fill whole panels to weights, as bfloat16 and not yet divided by their sum, which is
+// returned; `peak` is not below any score.
+float weigh(const float* scores, int64_t length, float peak, uint16_t* weights) {
+  const Vec log2e(kLog2e), most(peak * kLog2e);
   Vec sums[2] = {Vec(0), Vec(0)};
-  for (int64_t at = 0; at < padded; at += 2 * kLanes) {
+  for (int64_t at = 0; at < length; at += 2 * kLanes) {
     for (int part = 0; part < 2; part++) {
       const int64_t place = at + part * kLanes;
-      const Vec weight = power(at::vec::fmsub(Vec::loadu(scores + place), log2e, peak));
+      const Vec weight = power(at::vec::fmsub(Vec::loadu(scores + place), log2e, most));
       sums[part] = sums[part] + weight;
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + place), Bf16::rounded(weight));
     }
   }
   return _mm512_reduce_add_ps(sums[0] + sums[1]);
 }
+
+// The softmax of kRows queries, some of their keys after the others.
+struct Softmax {
+  float peaks[kLanes], sums[kLanes], factors[kLanes];
+
+  Softmax() {
+    std::fill_n(peaks, kLanes, kNothing);
+    std::fill_n(sums, kLanes, 0.0F);
+  }
+
+  // Turns `count` scores of each query into weights; returns what those before are to be
+  // multiplied with.
+  const float* weigh(const float* scores, int64_t count, uint32_t* weights) {
+    const Vec before = Vec::loadu(peaks);
+    for (int64_t i = 0; i < kRows; i++)
+      peaks[i] = std::max(peaks[i], largest(scores + i * kKeys, count));
+    power((before - Vec::loadu(peaks)) * Vec(kLog2e)).store(factors);
+    for (int64_t i = 0; i < kRows; i++)
+      sums[i] = sums[i] * factors[i] +
+                exporter::weigh(scores + i * kKeys, count, peaks[i],
+                                reinterpret_cast<uint16_t*>(weights + i * kKeys / 2));
+    return factors;
+  }
+};
 
 template <int parts>  // registers that one head's numbers fill
 class Head {
@@ -89,8 +119,8 @@ class Head {
         keys_(padded_ * kWidth / 2),
         values_(padded_ * kWidth / 2),
         queries_(kRows * kWidth / 2),
-        weights_(kRows * padded_ / 2),
-        scores_(kRows * padded_) {}
+        weights_(kRows * kKeys / 2),
+        scores_(kRows * kKeys) {}
 
   void pack(const float* key, const float* value) {
     for (int64_t first = 0; first < padded_; first += kLanes) pack_keys(key, first);
@@ -109,19 +139,26 @@ class Head {
         _mm256_storeu_si256(
             reinterpret_cast<__m256i*>(queries_.data() + (i * kWidth + d) / 2),
             Bf16::rounded(_mm512_loadu_ps(row(query, std::min(first + i, length_ - 1), d))));
-    for (int64_t panel = 0; panel < padded_; panel += kPanel)
-      product<kPanel / kLanes>(queries_.data(), kWidth / 2, keys_.data() + panel * kWidth / 2,
-                               kWidth / 2, scores_.data() + panel, padded_);
-    float sums[kRows], heads[kRows * kWidth];
-    for (int64_t i = 0; i < kRows; i++)
-      sums[i] = weigh(scores_.data() + i * padded_, length_, padded_,
-                      reinterpret_cast<uint16_t*>(weights_.data() + i * padded_ / 2));
-    for (int64_t d = 0; d < kWidth; d += kColumns)
-      product<kColumns / kLanes>(weights_.data(), padded_ / 2, values_.data() + d * padded_ / 2,
-                                 padded_ / 2, heads + d, kWidth);
+    Softmax softmax;
+    float heads[kRows * kWidth];
+    for (int64_t key = 0; key < padded_; key += kKeys) {
+      const int64_t count = std::min(kKeys, padded_ - key);
+      for (int64_t panel = 0; panel < count; panel += kPanel)
+        product<kPanel / kLanes>(queries_.data(), kWidth / 2,
+                                 keys_.data() + (key + panel) * kWidth / 2, kWidth / 2, nullptr,
+                                 scores_.data() + panel, kKeys);
+      if (key + count == padded_)
+        for (int64_t i = 0; i < kRows; i++)
+          std::fill_n(scores_.data() + i * kKeys + length_ - key, padded_ - length_, kNothing);
+      const float* factors = softmax.weigh(scores_.data(), count, weights_.data());
+      for (int64_t d = 0; d < kWidth; d += kColumns)
+        product<kColumns / kLanes>(weights_.data(), kKeys / 2,
+                                   values_.data() + d * padded_ / 2 + key / 2 * kColumns, count / 2,
+                                   key ? factors : nullptr, heads + d, kWidth);
+    }
     for (int64_t i = 0; i < std::min(kRows, length_ - first); i++)
       for (int64_t d = 0; d < kWidth; d++)
-        out[(first + i) * stride_ + d] = heads[i * kWidth + d] / sums[i];
+        out[(first + i) * stride_ + d] = heads[i * kWidth + d] / softmax.sums[i];
   }
 
  private:

@@ -1,5 +1,7 @@
 // The C functions by which AOTInductor's code handles tensors, without libtorch. Their declarations
 // are torch's own. What else a package may call is missing when it is linked, by name.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,7 @@
 namespace exporter {
 
 constexpr size_t kAlignment = 64;  // a cache line, and the widest register
+constexpr size_t kHugePage = 2 << 20;
 
 int64_t width(int32_t dtype) {
   switch (dtype) {
@@ -49,9 +52,12 @@ AtenTensorHandle allocated(int64_t axes, const int64_t* sizes, const int64_t* st
     extent += (sizes[axis] - 1) * made->strides[axis];
   }
   const size_t bytes = extent * width(dtype);
+  const size_t alignment = bytes < kHugePage ? kAlignment : kHugePage;
   const size_t rounded = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, rounded);
-  if (!memory) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, rounded)) throw std::bad_alloc();
+  // Large tensors are made anew for every window, and clearing small pages one by one takes long.
+  if (alignment == kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
   made->memory = std::shared_ptr<void>(memory, std::free);
   made->data = memory;
   return made.release();
