@@ -179,6 +179,8 @@ def test_int8_products_have_a_constant_side(english: dict[str, Any]) -> None:
         graphs += [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
         weights = {initializer.name for initializer in model.graph.initializer}
         nodes = [node for graph in graphs for node in graph.node]
+        turned = [node for node in nodes if node.op_type == "Transpose"]  # the head's rows
+        weights |= {node.output[0] for node in turned if node.input[0] in weights}
         integer = [node for node in nodes if node.op_type == "MatMulInteger"]
         assert integer
         assert all(node.input[1] in weights for node in integer)
