@@ -145,7 +145,7 @@ def test_speech_alone(capfd: pytest.CaptureFixture[str]) -> None:
     """A tone is none."""
     assert main(["transcribe", "artifact", "a.wav", "--vad", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["transcripts"]
-    assert row == {"audio": "a.wav", "text": "", "segments": []}
+    assert row == {"audio": "a.wav", "text": "", "language": "en", "segments": []}
     assert main(["transcribe", "artifact", "a.wav", "--long-form", "chunked"]) == 2
     assert "long_form: chunked cuts at silence: add vad: true" in capfd.readouterr().err
 
