@@ -141,6 +141,11 @@ def unpacked(rows: Tensor) -> Tensor:
     return codes * scale
 
 
+def kept(states: Tensor, heads: int) -> Tensor:
+    """Return what a cache of `packed` rows keeps of keys or values [..., heads * head_dim]."""
+    return unpacked(packed(states.unflatten(-1, (heads, -1)))).flatten(-2)
+
+
 def attend_packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend to the `packed` keys and values [windows, heads, source, ...] of windows.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.families.attention import CACHE_DTYPE, narrowed, packed, unpacked
+from exporter.families.attention import CACHE_DTYPE, kept, narrowed
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
@@ -35,7 +35,7 @@ def rounding(
     inputs = None if scheme is None or widened else _INPUTS[scheme.name](scheme)
     return Rounding(
         inputs=inputs,
-        window_cache=_packed,
+        window_cache=kept,
         token_cache=_narrowed,
         dtype=options.variant(graph).precision,
     )
@@ -52,10 +52,6 @@ _INPUTS: dict[str, Callable[[Any], Round]] = {
     "weight-int4": lambda scheme: scheme.rounded,
     "weight-int8": lambda scheme: scheme.rounded,
 }
-
-
-def _packed(states: Tensor, heads: int) -> Tensor:
-    return unpacked(packed(states.unflatten(-1, (heads, -1)))).flatten(-2)
 
 
 def _narrowed(states: Tensor, heads: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from exporter.artifact.manifest import Manifest
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.families.attention import kept
 from exporter.families.base import Family
 from exporter.families.graph import GraphFunction
 from exporter.quantization.convolution import FramesConvolution, unfolded_weight
@@ -32,13 +33,14 @@ def rounding(
 ) -> Rounding:
     """Return the rounding of the inputs of torch's products to u8, one scale for all of a call.
 
-    Products with weights in groups round inputs and outputs to bfloat16 instead.
+    Products with weights in groups round inputs and outputs to bfloat16 instead. The audio's cache
+    is in int8 whatever the weights are.
     """
     if scheme is None:
-        return Rounding()
+        return Rounding(window_cache=kept)
     if isinstance(scheme, WeightOnly):
-        return Rounding(inputs=_short, products=_short)
-    return Rounding(inputs=_INPUTS[scheme.name](scheme))
+        return Rounding(inputs=_short, products=_short, window_cache=kept)
+    return Rounding(inputs=_INPUTS[scheme.name](scheme), window_cache=kept)
 
 
 def _short(states: Tensor) -> Tensor:
