@@ -31,12 +31,20 @@ from exporter.validate.measure.model import ModelSpec
 from tests.support.recipes import write_recipe
 from tests.support.sealed import manifest, seal, write_package, write_safetensors
 
-# Loaded by every Python process that finds it, children included: notes each loader's import.
+# Loaded by every Python process that finds it, children included: notes each loader's import, but
+# not the question whether it is installed.
 HOOK = """
+import importlib.util
 import sys
+def is_question():
+    frame = sys._getframe(2)
+    while frame and frame.f_code is not importlib.util.find_spec.__code__:
+        frame = frame.f_back
+    return frame is not None
 class Noting:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "transformers", "onnxruntime", "onnx", "safetensors", "optimum"):
+        loaders = "torch", "transformers", "onnxruntime", "onnx", "safetensors", "optimum"
+        if name in loaders and not is_question():
             with open({noted!r}, "a") as notes:
                 notes.write(name + chr(10))
 sys.meta_path.insert(0, Noting())
