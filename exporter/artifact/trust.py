@@ -139,9 +139,8 @@ def opening(
             hashed = pool.submit(_require_current, folder, manifest, _require_bytes)
             try:
                 _require_current(folder, manifest, _require_code)
-                _require(folder, folder, manifest, verified=True, trust=trust)
+                _authorize(folder, manifest, trust=trust)
                 yield manifest
-                _require_forms(folder, manifest)
             finally:
                 hashed.result()
     else:
@@ -171,7 +170,7 @@ def _require_code(folder: Path, manifest: AnyManifest) -> None:
 
 
 def _authorize(folder: Path, manifest: AnyManifest, *, trust: bool) -> None:
-    """Check the origin of a verified artifact's code, and the forms of its files."""
+    """Check the origin of an artifact's code, which is verified, and the forms of its files."""
     _require(folder, folder, manifest, verified=True, trust=trust)
     _require_forms(folder, manifest)
 

@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 # Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
 _LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
 # The same for a graph with `weights_from`, per input and output.
-_SHARING_BYTES = 1_450
+_SHARING_BYTES = 1_300
 _TOKENIZER = "tokenizer.json"
 
 
