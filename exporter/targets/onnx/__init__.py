@@ -20,8 +20,8 @@ COSTS: dict[Device, Cost] = {
         largest=1.3,
         base_s=7.5,
         rate_bytes_s=205 * MB,
-        reload_base_bytes=170 * MB,
-        reload_ratio=1.25,
+        reload_base_bytes=95 * MB,
+        reload_ratio=1.4,
         reload_base_s=4.0,
         reload_bytes_s=130 * MB,
     )
