@@ -1,9 +1,10 @@
 """Time what decoding costs outside the graphs: rules, search, and calls, for each token.
 
-Seconds outside the calls of the graphs, on a machine that does nothing else. Tokens are chosen from
-real logits, after real prompts, and each text is as long as the model allows.
+Seconds outside the calls of the graphs, on a machine that does nothing else, for an artifact of a
+checkpoint that says many tokens of every window:
 
-    python -m benchmarks.profiling.overhead artifacts/whisper-small-int8/onnx-int8
+    python -m benchmarks.random_checkpoints small checkpoints/says-64 --says 64
+    python -m benchmarks.profiling.overhead artifacts/says-64/onnx-int8
 """
 
 from __future__ import annotations
@@ -53,12 +54,10 @@ class Clock:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--tokens", default=64, show_default=True, help="Tokens to decode.")
 @click.option("--runs", default=5, show_default=True, help="Timed runs, after one that is not.")
-def main(folder: Path, tokens: int, runs: int) -> None:
+def main(folder: Path, runs: int) -> None:
     """Print the milliseconds of a token outside the graphs of FOLDER, an artifact, as JSON."""
     recogniser = load.load(folder)
-    recogniser.opened.force_tokens(tokens)
     told = {name: measured(recogniser, options, runs) for name, options in SEARCHES.items()}
     click.echo(json.dumps({"ms": told, "vocabulary": recogniser.opened.vocabulary}))
 
@@ -81,9 +80,8 @@ def once(recogniser: Recogniser, options: dict[str, Any]) -> float:
     finally:
         Windows.decode = decode  # type: ignore[method-assign]
         functions |= before
-    # Windows are encoded before they are decoded.
-    inside = sum(clock.seconds for name, clock in graphs.items() if "encoder" not in name)
-    return (whole.seconds - inside) / max(clock.calls for clock in graphs.values())
+    steps = max(graphs.values(), key=lambda clock: clock.calls)  # others run before decoding
+    return (whole.seconds - steps.seconds) / steps.calls
 
 
 if __name__ == "__main__":

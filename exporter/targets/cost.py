@@ -10,7 +10,7 @@ from dataclasses import dataclass
 MB = 1_000_000
 
 # The machine, threads and date of the measurement of the targets' constants.
-MEASURED_ON = "AMD EPYC with AVX-512 VNNI, 2 cores, 21 November 2026"
+MEASURED_ON = "AMD EPYC with AVX-512 VNNI, 2 cores, 28 November 2026"
 
 
 @dataclass(frozen=True)

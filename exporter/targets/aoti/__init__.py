@@ -16,12 +16,12 @@ VNNI, BF16, AMX_INT8 = "avx512_vnni", "avx512_bf16", "amx_int8"
 
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
-        base_bytes=420 * MB,
-        module_bytes=2_300_000,
+        base_bytes=440 * MB,
+        module_bytes=1_100_000,
         trial_bytes=35 * MB,
         scratch_ratio=0.1,
-        base_s=18.0,
-        module_s=0.21,
+        base_s=28.0,
+        module_s=0.075,
         trial_s=17.0,
         rate_bytes_s=450 * MB,
         reload_base_bytes=75 * MB,

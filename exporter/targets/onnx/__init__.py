@@ -18,8 +18,8 @@ COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=515 * MB,
         largest=1.3,
-        base_s=7.5,
-        rate_bytes_s=205 * MB,
+        base_s=9.0,
+        rate_bytes_s=270 * MB,
         reload_base_bytes=95 * MB,
         reload_ratio=1.4,
         reload_base_s=4.0,

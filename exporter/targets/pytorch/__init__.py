@@ -10,10 +10,10 @@ from exporter.targets.facts import Offer
 
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
-        base_bytes=445 * MB,
-        largest=1.8,
-        base_s=3.0,
-        rate_bytes_s=450 * MB,
+        base_bytes=400 * MB,
+        largest=1.4,
+        base_s=3.3,
+        rate_bytes_s=700 * MB,
         reload_base_bytes=490 * MB,
         reload_ratio=1.2,
         reload_base_s=4.0,
