@@ -54,10 +54,23 @@ def machine_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"lacks: {' '.join(lacks) or 'none'}"
     yield f"caches: {', '.join(map(_cache, facts['caches'])) or 'unknown'}"
     yield f"memory: {memory}, {free} available"
+    if facts["cuda"] is not None:
+        yield from _cuda_lines(facts["cuda"])
     for kind, target in facts["targets"].items():
         options = (target["defaults"] or {}).items()
         defaults = ", ".join(f"{key}={option_value(value)}" for key, value in options)
         yield f"{kind}: {defaults}{'; ' if defaults else ''}{target['says']}"
+
+
+def _cuda_lines(cuda: Mapping[str, Any]) -> Iterator[str]:
+    if "error" in cuda:
+        yield f"driver: {cuda['error']}"
+        return
+    yield f"driver: for CUDA {'.'.join(map(str, cuda['version']))}"
+    for card in cuda["cards"]:
+        capability = ".".join(map(str, card["capability"]))
+        memory = shown_bytes(card["memory_bytes"])
+        yield f"card: {card['name']}, {memory}, compute capability {capability}"
 
 
 def _cache(cache: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ def machine_capabilities() -> dict[str, Any]:
     """Return facts about this machine as plain data, and what they mean for each kind of artifact.
 
     Sizes are in bytes. `devices` are those that artifacts can be loaded on; the entry of each kind
-    in `targets` lists the devices that it can be built for.
+    in `targets` lists the devices that it can be built for. `cuda` is NVIDIA's driver with its
+    cards, or the `error` for which it does not work; None where there is no driver.
     """
     here = hardware.describe()
     return {
@@ -27,6 +28,7 @@ def machine_capabilities() -> dict[str, Any]:
         "memory_bytes": here.memory_bytes,
         "memory_available_bytes": hardware.memory_available_bytes(),
         "devices": [asdict(device) for device in accelerators.devices()],
+        "cuda": _cuda(),
         "compiler": hardware.cxx_compiler(),
         "targets": {kind: _target_row(kind, here) for kind in TARGETS},
     }
@@ -35,3 +37,13 @@ def machine_capabilities() -> dict[str, Any]:
 def _target_row(kind: str, here: hardware.Machine) -> dict[str, Any]:
     facts = facts_of(kind)
     return {**facts.machine_offer(here).as_row(), "devices": list(facts.COSTS)}
+
+
+def _cuda() -> dict[str, Any] | None:
+    try:
+        driver = accelerators.cuda_driver()
+    except accelerators.DriverError as error:
+        return {"error": str(error)}
+    if driver is None:
+        return None
+    return {"version": driver.cuda, "cards": [asdict(card) for card in driver.cards]}
