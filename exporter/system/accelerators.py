@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 from exporter.errors import MachineError
 from exporter.system import hardware
 
-Device = Literal["cpu"]
+Device = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-_WORDS: dict[str, str] = {"cpu": "a CPU"}
+_WORDS: dict[str, str] = {"cpu": "a CPU", "cuda": "an NVIDIA GPU"}
 
 LIBCUDA = "libcuda.so.1"
 _CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
