@@ -138,7 +138,8 @@ def main() -> None:
         run.rows.append({"shape": part.shape, "system": part.system, **row})
         results["seconds"] = round(time.monotonic() - began, 1)
         save(results, asked.results)
-        print(f"{results['seconds']:6.1f} s  {part.shape}, {part.system}: {row}", flush=True)
+        told = json.dumps({name: value for name, value in row.items() if name != "text"})
+        print(f"{results['seconds']:6.1f} s  {part.shape}, {part.system}: {told}", flush=True)
     print("\n".join(lines(results)))
 
 

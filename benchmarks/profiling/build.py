@@ -57,9 +57,9 @@ def build(source: Path, folder: Path) -> None:
 def profiler(folder: Path) -> Iterator[None]:
     """Link our profiler into packages, which have none without libtorch."""
     flags = devices.SUPPORT["cpu"].kernel_flags("x86-64-v3", (), None)
-    sources = [Path(__file__).with_name("marks.cpp")]
+    linked = folder / "marks.o"
     command = os.environ.get("CXX", "g++")
-    (linked,) = kernels.compile_sources(sources, folder, command, flags)
+    kernels.compile_source(Path(__file__).with_name("marks.cpp"), linked, command, flags)
     with patch.object(compiler, "LIBRARY_FLAGS", f"{devices.LIBRARY_FLAGS} {linked}"):
         yield
 
