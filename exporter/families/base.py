@@ -14,6 +14,7 @@ from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.language import OneLanguage
+from exporter.families.layered import LayeredGraph
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 
@@ -196,6 +197,20 @@ class Family(Protocol):
                 graphs convert those to the type in which they compute.
             cache: "dynamic" if the model's cache grows from call to call, "static" if it has a
                 fixed length. A model without a cache has the same graphs for both.
+        """
+        ...
+
+    def device_graphs(
+        self, model: nn.Module, rows: Sequence[int], *, narrow: bool = ...
+    ) -> list[Graph | LayeredGraph]:
+        """Cut a model into graphs whose steps advance all of their state by themselves.
+
+        They are cut at their layers. A model without steps has the graph of the other cuts.
+
+        Args:
+            model: As for `graphs`.
+            rows: The numbers of rows for which there are steps.
+            narrow: Whether keys and values of the audio are int8.
         """
         ...
 

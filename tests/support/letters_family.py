@@ -130,6 +130,11 @@ def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
     return [Graph("model", _Logits(model), inputs, axes, outputs)]
 
 
+def device_graphs(model: Any, rows: Sequence[int], *, narrow: bool = False) -> list[Graph]:
+    """Return the only graph."""
+    return graphs(model, "static")
+
+
 class _GraphModel(nn.Module):
     """A built graph in the place of the model."""
 

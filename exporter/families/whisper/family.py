@@ -25,6 +25,7 @@ from exporter.families.whisper.decoding.transcribe import text_of, transcribe
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
 from exporter.families.whisper.engine.model import assemble as _assemble
+from exporter.families.whisper.graphs.device import device_graphs
 from exporter.families.whisper.graphs.merged import dynamic_graphs
 from exporter.families.whisper.graphs.static import static_graphs
 from exporter.families.whisper.graphs.step import step_graphs
@@ -43,6 +44,7 @@ __all__ = [  # the family's protocol
     "check_processor",
     "configs",
     "derived",
+    "device_graphs",
     "force_tokens",
     "forcing",
     "graphs",
