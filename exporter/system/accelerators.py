@@ -46,20 +46,21 @@ class DeviceInfo:
 
 
 def devices() -> list[DeviceInfo]:
-    """Return the devices of this machine that artifacts can be loaded on.
-
-    Cards whose driver does not work are none.
-    """
+    """Return the devices of this machine that artifacts can be loaded on."""
     here = hardware.describe()
+    return [
+        DeviceInfo("cpu", here.cpu, here.memory_bytes),
+        *(DeviceInfo("cuda", card.name, card.memory_bytes) for card in cards()),
+    ]
+
+
+def cards() -> tuple[Card, ...]:
+    """Return the cards that this process may use; none where the driver does not work."""
     try:
         driver = cuda_driver()
     except DriverError:
-        driver = None
-    cards = driver.cards if driver else ()
-    return [
-        DeviceInfo("cpu", here.cpu, here.memory_bytes),
-        *(DeviceInfo("cuda", card.name, card.memory_bytes) for card in cards),
-    ]
+        return ()
+    return driver.cards if driver else ()
 
 
 def in_words(device: str) -> str:
@@ -142,6 +143,16 @@ class GpuNeeds:
     match: Match
     cuda: tuple[int, int]
     memory_bytes: int
+
+    @classmethod
+    def of(cls, *, capability: str, match: Match, cuda: str, memory_bytes: int) -> GpuNeeds:
+        """Return the needs that a manifest has as text, like "9.0" and "13.0"."""
+        return cls(_numbers(capability), match, _numbers(cuda), memory_bytes)
+
+    def in_full(self) -> str:
+        """Return all that is needed, as words for a list."""
+        memory = shown_bytes(self.memory_bytes)
+        return f"{self} with {memory} of memory, a driver for CUDA {self.cuda[0]}"
 
     def __str__(self) -> str:
         which = {"exact": "", "major": " or a later one of that major", "minimum": " or later"}
@@ -232,6 +243,11 @@ def _why_no_card() -> str:
 
 def _refuse(message: str) -> NoReturn:
     raise MachineError(message)
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
 
 
 def _dotted(version: tuple[int, int]) -> str:
