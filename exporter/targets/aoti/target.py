@@ -114,6 +114,17 @@ def num_trials(
     return autotune.num_trials(setup_of(options, plan, model, family), model, checkpoint, family)
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Return 0: it runs on CPUs alone."""
+    return 0
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Compile one package per graph of the family's static cut, then write all weights once."""
     model = job.family.skeleton(job.checkpoint.config)
