@@ -288,7 +288,8 @@ def tensors_of(
         shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
         inputs[name] = _described(tensor, shape, name in graph.mutated)
     results: Any = program.graph.output_node().args[0]
-    pairs = zip(results[-len(graph.outputs) :], graph.outputs.items(), strict=True)
+    own = results[len(results) - len(graph.outputs) :]  # after what is written in place
+    pairs = zip(own, graph.outputs.items(), strict=True)
     outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in pairs}
     return inputs, outputs
 

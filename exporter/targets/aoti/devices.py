@@ -24,9 +24,11 @@ class Support:
 
     Attributes:
         torch_device: The device of weights, inputs and outputs.
+        captures: Whether calls can be captured, and so may not overlap.
     """
 
     torch_device: torch.device
+    captures = False
 
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor is on the package's device."""
@@ -41,6 +43,7 @@ class Cuda(Support):
     """Packages for one NVIDIA GPU, the first that the process may use."""
 
     torch_device = torch.device("cuda", 0)
+    captures = True
 
 
 class Cpu(Support):

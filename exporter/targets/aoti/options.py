@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from exporter.errors import MachineError
 from exporter.quantization.moved_options import refuse_moved
@@ -31,6 +37,9 @@ ROWS = (1, 5, 8, 32)
 
 MOST_ROWS = 128
 _Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+_AllRows = Annotated[  # a recipe has a list
+    tuple[_Rows, ...], BeforeValidator(lambda rows: tuple(rows) if isinstance(rows, list) else rows)
+]
 
 # The options of one kind of device only, and the types in which each computes.
 _OF_CPU = ("march", "vnni", "bf16", "onednn", "threads")
@@ -75,8 +84,8 @@ class Options(TargetOptions):
     graph's modules are quantized as planned or stay in bfloat16.
     `threads` is compiled in; without it packages use the threads of their process.
 
-    With `device: cuda`, the whole model computes in one `dtype`, float16 or bfloat16, and `rows` has
-    the numbers of rows of a decoder's step that have a graph of their own. Options of the other
+    With `device: cuda`, the whole model computes in one `dtype`, float16 or bfloat16, and `rows`
+    has the numbers of rows of a decoder's step that have a graph of their own. Options of the other
     kind of device are refused, and left out of data. `march` is then the level of the packages'
     code for the CPU, which only starts kernels.
     """
@@ -85,7 +94,7 @@ class Options(TargetOptions):
     dtype: Precision | dict[str, Precision] = Field(
         default_factory=lambda data: "float16" if _on_cuda(data) else "float32"
     )
-    rows: tuple[_Rows, ...] = Field(default=ROWS, min_length=1, max_length=8)
+    rows: _AllRows = Field(default=ROWS, min_length=1, max_length=8)
     march: Level = Field(
         default_factory=lambda data: LEVELS[0] if _on_cuda(data) else _this_level()
     )

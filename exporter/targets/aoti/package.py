@@ -20,8 +20,7 @@ from exporter.runtime.aoti.library import Library, Output, arguments
 from exporter.runtime.aoti.library import Tensor as InMemory
 from exporter.runtime.aoti.spec import Constant, Spec, parse
 from exporter.system.accelerators import Device
-from exporter.targets.aoti.devices import SUPPORT
-
+from exporter.targets.aoti.devices import SUPPORT, Support
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
 
@@ -35,12 +34,12 @@ class PackageFunction:
         name: The package's name, for messages.
         spec: Its description.
         run: Calls its code with the inputs in order.
-        device: The kind of device that it computes on.
+        support: The device that it computes on.
     """
 
-    def __init__(self, name: str, spec: Spec, run: Run, device: Device = "cpu") -> None:
+    def __init__(self, name: str, spec: Spec, run: Run, support: Support) -> None:
         self._name = name
-        self._support = SUPPORT[device]
+        self._support = support
         self.device = self._support.torch_device
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
@@ -92,7 +91,8 @@ class Package(PackageFunction):
         shown: Path | None = None,
     ) -> None:
         opened = _opened_in_torch if spec.needs_torch else _opened
-        super().__init__(path.name, spec, opened(path, spec, weights, shown or path), device)
+        run = opened(path, spec, weights, shown or path)
+        super().__init__(path.name, spec, run, SUPPORT[device])
 
 
 def _opened(path: Path, spec: Spec, weights: Mapping[str, Tensor], shown: Path) -> Run:
@@ -154,6 +154,21 @@ def opened_loader(path: Path, shown: Path, *, graphs: bool = False, index: int =
             raise
         msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
         raise MachineError(msg) from error
+
+
+def require_torch(folder: Path, built: str) -> None:
+    """Raise MachineError if this is not the torch that packages linked to it were compiled for."""
+    built, here = (_minor(version) for version in (built, torch.__version__))
+    if built != here:
+        msg = (
+            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
+            f"Install torch {built} or build the artifact again."
+        )
+        raise MachineError(msg)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.partition("+")[0].split(".")[:2])
 
 
 def _require_same(shown: Path, compiled: Sequence[str | None], told: Mapping[str, Tensor]) -> None:

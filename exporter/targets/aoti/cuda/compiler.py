@@ -19,6 +19,7 @@ from exporter.families.graph import Graph
 from exporter.runtime.aoti.spec import Constant, Spec
 from exporter.targets.aoti import package
 from exporter.targets.aoti.compiler import exported, reason_of, tensors_of, workplace
+from exporter.targets.aoti.cuda.operators import replaced, with_kernels
 from exporter.targets.aoti.devices import LIBRARY_FLAGS
 from exporter.targets.aoti.target_isa import target_isa
 
@@ -32,7 +33,7 @@ def compile_part(
     path: Path,
     *,
     device: torch.device,
-    decompositions: Mapping[Any, Any],
+    kernels: bool,
     settings: Mapping[str, Any],
 ) -> None:
     """Trace one part of a layered graph, and write a package that takes its weights.
@@ -42,15 +43,15 @@ def compile_part(
         names: Maps the parameters of its module to the names of the stored weights.
         path: The package to write.
         device: The device to compile for, and to measure kernels on.
-        decompositions: What computes operators of this project, by operator.
-        settings: Inductor's settings.
+        kernels: Whether our kernels serve calls of few rows; else torch's operators do.
+        settings: Inductor's settings, but for those that all parts share.
 
     Raises:
         BuildError: The graph cannot be traced or compiled.
     """
     with workplace(path.parent) as folder, torch.no_grad():
         try:
-            program, spec = traced(graph, names, device, decompositions)
+            program, spec = traced(graph, names, device, kernels=kernels)
             with target_isa(HOST_LEVEL, [LIBRARY_FLAGS]):
                 torch._inductor.aoti_compile_and_package(
                     program,
@@ -93,7 +94,7 @@ def cuda_settings(rows: int | None) -> dict[str, Any]:
 
 
 def traced(
-    graph: Graph, names: Mapping[str, str], device: torch.device, decompositions: Mapping[Any, Any]
+    graph: Graph, names: Mapping[str, str], device: torch.device, *, kernels: bool
 ) -> tuple[torch.export.ExportedProgram, Spec]:
     """Trace a part of a graph as a function of its weights and inputs.
 
@@ -106,11 +107,11 @@ def traced(
     own: dict[str, Tensor] = {}
     own |= graph.module.named_parameters()
     own |= graph.module.named_buffers()
-    program = _traced(graph, own, inputs, device, decompositions)
+    program = _traced(graph, own, inputs, device, kernels=kernels)
     used = _used(program, own)
     if len(used) < len(own):  # the module is the whole model, and the part is some of it
         own = {name: own[name] for name in used}
-        program = _traced(graph, own, inputs, device, decompositions)
+        program = _traced(graph, own, inputs, device, kernels=kernels)
     taken, given = tensors_of(graph, program)
     weights = {
         name: Constant(names[name], str(t.dtype).removeprefix("torch."), tuple(t.shape))
@@ -124,14 +125,16 @@ def _traced(
     own: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
     device: torch.device,
-    decompositions: Mapping[Any, Any],
+    *,
+    kernels: bool,
 ) -> torch.export.ExportedProgram:
     weights = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in own.values()]
-    module = _Stateless(graph.module, tuple(own))
+    module = _Stateless(graph.module, tuple(own), few=kernels)
     program = exported(graph, module, (*weights, *inputs), len(weights))
-    called = {node.target for node in program.graph.nodes}
-    table = {operator: how for operator, how in decompositions.items() if operator in called}
-    return program.run_decompositions(table) if table else program
+    if kernels:
+        with_kernels(program.graph)
+        program.graph_module.recompile()
+    return program
 
 
 def _used(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> list[str]:
@@ -142,15 +145,17 @@ def _used(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> l
 class _Stateless(nn.Module):
     """A module whose parameters are its first inputs, in the order of `names`."""
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str], *, few: bool) -> None:
         super().__init__()
+        self._few = few
         self._inner = (module,)  # in a tuple, so that its parameters are not this module's
         self._names = tuple(names)
 
     def forward(self, *inputs: Tensor) -> Any:
         count = len(self._names)
         weights = dict(zip(self._names, inputs[:count], strict=True))
-        return functional_call(self._inner[0], weights, inputs[count:])
+        with replaced(few=self._few):
+            return functional_call(self._inner[0], weights, inputs[count:])
 
 
 @contextmanager

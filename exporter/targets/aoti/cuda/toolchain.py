@@ -52,7 +52,7 @@ class Toolchain:
             "cuda": self.cuda,
             "torch": torch.__version__,
             "triton": self.triton,
-            "ptxas": _ptxas(),
+            "ptxas": _ptxas(self.card),
             "compiler": self.compiler,
         }
 
@@ -78,24 +78,11 @@ def require_toolchain() -> Toolchain:
 
 
 def _card() -> accelerators.Card:
-    try:
-        driver = accelerators.cuda_driver()
-    except accelerators.DriverError as error:
-        _refuse(
-            "an NVIDIA GPU, and its driver does not work", f"{error}\nReinstall NVIDIA's driver."
-        )
-    if driver is None or not driver.cards:
-        lacking = "no driver (libcuda.so.1) was found" if driver is None else "the driver has none"
-        _refuse(
-            f"an NVIDIA GPU, and {lacking}",
-            "Build where the artifact will run, or build onnx-int8 with `device: cuda`, "
-            "which needs no GPU.",
-        )
-    card = driver.cards[0]
+    card = accelerators.require_gpu(None, "building aoti with `device: cuda`")
     if card.capability < _LEAST_CAPABILITY:
-        least, has = (".".join(map(str, c)) for c in (_LEAST_CAPABILITY, card.capability))
+        least = ".".join(map(str, _LEAST_CAPABILITY))
         _refuse(
-            f"compute capability {least}, and {card.name} has {has}",
+            f"a card of compute capability {least} or later, and here is {card}",
             "Choose another card by CUDA_VISIBLE_DEVICES.",
         )
     return card
@@ -129,9 +116,12 @@ def _places() -> Iterator[Path]:
         yield Path(folder) / "cuda_runtime"
 
 
-def _ptxas() -> str:
-    """Return what identifies the assembler: Triton's own is of its release."""
-    return os.environ.get("TRITON_PTXAS_PATH", "triton's")
+def _ptxas(card: accelerators.Card) -> str:
+    """Return the version of the assembler that Triton calls for a card."""
+    from triton import knobs
+
+    tool = knobs.nvidia.ptxas_blackwell if card.capability >= (10, 0) else knobs.nvidia.ptxas
+    return str(tool.version)
 
 
 def _version(package: str) -> str:

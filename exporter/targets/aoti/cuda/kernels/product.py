@@ -3,6 +3,8 @@
 A program computes a block of outputs of all rows, so that each weight is read once.
 """
 
+from typing import Any
+
 import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
@@ -78,6 +80,33 @@ def one_row_kernel(
 
 
 @triton.jit
+def statistics(
+    states,
+    eps,
+    ROWS: tl.constexpr,
+    ROWS_PADDED: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """Return the mean of rows, and the inverse of their standard deviation, [ROWS_PADDED, 1]."""
+    rows, columns = tl.arange(0, ROWS_PADDED), tl.arange(0, BLOCK_IN)
+    mean = tl.zeros([ROWS_PADDED], tl.float32)
+    spread = tl.zeros([ROWS_PADDED], tl.float32)
+    for start in range(0, WIDTH, BLOCK_IN):
+        both = (rows < ROWS)[:, None] & (start + columns < WIDTH)[None, :]
+        cells = rows[:, None] * WIDTH + (start + columns)[None, :]
+        mean += tl.sum(tl.load(states + cells, mask=both, other=0.0).to(tl.float32), 1)
+    mean /= WIDTH
+    for start in range(0, WIDTH, BLOCK_IN):
+        both = (rows < ROWS)[:, None] & (start + columns < WIDTH)[None, :]
+        cells = rows[:, None] * WIDTH + (start + columns)[None, :]
+        whole = tl.load(states + cells, mask=both, other=0.0).to(tl.float32)
+        far = tl.where(both, whole - mean[:, None], 0.0)
+        spread += tl.sum(far * far, 1)
+    return mean[:, None], tl.rsqrt(spread / WIDTH + eps)[:, None]
+
+
+@triton.jit
 def few_rows_kernel(
     states,
     weight,
@@ -106,21 +135,9 @@ def few_rows_kernel(
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     there, real = rows < ROWS, outs < OUTPUTS
     columns = tl.arange(0, BLOCK_IN)
-    mean = tl.zeros([ROWS_PADDED], tl.float32)
-    spread = tl.zeros([ROWS_PADDED], tl.float32)
+    mean, spread = 0.0, 1.0
     if NORM:
-        for start in range(0, WIDTH, BLOCK_IN):
-            both = there[:, None] & (start + columns < WIDTH)[None, :]
-            cells = rows[:, None] * WIDTH + (start + columns)[None, :]
-            mean += tl.sum(tl.load(states + cells, mask=both, other=0.0).to(tl.float32), 1)
-        mean /= WIDTH
-        for start in range(0, WIDTH, BLOCK_IN):
-            both = there[:, None] & (start + columns < WIDTH)[None, :]
-            cells = rows[:, None] * WIDTH + (start + columns)[None, :]
-            whole = tl.load(states + cells, mask=both, other=0.0).to(tl.float32)
-            far = tl.where(both, whole - mean[:, None], 0.0)
-            spread += tl.sum(far * far, 1)
-        spread = tl.rsqrt(spread / WIDTH + eps)
+        mean, spread = statistics(states, eps, ROWS, ROWS_PADDED, WIDTH, BLOCK_IN)
     sums = tl.zeros([ROWS_PADDED, BLOCK_OUT], tl.float32)
     for start in range(0, WIDTH, BLOCK_IN):
         inside = start + columns < WIDTH
@@ -130,7 +147,7 @@ def few_rows_kernel(
         if NORM:
             factor = tl.load(norm_weight + start + columns, mask=inside, other=0.0).to(tl.float32)
             shift = tl.load(norm_bias + start + columns, mask=inside, other=0.0).to(tl.float32)
-            normed = (numbers.to(tl.float32) - mean[:, None]) * spread[:, None]
+            normed = (numbers.to(tl.float32) - mean) * spread
             numbers = (normed * factor[None, :] + shift[None, :]).to(numbers.dtype)
         places = outs.to(tl.int64)[None, :] * WIDTH + (start + columns)[:, None]
         codes = tl.load(weight + places, mask=inside[:, None] & real[None, :], other=0)
@@ -178,35 +195,38 @@ def row_product(
         "GELU": gelu,
         "RESIDUAL": residual is not None,
     }
-    if rows == 1:
-        blocks = {"BLOCK_OUT": 8, "BLOCK_IN": min(256, triton.next_power_of_2(group))}
-        grid = (triton.cdiv(outputs, blocks["BLOCK_OUT"]),)
-        wrap_triton(one_row_kernel)[grid](
-            states,
-            weight,
-            *tensors,
-            out,
-            eps,
-            WIDTH=width,
-            WIDTH_PADDED=triton.next_power_of_2(width),
-            OUTPUTS=outputs,
-            **flags,
-            **blocks,
-        )
-        return out
-    blocks = {"BLOCK_OUT": 16, "BLOCK_IN": max(16, min(128, triton.next_power_of_2(group)))}
-    grid = (triton.cdiv(outputs, blocks["BLOCK_OUT"]),)
-    wrap_triton(few_rows_kernel)[grid](
+    blocks = blocks_of(rows, width, group)
+    wrap_triton(kernel_of(rows))[(triton.cdiv(outputs, blocks["BLOCK_OUT"]),)](
         states,
         weight,
         *tensors,
         out,
         eps,
-        ROWS=rows,
-        ROWS_PADDED=max(_LEAST_TILE, triton.next_power_of_2(rows)),
         WIDTH=width,
         OUTPUTS=outputs,
         **flags,
         **blocks,
+        num_warps=warps_of(rows),
     )
     return out
+
+
+def kernel_of(rows: int) -> Any:
+    """Return the kernel for a number of rows."""
+    return one_row_kernel if rows == 1 else few_rows_kernel
+
+
+def blocks_of(rows: int, width: int, group: int) -> dict[str, int]:
+    """Return the sizes of the blocks of a kernel: a block of inputs has one scale a row."""
+    inputs = triton.next_power_of_2(group)
+    if rows == 1:
+        padded = triton.next_power_of_2(width)
+        return {"WIDTH_PADDED": padded, "BLOCK_OUT": 8, "BLOCK_IN": min(256, inputs)}
+    padded = max(_LEAST_TILE, triton.next_power_of_2(rows))
+    sizes = {"ROWS": rows, "ROWS_PADDED": padded}
+    return {**sizes, "BLOCK_OUT": 16, "BLOCK_IN": max(16, min(128, inputs))}
+
+
+def warps_of(rows: int) -> int:
+    """Return the warps of a program: with fewer, some registers of a tile with a norm spill."""
+    return 4 if rows == 1 else 8
