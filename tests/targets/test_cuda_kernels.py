@@ -16,6 +16,8 @@ from benchmarks.cuda.offline_kernels import (
     compiled,
 )
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "int8": 2e-3}
 
 
