@@ -215,14 +215,22 @@ class Family(Protocol):
         ...
 
     def assemble(
-        self, folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = ...
+        self,
+        folder: Path,
+        functions: Mapping[str, GraphFunction],
+        cache_dtype: torch.dtype = ...,
+        *,
+        narrow: bool = ...,
     ) -> Any:
         """Join built graphs into a model that `transcribe` takes.
 
         Args:
             folder: The artifact, for the configs in it.
-            functions: The built graphs by the names of `graphs`; inputs and outputs are float32.
-            cache_dtype: The type of tensors that graphs write in place.
+            functions: The built graphs by the names of `graphs`, whose inputs and outputs are
+                float32, or by those of `device_graphs`.
+            cache_dtype: The type of tensors that graphs write in place, and of those between
+                graphs of `device_graphs`.
+            narrow: As `device_graphs` was given it.
 
         Raises:
             IntegrityError: The names are not those of `graphs`.

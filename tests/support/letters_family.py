@@ -149,7 +149,11 @@ class _GraphModel(nn.Module):
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> Any:
     return _GraphModel(Wav2Vec2Config.from_pretrained(folder), functions)
 

@@ -126,7 +126,11 @@ def device_graphs(
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> engine.GraphCtc:
     """Make a model of the built graph and the config in `folder`.
 
@@ -134,6 +138,7 @@ def assemble(
         folder: The artifact, for the config in it.
         functions: The built graph by name.
         cache_dtype: Not used: there is no cache.
+        narrow: Not used either.
     """
     return engine.assemble(folder, functions)
 

@@ -111,7 +111,11 @@ def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> GraphWhisper:
     """Join built graphs, and the configs in `folder`, into a model that generates.
 
@@ -119,6 +123,7 @@ def assemble(
         folder: The artifact, for the configs in it.
         functions: The built graphs by name.
         cache_dtype: The type of caches that graphs write in place.
+        narrow: Whether those of `device_graphs` keep the audio's keys and values in int8.
     """
     if functions.keys().isdisjoint(DECODERS):
         given = ", ".join(sorted(functions))
@@ -129,7 +134,7 @@ def assemble(
         raise IntegrityError(msg)
     config = construct.config_of(folder)
     with offline():
-        return _assemble(config, generation_config(folder), functions, cache_dtype)
+        return _assemble(config, generation_config(folder), functions, cache_dtype, narrow=narrow)
 
 
 def attach_engine(model: Any, folder: Path) -> None:
