@@ -4,9 +4,10 @@ A `Graph` is traced on the `meta` device, without weights; a target adds the wei
 tensor, under the names of the transformers model that the graph's module was cut from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,29 @@ class GraphFunction(Protocol):
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
     ) -> dict[str, Tensor]: ...
+
+
+Replay = Callable[[], dict[str, Tensor]]
+"""Calls a function again with the same tensors, whose contents may be others by now."""
+
+
+@runtime_checkable
+class CapturedFunction(GraphFunction, Protocol):
+    """A function that can be recorded, so that the host starts all of it at once."""
+
+    def capture(self, inputs: Mapping[str, Tensor]) -> Replay:
+        """Record a call with these tensors; it may be run several times meanwhile.
+
+        A replay returns the same tensors each time, with other contents.
+        """
+        ...
+
+
+def replay(function: GraphFunction, inputs: Mapping[str, Tensor]) -> Replay:
+    """Return a function's call with these tensors, recorded if the function can be."""
+    if isinstance(function, CapturedFunction):
+        return function.capture(inputs)
+    return partial(function, inputs)
 
 
 def parameter_names(graph: Graph, model: nn.Module) -> dict[str, str]:

@@ -44,12 +44,12 @@ def make_driver(
     """Compile a `libcuda.so.1` into a folder.
 
     Args:
-        folder: The folder, which is created.
+        folder: The folder, which is created where it is missing.
         cards: Name, capability, multiprocessors and bytes of each card.
         version: What `cuDriverGetVersion` answers.
         init: What `cuInit` answers: 0, or an error.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rows = "".join(
         f'{{"{name}", {major}, {minor}, {processors}, {memory}UL}}, '
         for name, (major, minor), processors, memory in cards

@@ -10,7 +10,7 @@ from torch import Tensor
 from exporter.families.whisper.decoding.settings import generation_settings, with_settings
 from exporter.formats.audio import whole
 from exporter.runtime.transcript import Segment, Sound, Transcript
-from exporter.runtime.whisper.long_log_mel import LongLogMel
+from exporter.runtime.whisper.features.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
