@@ -21,12 +21,13 @@ from exporter.build.calibration import Calibrated, Calibration, calibrate
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import BusyError, DataError, IntegrityError, RecipeError
+from exporter.errors import BusyError, DataError, IntegrityError, MachineError, RecipeError
 from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
+from exporter.system.accelerators import require_device
 from exporter.system.files import readable_name, require_utf8
 from exporter.system.hardware import FRUGAL, describe, installed_versions
 from exporter.system.progress import Progress
@@ -44,7 +45,8 @@ class BuiltArtifact:
         path: The artifact.
         manifest: Its manifest.
         prediction: The estimate before the build.
-        reload: `seconds` and `peak_rss_bytes` of the first reload; None if the artifact was reused.
+        reload: `seconds` and `peak_rss_bytes` of the first reload, None where the device is not
+            here; None if the artifact was reused.
     """
 
     path: Path
@@ -273,17 +275,34 @@ def _build_one(
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))
-        reload = worker.run(
-            "exporter.build.smoke_test:smoke_test",
-            {"folder": str(folder.resolve()), "clip": clip},
-            report,
-            what=name,
-            environment=FRUGAL,
-        )
+        reload = _tried(folder, manifest, clip, name, report)
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
         build_registry.record(manifest)
         store.publish(folder, planned.path)
     return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
+
+
+def _tried(
+    folder: Path, manifest: Manifest, clip: str | None, name: str, report: Progress
+) -> dict[str, Any]:
+    """Decode one recording with a sealed artifact, where this machine has its device.
+
+    An artifact for a card may be built without one, if building needs none.
+    """
+    needs = manifest.needs
+    try:
+        require_device(needs.device, needs.gpu.as_needs() if needs.gpu else None, name)
+    except MachineError as error:
+        _log.warning("it was built, and not tried: %s", error)
+        return {"seconds": None, "peak_rss_bytes": None}
+    answer: dict[str, Any] = worker.run(
+        "exporter.build.smoke_test:smoke_test",
+        {"folder": str(folder.resolve()), "clip": clip},
+        report,
+        what=name,
+        environment=FRUGAL,
+    )
+    return answer
 
 
 def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
