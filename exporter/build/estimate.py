@@ -15,7 +15,7 @@ from torch import nn
 from exporter.artifact.manifest import Predicted
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.compatibility import check_fit
-from exporter.errors import MachineError, ResourceError
+from exporter.errors import MachineError, RecipeError, ResourceError
 from exporter.families import FAMILIES, family_name
 from exporter.families.base import Family
 from exporter.formats.tensor_io import FLOATS
@@ -23,7 +23,7 @@ from exporter.quantization.plan import QuantizationPlan, plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
 from exporter.system import accelerators, hardware
 from exporter.system.progress import shown_bytes
-from exporter.targets import TARGETS, facts_of
+from exporter.targets import TARGETS, default_scheme, facts_of
 from exporter.targets.cost import MEASURED_ON, Work
 from exporter.targets.options import TargetOptions
 
@@ -228,7 +228,7 @@ def require_room(steps: Sequence[Step], room: Resources, fetch_bytes: int = 0) -
             raise shortage
 
 
-def verdict(shortage: ResourceError | MachineError | None) -> Row:
+def verdict(shortage: ResourceError | MachineError | RecipeError | None) -> Row:
     """Return the last columns of a plan's row: if the build fits this machine, or why not."""
     reason = str(shortage).splitlines()[0] if shortage else None
     return {"fits": shortage is None, "why_not": reason}
@@ -251,8 +251,12 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
     shared = shared_tables(family.TIED, checkpoint.tensors)
-    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
-    return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
+    rows = []
+    for kind in TARGETS:
+        matches = default_quantization(model, family.HEAD, shared, default_scheme(kind))
+        plan = plan_of(matches, model)
+        rows.append(_default_row(kind, plan, model, checkpoint, family, room))
+    return rows
 
 
 def _default_row(
@@ -268,12 +272,14 @@ def _default_row(
         options = target.Options()
     except MachineError as error:  # a default depends on the machine, which has no suitable value
         return {"kind": kind, **verdict(error)}
-    prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     try:
         target.check(options, plan, model, checkpoint, family)
         blocker = None
     except MachineError as error:
         blocker = error
+    except RecipeError as error:  # the kind has no artifact of such a model
+        return {"kind": kind, **verdict(error)}
+    prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     (shortage,) = resource_errors([Step(kind, prediction, blocker=blocker)], room)
     head = {"kind": kind, "options": options.model_dump(mode="json")}
     return {**head, **prediction.as_row(), **verdict(shortage)}

@@ -32,7 +32,7 @@ from exporter.system.files import require_no_link
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
 from exporter.system.text import nearest
-from exporter.targets import TARGETS, facts_of
+from exporter.targets import TARGETS, default_scheme, facts_of
 from exporter.targets.options import TargetOptions
 
 
@@ -138,7 +138,7 @@ def resolve(
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
     shared = shared_tables(family.TIED, opened.tensors)
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared)
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared, default_scheme)
     plans = {index: plan_of(matches[index], skeleton) for index in chosen}
     calibrations = plan_calibrations(recipe, plans)
     found = [

@@ -23,6 +23,8 @@ from exporter.targets.facts import Offer
 from exporter.targets.inspection import StoredWeight
 from exporter.targets.options import TargetOptions
 
+DEFAULT_SCHEME = "float"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=400 * MB,

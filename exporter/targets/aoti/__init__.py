@@ -14,6 +14,8 @@ Level = Literal["x86-64-v3", "x86-64-v4"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 VNNI, BF16, AMX_INT8 = "avx512_vnni", "avx512_bf16", "amx_int8"
 
+DEFAULT_SCHEME = "dynamic-int8"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=440 * MB,
