@@ -55,7 +55,7 @@ def load(folder: Path, manifest: Manifest, family: Family) -> Any:
             (place / file.path).write_bytes(store.read_verified(folder, file))
         functions = open_functions(place, folder, SUPPORT["cuda"])
     dtype = getattr(torch, str(Options.model_validate(manifest.options).dtype))
-    return family.assemble(folder, functions.by_name, dtype)
+    return family.assemble(folder, functions.by_name, dtype, narrow=functions.narrow)
 
 
 def _require(folder: Path, manifest: Manifest) -> None:
