@@ -38,6 +38,7 @@ _FULL |= {errno.EMFILE, errno.ENFILE}
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
+    "CUDA out of memory",
     *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
     *("can't start new thread", "pthread_create failed", "No usable temporary directory"),
 )

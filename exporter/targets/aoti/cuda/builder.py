@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.errors import CheckpointError
 from exporter.families import FAMILIES
 from exporter.families.graph import Graph, parameter_names
 from exporter.families.joined import read_joined
 from exporter.families.layered import LayeredGraph, in_layer
-from exporter.formats.tensor_io import Layout
+from exporter.formats.tensor_io import Layout, write_safetensors
 from exporter.quantization.modules import keep_16bit_storage, stored
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.weights import Weights
@@ -24,11 +25,11 @@ from exporter.system.build_cache import get_or_build
 from exporter.system.hardware import describe, installed_versions
 from exporter.system.progress import Progress
 from exporter.targets.aoti.cuda.compiler import compile_part, cuda_settings
+from exporter.targets.aoti.cuda.load import WEIGHTS
 from exporter.targets.aoti.cuda.modules import replace_modules
 from exporter.targets.aoti.package import read_spec
 
 _MOST_WORKERS = 8  # each has torch, and on a GPU a context, in memory
-_CORES_EACH = 2
 
 
 @dataclass(frozen=True)
@@ -120,28 +121,51 @@ def build_parts(
     whole = cut(recipe)
     # The longest first: steps of several rows try the most kernels.
     names = sorted(whole.parts, key=lambda name: not name.endswith(("_layer", "_after")))
-    workers = min(_MOST_WORKERS, len(names), max(describe().cores // _CORES_EACH, 1))
+    workers = min(_MOST_WORKERS, len(names), describe().cores)
     progress(f"compiling {len(names)} parts, {workers} at a time", None)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(_build_part, recipe, name, folder, fresh) for name in names]
+        running = [pool.submit(build_part, recipe, name, folder, fresh) for name in names]
         for done, each in enumerate(running, 1):
             each.result()
             progress("compiling", done / len(names))
-    return tensors_of(folder, whole), whole
-
-
-def tensors_of(folder: Path, whole: Cut) -> Layout:
-    """Return type and shape of each weight that packages in a folder take, of all layers."""
     tensors: Layout = {}
-    for name, (_, count) in whole.parts.items():
-        for constant in read_spec(folder / f"{name}.pt2").constants.values():
-            kind = getattr(torch, constant.dtype), constant.shape
-            tensors |= dict.fromkeys(layers_of(constant.name, count), kind)
+    for name in whole.parts:
+        tensors |= tensors_of(folder, name, whole)
+    return tensors, whole
+
+
+def write_weights(folder: Path, tensors: Layout, whole: Cut, progress: Progress) -> None:
+    """Write the weights of all layers, one in memory at a time.
+
+    Raises:
+        CheckpointError: A value is too large for the type of the graphs.
+    """
+
+    def read(name: str) -> Tensor:
+        dtype, shape = tensors[name]
+        # A single scale is repeated: modules have one per row.
+        tensor = whole.read(name).to(dtype).expand(shape)
+        if dtype.is_floating_point and not bool(tensor.isfinite().all()):
+            kind = str(dtype).removeprefix("torch.")
+            msg = f"{name} has values beyond {kind}: build with `dtype: bfloat16`"
+            raise CheckpointError(msg)
+        return tensor
+
+    write_safetensors(folder / WEIGHTS, tensors, read, progress)
+
+
+def tensors_of(folder: Path, name: str, whole: Cut) -> Layout:
+    """Return type and shape of each weight that a package in a folder takes, of all its layers."""
+    tensors: Layout = {}
+    _, count = whole.parts[name]
+    for constant in read_spec(folder / f"{name}.pt2").constants.values():
+        kind = getattr(torch, constant.dtype), constant.shape
+        tensors |= dict.fromkeys(layers_of(constant.name, count), kind)
     return tensors
 
 
-def _build_part(recipe: Recipe, name: str, folder: Path, fresh: bool) -> None:
-    """Compile one part, or take it from the cache; runs in a process of its own."""
+def build_part(recipe: Recipe, name: str, folder: Path, fresh: bool) -> None:
+    """Compile the part of that name into a folder, or take it from the cache."""
     whole = cut(recipe)
     graph, _ = whole.parts[name]
     names = parameter_names(graph, whole.model)

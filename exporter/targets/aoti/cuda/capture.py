@@ -4,9 +4,9 @@ All graphs of a model share one pool of memory, in which results stay where they
 may run at a time, and who wants to keep a result copies it.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,23 +73,28 @@ class CapturedStep:
         Raises:
             MachineError: The GPU fails, now or at a replay.
         """
-        try:
+        with naming(self._name):
             graph, outputs = self._capture.record(self._function, inputs)
-        except RuntimeError as error:
-            self._fail(error)
 
         def replay() -> dict[str, Tensor]:
-            try:
-                with self._capture.lock:
-                    graph.replay()
-            except RuntimeError as error:
-                self._fail(error)
+            with naming(self._name), self._capture.lock:
+                graph.replay()
             return outputs
 
         return replay
 
-    def _fail(self, error: RuntimeError) -> NoReturn:
-        if exhausted(error):
-            raise error
-        msg = f"{self._name}: the GPU failed: {str(error).splitlines()[0]}"
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name a package or graph where CUDA fails in the block.
+
+    Raises:
+        MachineError: CUDA failed, for another reason than a lack of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if exhausted(error) or "CUDA error" not in str(error):
+            raise
+        msg = f"{name}: the GPU failed: {str(error).splitlines()[0]}"
         raise MachineError(msg) from error

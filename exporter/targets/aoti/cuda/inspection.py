@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families.attention import kept
+from exporter.formats.tensor_io import Layout
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.simulate import Rounding
 from exporter.targets.aoti.cuda.builder import cut, tensors_of
@@ -41,7 +42,9 @@ def stored(
 ) -> Iterator[StoredWeight]:
     """Yield every tensor of the weights' file, and those that it lacks."""
     whole = cut(recipe_of(options, plan, checkpoint))
-    expected = tensors_of(folder, whole)
+    expected: Layout = {}
+    for part in whole.parts:
+        expected |= tensors_of(folder, part, whole)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
         for name, (dtype, shape) in expected.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exporter.artifact import store
 from exporter.artifact.manifest import Manifest
-from exporter.errors import IntegrityError, MachineError, exhausted
+from exporter.errors import IntegrityError, MachineError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.layered import LayeredGraph, in_layer
@@ -21,7 +21,7 @@ from exporter.runtime.aoti.spec import Constant, Spec
 from exporter.system.accelerators import require_gpu
 from exporter.system.hardware import require_features
 from exporter.system.tempdirs import scratch
-from exporter.targets.aoti.cuda.capture import Capture, CapturedStep
+from exporter.targets.aoti.cuda.capture import Capture, CapturedStep, naming
 from exporter.targets.aoti.devices import SUPPORT, Support
 from exporter.targets.aoti.options import Options
 from exporter.targets.aoti.package import (
@@ -55,7 +55,7 @@ def load(folder: Path, manifest: Manifest, family: Family) -> Any:
             (place / file.path).write_bytes(store.read_verified(folder, file))
         functions = open_functions(place, folder, SUPPORT["cuda"])
     dtype = getattr(torch, str(Options.model_validate(manifest.options).dtype))
-    return family.assemble(folder, functions.by_name, dtype)
+    return family.assemble(folder, functions.by_name, dtype, narrow=functions.narrow)
 
 
 def _require(folder: Path, manifest: Manifest) -> None:
@@ -184,13 +184,8 @@ class Part:
         return [*self.spec.constants.values()]
 
     def _run(self, tensors: list[Tensor]) -> Sequence[Tensor]:
-        try:
+        with naming(str(self._shown)):
             results: Sequence[Tensor] = self._loader.boxed_run(tensors)
-        except RuntimeError as error:
-            if exhausted(error) or "CUDA error" not in str(error):
-                raise
-            msg = f"{self._shown}: the GPU failed: {str(error).splitlines()[0]}"
-            raise MachineError(msg) from error
         return results
 
 

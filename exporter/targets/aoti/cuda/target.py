@@ -3,20 +3,25 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from exporter.artifact.manifest import BuildResult, BuiltOn, Gpu, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import CheckpointError
 from exporter.families import FAMILIES, family_name
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
-from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
+from exporter.formats.tensor_io import Layout, safetensors_bytes
 from exporter.quantization.plan import QuantizationPlan, shared_tables
 from exporter.quantization.schemes.float import Scheme as Float
 from exporter.system.accelerators import Card
 from exporter.system.hardware import level_features, require_features
-from exporter.targets.aoti.cuda.builder import Cut, Recipe, build_parts, cut, layers_of
+from exporter.targets.aoti.cuda.builder import (
+    Cut,
+    Recipe,
+    build_parts,
+    cut,
+    layers_of,
+    write_weights,
+)
 from exporter.targets.aoti.cuda.compiler import HOST_LEVEL
 from exporter.targets.aoti.cuda.load import WEIGHTS
 from exporter.targets.aoti.cuda.modules import check_schemes
@@ -74,17 +79,7 @@ def build(job: Job[Options]) -> BuildResult:
     toolchain = require_toolchain()
     recipe = recipe_of(job.options, job.plan, job.checkpoint, toolchain.as_parts())
     tensors, whole = build_parts(recipe, job.folder, job.progress, fresh=job.fresh)
-
-    def read(name: str) -> Tensor:
-        dtype, shape = tensors[name]
-        # A single scale is repeated: modules have one per row.
-        tensor = whole.read(name).to(dtype).expand(shape)
-        if dtype.is_floating_point and not bool(tensor.isfinite().all()):
-            msg = f"{name} has values beyond {job.options.dtype}: build with `dtype: bfloat16`"
-            raise CheckpointError(msg)
-        return tensor
-
-    write_safetensors(job.folder / WEIGHTS, tensors, read, job.progress)
+    write_weights(job.folder, tensors, whole, job.progress)
     memory = device_memory_bytes(job.options, job.plan, job.checkpoint)
     return BuildResult(
         needs=Requirements(
