@@ -56,7 +56,7 @@ def compile_part(
                 torch._inductor.aoti_compile_and_package(
                     program,
                     package_path=str(folder / "graph.pt2"),
-                    inductor_configs={**_COMMON, **settings},
+                    inductor_configs=known_settings(settings),
                 )
         except RuntimeError as error:
             if exhausted(error):
@@ -73,6 +73,12 @@ _COMMON: dict[str, Any] = {
     "aot_inductor.package_constants_in_so": False,
     "aot_inductor.precompile_headers": False,  # needs the openssl command
 }
+
+
+def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings and those that all parts share; not those that this torch does not have."""
+    known = set(torch._inductor.list_options())
+    return {name: value for name, value in {**_COMMON, **settings}.items() if name in known}
 
 
 def cuda_settings(rows: int | None) -> dict[str, Any]:
@@ -132,9 +138,17 @@ def _traced(
     module = _Stateless(graph.module, tuple(own), few=kernels)
     program = exported(graph, module, (*weights, *inputs), len(weights))
     if kernels:
+        before = _outputs(program)
         with_kernels(program.graph)
+        for old, new in zip(before, _outputs(program), strict=True):
+            program.graph_signature.replace_all_uses(old, new)
         program.graph_module.recompile()
+        program.validate()
     return program
+
+
+def _outputs(program: torch.export.ExportedProgram) -> list[str]:
+    return [node.name for node in program.graph.output_node().args[0]]
 
 
 def _used(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> list[str]:

@@ -46,7 +46,8 @@ def cached_attention_kernel(
     real = dims < DIM
     width = heads * DIM
     begin = states + row.to(tl.int64) * 3 * width + head * DIM + dims
-    query = tl.load(begin, mask=real, other=0.0).to(tl.float32) * scale
+    # Inductor passes a number of Python in 64 bits, which would widen all that follows.
+    query = (tl.load(begin, mask=real, other=0.0).to(tl.float32) * scale).to(tl.float32)
     new_key = tl.load(begin + width, mask=real, other=0.0)
     new_value = tl.load(begin + 2 * width, mask=real, other=0.0)
     if part == 0:
@@ -111,7 +112,8 @@ def audio_attention_kernel(
     dims = tl.arange(0, DIM_PADDED)
     real = dims < DIM
     at = row.to(tl.int64) * heads + head
-    asked = tl.load(query + at * DIM + dims, mask=real, other=0.0).to(tl.float32) * scale
+    asked = tl.load(query + at * DIM + dims, mask=real, other=0.0).to(tl.float32)
+    asked = (asked * scale).to(tl.float32)  # a number of Python has 64 bits
     heard = (tl.load(window + row).to(tl.int64) * heads + head) * source
     each = tl.cdiv(source, SPLITS)
     first, last = part * each, tl.minimum((part + 1) * each, source)

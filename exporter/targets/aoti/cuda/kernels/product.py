@@ -47,7 +47,7 @@ def one_row_kernel(
         whole = tl.load(states + every, mask=every < WIDTH, other=0.0).to(tl.float32)
         mean = tl.sum(whole, 0) / WIDTH
         far = tl.where(every < WIDTH, whole - mean, 0.0)
-        spread = tl.rsqrt(tl.sum(far * far, 0) / WIDTH + eps)
+        spread = tl.rsqrt((tl.sum(far * far, 0) / WIDTH + eps).to(tl.float32))  # eps has 64 bits
     sums = tl.zeros([BLOCK_OUT, BLOCK_IN], tl.float32)
     for start in range(0, WIDTH, BLOCK_IN):
         columns = start + tl.arange(0, BLOCK_IN)
@@ -103,7 +103,7 @@ def statistics(
         whole = tl.load(states + cells, mask=both, other=0.0).to(tl.float32)
         far = tl.where(both, whole - mean[:, None], 0.0)
         spread += tl.sum(far * far, 1)
-    return mean[:, None], tl.rsqrt(spread / WIDTH + eps)[:, None]
+    return mean[:, None], tl.rsqrt((spread / WIDTH + eps).to(tl.float32))[:, None]
 
 
 @triton.jit
