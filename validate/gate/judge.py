@@ -306,6 +306,8 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
         rtf=float(seconds.sum() / timed_audio_s),
         rtfx=float(timed_audio_s / seconds.sum()),
         load_s=measured.load_s,
+        first_s=measured.first_s,
+        device_memory_bytes=measured.device_memory_bytes,
         peak_rss_bytes=measured.peak_rss_bytes,
         size_bytes=run.size_bytes,
         passes=measured.passes,
