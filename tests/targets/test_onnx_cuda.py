@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
+from transformers import WhisperForConditionalGeneration
 
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
@@ -218,3 +219,22 @@ def test_the_kind_refuses_what_it_has_no_nodes_for(tiny_whisper: Path) -> None:
     wide = SCHEMES["float"].Scheme.model_validate({"dtype": "float32"})
     with pytest.raises(RecipeError, match="onnx-fp16 computes in float16: leave out `dtype: fl"):
         KIND.check(Options(), plan_for(model, wide), model, opened, family)
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["arrays", "I/O binding"])
+@pytest.mark.parametrize("scheme", ["float", "weight-int8"])
+def test_optimum_generates_with_the_folder_as_it_is(
+    folders: dict[str, Path], tiny_whisper: Path, scheme: str, bound: bool
+) -> None:
+    """In float16, on the CPU provider here; with I/O binding, which it has on a card."""
+    from optimum.onnxruntime import ORTModelForSpeechSeq2Seq
+
+    model = ORTModelForSpeechSeq2Seq.from_pretrained(
+        folders[scheme], provider="CPUExecutionProvider", use_io_binding=bound
+    )
+    assert model.dtype == torch.float16
+    original = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
+    features = torch.randn(2, 80, 400, generator=torch.Generator().manual_seed(0))
+    for asked in ({}, {"num_beams": 3}):
+        expected = original.generate(features, max_new_tokens=20, **asked)
+        assert torch.equal(model.generate(features, max_new_tokens=20, **asked), expected)
