@@ -20,6 +20,7 @@ from exporter.errors import MachineError
 
 PROVIDER = "CUDAExecutionProvider"
 _LIBRARY = "libonnxruntime_providers_cuda.so"
+_CUDNN = "libcudnn.so.9"  # MultiHeadAttention of release 1.31 asks for it, whatever computes
 _WHEEL = "onnxruntime-gpu"
 # https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 _OPTIONS: Mapping[str, str] = {
@@ -57,10 +58,11 @@ def require_provider() -> None:
         )
         raise MachineError(msg)
     with redirect_stdout(io.StringIO()):  # it prints what it does not find
-        onnxruntime.preload_dlls(cudnn=False, msvc=False)  # no graph of ours needs cuDNN
+        onnxruntime.preload_dlls(msvc=False)
     library = Path(onnxruntime.__file__).parent / "capi" / _LIBRARY
     try:
-        ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
+        for needed in (str(library), _CUDNN):
+            ctypes.CDLL(needed, mode=os.RTLD_LAZY)
     except OSError as error:
         msg = (
             f"onnxruntime {onnxruntime.__version__} cannot load its CUDA provider: {_short(error)}."
@@ -99,7 +101,9 @@ def _short(error: OSError) -> str:
 def _installing(release: str, installed: str | None = None) -> str:
     own = _installed_version() or release
     first = f"pip uninstall -y {installed} && " if installed else ""
-    return f"Install it with the libraries of CUDA: {first}pip install '{_WHEEL}[cuda]=={own}'"
+    return (
+        f"Install it with the libraries of CUDA: {first}pip install '{_WHEEL}[cuda,cudnn]=={own}'"
+    )
 
 
 def _installed_version() -> str | None:

@@ -25,7 +25,7 @@ SCHEMES = frozenset(_BY_SCHEME)
 
 
 class FloatFrames(FramesConvolution, OwnLayout):
-    """A convolution as a product of its frames, in which no part of cuDNN is needed."""
+    """A convolution as a product of its frames: no algorithm is searched for at its first call."""
 
     def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__(conv)

@@ -1,4 +1,4 @@
-"""Join additions and layer norms of a traced graph, of which each would be a kernel of its own."""
+"""Passes on a traced graph, for the kernels of CUDA: fewer nodes, and none without a kernel."""
 
 import onnx_ir as ir
 
@@ -34,6 +34,20 @@ def join_norms(model: ir.Model) -> None:
         joined.name = norm.name
         _insert(model.graph, added, norm, joined)
     model.graph.opset_imports[MICROSOFT] = 1
+
+
+def plain_casts(model: ir.Model) -> None:
+    """Replace each `CastLike`, for which there is no kernel, by the `Cast` that it stands for."""
+    for node in [node for node in model.graph if node.op_type == "CastLike"]:
+        states, like = node.inputs
+        if like is None or like.dtype is None:
+            continue
+        cast = ir.node("Cast", [states], attributes={"to": int(like.dtype)}, name=node.name)
+        (old,), (new,) = node.outputs, cast.outputs
+        new.name, new.type, new.shape = old.name, ir.TensorType(like.dtype), old.shape
+        model.graph.insert_after(node, cast)
+        ir.convenience.replace_all_uses_with(old, new)
+        model.graph.remove([node], safe=True)
 
 
 def _insert(graph: ir.Graph, added: ir.Node, norm: ir.Node, joined: ir.Node) -> None:

@@ -123,9 +123,10 @@ def write_graphs(job: Job[Any], wanted: Form) -> None:
 def form(dtype: torch.dtype = torch.float16) -> Form:
     """Return how this kind stores a model: in float16, or in float32 for comparisons on a CPU."""
     from exporter.targets.onnx.cuda.modules import NODES, replace_modules
-    from exporter.targets.onnx.cuda.passes import join_norms
+    from exporter.targets.onnx.cuda.passes import join_norms, plain_casts
 
-    return Form(KIND, "buffers", replace_modules, dtype, NODES, (join_norms,))
+    passes = plain_casts, join_norms
+    return Form(KIND, "buffers", replace_modules, dtype, NODES, passes)
 
 
 def memory_bytes(folder: Path, config: Mapping[str, Any]) -> int:

@@ -51,7 +51,7 @@ def _trace(graph: Graph, nodes: Mapping[Any, Callable[..., Any]] | None = None) 
 
 
 def _translations(others: Mapping[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
-    """Return the functions that make the nodes of each custom operator."""
+    """Return the functions that make the nodes of each custom operator, and those of `others`."""
     nodes: dict[Any, Callable[..., Any]] = {
         **modules.nodes(),
         operators.attention: attention.attention,
