@@ -7,6 +7,7 @@ not: see `device_stream`.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
 import torch
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class DeviceCache(GraphCache):
         super().__init__()
         self.memory: Memory | None = None
         self.rows: Rows | None = None
+        self.dropped: finalize[[Memory], DeviceCache] | None = None
         self.count = self.windows = 0
 
     def contents(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -192,14 +194,16 @@ class DeviceDecoder:
         return encoded
 
     def release(self, cache: DeviceCache) -> None:
-        if cache.memory is not None:
-            self.give_back(cache.memory)
-        cache.memory = cache.rows = None
+        if cache.dropped is not None:
+            cache.dropped()
+        cache.memory = cache.rows = cache.dropped = None
 
     def _begin(self, encoded: Tensor, cache: DeviceCache) -> Memory:
         """Give the windows slots, and compute their keys and values."""
         cache.count = cache.windows = len(encoded)
         cache.memory = self.acquire(self._slots(len(encoded)), len(encoded))
+        # `generate` releases nothing: its memory is free when nobody has the cache any more.
+        cache.dropped = finalize(cache, self.give_back, cache.memory)
         for some in self._range(len(encoded)).split(ENCODED):
             self.hear(cache.memory, encoded[int(some[0]) : int(some[-1]) + 1], some)
         return cache.memory
