@@ -4,11 +4,12 @@ What needs logits on the host decodes step by step here, as with any other decod
 not: see `device_stream`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import finalize
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -142,6 +143,16 @@ class DeviceDecoder:
         rows = {name: given.int().contiguous() for name, given in integers.items()}
         return self.functions["prompt"]({**rows, **memory.caches})
 
+    def begin(
+        self, ids: Tensor, encoded: Tensor, cache: DeviceCache, places: Sequence[int]
+    ) -> Tensor:
+        """Decode prompts [rows, tokens]; return the logits after the tokens at some places."""
+        self._begin(encoded, cache)
+        wanted = [range(ids.shape[1])[place] for place in places]
+        logits = self._several(ids, cache, wanted)["logits"]
+        cache.length += ids.shape[1]
+        return logits
+
     def step(self, ids: Tensor, encoded: Tensor, cache: DeviceCache) -> Tensor:
         if cache.memory is None:
             self._begin(encoded, cache)
@@ -233,13 +244,17 @@ class DeviceDecoder:
         )
         return rows
 
-    def _several(self, ids: Tensor, cache: DeviceCache) -> dict[str, Tensor]:
-        """Decode tokens [rows, tokens] of all rows at once."""
+    def _several(
+        self, ids: Tensor, cache: DeviceCache, wanted: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Decode tokens [rows, tokens] of all rows at once; `wanted` ones have logits, or all."""
         assert cache.memory is not None
         rows = self._range(cache.count)
         window = rows // (cache.count // cache.windows)
         position = torch.full_like(rows, cache.length)
-        places = self._range(ids.shape[1]).expand(len(rows), -1)
+        if wanted is None:
+            wanted = range(ids.shape[1])
+        places = cache.memory.transfer.upload(np.array([wanted] * len(rows), np.int32))
         return self.prompt(cache.memory, ids, position, rows, window, places)
 
     def _slots(self, rows: int) -> int:
