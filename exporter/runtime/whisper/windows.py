@@ -1,6 +1,7 @@
 """Decode windows, at rising temperatures while their texts fail the thresholds."""
 
 import math
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from exporter.runtime.whisper.engine import Engine, Hypotheses, Scores, Tokens
 from exporter.runtime.whisper.options import Options
 from exporter.runtime.whisper.search import Found, beam_search, greedy, normalised
 from exporter.runtime.whisper.settings import Settings
+from exporter.runtime.whisper.streams.ranking import RankingHypotheses
 from exporter.runtime.whisper.streams.stream import Ask, Stream, StreamingEngine, Told
 
 
@@ -119,20 +121,41 @@ class Windows:
         start: int,
         seeds: Sequence[int],
     ) -> list[Window]:
+        most = self._together(temperature)
+        if len(prompts) > most:
+            groups = [range(n, min(n + most, len(prompts))) for n in range(0, len(prompts), most)]
+            return [
+                window
+                for rows in groups
+                for window in self._at(
+                    temperature,
+                    self._engine.select(encoded, rows),
+                    prompts[rows],
+                    start,
+                    [seeds[row] for row in rows],
+                )
+            ]
         options, silences = self._options, [None] * len(prompts)
         hypotheses = self._engine.start(encoded)
         try:
-            logits = hypotheses.step(prompts)
+            heard, scores = _begun(hypotheses, prompts, start)
             if options.no_speech_threshold is not None:
-                silences = self._no_speech(logits[:, start])
+                silences = self._no_speech(heard)
             if temperature:
-                found = self._drawn(hypotheses, logits[:, -1], prompts, temperature, seeds)
+                found = self._drawn(hypotheses, scores, prompts, temperature, seeds)
             else:
-                found = self._searched(hypotheses, logits[:, -1], prompts)
+                found = self._searched(hypotheses, scores, prompts)
         finally:
             hypotheses.release()
         pairs = zip(found, silences, strict=True)
         return [self._judged(one, temperature, silence) for one, silence in pairs]
+
+    def _together(self, temperature: float) -> int:
+        """Return the most windows that the engine decodes at a time."""
+        if not isinstance(self._engine, StreamingEngine):
+            return sys.maxsize
+        each = self._options.best_of if temperature else self._options.num_beams
+        return max(self._engine.rows // each, 1)
 
     @property
     def _scored(self) -> bool:
@@ -207,6 +230,14 @@ class Windows:
             silent = silence > options.no_speech_threshold and not sure_enough
         failed = (repeats or unsure) and not silent
         return Window(found.tokens, temperature, sure, silence, ratio, failed, silent)
+
+
+def _begun(hypotheses: Hypotheses, prompts: Tokens, start: int) -> tuple[Scores, Scores]:
+    """Return the logits after the token at `start` of the prompts, and after the last one."""
+    if isinstance(hypotheses, RankingHypotheses):
+        return hypotheses.begin(prompts, start)
+    logits = hypotheses.step(prompts)
+    return logits[:, start], logits[:, -1]
 
 
 def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:

@@ -4,10 +4,12 @@ What needs logits on the host decodes step by step here, as with any other decod
 not: see `device_stream`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,6 +36,7 @@ class DeviceCache(GraphCache):
         super().__init__()
         self.memory: Memory | None = None
         self.rows: Rows | None = None
+        self.dropped: finalize[[Memory], DeviceCache] | None = None
         self.count = self.windows = 0
 
     def contents(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -140,6 +143,16 @@ class DeviceDecoder:
         rows = {name: given.int().contiguous() for name, given in integers.items()}
         return self.functions["prompt"]({**rows, **memory.caches})
 
+    def begin(
+        self, ids: Tensor, encoded: Tensor, cache: DeviceCache, places: Sequence[int]
+    ) -> Tensor:
+        """Decode prompts [rows, tokens]; return the logits after the tokens at some places."""
+        self._begin(encoded, cache)
+        wanted = [range(ids.shape[1])[place] for place in places]
+        logits = self._several(ids, cache, wanted)["logits"]
+        cache.length += ids.shape[1]
+        return logits
+
     def step(self, ids: Tensor, encoded: Tensor, cache: DeviceCache) -> Tensor:
         if cache.memory is None:
             self._begin(encoded, cache)
@@ -192,14 +205,16 @@ class DeviceDecoder:
         return encoded
 
     def release(self, cache: DeviceCache) -> None:
-        if cache.memory is not None:
-            self.give_back(cache.memory)
-        cache.memory = cache.rows = None
+        if cache.dropped is not None:
+            cache.dropped()
+        cache.memory = cache.rows = cache.dropped = None
 
     def _begin(self, encoded: Tensor, cache: DeviceCache) -> Memory:
         """Give the windows slots, and compute their keys and values."""
         cache.count = cache.windows = len(encoded)
         cache.memory = self.acquire(self._slots(len(encoded)), len(encoded))
+        # `generate` releases nothing: its memory is free when nobody has the cache any more.
+        cache.dropped = finalize(cache, self.give_back, cache.memory)
         for some in self._range(len(encoded)).split(ENCODED):
             self.hear(cache.memory, encoded[int(some[0]) : int(some[-1]) + 1], some)
         return cache.memory
@@ -229,13 +244,17 @@ class DeviceDecoder:
         )
         return rows
 
-    def _several(self, ids: Tensor, cache: DeviceCache) -> dict[str, Tensor]:
-        """Decode tokens [rows, tokens] of all rows at once."""
+    def _several(
+        self, ids: Tensor, cache: DeviceCache, wanted: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Decode tokens [rows, tokens] of all rows at once; `wanted` ones have logits, or all."""
         assert cache.memory is not None
         rows = self._range(cache.count)
         window = rows // (cache.count // cache.windows)
         position = torch.full_like(rows, cache.length)
-        places = self._range(ids.shape[1]).expand(len(rows), -1)
+        if wanted is None:
+            wanted = range(ids.shape[1])
+        places = cache.memory.transfer.upload(np.array([wanted] * len(rows), np.int32))
         return self.prompt(cache.memory, ids, position, rows, window, places)
 
     def _slots(self, rows: int) -> int:

@@ -10,7 +10,7 @@ from exporter.families.whisper.engine.device import DeviceCache, DeviceDecoder
 from exporter.families.whisper.engine.device_stream import DeviceStream
 from exporter.families.whisper.engine.engine import ArrayEngine, ArrayHypotheses, Engine
 from exporter.families.whisper.graphs.device import BEST, RULED
-from exporter.runtime.whisper.engine import Tokens
+from exporter.runtime.whisper.engine import Scores, Tokens
 from exporter.runtime.whisper.rules import Rules
 from exporter.runtime.whisper.streams.ranking import Ranking
 
@@ -24,6 +24,11 @@ class DeviceEngine(ArrayEngine):
 
     def start(self, encoded: Tensor) -> "DeviceHypotheses":
         return DeviceHypotheses(self._engine, encoded, self._decoder)
+
+    @property
+    def rows(self) -> int:
+        """The rows of the largest step."""
+        return self._decoder.most
 
     def follows(self, rules: Rules) -> bool:
         return _follows(rules)
@@ -42,6 +47,12 @@ class DeviceHypotheses(ArrayHypotheses):
         self._decoder = decoder
         self._rules: Rules | None = None
         self._prompt = 0
+
+    def begin(self, prompts: Tokens, start: int) -> tuple[Scores, Scores]:
+        with torch.inference_mode():
+            ids = torch.from_numpy(prompts).to(self._engine.device)
+            logits = self._decoder.begin(ids, self._encoded, self._cache, (start, -1)).cpu().numpy()
+        return logits[:, 0], logits[:, 1]
 
     def ranks(self, rules: Rules, prompt: int, beams: int) -> bool:
         fits = 2 * beams <= BEST and self.windows * beams <= self._decoder.most

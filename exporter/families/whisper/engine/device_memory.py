@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperConfig
 
-from exporter.families.graph import GraphFunction, Replay, replay
+from exporter.families.graph import FixedInputs, GraphFunction
 from exporter.families.whisper.graphs.device import RING, RULED, STATE
 from exporter.runtime.whisper.rules import Rules
 
@@ -210,11 +210,11 @@ class Rows:
             self.logprob = like.new_zeros(count, dtype=torch.float32)
             self._asked = like.new_zeros(len(RULED), width)
         advanced = {"ring": self.ring, "turn": self._turn, "logprob": self.logprob}
-        self._inputs = {**memory.tensors, **self.state, **advanced}
-        self._captured: GraphFunction | None = None
-        self._replay: Replay | None = None
+        self._inputs = FixedInputs({**memory.tensors, **self.state, **advanced})
         self.idle(range(count), range(count))
-        self._recorded()
+        self.step()  # recorded, perhaps by several calls, while there is nothing to disturb
+        self._turn.zero_()
+        self.turn = 0
 
     def idle(self, rows: Sequence[int], slots: Sequence[int]) -> None:
         """Make rows idle, with slots that no others have."""
@@ -243,9 +243,8 @@ class Rows:
 
     def step(self) -> dict[str, Tensor]:
         """Decode a token of each row."""
-        recorded = self._recorded()
         self.turn = (self.turn + 1) % RING
-        return recorded()
+        return self._functions[f"step_{self.count}"](self._inputs)
 
     def best(self, logits: Tensor, asked: Tensor) -> dict[str, Tensor]:
         """Return the most likely tokens of each row.
@@ -258,18 +257,3 @@ class Rows:
         rules = {name: self._inputs[name] for name in ("bias", "bounds")}
         ruled = {name: self._asked[place, : self.count] for place, name in enumerate(RULED)}
         return self._functions[f"best_{self.count}"]({"logits": logits, **rules, **ruled})
-
-    def _recorded(self) -> Replay:
-        """Return the step, recorded while all rows are idle, so that no other is disturbed.
-
-        Measurements replace functions: then it is recorded again, and rows go on from where they
-        are.
-        """
-        function = self._functions[f"step_{self.count}"]
-        if self._replay is None or function is not self._captured:
-            kept = self._packed.clone(), self.ring.clone(), self.logprob.clone()
-            self._captured, self._replay = function, replay(function, self._inputs)
-            for tensor, values in zip((self._packed, self.ring, self.logprob), kept, strict=True):
-                tensor.copy_(values)
-            self._turn.fill_(self.turn)
-        return self._replay

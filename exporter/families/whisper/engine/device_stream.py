@@ -73,6 +73,7 @@ class DeviceStream:
         self._transfer = self._memory.transfer
         self._rows: Rows | None = None
         self._by_row: list[_Running | None] = []
+        self._slots: list[int] = []  # of each row, no two alike: idle rows write to theirs too
         self._looks: deque[_Look] = deque()
         self._keys = count()
 
@@ -123,13 +124,6 @@ class DeviceStream:
     def release(self) -> None:
         self._decoder.give_back(self._memory)
 
-    @property
-    def _slots(self) -> list[int]:
-        """The slot of each row; idle rows have those that are left."""
-        taken = [None if one is None else one.slot for one in self._by_row]
-        others = iter(slot for slot in range(self._memory.slots) if slot not in taken)
-        return [next(others) if slot is None else slot for slot in taken]
-
     def _fit(self, wanted: int) -> Rows:
         """Return rows for so many windows, in which the running ones go on."""
         fitting = self._decoder.fitting(wanted)
@@ -137,7 +131,10 @@ class DeviceStream:
         if former is not None and former.count == fitting:
             return former
         running = [one for one in self._by_row if one is not None]
+        taken = [one.slot for one in running]
+        others = [slot for slot in range(self._memory.slots) if slot not in taken]
         self._by_row = [*running, *[None] * (fitting - len(running))]
+        self._slots = [*taken, *others][:fitting]
         rows = self._rows = self._memory.rows(fitting)
         if former is not None:
             rows.take(range(len(running)), former, [one.row for one in running])

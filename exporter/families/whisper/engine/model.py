@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, ModelOutput, Seq2SeqL
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from exporter.errors import RecipeError
-from exporter.families.graph import GraphFunction
+from exporter.families.graph import GraphFunction, recorded
 from exporter.families.whisper.engine.cache import CACHE, GraphCache
 from exporter.families.whisper.engine.device import ENCODED, DeviceDecoder
 from exporter.families.whisper.engine.engine import Decoder, Engine
@@ -293,6 +293,7 @@ def assemble(
     decoder: Decoder
     if "prompt" in named:
         device = named["prompt"].device
+        named = {name: recorded(function) for name, function in named.items()}
         decoder = DeviceDecoder(named, config, cache_dtype, device, narrow=narrow)
         engine = Engine(named, "encoder", decoder, device, batch=ENCODED)
         return GraphWhisper(config, generation_config, engine)

@@ -27,6 +27,14 @@ class Ranking:
 class RankingHypotheses(Hypotheses, Protocol):
     """Hypotheses of which not all logits have to be copied to the host."""
 
+    def begin(self, prompts: Tokens, start: int) -> tuple[Scores, Scores]:
+        """Decode prompts [windows, tokens].
+
+        Returns:
+            The logits [windows, vocabulary] after the token at `start`, and after the last one.
+        """
+        ...
+
     def ranks(self, rules: Rules, prompt: int, beams: int) -> bool:
         """Return whether `rank` serves a search by these rules, and prepare it.
 

@@ -73,7 +73,14 @@ class Stream(Protocol):
 
 @runtime_checkable
 class StreamingEngine(Engine, Protocol):
-    """An engine that has streams."""
+    """An engine that has streams.
+
+    Attributes:
+        rows: The most rows that it decodes well at a time.
+    """
+
+    @property
+    def rows(self) -> int: ...
 
     def follows(self, rules: Rules) -> bool:
         """Return whether a stream can follow the rules."""
