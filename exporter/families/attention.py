@@ -372,3 +372,18 @@ def _(
     query: Tensor, key: Tensor, value: Tensor, _scales: list[Tensor], _: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+@torch.library.custom_op("exporter::windows_attention", mutates_args=())
+def windows_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend with queries [rows, tokens, width] to all keys and values of the rows' windows.
+
+    Keys and values are [windows, heads, source, head_dim]. Consecutive rows share a window.
+    """
+    queries = query.reshape(len(key), -1, query.shape[-1])
+    return attend(queries, key, value, key.shape[1]).reshape(query.shape)
+
+
+@windows_attention.register_fake
+def _(query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:
+    return torch.empty_like(query)

@@ -18,6 +18,9 @@ from exporter.families.layered import LayeredGraph
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 
+Cache = Literal["dynamic", "static", "buffers"]
+"""How graphs keep what they computed; see `Family.graphs`."""
+
 Configs = Mapping[str, Mapping[str, Any]]
 """The JSON files of `FamilyFacts.COMPANIONS.configs`, by file name."""
 
@@ -188,7 +191,7 @@ class Family(Protocol):
         """
         ...
 
-    def graphs(self, model: nn.Module, cache: Literal["dynamic", "static"]) -> list[Graph]:
+    def graphs(self, model: nn.Module, cache: Cache) -> list[Graph]:
         """Cut a model into the graphs that a target builds.
 
         Args:
@@ -196,7 +199,9 @@ class Family(Protocol):
                 embeddings and convolution kernels to the 16-bit types in which they are stored:
                 graphs convert those to the type in which they compute.
             cache: "dynamic" if the model's cache grows from call to call, "static" if it has a
-                fixed length. A model without a cache has the same graphs for both.
+                fixed length, "buffers" if it is written in place in a device's memory, and all
+                graphs compute in the skeleton's type. A model without a cache has the same graphs
+                for all.
         """
         ...
 

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exporter.errors import CheckpointError, RecipeError
-from exporter.families.base import Configs
+from exporter.families.base import Cache, Configs
 from exporter.families.ctc import construct, engine
 from exporter.families.ctc import derived as forms
 from exporter.families.ctc import forced as forcing
@@ -110,7 +110,7 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
     return model.eval().requires_grad_(False)
 
 
-def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+def graphs(model: Any, cache: Cache) -> list[Graph]:
     """Return the only graph; nothing is kept from one recording to the next."""
     return [KINDS[model.config.model_type].graph(model)]
 

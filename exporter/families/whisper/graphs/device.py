@@ -40,7 +40,6 @@ BEST = 16
 _CACHE = ("cache.0.key", "cache.0.value")
 _CROSS = ("cross.0.key", "cross.0.value")
 _SCALES = ("cross.0.key_scale", "cross.0.value_scale")
-_MARGIN = 1000  # from the largest float16, at which transformers clamps an encoder layer's output
 
 Inputs = dict[str, Tensor]
 Axes = dict[str, dict[int, str]]
@@ -69,11 +68,7 @@ class EncoderLayer(nn.Module):
         self._heads = model.config.encoder_attention_heads
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        hidden = encode_layer(self.layer, inputs[0], self._attend)
-        if hidden.dtype == torch.float16:
-            most = torch.finfo(hidden.dtype).max - _MARGIN
-            hidden = hidden.clamp(-most, most)
-        return (hidden,)
+        return (encode_layer(self.layer, inputs[0], self._attend),)
 
     def _attend(self, layer: Any, states: Tensor) -> Tensor:
         query = layer.q_proj(states) * layer.scaling
