@@ -60,7 +60,7 @@ def encoder_parts(whole: Graph, model: Any) -> list[Graph]:
     source, width = encoder.max_source_positions, model.config.d_model
     hidden = torch.empty(2, source, width, device="meta")
     shape = whole.outputs["cross_cache"]
-    cross = torch.empty(2, 2, *shape[2:], dtype=torch.uint8, device="meta")
+    cross = torch.empty(2, 2, *map(int, shape[2:]), dtype=torch.uint8, device="meta")
     heads = model.config.encoder_attention_heads
 
     def attend(layer: Any, states: Tensor) -> Tensor:
@@ -195,8 +195,11 @@ class Built:
         arrays.get("position", np.zeros(1))[:] = POSITION
         given = arguments([InMemory(a.ctypes.data, str(a.dtype), a.shape) for a in arrays.values()])
         count, threads = len(self.spec.outputs), torch.get_num_threads()
-        kept = held, arrays
-        return lambda _kept=kept: library.run(given, count, threads)
+
+        def run(_kept: object = (held, arrays)) -> Any:
+            return library.run(given, count, threads)
+
+        return run
 
 
 def timed(calls: list[Callable[[], Any]]) -> float:
