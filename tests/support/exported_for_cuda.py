@@ -1,15 +1,12 @@
 """Export a checkpoint's parts for a GPU that is not there, and print what is in their graphs.
 
-Tensors are fake: they have shapes and a device, and no memory. torch built without CUDA still asks
-for something that switches to a tensor's device, which a few lines of C++ provide. They are loaded
-into the process for good, so this is a program of its own:
+Tensors are fake: they have shapes and a device, and no memory. What lets them be on a device that
+torch was not built for is loaded for good, so this is a program of its own:
 
     python -m tests.support.exported_for_cuda CHECKPOINT DTYPE SCHEME FOLDER
 """
 
-import ctypes
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.cuda.absent_gpu import let_tensors_be_on_cuda
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.families import FAMILIES
 from exporter.families.graph import parameter_names
@@ -25,23 +23,6 @@ from exporter.quantization.schemes import SCHEMES
 from exporter.targets.aoti.cuda.builder import Recipe, cut
 from exporter.targets.aoti.cuda.compiler import traced
 from tests.support.plans import plan_for
-
-_GUARD = """\
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-using Guard = c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>;
-C10_REGISTER_GUARD_IMPL(CUDA, Guard);
-"""
-
-
-def let_tensors_be_on_cuda(folder: Path) -> None:
-    """Let fake tensors be on the device "cuda" in this process."""
-    source, library = folder / "guard.cpp", folder / "guard.so"
-    source.write_text(_GUARD)
-    where = Path(torch.__file__).parent
-    flags = [f"-I{where / 'include'}", f"-L{where / 'lib'}", "-lc10"]
-    command = ["g++", "-std=c++20", "-shared", "-fPIC", str(source), "-o", str(library), *flags]
-    subprocess.run(command, check=True)
-    ctypes.CDLL(str(library))
 
 
 def recipe(checkpoint: str, dtype: str, scheme: str) -> Recipe:

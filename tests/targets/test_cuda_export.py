@@ -93,3 +93,23 @@ def test_weights_have_the_types_of_the_plan(parts: Any) -> None:
     assert others == ({dtype} if scheme == "float" else {dtype, "float32"})
     narrow = any("key_scale" in name for name in parts["parts"]["step_1_layer"]["inputs"])
     assert narrow == (scheme != "float")
+
+
+def test_inductor_adds_no_kernel_to_ours(repository: Path, tiny_whisper: Path) -> None:
+    """In the code that it generates for a layer of a step, which is not run here."""
+    program = [sys.executable, "-m", "benchmarks.cuda.count_kernels", str(tiny_whisper)]
+    done = subprocess.run(
+        program,
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {row["part"]: row for row in json.loads(done.stdout)["parts"]}
+    for rows in (1, 5):
+        layer = found[f"step_{rows}_layer"]
+        assert layer["kernels"] <= 9  # six products, two attentions, and what combines one
+        assert layer["without_ours"] >= 2 * layer["kernels"]
+        assert found[f"step_{rows}_before"]["kernels"] == 1
