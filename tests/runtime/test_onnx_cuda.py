@@ -16,12 +16,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
+import torch
 
 import exporter
+from exporter.artifact import store
 from exporter.cli import main
 from exporter.errors import MachineError
+from exporter.families import FAMILIES
 from exporter.runtime.onnx import cuda
 from exporter.system import accelerators
+from exporter.targets import TARGETS
 from tests.support import cardless, float16_graphs
 from tests.support.built import build_tiny
 from tests.support.libcuda import H100, make_driver
@@ -183,3 +187,22 @@ def test_a_beam_search_runs_and_its_steps_are_captured(
 def test_an_artifact_is_opened_on_the_card(run: Callable[[str, Path], Any], artifact: Path) -> None:
     told = run("transcribe", artifact)
     assert told["graphs"] == ["cross_cache", "encoder_model", "gather", "step"]
+
+
+def test_transformers_generate_with_it(artifact: Path, tiny_whisper: Path) -> None:
+    """For comparisons with the original step by step; on the CPU provider here."""
+    manifest = store.read_manifest(artifact)
+    model = TARGETS["onnx-fp16"].load(artifact, manifest, FAMILIES["whisper"], 1, "cpu")
+    original = FAMILIES["whisper"].open_original(tiny_whisper)
+    features = torch.randn(2, 80, 400, generator=torch.Generator().manual_seed(0))
+    for asked in ({}, {"num_beams": 3}):
+        expected = original.generate(features, max_new_tokens=20, **asked)
+        assert torch.equal(model.generate(features, max_new_tokens=20, **asked), expected)
+    forcing = FAMILIES["whisper"].forcing
+    tokens = torch.arange(3, 9)[None]
+    found = forcing.forced(model, features[:1], tokens, [4, 1, 1])
+    whole = forcing.forced(original, features[:1], tokens, [6])
+    torch.testing.assert_close(found.logits, whole.logits, atol=0.05, rtol=0.02)
+    assert found.states
+    for module, states in found.states.items():
+        torch.testing.assert_close(states, whole.states[module], atol=0.05, rtol=0.02)
