@@ -74,7 +74,8 @@ def kernels_of(whole: Cut, name: str, *, own: bool) -> list[str]:
     patched = mock.patch.object(GraphLowering, "compile_to_module", stop)
     with patched, config.patch(_SETTINGS), torch.no_grad():
         try:
-            compile_fx.compile_fx(program.module(), inputs)(*inputs)
+            compiled: Any = compile_fx.compile_fx(program.module(), inputs)
+            compiled(*inputs)
         except Exception:
             if not generated:
                 raise

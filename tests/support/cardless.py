@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.support.libcuda import H100, make_driver
+
 _RUNTIME = "libcudart.so.13"
 _LIBRARIES = (_RUNTIME, "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudnn.so.9")
 # The functions that have to do something. Their arguments, and the places of a card's properties
@@ -67,8 +69,12 @@ int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* n, P f, int b, N
   return 0;
 }
 int cudaFuncGetAttributes(P a, P f) { memset(a, 0, 64); return 0; }
+static int capability(void) {
+  const char* told = getenv("CARDLESS_CAPABILITY");
+  return told ? atoi(told) : 90;
+}
 int cudaDeviceGetAttribute(int* v, int a, int d) {
-  *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : 1024;
+  *v = a == 75 ? capability() / 10 : a == 76 ? capability() % 10 : a == 16 ? 132 : 1024;
   return 0;
 }
 int cudaGetDeviceProperties(char* p, int d) {
@@ -78,7 +84,8 @@ int cudaGetDeviceProperties(char* p, int d) {
   *(N*)(p + 296) = 48 << 10;    /* sharedMemPerBlock */
   *(int*)(p + 308) = 32;        /* warpSize */
   *(int*)(p + 320) = 1024;      /* maxThreadsPerBlock */
-  *(int*)(p + 360) = 9;         /* major */
+  *(int*)(p + 360) = capability() / 10;  /* major */
+  *(int*)(p + 364) = capability() % 10;  /* minor */
   *(int*)(p + 384) = 132;       /* multiProcessorCount */
   *(int*)(p + 604) = 2048;      /* maxThreadsPerMultiProcessor */
   *(N*)(p + 624) = 228 << 10;   /* sharedMemPerMultiprocessor */
@@ -96,6 +103,12 @@ _HANDLES = """\
 static char handle[4096];
 int {0}(void** h) {{ *h = handle; return 0; }}
 """
+# What attention before capability 8.0 asks of the driver.
+_DRIVER = (
+    *("cuGetErrorName", "cuFuncSetAttribute", "cuLinkComplete", "cuModuleUnload", "cuLinkDestroy"),
+    *("cuLinkCreate_v2", "cuModuleLoadData", "cuModuleGetFunction", "cuLinkAddFile_v2"),
+    *("cuLinkAddData_v2", "cuLaunchCooperativeKernel", "cuLaunchKernel", "cuFuncSetCacheConfig"),
+)
 _CREATED = ("cublasCreate_v2", "cublasLtCreate", "cudnnCreate")
 
 
@@ -112,12 +125,18 @@ def make(folder: Path) -> Path:
             names = _named(provider, rb"cudnn[A-Z]\w+")
         _compile(folder, library, sorted(set(names)))
     (folder / "libcudnn.so").symlink_to("libcudnn.so.9")
+    driver = make_driver(folder, [H100])
+    more = folder / "more.cpp"
+    more.write_text("".join(f'extern "C" int {name}() {{ return 0; }}\n' for name in _DRIVER))
+    command = ["g++", "-shared", "-fPIC", "-o", driver, folder / "driver.cpp", more]
+    subprocess.run(command, check=True)
     return folder
 
 
-def environment(libraries: Path) -> dict[str, str]:
-    """Return the environment of a process that finds the libraries."""
-    return {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+def environment(libraries: Path, capability: int = 90) -> dict[str, str]:
+    """Return the environment of a process that finds the libraries, and a capability as 90."""
+    told = {"LD_LIBRARY_PATH": str(libraries), "CARDLESS_CAPABILITY": str(capability)}
+    return {**os.environ, **told}
 
 
 def _provider() -> Path:
@@ -243,4 +262,5 @@ _FUNCTIONS: Mapping[str, Any] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(_FUNCTIONS[sys.argv[1]](Path(sys.argv[2]))))
+    # onnxruntime writes of kernels that it leaves out, without an end of the line.
+    print("\n", json.dumps(_FUNCTIONS[sys.argv[1]](Path(sys.argv[2]))))

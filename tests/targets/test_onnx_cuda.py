@@ -133,9 +133,10 @@ OUTLIER = 1000.0
 
 
 @pytest.fixture(scope="module")
-def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose states have an outlier of 1000, as those of trained models have."""
-    place = make_whisper(tmp_path_factory.mktemp("loud") / "checkpoint", width=64)
+def loud(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Graphs in float16 and in float32 with outliers of 1000, as states of trained models have."""
+    folder = tmp_path_factory.mktemp("loud")
+    place = make_whisper(folder / "checkpoint")
     file = place / "model.safetensors"
     tensors = load_file(file)
     for side in ("encoder", "decoder"):
@@ -143,7 +144,8 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tensors[f"model.{side}.embed_positions.weight"][:, 31] = -OUTLIER / 3
         tensors[f"model.{side}.layers.0.fc2.bias"][11] = 2 * OUTLIER
     save_file(tensors, file, metadata={"format": "pt"})
-    return place
+    single = float16_graphs.write(place, folder / "single", dtype=torch.float32)
+    return float16_graphs.write(place, folder / "half"), single
 
 
 def tapped(folder: Path, name: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -182,13 +184,9 @@ def feeds_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["encoder_model", "step"])
-def test_layers_with_outliers_are_those_of_float32(
-    loud: Path, tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
+def test_layers_with_outliers_are_those_of_float32(loud: tuple[Path, Path], name: str) -> None:
     """Layer by layer: a norm whose squares overflow gives finite numbers that are wrong."""
-    place = tmp_path_factory.mktemp(f"loud-{name}")
-    half = float16_graphs.write(loud, place / "half")
-    single = float16_graphs.write(loud, place / "single", dtype=torch.float32)
+    half, single = loud
     feeds = feeds_of(half)
     found, expected = tapped(half, name, feeds), tapped(single, name, feeds)
     common = found.keys() & expected.keys()  # clamped states are not joined with their norm

@@ -147,14 +147,14 @@ class Engine:
         """Decode ids [tokens] of one window at once; return the queries and keys of heads."""
         layers = {layer for layer, _ in heads}
         require_queries(layers, self._outputs)
-        own = self.taken(_OWN, 1)
-        caches = own.named() | encoded.audio.named(window, window + 1)
-        call = self._call(caches, (1, len(ids)), layers=layers)
         with self._lock:
+            own = self.taken(_OWN, 1)
+            caches = own.named() | encoded.audio.named(window, window + 1)
+            call = self._call(caches, (1, len(ids)), layers=layers)
             logits = self._run(call, ids[None], 0)
             found = {n: self._memory.read(call.results[query_name(n)])[0] for n in layers}
             keys = {layer: self._keys(encoded.audio, layer, window) for layer in layers}
-        self.give_back(own)
+            self.give_back(own)
         dim = int(self._inputs[f"{_OWN}.0.key"].shape[-1])
         asked = [found[layer][:, dim * head : dim * (head + 1)] for layer, head in heads]
         return Attention(
@@ -175,14 +175,14 @@ class Engine:
     def taken(self, kind: str, rows: int) -> _Caches:
         """Return caches of so many rows: given back ones, with their old contents, or new ones."""
         spare = self._spare[kind]
-        with self._lock:
+        with self._lock:  # a device's memory cannot be allocated while another thread captures
             for index in reversed(range(len(spare))):
                 if spare[index].rows == rows:
                     return spare.pop(index)
-        value = self._inputs[f"{kind}.0.key"]
-        shape = (2 * self._layers, rows, *map(int, value.shape[1:]))
-        # What was never written may be multiplied by a probability of 0, so it has to be finite.
-        return _Caches(kind, rows, self._memory.zeros(shape, value.dtype))
+            value = self._inputs[f"{kind}.0.key"]
+            shape = (2 * self._layers, rows, *map(int, value.shape[1:]))
+            # What was never written may be multiplied by a probability of 0: it must be finite.
+            return _Caches(kind, rows, self._memory.zeros(shape, value.dtype))
 
     def give_back(self, caches: _Caches) -> None:
         """Keep caches for reuse, the latest ones of each number of rows."""

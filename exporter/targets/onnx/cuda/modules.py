@@ -42,8 +42,8 @@ class FloatFrames(FramesConvolution, OwnLayout):
             padded[:, first : padded.shape[1] + first - kernel + 1 : stride]
             for first in range(kernel)
         ]
-        product = torch.cat(parts, -1) @ self.weight
-        return product if self.bias is None else product + self.bias
+        product = torch.cat(parts, -1) @ self.weight.to(states.dtype)
+        return product if self.bias is None else product + self.bias.to(states.dtype)
 
     def stored(self, leaf: str, tensor: Tensor) -> Tensor:
         """Return the weight as [kernel * in, out]."""

@@ -17,11 +17,15 @@ import torch
 from torch import nn
 
 from exporter.artifact.manifest import AutotuneResult, BuildResult, Gpu, Manifest, Requirements
+from exporter.artifact.store import read_verified
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import MachineError, RecipeError
+from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
+from exporter.runtime.onnx import cuda, graph_name
+from exporter.runtime.onnx.external_data import own_graphs
+from exporter.runtime.onnx.session import Providers, call_limit_s, open_graph
 from exporter.system.accelerators import Device
 from exporter.targets.base import Job, Records
 from exporter.targets.onnx.cuda import CAPABILITY, CUDA
@@ -149,16 +153,27 @@ def memory_bytes(folder: Path, config: Mapping[str, Any]) -> int:
 def load(
     folder: Path, manifest: Manifest, family: Family, threads: int, device: Device = "cuda"
 ) -> Any:
-    """Refuse: torch's tensors and `generate` of transformers are for optimum to join with them.
+    """Open our graphs and join them into a model that generates, on tensors of the host.
 
-    Raises:
-        MachineError: Always.
+    Args:
+        folder: The artifact, whose bytes are verified.
+        manifest: Its manifest.
+        family: The family named by the manifest.
+        threads: Number of CPU threads that a call may use.
+        device: "cuda"; on "cpu" the same graphs run slowly, for tests.
     """
-    msg = (
-        f"{folder}: an {KIND} artifact has no model of transformers: transcribe with it, or open "
-        "it by ORTModelForSpeechSeq2Seq.from_pretrained(FOLDER, provider='CUDAExecutionProvider')"
-    )
-    raise MachineError(msg)
+    from exporter.targets.onnx.cuda.session import HostSession, StepSession
+
+    providers: Providers = ["CPUExecutionProvider"]
+    if device == "cuda":
+        cuda.require_provider()
+        providers = [cuda.provider(captured=False)]
+    functions = {}
+    for path, content in own_graphs(folder, manifest.files, read_verified).items():
+        name, limit_s = graph_name(path), call_limit_s(manifest.size_bytes)
+        graph = open_graph(path, content, threads, providers=providers, limit_s=limit_s)
+        functions[name] = (StepSession if name == _STEP else HostSession)(graph)
+    return family.assemble(folder, functions)
 
 
 def _files(wanted: Form, checkpoint: Checkpoint, family: Family) -> dict[str, Named]:
