@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.errors import MachineError
-from exporter.families.graph import CapturedFunction, replay
+from exporter.families.graph import CapturedFunction
 from exporter.targets.aoti.cuda.capture import CapturedStep
 
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered\nMore lines."
@@ -65,7 +65,7 @@ def test_a_replay_returns_the_same_tensors_with_new_contents() -> None:
     function = captured(Step())
     assert isinstance(function, CapturedFunction)
     token = torch.tensor([0])
-    again = replay(function, {"token": token})
+    again = function.capture({"token": token})
     first = again()
     assert (int(token), int(first["logits"])) == (2, 4)
     second = again()
@@ -78,23 +78,23 @@ def test_a_replay_returns_the_same_tensors_with_new_contents() -> None:
 
 def test_a_gpu_that_fails_is_an_error_with_the_steps_name() -> None:
     step = Step()
-    again = replay(captured(step), {"token": torch.tensor([0])})
+    again = captured(step).capture({"token": torch.tensor([0])})
     step.error = RuntimeError(CUDA_ERROR)
     with pytest.raises(MachineError, match=r"^step_1: the GPU failed: CUDA error: an illegal"):
         again()
     with pytest.raises(MachineError, match="step_1"):
-        replay(captured(step), {"token": torch.tensor([0])})
+        captured(step).capture({"token": torch.tensor([0])})
 
 
 def test_memory_that_runs_out_stays_such_an_error() -> None:
     step = Step()
     step.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     with pytest.raises(torch.OutOfMemoryError):
-        replay(captured(step), {"token": torch.tensor([0])})
+        captured(step).capture({"token": torch.tensor([0])})
 
 
 def test_another_error_is_not_the_gpus() -> None:
     step = Step()
     step.error = RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match="shapes differ"):
-        replay(captured(step), {"token": torch.tensor([0])})
+        captured(step).capture({"token": torch.tensor([0])})
