@@ -18,7 +18,7 @@ from tests.support import cuda_target
 from tests.support.libcuda import H100, L4, make_driver
 
 KIND = "float-cuda"
-RECIPE = "name: tiny\ncheckpoint: {}\ntargets: [{{kind: {}}}]\nquantization: {{default: float}}\n"
+RECIPE = "name: tiny\ncheckpoint: {}\ntargets: [{{kind: {}}}]\n"
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tests.support.float_target import load as load
 from tests.support.float_target import num_trials as num_trials
 from tests.support.float_target import records as records
 
+DEFAULT_SCHEME = "float"
 COSTS = {"cuda": float_target.COSTS["cpu"]}
 MEMORY_BYTES = 24_000_000_000
 BUILT_ON = BuiltOn(

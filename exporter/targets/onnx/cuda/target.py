@@ -101,6 +101,17 @@ def records(
     return Records(plan)
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Estimate the memory on the card of a loaded artifact: see `memory_bytes`."""
+    return memory_bytes(layout(options, plan, model, checkpoint, family), checkpoint.config)
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, and each weight once beside one of them."""
     write_graphs(job, form())
@@ -108,7 +119,10 @@ def build(job: Job[Options]) -> BuildResult:
         capability=CAPABILITY,
         match="minimum",
         cuda=CUDA,
-        memory_bytes=memory_bytes(job.folder, job.checkpoint.config),
+        memory_bytes=memory_bytes(
+            {path.name: path.stat().st_size for path in job.folder.iterdir()},
+            job.checkpoint.config,
+        ),
     )
     return BuildResult(
         needs=Requirements(packages=("onnxruntime",), device=job.device, gpu=gpu),
@@ -133,15 +147,19 @@ def form(dtype: torch.dtype = torch.float16) -> Form:
     return Form(KIND, "buffers", replace_modules, dtype, NODES, passes)
 
 
-def memory_bytes(folder: Path, config: Mapping[str, Any]) -> int:
+def memory_bytes(files: Mapping[str, int], config: Mapping[str, Any]) -> int:
     """Estimate the memory on the card that a loaded artifact takes, for a beam search of 5.
 
     That is: the weights, which the sessions do not share; the head in float32; the caches of the
     tokens, twice, and those of two windows; activations; and the context.
+
+    Args:
+        files: Sizes of the artifact's files.
+        config: The checkpoint's config.
     """
     width, layers = int(config["d_model"]), int(config["decoder_layers"])
     source, positions = int(config["max_source_positions"]), int(config["max_target_positions"])
-    weights = sum(path.stat().st_size for path in folder.glob("*_data"))
+    weights = sum(size for name, size in files.items() if name.endswith("_data"))
     head = 4 * width * int(config["vocab_size"])
     token = 2 * 2 * layers * width
     caches = token * (2 * _ROWS * positions + 2 * source)
