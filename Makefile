@@ -76,7 +76,7 @@ docs: $(VENV)/.ready
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict exporter
+	$(BIN)/mypy --strict exporter benchmarks
 
 tools:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: apt install python3 python3-venv"; exit 1; }

@@ -89,10 +89,9 @@ def table(figures: Figures) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| group, quantized alone | KL, nats | same token |", "| --- | --- | --- |"]
-    measured = [row for row in figures.groups if row.effect is not None]
-    for row in sorted(measured, key=lambda row: -row.effect.kl_mean):
-        effect = row.effect
-        lines.append(f"| {row.name} | {effect.kl_mean:.2g} | {effect.top1:.1%} |")
+    measured = [(row.name, row.effect) for row in figures.groups if row.effect is not None]
+    for name, effect in sorted(measured, key=lambda pair: -pair[1].kl_mean):
+        lines.append(f"| {name} | {effect.kl_mean:.2g} | {effect.top1:.1%} |")
     return "\n".join(lines)
 
 

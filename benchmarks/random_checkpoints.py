@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise, product
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,10 +36,13 @@ from transformers import (
     WhisperTokenizer,
     WhisperTokenizerFast,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.whisper.modeling_whisper import sinusoids
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, bytes_to_unicode
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 END = "<|endoftext|>"
+MADE_UP = "made-up"  # tokens of two bytes: kernels do not care what is said
+TOKENS = 50_257  # before the special ones
 SHARD_BYTES = 512 << 20
 LAST_S = 28
 LOUD = 20.0  # what a position says, next to the token before it
@@ -77,16 +80,15 @@ SHAPES = {
 @click.option("--says", type=click.IntRange(1, 400), help="Tokens of every window's text.")
 @click.option(
     "--ranks",
-    type=click.Path(path_type=Path, exists=True),
-    help="multilingual.tiktoken; by default the installed openai-whisper's.",
+    help="multilingual.tiktoken, or made-up; by default the installed openai-whisper's.",
 )
 def main(
-    shape: str, folder: Path, dtype: str, seed: int, says: int | None, ranks: Path | None
+    shape: str, folder: Path, dtype: str, seed: int, says: int | None, ranks: str | None
 ) -> None:
     """Write a checkpoint of SHAPE into FOLDER."""
     chosen = SHAPES[shape]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_tokenizer(folder, ranks or installed_ranks(), chosen)
+    tokenizer = write_tokenizer(folder, ranks_of(ranks), chosen)
     config = whisper_config(tokenizer, chosen)
     config.dtype = dtype
     config.architectures = [WhisperForConditionalGeneration.__name__]
@@ -96,6 +98,18 @@ def main(
     script = script_of(tokenizer, says, seed) if says else {}
     size = write_weights(folder, config, getattr(torch, dtype), seed, script)
     click.echo(f"{folder}: {size / 1e6:.0f} MB of {dtype}, {len(tokenizer)} tokens")
+
+
+def ranks_of(asked: str | None) -> dict[bytes, int]:
+    """Return the rank of each token: of a file, or of as many made-up tokens as Whisper has."""
+    if asked == MADE_UP:
+        letters = [bytes([byte]) for byte in range(256)]
+        pairs = (bytes(pair) for pair in product(range(256), repeat=2))
+        return {token: rank for rank, token in enumerate([*letters, *islice(pairs, TOKENS - 256)])}
+    path = Path(asked) if asked else installed_ranks()
+    lines = path.read_text(encoding="ascii").split("\n")
+    told = (line.split() for line in lines if line)
+    return {base64.b64decode(token): int(rank) for token, rank in told}
 
 
 def installed_ranks() -> Path:
@@ -109,11 +123,8 @@ def installed_ranks() -> Path:
     raise click.ClickException(msg)
 
 
-def write_tokenizer(folder: Path, ranks_path: Path, shape: Shape) -> WhisperTokenizer:
+def write_tokenizer(folder: Path, ranks: Mapping[bytes, int], shape: Shape) -> WhisperTokenizer:
     """Write the tokenizer files: the ranks' byte pairs, then the special tokens in order."""
-    lines = ranks_path.read_text(encoding="ascii").split("\n")
-    pairs = (line.split() for line in lines if line)
-    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
     letter = bytes_to_unicode()
 
     def spelled(token: bytes) -> str:
@@ -145,7 +156,7 @@ def write_tokenizer(folder: Path, ranks_path: Path, shape: Shape) -> WhisperToke
     return tokenizer
 
 
-def _halves(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+def _halves(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
     """Return the two tokens that were merged into this one: what lower ranks make of it."""
     parts = [bytes([byte]) for byte in token]
     while len(parts) > 2:

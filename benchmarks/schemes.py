@@ -283,7 +283,7 @@ def seconds_of(bench: Bench, folder: Path) -> float:
             started=time.monotonic(),
         )
         told = ran("benchmarks.peers.workers.ctc.exporter_worker", json.dumps(asdict(request)))
-        return statistics.median(json.loads(told.splitlines()[-1])["seconds"])
+        return float(statistics.median(json.loads(told.splitlines()[-1])["seconds"]))
     arguments = ["--tokens", str(bench.tokens), "--threads", threads]
     told = ran("benchmarks.greedy", str(folder), *arguments)
     decoded = json.loads(told.splitlines()[-1])

@@ -8,6 +8,7 @@ from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
 from exporter.recipe import Data, Recipe, read
+from exporter.system.accelerators import Device
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpora, Corpus
@@ -43,10 +44,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the command line: data, clips, reference, threads, workers, trust.
+    """Settings of the command line: data, clips, reference, threads, workers, trust, device.
 
-    `blame` is whether the modules that cause lost words are looked for, `evidence` whether an
-    artifact's weights and steps are compared with those of its plan.
+    Of folders, only the artifacts that are built for `device` are judged. `blame` is whether the
+    modules that cause lost words are looked for, `evidence` whether an artifact's weights and steps
+    are compared with those of its plan.
     """
 
     data: str | None
@@ -55,6 +57,7 @@ class Settings:
     threads: int | None
     workers: int
     trust: bool
+    device: Device | None = None
     blame: bool = True
     evidence: bool = True
 

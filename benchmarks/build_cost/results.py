@@ -14,10 +14,10 @@ import click
 import torch
 from torch import nn
 
-from exporter.artifact.store import write_atomic
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.families import FAMILIES, family_name
 from exporter.formats.tensor_io import FLOATS
+from exporter.system.files import write_atomic
 from exporter.system.hardware import describe, installed_versions, versions_of
 
 OPTIMUM = "optimum"

@@ -56,10 +56,10 @@ def build(source: Path, folder: Path) -> None:
 @contextmanager
 def profiler(folder: Path) -> Iterator[None]:
     """Link our profiler into packages, which have none without libtorch."""
-    flags = devices.SUPPORT["cpu"].kernel_flags("x86-64-v3", (), None)
-    sources = [Path(__file__).with_name("marks.cpp")]
+    flags = devices.CPU.kernel_flags("x86-64-v3", (), None)
+    linked = folder / "marks.o"
     command = os.environ.get("CXX", "g++")
-    (linked,) = kernels.compile_sources(sources, folder, command, flags)
+    kernels.compile_source(Path(__file__).with_name("marks.cpp"), linked, command, flags)
     with patch.object(compiler, "LIBRARY_FLAGS", f"{devices.LIBRARY_FLAGS} {linked}"):
         yield
 

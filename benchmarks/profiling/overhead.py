@@ -70,7 +70,8 @@ def measured(recogniser: Recogniser, options: dict[str, Any], runs: int) -> floa
 
 def once(recogniser: Recogniser, options: dict[str, Any]) -> float:
     """Seconds of a step outside the graphs, in one transcription."""
-    functions: dict[str, Any] = recogniser.opened.functions
+    functions = recogniser.opened.functions
+    assert functions is not None, "an artifact of graphs"
     graphs, whole = {name: Clock() for name in functions}, Clock()
     before, decode = dict(functions), Windows.decode
     functions |= {name: clock.around(before[name]) for name, clock in graphs.items()}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from exporter.runtime.manifest import MANIFEST as MANIFEST  # re-exported for importers
 from exporter.runtime.manifest import RECIPE as RECIPE
-from exporter.runtime.manifest import VERSION, version
+from exporter.runtime.manifest import VERSION
 from exporter.system.accelerators import GpuNeeds, Match
 from exporter.system.hardware import MAX_THREADS
 
@@ -87,7 +87,7 @@ class Gpu(_Frozen):
 
     def as_needs(self) -> GpuNeeds:
         """Return what `exporter.system.accelerators` checks."""
-        return GpuNeeds(version(self.capability), self.match, version(self.cuda), self.memory_bytes)
+        return GpuNeeds.of(**self.model_dump())
 
 
 class Requirements(_Frozen):
@@ -150,13 +150,35 @@ class Calibration(_Frozen):
     sha256: _Sha256
 
 
+class BuiltOn(_Frozen):
+    """The card that a build compiled and measured on, and its compilers; nothing is checked by it.
+
+    What a compiler chose by timing may differ from card to card of one capability.
+
+    Attributes:
+        gpu: The card's name, like "NVIDIA H100 80GB HBM3".
+        multiprocessors: Its streaming multiprocessors.
+        torch: torch's version, like "2.13.0+cu130".
+        triton: Triton's version.
+    """
+
+    gpu: _Text
+    multiprocessors: _Count
+    torch: _Text
+    triton: _Text
+
+
 class BuildResult(_Frozen):
-    """The answer of a target's build: requirements, resolved options, plan and choices."""
+    """The answer of a target's build: requirements, resolved options, plan and choices.
+
+    `built_on` is set by a build that used a card.
+    """
 
     needs: Requirements
     options: dict[str, Any]
     quantization: tuple[QuantizedModules, ...]
     choices: dict[str, AutotuneResult] = {}
+    built_on: BuiltOn | None = None
 
 
 class Predicted(_Frozen):
@@ -199,6 +221,7 @@ class Manifest(_Frozen):
     quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
     calibration: AbsentIfEmpty[Calibration | None] = None
     decoding: AbsentIfEmpty[dict[_Text, Any]] = {}
+    built_on: AbsentIfEmpty[BuiltOn | None] = None
     files: tuple[File, ...] = ()
 
     @field_validator("options")

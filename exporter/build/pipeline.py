@@ -1,7 +1,8 @@
 """The build: resolve everything, then build, reload and publish each artifact.
 
 All mistakes are reported before the first target is built. A previous artifact stays in its place
-until its successor is sealed and has decoded one recording.
+until its successor is sealed and has decoded one recording. What is built for a card decodes one
+where such a card is; elsewhere it is published untried, and said to be.
 """
 
 import logging
@@ -45,19 +46,20 @@ class BuiltArtifact:
         path: The artifact.
         manifest: Its manifest.
         prediction: The estimate before the build.
-        reload: `seconds` and `peak_rss_bytes` of the first reload, None where the device is not
-            here; None if the artifact was reused.
+        reload: `seconds` and `peak_rss_bytes` of the first reload; None if there was none.
+        untried: Why a new artifact was not loaded: this machine lacks the card it is built for.
     """
 
     path: Path
     manifest: Manifest
     prediction: Prediction
     reload: dict[str, Any] | None = None
+    untried: str = ""
 
     @property
     def reused(self) -> bool:
         """True if an existing artifact was up to date, so that nothing was built."""
-        return self.reload is None
+        return self.reload is None and not self.untried
 
 
 def build(
@@ -275,34 +277,29 @@ def _build_one(
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))
-        reload = _tried(folder, manifest, clip, name, report)
+        untried, reload = _lacking(manifest), None
+        if not untried:
+            reload = worker.run(
+                "exporter.build.smoke_test:smoke_test",
+                {"folder": str(folder.resolve()), "clip": clip},
+                report,
+                what=name,
+                environment=FRUGAL,
+            )
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
         build_registry.record(manifest)
         store.publish(folder, planned.path)
-    return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
+    return BuiltArtifact(planned.path, manifest, planned.prediction, reload, untried)
 
 
-def _tried(
-    folder: Path, manifest: Manifest, clip: str | None, name: str, report: Progress
-) -> dict[str, Any]:
-    """Decode one recording with a sealed artifact, where this machine has its device.
-
-    An artifact for a card may be built without one, if building needs none.
-    """
+def _lacking(manifest: Manifest) -> str:
+    """Return why this machine cannot try an artifact that is built for a card it lacks."""
     needs = manifest.needs
     try:
-        require_device(needs.device, needs.gpu.as_needs() if needs.gpu else None, name)
+        require_device(needs.device, needs.gpu.as_needs() if needs.gpu else None, "trying it")
     except MachineError as error:
-        _log.warning("it was built, and not tried: %s", error)
-        return {"seconds": None, "peak_rss_bytes": None}
-    answer: dict[str, Any] = worker.run(
-        "exporter.build.smoke_test:smoke_test",
-        {"folder": str(folder.resolve()), "clip": clip},
-        report,
-        what=name,
-        environment=FRUGAL,
-    )
-    return answer
+        return str(error).splitlines()[0].rstrip(".")
+    return ""
 
 
 def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
@@ -328,6 +325,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
         quantization=outcome.quantization,
         calibration=planned.calibrated.record if planned.calibrated else None,
         decoding=recipe.decoding.model_dump(mode="json"),
+        built_on=outcome.built_on,
     )
 
 

@@ -12,6 +12,7 @@ import click
 from exporter.cli.options import command, complete_artifacts, trust_option
 from exporter.cli.output.terminal import Terminal
 from exporter.errors import DataError, RecipeError
+from exporter.system.accelerators import DEVICES
 from exporter.system.files import make_folder, readable_name, write_atomic
 from exporter.system.hardware import MAX_THREADS
 
@@ -61,6 +62,7 @@ _SUFFIXES = {"text": ".txt"}
 @click.option(
     "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="Default: all cores."
 )
+@click.option("--device", type=click.Choice(DEVICES), help="Default: what it was built for.")
 @trust_option
 def transcribe(
     terminal: Terminal,
@@ -75,6 +77,7 @@ def transcribe(
     max_words_per_line: int | None,
     highlight_words: bool,
     threads: int | None,
+    device: str | None,
     trust: bool,
     as_json: bool,
     **how: Any,
@@ -105,7 +108,7 @@ def transcribe(
     if word_timestamps:
         changes["word_timestamps"] = True
     paths = tuple(each.path for each in printed.left)
-    request = Request(artifact, paths, changes, threads, trust, live=printed.is_live)
+    request = Request(artifact, paths, changes, threads, trust, live=printed.is_live, device=device)
     try:
         if paths:
             with terminal.progress() as progress:

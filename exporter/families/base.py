@@ -14,6 +14,7 @@ from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.language import OneLanguage
+from exporter.families.layered import LayeredGraph
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 
@@ -204,15 +205,37 @@ class Family(Protocol):
         """
         ...
 
+    def device_graphs(
+        self, model: nn.Module, rows: Sequence[int], *, narrow: bool = ...
+    ) -> list[Graph | LayeredGraph]:
+        """Cut a model into graphs whose steps advance all of their state by themselves.
+
+        They are cut at their layers. A model without steps has the graph of the other cuts.
+
+        Args:
+            model: As for `graphs`.
+            rows: The numbers of rows for which there are steps.
+            narrow: Whether keys and values of the audio are int8.
+        """
+        ...
+
     def assemble(
-        self, folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = ...
+        self,
+        folder: Path,
+        functions: Mapping[str, GraphFunction],
+        cache_dtype: torch.dtype = ...,
+        *,
+        narrow: bool = ...,
     ) -> Any:
         """Join built graphs into a model that `transcribe` takes.
 
         Args:
             folder: The artifact, for the configs in it.
-            functions: The built graphs by the names of `graphs`; inputs and outputs are float32.
-            cache_dtype: The type of tensors that graphs write in place.
+            functions: The built graphs by the names of `graphs`, whose inputs and outputs are
+                float32, or by those of `device_graphs`.
+            cache_dtype: The type of tensors that graphs write in place, and of those between
+                graphs of `device_graphs`.
+            narrow: As `device_graphs` was given it.
 
         Raises:
             IntegrityError: The names are not those of `graphs`.

@@ -259,7 +259,7 @@ def _require_machine(folder: Path, manifest: SealedManifest) -> None:
     require_device(manifest.needs.device, manifest.needs.gpu, str(folder))
     require_features(manifest.needs.cpu_features, str(folder))
     for package in manifest.needs.packages:
-        _require_package(package)
+        _require_package(package, manifest.needs.device)
     if manifest.needs.device == "cuda" and "torch" in manifest.needs.packages:
         _require_torch_for_cuda()
 
@@ -279,19 +279,19 @@ def _require_torch_for_cuda() -> None:
     torch.backends.cudnn.allow_tf32 = False  # convolutions have 10 bits of a fraction otherwise
 
 
-def _require_package(package: str) -> None:
+def _require_package(package: str, device: str) -> None:
     """Check that a package is installed, and by only one wheel."""
-    installed = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
-    if not installed and package in ("onnxruntime", "torch"):
-        raise missing_package(package)
-    if not installed:
+    wheels = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
+    if not wheels and package in ("onnxruntime", "torch"):
+        raise missing_package(package, device=device)
+    if not wheels:
         # The message takes no install command from a manifest, which is not trusted.
         msg = f"this artifact needs {package!r:.60}, which is not installed"
         raise MachineError(msg)
-    if len(installed) > 1:
+    if len(wheels) > 1:
         msg = (
-            f"{' and '.join(installed)} are both installed and overwrite each other.\n"
-            f"Fix it: pip uninstall -y {' '.join(installed)} && pip install {installed[-1]}"
+            f"{' and '.join(wheels)} are both installed and overwrite each other.\n"
+            f"Fix it: pip uninstall -y {' '.join(wheels)} && pip install {wheels[-1]}"
         )
         raise MachineError(msg)
 

@@ -113,12 +113,6 @@ def parse(content: bytes) -> SealedManifest:
     )
 
 
-def version(text: str) -> tuple[int, int]:
-    """Return a version that is two numbers, like "9.0", as these."""
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)
-
-
 def _needs(values: Any) -> Needs:
     _require("needs", values, _NEEDS, optional=("device", "gpu"))
     device, gpu = values.get("device", "cpu"), values.get("gpu")
@@ -126,12 +120,7 @@ def _needs(values: Any) -> Needs:
         _refuse("needs", "has one of the device cuda and gpu alone")
     if gpu is not None:
         _require("needs.gpu", gpu, _GPU)
-        gpu = GpuNeeds(
-            capability=version(gpu["capability"]),
-            match=gpu["match"],
-            cuda=version(gpu["cuda"]),
-            memory_bytes=gpu["memory_bytes"],
-        )
+        gpu = GpuNeeds.of(**gpu)
     return Needs(tuple(values["cpu_features"]), tuple(values["packages"]), device, gpu)
 
 
@@ -227,7 +216,7 @@ _INNER: Mapping[str, Mapping[str, _Check]] = {
         "parameters": _count,
     },
 }
-_ABSENT_IF_EMPTY = ("choices", "quantization", "calibration", "decoding")
+_ABSENT_IF_EMPTY = ("choices", "quantization", "calibration", "decoding", "built_on")
 # Of what opening does not use, only the outermost form is checked.
 _MANIFEST: Mapping[str, _Check] = {
     "schema_version": lambda value: type(value) is int and value == 1,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import byref, c_char_p, c_int, c_size_t
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
@@ -46,20 +46,21 @@ class DeviceInfo:
 
 
 def devices() -> list[DeviceInfo]:
-    """Return the devices of this machine that artifacts can be loaded on.
-
-    Cards whose driver does not work are none.
-    """
+    """Return the devices of this machine that artifacts can be loaded on."""
     here = hardware.describe()
+    return [
+        DeviceInfo("cpu", here.cpu, here.memory_bytes),
+        *(DeviceInfo("cuda", card.name, card.memory_bytes) for card in cards()),
+    ]
+
+
+def cards() -> tuple[Card, ...]:
+    """Return the cards that this process may use; none where the driver does not work."""
     try:
         driver = cuda_driver()
     except DriverError:
-        driver = None
-    cards = driver.cards if driver else ()
-    return [
-        DeviceInfo("cpu", here.cpu, here.memory_bytes),
-        *(DeviceInfo("cuda", card.name, card.memory_bytes) for card in cards),
-    ]
+        return ()
+    return driver.cards if driver else ()
 
 
 def in_words(device: str) -> str:
@@ -142,6 +143,16 @@ class GpuNeeds:
     match: Match
     cuda: tuple[int, int]
     memory_bytes: int
+
+    @classmethod
+    def of(cls, *, capability: str, match: Match, cuda: str, memory_bytes: int) -> GpuNeeds:
+        """Return the needs that a manifest has as text, like "9.0" and "13.0"."""
+        return cls(_numbers(capability), match, _numbers(cuda), memory_bytes)
+
+    def in_full(self) -> str:
+        """Return all that is needed, as words for a list."""
+        memory = shown_bytes(self.memory_bytes)
+        return f"{self} with {memory} of memory, a driver for CUDA {self.cuda[0]}"
 
     def __str__(self) -> str:
         which = {"exact": "", "major": " or a later one of that major", "minimum": " or later"}
@@ -234,6 +245,11 @@ def _refuse(message: str) -> NoReturn:
     raise MachineError(message)
 
 
+def _numbers(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
+
+
 def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
@@ -245,7 +261,7 @@ def cuda_driver() -> Driver | None:
         DriverError: The driver does not work, as when it and the kernel's module differ.
     """
     try:
-        library: Any = ctypes.CDLL(LIBCUDA)
+        library = _library()
     except OSError:
         return None
     code = library.cuInit(0)
@@ -255,6 +271,63 @@ def cuda_driver() -> Driver | None:
     count = c_int()
     _require(library, "cuDeviceGetCount", library.cuDeviceGetCount(byref(count)))
     return Driver(_version(library), tuple(_card(library, n) for n in range(count.value)))
+
+
+def _library() -> Any:
+    return ctypes.CDLL(LIBCUDA)
+
+
+class CardContext:
+    """The primary context of the first card: the one in which torch and onnxruntime compute.
+
+    Its functions are those of
+    https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__CTX.html and group__CUDA__MEM.html
+
+    Raises:
+        MachineError: There is no card that works.
+    """
+
+    def __init__(self) -> None:
+        require_gpu(None, "this")
+        self._driver = _library()
+        device, self._handle = c_int(), c_void_p()
+        self.call("cuDeviceGet", byref(device), 0)
+        self.call("cuDevicePrimaryCtxRetain", byref(self._handle), device)
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call a function of the driver.
+
+        Raises:
+            MachineError: It answers with an error.
+        """
+        try:
+            _require(self._driver, function, getattr(self._driver, function)(*arguments))
+        except DriverError as error:
+            raise MachineError(str(error)) from None
+
+    def enter(self) -> None:
+        """Make it the context of this thread's calls."""
+        self.call("cuCtxSetCurrent", self._handle)
+
+    def synchronize(self) -> None:
+        """Wait until the card has done what this process asked of it, on every stream."""
+        self.enter()
+        self.call("cuCtxSynchronize")
+
+    def free_bytes(self) -> int:
+        """Return how much of the card's memory is free."""
+        return self._memory()[0]
+
+    def used_bytes(self) -> int:
+        """Return how much of the card's memory is in use, by all processes together."""
+        free, total = self._memory()
+        return total - free
+
+    def _memory(self) -> tuple[int, int]:
+        free, total = c_size_t(), c_size_t()
+        self.enter()
+        self.call("cuMemGetInfo_v2", byref(free), byref(total))
+        return free.value, total.value
 
 
 def _version(library: Any) -> tuple[int, int]:

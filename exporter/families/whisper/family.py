@@ -26,6 +26,7 @@ from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
 from exporter.families.whisper.engine.model import assemble as _assemble
 from exporter.families.whisper.graphs.buffers import buffer_graphs
+from exporter.families.whisper.graphs.device import device_graphs
 from exporter.families.whisper.graphs.merged import dynamic_graphs
 from exporter.families.whisper.graphs.static import static_graphs
 from exporter.families.whisper.graphs.step import step_graphs
@@ -44,6 +45,7 @@ __all__ = [  # the family's protocol
     "check_processor",
     "configs",
     "derived",
+    "device_graphs",
     "force_tokens",
     "forcing",
     "graphs",
@@ -112,7 +114,11 @@ def graphs(model: Any, cache: Cache) -> list[Graph]:
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> GraphWhisper:
     """Join built graphs, and the configs in `folder`, into a model that generates.
 
@@ -120,6 +126,7 @@ def assemble(
         folder: The artifact, for the configs in it.
         functions: The built graphs by name.
         cache_dtype: The type of caches that graphs write in place.
+        narrow: Whether those of `device_graphs` keep the audio's keys and values in int8.
     """
     if functions.keys().isdisjoint(DECODERS):
         given = ", ".join(sorted(functions))
@@ -130,7 +137,7 @@ def assemble(
         raise IntegrityError(msg)
     config = construct.config_of(folder)
     with offline():
-        return _assemble(config, generation_config(folder), functions, cache_dtype)
+        return _assemble(config, generation_config(folder), functions, cache_dtype, narrow=narrow)
 
 
 def attach_engine(model: Any, folder: Path) -> None:

@@ -100,6 +100,17 @@ def num_trials(
     return 0
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Return 0: it runs on CPUs alone."""
+    return 0
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)

@@ -27,6 +27,7 @@ def open_model(request: Request) -> Opened:
     recogniser = load(request.model, threads=request.threads)
     windows, frames = request.windows(), list[int]()
     graphs = recogniser.opened.functions
+    assert graphs is not None, "an artifact of graphs"
     for name, graph in list(graphs.items()):
         graphs[name] = Counted(graph, frames)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.peers.workers.worker import Opened, Request, serve
 from exporter.recognition.load import load
 
@@ -10,7 +12,7 @@ def open_model(request: Request) -> Opened:
     """Open an artifact, and let it hear a minute."""
     recogniser = load(request.model, threads=request.threads)
     (recording,) = request.windows()
-    how = {"timestamps": True}
+    how: dict[str, Any] = {"timestamps": True}
     if request.options["chunked"]:
         how = {"vad": True, "long_form": "chunked", "batch_size": request.options["batch"]}
     recogniser.transcribe(recording[: 60 * 16_000], sampling_rate=16_000, **how)

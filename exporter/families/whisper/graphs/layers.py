@@ -43,17 +43,26 @@ def encode(
         attend: Computes a layer's self-attention of [batch, source, width].
         num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
     """
-    dtype = encoder.layer_norm.weight.dtype
+    hidden = convolve(encoder, features, encoder.layer_norm.weight.dtype)
+    for layer in encoder.layers[:num_layers]:
+        hidden = encode_layer(layer, mark(hidden, num_layers), attend)
+    normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
+    return normed
+
+
+def convolve(encoder: Any, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what the first layer of an encoder takes, [batch, source, width]."""
     hidden = features.to(dtype)
     for conv in (encoder.conv1, encoder.conv2):
         hidden = _convolved(conv, hidden, dtype)
-    hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
-    for layer in encoder.layers[:num_layers]:
-        hidden = mark(hidden, num_layers)
-        states = layer.self_attn_layer_norm(hidden)
-        hidden = _clamped(feed_forward(layer, hidden + attend(layer.self_attn, states)))
-    normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
-    return normed
+    placed: Tensor = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
+    return placed
+
+
+def encode_layer(layer: Any, hidden: Tensor, attend: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """Apply a layer of an encoder to [batch, source, width]; `attend` is its self-attention."""
+    states = layer.self_attn_layer_norm(hidden)
+    return _clamped(feed_forward(layer, hidden + attend(layer.self_attn, states)))
 
 
 def _convolved(conv: Any, hidden: Tensor, dtype: torch.dtype) -> Tensor:

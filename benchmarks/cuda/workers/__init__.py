@@ -1,0 +1,1 @@
+"""What each process of benchmarks/cuda/check.py runs: one model, opened and timed."""
