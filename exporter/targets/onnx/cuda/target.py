@@ -5,7 +5,7 @@ those that optimum loads; `cross_cache`, `step` and `gather` are for our own ses
 graph captures, and use the others' external data. Weights may be of 4 or 8 bits with a scale for
 each group of a row.
 
-Only building imports onnx: loading needs onnxruntime alone. Neither needs a card but loading.
+Only building imports onnx, and needs no card: loading needs one, and onnxruntime alone.
 """
 
 import sys
