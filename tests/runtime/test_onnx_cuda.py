@@ -20,14 +20,18 @@ import torch
 
 import exporter
 from exporter.artifact import store
+from exporter.build.pipeline import build
 from exporter.cli import main
 from exporter.errors import MachineError
 from exporter.families import FAMILIES
+from exporter.recipe import read
 from exporter.runtime.onnx import cuda
 from exporter.system import accelerators
+from exporter.system.progress import silent
 from exporter.targets import TARGETS
 from tests.support import cardless, float16_graphs
 from tests.support.built import build_tiny
+from tests.support.in_process import steps_in_process
 from tests.support.libcuda import H100, make_driver
 
 IN_FLOAT16 = "[{kind: onnx-fp16}]"
@@ -55,11 +59,14 @@ def unasked() -> Any:
 
 
 def test_it_is_built_without_a_card_and_says_that_it_was_not_tried(
-    tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_whisper: Path, tmp_path: Path
 ) -> None:
-    folder = build_tiny(tmp_path, tiny_whisper, IN_FLOAT16)["onnx-fp16"]
-    (warned,) = [each.message for each in caplog.records if "not tried" in each.message]
-    assert "needs an NVIDIA GPU of compute capability 7.5 or later" in warned
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: tiny\ncheckpoint: {tiny_whisper}\ntargets: {IN_FLOAT16}\n")
+    with steps_in_process():
+        (built,) = build(read(recipe), output=tmp_path / "artifacts", progress=silent)
+    assert "needs an NVIDIA GPU of compute capability 7.5 or later" in built.untried
+    folder = built.path
     manifest = json.loads((folder / "manifest.json").read_text())
     gpu = manifest["needs"]["gpu"]
     assert manifest["needs"]["packages"] == ["onnxruntime"]

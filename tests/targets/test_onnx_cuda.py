@@ -12,8 +12,12 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
+from exporter.build.estimate import of_checkpoint, room_at
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.cli import main
 from exporter.errors import RecipeError
 from exporter.families import FAMILIES
+from exporter.families.whisper.graphs.layers import _clamped
 from exporter.quantization.schemes import SCHEMES
 from exporter.runtime.onnx.session import open_graph
 from exporter.targets import TARGETS
@@ -22,6 +26,7 @@ from tests.support import float16_graphs
 from tests.support.cuda_kernels import Used, has_kernel, table, used_in
 from tests.support.plans import plan_for
 from tests.support.tiny import make_whisper
+from tests.support.tiny_ctc import make_ctc
 
 OURS = ("encoder_model", "cross_cache", "step", "gather")
 ALL = (*OURS, "decoder_model_merged")
@@ -199,19 +204,14 @@ def test_layers_with_outliers_are_those_of_float32(loud: tuple[Path, Path], name
 
 
 def test_states_beyond_float16_are_clamped_as_in_transformers() -> None:
-    from exporter.families.whisper.graphs.layers import _clamped
-
-    states = torch.tensor([1e5, -1e5, 3.0]).half()
-    assert (
-        _clamped(states).tolist() == [64504 - 24, -64504 + 24, 3.0]
-        or _clamped(states).isfinite().all()
-    )
-    assert _clamped(states.float()) is not None
+    states = torch.tensor([60_000.0, 65_504.0, -65_504.0, 3.0])
+    limit = torch.finfo(torch.float16).max - 1000  # of `WhisperEncoderLayer`
+    expected = torch.tensor([60_000.0, limit, -limit, 3.0]).half()
+    assert torch.equal(_clamped(states.half()), expected)
+    assert torch.equal(_clamped(10 * states), 10 * states)
 
 
 def test_the_kind_refuses_what_it_has_no_nodes_for(tiny_whisper: Path) -> None:
-    from exporter.checkpoint.checkpoint import open_checkpoint
-
     opened, family = open_checkpoint(str(tiny_whisper)), FAMILIES["whisper"]
     model = family.skeleton(opened.config)
     wide = SCHEMES["float"].Scheme.model_validate({"dtype": "float32"})
@@ -236,3 +236,33 @@ def test_optimum_generates_with_the_folder_as_it_is(
     for asked in ({}, {"num_beams": 3}):
         expected = original.generate(features, max_new_tokens=20, **asked)
         assert torch.equal(model.generate(features, max_new_tokens=20, **asked), expected)
+
+
+def refusal(folder: Path, checkpoint: Path, more: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """What a build says, with exit code 2, of the target of a recipe."""
+    path = folder / "recipe.yaml"
+    head = f"name: tiny\ncheckpoint: {checkpoint}\n"
+    path.write_text(f"{head}targets:\n  - {{kind: onnx-fp16}}\n{more}")
+    assert main(["build", str(path), "--dry-run"]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"error: {path}:4:5: targets.0: ")
+    return told
+
+
+def test_a_recipe_is_told_at_its_line_what_the_kind_lacks(
+    tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = refusal(tmp_path, tiny_whisper, "quantization: {default: dynamic-int8}\n", capfd)
+    assert "onnx-fp16 has no `dynamic-int8`; it has float, weight-int4, weight-int8" in told
+    assert "static-int8" not in KIND.SCHEMES
+    ctc = make_ctc(tmp_path / "ctc", "wav2vec2")
+    told = refusal(tmp_path, ctc, "", capfd)
+    assert "onnx-fp16 is for Whisper so far: for a CTC model take onnx-int8 or aoti" in told
+
+
+def test_a_plan_of_all_kinds_says_which_has_no_such_artifact(tmp_path: Path) -> None:
+    opened = open_checkpoint(str(make_ctc(tmp_path / "ctc", "wav2vec2")))
+    rows = {row["kind"]: row for row in of_checkpoint(opened, room_at(tmp_path))}
+    assert not rows["onnx-fp16"]["fits"]
+    assert "is for Whisper so far" in rows["onnx-fp16"]["why_not"]
+    assert rows["onnx-int8"]["fits"]

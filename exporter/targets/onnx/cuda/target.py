@@ -5,7 +5,7 @@ those that optimum loads; `cross_cache`, `step` and `gather` are for our own ses
 graph captures, and use the others' external data. Weights may be of 4 or 8 bits with a scale for
 each group of a row.
 
-Only building imports onnx: loading needs onnxruntime alone. Neither needs a card but loading.
+Only building imports onnx, and needs no card: loading needs one, and onnxruntime alone.
 """
 
 import sys
@@ -89,6 +89,31 @@ def num_trials(
     return 0
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Estimate the memory on the card that a loaded artifact takes, for a beam search of 5.
+
+    That is: the weights, which the sessions do not share; the head in float32; the caches of the
+    tokens, twice, and those of two windows; activations; and the context.
+    """
+    config = checkpoint.config
+    width, layers = int(config["d_model"]), int(config["decoder_layers"])
+    source, positions = int(config["max_source_positions"]), int(config["max_target_positions"])
+    files = layout(options, plan, model, checkpoint, family)
+    weights = sum(size for path, size in files.items() if path.endswith("_data"))
+    head = 4 * width * int(config["vocab_size"])
+    token = 2 * 2 * layers * width
+    caches = token * (2 * _ROWS * positions + 2 * source)
+    heads = int(config["encoder_attention_heads"])
+    activations = 2 * source * (_ACTIVATIONS * width + heads * source)
+    return weights + head + caches + activations + _CONTEXT_BYTES
+
+
 def records(
     options: Options,
     plan: QuantizationPlan,
@@ -101,29 +126,13 @@ def records(
     return Records(plan)
 
 
-def device_memory_bytes(
-    options: Options,
-    plan: QuantizationPlan,
-    model: nn.Module,
-    checkpoint: Checkpoint,
-    family: Family,
-) -> int:
-    """Estimate the memory on the card of a loaded artifact: see `memory_bytes`."""
-    return memory_bytes(layout(options, plan, model, checkpoint, family), checkpoint.config)
-
-
 def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, and each weight once beside one of them."""
     write_graphs(job, form())
-    gpu = Gpu(
-        capability=CAPABILITY,
-        match="minimum",
-        cuda=CUDA,
-        memory_bytes=memory_bytes(
-            {path.name: path.stat().st_size for path in job.folder.iterdir()},
-            job.checkpoint.config,
-        ),
-    )
+    skeleton = job.family.skeleton(job.checkpoint.config)
+    of = job.options, job.plan, skeleton, job.checkpoint, job.family
+    memory = device_memory_bytes(*of)
+    gpu = Gpu(capability=CAPABILITY, match="minimum", cuda=CUDA, memory_bytes=memory)
     return BuildResult(
         needs=Requirements(packages=("onnxruntime",), device=job.device, gpu=gpu),
         options=job.options.model_dump(mode="json"),
@@ -145,27 +154,6 @@ def form(dtype: torch.dtype = torch.float16) -> Form:
 
     passes = plain_casts, join_norms
     return Form(KIND, "buffers", replace_modules, dtype, NODES, passes)
-
-
-def memory_bytes(files: Mapping[str, int], config: Mapping[str, Any]) -> int:
-    """Estimate the memory on the card that a loaded artifact takes, for a beam search of 5.
-
-    That is: the weights, which the sessions do not share; the head in float32; the caches of the
-    tokens, twice, and those of two windows; activations; and the context.
-
-    Args:
-        files: Sizes of the artifact's files.
-        config: The checkpoint's config.
-    """
-    width, layers = int(config["d_model"]), int(config["decoder_layers"])
-    source, positions = int(config["max_source_positions"]), int(config["max_target_positions"])
-    weights = sum(size for name, size in files.items() if name.endswith("_data"))
-    head = 4 * width * int(config["vocab_size"])
-    token = 2 * 2 * layers * width
-    caches = token * (2 * _ROWS * positions + 2 * source)
-    heads = int(config["encoder_attention_heads"])
-    activations = 2 * source * (_ACTIVATIONS * width + heads * source)
-    return weights + head + caches + activations + _CONTEXT_BYTES
 
 
 def load(
