@@ -44,6 +44,7 @@ class Recipe:
         rows: The numbers of rows that steps are compiled for.
         device: The device to compile for.
         identity: What identifies the device and its compilers, for the cache.
+        home: The folder of the toolkit, for a GPU.
     """
 
     family: str
@@ -53,6 +54,7 @@ class Recipe:
     rows: tuple[int, ...]
     device: torch.device
     identity: Mapping[str, Any] = field(default_factory=dict)
+    home: Path | None = None
 
     @property
     def narrow(self) -> bool:
@@ -174,7 +176,15 @@ def build_part(recipe: Recipe, name: str, folder: Path, fresh: bool) -> None:
     settings = cuda_settings(_rows(graph)) if gpu else {}
 
     def compiled() -> None:
-        compile_part(graph, names, path, device=recipe.device, kernels=gpu, settings=settings)
+        compile_part(
+            graph,
+            names,
+            path,
+            device=recipe.device,
+            kernels=gpu,
+            settings=settings,
+            home=recipe.home,
+        )
 
     family, config = FAMILIES[recipe.family], recipe.checkpoint.config
     modules = {each.rpartition(".")[0] for each in names.values()}

@@ -6,7 +6,7 @@ as for one, and packages hold no weights.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def compile_part(
     device: torch.device,
     kernels: bool,
     settings: Mapping[str, Any],
+    home: Path | None = None,
 ) -> None:
     """Trace one part of a layered graph, and write a package that takes its weights.
 
@@ -45,6 +46,7 @@ def compile_part(
         device: The device to compile for, and to measure kernels on.
         kernels: Whether our kernels serve calls of few rows; else torch's operators do.
         settings: Inductor's settings, but for those that all parts share.
+        home: The folder of the toolkit, to compile for a GPU.
 
     Raises:
         BuildError: The graph cannot be traced or compiled.
@@ -52,7 +54,8 @@ def compile_part(
     with workplace(path.parent) as folder, torch.no_grad():
         try:
             program, spec = traced(graph, names, device, kernels=kernels)
-            with target_isa(HOST_LEVEL, [LIBRARY_FLAGS]):
+            tools = nullcontext() if home is None else toolkit(home, folder)
+            with tools, target_isa(HOST_LEVEL, [LIBRARY_FLAGS]):
                 torch._inductor.aoti_compile_and_package(
                     program,
                     package_path=str(folder / "graph.pt2"),
@@ -180,15 +183,20 @@ def toolkit(home: Path, folder: Path) -> Iterator[None]:
         home: The folder with `include`.
         folder: A folder for a link to the driver, whose packages lack the linker's name.
     """
+    from torch.utils import cpp_extension
     from triton.backends.nvidia.driver import libcuda_dirs
 
+    found: Any = cpp_extension
+    named = found.CUDA_HOME
     (folder / "libcuda.so").symlink_to(Path(libcuda_dirs()[0]) / "libcuda.so.1")
     before = {name: os.environ.get(name) for name in ("CUDA_HOME", "LIBRARY_PATH")}
     os.environ["CUDA_HOME"] = str(home)
     os.environ["LIBRARY_PATH"] = ":".join(filter(None, [str(folder), before["LIBRARY_PATH"]]))
+    found.CUDA_HOME = str(home)  # it may have been looked for before
     try:
         yield
     finally:
+        found.CUDA_HOME = named
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -1,6 +1,6 @@
 """What `exporter.targets.aoti.target` does where a recipe says `device: cuda`."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -77,7 +77,8 @@ def build(job: Job[Options]) -> BuildResult:
     """Compile all parts, then write the weights of all layers once."""
     check_schemes(job.plan)
     toolchain = require_toolchain()
-    recipe = recipe_of(job.options, job.plan, job.checkpoint, toolchain.as_parts())
+    plain = recipe_of(job.options, job.plan, job.checkpoint)
+    recipe = replace(plain, identity=toolchain.as_parts(), home=toolchain.home)
     tensors, whole = build_parts(recipe, job.folder, job.progress, fresh=job.fresh)
     write_weights(job.folder, tensors, whole, job.progress)
     memory = device_memory_bytes(job.options, job.plan, job.checkpoint)
@@ -129,7 +130,6 @@ def recipe_of(
     options: Options,
     plan: QuantizationPlan,
     checkpoint: Checkpoint,
-    identity: Mapping[str, object] | None = None,
 ) -> Recipe:
     """Return what decides the parts of a model and their code."""
     return Recipe(
@@ -139,7 +139,6 @@ def recipe_of(
         dtype=getattr(torch, str(options.dtype)),
         rows=options.rows,
         device=SUPPORT["cuda"].torch_device,
-        identity=identity or {},
     )
 
 
