@@ -124,8 +124,8 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with_triton(monkeypatch)
     include = tmp_path / "toolkit/include"
-    include.mkdir(parents=True)
-    for header in ("cuda.h", "cuda_runtime_api.h"):
+    (include / "crt").mkdir(parents=True)
+    for header in ("cuda.h", "cuda_runtime_api.h", "crt/host_defines.h"):
         (include / header).touch()
     monkeypatch.setenv("CUDA_HOME", str(include.parent))
     return monkeypatch
@@ -174,7 +174,7 @@ def test_a_folder_without_headers_is_named(
 ) -> None:
     whole.delenv("CUDA_HOME")
     whole.setenv(name, str(tmp_path / "nothing"))
-    told = rf"cuda\.h and cuda_runtime_api\.h.*{tmp_path}/nothing/include.*\n.*CUDA_HOME.*nvidia-"
+    told = rf"cuda\.h, cuda_runtime_api\.h, crt/host_defines\.h.*{tmp_path}/nothing/include.*\n.*CUDA_HOME.*nvidia-"
     with pytest.raises(MachineError, match=told):
         require_toolchain()
 

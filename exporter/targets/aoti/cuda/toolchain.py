@@ -18,7 +18,8 @@ from exporter.errors import MachineError
 from exporter.system import accelerators
 from exporter.targets.aoti.compiler import compiler_version, require_compiler
 
-_HEADERS = ("cuda.h", "cuda_runtime_api.h")
+# The last is in a wheel of its own, and the second includes it.
+_HEADERS = ("cuda.h", "cuda_runtime_api.h", "crt/host_defines.h")
 _LEAST_CAPABILITY = (7, 5)  # the least that CUDA 13 compiles for
 _USUAL = Path("/usr/local/cuda")
 
@@ -96,7 +97,7 @@ def _home() -> Path:
             return place
     looked = ", ".join(str(place / "include") for place in places[:2])
     return _refuse(
-        f"the CUDA toolkit's headers ({' and '.join(_HEADERS)}), which are not in {looked}",
+        f"the CUDA toolkit's headers ({', '.join(_HEADERS)}), which are not in {looked}",
         "Set CUDA_HOME to the toolkit, or install its wheels: "
         "pip install nvidia-cuda-runtime nvidia-cuda-crt",
     )
