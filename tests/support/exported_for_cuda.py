@@ -24,6 +24,8 @@ from exporter.targets.aoti.cuda.builder import Recipe, cut
 from exporter.targets.aoti.cuda.compiler import traced
 from tests.support.plans import plan_for
 
+PRODUCT = "exporter.row_product_triton.default"
+
 
 def recipe(checkpoint: str, dtype: str, scheme: str) -> Recipe:
     opened = open_checkpoint(checkpoint)
@@ -45,6 +47,10 @@ def main(checkpoint: str, dtype: str, scheme: str, folder: str) -> None:
         values = [node.meta["val"] for node in program.graph.nodes if "val" in node.meta]
         found[name] = {
             "operators": Counter(str(node.target) for node in called),
+            "wide": sum(
+                str(node.target) == PRODUCT and node.meta["val"].dtype == torch.float32
+                for node in called
+            ),
             "devices": sorted({str(v.device) for v in values if isinstance(v, torch.Tensor)}),
             "held": [*program.constants],
             "layers": layers,

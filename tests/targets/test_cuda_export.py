@@ -70,6 +70,7 @@ def test_a_layer_of_a_step_is_six_products_and_two_attentions(parts: Any) -> Non
         assert called == {**counts, "exporter.row_product_triton.default": 6}
         last = parts["parts"][f"step_{rows}_after"]["operators"]
         assert last["exporter.row_product_triton.default"] == 1
+        assert parts["parts"][f"step_{rows}_after"]["wide"] == 1  # logits are not rounded
         assert not [each for each in last if "linear" in each or "layer_norm" in each]
 
 

@@ -174,7 +174,8 @@ def test_a_folder_without_headers_is_named(
 ) -> None:
     whole.delenv("CUDA_HOME")
     whole.setenv(name, str(tmp_path / "nothing"))
-    told = rf"cuda\.h, cuda_runtime_api\.h, crt/host_defines\.h.*{tmp_path}/nothing/include.*\n.*CUDA_HOME.*nvidia-"
+    headers = r"cuda\.h, cuda_runtime_api\.h, crt/host_defines\.h"
+    told = rf"{headers}.*{tmp_path}/nothing/include.*\n.*CUDA_HOME.*nvidia-"
     with pytest.raises(MachineError, match=told):
         require_toolchain()
 

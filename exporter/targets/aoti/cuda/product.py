@@ -25,6 +25,7 @@ def row_product(
     residual: Tensor | None,
     eps: float,
     gelu: bool,
+    wide: bool = False,
 ) -> Tensor:
     """Multiply rows with a weight; sums are float32, and rounded once.
 
@@ -39,6 +40,8 @@ def row_product(
         residual: Added to the result, [rows, 1, out].
         eps: Of the norm.
         gelu: Whether the exact GELU is applied before the residual is added.
+        wide: Whether the result is float32, not rounded: logits, where rounding would decide
+            between near words.
     """
     rows = states.float()
     if norm_weight is not None and norm_bias is not None:
@@ -48,12 +51,14 @@ def row_product(
     product = product if bias is None else product + bias.float()
     product = nn.functional.gelu(product) if gelu else product
     product = product if residual is None else product + residual.float()
-    return product.to(states.dtype)
+    return product if wide else product.to(states.dtype)
 
 
 @row_product.register_fake
-def _(states: Tensor, weight: Tensor, *_others: Any) -> Tensor:
-    return states.new_empty((*states.shape[:-1], weight.shape[0]))
+def _(states: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    wide = len(others) > _WIDE - 2 and others[_WIDE - 2]
+    dtype = torch.float32 if wide else states.dtype
+    return states.new_empty((*states.shape[:-1], weight.shape[0]), dtype=dtype)
 
 
 def widened(weight: Tensor, scale: Tensor | None) -> Tensor:
@@ -78,7 +83,7 @@ def linear(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def product_of(states: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
     """Call the operator with nothing before or after the product."""
-    product: Tensor = row_product(states, weight, scale, bias, None, None, None, 0.0, False)
+    product: Tensor = row_product(states, weight, scale, bias, None, None, None, 0.0, False, False)
     return product
 
 
@@ -92,7 +97,7 @@ def is_few(states: Tensor) -> bool:
     )
 
 
-_NORM_WEIGHT, _RESIDUAL, _EPS, _GELU = 4, 6, 7, 8
+_NORM_WEIGHT, _RESIDUAL, _EPS, _GELU, _WIDE = 4, 6, 7, 8, 9
 
 
 def fuse_products(graph: torch.fx.Graph) -> None:
@@ -103,6 +108,7 @@ def fuse_products(graph: torch.fx.Graph) -> None:
     for node in products:
         _fuse_gelu(graph, node)
         _fuse_residual(graph, node)
+        _fuse_widening(graph, node)
     graph.eliminate_dead_code()
 
 
@@ -144,6 +150,24 @@ def _fuse_residual(graph: torch.fx.Graph, product: torch.fx.Node) -> None:
     after.replace_all_uses_with(fused)
     graph.erase_node(after)
     graph.erase_node(product)
+
+
+def _fuse_widening(graph: torch.fx.Graph, product: torch.fx.Node) -> None:
+    # Where a type is converted, the tracer records a check of what it was.
+    for check in [user for user in product.users if user.target is _CHECK]:
+        graph.erase_node(check)
+    after = _only_user(product)
+    if after is None or after.target not in _CONVERSIONS:
+        return
+    if after.meta["val"].dtype == torch.float32 and product.args[_RESIDUAL] is None:
+        product.args = (*product.args[:_WIDE], True)
+        product.meta["val"] = after.meta["val"]
+        after.replace_all_uses_with(product)
+        graph.erase_node(after)
+
+
+_CONVERSIONS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
+_CHECK = torch.ops.aten._assert_tensor_metadata.default
 
 
 def _only_user(node: torch.fx.Node) -> Any:

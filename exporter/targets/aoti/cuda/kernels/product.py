@@ -5,6 +5,7 @@ A program computes a block of outputs of all rows, so that each weight is read o
 
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
@@ -180,11 +181,12 @@ def row_product(
     residual: Tensor | None,
     eps: float,
     gelu: bool,
+    wide: bool = False,
 ) -> Tensor:
     """Compute `exporter::row_product`."""
     rows, width, outputs = states.shape[0], states.shape[2], weight.shape[0]
     group = group_size(width, 1 if scale is None else scale.shape[1])
-    out = states.new_empty((rows, 1, outputs))
+    out = states.new_empty((rows, 1, outputs), dtype=torch.float32 if wide else states.dtype)
     given = (scale, bias, norm_weight, norm_bias, residual)
     tensors = [states if tensor is None else tensor for tensor in given]  # those are not read
     flags = {
