@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact import local_paths, store
+from exporter.artifact import local_paths, report, store
 from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.store import read_manifest
 from exporter.cli import main
@@ -156,7 +156,8 @@ def judged_on_clips(folder: Path) -> Path:
     passing.make(folder, recipe=LOCAL)
     places = LocalPaths(recipe=str(clips.parent / "recipe.yaml"), checkpoint="checkpoint")
     local_paths.write(folder, places)
-    now = Rereader(silent)(folder, read_manifest(folder), read(folder / "recipe.yaml"))
+    judged = report.read(folder)
+    now = Rereader(silent)(folder, read_manifest(folder), read(folder / "recipe.yaml"), judged)
     data_of(folder, sha256=now)
     return clips / "manifest.jsonl"
 

@@ -163,6 +163,7 @@ def judged(
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
     monkeypatch.setattr("exporter.validate.measure.model.time", clock)
     monkeypatch.setattr(pipeline, "LocalExecutor", Here)
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
     write_clips(tmp_path / "clips", 7)
 
     def judge(*names: str, **how: Any) -> list[Report]:
@@ -285,7 +286,9 @@ def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
 ) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 7), tmp_path / "index")
     recipe = SimpleNamespace(gate=Gate())
-    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    subject: Any = SimpleNamespace(
+        corpus=corpus, recipe=recipe, data=Data(clips="clips"), looks=None
+    )
     pipeline._warn_of_gates([subject, subject])
     fewer, words = (record.getMessage() for record in caplog.records)
     assert fewer == "the gate cannot pass: 7 clips are fewer than gate.min_clips, 50"
@@ -295,7 +298,9 @@ def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
 def test_copies_do_not_fill_a_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 60), tmp_path / "index")
     recipe = SimpleNamespace(gate=Gate(max_wer_increase=0.9))
-    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    subject: Any = SimpleNamespace(
+        corpus=corpus, recipe=recipe, data=Data(clips="clips"), looks=None
+    )
     pipeline._warn_of_gates([subject])
     (told,) = (record.getMessage() for record in caplog.records)
     assert told == (
@@ -306,7 +311,10 @@ def test_copies_do_not_fill_a_gate(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_texts_without_words_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 2, "  "), tmp_path / "index")
     subject: Any = SimpleNamespace(
-        corpus=corpus, recipe=SimpleNamespace(gate=Gate()), data=Data(clips="clips")
+        corpus=corpus,
+        recipe=SimpleNamespace(gate=Gate()),
+        data=Data(clips="clips"),
+        looks=None,
     )
     with pytest.raises(DataError, match="no clip has a word"):
         pipeline._warn_of_gates([subject])
@@ -319,6 +327,8 @@ def test_real_workers_write_what_one_process_writes(tmp_path: Path, tiny_whisper
     spec = ModelSpec(model=tiny_whisper, original=True, threads=1, decoding=decoding)
     transcribe_part(OpenModel(spec, silent), whole(corpus, tmp_path / "here"), silent)
     run = ModelRun(spec, "original", corpus, (), tmp_path / "out", LocalExecutor(2), silent)
-    parts = [path.read_bytes() for path in run.transcripts]
+    heard = list(run.transcripts(corpus))
+    parts = [path.read_bytes() for path in sorted(tmp_path.glob("out-*.jsonl"))]
     assert [len(part.splitlines()) for part in parts] == [4, 3]
     assert b"".join(parts) == (tmp_path / "here").read_bytes()
+    assert heard == list(read_transcripts([tmp_path / "here"]))

@@ -41,11 +41,11 @@ class ModelSpec(Frozen):
 
 
 class OpenModel:
-    """A model ready to transcribe; `load_s` is the seconds to open it, without imports."""
+    """A model that is ready to transcribe; `load_s` is the seconds to open it, without imports."""
 
     def __init__(self, spec: ModelSpec, progress: Progress) -> None:
         progress("loading", None)
-        self.folder = spec.model
+        self.spec, self.folder = spec, spec.model
         self.recogniser, self.load_s = opened(
             spec.model,
             original=spec.original,
