@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from exporter.artifact import report
 from exporter.artifact.evidence import in_words, short
-from exporter.artifact.report import Check, Report
+from exporter.artifact.report import Check, LookStamp, Report
 from exporter.errors import IntegrityError, RecipeError
 from exporter.validate.page import render as html_report
 from exporter.validate.page.checks import QUESTIONS, strip

@@ -1,26 +1,20 @@
 """Validation in two passes: streamed from disk to disk, spread over workers, timed on a sample."""
 
 import errno
-import itertools
 import json
-import os
-import shutil
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
 from exporter.artifact import report
 from exporter.artifact.report import Report
-from exporter.bench.executors import LocalExecutor, Task
+from exporter.bench.executors import LocalExecutor
 from exporter.errors import DataError, RecipeError
 from exporter.formats import audio
 from exporter.recipe import Data, Decoding, Gate
@@ -36,20 +30,7 @@ from exporter.validate.measure.transcripts import Part, read_transcripts, transc
 from exporter.validate.scoring.compare import ModelOutput, compare
 from tests.support.golden import GOLDEN
 from tests.support.judging import measurement
-
-
-def write_clips(folder: Path, count: int, text: str = "red green blue") -> Path:
-    """Recordings of 100 to 400 ms with a manifest; ten of them differ."""
-    folder.mkdir()
-    source = np.random.default_rng(0)
-    for number in range(min(count, 10)):
-        samples = source.normal(0, 0.1, 1600 + 500 * number)
-        soundfile.write(folder / f"{number}.wav", samples, 16_000)
-    for number in range(10, count):
-        os.link(folder / f"{number % 10}.wav", folder / f"{number}.wav")
-    rows = [json.dumps({"audio": f"{number}.wav", "text": text}) for number in range(count)]
-    (folder / "manifest.jsonl").write_text("\n".join(rows))
-    return folder
+from tests.support.recordings import write_clips
 
 
 def open_corpus(folder: Path, index: Path) -> Corpus:
@@ -140,40 +121,6 @@ def test_memory_grows_by_counts_and_not_by_texts(
     """
     few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (600, 1100))
     assert (many - few) / 500 < 400
-
-
-class Here:
-    """An executor of a number of workers, that runs their steps in this process."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[dict[str, Any]]:
-        for task in tasks:
-            module, _, function = task.step.partition(":")
-            yield getattr(import_module(module), function)(task.request, progress)
-
-
-@pytest.fixture
-def judged(
-    tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, steps_here: None
-) -> Callable[..., list[Report]]:
-    """Judge copies of a golden artifact against a checkpoint, with a clock that only counts."""
-    ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("exporter.validate.measure.model.time", clock)
-    monkeypatch.setattr(pipeline, "LocalExecutor", Here)
-    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
-    write_clips(tmp_path / "clips", 7)
-
-    def judge(*names: str, **how: Any) -> list[Report]:
-        folders = [tmp_path / name for name in names]
-        for folder in folders:
-            shutil.copytree(GOLDEN / "v1-torch-int8", folder)
-        reference = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
-        return pipeline.validate(folders, threads=1, **reference, **how)
-
-    return judge
 
 
 def test_however_many_workers_the_predictions_are_the_same_bytes(

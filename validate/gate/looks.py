@@ -55,12 +55,15 @@ def planned(order: Order, least: int) -> Looks | None:
     """
     ends = order.ends
     clips = int(ends[-1])
-    fewest = int(ends[min(LEAST_UNITS, len(ends)) - 1])
+    fewest = 1 if order.units.index is None else int(ends[LEAST_UNITS - 1])
     sizes: list[int] = []
     for target in (max(FIRST, least, fewest), *_ladder(clips)):
         at = int(ends[np.searchsorted(ends, min(target, clips))])
-        if clips >= _APART * at and (not sizes or at >= _APART * sizes[-1]):
-            sizes.append(at)
+        if sizes and at < _APART * sizes[-1]:
+            continue
+        if clips < _APART * at:
+            break
+        sizes.append(at)
     return Looks(order, (*sizes, clips)) if sizes else None
 
 
