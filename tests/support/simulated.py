@@ -120,7 +120,7 @@ class Decided:
 def decided(
     data: Speakers, margin: float, difference: float, count: int, *, seed: int = 0
 ) -> Iterator[Decided]:
-    """Judge `count` artifacts, truly worse by `difference`, look by look, by whole speakers.
+    """Judge `count` artifacts, truly worse by `difference`, look by look.
 
     Speakers of one clip each are clips that are independent.
     """
@@ -131,11 +131,12 @@ def decided(
     for number in range(count):
         logs = random.normal(-(data.spread**2) / 2, data.spread, data.count)
         ours, theirs = _scores(kind, difference, random, np.exp(logs)[speakers])
-        yield _looked(margin, ours, theirs, order.drawn(units, seed + number))
+        heard = order.drawn(kind.clips, units, seed + number)
+        yield _looked(margin, ours, theirs, heard, units.index)
 
 
-def _looked(margin: float, ours: Scores, theirs: Scores, heard: order.Order) -> Decided:
-    looks, index = planned(heard, 1), heard.units.index
+def _looked(margin: float, ours: Scores, theirs: Scores, heard: order.Order, index: Any) -> Decided:
+    looks = planned(heard, 1)
     assert looks is not None
     for size in looks.sizes:
         some = heard.places[:size]

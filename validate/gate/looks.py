@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, takewhile
 
-import numpy as np
-
 from exporter.artifact.report import LookStamp
 from exporter.validate.corpus.order import Order
 from exporter.validate.scoring.statistics import LEVEL
-from exporter.validate.scoring.units import LEAST_UNITS
 
 FIRST = 300  # clips; what is as good as its original usually needs no more at half a point
 # Looks that are closer cost more of the level than they save of the clips.
@@ -44,7 +41,7 @@ class Looks:
 
 
 def planned(order: Order, least: int) -> Looks | None:
-    """Plan looks at 300 clips, 1,000, 3,000, 10,000 and so on, each at a whole number of units.
+    """Plan looks at 300 clips, 1,000, 3,000, 10,000 and so on.
 
     Args:
         order: The order of the clips.
@@ -53,17 +50,14 @@ def planned(order: Order, least: int) -> Looks | None:
     Returns:
         The looks; None if the first one would be at nearly all clips, so that one is enough.
     """
-    ends = order.ends
-    clips = int(ends[-1])
-    fewest = 1 if order.units.index is None else int(ends[LEAST_UNITS - 1])
+    clips = len(order.places)
     sizes: list[int] = []
-    for target in (max(FIRST, least, fewest), *_ladder(clips)):
-        at = int(ends[np.searchsorted(ends, min(target, clips))])
-        if sizes and at < _APART * sizes[-1]:
+    for size in (max(FIRST, least, order.fewest), *_ladder(clips)):
+        if sizes and size < _APART * sizes[-1]:
             continue
-        if clips < _APART * at:
+        if clips < _APART * size:
             break
-        sizes.append(at)
+        sizes.append(size)
     return Looks(order, (*sizes, clips)) if sizes else None
 
 
