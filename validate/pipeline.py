@@ -33,6 +33,7 @@ from exporter.errors import (
     ResourceError,
 )
 from exporter.recipe import Decoding
+from exporter.recognition.kept import file_of as kept_file
 from exporter.system import hardware, worker
 from exporter.system.accelerators import Device, require_device
 from exporter.system.progress import Progress
@@ -47,10 +48,11 @@ from exporter.validate.gate.latency import Times, too_slow
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow, time_interleaved
 from exporter.validate.measure.model import ModelSpec
 from exporter.validate.measure.run import ModelRun
-from exporter.validate.reporting import Pair, language_of, write_report
+from exporter.validate.reporting import Pair, language_of, score, write_report
 from exporter.validate.scoring.normaliser import normaliser, separated
+from exporter.validate.scoring.statistics import LEVEL
 from exporter.validate.scoring.units import UnitCounter
-from exporter.validate.subjects import Settings, Subject, open_subject
+from exporter.validate.subjects import Settings, Subject, Until, open_subject
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
@@ -69,6 +71,7 @@ def validate(
     workers: int = 1,
     device: Device | None = None,
     trust: bool = False,
+    until: Until = "certain",
     into: Path | None = None,
     progress: Progress = lambda _what, _fraction: None,
 ) -> list[Report]:
@@ -87,6 +90,8 @@ def validate(
         device: Judge only the artifacts of folders that were built for this kind of device. Each
             artifact runs on the one that it was built for, and its original too.
         trust: Also validate artifacts whose native code was not built on this machine.
+        until: "certain" hears clips look by look, in an order that the data's seed draws, until the
+            verdict on words is certain; "all" hears all clips.
         into: A folder for the reports: see `report.places`.
         progress: Called with the current activity and the fraction done, 0 to 1.
 
@@ -97,7 +102,7 @@ def validate(
         ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
-    settings = Settings(data, clips, reference, threads, workers, trust, device)
+    settings = Settings(data, clips, reference, threads, workers, trust, device, until=until)
     with validating(settings, progress) as judging:
         return judging(paths, into)
 
@@ -149,7 +154,7 @@ def _spoken(subject: Subject) -> Spoken:
     name = subject.manifest.family
     family, configs = FAMILIES[name], read_configs(subject.folder, name)
     return spoken_in(
-        subject.corpus,
+        subject.reader.listed,
         partial(family.language_code, configs),
         subject.recipe.decoding.language,
         family.text_language(configs, Decoding(), None),
@@ -166,7 +171,7 @@ def _check_texts(subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         equal = normaliser(language_of(subject), subject.folder)
         key = (subject.corpus.sha256, equal.stamp.model_dump_json())
-        for clip in subject.corpus if key not in checked else ():
+        for clip in subject.reader.listed if key not in checked else ():
             try:
                 equal.apply(clip.text)
             except DataError as error:
@@ -202,16 +207,28 @@ class _Validation:
         pairs = self._timed(subjects, checkpoints, found)
         if self._executor.workers > 1:  # all are timed before transcribing loads the machine
             pairs = iter(list(pairs))
-        reports: list[Report] = []
-        for pair in pairs:
-            original = pair.original.transcripts
-            with self._failing(pair.subject, pair.found):
-                written = self._folder / f"predictions-{next(self._numbers)}"
-                effects = partial(self._effects, pair) if self._settings.blame else None
-                reports.append(write_report(pair, original, written, effects, self._progress))
+        reports = [report for pair in pairs if (report := self._judged(pair)) is not None]
         if self._failures:
             raise self._failures[0]
         return reports
+
+    def _judged(self, pair: Pair) -> Report | None:
+        """Judge one artifact, look by look if there are several; None if it fails to run."""
+        subject = pair.subject
+        for look in range(len(subject.reader.sizes)):
+            corpus = subject.reader.at(look)
+            original = pair.original.transcripts(corpus)
+            with self._failing(subject, pair.found):
+                written = self._folder / f"predictions-{next(self._numbers)}"
+                heard = replace(pair, subject=replace(subject, corpus=corpus), made=look + 1)
+                scored = score(heard, original, written, self._progress)
+                if not scored.settled:
+                    scored.predictions.path.unlink()
+                    continue
+                effects = partial(self._effects, pair) if self._settings.blame else None
+                return write_report(scored, effects)
+            return None
+        raise AssertionError
 
     @contextmanager
     def _failing(self, subject: Subject, found: Sequence[Check]) -> Iterator[None]:
@@ -300,7 +317,15 @@ class _Validation:
         how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads, spec.device
         key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed
         if key not in self._originals:
-            self._originals[key] = self._run(subject, spec, "original")
+            plain = spec.model_dump(
+                mode="json", exclude={"model", "original", "trust", "threads", "languages"}
+            )
+            family, name = subject.manifest.family, checkpoint.name
+            options = spec.decoding.model_dump(mode="json", exclude_defaults=True)
+            told = ", ".join(f"{option} {value}" for option, value in options.items())
+            what = f"{name} ({told})" if told else name
+            kept = kept_file(checkpoint.sha256, family, plain, what)
+            self._originals[key] = self._run(subject, spec, "original", kept=kept)
         return self._originals[key]
 
     def _expected(self, subject: Subject, checkpoint: Checkpoint) -> Expected | None:
@@ -343,10 +368,16 @@ class _Validation:
         (subject.place / report.REPORT).unlink(missing_ok=True)  # stale even if this run crashes
         spec = self._spec(subject, subject.folder, original=False)
         name = f"{subject.manifest.recipe.name}/{subject.name}"
-        return self._run(subject, spec, name, expected)
+        return self._run(subject, spec, name, expected=expected)
 
     def _run(
-        self, subject: Subject, spec: ModelSpec, name: str, expected: Expected | None = None
+        self,
+        subject: Subject,
+        spec: ModelSpec,
+        name: str,
+        *,
+        expected: Expected | None = None,
+        kept: Path | None = None,
     ) -> ModelRun:
         return ModelRun(
             spec,
@@ -357,6 +388,7 @@ class _Validation:
             self._executor,
             self._progress,
             expected,
+            kept,
         )
 
     def _on_cpu(self, subject: Subject, checkpoint: Checkpoint) -> ModelSpec:
@@ -407,17 +439,21 @@ def _warn_of_gates(subjects: Sequence[Subject]) -> None:
     """
     distinct = {(s.corpus.sha256, s.recipe.gate): s for s in subjects}
     for subject in distinct.values():
+        looks = subject.looks
         counted, counter = array("q"), UnitCounter()
-        for clip in subject.corpus:
+        for clip in subject.corpus if looks is None else subject.reader.listed:
             counted.append(len(separated(clip.text).split()))
             counter.add(clip.speaker, clip.recording)
         words = np.array(counted, dtype=np.int64)
         if not words.any():
             msg = f"{subject.data.shown}: no clip has a word in its text, so there is no error rate"
             raise DataError(msg)
-        sounds = subject.corpus.sounds
-        units, recordings = counter.units.with_copies(sounds), len(np.unique(sounds))
-        for sentence in gate.obstacles(words, subject.recipe.gate, units, recordings):
+        units, recordings = counter.units, len(words)
+        if looks is None:  # else the copies among the clips are not known yet
+            sounds = subject.corpus.sounds
+            units, recordings = units.with_copies(sounds), len(np.unique(sounds))
+        level = looks.level if looks else LEVEL
+        for sentence in gate.obstacles(words, subject.recipe.gate, units, recordings, level):
             _log.warning("the gate cannot pass: %s", sentence)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact import report, store
 from exporter.artifact.evidence import GroupEffect
-from exporter.artifact.report import Check, CorpusFacts, MisplacedText, Report
+from exporter.artifact.report import Check, CorpusFacts, LookStamp, MisplacedText, Report
 from exporter.system.files import copy_atomic, readable_name, write_atomic
 from exporter.system.progress import Progress
 from exporter.validate.corpus.facts import plausible_wer
@@ -23,7 +23,7 @@ from exporter.validate.gate import judge as gate
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.run import ModelRun
-from exporter.validate.measure.transcripts import read_transcripts
+from exporter.validate.measure.transcripts import ClipResult
 from exporter.validate.page import render as html_report
 from exporter.validate.scoring.compare import Comparison, ModelOutput, compare
 from exporter.validate.scoring.normaliser import Normaliser, normaliser
@@ -39,7 +39,10 @@ _EXAMPLES = 5  # of misplaced texts, in the report
 
 @dataclass(frozen=True)
 class Pair:
-    """An artifact and its original, both timed; `found` are the checks made before."""
+    """An artifact and its original, both timed.
+
+    `found` are the checks made before; `made` is how many looks at the clips there were.
+    """
 
     subject: Subject
     checkpoint: Checkpoint
@@ -48,40 +51,78 @@ class Pair:
     artifact: ModelRun
     reference: Measurement
     candidate: Measurement
+    made: int = 1
+
+    @property
+    def looks(self) -> LookStamp | None:
+        """The looks, if there may be several."""
+        looks = self.subject.looks
+        return looks.stamp(self.made) if looks else None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Both sides of a pair, scored on the clips of its subject's corpus.
+
+    `predictions` are in a temporary file. `settled` is whether no more clips need to be heard.
+    """
+
+    pair: Pair
+    case: Comparison
+    equal: Normaliser
+    predictions: RowFile
+    settled: bool
 
 
 Blame = Callable[[], tuple[GroupEffect, ...]]
 """Measures what each group of modules does to the original."""
 
 
-def write_report(
-    pair: Pair, original: Sequence[Path], written: Path, blame: Blame | None, progress: Progress
-) -> Report:
-    """Judge one artifact, and write its three files, the report last.
+def score(pair: Pair, original: Iterable[ClipResult], written: Path, progress: Progress) -> Scored:
+    """Let an artifact transcribe its corpus, and score it beside its original.
 
-    `written` is a temporary path for the predictions until they are judged. `blame` is called if
-    words were lost and nothing but the plan explains it; None is not to ask.
+    Args:
+        pair: Both sides.
+        original: What the original heard in each clip.
+        written: A new temporary file, for the predictions.
+        progress: Called with the current activity.
     """
-    subject, checkpoint = pair.subject, pair.checkpoint
-    transcripts = pair.artifact.transcripts
+    subject, made = pair.subject, pair.made
+    heard = pair.artifact.transcripts(subject.corpus)
     progress(f"{pair.artifact.name}: comparing texts", None)
-    store.require_same(subject.folder, subject.manifest)
-    float32_bytes = _FLOAT32_BYTES * checkpoint.parameters
+    float32_bytes = _FLOAT32_BYTES * pair.checkpoint.parameters
     equal = normaliser(language_of(subject), subject.folder)
     predictions = RowFile(written)
     with predictions.writing() as write:
         case = compare(
             subject.corpus,
             subject.timed,
-            ModelOutput(pair.reference, read_transcripts(original), float32_bytes),
-            ModelOutput(pair.candidate, read_transcripts(transcripts), subject.manifest.size_bytes),
+            ModelOutput(pair.reference, original, float32_bytes),
+            ModelOutput(pair.candidate, heard, subject.manifest.size_bytes),
             equal.words,
             rows=predictions,
             write=write,
             sounds=subject.corpus.sounds,
         )
+    looks = subject.looks
+    settled = (
+        looks is None
+        or made == len(looks.sizes)
+        or gate.settled(case, subject.recipe.gate, looks.level)
+    )
+    return Scored(pair, case, equal, predictions, settled)
+
+
+def write_report(scored: Scored, blame: Blame | None) -> Report:
+    """Judge one artifact, and write its three files, the report last.
+
+    `blame` is called if words were lost and nothing but the plan explains it; None is not to ask.
+    """
+    subject, case = scored.pair.subject, scored.case
+    equal, predictions = scored.equal, scored.predictions
+    store.require_same(subject.folder, subject.manifest)
     facts = _facts(subject, case, equal.stamp.language)
-    judged = _report(pair, case, facts, equal, predictions.sha256)
+    judged = _report(scored.pair, case, facts, equal, predictions.sha256)
     if blame is not None and is_due(judged.checks, judged.faithfulness):
         judged = _blaming(judged, blame(), search_of(subject.manifest, subject.name))
     page = html_report.render(judged, case).encode()
@@ -176,7 +217,7 @@ def _report(
     measured = case.candidate.measurement
     findings = measured.findings
     found = [*_against_another(subject, checkpoint), *pair.found, *_evidence_checks(pair, findings)]
-    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found)
+    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found, pair.looks)
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
@@ -197,6 +238,7 @@ def _report(
             sha256=checkpoint.sha256,
             size_bytes=checkpoint.size_bytes,
             built_from=checkpoint.sha256 == manifest.checkpoint.sha256,
+            kept=case.reference.kept_texts,
         ),
         data=report.DataStamp(
             source=data.shown,
@@ -224,6 +266,7 @@ def _report(
         latency_ratio=judged.latency_ratio,
         latency_ratio_p95=judged.latency_ratio_p95,
         units=judged.units,
+        looks=pair.looks,
         timed_clips=len(case.timed),
         clips_changed=len(case.changed),
         slices=gate.slices(case),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from exporter.artifact import local_paths
 from exporter.artifact.manifest import RECIPE, Manifest
@@ -11,9 +12,14 @@ from exporter.recipe import Data, Recipe, read
 from exporter.system.accelerators import Device
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
-from exporter.validate.corpus.index import Corpora, Corpus
+from exporter.validate.corpus.index import Corpora, Corpus, Reader
 from exporter.validate.corpus.languages import Spoken
+from exporter.validate.corpus.order import order_of
 from exporter.validate.gate.latency import TIMED_CLIPS
+from exporter.validate.gate.looks import Looks, planned
+
+Until = Literal["certain", "all"]
+"""How many clips are heard: as many as make the verdict on words certain, or all."""
 
 # A batch is timed as a whole, so several are needed for a median.
 TIMED_BATCHES = 8
@@ -23,8 +29,9 @@ TIMED_BATCHES = 8
 class Subject:
     """One artifact to judge: its hashes verified, with its recipe and the clips to transcribe.
 
-    The report is written to `place`. `timed` are the indices of the clips to time, the same for all
-    artifacts on this data. `spoken` is how the languages that clips name are used.
+    The report is written to `place`. `corpus` are all clips, or those that were heard up to a look;
+    `reader` reads further ones. `timed` are the indices of the clips to time, of the first look,
+    the same for all artifacts on this data. `spoken` is how the languages that clips name are used.
     """
 
     folder: Path
@@ -34,6 +41,8 @@ class Subject:
     data: Data
     corpus: Corpus
     timed: tuple[int, ...]
+    reader: Reader
+    looks: Looks | None = None
     spoken: Spoken = field(default_factory=Spoken)
 
     @property
@@ -44,7 +53,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the command line: data, clips, reference, threads, workers, trust, device.
+    """Settings of the command line: data, clips, reference, threads, workers, trust, device,
+    until.
 
     Of folders, only the artifacts that are built for `device` are judged. `blame` is whether the
     modules that cause lost words are looked for, `evidence` whether an artifact's weights and steps
@@ -60,6 +70,7 @@ class Settings:
     device: Device | None = None
     blame: bool = True
     evidence: bool = True
+    until: Until = "certain"
 
 
 def open_subject(
@@ -96,7 +107,13 @@ def open_subject(
     if data.clips and not settings.data and not (base / data.clips).exists():
         msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
         raise DataError(msg)
-    corpus = corpora.open(data, base)
+    listed = corpora.listed(data, base)
     most = max(TIMED_CLIPS, TIMED_BATCHES * recipe.decoding.batch_size)
+    looks = None
+    if settings.until == "certain":
+        looks = planned(order_of(listed, data.seed), max(recipe.gate.min_clips, most))
+    sizes = looks.sizes if looks else (len(listed),)
+    reader = corpora.reader(listed, sizes, looks.order.places if looks else None)
+    corpus = reader.at(0)
     timed = tuple(corpus.sample(most, data.seed))
-    return Subject(folder, place, manifest, recipe, data, corpus, timed)
+    return Subject(folder, place, manifest, recipe, data, corpus, timed, reader, looks)

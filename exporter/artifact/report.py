@@ -48,13 +48,17 @@ class ArtifactStamp(_Frozen):
 
 
 class ReferenceStamp(_Frozen):
-    """The original, run in float32; `built_from` is True if the artifact was built from it."""
+    """The original, run in float32; `built_from` is True if the artifact was built from it.
+
+    `kept` is of how many clips the transcripts are kept ones of an earlier run.
+    """
 
     source: str
     revision: str | None
     sha256: str
     size_bytes: int
     built_from: bool
+    kept: AbsentIfEmpty[int] = 0
 
 
 class DataStamp(_Frozen):
@@ -175,6 +179,19 @@ class UnitStamp(_Frozen):
     sentence: str
 
 
+class LookStamp(_Frozen):
+    """The looks of a gate that stops as soon as it is sure of the words.
+
+    `planned` is how many clips are heard up to each look, in an order that `seed` draws, and at the
+    last all; `made` is how many looks were needed. `level` is that of each look's intervals.
+    """
+
+    planned: tuple[int, ...]
+    made: int
+    level: float
+    seed: int
+
+
 class Interval(_Frozen):
     """An estimate with its paired bootstrap interval.
 
@@ -271,9 +288,10 @@ class Report(_Frozen):
 
     Rates are fractions; only `sentence`s have percentages. `latency_ratio` is the median of the
     clips' ratios, `latency_ratio_p95` their 95th percentile. `timed_clips` is how many clips were
-    timed; None, in older reports, is all of them. `groups` are measured only where words were lost
-    and nothing but the plan explains it. `sha256` is over all other fields, so that an
-    edit is detected; `write` sets it.
+    timed; None, in older reports, is all of them. `looks` is None where all clips were heard at
+    once; else `data` are the clips that were heard, in their order. `groups` are measured only
+    where words were lost and nothing but the plan explains it. `sha256` is over all other fields,
+    so that an edit is detected; `write` sets it.
     """
 
     schema_version: Literal[1] = 1
@@ -296,6 +314,7 @@ class Report(_Frozen):
     latency_ratio: Interval
     latency_ratio_p95: AbsentIfEmpty[float | None] = None
     units: AbsentIfEmpty[UnitStamp | None] = None
+    looks: AbsentIfEmpty[LookStamp | None] = None
     timed_clips: AbsentIfEmpty[int | None] = None
     clips_changed: int
     slices: tuple[Slice, ...]

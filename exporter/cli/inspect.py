@@ -45,15 +45,18 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
 @command("", "--clear")
 @click.option("--clear", is_flag=True, help="Remove everything that is cached.")
 def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
-    """List or clear cached graphs and artifacts.
+    """List or clear cached graphs, artifacts and transcripts.
 
-    Builds cache their graphs; artifacts opened by Hub id are cached too.
+    Builds cache their graphs, and `validate` what originals hear; artifacts opened by Hub id are
+    cached too.
     """
     from exporter.hub import pull
+    from exporter.recognition import kept
     from exporter.system import build_cache, user_dirs
 
-    freed = build_cache.clear() + pull.clear() if clear else 0
-    entries = sorted(build_cache.entries() + pull.entries(), key=lambda entry: entry.made)
+    freed = build_cache.clear() + pull.clear() + kept.clear() if clear else 0
+    entries = build_cache.entries() + pull.entries() + kept.entries()
+    entries.sort(key=lambda entry: entry.made)
     if as_json:
         rows = [{**vars(entry), "path": str(entry.path)} for entry in entries]
         terminal.say_json(place=str(user_dirs.place()), freed_bytes=freed, entries=rows)

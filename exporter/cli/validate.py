@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @artifacts_argument
 @click.option("--data", metavar="FOLDER_OR_MANIFEST", help="Clips in place of the recipe's.")
 @click.option("--clips", type=click.IntRange(min=1), metavar="N", help="Use at most N clips.")
+@click.option(
+    "--until",
+    type=click.Choice(["certain", "all"]),
+    default="certain",
+    help="Hear clips until the verdict on words is certain, or all; default: certain.",
+)
 @click.option("--reference", metavar="ID_OR_PATH", help="Original checkpoint to compare with.")
 @click.option(
     "--threads",
@@ -126,6 +132,10 @@ def _verdict(report: Report) -> str:
 
     timed, clips = report.timed_clips or report.data.clips, report.data.clips
     sample = f" Timed on {timed} of {clips:,} clips." if timed < clips else ""
+    if kept := report.reference.kept:
+        sample += (
+            f" Of the original, {kept:,} of {clips:,} transcripts were kept from earlier runs."
+        )
     told = counted(report.checks)
     return f"{told}.{sample}" if told else f"{report.sentence}{sample}"
 
@@ -164,15 +174,21 @@ def _told(check: Check) -> str:
     return f"{check.name}{outcome}: {check.sentence} {check.advice}".rstrip()
 
 
-_FIGURES = (
-    *("verdict", "WER", "original WER", "points, 95 %"),
-    *("latency", "RTF", "load", "memory", "size (of f32)"),
-)
+def _titles(reports: Sequence[Report]) -> tuple[str, ...]:
+    """Return the titles of the columns; the interval's level, if all have the same."""
+    from exporter.validate.gate.judge import percent
+
+    levels = {report.wer_difference.level for report in reports}
+    interval = f"points, {percent(levels.pop())} %" if len(levels) == 1 else "points, interval"
+    return (
+        *("verdict", "WER", "original WER", interval),
+        *("latency", "RTF", "load", "memory", "size (of f32)"),
+    )
 
 
 def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
     """Return a table with a row for each validated artifact."""
-    _, *numbers = _FIGURES
+    _, *numbers = _titles(reports)
     figures = (Column(title, right=True) for title in numbers)
     drawn = Table([Column("artifact"), Column("verdict"), *figures])
     for folder, report in zip(folders, reports, strict=True):
@@ -182,7 +198,8 @@ def of_reports(folders: Sequence[Path], reports: Sequence[Report]) -> Table:
 
 def markdown(folders: Sequence[Path], reports: Sequence[Report]) -> str:
     """Return the table of `of_reports` as Markdown, followed by the checks of each gate."""
-    rows = [("artifact", *_FIGURES), ("---", "---", *["---:"] * (len(_FIGURES) - 1))]
+    titles = _titles(reports)
+    rows = [("artifact", *titles), ("---", "---", *["---:"] * (len(titles) - 1))]
     checks = []
     for folder, report in zip(folders, reports, strict=True):
         name = in_markdown(folder.name)

@@ -58,7 +58,8 @@ def interval_svg(difference: Interval, limit: float) -> Markup:
         f'<circle class="value" cx="{middle:.1f}" cy="52" r="6"/>',
         text(WIDTH / 2, 122, "change of the word error rate, percentage points"),
     ]
-    return svg(128, "WER difference with its 95 % interval and the gate", parts)
+    title = f"WER difference with its {100 * difference.level:.4g} % interval and the gate"
+    return svg(128, title, parts)
 
 
 def standalone(picture: Markup) -> str:

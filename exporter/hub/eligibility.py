@@ -28,11 +28,11 @@ class PublishableArtifact:
     corpus_read_again: bool = False
 
 
-CorpusHash = Callable[[Path, Manifest, Recipe], str | None]
-"""Hashes the clips of an artifact's recipe, as a report has it; None where they are not here."""
+CorpusHash = Callable[[Path, Manifest, Recipe, Report], str | None]
+"""Hashes the clips of an artifact's recipe that its report judged; None where they are not here."""
 
 
-def unread(_folder: Path, _manifest: Manifest, _recipe: Recipe) -> None:
+def unread(_folder: Path, _manifest: Manifest, _recipe: Recipe, _judged: Report) -> None:
     """Read no clips again."""
     return
 
@@ -68,7 +68,7 @@ def check_publishable(folder: Path, corpus_hash: CorpusHash = unread) -> Publish
     if store.is_signed(folder):
         signing.require_current(folder, manifest)
         signing.require_unforged(folder, manifest)
-    read_again = _require_same_corpus(folder, judged, corpus_hash(folder, manifest, recipe))
+    read_again = _require_same_corpus(folder, judged, corpus_hash(folder, manifest, recipe, judged))
     return PublishableArtifact(folder, manifest, judged, recipe, read_again)
 
 

@@ -86,14 +86,17 @@ def _module_name(maker: object) -> str:
 
 
 @cache
-def sources_sha256(modules: frozenset[str], root: Path = _ROOT) -> str:
+def sources_sha256(
+    modules: frozenset[str], root: Path = _ROOT, packages: tuple[str, ...] = _PACKAGES
+) -> str:
     """Hash the sources of the code that makes a graph, as they are on disk.
 
     Args:
         modules: Dotted names of the modules that make it. Modules that they import, also
-            indirectly, are included if they belong to families, formats, quantization or targets;
-            of packages, the C++ sources are included too.
+            indirectly, are included if they belong to `packages`; of packages, the C++ sources
+            are included too.
         root: The folder that holds the `exporter` package.
+        packages: Dotted names of packages.
 
     Returns:
         The sha256, in hex.
@@ -104,7 +107,7 @@ def sources_sha256(modules: frozenset[str], root: Path = _ROOT) -> str:
         path = left.pop()
         if path is not None and path not in seen:
             seen.add(path)
-            left += (_source(name, root) for name in _imports(path) if name.startswith(_PACKAGES))
+            left += (_source(name, root) for name in _imports(path) if name.startswith(packages))
     for package in [path.parent for path in seen if path.name == "__init__.py"]:
         inner = {path.parent for path in package.glob("*/*.cpp")}
         for folder in (package, *(f for f in inner if not (f / "__init__.py").exists())):

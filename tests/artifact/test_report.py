@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from exporter.artifact import report
 from exporter.artifact.evidence import in_words, short
-from exporter.artifact.report import Check, Report
+from exporter.artifact.report import Check, LookStamp, Report
 from exporter.errors import IntegrityError, RecipeError
 from exporter.validate.page import render as html_report
 from exporter.validate.page.checks import QUESTIONS, strip
@@ -48,7 +48,13 @@ def test_the_schema_is_closed_and_complete(one: Comparison) -> None:
     schema = Report.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["properties"]["schema_version"]["const"] == 1
-    found = {"agreement": AGREEMENT, "faithfulness": FAITHFUL, "groups": (EFFECT,)}
+    looks = LookStamp(planned=(300, 1000), made=1, level=0.975, seed=0)
+    found = {
+        "agreement": AGREEMENT,
+        "faithfulness": FAITHFUL,
+        "groups": (EFFECT,),
+        "looks": looks,
+    }
     whole = made(one).model_copy(update=found)
     assert set(schema["properties"]) == set(json.loads(whole.model_dump_json()))
     for name, definition in schema["$defs"].items():

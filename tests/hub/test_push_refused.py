@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from exporter.artifact import local_paths, store
+from exporter.artifact import local_paths, report, store
 from exporter.artifact.local_paths import LocalPaths
+from exporter.artifact.report import LookStamp
 from exporter.artifact.store import read_manifest
 from exporter.cli import main
 from exporter.recipe import Decoding, Gate, read
@@ -156,9 +157,29 @@ def judged_on_clips(folder: Path) -> Path:
     passing.make(folder, recipe=LOCAL)
     places = LocalPaths(recipe=str(clips.parent / "recipe.yaml"), checkpoint="checkpoint")
     local_paths.write(folder, places)
-    now = Rereader(silent)(folder, read_manifest(folder), read(folder / "recipe.yaml"))
+    judged = report.read(folder)
+    now = Rereader(silent)(folder, read_manifest(folder), read(folder / "recipe.yaml"), judged)
     data_of(folder, sha256=now)
     return clips / "manifest.jsonl"
+
+
+def test_of_clips_that_were_heard_look_by_look_these_are_read_again(folder: Path) -> None:
+    """The other ones decided nothing."""
+    manifest = judged_on_clips(folder)
+    looks = LookStamp(planned=(1, 2), made=1, level=0.975, seed=0)
+    judged = passing.judged(folder)
+    data = judged.data.model_copy(update={"clips": 1})
+    judged = judged.model_copy(update={"looks": looks, "data": data})
+    what = folder, read_manifest(folder), read(folder / "recipe.yaml"), judged
+    whole, heard = judged.data.sha256, Rereader(silent)(*what)
+    assert heard not in (None, whole, "unreadable")
+    same = []
+    for name in ("1.wav", "2.wav"):
+        sound = (manifest.parent / name).read_bytes()
+        (manifest.parent / name).write_bytes(b"other")
+        same.append(Rereader(silent)(*what) == heard)
+        (manifest.parent / name).write_bytes(sound)
+    assert sorted(same) == [False, True]
 
 
 def text_edited(manifest: Path) -> None:

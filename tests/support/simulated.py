@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from exporter.recipe import Gate
+from exporter.validate.corpus import order
 from exporter.validate.gate import judge as judging
 from exporter.validate.gate import latency
+from exporter.validate.gate.looks import planned
 from exporter.validate.scoring import statistics
 from exporter.validate.scoring.compare import Comparison, ScoredRun
 from exporter.validate.scoring.units import units_of
@@ -105,6 +107,45 @@ def passes_by_unit(data: Speakers, count: int, seed: int = 0) -> tuple[int, int]
                 found = statistics.rate_difference(ours.errors, theirs.errors, ours.words, units)
                 through[place] += found.high <= kind.margin
     return through[0], through[1]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a gate says of an artifact's words, None for nothing, and the clips that it heard."""
+
+    passed: bool | None
+    clips: int
+
+
+def decided(
+    data: Speakers, margin: float, difference: float, count: int, *, seed: int = 0
+) -> Iterator[Decided]:
+    """Judge `count` artifacts, truly worse by `difference`, look by look.
+
+    Speakers of one clip each are clips that are independent.
+    """
+    random = np.random.default_rng(seed)
+    kind = Kind(margin, data.count * data.clips, 20, 0.06, 0.65)
+    speakers = np.repeat(np.arange(data.count), data.clips)
+    units = units_of((None if data.clips == 1 else str(each), None) for each in speakers)
+    for number in range(count):
+        logs = random.normal(-(data.spread**2) / 2, data.spread, data.count)
+        ours, theirs = _scores(kind, difference, random, np.exp(logs)[speakers])
+        heard = order.drawn(kind.clips, units, seed + number)
+        yield _looked(margin, ours, theirs, heard, units.index)
+
+
+def _looked(margin: float, ours: Scores, theirs: Scores, heard: order.Order, index: Any) -> Decided:
+    looks = planned(heard, 1)
+    assert looks is not None
+    for size in looks.sizes:
+        some = heard.places[:size]
+        units = None if index is None else np.unique(index[some], return_inverse=True)[1]
+        counts = ours.errors[some], theirs.errors[some], ours.words[some]
+        found = statistics.rate_difference(*counts, units, looks.level)
+        if found.high <= margin or found.low > margin:
+            return Decided(found.high <= margin, size)
+    return Decided(None, size)
 
 
 def _scores(

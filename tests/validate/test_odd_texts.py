@@ -91,7 +91,8 @@ def test_true_texts_are_normalised_before_the_measurement(
     place = tmp_path / "index"
     place.mkdir()
     corpus = Corpora(place, silent).open(Data(clips="m.jsonl"), tmp_path)
-    subject = cast("Any", SimpleNamespace(corpus=corpus, folder=tmp_path))
+    reader = SimpleNamespace(listed=corpus)
+    subject = cast("Any", SimpleNamespace(corpus=corpus, reader=reader, folder=tmp_path))
     monkeypatch.setattr(pipeline, "language_of", lambda _subject: "en")
     with pytest.raises(DataError, match=r"m\.jsonl:2: the text normaliser fails on it") as caught:
         pipeline._check_texts([subject])

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
+import pytest
+
+from exporter.validate.scoring import statistics
 from tests.support.simulated import (
     ALL_SPEAKERS,
     SHIPPED,
+    Speakers,
+    decided,
     most_by_chance,
     passes,
     passes_by_unit,
@@ -30,3 +36,23 @@ def test_clips_of_one_speaker_are_no_independent_evidence() -> None:
     by_clips, by_speakers = passes_by_unit(unlike, count)
     assert by_clips >= 0.2 * count
     assert by_speakers <= most_by_chance(count, 0.075)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough to see what the looks make of the intervals."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_what_is_as_good_as_its_original_needs_few_clips() -> None:
+    found = list(decided(Speakers(10_000, 1, 0), 0.005, 0, 40))
+    assert all(each.passed for each in found)
+    assert np.median([each.clips for each in found]) == 300
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("data", [Speakers(3_000, 1, 0), Speakers(100, 30, 0.5)])
+def test_several_looks_let_as_few_bad_artifacts_through_as_one(data: Speakers) -> None:
+    found = list(decided(data, 0.005, 0.005, 150))
+    assert sum(each.passed is True for each in found) <= most_by_chance(150, 0.05)

@@ -1,28 +1,23 @@
 """Validation in two passes: streamed from disk to disk, spread over workers, timed on a sample."""
 
 import errno
-import itertools
 import json
-import os
 import shutil
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pytest
-import soundfile
 
 from exporter.artifact import report, store
 from exporter.artifact.manifest import Gpu
 from exporter.artifact.report import Report
 from exporter.bench.clock import HostClock
-from exporter.bench.executors import LocalExecutor, Task
+from exporter.bench.executors import LocalExecutor
 from exporter.bench.timing import Opened
 from exporter.errors import DataError, MachineError, RecipeError
 from exporter.formats import audio
@@ -39,20 +34,7 @@ from exporter.validate.measure.transcripts import Part, read_transcripts, transc
 from exporter.validate.scoring.compare import ModelOutput, compare
 from tests.support.golden import GOLDEN
 from tests.support.judging import measurement
-
-
-def write_clips(folder: Path, count: int, text: str = "red green blue") -> Path:
-    """Recordings of 100 to 400 ms with a manifest; ten of them differ."""
-    folder.mkdir()
-    source = np.random.default_rng(0)
-    for number in range(min(count, 10)):
-        samples = source.normal(0, 0.1, 1600 + 500 * number)
-        soundfile.write(folder / f"{number}.wav", samples, 16_000)
-    for number in range(10, count):
-        os.link(folder / f"{number % 10}.wav", folder / f"{number}.wav")
-    rows = [json.dumps({"audio": f"{number}.wav", "text": text}) for number in range(count)]
-    (folder / "manifest.jsonl").write_text("\n".join(rows))
-    return folder
+from tests.support.recordings import write_clips
 
 
 def open_corpus(folder: Path, index: Path) -> Corpus:
@@ -142,39 +124,6 @@ def test_memory_grows_by_counts_and_not_by_texts(
     """
     few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (600, 1100))
     assert (many - few) / 500 < 400
-
-
-class Here:
-    """An executor of a number of workers, that runs their steps in this process."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[dict[str, Any]]:
-        for task in tasks:
-            module, _, function = task.step.partition(":")
-            yield getattr(import_module(module), function)(task.request, progress)
-
-
-@pytest.fixture
-def judged(
-    tmp_path: Path, tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, steps_here: None
-) -> Callable[..., list[Report]]:
-    """Judge copies of a golden artifact against a checkpoint, with a clock that only counts."""
-    ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("exporter.bench.clock.time", clock)
-    monkeypatch.setattr(pipeline, "LocalExecutor", Here)
-    write_clips(tmp_path / "clips", 7)
-
-    def judge(*names: str, **how: Any) -> list[Report]:
-        folders = [tmp_path / name for name in names]
-        for folder in folders:
-            shutil.copytree(GOLDEN / "v1-torch-int8", folder)
-        reference = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
-        return pipeline.validate(folders, threads=1, **reference, **how)
-
-    return judge
 
 
 def test_however_many_workers_the_predictions_are_the_same_bytes(
@@ -313,7 +262,9 @@ def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
 ) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 7), tmp_path / "index")
     recipe = SimpleNamespace(gate=Gate())
-    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    subject: Any = SimpleNamespace(
+        corpus=corpus, recipe=recipe, data=Data(clips="clips"), looks=None
+    )
     pipeline._warn_of_gates([subject, subject])
     fewer, words = (record.getMessage() for record in caplog.records)
     assert fewer == "the gate cannot pass: 7 clips are fewer than gate.min_clips, 50"
@@ -323,7 +274,9 @@ def test_gates_that_cannot_pass_are_told_before_anything_is_measured(
 def test_copies_do_not_fill_a_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 60), tmp_path / "index")
     recipe = SimpleNamespace(gate=Gate(max_wer_increase=0.9))
-    subject: Any = SimpleNamespace(corpus=corpus, recipe=recipe, data=Data(clips="clips"))
+    subject: Any = SimpleNamespace(
+        corpus=corpus, recipe=recipe, data=Data(clips="clips"), looks=None
+    )
     pipeline._warn_of_gates([subject])
     (told,) = (record.getMessage() for record in caplog.records)
     assert told == (
@@ -334,7 +287,10 @@ def test_copies_do_not_fill_a_gate(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_texts_without_words_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     corpus = open_corpus(write_clips(tmp_path / "clips", 2, "  "), tmp_path / "index")
     subject: Any = SimpleNamespace(
-        corpus=corpus, recipe=SimpleNamespace(gate=Gate()), data=Data(clips="clips")
+        corpus=corpus,
+        recipe=SimpleNamespace(gate=Gate()),
+        data=Data(clips="clips"),
+        looks=None,
     )
     with pytest.raises(DataError, match="no clip has a word"):
         pipeline._warn_of_gates([subject])
@@ -347,6 +303,8 @@ def test_real_workers_write_what_one_process_writes(tmp_path: Path, tiny_whisper
     spec = ModelSpec(model=tiny_whisper, original=True, threads=1, decoding=decoding)
     transcribe_part(OpenModel(spec, silent), whole(corpus, tmp_path / "here"), silent)
     run = ModelRun(spec, "original", corpus, (), tmp_path / "out", LocalExecutor(2), silent)
-    parts = [path.read_bytes() for path in run.transcripts]
+    heard = list(run.transcripts(corpus))
+    parts = [path.read_bytes() for path in sorted(tmp_path.glob("out-*.jsonl"))]
     assert [len(part.splitlines()) for part in parts] == [4, 3]
     assert b"".join(parts) == (tmp_path / "here").read_bytes()
+    assert heard == list(read_transcripts([tmp_path / "here"]))

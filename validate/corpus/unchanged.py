@@ -4,6 +4,7 @@ from pathlib import Path
 
 from exporter.artifact import local_paths
 from exporter.artifact.manifest import Manifest
+from exporter.artifact.report import Report
 from exporter.errors import DataError
 from exporter.recipe import Recipe
 from exporter.system.progress import Progress
@@ -16,15 +17,18 @@ class Rereader:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._known: dict[tuple[str, int | None, int], str] = {}
+        self._known: dict[tuple[str, int | None, int, int | None], str] = {}
 
-    def __call__(self, folder: Path, manifest: Manifest, recipe: Recipe) -> str | None:
-        """Return the hash of a recipe's clips as they are now.
+    def __call__(
+        self, folder: Path, manifest: Manifest, recipe: Recipe, judged: Report
+    ) -> str | None:
+        """Return the hash of a recipe's clips as they are now; of those that a report judged.
 
         Args:
             folder: The artifact.
             manifest: Its manifest.
             recipe: Its sealed recipe.
+            judged: Its report.
 
         Returns:
             The hash as a report has it. None if the clips are not on this machine: a dataset of the
@@ -38,12 +42,13 @@ class Rereader:
         source = base / data.clips
         if not source.exists():
             return None
-        key = str(source.resolve()), data.max_clips, data.seed
+        heard = judged.data.clips if judged.looks else None
+        key = str(source.resolve()), data.max_clips, data.seed, heard
         if key not in self._known:
             self._progress(f"{folder.name}: reading its clips again", None)
             try:
                 with scratch() as place:
-                    self._known[key] = sha256_of(data, base, place)
+                    self._known[key] = sha256_of(data, base, place, heard)
             except (DataError, OSError):
                 self._known[key] = "unreadable"
         return self._known[key]

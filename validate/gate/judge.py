@@ -14,6 +14,7 @@ from exporter.artifact.report import (
     CorpusFacts,
     Figures,
     Interval,
+    LookStamp,
     Slice,
     UnitStamp,
     Verdict,
@@ -24,7 +25,7 @@ from exporter.validate.gate.latency import Times, by_length, check_latency, chec
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
-from exporter.validate.scoring.statistics import Counts, rate_difference, units_needed
+from exporter.validate.scoring.statistics import LEVEL, Counts, rate_difference, units_needed
 from exporter.validate.scoring.units import Units
 from exporter.validate.scoring.wer import Scores
 
@@ -78,6 +79,7 @@ def judge(
     files: int,
     corpus: CorpusFacts | None = None,
     found: Sequence[Check] = (),
+    looks: LookStamp | None = None,
 ) -> Judgement:
     """Apply every check of the gate.
 
@@ -87,15 +89,17 @@ def judge(
         files: Number of sealed files whose hashes were verified.
         corpus: What the clips are; None: only what scoring them has counted.
         found: Checks of what was found beyond the corpus.
+        looks: The looks at the clips, whose level the intervals have; None: one, at all.
 
     Returns:
         The verdict with its checks; intervals are candidate against reference.
     """
     ours, theirs, units = case.reference.scores, case.candidate.scores, case.units
     facts = corpus or case.corpus_facts()
-    wer = rate_difference(ours.errors, theirs.errors, ours.words, units.index)
+    level = looks.level if looks else LEVEL
+    wer = rate_difference(ours.errors, theirs.errors, ours.words, units.index, level)
     characters = ours.character_errors, theirs.character_errors, ours.characters
-    cer = rate_difference(*characters, units.index)
+    cer = rate_difference(*characters, units.index, level)
     times = Times(case.durations_s[case.timed], case.reference.seconds, case.candidate.seconds)
     latency = check_latency(times, gate.max_latency_ratio, _busy(case))
     checks = (
@@ -104,7 +108,7 @@ def judge(
         *_structure(case.reference.measurement, case.candidate.measurement),
         _degenerate(case),
         *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
-        _wer(wer, gate.max_wer_increase, units.stamp),
+        _wer(wer, gate.max_wer_increase, units.stamp, looks),
         latency,
         check_lengths(times, gate.max_latency_ratio, latency.passed),
     )
@@ -113,7 +117,33 @@ def judge(
     return Judgement(verdict, sentence, checks, wer, cer, ratio, times.p95, units.stamp)
 
 
-def obstacles(words: Counts, gate: Gate, units: Units, recordings: int | None = None) -> list[str]:
+def settled(case: Comparison, gate: Gate, level: float) -> bool:
+    """Return whether the verdict on words is certain, so that no more clips need to be heard.
+
+    It is once the interval lies on one side of the limit, or a text has degenerated. To pass, the
+    gate also asks for a number of different recordings, of which more clips have more.
+
+    Args:
+        case: Both sides, scored on the clips that were heard.
+        gate: The limits, from the recipe.
+        level: The confidence level of this look.
+    """
+    if _degenerate(case).passed is False:
+        return True
+    ours, theirs, units = case.reference.scores, case.candidate.scores, case.units
+    words = rate_difference(ours.errors, theirs.errors, ours.words, units.index, level)
+    if words.high <= gate.max_wer_increase:
+        return case.corpus_facts().recordings >= gate.min_clips
+    return words.low > gate.max_wer_increase
+
+
+def obstacles(
+    words: Counts,
+    gate: Gate,
+    units: Units,
+    recordings: int | None = None,
+    level: float = LEVEL,
+) -> list[str]:
     """Tell why even an artifact that changes no word of its original could not pass.
 
     Args:
@@ -121,6 +151,7 @@ def obstacles(words: Counts, gate: Gate, units: Units, recordings: int | None = 
         gate: The limits, from the recipe.
         units: What the bootstrap will resample.
         recordings: The number of different recordings, if some clips are copies.
+        level: The confidence level of the interval.
 
     Returns:
         Sentences; none if the gate can pass.
@@ -139,7 +170,7 @@ def obstacles(words: Counts, gate: Gate, units: Units, recordings: int | None = 
         )
     elif total:
         same = np.zeros_like(words)
-        end = rate_difference(same, same, words, units.index).high
+        end = rate_difference(same, same, words, units.index, level).high
         if end > limit:
             told.append(
                 f"with {total:,} words, the interval of unchanged texts ends at {points(end)}, "
@@ -159,6 +190,11 @@ def verdict_of(checks: Sequence[Check]) -> Verdict:
 def points(rate: float) -> str:
     """Format a difference of rates as percentage points with a sign."""
     return f"{100 * rate:+.2f} points"
+
+
+def percent(level: float) -> str:
+    """Format a confidence level, without a sign."""
+    return f"{100 * level:.4g}"
 
 
 def span(interval: Interval) -> str:
@@ -239,10 +275,10 @@ def _degenerate(case: Comparison) -> Check:
     )
 
 
-def _wer(difference: Interval, most: float, units: UnitStamp) -> Check:
+def _wer(difference: Interval, most: float, units: UnitStamp, looks: LookStamp | None) -> Check:
     """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
-    sentence = f"WER {points(difference.value)} (95 % interval {span(difference)}; "
-    sentence += f"at most {points(most)} allowed)"
+    sentence = f"WER {points(difference.value)} ({percent(difference.level)} % interval "
+    sentence += f"{span(difference)}; at most {points(most)} allowed)"
     passed: bool | None = None
     advice = ""
     if difference.high <= most:
@@ -257,14 +293,25 @@ def _wer(difference: Interval, most: float, units: UnitStamp) -> Check:
             f"about {needed:,} like these are needed" if needed else "it is too close to the gate"
         )
         advice = _MORE_DATA
+        if looks and looks.planned[looks.made - 1] < looks.planned[-1]:
+            advice = "Hear the other clips too, with `--until all`."
     return Check(
         name="wer",
         passed=passed,
         value=difference.high,
         limit=most,
-        sentence=f"{sentence}. {units.sentence}",
+        sentence=f"{sentence}. {_looked(looks)}{units.sentence}",
         advice=advice,
     )
+
+
+def _looked(looks: LookStamp | None) -> str:
+    """Tell how many of the clips were heard."""
+    if looks is None:
+        return ""
+    heard, clips = looks.planned[looks.made - 1], looks.planned[-1]
+    which = f"look {looks.made} of {len(looks.planned)}"
+    return f"{heard:,} of {clips:,} clips were heard ({which}). "
 
 
 def _busy(case: Comparison) -> str:

@@ -51,7 +51,7 @@ class OpenModel:
 
     def __init__(self, spec: ModelSpec, progress: Progress) -> None:
         progress("loading", None)
-        self.folder = spec.model
+        self.spec, self.folder = spec, spec.model
         self._opened = opened(
             spec.model,
             original=spec.original,

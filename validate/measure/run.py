@@ -1,7 +1,9 @@
 """One model in both passes: timed alone, then transcribing the corpus in several workers."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from exporter.bench.executors import Executor, Task
@@ -11,7 +13,7 @@ from exporter.validate.evidence.results import Expected
 from exporter.validate.measure import latency, transcripts
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.model import ModelSpec
-from exporter.validate.measure.transcripts import Part
+from exporter.validate.measure.transcripts import ClipResult, Part
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,13 @@ class ModelRun:
     Attributes:
         spec: The model.
         name: Its name in messages.
-        corpus: The clips to transcribe.
+        corpus: The first clips to transcribe.
         timed: The indices of the clips to time.
         output: A path of its own; the names of the files it writes begin with this one.
         executor: Runs the transcription, but not the timed pass.
         progress: Called with the current activity.
         expected: What the original computes, to compare an artifact with step by step.
+        kept: The file of the model's kept transcripts, of an original.
     """
 
     spec: ModelSpec
@@ -37,6 +40,8 @@ class ModelRun:
     executor: Executor
     progress: Progress
     expected: Expected | None = None
+    kept: Path | None = None
+    _heard: list[Part] = field(default_factory=list, init=False)
 
     @property
     def request(self) -> latency.Request:
@@ -56,33 +61,46 @@ class ModelRun:
     def measurement(self) -> Measurement:
         """Measure the model in a process of its own, which a single worker then reuses."""
         alone = self.executor.workers == 1
-        part = self._parts[0] if alone else None
+        parts = self._cut(self.corpus) if alone else []
+        part = parts[0] if parts else None
         request = self.request.model_copy(update={"part": part, "expected": self.expected})
-        return latency.measure_fresh(request, self.name, self.progress)
+        measured = latency.measure_fresh(request, self.name, self.progress)
+        self._heard.extend(parts)
+        return measured
 
-    @cached_property
-    def transcripts(self) -> tuple[Path, ...]:
-        """Transcribe the corpus; return the files with the transcripts, in order."""
+    def transcripts(self, corpus: Corpus) -> Iterator[ClipResult]:
+        """Transcribe the clips of a corpus that were not transcribed yet.
+
+        Args:
+            corpus: `self.corpus`, or one of a later look that begins with the same clips.
+
+        Returns:
+            What was heard in the clips of `corpus`, in their order.
+        """
         if self.executor.workers == 1:
-            _ = self.measurement  # measuring also transcribes the only part
-        else:
-            for _ in self.executor.map([self._task(part) for part in self._parts], self._prefixed):
-                pass
-        return tuple(part.output for part in self._parts)
+            _ = self.measurement  # measuring also transcribes the first clips
+        parts = self._cut(corpus)
+        for _ in self.executor.map([self._task(part) for part in parts], self._prefixed):
+            pass
+        self._heard.extend(parts)
+        results = transcripts.read_transcripts([part.output for part in self._heard])
+        return islice(results, len(corpus))
 
-    @cached_property
-    def _parts(self) -> list[Part]:
-        cut = self.corpus.parts(self.executor.workers, self.spec.decoding.batch_size)
+    def _cut(self, corpus: Corpus) -> list[Part]:
+        """Cut the clips of a corpus that were not transcribed yet."""
+        done, number = sum(part.clips for part in self._heard), len(self._heard)
+        cut = corpus.parts(self.executor.workers, self.spec.decoding.batch_size, done)
         return [
             Part(
-                index=self.corpus.index.path,
-                offset=self.corpus.index.offsets[places.start],
+                index=corpus.index.path,
+                offset=corpus.index.offsets[places.start],
                 first=places.start,
                 clips=len(places),
-                total=len(self.corpus),
-                output=self.output.with_name(f"{self.output.name}-{number}.jsonl"),
+                total=len(corpus),
+                output=self.output.with_name(f"{self.output.name}-{number + place}.jsonl"),
+                kept=self.kept,
             )
-            for number, places in enumerate(cut)
+            for place, places in enumerate(cut)
         ]
 
     def _task(self, part: Part) -> Task:

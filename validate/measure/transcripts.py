@@ -1,27 +1,34 @@
 """The transcription pass: every clip is transcribed once, in as many processes as workers.
 
-Transcripts are written to disk batch by batch; a process holds the audio of one batch.
+Transcripts are written to disk batch by batch; a process holds the audio of one batch. Those of an
+original are kept for other runs.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exporter.recognition.kept import Kept
 from exporter.system.progress import Progress
-from exporter.validate.corpus.index import clip_of, rows_from
+from exporter.validate.corpus.index import clip_of, rows_from, sound_of
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 
 Item = TypeVar("Item")
 
 
 class ClipResult(Frozen):
-    """A clip's transcript, its number of tokens, and the distinct ones."""
+    """A clip's transcript, its number of tokens, and the distinct ones.
+
+    `kept` is whether it was heard in an earlier run.
+    """
 
     text: str
     tokens: int
     distinct: tuple[int, ...] = ()
+    kept: bool = False
 
 
 class Part(Frozen):
@@ -34,6 +41,7 @@ class Part(Frozen):
         clips: Number of clips in this part.
         total: Number of clips in the corpus.
         output: The file to write, one ClipResult per line.
+        kept: The file of the model's kept transcripts; None: all is heard, and nothing kept.
     """
 
     index: Path
@@ -42,6 +50,7 @@ class Part(Frozen):
     clips: int
     total: int
     output: Path
+    kept: Path | None = None
 
 
 class Request(Frozen):
@@ -52,27 +61,57 @@ class Request(Frozen):
 
 
 def transcribe(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Open a model and transcribe a part: a step for `exporter.system.worker`."""
+    """Transcribe a part: a step for `exporter.system.worker`; a model is opened if it is needed."""
     request = Request.model_validate(step_request)
-    transcribe_part(OpenModel(request.spec, progress), request.part, progress)
+    opened = cache(partial(OpenModel, request.spec, progress))
+    _transcribe(opened, request.spec, request.part, progress)
     return {}
 
 
 def transcribe_part(model: OpenModel, part: Part, progress: Progress) -> None:
     """Transcribe a part, and write each batch before the next one is read."""
+    _transcribe(lambda: model, model.spec, part, progress)
+
+
+def _transcribe(
+    opened: Callable[[], OpenModel], spec: ModelSpec, part: Part, progress: Progress
+) -> None:
     rows = islice(rows_from(part.index, part.offset), part.clips)
+    kept = Kept(part.kept) if part.kept else None
     done = 0
     with part.output.open("w", encoding="utf-8") as stream:
-        for batch in batches(map(clip_of, rows), model.decoding.batch_size):
-            clip = f"clip {part.first + done + 1} of {part.total} ({batch[0].path.name})"
+        for batch in batches(rows, spec.decoding.batch_size):
+            clips = [clip_of(row) for row in batch]
+            clip = f"clip {part.first + done + 1} of {part.total} ({clips[0].path.name})"
             progress(clip, done / part.clips)
-            paths, languages = zip(*((each.path, each.language) for each in batch), strict=True)
-            for transcript in model.transcribe(paths, languages)[0]:
-                tokens = transcript.tokens
-                distinct = tuple(sorted({*tokens}))
-                result = ClipResult(text=transcript.text, tokens=len(tokens), distinct=distinct)
+            for result in _heard(opened, spec, batch, kept):
                 stream.write(result.model_dump_json() + "\n")
             done += len(batch)
+
+
+def _heard(
+    opened: Callable[[], OpenModel], spec: ModelSpec, batch: Sequence[list[Any]], kept: Kept | None
+) -> list[ClipResult]:
+    """Return what a model hears in a batch of a corpus' rows, or heard in an earlier run.
+
+    Clips that are decoded together may be padded to one length, so the batch is what is kept.
+    """
+    clips = [clip_of(row) for row in batch]
+    languages = [clip.language for clip in clips]
+    codes = (spec.languages.get(name) if name else None for name in languages)
+    named = [list(each) for each in zip(map(sound_of, batch), codes, strict=True)]
+    known = kept.get(named) if kept else None
+    if known is not None:
+        return [ClipResult(**each, kept=True) for each in known]
+    found = []
+    for transcript in opened().transcribe([clip.path for clip in clips], languages)[0]:
+        distinct = tuple(sorted({*transcript.tokens}))
+        found.append(
+            ClipResult(text=transcript.text, tokens=len(transcript.tokens), distinct=distinct)
+        )
+    if kept:
+        kept.put(named, [each.model_dump(mode="json", exclude={"kept"}) for each in found])
+    return found
 
 
 def read_transcripts(paths: Sequence[Path]) -> Iterator[ClipResult]:

@@ -15,7 +15,7 @@ from exporter.artifact.report import Report
 from exporter.hub.drawing import interval_svg
 from exporter.system.progress import shown_bytes
 from exporter.system.text import harmless
-from exporter.validate.gate.judge import most_changed, points, span, worst_places
+from exporter.validate.gate.judge import most_changed, percent, points, span, worst_places
 from exporter.validate.page.checks import counted, open_checks, state, strip
 from exporter.validate.page.plots import latency_svg, steps_svg
 from exporter.validate.scoring.compare import Comparison
@@ -122,6 +122,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "duration": _duration,
     "bytes": shown_bytes,
     "points": points,
+    "confidence": percent,
     "span": span,
     "rtf": _rtf,
     "kind": _kind,

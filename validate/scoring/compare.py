@@ -45,7 +45,10 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One model's measurement, its errors clip by clip, and counts over its texts."""
+    """One model's measurement, its errors clip by clip, and counts over its texts.
+
+    `kept_texts` are those that were heard in an earlier run.
+    """
 
     measurement: Measurement
     scores: Scores
@@ -54,6 +57,7 @@ class ScoredRun:
     empty_texts: int = 0
     looping_texts: int = 0
     unusable_texts: int = 0
+    kept_texts: int = 0
 
     @property
     def seconds(self) -> Floats:
@@ -134,7 +138,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self._scores: list[Scores] = []
-        self._tokens = self._empty = self._looping = self._unusable = 0
+        self._tokens = self._empty = self._looping = self._unusable = self._kept = 0
 
     def add(
         self, truth: Sequence[str], heard: Sequence[str | None], results: Sequence[ClipResult]
@@ -148,6 +152,7 @@ class _Tally:
         self._unusable += sum(text is None for text in heard)
         self._scores.append(score(truth, texts))
         self._tokens += sum(result.tokens for result in results)
+        self._kept += sum(result.kept for result in results)
         self._empty += sum(text == "" for text in heard)
         self._looping += sum(looping)
         return looping
@@ -162,6 +167,7 @@ class _Tally:
             self._empty,
             self._looping,
             self._unusable,
+            self._kept,
         )
 
 

@@ -15,8 +15,7 @@ from exporter.artifact.report import Interval
 
 RESAMPLES = 10_000
 SEED = 20_240_229
-_LEVEL = 0.95
-_ENDS = ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
+LEVEL = 0.95
 # If int8 changes a clip, it changes two words on average, sometimes five. With 3, less than 5 % of
 # simulated artifacts just beyond the limit pass the gates of the recipes; with 2, 6 %.
 _UNSEEN_ERRORS = 3
@@ -30,7 +29,11 @@ Floats = NDArray[np.float64]
 
 
 def rate_difference(
-    reference: Counts, candidate: Counts, words: Counts, units: Indices | None = None
+    reference: Counts,
+    candidate: Counts,
+    words: Counts,
+    units: Indices | None = None,
+    level: float = LEVEL,
 ) -> Interval:
     """Return the difference of the corpus error rates, candidate minus reference.
 
@@ -48,6 +51,7 @@ def rate_difference(
         words: Words of the true texts, int64 [clips].
         units: The unit of each clip, such as its speaker, from 0, int64 [clips]; units are
             resampled whole. None: each clip is a unit.
+        level: The interval's confidence level.
     """
     change = candidate - reference
     value = float(change.sum() / words.sum())
@@ -58,9 +62,17 @@ def rate_difference(
     cells, counts = _cells(drawn_change, drawn_words)
     samples = _rates(cells, counts)
     centre = float(drawn_change.sum() / drawn_words.sum())
-    ends = _corrected(samples, centre, cells[:, 0] - centre * cells[:, 1], counts)
+    ends = _corrected(samples, centre, cells[:, 0] - centre * cells[:, 1], counts, _ends(level))
     low, high = np.quantile(samples, ends)
-    return _interval(value, float(low), float(high), float(samples.std()), SEED, RESAMPLES)
+    return Interval(
+        value=value,
+        low=float(low),
+        high=float(high),
+        level=level,
+        resamples=RESAMPLES,
+        seed=SEED,
+        detectable=_DETECTABLE * float(samples.std()),
+    )
 
 
 def median_ratio(reference_s: Floats, candidate_s: Floats) -> Interval:
@@ -70,10 +82,18 @@ def median_ratio(reference_s: Floats, candidate_s: Floats) -> Interval:
     """
     ratios = np.sort(candidate_s / reference_s)
     chances = _median_chances(len(ratios))
-    low, high = ratios[np.searchsorted(np.cumsum(chances), _ENDS)]
+    low, high = ratios[np.searchsorted(np.cumsum(chances), _ends(LEVEL))]
     mean = chances @ ratios
     deviation = math.sqrt(chances @ (ratios - mean) ** 2)
-    return _interval(float(np.median(ratios)), float(low), float(high), deviation)
+    return Interval(
+        value=float(np.median(ratios)),
+        low=float(low),
+        high=float(high),
+        level=LEVEL,
+        resamples=0,
+        seed=0,
+        detectable=_DETECTABLE * deviation,
+    )
 
 
 def units_needed(interval: Interval, limit: float, units: int) -> int | None:
@@ -116,15 +136,19 @@ def _rates(cells: Floats, counts: Counts) -> Floats:
     return np.concatenate(drawn)
 
 
+def _ends(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
+
+
 def _corrected(
-    samples: Floats, centre: float, influence: Floats, counts: Counts
+    samples: Floats, centre: float, influence: Floats, counts: Counts, ends: tuple[float, float]
 ) -> tuple[float, float]:
     """Return the quantiles that bound a BCa interval; `influence` is that of a cell's unit."""
     normal = NormalDist()
     below = float(np.mean(samples < centre) + np.mean(samples <= centre)) / 2
     bias = normal.inv_cdf(min(max(below, 1 / len(samples)), 1 - 1 / len(samples)))
     skewness = float(counts @ influence**3 / (6 * (counts @ influence**2) ** 1.5))
-    low, high = (bias + normal.inv_cdf(end) for end in _ENDS)
+    low, high = (bias + normal.inv_cdf(end) for end in ends)
     return (
         normal.cdf(bias + low / (1 - skewness * low)),
         normal.cdf(bias + high / (1 - skewness * high)),
@@ -148,17 +172,3 @@ def _median_chances(count: int) -> Floats:
         chances += share / 2 / count * np.exp(log_density)
     normalised: Floats = chances / chances.sum()
     return normalised
-
-
-def _interval(
-    value: float, low: float, high: float, deviation: float, seed: int = 0, resamples: int = 0
-) -> Interval:
-    return Interval(
-        value=value,
-        low=low,
-        high=high,
-        level=_LEVEL,
-        resamples=resamples,
-        seed=seed,
-        detectable=_DETECTABLE * deviation,
-    )

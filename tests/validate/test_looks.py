@@ -1,0 +1,214 @@
+"""Clips heard look by look: in an order, until the verdict on words is certain."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporter.artifact import report
+from exporter.artifact.report import Report
+from exporter.cli.validate import of_reports
+from exporter.recipe import Data, Gate, Recipe
+from exporter.validate import subjects
+from exporter.validate.corpus.index import sha256_of
+from exporter.validate.corpus.order import drawn, order_of
+from exporter.validate.gate import judge as gate
+from exporter.validate.gate import looks
+from exporter.validate.gate.looks import planned
+from exporter.validate.measure.model import OpenModel
+from exporter.validate.scoring.units import LEAST_UNITS, Units, units_of
+from tests.support.judging import GATE, SENTENCE, case, listed
+
+Judge = Callable[..., list[Report]]
+
+
+def clips_of(count: int) -> Units:
+    return units_of([(None, None)] * count)
+
+
+@pytest.mark.parametrize(
+    ("clips", "least", "sizes"),
+    [
+        (300, 1, None),
+        (449, 1, None),  # a look at nearly all is not worth its share of the level
+        (450, 1, (300, 450)),
+        (1_200, 1, (300, 1_200)),
+        (1_500, 1, (300, 1_000, 1_500)),
+        (30_000, 1, (300, 1_000, 3_000, 10_000, 30_000)),
+        (30_000, 800, (800, 3_000, 10_000, 30_000)),
+        (30_000, 25_000, None),
+        (30_000, 40_000, None),
+    ],
+)
+def test_looks_are_planned_for_the_clips_that_there_are(
+    clips: int, least: int, sizes: tuple[int, ...] | None
+) -> None:
+    plan = planned(drawn(clips, clips_of(clips), seed=0), least)
+    if sizes is None:
+        assert plan is None
+        return
+    assert plan is not None
+    assert plan.sizes == sizes
+    assert plan.level == pytest.approx(1 - 0.05 / len(sizes))
+    assert sorted(plan.order.places.tolist()) == list(range(clips))
+
+
+def test_every_look_has_enough_speakers() -> None:
+    """Of which one has nearly all clips, so that the first 300 are of few others."""
+    clips = [
+        replace(clip, speaker=f"speaker {place % 20 if place < 100 else 0}")
+        for place, clip in enumerate(listed(6_000))
+    ]
+    order = order_of(clips, seed=3)
+    plan = planned(order, 1)
+    assert plan is not None
+    first = plan.sizes[0]
+    names = [clips[place].speaker for place in order.places.tolist()]
+    assert first > 300
+    assert len({*names[:first]}) == LEAST_UNITS
+    assert len({*names[: first - 1]}) == LEAST_UNITS - 1
+    again, other = (order_of(clips, seed) for seed in (3, 4))
+    assert (order.places == again.places).all()
+    assert (order.places != other.places).any()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at 3 and 7 clips, two of them timed."""
+    monkeypatch.setattr(subjects, "TIMED_CLIPS", 2)
+    monkeypatch.setattr(subjects, "TIMED_BATCHES", 1)
+    monkeypatch.setattr(looks, "FIRST", 3)
+
+
+def with_gates(monkeypatch: pytest.MonkeyPatch, **limits: Gate) -> None:
+    """Let artifacts have other gates than the one that is sealed in them."""
+    read = subjects.read
+
+    def other(path: Path) -> Recipe:
+        recipe = read(path)
+        found = limits.get(path.parent.name, recipe.gate)
+        return recipe.model_copy(update={"gate": found})
+
+    monkeypatch.setattr(subjects, "read", other)
+
+
+def heard_in(folder: Path) -> list[str]:
+    rows = (folder / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(row)["audio_filepath"] for row in rows]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_gate_stops_when_it_is_sure(judged: Judge, tmp_path: Path) -> None:
+    (told,) = judged("one")
+    assert told.looks is not None
+    assert told.looks.model_dump() == {
+        "planned": (3, 7),
+        "made": 1,
+        "level": pytest.approx(0.975),
+        "seed": 0,
+    }
+    assert told.data.clips == 3
+    assert told.wer_difference.level == told.looks.level
+    sentence = next(check.sentence for check in told.checks if check.name == "wer")
+    assert "(97.5 % interval" in sentence
+    assert "3 of 7 clips were heard (look 1 of 2)." in sentence
+    assert report.read(tmp_path / "one") == told
+    assert "97.5 %" in (tmp_path / "one" / "report.html").read_text()
+    assert "points, 97.5 %" in "\n".join(of_reports([tmp_path / "one"], [told]).lines(200))
+    heard = heard_in(tmp_path / "one")
+    assert heard != sorted(heard)
+    assert told.data.sha256 == sha256_of(Data(clips="clips"), tmp_path, tmp_path, 3)
+
+
+@pytest.mark.usefixtures("small")
+def test_all_clips_are_heard_in_their_order_if_that_is_asked(judged: Judge, tmp_path: Path) -> None:
+    (told,) = judged("one", until="all")
+    assert told.looks is None
+    assert told.wer_difference.level == 0.95
+    assert heard_in(tmp_path / "one") == [f"{number}.wav" for number in range(7)]
+    assert "looks" not in (tmp_path / "one" / "report.json").read_text()
+
+
+def test_few_clips_are_judged_as_ever(judged: Judge, tmp_path: Path) -> None:
+    judged("certain")
+    judged("all", until="all")
+    one, other = (
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("certain", "all")
+    )
+    assert one["predictions_sha256"] == other["predictions_sha256"]
+    assert one["data"] == other["data"]
+    assert one["wer_difference"] == other["wer_difference"]
+    assert other["reference"].pop("kept") == 7
+    assert one["reference"] == other["reference"]
+    assert one.keys() == other.keys()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("names", [("strict", "loose"), ("loose", "strict")])
+def test_each_artifact_stops_by_itself(
+    names: Sequence[str],
+    workers: int,
+    judged: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The original is heard as far as the one that needs most, and each clip once."""
+    with_gates(monkeypatch, strict=Gate(max_wer_increase=0.1, min_clips=1, max_latency_ratio=100))
+    originals: list[str] = []
+    transcribe = OpenModel.transcribe
+    monkeypatch.setenv("EXPORTER_CACHE", str(tmp_path / "cache"))
+
+    def noted(self: OpenModel, batch: Sequence[Path], *how: Any) -> Any:
+        originals.extend(path.name for path in batch if self.spec.original)
+        return transcribe(self, batch, *how)
+
+    monkeypatch.setattr(OpenModel, "transcribe", noted)
+    reports = dict(zip(names, judged(*names, workers=workers), strict=True))
+    made = {name: told.looks.made for name, told in reports.items() if told.looks}
+    assert made == {"strict": 2, "loose": 1}
+    assert (reports["strict"].data.clips, reports["loose"].data.clips) == (7, 3)
+    assert heard_in(tmp_path / "strict")[:3] == heard_in(tmp_path / "loose")
+    unheard = {path.name for path in (tmp_path / "clips").glob("*.wav")} - {*originals}
+    assert not unheard
+    later = heard_in(tmp_path / "strict")[3:]
+    assert [originals.count(name) for name in later] == [1] * 4
+
+
+@pytest.mark.usefixtures("small")
+def test_the_first_look_has_as_many_clips_as_the_gate_asks_for(
+    judged: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gates(
+        monkeypatch,
+        four=Gate(max_wer_increase=1, min_clips=4, max_latency_ratio=100),
+        six=Gate(max_wer_increase=1, min_clips=6, max_latency_ratio=100),
+    )
+    four, six = judged("four", "six")
+    assert four.looks is not None
+    assert four.looks.planned == (4, 7)
+    assert six.looks is None
+    assert all(
+        check.passed for told in (four, six) for check in told.checks if check.name == "clips"
+    )
+
+
+def test_words_are_certain_on_either_side_of_the_limit() -> None:
+    worse = case(hear=lambda _: SENTENCE.replace("light", "lamp"))
+    close = case(hear=lambda index: SENTENCE if index % 10 else "turn off" + SENTENCE[7:])
+    empty = case(hear=lambda index: SENTENCE if index else "")
+    for one, certain in ((case(), True), (worse, True), (close, False), (empty, True)):
+        assert gate.settled(one, GATE, 0.95) is certain
+    assert not gate.settled(case(), GATE, 0.9999)
+
+
+def test_copies_do_not_make_enough_clips() -> None:
+    one = case()
+    assert one.contents is not None
+    copies = replace(one, contents=replace(one.contents, sounds=np.arange(100) // 4))
+    assert gate.settled(one, GATE, 0.95)
+    assert not gate.settled(copies, GATE, 0.95)

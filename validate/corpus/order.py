@@ -1,0 +1,48 @@
+"""The order in which clips are heard look by look: shuffled by a seed.
+
+Clips are shuffled, and not whole speakers, so that the first ones are of as many speakers as can
+be. Simulated, whole speakers let about twice as many artifacts through that are just too bad: an
+early look would know few of them, and judge the others by these (see docs/validation.md).
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.formats.clips import Clip
+from exporter.validate.scoring.units import LEAST_UNITS, Units, units_of
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of clips.
+
+    Attributes:
+        places: The clips' indices in the data, int64 [clips].
+        fewest: The number of first clips that have enough units to resample.
+        seed: What the order is drawn by.
+    """
+
+    places: NDArray[np.int64]
+    fewest: int
+    seed: int
+
+
+def order_of(clips: Iterable[Clip], seed: int) -> Order:
+    """Draw the order of clips."""
+    units = units_of((clip.speaker, clip.recording) for clip in clips)
+    return drawn(units.stamp.count if units.index is None else len(units.index), units, seed)
+
+
+def drawn(clips: int, units: Units, seed: int) -> Order:
+    """Draw the order of a number of clips whose units are known."""
+    shuffled = list(range(clips))
+    random.Random(seed).shuffle(shuffled)
+    places = np.array(shuffled, dtype=np.int64)
+    if units.index is None:
+        return Order(places, 1, seed)
+    _, first = np.unique(units.index[places], return_index=True)  # of each unit
+    return Order(places, int(np.sort(first)[LEAST_UNITS - 1]) + 1, seed)
