@@ -67,6 +67,7 @@ def validate(
     threads: int | None = None,
     workers: int = 1,
     trust: bool = False,
+    skip_unreadable: bool = False,
     into: Path | None = None,
     progress: Progress = lambda _what, _fraction: None,
 ) -> list[Report]:
@@ -83,6 +84,8 @@ def validate(
         workers: Processes that transcribe in parallel, each with that many threads. Timing runs
             alone.
         trust: Also validate artifacts whose native code was not built on this machine.
+        skip_unreadable: Leave clips out that cannot be read; the report names them, and an artifact
+            does not pass without more than 1 % of the clips.
         into: A folder for the reports: see `report.places`.
         progress: Called with the current activity and the fraction done, 0 to 1.
 
@@ -93,7 +96,8 @@ def validate(
         ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
-    settings = Settings(data, clips, reference, threads, workers, trust)
+    how = data, clips, reference, threads, workers, trust
+    settings = Settings(*how, skip_unreadable=skip_unreadable)
     with validating(settings, progress) as judging:
         return judging(paths, into)
 
@@ -111,7 +115,7 @@ def validating(settings: Settings, progress: Progress) -> Iterator[Judging]:
         progress: Called with the current activity and the fraction done, 0 to 1.
     """
     with scratch() as place:
-        corpora = Corpora(place, progress)
+        corpora = Corpora(place, progress, skip_unreadable=settings.skip_unreadable)
         validation = cache(partial(_Validation, settings, place, progress))  # late: it needs torch
 
         def judging(paths: Sequence[Path | str], into: Path | None) -> list[Report]:

@@ -7,6 +7,7 @@ from exporter.artifact import local_paths
 from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
+from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Data, Recipe, read
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
@@ -46,7 +47,8 @@ class Settings:
     """Settings of the command line: data, clips, reference, threads, workers, trust.
 
     `blame` is whether the modules that cause lost words are looked for, `evidence` whether an
-    artifact's weights and steps are compared with those of its plan.
+    artifact's weights and steps are compared with those of its plan, `skip_unreadable` whether
+    clips that cannot be read are left out.
     """
 
     data: str | None
@@ -57,6 +59,7 @@ class Settings:
     trust: bool
     blame: bool = True
     evidence: bool = True
+    skip_unreadable: bool = False
 
 
 def open_subject(
@@ -83,6 +86,7 @@ def open_subject(
     recipe = read(folder / RECIPE)
     data = recipe.data
     if settings.data:
+        source_at(Path(), settings.data)  # before it is made a part of data, which are published
         data = Data(clips=settings.data, seed=data.seed if data else 0)
     if data is None:
         msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
@@ -90,8 +94,9 @@ def open_subject(
     if settings.max_clips:
         data = data.model_copy(update={"max_clips": settings.max_clips})
     base = Path() if settings.data else Path(local_paths.read(folder, manifest).recipe).parent
-    if data.clips and not settings.data and not (base / data.clips).exists():
-        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
+    source = source_at(base, data.clips) if data.clips else None
+    if isinstance(source, Path) and not settings.data and not source.exists():
+        msg = f"{folder}: its recipe's clips are not at {source}: name them with --data"
         raise DataError(msg)
     corpus = corpora.open(data, base)
     most = max(TIMED_CLIPS, TIMED_BATCHES * recipe.decoding.batch_size)

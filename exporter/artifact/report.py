@@ -60,7 +60,8 @@ class ReferenceStamp(_Frozen):
 class DataStamp(_Frozen):
     """The clips; `sha256` covers their names, audio bytes, texts and languages, in order.
 
-    Where clips name a speaker or a recording, it covers these too.
+    Where clips name a speaker or a recording, it covers these too. `unreadable` are the names of
+    clips that were left out, because they could not be read and the user allowed it.
     """
 
     source: str
@@ -70,6 +71,7 @@ class DataStamp(_Frozen):
     words: int
     max_clips: int | None
     seed: int
+    unreadable: AbsentIfEmpty[tuple[str, ...]] = ()
 
 
 class MisplacedText(_Frozen):

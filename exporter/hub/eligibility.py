@@ -3,7 +3,7 @@
 Only files are read, so that an artifact that fails here is refused before the first request.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,14 @@ class PublishableArtifact:
     corpus_read_again: bool = False
 
 
-CorpusHash = Callable[[Path, Manifest, Recipe], str | None]
-"""Hashes the clips of an artifact's recipe, as a report has it; None where they are not here."""
+CorpusHash = Callable[[Path, Manifest, Recipe, Sequence[str]], str | None]
+"""Hashes the clips of an artifact's recipe, as a report has it; None where they are not here.
+
+The last argument is the names of clips that the report left out.
+"""
 
 
-def unread(_folder: Path, _manifest: Manifest, _recipe: Recipe) -> None:
+def unread(_folder: Path, _manifest: Manifest, _recipe: Recipe, _left_out: Sequence[str]) -> None:
     """Read no clips again."""
     return
 
@@ -68,7 +71,8 @@ def check_publishable(folder: Path, corpus_hash: CorpusHash = unread) -> Publish
     if store.is_signed(folder):
         signing.require_current(folder, manifest)
         signing.require_unforged(folder, manifest)
-    read_again = _require_same_corpus(folder, judged, corpus_hash(folder, manifest, recipe))
+    now = corpus_hash(folder, manifest, recipe, judged.data.unreadable)
+    read_again = _require_same_corpus(folder, judged, now)
     return PublishableArtifact(folder, manifest, judged, recipe, read_again)
 
 

@@ -1,14 +1,15 @@
 """The index of a corpus: each clip is opened and hashed once in a run, its row written to disk.
 
 Of a clip, the offset of its row, its duration and a hash of its sound stay in memory: 24 bytes.
+Clips that are no files of their own are written to files, which are removed after the run.
 """
 
 import hashlib
 import json
+import logging
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,71 +21,25 @@ from numpy.typing import NDArray
 from exporter.errors import DataError
 from exporter.formats import audio
 from exporter.formats.clips import Clip, chosen, list_clips
+from exporter.formats.clips.addresses import resolved, source_at
+from exporter.formats.clips.listing import ClipList
+from exporter.formats.clips.opening import Opener, told
+from exporter.formats.clips.readers.layouts import Source
+from exporter.formats.clips.row_file import RowFile as RowFile  # re-exported for importers
+from exporter.formats.clips.row_file import rows_from as rows_from
 from exporter.recipe import Data
-from exporter.system.files import sha256_file
 from exporter.system.progress import Progress
 from exporter.validate.corpus.dataset import dataset_clips
 
 _TELL_EVERY = 100
+_TOLD = 5  # unreadable clips
 
-
-class RowFile:
-    """A file of JSON lines with random access: rows are written once, in order.
-
-    Only the rows' byte offsets are held in memory, 8 bytes each.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offsets = array("q")
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the bytes written so far."""
-        return self._hash.hexdigest()
-
-    @contextmanager
-    def writing(self) -> Iterator[Callable[[object], None]]:
-        """Open the file, which must be new, and yield the function that appends a row."""
-        with self.path.open("xb") as stream:
-
-            def write(row: object) -> None:
-                text = json.dumps(row, ensure_ascii=False) + "\n"
-                line = text.encode(errors="surrogatepass")  # paths need not be UTF-8
-                self.offsets.append(stream.tell())
-                self._hash.update(line)
-                stream.write(line)
-
-            yield write
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> Any:
-        return next(rows_from(self.path, self.offsets[index]))
-
-    def __iter__(self) -> Iterator[Any]:
-        return rows_from(self.path)
-
-
-def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
-    """Yield the rows of a file of JSON lines, from the one that begins at `offset` bytes."""
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        for line in stream:
-            yield json.loads(line)
-
-
-def _row(clip: Clip) -> list[object]:
-    origin = clip.speaker, clip.recording
-    return [clip.id, str(clip.path), clip.text, clip.language, clip.duration_s, clip.where, *origin]
+_log = logging.getLogger(__name__)
 
 
 def clip_of(row: list[Any]) -> Clip:
     """Return the clip that a row of a corpus' index describes."""
-    name, path, *others = row
-    return Clip(name, Path(path), *others)
+    return Clip.of_row(row)
 
 
 @dataclass(frozen=True)
@@ -98,6 +53,7 @@ class Corpus:
             speaker and recording, if it names either.
         languages: The languages named by clips; contains None if some clip names none.
         sounds: A number for each clip's sound, the same for copies, int64 [clips].
+        unreadable: The names of clips that were left out, because they could not be read.
     """
 
     index: RowFile
@@ -105,6 +61,7 @@ class Corpus:
     sha256: str
     languages: frozenset[str | None]
     sounds: NDArray[np.int64]
+    unreadable: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -162,9 +119,17 @@ class Corpora:
     The index files are written to `folder`.
     """
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, *, skip_unreadable: bool = False) -> None:
+        """Set up a reader.
+
+        Args:
+            folder: A folder for index files, and for clips that are no files of their own.
+            progress: Called with the current activity.
+            skip_unreadable: Leave clips out that cannot be read, in place of an error.
+        """
         self._folder = folder
         self._progress = progress
+        self._skips = skip_unreadable
         self._read: dict[Data, Corpus] = {}
 
     def open(self, data: Data, base: Path) -> Corpus:
@@ -179,61 +144,82 @@ class Corpora:
             HubError: A dataset cannot be downloaded.
             MachineError: pyarrow is missing, which a dataset needs.
         """
-        source = base / data.clips if data.clips else None
-        key = data.model_copy(update={"clips": str(source.resolve())}) if source else data
+        source = source_at(base, data.clips) if data.clips else None
+        key = data.model_copy(update={"clips": resolved(source)}) if source else data
         if key not in self._read:
             place = self._folder / f"corpus-{len(self._read)}"
-            clips = _sampled(source, data, place) if source else dataset_clips(data)
+            clips: Iterable[Clip] = dataset_clips(data)
+            if source:
+                clips = _sampled(source, data, place, present=not self._skips)
             self._read[key] = self._index(clips, str(source or data.dataset), place)
         return self._read[key]
 
     def _index(self, clips: Iterable[Clip], source: str, place: Path) -> Corpus:
         index, whole = RowFile(place.with_suffix(".jsonl")), hashlib.sha256()
         durations, languages, sounds = array("d"), set(), array("q")
-        with index.writing() as write:
+        skipped: list[str] = []
+        place.mkdir(exist_ok=True)
+        with index.writing() as write, Opener() as opener:
             for clip in clips:
                 if len(index) % _TELL_EVERY == 0:
                     self._progress(f"reading clip {len(index) + 1} ({clip.path.name})", None)
-                duration_s, sound = _examined(clip)
-                whole.update(_identity(clip))
-                path = clip.path.resolve()
-                write(_row(replace(clip, path=path, duration_s=duration_s)))
-                durations.append(duration_s)
+                try:
+                    heard, sound, identity = _examined(clip, opener, place / f"{len(index):06}")
+                except DataError as error:
+                    self._skip(clip, error, skipped)
+                    continue
+                whole.update(identity)
+                write(heard.to_row())
+                durations.append(heard.duration_s)
                 languages.add(clip.language)
                 sounds.append(_number(sound))
         if not durations:
-            msg = f"{source} lists no clips"
+            msg = f"{source} lists no clips" + (" that can be read" if skipped else "")
             raise DataError(msg)
-        lengths = np.array(durations, dtype=np.float64)
         return Corpus(
             index,
-            lengths,
+            np.array(durations, dtype=np.float64),
             whole.hexdigest(),
             frozenset(languages),
             np.array(sounds, dtype=np.int64),
+            tuple(skipped),
         )
 
+    def _skip(self, clip: Clip, error: DataError, skipped: list[str]) -> None:
+        """Take note of a clip that cannot be read; raise its error where none is left out."""
+        if not self._skips:
+            raise error
+        skipped.append(clip.id)
+        if len(skipped) <= _TOLD:
+            _log.warning("left out: %s", error)
+        elif len(skipped) == _TOLD + 1:
+            _log.warning("more clips are left out: the report has the names of all")
 
-def sha256_of(data: Data, base: Path, folder: Path) -> str:
+
+def sha256_of(data: Data, base: Path, folder: Path, unreadable: Collection[str] = ()) -> str:
     """Hash the local clips that `data` names as `Corpora.open` does; no audio is decoded.
 
     Args:
         data: The `data` section of a recipe, with `clips`.
         base: The folder to which a path in `data` is relative.
         folder: A folder for a temporary index.
+        unreadable: The names of clips that were left out.
 
     Raises:
         DataError: A row is bad, or audio is missing.
     """
-    whole = hashlib.sha256()
-    for clip in _sampled(base / str(data.clips), data, folder / "again"):
-        whole.update(_identity(clip))
+    whole, left_out = hashlib.sha256(), frozenset(unreadable)
+    source = source_at(base, str(data.clips))
+    with Opener() as opener:
+        for clip in _sampled(source, data, folder / "again", present=not left_out):
+            if clip.id not in left_out:
+                whole.update(_identity(clip, opener.sha256(clip, opener.open(clip))))
     return whole.hexdigest()
 
 
-def _identity(clip: Clip) -> bytes:
+def _identity(clip: Clip, sha256: str) -> bytes:
     """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
-    known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+    known = [clip.id, sha256, clip.text, clip.language]
     if clip.speaker or clip.recording:
         known += [clip.speaker, clip.recording]
     return json.dumps(known, ensure_ascii=True).encode() + b"\n"
@@ -244,24 +230,25 @@ def _number(sha256: str) -> int:
     return int.from_bytes(bytes.fromhex(sha256[:16]), signed=True)
 
 
-def _examined(clip: Clip) -> tuple[float, str]:
-    """Decode a clip; a fault in its audio is told with the place of the clip in the data."""
+def _examined(clip: Clip, opener: Opener, place: Path) -> tuple[Clip, str, bytes]:
+    """Decode a clip; a fault in its audio is told with the place of the clip in the data.
+
+    Returns:
+        The clip with its duration, and a file of its own; a hash of its sound; and its identity.
+    """
+    staged, sha256 = opener.staged(clip, place.parent, place.name)
     try:
-        return audio.examined(clip.path)
+        duration_s, sound = audio.examined(staged.path)
     except DataError as error:
-        if not clip.where:
-            raise
-        msg = f"{clip.where}: {error}"
-        raise DataError(msg) from error
+        raise told(clip, error) from error
+    heard = replace(staged, path=staged.path.resolve(), duration_s=duration_s)
+    return heard, sound, _identity(clip, sha256)
 
 
-def _sampled(source: Path, data: Data, place: Path) -> Iterable[Clip]:
+def _sampled(source: Source, data: Data, place: Path, *, present: bool) -> Iterable[Clip]:
     """Return the clips of a folder or manifest, or a sample of them after checking all."""
-    clips = list_clips(source)
+    clips = list_clips(source, present=present)
     if data.max_clips is None:
         return clips
-    listed = RowFile(place.with_suffix(".all.jsonl"))
-    with listed.writing() as write:
-        for clip in clips:
-            write(_row(clip))
-    return (clip_of(listed[at]) for at in chosen(len(listed), data.max_clips, data.seed))
+    listed = ClipList(place.with_suffix(".all.jsonl"), clips)
+    return (listed[at] for at in chosen(len(listed), data.max_clips, data.seed))

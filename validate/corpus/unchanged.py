@@ -1,10 +1,12 @@
 """Hash the clips of a recipe again, to tell whether they are still those of a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.artifact import local_paths
 from exporter.artifact.manifest import Manifest
 from exporter.errors import DataError
+from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Recipe
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
@@ -16,34 +18,37 @@ class Rereader:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._known: dict[tuple[str, int | None, int], str] = {}
+        self._known: dict[tuple[str, int | None, int, tuple[str, ...]], str] = {}
 
-    def __call__(self, folder: Path, manifest: Manifest, recipe: Recipe) -> str | None:
+    def __call__(
+        self, folder: Path, manifest: Manifest, recipe: Recipe, unreadable: Sequence[str] = ()
+    ) -> str | None:
         """Return the hash of a recipe's clips as they are now.
 
         Args:
             folder: The artifact.
             manifest: Its manifest.
             recipe: Its sealed recipe.
+            unreadable: The names of clips that the report left out.
 
         Returns:
             The hash as a report has it. None if the clips are not on this machine: a dataset of the
-            Hub, a recipe without data, or a path that leads to nothing here. Clips that can no
-            longer be read have a hash that no report has.
+            Hub or in an object store, a recipe without data, or a path that leads to nothing here.
+            Clips that can no longer be read have a hash that no report has.
         """
         data = recipe.data
         if data is None or data.clips is None:
             return None
         base = Path(local_paths.read(folder, manifest).recipe).parent
-        source = base / data.clips
-        if not source.exists():
+        source = source_at(base, data.clips)
+        if not isinstance(source, Path) or not source.exists():
             return None
-        key = str(source.resolve()), data.max_clips, data.seed
+        key = str(source.resolve()), data.max_clips, data.seed, tuple(unreadable)
         if key not in self._known:
             self._progress(f"{folder.name}: reading its clips again", None)
             try:
                 with scratch() as place:
-                    self._known[key] = sha256_of(data, base, place)
+                    self._known[key] = sha256_of(data, base, place, unreadable)
             except (DataError, OSError):
                 self._known[key] = "unreadable"
         return self._known[key]
