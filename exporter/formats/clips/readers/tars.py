@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from exporter.errors import DataError
@@ -155,7 +155,7 @@ def _sample(
     archive: Path | Remote, stream: IO[bytes], key: str, found: Mapping[str, _File], *, text: bool
 ) -> Iterator[Row]:
     where = f"{archive}: {key[:200]}"
-    sounds = [suffix for suffix in found if PurePosixPath(suffix).suffix in AUDIO]
+    sounds = [suffix for suffix in found if f".{suffix.rpartition('.')[2]}" in AUDIO]
     if not sounds:
         if text and {".json", ".txt"} & {*found}:
             msg = f"{where} has no audio, but {', '.join(sorted(found))[:80]}"
