@@ -562,6 +562,29 @@ class TestLhotse:
         (folder / "cuts.jsonl").write_text(json.dumps(cut))
         refused(folder, "cuts.jsonl:1", "transforms")
 
+    def test_shar(self, folder: Path, tmp_path: Path) -> None:
+        """Shards of cuts beside archives, as `CutSet.to_shar` writes them."""
+        source = {"type": "shar", "channels": [0], "source": ""}
+        for shard, level in enumerate((0.1, 0.3)):
+            cut = self.cut(id=f"c/{shard}", start=0)
+            cut["recording"] |= {"sources": [source], "duration": 1.0, "num_samples": RATE}
+            meta = json.dumps(cut["recording"]).encode()
+            audio = (f"c/{shard}.flac", sound(level, 1.0, "FLAC"))
+            tar(folder / f"recording.00000{shard}.tar", audio, (f"c/{shard}.json", meta))
+            lines = gzip.compress(json.dumps(cut).encode())
+            (folder / f"cuts.00000{shard}.jsonl.gz").write_bytes(lines)
+        clips = list(list_clips(folder))
+        assert [(clip.id, clip.text) for clip in clips] == [
+            ("c/0", "open the door"),
+            ("c/1", "open the door"),
+        ]
+        assert levels(opened(folder, tmp_path)) == [0.1, 0.3]
+        assert list(list_clips(folder / "cuts.000001.jsonl.gz")) == clips[1:]
+        tar(folder / "recording.000001.tar", ("c/7.flac", b""))
+        refused(folder, "cuts.000001.jsonl.gz:1", "recording.000001.tar has no audio of 'c/1'")
+        (folder / "recording.000000.tar").unlink()
+        refused(folder, "recording.000000.tar cannot be read: No such file")
+
     def test_damaged_and_endless_files(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = gzip.compress(json.dumps(self.cut()).encode())
         for content in (whole[:40], whole[:10] + b"\xff" * 100, b"no gzip"):

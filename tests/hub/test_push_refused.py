@@ -211,7 +211,12 @@ def test_clips_that_were_left_out_are_left_out_again(
     clips.write_text(rows + '\n{"audio": "gone.wav", "text": "x"}')
     assert main(["push", str(folder)]) == 4
     assert "was judged on other clips" in capfd.readouterr().err
-    data_of(folder, unreadable=("gone.wav",))
+    known = folder, read_manifest(folder), read(folder / "recipe.yaml")
+    now = Rereader(silent)(*known, ("gone.wav",))
+    clips.write_text(rows)
+    assert now == Rereader(silent)(*known)
+    clips.write_text(rows + '\n{"audio": "gone.wav", "text": "x"}')
+    data_of(folder, sha256=now, unreadable=("gone.wav",))
     assert main(["push", str(folder)]) == 0
     assert "clips of clips read again: as judged" in capfd.readouterr().out
     assert loopback.requests

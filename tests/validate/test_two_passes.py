@@ -26,11 +26,11 @@ from exporter.artifact.report import Report
 from exporter.bench.executors import LocalExecutor, Task
 from exporter.errors import DataError, RecipeError
 from exporter.formats import audio
+from exporter.formats.clips import opening as reading
 from exporter.recipe import Data, Decoding, Gate
 from exporter.system import hardware
 from exporter.system.progress import Progress, silent
 from exporter.validate import pipeline, subjects
-from exporter.validate.corpus import index as reading
 from exporter.validate.corpus.index import Corpora, Corpus, RowFile
 from exporter.validate.gate import judge as gate
 from exporter.validate.measure.model import ModelSpec, OpenModel

@@ -7,16 +7,23 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from exporter.errors import DataError
 from exporter.formats.clips.addresses import Remote
 from exporter.formats.clips.readers.kaldi import AUDIO, SEGMENTS, rows_of_kaldi
+from exporter.formats.clips.readers.lhotse import is_shar
 from exporter.formats.clips.readers.parquet import SUFFIX as PARQUET
 from exporter.formats.clips.readers.parquet import rows_of_parquet, splits_of
 from exporter.formats.clips.readers.tables import lines_of, rows_of_file
 from exporter.formats.clips.readers.tars import SUFFIX as TAR
-from exporter.formats.clips.readers.tars import require_plain, rows_in_shards, rows_of_tar
+from exporter.formats.clips.readers.tars import (
+    require_plain,
+    rows_in_shards,
+    rows_of_cuts,
+    rows_of_tar,
+)
 from exporter.formats.clips.remote import files_in
 from exporter.formats.clips.row import Row
 
@@ -103,7 +110,8 @@ def _file(path: Path) -> Layout:
 
 
 def _table(path: Path) -> Layout:
-    return Layout(lambda _text: rows_of_file(path), has_parts=path.name.startswith(_CUTS))
+    has_parts = path.name.startswith(_CUTS)
+    return Layout(lambda _text: rows_of_cuts(rows_of_file(path)), has_parts)
 
 
 def _kaldi(folder: Path) -> Layout:
@@ -138,6 +146,8 @@ def _folder(folder: Path) -> Layout:
     for name in _MANIFESTS:
         if name in files:
             return _table(folder / name)
+    if shards := [folder / name for name in files if is_shar(name)]:
+        return Layout(lambda _text: rows_of_cuts(chain(*map(rows_of_file, shards))), has_parts=True)
     found = _found(folder, files)
     if len(found) == 1:
         return next(iter(found.values()))()

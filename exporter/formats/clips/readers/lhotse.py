@@ -1,8 +1,9 @@
-"""Cuts of lhotse, as its JSON lines have them.
+"""Cuts of lhotse, as its JSON lines have them, also those of Shar.
 
-Source: lhotse 1.33, `MonoCut.to_dict` and `Recording.to_dict`.
+Source: lhotse 1.33, `MonoCut.to_dict`, `Recording.to_dict` and `SharWriter`.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ from typing import Any
 from exporter.errors import DataError
 from exporter.formats.audio.cutting import Excerpt
 from exporter.formats.clips.fields import seconds
+from exporter.formats.clips.readers.tars import SUFFIX as TAR
 from exporter.formats.clips.row import Place, Row
 
 _MONO = "MonoCut"
+_SHAR = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
 # Cuts and recordings round their durations; less than a sample at any usual rate.
 _ROUNDING_S = 1e-4
+
+
+def is_shar(name: str) -> bool:
+    """Return whether a file has the name of a shard of cuts."""
+    return _SHAR.fullmatch(name) is not None
 
 
 def is_cut(fields: Mapping[str, Any]) -> bool:
@@ -23,8 +31,13 @@ def is_cut(fields: Mapping[str, Any]) -> bool:
     return isinstance(kind, str) and kind.endswith("Cut") and "id" in fields
 
 
-def cut_row(where: str, base: Path, fields: Mapping[str, Any]) -> Row:
-    """Return the row of a cut: a part of one channel of a file.
+def cut_row(where: str, listed: Path, fields: Mapping[str, Any]) -> Row:
+    """Return the row of a cut: a part of one channel of a file, or a file in Shar's archive.
+
+    Args:
+        where: File and line, for messages.
+        listed: The file of cuts.
+        fields: The cut.
 
     Raises:
         DataError: It is made of several recordings, or of audio that is in no file.
@@ -40,7 +53,7 @@ def cut_row(where: str, base: Path, fields: Mapping[str, Any]) -> Row:
         msg = f"{where}: id must be a name, not {name!r:.40}"
         raise DataError(msg)
     recording = _mapping(where, fields, "recording")
-    path = base / _file(where, recording)
+    path = _file(where, listed, recording)
     start_s = seconds(where, "start", fields.get("start")) or 0.0
     duration_s = seconds(where, "duration", fields.get("duration"))
     whole_s = seconds(where, "recording.duration", recording.get("duration"))
@@ -50,10 +63,15 @@ def cut_row(where: str, base: Path, fields: Mapping[str, Any]) -> Row:
     channel = _channel(where, fields, recording)
     whole = start_s == 0 and duration_s >= whole_s - _ROUNDING_S and channel is None
     part = None if whole else Excerpt(start_s, duration_s, channel)
+    if part and path.suffix == TAR:
+        msg = f"{where}: a part of a recording in an archive is not read: write the cuts again"
+        raise DataError(msg)
     known = _spoken(where, fields)
     if not whole:
         known["recording"] = recording.get("id")
-    return Row(where, base, {**known, "duration": duration_s}, name, place=Place(path, part))
+    return Row(
+        where, listed.parent, {**known, "duration": duration_s}, name, place=Place(path, part)
+    )
 
 
 def _mapping(where: str, fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -65,7 +83,7 @@ def _mapping(where: str, fields: Mapping[str, Any], name: str) -> Mapping[str, A
     raise DataError(msg)
 
 
-def _file(where: str, recording: Mapping[str, Any]) -> str:
+def _file(where: str, listed: Path, recording: Mapping[str, Any]) -> Path:
     if recording.get("transforms"):
         msg = (
             f"{where}: its recording has transforms (of speed, volume or rate), which are not "
@@ -76,7 +94,10 @@ def _file(where: str, recording: Mapping[str, Any]) -> str:
     if isinstance(sources, list) and len(sources) == 1 and isinstance(sources[0], Mapping):
         kind, source = sources[0].get("type"), sources[0].get("source")
         if kind == "file" and isinstance(source, str) and source and "\0" not in source:
-            return source
+            return listed.parent / source
+        number = _SHAR.fullmatch(listed.name)
+        if kind == "shar" and number:
+            return listed.with_name(f"recording.{number[1]}{TAR}")
         shown = f"of type {kind!r:.40}"
     else:
         shown = "of several files" if isinstance(sources, list) and len(sources) > 1 else "absent"

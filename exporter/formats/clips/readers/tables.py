@@ -118,7 +118,7 @@ def _row(where: str, path: Path, fields: object) -> Row:
         msg = f"{where}: expected an object with audio and text, not {type(fields).__name__}"
         raise DataError(msg)
     if is_cut(fields):
-        return cut_row(where, path.parent, fields)
+        return cut_row(where, path, fields)
     return Row(where, path.parent, fields)
 
 

@@ -234,6 +234,26 @@ def rows_in_shards(rows: Iterator[Row], archives: list[Path]) -> Iterator[Row]:
         yield replace(row, id=f"{shards[shard].name}/{name}", place=place)
 
 
+def rows_of_cuts(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield rows; of cuts whose audio is in an archive of Shar, with its place there.
+
+    Raises:
+        DataError: An archive lacks a cut's audio.
+    """
+    places: Callable[[Path], Mapping[str, _File]] = lru_cache(maxsize=4)(_by_name)
+    for row in rows:
+        if row.place is None or row.place.path.suffix != SUFFIX:
+            yield row
+            continue
+        archive = row.place.path
+        names = (f"{row.id}{suffix}" for suffix in AUDIO)
+        found = next((name for name in names if name in places(archive)), None)
+        if found is None:
+            msg = f"{row.where}: {archive.name} has no audio of {row.id[:200]!r}"
+            raise DataError(msg)
+        yield replace(row, place=_place(archive, places(archive)[found]))
+
+
 def _by_name(archive: Path) -> dict[str, _File]:
     with _opened(archive) as stream:
         return {file.name: file for file in _files(archive, stream)}
