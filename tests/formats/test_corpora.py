@@ -3,9 +3,13 @@
 import gzip
 import io
 import json
+import operator
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -595,6 +599,71 @@ class TestLhotse:
         monkeypatch.setattr("exporter.formats.clips.readers.tables.MAX_FILE_BYTES", 100_000)
         (folder / "cuts.jsonl.gz").write_bytes(gzip.compress(b"\n" * 1_000_000))
         refused(folder, "cuts.jsonl.gz:100001", "unpacked, it is larger than")
+
+
+ODD = (None, 3, -1, 1e400, 10**400, "x", "", [], [None], {}, True, float("nan"), "\ud83d", "\0")
+
+
+def places_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in plain data."""
+    yield place
+    inside = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else inside:
+        yield from places_in(inner, (*place, key))
+
+
+@pytest.mark.parametrize("row", [TestLhotse().cut(), TestManifests().row(offset=1, speaker="s")])
+def test_any_value_in_any_place_is_taken_or_refused(folder: Path, row: dict[str, Any]) -> None:
+    for place, value in product(list(places_in(row))[1:], ODD):
+        changed = json.loads(json.dumps(row))
+        above = reduce(operator.getitem, place[:-1], changed)
+        above[place[-1]] = value
+        (folder / "m.jsonl").write_text(json.dumps(changed))
+        try:
+            assert len(list(list_clips(folder / "m.jsonl"))) == 1
+        except DataError as error:
+            told(error, "m.jsonl")
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.tar", "cuts.jsonl.gz"])
+def test_bytes_that_changed_are_taken_or_refused(folder: Path, name: str) -> None:
+    path, rng = folder / name, np.random.default_rng(0)
+    if name == "x.parquet":
+        parquet.write_table(TestParquet().table(speaker=[1, 2, 3], duration=[0.1] * 3), path)
+    elif name == "x.tar":
+        tar(path, *TestTars.FILES)
+    else:
+        path.write_bytes(gzip.compress(json.dumps(TestLhotse().cut()).encode()))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(100):
+        damaged = whole[: rng.integers(len(whole))] if rng.random() < 0.1 else whole.copy()
+        if len(damaged) == len(whole):
+            damaged[rng.integers(len(whole), size=rng.integers(1, 9))] = rng.integers(256)
+        path.write_bytes(damaged.tobytes())
+        with suppress(DataError), Opener() as opener:
+            for clip in list_clips(path, present=False):
+                opener.open(clip)
+
+
+LAYOUTS = {
+    "metadata.csv": {"metadata.csv": "file_name,text\ncall.wav,\n"},
+    "test.tsv": {"test.tsv": "client_id\tpath\tsentence\ns\tcall.wav\t\n"},
+    "manifest.jsonl": {"manifest.jsonl": '{"audio": "call.wav", "text": ""}\n\n'},
+    "Kaldi": {"wav.scp": "call.wav call.wav\n", "text": "call.wav\n", "utt2spk": "call.wav s\n"},
+}
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("files", LAYOUTS.values(), ids=LAYOUTS)
+def test_marks_and_line_ends_of_other_systems(
+    folder: Path, files: dict[str, str], mark: bytes, ends: str
+) -> None:
+    """And a text that is empty, as that of a recording without speech."""
+    for name, content in files.items():
+        (folder / name).write_bytes(mark + content.replace("\n", ends).encode())
+    (clip,) = list_clips(folder)
+    assert (clip.id, clip.text, clip.path) == ("call.wav", "", folder / "call.wav")
 
 
 def test_a_folder_of_two_kinds(folder: Path) -> None:

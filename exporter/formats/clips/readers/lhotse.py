@@ -10,6 +10,7 @@ from typing import Any
 
 from exporter.errors import DataError
 from exporter.formats.audio.cutting import Excerpt
+from exporter.formats.audio.files import MAX_S
 from exporter.formats.clips.fields import seconds
 from exporter.formats.clips.readers.tars import SUFFIX as TAR
 from exporter.formats.clips.row import Place, Row
@@ -137,7 +138,8 @@ def _spoken(where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _start(where: str, value: Any) -> float:
     """Return when a supervision begins; before its cut, where that begins within it."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and abs(value) <= MAX_S:
         return float(value)
     msg = f"{where}: a supervision's start must be seconds, not {value!r:.40}"
     raise DataError(msg)
