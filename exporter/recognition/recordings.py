@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -161,12 +162,12 @@ def _in_folder(folder: Path, *, alone: bool) -> Iterator[Recording]:
         layout = layout_of(folder)
     except DataError as error:
         problem = error
-    found = [] if layout and layout.has_parts else _audio_below(folder)
-    for path in found:
-        yield _file(path, path.relative_to(folder).with_suffix(""))
-    if found:
-        return
-    if layout:
+    found = iter(()) if layout and layout.has_parts else _audio_below(folder)
+    first = next(found, None)
+    if first is not None:
+        for path in chain([first], found):
+            yield _file(path, path.relative_to(folder).with_suffix(""))
+    elif layout:
         yield from _listed(folder)
     elif problem and not isinstance(problem, UnknownLayout):
         raise problem
@@ -177,8 +178,18 @@ def _in_folder(folder: Path, *, alone: bool) -> Iterator[Recording]:
         yield _file(folder, PurePath(folder.stem))  # told when it is read
 
 
-def _audio_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if is_audio(path))
+def _audio_below(folder: Path) -> Iterator[Path]:
+    """Yield the files that are named like audio, sorted; of one folder, names are in memory."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((each.name, each.is_dir(follow_symlinks=False)) for each in entries)
+    except OSError:  # it may not be read
+        return
+    for name, is_folder in names:
+        if is_folder:
+            yield from _audio_below(folder / name)
+        elif is_audio(folder / name):
+            yield folder / name
 
 
 def _file(path: Path, result: PurePath) -> Recording:
