@@ -148,6 +148,17 @@ def test_a_damaged_clip_of_an_archive_is_named(
     assert "2 of 4 files could not be transcribed" in err
 
 
+def test_archives_that_are_compressed_and_lists_of_nothing(
+    hearing: Hearing, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.tar.gz").write_bytes(b"")
+    assert main(["transcribe", "artifact", "x.tar.gz"]) == 3
+    assert "x.tar.gz is compressed as a whole" in capfd.readouterr().err
+    Path("m.jsonl").write_text("\n")
+    assert main(["transcribe", "artifact", "m.jsonl", "--output", "out"]) == 0
+    assert hearing.heard == []
+
+
 class TestParts:
     """`--parts`: files of JSON lines."""
 

@@ -17,13 +17,14 @@ from exporter.formats.clips.readers.lhotse import is_shar
 from exporter.formats.clips.readers.parquet import SUFFIX as PARQUET
 from exporter.formats.clips.readers.parquet import rows_of_parquet, splits_of
 from exporter.formats.clips.readers.tables import lines_of, rows_of_file
-from exporter.formats.clips.readers.tars import SUFFIX as TAR
 from exporter.formats.clips.readers.tars import (
+    COMPRESSED,
     require_plain,
     rows_in_shards,
     rows_of_cuts,
     rows_of_tar,
 )
+from exporter.formats.clips.readers.tars import SUFFIX as TAR
 from exporter.formats.clips.remote import files_in
 from exporter.formats.clips.row import Row
 
@@ -95,7 +96,7 @@ def layout_of(source: Source) -> Layout:
 def is_list(path: Path) -> bool:
     """Return whether a file's name is that of a list of clips, or of an archive of them."""
     name = path.name.lower()
-    return name.endswith((*_TABLES, PARQUET, TAR)) or name == AUDIO
+    return name.endswith((*_TABLES, PARQUET, TAR, *COMPRESSED)) or name == AUDIO
 
 
 def _file(path: Path) -> Layout:
