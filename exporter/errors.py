@@ -38,7 +38,11 @@ _FULL |= {errno.EMFILE, errno.ENFILE}
 _FULL_TEXTS = (
     *map(os.strerror, sorted(_FULL)),
     *("can't allocate memory", "not enough memory", "could not create a primitive"),
+    "CUDA out of memory",
     *("Failed to allocate memory", "bad allocation", "bad_alloc", "write callback failed"),
+    # Of a card: torch's allocator, CUDA's runtime under torch and under onnxruntime, cuBLAS.
+    *("CUDA out of memory", "CUDA error: out of memory", "CUDA failure 2: out of memory"),
+    "CUBLAS_STATUS_ALLOC_FAILED",
     *("can't start new thread", "pthread_create failed", "No usable temporary directory"),
 )
 # The top-level modules of packages that are not in the base install, each with the smallest extra
@@ -155,19 +159,25 @@ def exhaustion(error: BaseException) -> str:
     return f"{what}: {reason[:500]}"
 
 
-def extras_for(packages: Iterable[str]) -> list[str]:
-    """Return the extras that bring packages of an artifact's needs, without duplicates."""
-    return list(dict.fromkeys(_EXTRAS[name] for name in packages if name in _EXTRAS))
+def extras_for(packages: Iterable[str], device: str = "cpu") -> list[str]:
+    """Return the extras that bring packages of an artifact's needs, without duplicates.
+
+    A card needs onnxruntime's wheel for it, and the libraries of CUDA.
+    """
+    found = dict.fromkeys(_EXTRAS[name] for name in packages if name in _EXTRAS)
+    on_card = {"onnxruntime": "onnxruntime-cuda"} if device == "cuda" else {}
+    return [on_card.get(name, name) for name in found]
 
 
-def missing_package(module: str, extra: str | None = None) -> MachineError:
+def missing_package(module: str, extra: str | None = None, *, device: str = "cpu") -> MachineError:
     """Return the error for a package that is not installed.
 
     Args:
         module: Its top-level module.
         extra: The extra that the caller needs, which is named if it has the package.
+        device: The kind of device that the package is to compute on.
     """
-    smallest = _EXTRAS[module]
+    (smallest,) = extras_for([module], device)
     named = extra if extra and smallest in (extra, *_WITHIN.get(extra, ())) else smallest
     msg = f"{module} is not installed: pip install '{DISTRIBUTION}[{named}]'"
     if named == "onnxruntime":

@@ -109,7 +109,7 @@ def test_both_wheels_of_onnxruntime_are_never_asked_for_together() -> None:
         for extra, lines in extras.items()
         if any(line.startswith("onnxruntime") for line in lines)
     }
-    assert asking == {"onnxruntime", "onnxruntime-gpu"}
+    assert asking == {"onnxruntime", "onnxruntime-cuda", "onnxruntime-gpu"}
     for lines in extras.values():
         assert not any(re.search(r"\[[^]]*onnxruntime", line) for line in lines)
 

@@ -163,17 +163,21 @@ def test_a_module_says_what_lives_in_it(path: Path) -> None:
     assert told, "no docstring"
 
 
+BROUGHT_BY_TORCH = {"triton"}
+"""What torch for CUDA brings; a build for a GPU looks for it first, and says how to install it."""
+
+
 @each_file
 def test_every_import_is_declared_by_the_extra_of_its_package(path: Path) -> None:
     package = package_of(module_of(path))
     allowed = requirements(*EXTRAS_OF.get(package or "", ()))
-    for top in third_party(path):
+    for top in set(third_party(path)) - BROUGHT_BY_TORCH:
         assert distributions(top) & allowed, f"{module_of(path)} imports {top}"
 
 
 def test_a_missing_package_is_told_with_an_extra_that_has_it() -> None:
     imported = {top for path in FILES for top in third_party(path)}
-    for top in sorted(imported):
+    for top in sorted(imported - BROUGHT_BY_TORCH):
         if not distributions(top) & requirements():
             told = str(missing_package(top)).replace("asr-exporter[", "")
             named = re.search(r"'([a-z-]+)\]'", told)

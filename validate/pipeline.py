@@ -21,8 +21,8 @@ import numpy as np
 
 from exporter.artifact import report
 from exporter.artifact.evidence import GroupEffect
-from exporter.artifact.lookup import find
 from exporter.artifact.report import Check, Report
+from exporter.artifact.store import find_built_for
 from exporter.bench.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
@@ -34,6 +34,7 @@ from exporter.errors import (
 )
 from exporter.recipe import Decoding
 from exporter.system import hardware, worker
+from exporter.system.accelerators import Device, require_device
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
 from exporter.validate.corpus.index import Corpora
@@ -66,6 +67,7 @@ def validate(
     reference: str | None = None,
     threads: int | None = None,
     workers: int = 1,
+    device: Device | None = None,
     trust: bool = False,
     skip_unreadable: bool = False,
     into: Path | None = None,
@@ -83,6 +85,8 @@ def validate(
         threads: CPU threads of both sides; None: those compiled into an artifact, or all cores.
         workers: Processes that transcribe in parallel, each with that many threads. Timing runs
             alone.
+        device: Judge only the artifacts of folders that were built for this kind of device. Each
+            artifact runs on the one that it was built for, and its original too.
         trust: Also validate artifacts whose native code was not built on this machine.
         skip_unreadable: Leave clips out that cannot be read; the report names them, and an artifact
             does not pass without more than 1 % of the clips.
@@ -96,7 +100,7 @@ def validate(
         ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
-    how = data, clips, reference, threads, workers, trust
+    how = data, clips, reference, threads, workers, trust, device
     settings = Settings(*how, skip_unreadable=skip_unreadable)
     with validating(settings, progress) as judging:
         return judging(paths, into)
@@ -119,7 +123,9 @@ def validating(settings: Settings, progress: Progress) -> Iterator[Judging]:
         validation = cache(partial(_Validation, settings, place, progress))  # late: it needs torch
 
         def judging(paths: Sequence[Path | str], into: Path | None) -> list[Report]:
-            folders = [folder for path in paths for folder in find(Path(path))]
+            folders = [
+                folder for path in paths for folder in find_built_for(settings.device, Path(path))
+            ]
             places = report.places(folders, into)
             for each in places:
                 report.require_writable(each)
@@ -252,10 +258,21 @@ class _Validation:
     ) -> Iterator[Pair]:
         """Time each artifact, after its original if that is not yet timed."""
         for subject, checkpoint, found in zip(subjects, checkpoints, checks, strict=True):
+            if not self._has_device(subject):
+                continue
             original = self._original(subject, checkpoint)
             reference = original.measurement
             with self._failing(subject, found):
                 yield self._pair(subject, checkpoint, found, original, reference)
+
+    def _has_device(self, subject: Subject) -> bool:
+        """Keep the error of an artifact that needs a device that this machine lacks."""
+        try:
+            _device(subject)
+        except MachineError as error:
+            self._failures.append(error)
+            return False
+        return True
 
     def _pair(
         self,
@@ -284,7 +301,7 @@ class _Validation:
 
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
-        how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads
+        how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads, spec.device
         key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed
         if key not in self._originals:
             self._originals[key] = self._run(subject, spec, "original")
@@ -300,7 +317,7 @@ class _Validation:
             return None
         output = self._folder / f"expected-{next(self._numbers)}"
         output.mkdir()
-        spec = self._spec(subject, checkpoint.folder, original=True)
+        spec = self._on_cpu(subject, checkpoint)
         clips = [subject.corpus[place] for place in subject.corpus.sample(CLIPS, subject.data.seed)]
         request = ReferenceRequest(
             original=spec,
@@ -321,7 +338,7 @@ class _Validation:
     def _effects(self, pair: Pair) -> tuple[GroupEffect, ...]:
         """Measure what each group of an artifact's plan does to its original."""
         subject = pair.subject
-        spec = self._spec(subject, pair.checkpoint.folder, original=True)
+        spec = self._on_cpu(subject, pair.checkpoint)
         chosen = subject.corpus.sample(blame.CLIPS, subject.data.seed)
         clips = [subject.corpus[place].path for place in chosen]
         return blame.effects_of(spec, subject.manifest, clips, pair.artifact.name, self._progress)
@@ -346,6 +363,11 @@ class _Validation:
             expected,
         )
 
+    def _on_cpu(self, subject: Subject, checkpoint: Checkpoint) -> ModelSpec:
+        """Return the original of a comparison of numbers: that of float32 on a CPU."""
+        spec = self._spec(subject, checkpoint.folder, original=True)
+        return spec.model_copy(update={"device": "cpu"})
+
     def _spec(self, subject: Subject, model: Path, *, original: bool) -> ModelSpec:
         return ModelSpec(
             model=model.resolve(),
@@ -354,6 +376,7 @@ class _Validation:
             threads=self._threads(subject),
             decoding=subject.recipe.decoding,
             languages=dict(subject.spoken.codes),
+            device=_device(subject),
         )
 
     def _threads(self, subject: Subject) -> int:
@@ -367,6 +390,17 @@ class _Validation:
             better = f"give --threads {max(1, cores // workers)}"
             message = "%d workers of %d threads share %d cores and slow each other: %s"
             _log.warning(message, workers, threads, cores, better)
+
+
+def _device(subject: Subject) -> Device:
+    """Return the device that an artifact is built for, and its original is compared on.
+
+    Raises:
+        MachineError: This machine lacks it.
+    """
+    needs = subject.manifest.needs
+    gpu = needs.gpu.as_needs() if needs.gpu else None
+    return require_device(needs.device, gpu, str(subject.folder))
 
 
 def _warn_of_gates(subjects: Sequence[Subject]) -> None:

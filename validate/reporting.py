@@ -216,7 +216,10 @@ def _report(
         decoding=recipe.decoding,
         normaliser=equal.stamp,
         environment=report.Environment(
-            machine=measured.machine, threads=measured.threads, versions=measured.versions
+            machine=measured.machine,
+            threads=measured.threads,
+            versions=measured.versions,
+            device=measured.device,
         ),
         reference_figures=gate.figures(case.reference, case.timed_audio_s),
         figures=gate.figures(case.candidate, case.timed_audio_s),

@@ -9,6 +9,7 @@ from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
 from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Data, Recipe, read
+from exporter.system.accelerators import Device
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpora, Corpus
@@ -44,11 +45,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the command line: data, clips, reference, threads, workers, trust.
+    """Settings of the command line: data, clips, reference, threads, workers, trust, device.
 
-    `blame` is whether the modules that cause lost words are looked for, `evidence` whether an
-    artifact's weights and steps are compared with those of its plan, `skip_unreadable` whether
-    clips that cannot be read are left out.
+    Of folders, only the artifacts that are built for `device` are judged. `blame` is whether the
+    modules that cause lost words are looked for, `evidence` whether an artifact's weights and steps
+    are compared with those of its plan, `skip_unreadable` whether clips are left out that cannot be
+    read.
     """
 
     data: str | None
@@ -57,6 +59,7 @@ class Settings:
     threads: int | None
     workers: int
     trust: bool
+    device: Device | None = None
     blame: bool = True
     evidence: bool = True
     skip_unreadable: bool = False

@@ -46,7 +46,7 @@ TARGETS: dict[str, dict[str, str]] = {
         "onnx-fp16": "{kind: onnx-int8, name: onnx-fp16}",
     },
 }
-INT8 = "quantization: {default: weight-int8}\n"
+SCHEMES = {"": "float", "int8": "dynamic-int8"}
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _artifact(run: Run, part: Part, checkpoint: Path) -> dict[str, Any]:
     target = TARGETS[run.device][kind]
     recipe.write_text(
         f"name: {name}\ncheckpoint: {checkpoint.name}\ndecoding: {{language: en}}\n"
-        f"{INT8 if scheme else ''}targets:\n  - {target}\n",
+        f"quantization: {{default: {SCHEMES[scheme]}}}\ntargets:\n  - {target}\n",
         encoding="utf-8",
     )
     began = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 
 NAMES = {
     "aoti": "aoti, float16",
-    "aoti int8": "aoti, weight-int8",
+    "aoti int8": "aoti, int8 weights",
     "onnx-fp16": "onnx-fp16",
     "eager": "transformers, eager, float16",
     "compiled": "transformers, static cache, torch.compile with CUDA graphs",

@@ -56,7 +56,7 @@ def build(source: Path, folder: Path) -> None:
 @contextmanager
 def profiler(folder: Path) -> Iterator[None]:
     """Link our profiler into packages, which have none without libtorch."""
-    flags = devices.SUPPORT["cpu"].kernel_flags("x86-64-v3", (), None)
+    flags = devices.CPU.kernel_flags("x86-64-v3", (), None)
     linked = folder / "marks.o"
     command = os.environ.get("CXX", "g++")
     kernels.compile_source(Path(__file__).with_name("marks.cpp"), linked, command, flags)

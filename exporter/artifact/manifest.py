@@ -10,10 +10,12 @@ import json
 import operator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from exporter.runtime.manifest import MANIFEST as MANIFEST  # re-exported for importers
 from exporter.runtime.manifest import RECIPE as RECIPE
+from exporter.runtime.manifest import VERSION
+from exporter.system.accelerators import GpuNeeds, Match
 from exporter.system.hardware import MAX_THREADS
 
 _Value = TypeVar("_Value")
@@ -60,16 +62,53 @@ class RecipeStamp(_Frozen):
     source: _Text
 
 
+class Gpu(_Frozen):
+    """What an artifact needs of an NVIDIA GPU and its driver.
+
+    Attributes:
+        capability: A compute capability, like "9.0".
+        match: Which capabilities of cards go with it:
+            "exact": this one. So does machine code of an architecture-specific target, which
+            Triton compiles for Hopper and later ("sm_90a").
+            "major": the same major number, and a minor one that is no smaller. So does any other
+            machine code (a cubin).
+            "minimum": this one and all later ones. So does PTX, and so does an artifact without
+            code of its own: the kernels are those of its runtime.
+        cuda: The version of CUDA that it was built with, like "13.0". The driver must run this
+            major version or a later one.
+        memory_bytes: The card's memory that a loaded artifact takes: weights, the caches of its
+            rows, and the workspace of its largest graph.
+    """
+
+    capability: Annotated[str, Field(pattern=VERSION)]
+    match: Match
+    cuda: Annotated[str, Field(pattern=VERSION)]
+    memory_bytes: Annotated[int, Field(gt=0, lt=1 << 63)]
+
+    def as_needs(self) -> GpuNeeds:
+        """Return what `exporter.system.accelerators` checks."""
+        return GpuNeeds.of(**self.model_dump())
+
+
 class Requirements(_Frozen):
     """The features, packages and device that an artifact needs.
 
     `device` is a kind of device, which may be known only to a newer exporter. It is left out of
-    the manifest where it is the CPU, so that older manifests keep their bytes.
+    the manifest where it is the CPU, so that older manifests keep their bytes. `gpu` belongs to
+    the device "cuda".
     """
 
     cpu_features: tuple[_Text, ...] = ()
     packages: tuple[_Text, ...] = ()
     device: _Text = Field(default="cpu", exclude_if=lambda device: device == "cpu")
+    gpu: AbsentIfEmpty[Gpu | None] = None
+
+    @model_validator(mode="after")
+    def _gpu_with_its_device(self) -> "Requirements":
+        if (self.device == "cuda") != (self.gpu is not None):
+            msg = "the device cuda and gpu go together"
+            raise ValueError(msg)
+        return self
 
 
 class AutotuneResult(_Frozen):
@@ -111,13 +150,35 @@ class Calibration(_Frozen):
     sha256: _Sha256
 
 
+class BuiltOn(_Frozen):
+    """The card that a build compiled and measured on, and its compilers; nothing is checked by it.
+
+    What a compiler chose by timing may differ from card to card of one capability.
+
+    Attributes:
+        gpu: The card's name, like "NVIDIA H100 80GB HBM3".
+        multiprocessors: Its streaming multiprocessors.
+        torch: torch's version, like "2.13.0+cu130".
+        triton: Triton's version.
+    """
+
+    gpu: _Text
+    multiprocessors: _Count
+    torch: _Text
+    triton: _Text
+
+
 class BuildResult(_Frozen):
-    """The answer of a target's build: requirements, resolved options, plan and choices."""
+    """The answer of a target's build: requirements, resolved options, plan and choices.
+
+    `built_on` is set by a build that used a card.
+    """
 
     needs: Requirements
     options: dict[str, Any]
     quantization: tuple[QuantizedModules, ...]
     choices: dict[str, AutotuneResult] = {}
+    built_on: BuiltOn | None = None
 
 
 class Predicted(_Frozen):
@@ -160,6 +221,7 @@ class Manifest(_Frozen):
     quantization: AbsentIfEmpty[tuple[QuantizedModules, ...]] = ()
     calibration: AbsentIfEmpty[Calibration | None] = None
     decoding: AbsentIfEmpty[dict[_Text, Any]] = {}
+    built_on: AbsentIfEmpty[BuiltOn | None] = None
     files: tuple[File, ...] = ()
 
     @field_validator("options")

@@ -18,7 +18,7 @@ from pydantic import (
 
 from exporter.artifact.evidence import Agreement, Faithfulness, GroupEffect
 from exporter.artifact.manifest import MANIFEST, AbsentIfEmpty, Manifest
-from exporter.artifact.store import require_plain
+from exporter.artifact.store import AnyManifest, require_plain
 from exporter.errors import DataError, IntegrityError, RecipeError, exhausted
 from exporter.recipe import Decoding, Gate
 from exporter.system.files import make_folder, read_small, sha256_file, write_atomic
@@ -136,12 +136,37 @@ class NormaliserStamp(_Frozen):
     spellings_sha256: str
 
 
+class DeviceStamp(_Frozen):
+    """The card that both models ran on.
+
+    Attributes:
+        kind: Its kind, as `needs.device` of a manifest names it: "cuda".
+        name: Its model.
+        capability: Its compute capability, like "9.0".
+        cuda: The latest version of CUDA that its driver runs, like "13.0".
+        memory_bytes: Its memory.
+    """
+
+    kind: str
+    name: str
+    capability: str
+    cuda: str
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.capability}, driver for CUDA {self.cuda})"
+
+
 class Environment(_Frozen):
-    """The machine, threads and package versions of the measurement."""
+    """The machine, threads and package versions of the measurement.
+
+    `device` is the card that it was made on; None of a CPU.
+    """
 
     machine: dict[str, Any]
     threads: int
     versions: dict[str, str]
+    device: AbsentIfEmpty[DeviceStamp | None] = None
 
 
 class UnitStamp(_Frozen):
@@ -173,6 +198,8 @@ class Figures(_Frozen):
 
     Rates are fractions; times go from samples to text, and are those of the timed clips. `rtf` is
     seconds of computing per second of audio, `rtfx` its inverse. `load_s` begins after all imports.
+    On a card, `first_s` is the first call, which may allocate, compile or capture, and
+    `device_memory_bytes` the memory that the model takes there after the timed clips.
     `load_average` is the machine's, just before. Each clip was timed `passes` times, and its time
     is the median. `unusable_texts` could not be normalised, and count as wrong in all words.
     """
@@ -194,7 +221,9 @@ class Figures(_Frozen):
     rtf: float
     rtfx: float
     load_s: float
+    first_s: AbsentIfEmpty[float | None] = None
     peak_rss_bytes: int
+    device_memory_bytes: AbsentIfEmpty[int | None] = None
     size_bytes: int
     passes: int
     load_average: float
@@ -286,6 +315,23 @@ class Report(_Frozen):
     __str__ = __repr__
 
     @property
+    def device(self) -> str:
+        """The kind of device that the artifact was judged on."""
+        stamp = self.environment.device
+        return stamp.kind if stamp else "cpu"
+
+    def is_about(self, manifest: AnyManifest) -> bool:
+        """Return whether it judged an artifact of this manifest, on the device that it is for."""
+        same = self.artifact.digest == manifest.digest
+        return same and self.device == manifest.needs.device
+
+    @property
+    def differing(self) -> str:
+        """How many transcripts differ from the original's, as words."""
+        changed, clips = self.clips_changed, self.data.clips
+        return f"differs in {changed:,} of {clips:,} transcripts, {100 * changed / clips:.1f} %"
+
+    @property
     def seal(self) -> str:
         """The sha256 over all other fields."""
         return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
@@ -328,12 +374,18 @@ def read_of(folder: Path, manifest: Manifest) -> Report:
         The report.
 
     Raises:
-        IntegrityError: There is none, it is about another artifact, or page or predictions are not
-            those of the report.
+        IntegrityError: There is none, it is about another artifact, it was made on another kind of
+            device than the artifact is built for, or page or predictions are not its own.
     """
     judged = read(folder)
     if judged.artifact.digest != manifest.digest:
         msg = f"{folder}: its report is about another build: run `exporter validate {folder}` again"
+        raise IntegrityError(msg)
+    if judged.device != manifest.needs.device:
+        msg = (
+            f"{folder} is built for {manifest.needs.device!r:.60}, and its report was made on "
+            f"{judged.device!r:.60}: run `exporter validate {folder}` again"
+        )
         raise IntegrityError(msg)
     for name, promised in ((PREDICTIONS, judged.predictions_sha256), (PAGE, judged.page_sha256)):
         path = folder / name

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
-from exporter.artifact.lookup import not_an_artifact
+from exporter.artifact.lookup import find, not_an_artifact
 from exporter.errors import BusyError, IntegrityError, RecipeError
 from exporter.runtime.manifest import MANIFEST, EditedError, SealedFile, SealedManifest, parse
 from exporter.system.files import (
@@ -85,6 +85,28 @@ def read_manifest(folder: Path) -> Manifest:
 def read_sealed(folder: Path) -> SealedManifest:
     """Read what opening needs of a manifest; raises as `read_manifest`."""
     return _read(folder, parse)
+
+
+def find_built_for(device: str | None, path: Path) -> list[Path]:
+    """Return the artifact at a path, or those one level below it that are built for a device.
+
+    Args:
+        device: A kind of device; None finds all.
+        path: An artifact, or a folder of artifacts.
+
+    Raises:
+        RecipeError: The artifact, or every one, is built for another device; or as `lookup.find`.
+        IntegrityError: There is no artifact, or the manifest of one is damaged.
+    """
+    found = find(path)
+    if device is None:
+        return found
+    built_for = {each: read_sealed(each).needs.device for each in found}
+    if chosen := [each for each in found if built_for[each] == device]:
+        return chosen
+    others = " and ".join(dict.fromkeys(repr(other)[:60] for other in built_for.values()))
+    msg = f"--device {device}: {path} was built for {others}"
+    raise RecipeError(msg)
 
 
 def whole(content: bytes) -> Manifest:

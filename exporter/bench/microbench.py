@@ -1,7 +1,8 @@
 """Measure memory bandwidth and matrix products, which bound speech models.
 
 A decoder reads every weight once per token, so memory bandwidth bounds it; an encoder consists of
-matrix products. Both are measured with torch in a process of its own, in a few seconds.
+matrix products. Both are measured with torch in a process of its own, in a few seconds. Cards are
+measured by `exporter.bench.card`.
 """
 
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from exporter.bench import card
 from exporter.system import hardware, worker
 from exporter.system.progress import Progress
 
@@ -31,7 +33,7 @@ def measure_fresh(threads: int | None, progress: Progress) -> dict[str, Any]:
         progress: Receives the current step.
 
     Returns:
-        `threads`, `memory` and `products`, as plain data.
+        `threads`, `memory`, `products` and `cards`, as plain data.
 
     Raises:
         MachineError: There are fewer cores than threads.
@@ -41,21 +43,24 @@ def measure_fresh(threads: int | None, progress: Progress) -> dict[str, Any]:
     request = {"threads": threads or hardware.describe().cores}
     step = f"{__name__}:measure"
     measured = worker.run(step, request, progress, what="machine", threads=request["threads"])
-    return {name: measured[name] for name in ("threads", "memory", "products")}
+    return {name: measured[name] for name in ("threads", "memory", "products", "cards")}
 
 
 def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Run both measurements in this process."""
+    """Run all measurements in this process."""
     import torch
 
     torch.set_num_threads(request["threads"])
     progress("reading memory", None)
     memory = memory_read()
     progress("multiplying matrices", None)
+    rates = [products(width) for width in _WIDTHS]
+    progress("measuring cards", None)
     return {
         "threads": request["threads"],
         "memory": memory,
-        "products": [products(width) for width in _WIDTHS],
+        "products": rates,
+        "cards": card.measure_cards(),
     }
 
 

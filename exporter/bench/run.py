@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter import recipe
-from exporter.artifact.lookup import find
 from exporter.artifact.manifest import RECIPE, Manifest
+from exporter.artifact.store import find_built_for
 from exporter.artifact.trust import verify_and_authorize
 from exporter.bench import stats
 from exporter.bench.timing import Request, Round
@@ -22,6 +22,7 @@ from exporter.families import family_facts
 from exporter.formats import audio
 from exporter.recipe import Decoding
 from exporter.system import hardware, worker
+from exporter.system.accelerators import Device, require_device
 from exporter.system.progress import Progress, silent
 
 ROUNDS = 3
@@ -63,6 +64,7 @@ class Row:
     decoding: Decoding
     family: str
     trust: bool = False
+    device: str = "cpu"
     rounds: list[Round] = field(default_factory=list)
     error: ExporterError | None = None
 
@@ -73,6 +75,7 @@ class Row:
             "name": self.name,
             "original": self.original,
             "threads": self.threads,
+            "device": self.device,
             "size_bytes": self.size_bytes,
             "decoding": self.decoding.model_dump(mode="json"),
             "error": error,
@@ -87,6 +90,7 @@ def bench(
     *,
     threads: Sequence[int] = (),
     original: bool = False,
+    device: Device | None = None,
     trust: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
@@ -100,7 +104,9 @@ def bench(
         load: The work of every model.
         threads: Numbers of threads, at most this machine's cores; if empty, those that an artifact
             was compiled for, or all cores.
-        original: Also time the checkpoints that the artifacts were built from.
+        original: Also time the checkpoints that the artifacts were built from, each on the device
+            of its artifact.
+        device: Time only the artifacts of folders that were built for this kind of device.
         trust: Also time artifacts whose code was not built here.
         progress: Receives the current step and the fraction done.
 
@@ -108,14 +114,15 @@ def bench(
         A row for each model and number of threads.
 
     Raises:
+        RecipeError: There is an artifact, and none for the device.
         IntegrityError: There is no artifact, or one is damaged.
         TrustError: Code is of unknown origin.
-        MachineError: This machine lacks cores or features.
+        MachineError: This machine lacks cores, features or the device.
         DataError: A recording cannot be read.
         CheckpointError: An original checkpoint cannot be used.
     """
     _check(load, threads)
-    folders = [folder for path in paths for folder in find(path)]
+    folders = [folder for path in paths for folder in find_built_for(device, path)]
     manifests = [verify_and_authorize(folder, trust=trust) for folder in folders]
     rows = [
         row
@@ -158,6 +165,7 @@ def _artifact_rows(
             decoding=decoding,
             family=manifest.family,
             trust=trust,
+            device=manifest.needs.device,
         )
         for count in threads or (own,)
     ]
@@ -194,7 +202,7 @@ def _original_rows(
     from exporter.recognition.reference import References
 
     references = References("run this where you ran `exporter build`", progress)
-    originals: dict[tuple[str, int], Row] = {}
+    originals: dict[tuple[str, int, str], Row] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         sealed = recipe.read(folder / RECIPE)
         allowed, language = sealed.allow_pickle, sealed.decoding.language
@@ -211,8 +219,9 @@ def _original_rows(
                 decoding=row.decoding,
                 family=row.family,
                 trust=allowed,
+                device=row.device,
             )
-            originals.setdefault((checkpoint.sha256, row.threads), original)
+            originals.setdefault((checkpoint.sha256, row.threads, row.device), original)
     return list(originals.values())
 
 
@@ -244,24 +253,25 @@ def _time_row(
 
     `stretch` is the fraction of the total progress at which this begins, and its share of it.
     """
-    request = Request(
-        model=row.model.resolve(),
-        original=row.original,
-        trust=row.trust,
-        threads=row.threads,
-        decoding=row.decoding,
-        audio=tuple(path.resolve() for path in load.audio),
-        tokens=load.tokens,
-        runs=runs,
-    )
     what = f"{row.name}, threads {row.threads}"
 
     def report(doing: str, done: float | None) -> None:
         progress(f"{what}: {doing}", stretch[0] + stretch[1] * (done or 0))
 
-    data = request.model_dump(mode="json")
     step = "exporter.bench.timing:time_model"
     try:
+        request = Request(
+            model=row.model.resolve(),
+            original=row.original,
+            trust=row.trust,
+            threads=row.threads,
+            decoding=row.decoding,
+            audio=tuple(path.resolve() for path in load.audio),
+            tokens=load.tokens,
+            runs=runs,
+            device=require_device(row.device, what=row.name),
+        )
+        data = request.model_dump(mode="json")
         answer = worker.run(step, data, report, what=what, threads=row.threads)
     except ExporterError as error:
         row.error = error

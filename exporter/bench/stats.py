@@ -1,7 +1,7 @@
 """Percentiles, tokens per second and real-time factor of measured times."""
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,19 @@ def of_rounds(rounds: Sequence[Round], encoders: Collection[str]) -> dict[str, A
         "times_real_time": audio_s / typical,
         **_inside([each.profile for each in rounds if each.profile], sum(first.windows), encoders),
         "load_s": statistics.median(each.load_s for each in rounds),
+        "first_s": _median(each.first_s for each in rounds),
         "peak_rss_bytes": max(each.peak_rss_bytes for each in rounds),
+        "device_memory_bytes": max(
+            (each.device_memory_bytes for each in rounds if each.device_memory_bytes is not None),
+            default=None,
+        ),
     }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """Return the median of those that are known; None without one."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def latencies(seconds: Sequence[float]) -> dict[str, float]:

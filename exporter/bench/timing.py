@@ -5,16 +5,17 @@ are timed in a pass after the timed runs, because these clocks cost time themsel
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from exporter.artifact import store
+from exporter.bench.clock import Clock, HostClock, clock_of
 from exporter.families import FAMILIES, family_name
 from exporter.formats import audio
 from exporter.formats.config_json import read_json
@@ -23,9 +24,12 @@ from exporter.recognition import light, load
 from exporter.recognition.recogniser import Recogniser
 from exporter.runtime.transcript import Audio
 from exporter.system import hardware
+from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
 from exporter.targets import TARGETS
 
+_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
 _WARM_UPS = 2
 _SEED = 0
 _LOUDNESS = 0.01  # of full scale: quiet noise
@@ -47,11 +51,13 @@ class Request(_Frozen):
         audio: Recordings. Without any, a batch of windows of noise is decoded.
         tokens: Number of tokens for each window of noise, where the family can force it.
         runs: Timed passes over the audio.
+        device: The kind of device that the model runs on.
     """
 
     model: Path
     original: bool
     trust: bool = False
+    device: Device = "cpu"
     threads: int
     decoding: Decoding
     audio: tuple[Path, ...] = ()
@@ -83,7 +89,10 @@ class Round(_Frozen):
         windows: Windows of the model's length of each batch.
         tokens: Tokens of each batch.
         load_s: Time to open the model.
+        first_s: Time of the first call, which may allocate, compile or capture.
         peak_rss_bytes: Peak memory of the process.
+        device_memory_bytes: The card's memory that the model takes after all calls, beyond what a
+            process takes that computes nothing; None on a CPU.
         profile: Times of the graphs; None for models without graphs.
     """
 
@@ -92,7 +101,9 @@ class Round(_Frozen):
     windows: tuple[int, ...]
     tokens: tuple[int, ...]
     load_s: float
+    first_s: float | None = None
     peak_rss_bytes: int
+    device_memory_bytes: int | None = None
     profile: Profile | None
 
 
@@ -108,13 +119,15 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """
     request = Request.model_validate(data)
     progress("loading", None)
-    recogniser, load_s = opened(
+    model = opened(
         request.model,
         original=request.original,
         threads=request.threads,
         decoding=request.decoding,
         trust=request.trust,
+        device=request.device,
     )
+    recogniser, clock = model.recogniser, model.clock
     forced = not request.audio and recogniser.opened.force_tokens(request.tokens)
     batches = _batches(request, recogniser)
 
@@ -122,12 +135,12 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return recogniser.decode(batch, request.decoding)
 
     progress("warming up", None)
-    for _ in range(_WARM_UPS):
-        transcribe(batches[0])
-    seconds, tokens = _time_runs(request, batches, transcribe, progress)
+    first_s, *_ = [seconds_of(clock, transcribe, batches[0])[1] for _ in range(_WARM_UPS)]
+    seconds, tokens = _time_runs(request, batches, transcribe, clock, progress)
     if forced:  # the last ones may be no text
         tokens = tuple(request.tokens * len(batch) for batch in batches)
     peak_rss_bytes = hardware.peak_rss_bytes()
+    device_memory_bytes = model.device_memory_bytes()
     progress("looking inside", None)
     rate = recogniser.sampling_rate
     window = recogniser.window
@@ -136,10 +149,12 @@ def time_model(data: dict[str, Any], progress: Progress) -> dict[str, Any]:
         audio_s=tuple(sum(map(len, batch)) / rate for batch in batches),
         windows=tuple(sum(-(-len(sound) // window) for sound in batch) for batch in batches),
         tokens=tokens,
-        load_s=load_s,
+        load_s=model.load_s,
+        first_s=first_s,
         peak_rss_bytes=peak_rss_bytes,
+        device_memory_bytes=device_memory_bytes,
         profile=profile(
-            recogniser.opened.functions, lambda: [transcribe(batch) for batch in batches]
+            recogniser.opened.functions, lambda: [transcribe(batch) for batch in batches], clock
         ),
     )
     return {"round": measured.model_dump(mode="json")}
@@ -158,9 +173,42 @@ def _import_member(model: Path, original: bool) -> None:
         TARGETS[manifest.kind]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An open model, with what opening it took.
+
+    Attributes:
+        recogniser: The model.
+        load_s: Seconds to open it, without imports.
+        clock: The clock of the device that it runs on.
+        idle_bytes: The card's memory in use before it was opened; None on a CPU.
+    """
+
+    recogniser: Recogniser
+    load_s: float
+    clock: Clock
+    idle_bytes: int | None
+
+    def device_memory_bytes(self) -> int | None:
+        """Return the card's memory that the model takes now; None on a CPU.
+
+        What torch and onnxruntime have freed is among it: they keep it for what comes next.
+        """
+        used = self.clock.used_bytes()
+        if used is None or self.idle_bytes is None:
+            return None
+        return max(used - self.idle_bytes, 0)  # another process may have freed some
+
+
 def opened(
-    model: Path, *, original: bool, threads: int, decoding: Decoding, trust: bool = False
-) -> tuple[Recogniser, float]:
+    model: Path,
+    *,
+    original: bool,
+    threads: int,
+    decoding: Decoding,
+    trust: bool = False,
+    device: Device = "cpu",
+) -> Opened:
     """Open an artifact or an original checkpoint, and time it.
 
     Args:
@@ -169,19 +217,31 @@ def opened(
         threads: Number of threads.
         decoding: How it is to decode, of which an original needs the language to be opened.
         trust: Accept an artifact's code of unknown origin, or a checkpoint's pickle.
+        device: The kind of device to run it on.
 
     Returns:
-        The recogniser, and the seconds without imports.
+        The recogniser, the seconds without imports, and the device's clock, whose start counts.
     """
     _import_member(model, original)
-    start = time.perf_counter()
+    start = HostClock().now()
+    clock = clock_of(device)
+    idle_bytes = clock.used_bytes()
     if original:
         recogniser = load.load_original(
-            str(model), threads=threads, decoding=decoding, allow_pickle=trust
+            str(model), threads=threads, decoding=decoding, allow_pickle=trust, device=device
         )
     else:
-        recogniser = load.load(model, threads=threads, trust=trust)
-    return recogniser, time.perf_counter() - start
+        recogniser = load.load(model, threads=threads, trust=trust, device=device)
+    return Opened(recogniser, clock.now() - start, clock, idle_bytes)
+
+
+def seconds_of(
+    clock: Clock, call: Callable[[_Given], _Result], given: _Given
+) -> tuple[_Result, float]:
+    """Return what a call returns, and its seconds."""
+    start = clock.now()
+    result = call(given)
+    return result, clock.now() - start
 
 
 def _batches(request: Request, recogniser: Any) -> list[list[Audio]]:
@@ -200,6 +260,7 @@ def _time_runs(
     request: Request,
     batches: list[list[Audio]],
     transcribe: Callable[[list[Audio]], list[Any]],
+    clock: Clock,
     progress: Progress,
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...]]:
     """Return the seconds by run and batch, and the number of tokens of each batch."""
@@ -208,30 +269,32 @@ def _time_runs(
         progress(f"run {run + 1} of {request.runs}", run / request.runs)
         times = []
         for index, batch in enumerate(batches):
-            start = time.perf_counter()
-            transcripts = transcribe(batch)
-            times.append(time.perf_counter() - start)
+            transcripts, spent = seconds_of(clock, transcribe, batch)
+            times.append(spent)
             tokens[index] = sum(len(transcript.tokens) for transcript in transcripts)
         seconds.append(tuple(times))
     return tuple(seconds), tuple(tokens)
 
 
-def profile(functions: dict[str, Any] | None, call: Callable[[], object]) -> Profile | None:
+def profile(
+    functions: dict[str, Any] | None, call: Callable[[], object], clock: Clock
+) -> Profile | None:
     """Time a call as a whole and within each graph.
 
     Args:
         functions: A model's graphs by name, which it looks up there at every call.
         call: Calls the model.
+        clock: The clock of its device.
 
     Returns:
         The times; None for a model without graphs.
     """
     if functions is None:
         return None
-    with _clocked(functions) as calls:
-        start = time.perf_counter()
+    with _clocked(functions, clock) as calls:
+        start = clock.now()
         call()
-        whole = time.perf_counter() - start
+        whole = clock.now() - start
     graphs = {
         name: GraphTime(calls=len(each), seconds=sum(each), median_s=statistics.median(each))
         for name, each in calls.items()
@@ -241,11 +304,11 @@ def profile(functions: dict[str, Any] | None, call: Callable[[], object]) -> Pro
 
 
 @contextmanager
-def _clocked(functions: dict[str, Any]) -> Iterator[Mapping[str, list[float]]]:
+def _clocked(functions: dict[str, Any], clock: Clock) -> Iterator[Mapping[str, list[float]]]:
     """Yield lists that receive the seconds of every call of a model's functions, by name."""
     originals = dict(functions)
     calls: dict[str, list[float]] = {name: [] for name in originals}
-    functions.update({name: _Clocked(run, calls[name]) for name, run in originals.items()})
+    functions.update({name: _Clocked(run, calls[name], clock) for name, run in originals.items()})
     try:
         yield calls
     finally:
@@ -255,14 +318,13 @@ def _clocked(functions: dict[str, Any]) -> Iterator[Mapping[str, list[float]]]:
 class _Clocked:
     """Wraps a function and records the seconds of each of its calls."""
 
-    def __init__(self, run: Callable[..., Any], seconds: list[float]) -> None:
-        self._run = run
-        self._seconds = seconds
+    def __init__(self, run: Callable[..., Any], seconds: list[float], clock: Clock) -> None:
+        self._run, self._seconds, self._clock = run, seconds, clock
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = self._clock.now()
         result = self._run(*args, **kwargs)
-        self._seconds.append(time.perf_counter() - start)
+        self._seconds.append(self._clock.now() - start)
         return result
 
     def __getattr__(self, name: str) -> Any:

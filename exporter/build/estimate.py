@@ -15,15 +15,15 @@ from torch import nn
 from exporter.artifact.manifest import Predicted
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.compatibility import check_fit
-from exporter.errors import MachineError, ResourceError
+from exporter.errors import MachineError, RecipeError, ResourceError
 from exporter.families import FAMILIES, family_name
 from exporter.families.base import Family
 from exporter.formats.tensor_io import FLOATS
 from exporter.quantization.plan import QuantizationPlan, plan_of, shared_tables
 from exporter.quantization.resolve import default_quantization
-from exporter.system import hardware
+from exporter.system import accelerators, hardware
 from exporter.system.progress import shown_bytes
-from exporter.targets import TARGETS, facts_of
+from exporter.targets import TARGETS, default_scheme, facts_of
 from exporter.targets.cost import MEASURED_ON, Work
 from exporter.targets.options import TargetOptions
 
@@ -45,6 +45,7 @@ class Prediction:
         scratch_bytes: Disk space that the build frees at its end.
         seconds: Time of the build.
         reload_seconds: Time of the first reload.
+        device_memory_bytes: Memory of a card that the loaded artifact takes; 0 without one.
     """
 
     files: Mapping[str, int]
@@ -53,6 +54,7 @@ class Prediction:
     scratch_bytes: int
     seconds: float
     reload_seconds: float
+    device_memory_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -81,6 +83,7 @@ class Prediction:
             "peak_rss_bytes": self.peak_rss_bytes,
             "reload_rss_bytes": self.reload_rss_bytes,
             "disk_bytes": self.disk_bytes,
+            "device_memory_bytes": self.device_memory_bytes,
             "seconds": round(self.seconds, 1),
             "reload_seconds": round(self.reload_seconds, 1),
             "files": [{"path": path, "size_bytes": size} for path, size in files],
@@ -153,6 +156,9 @@ def predict(
         scratch_bytes=cost.scratch_bytes(work),
         seconds=cost.seconds(work),
         reload_seconds=cost.reload_seconds(work),
+        device_memory_bytes=TARGETS[kind].device_memory_bytes(
+            options, plan, model, checkpoint, family
+        ),
     )
 
 
@@ -204,7 +210,8 @@ def resource_errors(
     fetching = _fetch_shortage(fetch_bytes, cache) if cache else None
     for step in steps:
         disk = held + step.prediction.disk_bytes
-        here = _memory_shortage(step, room) or _disk_shortage(step, disk, room)
+        here = _card_shortage(step) or _memory_shortage(step, room)
+        here = here or _disk_shortage(step, disk, room)
         yield step.blocker or fetching or here
         held += step.prediction.size_bytes - step.replaces_bytes
 
@@ -221,7 +228,7 @@ def require_room(steps: Sequence[Step], room: Resources, fetch_bytes: int = 0) -
             raise shortage
 
 
-def verdict(shortage: ResourceError | MachineError | None) -> Row:
+def verdict(shortage: ResourceError | MachineError | RecipeError | None) -> Row:
     """Return the last columns of a plan's row: if the build fits this machine, or why not."""
     reason = str(shortage).splitlines()[0] if shortage else None
     return {"fits": shortage is None, "why_not": reason}
@@ -244,8 +251,12 @@ def of_checkpoint(checkpoint: Checkpoint, room: Resources) -> list[Row]:
     model = family.skeleton(checkpoint.config)
     check_fit(checkpoint, model, family.TIED)
     shared = shared_tables(family.TIED, checkpoint.tensors)
-    plan = plan_of(default_quantization(model, family.HEAD, shared), model)
-    return [_default_row(kind, plan, model, checkpoint, family, room) for kind in TARGETS]
+    rows = []
+    for kind in TARGETS:
+        matches = default_quantization(model, family.HEAD, shared, default_scheme(kind))
+        plan = plan_of(matches, model)
+        rows.append(_default_row(kind, plan, model, checkpoint, family, room))
+    return rows
 
 
 def _default_row(
@@ -261,12 +272,14 @@ def _default_row(
         options = target.Options()
     except MachineError as error:  # a default depends on the machine, which has no suitable value
         return {"kind": kind, **verdict(error)}
-    prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     try:
         target.check(options, plan, model, checkpoint, family)
         blocker = None
     except MachineError as error:
         blocker = error
+    except RecipeError as error:  # the kind has no artifact of such a model
+        return {"kind": kind, **verdict(error)}
+    prediction = predict(kind, options, plan, model, checkpoint, carried_bytes(checkpoint))
     (shortage,) = resource_errors([Step(kind, prediction, blocker=blocker)], room)
     head = {"kind": kind, "options": options.model_dump(mode="json")}
     return {**head, **prediction.as_row(), **verdict(shortage)}
@@ -288,6 +301,22 @@ def _memory_shortage(step: Step, room: Resources) -> ResourceError | None:
         f"{step.name} needs about {shown_bytes(max(build, reload))} of memory to {what}; "
         f"{shown_bytes(room.memory_bytes)} is available.\n"
         "Stop other programs, raise the container's limit, or leave it out by --target."
+    )
+
+
+def _card_shortage(step: Step) -> MachineError | None:
+    """Return the error of a card here that the artifact, which is tried on it, does not fit.
+
+    Without a card there is none: what has to be built on one is refused by its target.
+    """
+    needed = step.prediction.device_memory_bytes
+    cards = accelerators.cards() if needed else ()
+    if not cards or needed <= cards[0].memory_bytes:
+        return None
+    return MachineError(
+        f"{step.name} needs about {shown_bytes(needed)} of a GPU's memory; {cards[0].name} has "
+        f"{shown_bytes(cards[0].memory_bytes)}.\n"
+        "Build it where a larger card is, or for fewer rows or with int8."
     )
 
 

@@ -1,7 +1,8 @@
 """The build: resolve everything, then build, reload and publish each artifact.
 
 All mistakes are reported before the first target is built. A previous artifact stays in its place
-until its successor is sealed and has decoded one recording.
+until its successor is sealed and has decoded one recording. What is built for a card decodes one
+where such a card is; elsewhere it is published untried, and said to be.
 """
 
 import logging
@@ -21,7 +22,7 @@ from exporter.build.calibration import Calibrated, Calibration, calibrate
 from exporter.build.estimate import Prediction, Resources
 from exporter.build.resolve import Planned, resolve
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import BusyError, DataError, IntegrityError, RecipeError
+from exporter.errors import BusyError, DataError, IntegrityError, MachineError, RecipeError
 from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
 from exporter.formats.clips.addresses import source_at
@@ -29,6 +30,7 @@ from exporter.formats.clips.opening import Opener
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
+from exporter.system.accelerators import require_device
 from exporter.system.files import readable_name, require_utf8
 from exporter.system.hardware import FRUGAL, describe, installed_versions
 from exporter.system.progress import Progress
@@ -46,18 +48,20 @@ class BuiltArtifact:
         path: The artifact.
         manifest: Its manifest.
         prediction: The estimate before the build.
-        reload: `seconds` and `peak_rss_bytes` of the first reload; None if the artifact was reused.
+        reload: `seconds` and `peak_rss_bytes` of the first reload; None if there was none.
+        untried: Why a new artifact was not loaded: this machine lacks the card it is built for.
     """
 
     path: Path
     manifest: Manifest
     prediction: Prediction
     reload: dict[str, Any] | None = None
+    untried: str = ""
 
     @property
     def reused(self) -> bool:
         """True if an existing artifact was up to date, so that nothing was built."""
-        return self.reload is None
+        return self.reload is None and not self.untried
 
 
 def build(
@@ -275,17 +279,29 @@ def _build_one(
         (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
         manifest = store.seal(folder, _manifest(planned, planned.key(identity), answer))
         local_paths.write(folder, _places(planned))
-        reload = worker.run(
-            "exporter.build.smoke_test:smoke_test",
-            {"folder": str(folder.resolve()), "clip": clip},
-            report,
-            what=name,
-            environment=FRUGAL,
-        )
+        untried, reload = _lacking(manifest), None
+        if not untried:
+            reload = worker.run(
+                "exporter.build.smoke_test:smoke_test",
+                {"folder": str(folder.resolve()), "clip": clip},
+                report,
+                what=name,
+                environment=FRUGAL,
+            )
         provenance.write(folder, manifest, recipe, _target_data(planned), started)
         build_registry.record(manifest)
         store.publish(folder, planned.path)
-    return BuiltArtifact(planned.path, manifest, planned.prediction, reload)
+    return BuiltArtifact(planned.path, manifest, planned.prediction, reload, untried)
+
+
+def _lacking(manifest: Manifest) -> str:
+    """Return why this machine cannot try an artifact that is built for a card it lacks."""
+    needs = manifest.needs
+    try:
+        require_device(needs.device, needs.gpu.as_needs() if needs.gpu else None, "trying it")
+    except MachineError as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return ""
 
 
 def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
@@ -311,6 +327,7 @@ def _manifest(planned: Planned, key: str, answer: dict[str, Any]) -> Manifest:
         quantization=outcome.quantization,
         calibration=planned.calibrated.record if planned.calibrated else None,
         decoding=recipe.decoding.model_dump(mode="json"),
+        built_on=outcome.built_on,
     )
 
 

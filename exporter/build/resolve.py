@@ -27,11 +27,12 @@ from exporter.quantization.plan import (
 from exporter.quantization.resolve import resolve_quantization
 from exporter.recipe import Recipe
 from exporter.runtime.decoding import foreign_option, foreign_options
+from exporter.system.accelerators import DEVICES
 from exporter.system.files import require_no_link
 from exporter.system.hardware import installed_versions
 from exporter.system.progress import Progress
 from exporter.system.text import nearest
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, default_scheme, facts_of
 from exporter.targets.options import TargetOptions
 
 
@@ -137,7 +138,7 @@ def resolve(
     except RecipeError as error:
         raise recipe.error(("decoding",), str(error)) from None
     shared = shared_tables(family.TIED, opened.tensors)
-    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared)
+    matches = resolve_quantization(recipe, chosen, skeleton, family.HEAD, shared, default_scheme)
     plans = {index: plan_of(matches[index], skeleton) for index in chosen}
     calibrations = plan_calibrations(recipe, plans)
     found = [
@@ -242,4 +243,16 @@ def _options(recipe: Recipe, index: int) -> TargetOptions:
         near = nearest(kind, TARGETS)
         hint = f"did you mean {near}?" if near else f"known: {', '.join(TARGETS)}"
         raise recipe.error(("targets", index, "kind"), f"unknown target {kind!r}: {hint}")
+    device = recipe.targets[index].options.get("device")
+    if device in DEVICES and device not in facts_of(kind).COSTS:
+        message = _other_kinds(kind, device)
+        raise recipe.error(("targets", index, "device"), message)
     return recipe.options(index, TARGETS[kind].Options)
+
+
+def _other_kinds(kind: str, device: str) -> str:
+    """Return the error for a device that a kind of target is not built for."""
+    offered = ", ".join(facts_of(kind).COSTS)
+    others = [f"kind: {other}" for other in TARGETS if device in facts_of(other).COSTS]
+    hint = f"for {device} take {' or '.join(others)}" if others else f"no kind is for {device}"
+    return f"{kind} is built for {offered}; {hint}"

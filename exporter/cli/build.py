@@ -105,6 +105,8 @@ def build(
         return
     for one in built:
         terminal.say_wrapped(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
+        if one.untried:
+            terminal.say_wrapped(f"  not tried here: {one.untried}", indent="    ")
         for line in choices(one.manifest):
             terminal.say_wrapped(f"  {line}", indent="    ")
 
@@ -126,6 +128,7 @@ def _built_row(one: BuiltArtifact) -> dict[str, Any]:
         "size_bytes": one.manifest.size_bytes,
         "predicted": {name: one.prediction.as_row()[name] for name in measured},
         "measured": measured,
+        **({"untried": one.untried} if one.untried else {}),
         "manifest": one.manifest.model_dump(mode="json"),
     }
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 @command("", "--measure --threads 2")
-@click.option("--measure", is_flag=True, help="Also measure memory and matrix products (seconds).")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Also measure memory and matrix products, of a card too (seconds).",
+)
 @click.option(
     "--threads",
     type=click.IntRange(1, MAX_THREADS),
@@ -85,7 +89,7 @@ def _cores(count: int) -> str:
 
 
 def of_rates(measured: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines about measured memory bandwidth and matrix products."""
+    """Yield the lines about measured bandwidths and matrix products, those of a card last."""
     memory = measured["memory"]
     yield (
         f"memory read: {memory['read_bytes_per_s'] / 1e9:.1f} GB/s "
@@ -97,3 +101,8 @@ def of_rates(measured: Mapping[str, Any]) -> Iterator[str]:
         )
         shape = f"[{each['rows']}, {each['width']}] by [{each['width']}, {each['width']}]"
         yield f"matrix product {shape}, billion operations per second: {rates}"
+    for card in measured["cards"]:
+        yield f"{card['name']}, copies: {card['copy_bytes_per_s'] / 1e9:.0f} GB/s, read and written"
+        rate = card["fp16_per_s"]
+        told = f"not measured: {card['missing']}" if rate is None else f"{rate / 1e12:.0f} TFLOP/s"
+        yield f"{card['name']}, fp16 products: {told}"

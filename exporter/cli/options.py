@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.errors import ExporterError, MachineError, needing
+from exporter.system.accelerators import DEVICES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 Names = Callable[[], Mapping[str, Sequence[tuple[str, str]]]]
 _MOST_COMPLETIONS = 200
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    help="Only artifacts built for it; default: each on its own.",
+)
 trust_option = click.option(
     "--trust", is_flag=True, help="Run native code that was built elsewhere and is not signed."
 )

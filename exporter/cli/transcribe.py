@@ -12,6 +12,7 @@ import click
 from exporter.cli.options import command, complete_artifacts, trust_option
 from exporter.cli.output.terminal import Terminal
 from exporter.errors import RecipeError
+from exporter.system.accelerators import DEVICES
 from exporter.system.hardware import MAX_THREADS
 from exporter.system.tempdirs import scratch
 
@@ -69,6 +70,7 @@ _FORMATS = ("text", "json", "jsonl", "srt", "vtt", "tsv")  # of `exporter.runtim
 @click.option(
     "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="Default: all cores."
 )
+@click.option("--device", type=click.Choice(DEVICES), help="Default: what it was built for.")
 @trust_option
 def transcribe(
     terminal: Terminal,
@@ -85,6 +87,7 @@ def transcribe(
     max_words_per_line: int | None,
     highlight_words: bool,
     threads: int | None,
+    device: str | None,
     trust: bool,
     as_json: bool,
     **how: Any,
@@ -130,7 +133,8 @@ def transcribe(
             written = _part_files(terminal, audio, shape, output, stamp, stack)
         else:
             written = _texts(terminal, audio, shape, output, stack)
-        request = Request(artifact, written.left, changes, threads, trust, live=written.is_live)
+        live = written.is_live
+        request = Request(artifact, written.left, changes, threads, trust, live, device)
         try:
             if len(written.left):
                 with terminal.progress() as progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import artifacts_argument, command, trust_option
+from exporter.cli.options import artifacts_argument, command, device_option, trust_option
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
 from exporter.errors import GateError, RecipeError, exhausted
@@ -18,6 +18,7 @@ from exporter.system.text import in_markdown
 
 if TYPE_CHECKING:
     from exporter.artifact.report import Check, Report
+    from exporter.system.accelerators import Device
 
 
 @command(
@@ -57,10 +58,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Leave clips out that cannot be read, and name them; more than 1 % do not pass.",
 )
+@device_option
 @trust_option
 def validate(
     terminal: Terminal,
     paths: Sequence[Path],
+    device: Device | None,
     into: Path | None,
     summary: Path | None,
     as_json: bool,
@@ -73,14 +76,14 @@ def validate(
     artifact passes its gate.
     """
     from exporter.artifact import report as sealed
-    from exporter.artifact.lookup import find
+    from exporter.artifact.store import find_built_for
     from exporter.validate import validate as judge
 
     if summary:
         _append(summary, "")  # before anything is measured
     with terminal.progress() as progress:
-        reports = judge(paths, **how, into=into, progress=progress)
-    folders = [folder for path in paths for folder in find(path)]
+        reports = judge(paths, **how, device=device, into=into, progress=progress)
+    folders = [folder for path in paths for folder in find_built_for(device, path)]
     if summary:
         _append(summary, markdown(folders, reports))
     if as_json:
@@ -138,9 +141,24 @@ def _explained(report: Report) -> Iterator[str]:
     from exporter.validate.page.checks import open_checks
 
     yield from map(_told, open_checks(report.checks))
+    yield from on_card(report)
     agreement = in_words(report.agreement, report.faithfulness)
     if report.verdict == "passed" and agreement:
         yield agreement
+
+
+def on_card(report: Report) -> Iterator[str]:
+    """Yield the lines about a card that the models ran on: how many words differ, and its cost."""
+    stamp, ours = report.environment.device, report.figures
+    if stamp is None:
+        return
+    yield f"It {report.differing}."
+    facts = [str(stamp)]
+    if ours.device_memory_bytes is not None:
+        facts.append(f"{shown_bytes(ours.device_memory_bytes)} of its memory")
+    if ours.first_s is not None:
+        facts.append(f"loaded in {ours.load_s:.2f} s, the first text {ours.first_s:.2f} s later")
+    yield f"On {', '.join(facts)}."
 
 
 def _told(check: Check) -> str:

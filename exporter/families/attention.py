@@ -102,6 +102,113 @@ def _(query: Tensor, _cross: Tensor, _layer: int) -> Tensor:
     return torch.empty_like(query)
 
 
+@torch.library.custom_op("exporter::cached_attention", mutates_args={"key_cache", "value_cache"})
+def cached_attention(
+    states: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    ancestors: Tensor,
+    slots: Tensor,
+    position: Tensor,
+    scale: float,
+) -> Tensor:
+    """Write new keys and values into their caches, and attend causally to all of them.
+
+    Nothing is read on the host, so that a CUDA graph can hold it: each row has its own place in
+    the caches, and its own position. Scores and their softmax are float32.
+
+    Args:
+        states: Queries, keys and values side by side [rows, tokens, 3 * width], in the type of
+            the caches.
+        key_cache: The keys [slots, heads, positions, head_dim]; written.
+        value_cache: The values, like the keys; written.
+        ancestors: For each slot and position, the slot whose cache holds it, int32 [slots,
+            positions], so that a beam search copies no caches; its own for those to come.
+        slots: The slot of each row, int32 [rows]; no two rows have the same.
+        position: The position of the first token of each row, int32 [rows].
+        scale: By which queries are multiplied.
+
+    Returns:
+        What the queries attend to [rows, tokens, width].
+    """
+    tokens = states.shape[1]
+    heads, positions = key_cache.shape[1:3]
+    query, key, value = (split(part, heads) for part in states.chunk(3, -1))
+    own = slots.long()
+    steps = torch.arange(tokens, device=states.device)
+    places = position.long()[:, None] + steps
+    everywhere = torch.arange(positions, device=states.device)
+    owners = ancestors[own].long()
+    mask = (everywhere <= places[..., None])[:, None]
+
+    def extended(cache: Tensor, new: Tensor) -> Tensor:
+        by_place = cache.transpose(1, 2)
+        by_place[own[:, None], places] = new.transpose(1, 2)
+        return by_place[owners, everywhere].transpose(1, 2).float()
+
+    keys, values = extended(key_cache, key), extended(value_cache, value)
+    return joined(attended(query.float() * scale, keys, values, mask)).to(states.dtype)
+
+
+@cached_attention.register_fake
+def _(
+    states: Tensor,
+    _key_cache: Tensor,
+    _value_cache: Tensor,
+    _ancestors: Tensor,
+    _slots: Tensor,
+    _position: Tensor,
+    _scale: float,
+) -> Tensor:
+    return states.new_empty((*states.shape[:2], states.shape[2] // 3))
+
+
+@torch.library.custom_op("exporter::audio_attention", mutates_args=())
+def audio_attention(
+    query: Tensor, key: Tensor, value: Tensor, scales: list[Tensor], window: Tensor, scale: float
+) -> Tensor:
+    """Attend to the audio of each row's window; scores and their softmax are float32.
+
+    Args:
+        query: Queries [rows, tokens, width].
+        key: The windows' keys [windows, heads, source, head_dim], in the queries' type, or int8.
+        value: Their values, like the keys.
+        scales: None; or of int8 keys and of values, the scale of each position and head, float32
+            [windows, heads, source].
+        window: The window of each row, int32 [rows].
+        scale: By which queries are multiplied.
+
+    Returns:
+        What the queries attend to [rows, tokens, width].
+    """
+    heard = window.long()
+    queries = split(query, key.shape[1]).float() * scale
+    keys, values = key[heard].float(), value[heard].float()
+    if not scales:
+        return joined(attended(queries, keys, values)).to(query.dtype)
+    key_scale, value_scale = (each[heard][:, :, None] for each in scales)
+    weights = ((queries @ keys.mT) * key_scale).softmax(-1) * value_scale
+    return joined(weights @ values).to(query.dtype)
+
+
+@audio_attention.register_fake
+def _(
+    query: Tensor,
+    _key: Tensor,
+    _value: Tensor,
+    _scales: list[Tensor],
+    _window: Tensor,
+    _scale: float,
+) -> Tensor:
+    return torch.empty_like(query)
+
+
+def quantized_places(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize [..., n] to int8 codes, and a float32 scale for each place [...]."""
+    scale = (states.float().abs().amax(-1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (states.float() / scale[..., None]).round().to(torch.int8), scale
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Compute `attention` with torch's own operators, which a tracer records."""
     if key.dim() == 3:
@@ -265,3 +372,18 @@ def _(
     query: Tensor, key: Tensor, value: Tensor, _scales: list[Tensor], _: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+@torch.library.custom_op("exporter::windows_attention", mutates_args=())
+def windows_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend with queries [rows, tokens, width] to all keys and values of the rows' windows.
+
+    Keys and values are [windows, heads, source, head_dim]. Consecutive rows share a window.
+    """
+    queries = query.reshape(len(key), -1, query.shape[-1])
+    return attend(queries, key, value, key.shape[1]).reshape(query.shape)
+
+
+@windows_attention.register_fake
+def _(query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:
+    return torch.empty_like(query)

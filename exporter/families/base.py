@@ -14,8 +14,12 @@ from exporter.families.derived import Derivation
 from exporter.families.forcing import Forced
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.language import OneLanguage
+from exporter.families.layered import LayeredGraph
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
+
+Cache = Literal["dynamic", "static", "buffers"]
+"""How graphs keep what they computed; see `Family.graphs`."""
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The JSON files of `FamilyFacts.COMPANIONS.configs`, by file name."""
@@ -187,7 +191,7 @@ class Family(Protocol):
         """
         ...
 
-    def graphs(self, model: nn.Module, cache: Literal["dynamic", "static"]) -> list[Graph]:
+    def graphs(self, model: nn.Module, cache: Cache) -> list[Graph]:
         """Cut a model into the graphs that a target builds.
 
         Args:
@@ -195,19 +199,43 @@ class Family(Protocol):
                 embeddings and convolution kernels to the 16-bit types in which they are stored:
                 graphs convert those to the type in which they compute.
             cache: "dynamic" if the model's cache grows from call to call, "static" if it has a
-                fixed length. A model without a cache has the same graphs for both.
+                fixed length, "buffers" if it is written in place in a device's memory, and all
+                graphs compute in the skeleton's type. A model without a cache has the same graphs
+                for all.
+        """
+        ...
+
+    def device_graphs(
+        self, model: nn.Module, rows: Sequence[int], *, narrow: bool = ...
+    ) -> list[Graph | LayeredGraph]:
+        """Cut a model into graphs whose steps advance all of their state by themselves.
+
+        They are cut at their layers. A model without steps has the graph of the other cuts.
+
+        Args:
+            model: As for `graphs`.
+            rows: The numbers of rows for which there are steps.
+            narrow: Whether keys and values of the audio are int8.
         """
         ...
 
     def assemble(
-        self, folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = ...
+        self,
+        folder: Path,
+        functions: Mapping[str, GraphFunction],
+        cache_dtype: torch.dtype = ...,
+        *,
+        narrow: bool = ...,
     ) -> Any:
         """Join built graphs into a model that `transcribe` takes.
 
         Args:
             folder: The artifact, for the configs in it.
-            functions: The built graphs by the names of `graphs`; inputs and outputs are float32.
-            cache_dtype: The type of tensors that graphs write in place.
+            functions: The built graphs by the names of `graphs`, whose inputs and outputs are
+                float32, or by those of `device_graphs`.
+            cache_dtype: The type of tensors that graphs write in place, and of those between
+                graphs of `device_graphs`.
+            narrow: As `device_graphs` was given it.
 
         Raises:
             IntegrityError: The names are not those of `graphs`.

@@ -1,5 +1,7 @@
 """The result of teacher forcing, and how outputs of modules are seen, for all families."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,10 @@ class Forced:
 
     logits: Tensor
     states: States
+
+    def cpu(self) -> Forced:
+        """Return the same in the host's memory."""
+        return Forced(self.logits.cpu(), {name: each.cpu() for name, each in self.states.items()})
 
 
 @contextmanager

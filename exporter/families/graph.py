@@ -4,9 +4,10 @@ A `Graph` is traced on the `meta` device, without weights; a target adds the wei
 tensor, under the names of the transformers model that the graph's module was cut from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,53 @@ class GraphFunction(Protocol):
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
     ) -> dict[str, Tensor]: ...
+
+
+Replay = Callable[[], dict[str, Tensor]]
+"""Calls a function again with the same tensors, whose contents may be others by now."""
+
+
+@runtime_checkable
+class CapturedFunction(GraphFunction, Protocol):
+    """A function that can be recorded, so that the host starts all of it at once."""
+
+    def capture(self, inputs: Mapping[str, Tensor]) -> Replay:
+        """Record a call with these tensors; it may be run several times meanwhile.
+
+        A replay returns the same tensors each time, with other contents.
+        """
+        ...
+
+
+class FixedInputs(dict[str, Tensor]):
+    """Inputs that a function is called with again and again: told apart by identity."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
+class RecordedFunction:
+    """Calls a function, recorded for each `FixedInputs` at its first call with them."""
+
+    def __init__(self, function: CapturedFunction) -> None:
+        self.device = function.device
+        self._function = function
+        self._replays: WeakKeyDictionary[FixedInputs, Replay] = WeakKeyDictionary()
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        if not isinstance(inputs, FixedInputs):
+            return self._function(inputs, wanted)
+        if inputs not in self._replays:
+            self._replays[inputs] = self._function.capture(inputs)
+        outputs = self._replays[inputs]()
+        return outputs if wanted is None else {name: outputs[name] for name in wanted}
+
+
+def recorded(function: GraphFunction) -> GraphFunction:
+    """Return a function that is recorded, if it can be."""
+    return RecordedFunction(function) if isinstance(function, CapturedFunction) else function
 
 
 def parameter_names(graph: Graph, model: nn.Module) -> dict[str, str]:

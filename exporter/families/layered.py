@@ -20,38 +20,46 @@ class LayeredGraph:
     Values go from part to part by their names, beside the inputs of the whole: `layer` takes and
     returns `hidden` [..., width], and what `before` returns is the same for all layers. Inputs and
     outputs of `layer` that belong to one layer have its index in their names, 0 as in
-    `cache.0.key`, and so do the names of its parameters in the model.
+    `cache.0.key`, and so do the names of its parameters in the model. A layer that returns no
+    `hidden` leaves it as it is: then there may be nothing before the layers, or after them.
 
     Attributes:
         name: The name of the whole.
-        before: Takes inputs of the whole; returns `hidden`, and what all layers share.
+        before: Takes inputs of the whole; returns `hidden`, and what all layers share. None:
+            `hidden` is an input of the whole.
         layer: The first of `num_layers` layers, which are alike.
-        after: Takes `hidden`, inputs of the whole and outputs of `before`; returns outputs.
+        after: Takes `hidden`, inputs of the whole and outputs of `before`; returns outputs. None:
+            all outputs are the layers'.
         num_layers: The number of layers.
     """
 
     name: str
-    before: Graph
+    before: Graph | None
     layer: Graph
-    after: Graph
+    after: Graph | None
     num_layers: int
 
     @property
-    def parts(self) -> tuple[Graph, Graph, Graph]:
-        """The three parts, in the order in which they are called."""
-        return self.before, self.layer, self.after
+    def parts(self) -> tuple[Graph, ...]:
+        """The parts, in the order in which they are called."""
+        return tuple(part for part in (self.before, self.layer, self.after) if part is not None)
 
     def join(
-        self, before: GraphFunction, layers: Sequence[GraphFunction], after: GraphFunction
+        self,
+        before: GraphFunction | None,
+        layers: Sequence[GraphFunction],
+        after: GraphFunction | None,
     ) -> "LayeredFunction":
         """Return the built parts as one function.
 
         Args:
-            before: The built part before the layers.
+            before: The built part before the layers, if there is one.
             layers: A function for each layer, which takes the names of the first one's tensors.
-            after: The built part after the layers.
+            after: The built part after the layers, if there is one.
         """
         assert len(layers) == self.num_layers
+        assert (before is None) == (self.before is None)
+        assert (after is None) == (self.after is None)
         return LayeredFunction(self, before, layers, after)
 
 
@@ -66,13 +74,14 @@ class LayeredFunction:
     def __init__(
         self,
         graph: LayeredGraph,
-        before: GraphFunction,
+        before: GraphFunction | None,
         layers: Sequence[GraphFunction],
-        after: GraphFunction,
+        after: GraphFunction | None,
     ) -> None:
-        self.device: torch.device = after.device
+        self.device: torch.device = layers[0].device
         self._before, self._layers, self._after = before, layers, after
-        self._first, self._last = tuple(graph.before.inputs), tuple(graph.after.inputs)
+        self._first = tuple(graph.before.inputs) if graph.before else ()
+        self._last = tuple(graph.after.inputs) if graph.after else ()
         self._taken = [_renamed(graph.layer.inputs, index) for index in range(len(layers))]
         self._given = [_renamed(graph.layer.outputs, index) for index in range(len(layers))]
 
@@ -80,14 +89,16 @@ class LayeredFunction:
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Call all parts; return the outputs of the layers and of the last part, by name."""
-        shared = self._before({name: inputs[name] for name in self._first})
-        values, outputs = {**inputs, **shared}, {}
+        values, outputs = {**inputs}, dict[str, Tensor]()
+        if self._before is not None:
+            values.update(self._before({name: inputs[name] for name in self._first}))
         for layer, taken, given in zip(self._layers, self._taken, self._given, strict=True):
             found = layer({own: values[name] for own, name in taken.items()})
             named = {given[own]: tensor for own, tensor in found.items()}
-            values["hidden"] = named.pop("hidden")
+            values["hidden"] = named.pop("hidden", values["hidden"])
             outputs.update(named)
-        outputs.update(self._after({name: values[name] for name in self._last}))
+        if self._after is not None:
+            outputs.update(self._after({name: values[name] for name in self._last}))
         return outputs if wanted is None else {name: outputs[name] for name in wanted}
 
 

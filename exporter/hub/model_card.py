@@ -83,6 +83,7 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         report=judged,
         manifest=manifest,
         device=in_words(manifest.needs.device),
+        gpu=_gpu(proof),
         machine=judged.environment.machine,
         ours=judged.reference_figures,
         its=judged.figures,
@@ -94,6 +95,12 @@ def _text(proof: PublishableArtifact, repo: str) -> str:
         signed=is_signed(proof.folder),
         read_again=proof.corpus_read_again,
     )
+
+
+def _gpu(proof: PublishableArtifact) -> str | None:
+    """Return what the artifact needs of a GPU, as words; None if it needs none."""
+    gpu = proof.manifest.needs.gpu
+    return gpu.as_needs().in_full() if gpu else None
 
 
 def _metadata(proof: PublishableArtifact) -> "ModelCardData":
@@ -214,8 +221,10 @@ def _spoken(proof: PublishableArtifact) -> dict[str, Any]:
 
 def _install(proof: PublishableArtifact, extra: str = "hub") -> Markup:
     """Return the command that installs what the artifact needs, and an extra."""
-    needed = [name for name in extras_for(proof.manifest.needs.packages) if name != "build"]
-    if extra == "hub" and len(needed) < len(extras_for(proof.manifest.needs.packages)):
+    needs = proof.manifest.needs
+    known = extras_for(needs.packages, needs.device)
+    needed = [name for name in known if name != "build"]
+    if extra == "hub" and len(needed) < len(known):
         extra = "build"  # which includes `hub`
     return Markup(f"pip install '{DISTRIBUTION}[{','.join([extra, *needed])}]'")
 

@@ -1,6 +1,6 @@
 """Resolve a recipe's quantization rules to schemes by module; errors name the recipe's line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -18,8 +18,9 @@ def resolve_quantization(
     model: nn.Module,
     head: str,
     shared: Mapping[str, str],
+    default_of: Callable[[str], str],
 ) -> dict[int, list[Match]]:
-    """Resolve a recipe's rules for a model, once for all targets without rules of their own.
+    """Resolve a recipe's rules for a model, once for all targets of like rules.
 
     Args:
         recipe: The recipe, whose `quantization` a target's own replaces.
@@ -27,6 +28,7 @@ def resolve_quantization(
         model: The checkpoint's model, without weights.
         head: The name of the module that projects to the vocabulary.
         shared: The tables with a head's weights, from `shared_tables`.
+        default_of: Returns the scheme of a kind of target where a recipe sets none, by its name.
 
     Returns:
         The matches of each target, by its index.
@@ -35,14 +37,20 @@ def resolve_quantization(
         RecipeError: A scheme is unknown, or a pattern sets the scheme of no module.
     """
 
-    def resolved(loc: Loc, rules: Quantization | None) -> list[Match]:
-        return _matches(recipe, loc, rules, model, head, shared)
+    def resolved(loc: Loc, rules: Quantization | None, default: str) -> list[Match]:
+        return _matches(recipe, loc, rules, model, head, shared, default)
 
-    common = resolved(("quantization",), recipe.quantization)
+    common: dict[str, list[Match]] = {}
     matches = {}
     for index in chosen:
-        loc, own = ("targets", index, "quantization"), recipe.targets[index].quantization
-        matches[index] = common if own is None else resolved(loc, own)
+        target = recipe.targets[index]
+        default, own = default_of(target.kind), target.quantization
+        if own is not None:
+            matches[index] = resolved(("targets", index, "quantization"), own, default)
+            continue
+        if default not in common:
+            common[default] = resolved(("quantization",), recipe.quantization, default)
+        matches[index] = common[default]
     return matches
 
 
@@ -53,14 +61,17 @@ def _matches(
     model: nn.Module,
     head: str,
     shared: Mapping[str, str],
+    fallback: str,
 ) -> list[Match]:
     if rules is None:
-        return default_quantization(model, head, shared)
+        return default_quantization(model, head, shared, fallback)
     patterns = {
         pattern: _scheme(recipe, (*loc, "modules", pattern), spec)
         for pattern, spec in rules.modules.items()
     }
-    default = _scheme(recipe, (*loc, "default"), rules.default) if rules.default else _default()
+    default = SCHEMES[fallback].Scheme()
+    if rules.default:
+        default = _scheme(recipe, (*loc, "default"), rules.default)
     try:
         return match_rules(model, patterns, default, head, shared)
     except PatternError as error:
@@ -68,13 +79,11 @@ def _matches(
         raise recipe.error(place, str(error), of_key=True) from None
 
 
-def default_quantization(model: nn.Module, head: str, shared: Mapping[str, str]) -> list[Match]:
-    """Return the matches of a recipe without `quantization`."""
-    return match_rules(model, {}, _default(), head, shared)
-
-
-def _default() -> QuantizationScheme:
-    return SCHEMES[DEFAULT].Scheme()
+def default_quantization(
+    model: nn.Module, head: str, shared: Mapping[str, str], default: str = DEFAULT
+) -> list[Match]:
+    """Return the matches of a recipe without `quantization`, for a kind with this default."""
+    return match_rules(model, {}, SCHEMES[default].Scheme(), head, shared)
 
 
 def _scheme(recipe: Recipe, loc: Loc, spec: SchemeSpec) -> QuantizationScheme:

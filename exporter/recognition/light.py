@@ -1,4 +1,4 @@
-"""Open onnx-int8 and aoti artifacts without torch and transformers."""
+"""Open onnx-int8, onnx-fp16 and aoti artifacts without torch and transformers."""
 
 from __future__ import annotations
 
@@ -54,9 +54,21 @@ def _onnx(
     limit_s = session.call_limit_s(manifest.size_bytes)
     contents = own_graphs(folder, manifest.files, read_verified)
     _require_graphs(folder, {graph_name(path) for path in contents}, opener.graphs)
-    opened, files = session.open_graphs(
-        contents, threads, partial(opener.read, folder), limit_s=limit_s
-    )
+    read = partial(opener.read, folder)
+    if manifest.needs.device == "cuda":
+        from exporter.runtime.onnx import cuda
+
+        cuda.require_provider()
+        captured = {path for path in contents if graph_name(path) in opener.captured}
+
+        def provider(path: Path) -> session.Providers:
+            return [cuda.provider(captured=path in captured)]
+
+        opened, files = session.open_graphs(
+            contents, threads, read, providers=provider, limit_s=limit_s
+        )
+    else:
+        opened, files = session.open_graphs(contents, threads, read, limit_s=limit_s)
     return {graph_name(path): graph for path, graph in opened.items()}, files
 
 
@@ -101,6 +113,13 @@ def _onnx_whisper(files: _WhisperFiles, graphs: _Opened) -> Model:
     return _WhisperModel(files, Engine(graphs))
 
 
+def _device_whisper(files: _WhisperFiles, graphs: _Opened) -> Model:
+    from exporter.runtime.onnx.buffers import Memory
+    from exporter.runtime.onnx.device_whisper import Engine
+
+    return _WhisperModel(files, Engine(graphs, Memory("cuda")))
+
+
 def _aoti_whisper(files: _WhisperFiles, graphs: _Opened) -> Model:
     from exporter.runtime.aoti.whisper import Engine
 
@@ -133,17 +152,23 @@ class _Opener:
         modules: The modules that open them.
         read: Reads the small files of a folder.
         make: Joins both.
+        captured: The names of the graphs whose calls are captured on a card.
     """
 
     graphs: Sequence[str]
     modules: Sequence[str]
     read: Callable[[Path], Any]
     make: Callable[[Any, _Opened], Model]
+    captured: Sequence[str] = ()
 
 
 _SESSION, _PACKAGE = "exporter.runtime.onnx.session", "exporter.runtime.aoti.package"
 _CTC, _WHISPER = "exporter.runtime.ctc.model", "exporter.runtime.whisper.transcribe"
-_GRAPHS: Mapping[str, Callable[..., tuple[_Opened, Any]]] = {"onnx-int8": _onnx, "aoti": _aoti}
+_GRAPHS: Mapping[str, Callable[..., tuple[_Opened, Any]]] = {
+    "onnx-int8": _onnx,
+    "onnx-fp16": _onnx,
+    "aoti": _aoti,
+}
 _MODELS: Mapping[tuple[str, str], _Opener] = {
     ("onnx-int8", "ctc"): _Opener(("model",), (_SESSION, _CTC), Path, _ctc),
     ("onnx-int8", "whisper"): _Opener(
@@ -151,6 +176,13 @@ _MODELS: Mapping[tuple[str, str], _Opener] = {
         (_SESSION, "exporter.runtime.onnx.whisper", _WHISPER),
         _WhisperFiles.read,
         _onnx_whisper,
+    ),
+    ("onnx-fp16", "whisper"): _Opener(
+        ("encoder_model", "cross_cache", "step", "gather"),
+        (_SESSION, "exporter.runtime.onnx.device_whisper", _WHISPER),
+        _WhisperFiles.read,
+        _device_whisper,
+        captured=("encoder_model", "step"),
     ),
     ("aoti", "ctc"): _Opener(("model",), (_PACKAGE, _CTC), Path, _ctc),
     ("aoti", "whisper"): _Opener(

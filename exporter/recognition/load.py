@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def load(
     path: Path | str,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     trust: bool = False,
     progress: Progress = silent,
@@ -50,7 +50,8 @@ def load(
     Args:
         path: An artifact's folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub, which is
             pulled into this machine's cache first.
-        device: The device it runs on; "cpu" is the only one so far.
+        device: The kind of device to run it on, "cpu" or "cuda", which has to be the one that it
+            was built for; by default that one. CUDA_VISIBLE_DEVICES selects the card.
         threads: Number of CPU threads of the whole process. By default the number that the
             artifact was compiled for, else one per core.
         trust: Run the artifact's native code even if it was not built on this machine.
@@ -69,6 +70,7 @@ def load(
     _require_usable(device, threads)
     folder = locate(path, progress, trust=trust)
     with trusted.opening(folder, trust=trust, meanwhile=light.opens) as manifest:
+        _require_built_for(device, folder, manifest)
         _require_machine(folder, manifest)
         if not light.opens(manifest):
             opened = _open_whole(folder, manifest, threads)
@@ -127,7 +129,7 @@ def _open_whole(folder: Path, manifest: SealedManifest, threads: int | None) -> 
     threads = _set_threads(threads or manifest.threads)
     with quiet_libraries(), foreign_files(manifest, folder), sealed_configs():
         described = store.whole(manifest.content)
-        device = require_device(manifest.needs.device, str(folder))
+        device = require_device(manifest.needs.device, manifest.needs.gpu, str(folder))
         model = target.load(folder, described, family, threads, device)
         return FamilyModel(model, family.processor(folder), family)
 
@@ -148,7 +150,7 @@ def load_original(
     source: Path | str,
     base: Path = Path(),
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     decoding: Decoding | None = None,
     allow_pickle: bool = False,
@@ -158,7 +160,8 @@ def load_original(
     Args:
         source: A checkpoint's folder, relative to `base`, or its Hub id.
         base: The folder that `source` is relative to.
-        device: The device it runs on; "cpu" is the only one so far.
+        device: The kind of device to run it on, "cpu" (the default) or "cuda", in float32 on
+            either. CUDA_VISIBLE_DEVICES selects the card.
         threads: Number of CPU threads of the whole process; by default one per core.
         decoding: Default options of `transcribe`; None: each option's own default. Its `language`
             is that of a checkpoint of many.
@@ -174,6 +177,10 @@ def load_original(
         RecipeError: An argument has a value that it cannot have.
     """
     _require_usable(device, threads)
+    on_card = device is not None and str(device) == "cuda"
+    if on_card:
+        require_device("cuda", what="device='cuda'")
+        _require_torch_for_cuda()
     from exporter.checkpoint.checkpoint import open_checkpoint
     from exporter.checkpoint.compatibility import check_fit
     from exporter.families import FAMILIES, family_name
@@ -191,16 +198,26 @@ def load_original(
     state = None if checkpoint.plain else checkpoint.stored_state()
     with checkpoint.gathered() as folder, quiet_libraries(), no_progress_bars():
         model = family.open_original(checkpoint.folder if state is None else folder, state)
+        if on_card:
+            model = model.to("cuda")
         whole = FamilyModel(model, family.processor(folder), family)
     return Recogniser(whole, vars(decoding), lambda: whole)
 
 
-def _require_usable(device: str, threads: int | None) -> None:
-    """Check that the device is available and the number of threads is positive."""
-    if str(device) not in DEVICES:
+def _require_usable(device: str | None, threads: int | None) -> None:
+    """Check that the device is a known kind and the number of threads is positive."""
+    kind, colon, number = ("cpu" if device is None else str(device)).partition(":")
+    if kind == "cuda" and colon:
+        msg = (
+            f"device={str(device)[:40]!r}: a process uses one card, which CUDA_VISIBLE_DEVICES "
+            f"selects.\nSet CUDA_VISIBLE_DEVICES={number[:8] if number.isdecimal() else 0} before "
+            "it starts, and give device='cuda'."
+        )
+        raise RecipeError(msg)
+    if kind not in DEVICES or colon:
         offered = " or ".join(map(repr, DEVICES))
-        msg = f"device={str(device)[:40]!r}: artifacts run on {offered} so far"
-        raise MachineError(msg)
+        msg = f"device={str(device)[:40]!r}: give {offered}, or leave it out"
+        raise RecipeError(msg)
     most = thread_limit()
     if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
         msg = f"threads={threads!r:.40}: give a whole number from 1 to {most}, or leave it out"
@@ -227,27 +244,54 @@ def _set_threads(threads: int | None) -> int:
     return chosen
 
 
+def _require_built_for(device: str | None, folder: Path, manifest: SealedManifest) -> None:
+    built_for = manifest.needs.device
+    if device is not None and str(device) != built_for:
+        msg = (
+            f"{folder} was built for {built_for!r:.60}, not for {str(device)!r}.\n"
+            f"Leave out the device, or build an artifact with `device: {device}`."
+        )
+        raise RecipeError(msg)
+
+
 def _require_machine(folder: Path, manifest: SealedManifest) -> None:
     """Check that this machine has what the artifact needs."""
-    require_device(manifest.needs.device, str(folder))
+    require_device(manifest.needs.device, manifest.needs.gpu, str(folder))
     require_features(manifest.needs.cpu_features, str(folder))
     for package in manifest.needs.packages:
-        _require_package(package)
+        _require_package(package, manifest.needs.device)
+    if manifest.needs.device == "cuda" and "torch" in manifest.needs.packages:
+        _require_torch_for_cuda()
 
 
-def _require_package(package: str) -> None:
+def _require_torch_for_cuda() -> None:
+    """Check that torch computes on the card, in float32 where it is told float32."""
+    import torch
+
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        why = f"for CUDA {build}, and finds no card it can use" if build else "without CUDA"
+        msg = (
+            f"torch {torch.__version__} is built {why}.\n"
+            "Install one for the driver's version of CUDA: https://pytorch.org/get-started"
+        )
+        raise MachineError(msg)
+    torch.backends.cudnn.allow_tf32 = False  # convolutions have 10 bits of a fraction otherwise
+
+
+def _require_package(package: str, device: str) -> None:
     """Check that a package is installed, and by only one wheel."""
-    installed = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
-    if not installed and package in ("onnxruntime", "torch"):
-        raise missing_package(package)
-    if not installed:
+    wheels = [name for name in (package, f"{package}-gpu") if _is_installed(name)]
+    if not wheels and package in ("onnxruntime", "torch"):
+        raise missing_package(package, device=device)
+    if not wheels:
         # The message takes no install command from a manifest, which is not trusted.
         msg = f"this artifact needs {package!r:.60}, which is not installed"
         raise MachineError(msg)
-    if len(installed) > 1:
+    if len(wheels) > 1:
         msg = (
-            f"{' and '.join(installed)} are both installed and overwrite each other.\n"
-            f"Fix it: pip uninstall -y {' '.join(installed)} && pip install {installed[-1]}"
+            f"{' and '.join(wheels)} are both installed and overwrite each other.\n"
+            f"Fix it: pip uninstall -y {' '.join(wheels)} && pip install {wheels[-1]}"
         )
         raise MachineError(msg)
 

@@ -45,8 +45,8 @@ class Request:
     """An artifact, the recordings to transcribe, and the `changes` to the recipe's decoding.
 
     `artifact` is a folder, or `ORG/NAME` or `ORG/NAME@REVISION` of the Hub; `trust` allows its
-    native code to run. With `live`, segments are told as they come, so that recordings are decoded
-    one by one.
+    native code to run; a `device` that it was not built for is refused. With `live`, segments are
+    told as they come, so that recordings are decoded one by one.
     """
 
     artifact: str
@@ -55,6 +55,7 @@ class Request:
     threads: int | None
     trust: bool
     live: bool = False
+    device: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return the request as data for another process."""
@@ -169,7 +170,9 @@ def transcribe(step_request: dict[str, Any], progress: Progress) -> Iterator[dic
     """
     request = Request.of_data(step_request)
     progress("loading", None)
-    recogniser = load.load(request.artifact, threads=request.threads, trust=request.trust)
+    recogniser = load.load(
+        request.artifact, device=request.device, threads=request.threads, trust=request.trust
+    )
     if message := unknown_option(request.changes):
         msg = f"{request.artifact} has {message}"
         raise RecipeError(msg)

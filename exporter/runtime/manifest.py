@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from exporter.system.accelerators import MATCHES, GpuNeeds
 from exporter.system.hardware import MAX_THREADS
 
 MANIFEST = "manifest.json"
@@ -18,6 +19,7 @@ RECIPE = "recipe.yaml"
 _MAX_TEXT = 4096
 _MAX_COUNT = 1 << 63
 _SHA256 = re.compile("[0-9a-f]{64}")
+VERSION = r"^(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})$"  # like 9.0, of a capability and of CUDA
 _Check = Callable[[Any], bool]
 
 
@@ -37,6 +39,7 @@ class Needs:
     cpu_features: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     device: str = "cpu"
+    gpu: GpuNeeds | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,8 @@ def parse(content: bytes) -> SealedManifest:
         files.append(SealedFile(**each))
     for name, inner in _INNER.items():
         _require(name, values[name], inner)
-    needs = values["needs"]
-    _require("needs", needs, _NEEDS, optional=("device",))
-    if canonical.encode() + b"\n" != content or needs.get("device") == "cpu":
+    needs = _needs(values["needs"])
+    if canonical.encode() + b"\n" != content or values["needs"].get("device") == "cpu":
         msg = "it is not as a build writes it"
         raise EditedError(msg)
     return SealedManifest(
@@ -102,15 +104,24 @@ def parse(content: bytes) -> SealedManifest:
         kind=values["kind"],
         family=values["family"],
         recipe=values["recipe"]["name"],
-        needs=Needs(
-            tuple(needs["cpu_features"]), tuple(needs["packages"]), needs.get("device", "cpu")
-        ),
+        needs=needs,
         threads=values["options"].get("threads"),
         decoding=values.get("decoding", {}),
         files=tuple(files),
         digest=hashlib.sha256(content).hexdigest(),
         content=content,
     )
+
+
+def _needs(values: Any) -> Needs:
+    _require("needs", values, _NEEDS, optional=("device", "gpu"))
+    device, gpu = values.get("device", "cpu"), values.get("gpu")
+    if (device == "cuda") != (gpu is not None):
+        _refuse("needs", "has one of the device cuda and gpu alone")
+    if gpu is not None:
+        _require("needs.gpu", gpu, _GPU)
+        gpu = GpuNeeds.of(**gpu)
+    return Needs(tuple(values["cpu_features"]), tuple(values["packages"]), device, gpu)
 
 
 def _require(
@@ -158,6 +169,10 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MAX_COUNT
 
 
+def _version(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(VERSION, value) is not None
+
+
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1e12
 
@@ -179,7 +194,18 @@ def _options(value: Any) -> bool:
 
 
 _FILE: Mapping[str, _Check] = {"path": _text, "size_bytes": _count, "sha256": _hash}
-_NEEDS: Mapping[str, _Check] = {"cpu_features": _texts, "packages": _texts, "device": _text}
+_NEEDS: Mapping[str, _Check] = {
+    "cpu_features": _texts,
+    "packages": _texts,
+    "device": _text,
+    "gpu": _object,
+}
+_GPU: Mapping[str, _Check] = {
+    "capability": _version,
+    "match": MATCHES.__contains__,
+    "cuda": _version,
+    "memory_bytes": lambda value: _count(value) and value > 0,
+}
 _INNER: Mapping[str, Mapping[str, _Check]] = {
     "recipe": {"name": _text, "sha256": _hash, "source": _text},
     "checkpoint": {
@@ -190,7 +216,7 @@ _INNER: Mapping[str, Mapping[str, _Check]] = {
         "parameters": _count,
     },
 }
-_ABSENT_IF_EMPTY = ("choices", "quantization", "calibration", "decoding")
+_ABSENT_IF_EMPTY = ("choices", "quantization", "calibration", "decoding", "built_on")
 # Of what opening does not use, only the outermost form is checked.
 _MANIFEST: Mapping[str, _Check] = {
     "schema_version": lambda value: type(value) is int and value == 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from exporter.quantization.schemes import DEFAULT
 from exporter.system.registry import Registry
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TARGETS: Registry[Target] = Registry(
     "target",
     {
         "onnx-int8": "exporter.targets.onnx",
+        "onnx-fp16": "exporter.targets.onnx.cuda",
         "torch-int8": "exporter.targets.pytorch",
         "aoti": "exporter.targets.aoti",
     },
@@ -37,6 +39,11 @@ def inspection_of(kind: str) -> Inspection:
     if hasattr(facts, "__path__"):
         return cast("Inspection", import_module(f"{facts.__name__}.inspection"))
     return cast("Inspection", facts.inspection)
+
+
+def default_scheme(kind: str) -> str:
+    """Return the name of the scheme that a kind of target has where a recipe sets none."""
+    return facts_of(kind).DEFAULT_SCHEME if kind in TARGETS else DEFAULT
 
 
 def facts_of(kind: str) -> TargetFacts:

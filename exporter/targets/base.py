@@ -133,6 +133,24 @@ class Target(Protocol):
         """
         ...
 
+    def device_memory_bytes(
+        self,
+        options: Any,
+        plan: QuantizationPlan,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        family: Family,
+    ) -> int:
+        """Estimate the memory of a card that a loaded artifact takes, from shapes and types alone.
+
+        It is the sum of weights, the caches of the rows that it is built for, and the workspace of
+        its largest graph; a build for a card records the same in `Gpu.memory_bytes`.
+
+        Returns:
+            The bytes; 0 if the options' device is the CPU.
+        """
+        ...
+
     def records(
         self,
         options: Any,

@@ -38,9 +38,11 @@ class TargetFacts(Protocol):
 
     Attributes:
         COSTS: The constants of a build for each kind of device that the target is built for.
+        DEFAULT_SCHEME: The scheme of all modules where a recipe sets none.
     """
 
     COSTS: Mapping[Device, Cost]
+    DEFAULT_SCHEME: str
 
     def machine_offer(self, machine: Machine) -> Offer:
         """Return the capabilities of `machine` for artifacts of this kind."""

@@ -10,8 +10,9 @@ from exporter.system.accelerators import DEVICES, Device
 class TargetOptions(BaseModel):
     """A target's options in a recipe, as frozen data; each target adds its own.
 
-    `device` is the device to build for. It is not serialized if it is the CPU, so that manifests
-    and build keys are the same as before the option existed.
+    `device` is the device to build for, one of those that the kind has costs for; a kind that is
+    not built for the CPU has another default. It is not serialized if it is the CPU, so that
+    manifests and build keys are the same as before the option existed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

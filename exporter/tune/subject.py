@@ -26,6 +26,7 @@ from exporter.quantization.schemes import FLOAT, SCHEMES
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.recipe import Recipe, read
 from exporter.system.progress import Progress
+from exporter.targets import default_scheme
 from exporter.tune.recipe_text import (
     CALIBRATION,
     QUANTIZATION,
@@ -161,7 +162,7 @@ class Subject:
             RuntimeError: It gives another, which is a bug.
         """
         family, place = self.family, self.index if index is None else index
-        how = self.skeleton, family.HEAD, self.shared
+        how = self.skeleton, family.HEAD, self.shared, default_scheme
         matches = resolve_quantization(recipe, [place], *how)
         if plan_of(matches[place], self.skeleton) != self.plan(quantized):
             msg = f"{recipe.path}: the rules that were written give another plan"
@@ -202,7 +203,7 @@ def open_subject(recipe: Recipe, target: str | None, work: Path, progress: Progr
     family = FAMILIES[planned.family]
     skeleton = family.skeleton(planned.checkpoint.config)
     shared = shared_tables(family.TIED, planned.checkpoint.tensors)
-    rules = skeleton, family.HEAD, shared
+    rules = skeleton, family.HEAD, shared, default_scheme
     every = resolve_quantization(recipe, range(len(recipe.targets)), *rules)
     groups = module_groups(list(planned.plan.quantized), family.HEAD, shared)
     if not groups:

@@ -12,6 +12,7 @@ import pytest
 from exporter.artifact import store
 from exporter.errors import IntegrityError
 from exporter.runtime.manifest import MANIFEST, parse
+from exporter.system.accelerators import GpuNeeds
 from tests.support.golden import GOLDEN
 
 ARTIFACTS = sorted(path.parent.name for path in GOLDEN.glob("*/manifest.json"))
@@ -26,6 +27,7 @@ def test_both_readers_agree(name: str) -> None:
     assert ours.recipe == whole.recipe.name
     for key in ("cpu_features", "packages", "device"):
         assert getattr(ours.needs, key) == getattr(whole.needs, key)
+    assert ours.needs.gpu is whole.needs.gpu is None
     assert [vars(each) for each in ours.files] == [each.model_dump() for each in whole.files]
 
 
@@ -33,6 +35,24 @@ def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
     values = json.loads((GOLDEN / "v1-onnx-int8" / MANIFEST).read_bytes())
     change(values)
     return json.dumps(values, indent=1, sort_keys=True).encode() + b"\n"
+
+
+GPU = {"capability": "9.0", "match": "exact", "cuda": "13.0", "memory_bytes": 5}
+
+
+def with_gpu(**changes: object) -> Callable[[dict[str, Any]], object]:
+    """Needs of a card, with changes; a value of None is left out."""
+    gpu = {name: value for name, value in {**GPU, **changes}.items() if value is not None}
+    return lambda m: m["needs"].update(device="cuda", gpu=gpu)
+
+
+def test_both_readers_agree_on_a_gpu() -> None:
+    content = changed(with_gpu(capability="12.1", match="major"))
+    ours, whole = parse(content), store.whole(content)
+    assert whole.canonical() == content
+    assert whole.needs.gpu is not None
+    assert ours.needs.gpu == whole.needs.gpu.as_needs()
+    assert ours.needs.gpu == GpuNeeds((12, 1), "major", (13, 0), 5)
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -51,6 +71,23 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "packages that are a text": lambda m: m["needs"].update(packages="onnxruntime"),
     "the usual device": lambda m: m["needs"].update(device="cpu"),
     "an empty field": lambda m: m.update(choices={}),
+    "a card without its device": lambda m: m["needs"].update(gpu=GPU),
+    "a card for a CPU": lambda m: m["needs"].update(gpu=GPU, device="cpu"),
+    "a card for another device": lambda m: m["needs"].update(gpu=GPU, device="tpu"),
+    "a device without its card": lambda m: m["needs"].update(device="cuda"),
+    "no card": lambda m: m["needs"].update(gpu=None),
+    "a card that is a text": lambda m: m["needs"].update(device="cuda", gpu="9.0"),
+    "a card with more": with_gpu(surprise=1),
+    "a card with less": with_gpu(cuda=None),
+    "a capability that is a number": with_gpu(capability=9.0),
+    "a capability with a letter": with_gpu(capability="9.0a"),
+    "a capability with a line": with_gpu(capability="9.0\n"),
+    "a capability of other digits": with_gpu(capability="\u0669.0"),
+    "a version of three numbers": with_gpu(cuda="13.0.1"),
+    "an unknown match": with_gpu(match="most"),
+    "a match that is a list": with_gpu(match=["exact"]),
+    "no memory": with_gpu(memory_bytes=0),
+    "half a byte": with_gpu(memory_bytes=0.5),
     "an endless number": lambda m: m["build"].update(seconds=float("inf")),
 }
 

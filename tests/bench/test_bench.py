@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from exporter.artifact import store
 from exporter.bench import run as benching
 from exporter.bench import timing
+from exporter.bench.clock import HostClock
 from exporter.bench.timing import Request
 from exporter.build.pipeline import build
 from exporter.cli import main
@@ -42,7 +43,7 @@ def test_clocks_are_taken_out_again() -> None:
         assert functions["encoder"].__name__ == "twice"
         assert [functions["decoder"](n, wanted=n) for n in range(5)] == [0, 2, 4, 6, 8]
 
-    found = timing.profile(functions, call)
+    found = timing.profile(functions, call, HostClock())
     assert found is not None
     assert {name: graph.calls for name, graph in found.graphs.items()} == {
         "encoder": 1,
@@ -50,7 +51,7 @@ def test_clocks_are_taken_out_again() -> None:
     }
     assert sum(graph.seconds for graph in found.graphs.values()) < found.seconds
     assert set(functions.values()) == {twice}
-    assert timing.profile(None, call) is None
+    assert timing.profile(None, call, HostClock()) is None
 
 
 @pytest.fixture

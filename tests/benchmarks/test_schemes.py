@@ -12,6 +12,7 @@ from benchmarks import schemes
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_each_scheme_is_built_timed_and_told_once(tmp_path: Path, tiny_whisper: Path) -> None:
     figures = tmp_path / "schemes.json"
     files = ["--results", str(figures), "--picture", str(tmp_path / "schemes.svg")]

@@ -274,8 +274,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         segments = (Segment(0.0, 1.25, " turn on"), Segment(1.25, 2.0, " the light"))
         return (Transcript(" turn on the light", (1, 2), segments) for _ in paths)
 
-    def load(_path: str, threads: int | None, trust: bool) -> SimpleNamespace:
-        assert (threads, trust) == (2, False)
+    def load(_path: str, device: str | None, threads: int | None, trust: bool) -> SimpleNamespace:
+        assert (device, threads, trust) == (None, 2, False)
         return SimpleNamespace(transcribe_iter=transcribe_iter, segments=segments)
 
     def segments(path: Path, **options: Any) -> Iterator[Segment]:

@@ -15,8 +15,13 @@ from tests.support.generating import REFUSED, REQUESTS, Inputs, inputs_of, requi
 from tests.support.whisper import opened as opened_anew
 from tests.support.whisper import recut
 
-KINDS = ["dynamic", "static", "eager"]
-TOLERANCE = {"dynamic": 1e-4, "static": 0.02, "eager": 1e-4}  # static: the audio's cache is int8
+KINDS = ["dynamic", "static", "device", "eager"]
+TOLERANCE = {
+    "dynamic": 1e-4,
+    "static": 0.02,
+    "device": 1e-4,
+    "eager": 1e-4,
+}  # static: the audio's cache is int8
 
 
 opened = cache(opened_anew)

@@ -53,7 +53,7 @@ def change_of(folder: Path, source: random.Random) -> tuple[str, str]:
     return name, text(mutated(json.loads((folder / name).read_text()), source))
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(3_000, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("count", [100, pytest.param(3_000, marks=pytest.mark.sweep)])
 def test_mutated_checkpoints(
     count: int,
     checkpoint: Path,
@@ -147,7 +147,7 @@ def test_mutated_originals(
 
 
 @pytest.mark.parametrize("kind", ["onnx-int8", "torch-int8"])
-@pytest.mark.parametrize("count", [100, pytest.param(1_000, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.sweep)])
 def test_mutated_artifacts(
     kind: str,
     count: int,

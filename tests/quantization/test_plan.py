@@ -18,11 +18,11 @@ from exporter.quantization.plan import (
     require_schemes,
     shared_tables,
 )
-from exporter.quantization.schemes import DEFAULT, SCHEMES
+from exporter.quantization.schemes import SCHEMES
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, default_scheme
 from tests.support.plans import FLOAT, INT8, plan_for, whisper_plan
 
 WHISPER = FAMILIES["whisper"]
@@ -138,10 +138,12 @@ class Unknown(DynamicInt8):
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_a_target_refuses_a_scheme_that_it_does_not_have(kind: str) -> None:
-    assert {DEFAULT, "float"} <= TARGETS[kind].SCHEMES
-    require_schemes(plan_for(model(), head="head"), kind, TARGETS[kind].SCHEMES)
-    strange = plan_for(model(), patterns={"head": Unknown()}, head="head")
-    with pytest.raises(RecipeError, match=f"head: {kind} has no `other-int8`; it has dynamic"):
+    default = default_scheme(kind)
+    assert {default, "float"} <= TARGETS[kind].SCHEMES
+    usual = plan_for(model(), SCHEMES[default].Scheme(), head="head")
+    require_schemes(usual, kind, TARGETS[kind].SCHEMES)
+    strange = plan_for(model(), SCHEMES[default].Scheme(), {"head": Unknown()}, head="head")
+    with pytest.raises(RecipeError, match=f"head: {kind} has no `other-int8`; it has "):
         require_schemes(strange, kind, TARGETS[kind].SCHEMES)
 
 

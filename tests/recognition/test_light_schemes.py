@@ -26,13 +26,12 @@ CASES = [
     *(("wav2vec2", scheme, "onnx-int8") for scheme in SCHEMES),
     ("whisper", "weight-int4", "onnx-int8"),
     ("wav2vec2", "weight-int8", "aoti"),
-    ("wav2vec2", "dynamic-int8", "aoti for x86-64-v3"),
 ]
 MORE = [
     *(("whisper", scheme, "onnx-int8") for scheme in SCHEMES if scheme != "weight-int4"),
     *(("wav2vec2", scheme, "aoti") for scheme in SCHEMES if scheme != "weight-int8"),
     *(("whisper", scheme, "aoti") for scheme in SCHEMES),
-    ("whisper", "dynamic-int8", "aoti for x86-64-v3"),
+    *((family, "dynamic-int8", "aoti for x86-64-v3") for family in ("wav2vec2", "whisper")),
 ]
 
 

@@ -15,7 +15,7 @@ import torch
 
 import exporter
 from exporter import Recogniser, Transcript
-from exporter.errors import DataError, MachineError, RecipeError
+from exporter.errors import DataError, RecipeError
 from exporter.formats import audio as audio_files
 from tests.support.golden import GOLDEN
 from tests.support.tiny import make_whisper
@@ -255,8 +255,11 @@ def test_one_recording_is_iterated_too(
 
 def test_the_device_and_the_threads_are_checked(tmp_path: Path) -> None:
     for opening in (exporter.load, exporter.load_original):
-        with pytest.raises(MachineError, match=r"^device='cuda': artifacts run on 'cpu' so far$"):
-            opening(tmp_path, device="cuda")
+        for device in ("tpu", "", "cpu:0", "gpu"):
+            with pytest.raises(RecipeError, match=r"^device='.*': give 'cpu' or 'cuda', or leave"):
+                opening(tmp_path, device=device)
+        with pytest.raises(RecipeError, match=r"(?s)^device='cuda:1': .* CUDA_VISIBLE_DEVICES=1 "):
+            opening(tmp_path, device="cuda:1")
         for threads in (0, -1, 1.5, "2", 5_000, 10**10):
             with pytest.raises(RecipeError, match=r"^threads=.* from 1 to \d+, or leave it out$"):
                 opening(tmp_path, threads=threads)  # type: ignore[arg-type]

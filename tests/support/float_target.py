@@ -23,6 +23,8 @@ from exporter.targets.facts import Offer
 from exporter.targets.inspection import StoredWeight
 from exporter.targets.options import TargetOptions
 
+DEFAULT_SCHEME = "float"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=400 * MB,
@@ -88,11 +90,25 @@ def records(
     return Records(plan)
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    return 0
+
+
 def build(job: Job[Options]) -> BuildResult:
+    return write(job, Requirements(packages=("torch",), device=job.device))
+
+
+def write(job: Job[Any], needs: Requirements) -> BuildResult:
+    """Write the weights, and answer with these needs."""
     checkpoint = job.checkpoint
     tensors = {name: checkpoint.read(name).contiguous() for name in checkpoint.tensors}
     save_file(tensors, job.folder / _WEIGHTS)
-    needs = Requirements(packages=("torch",), device=job.device)
     options = job.options.model_dump(mode="json")
     return BuildResult(needs=needs, options=options, quantization=job.plan.as_data())
 

@@ -130,6 +130,11 @@ def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
     return [Graph("model", _Logits(model), inputs, axes, outputs)]
 
 
+def device_graphs(model: Any, rows: Sequence[int], *, narrow: bool = False) -> list[Graph]:
+    """Return the only graph."""
+    return graphs(model, "static")
+
+
 class _GraphModel(nn.Module):
     """A built graph in the place of the model."""
 
@@ -144,7 +149,11 @@ class _GraphModel(nn.Module):
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> Any:
     return _GraphModel(Wav2Vec2Config.from_pretrained(folder), functions)
 

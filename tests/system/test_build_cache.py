@@ -107,7 +107,7 @@ def keys(root: Path) -> dict[str, str]:
         ("targets/aoti/compiler.py", {"aoti"}),
         ("targets/aoti/kernels/linear.cpp", {"aoti"}),
         ("targets/aoti/kernels/linear.h", {"aoti"}),
-        ("targets/onnx/passes.py", {"onnx"}),
+        ("targets/onnx/graphs/passes.py", {"onnx"}),
     ],
 )
 def test_a_graph_is_made_anew_for_the_sources_that_make_it_alone(

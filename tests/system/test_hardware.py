@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.bench import microbench
+from exporter.bench import card, microbench
 from exporter.cli import machine, main
 from exporter.system import hardware
 from exporter.system.hardware import Cache, Machine
@@ -179,6 +179,7 @@ MEASURED = {
     "products": [
         {"rows": 1500, "width": 768, "int8": 9.1e11, "bfloat16": 4.4e11, "float32": 1.23e11}
     ],
+    "cards": [],
 }
 
 
@@ -229,4 +230,5 @@ def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["memory"]["read_bytes_per_s"] > 0
     assert [each["width"] for each in told["products"]] == [768, 1280]
     assert all(each[t] > 0 for each in told["products"] for t in ("int8", "bfloat16", "float32"))
+    assert told["cards"] == card.measure_cards()
     assert list(machine.of_rates(told))

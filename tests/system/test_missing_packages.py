@@ -65,16 +65,18 @@ def test_what_an_artifact_needs_is_one_wheel(monkeypatch: pytest.MonkeyPatch) ->
     there: set[str] = set()
     monkeypatch.setattr(load, "_is_installed", there.__contains__)
     with pytest.raises(MachineError, match=r"'asr-exporter\[onnxruntime\]' \(or \[onnxruntime-gpu"):
-        _require_package("onnxruntime")
+        _require_package("onnxruntime", "cpu")
     with pytest.raises(MachineError, match=r"'asr-exporter\[build\]'"):
-        _require_package("torch")
+        _require_package("torch", "cpu")
+    with pytest.raises(MachineError, match=r"pip install 'asr-exporter\[onnxruntime-cuda\]'$"):
+        _require_package("onnxruntime", "cuda")
     with pytest.raises(MachineError, match="needs 'others', which is not installed") as told:
-        _require_package("others")
+        _require_package("others", "cpu")
     assert "pip" not in str(told.value)  # a manifest is not trusted to name what to install
     for there_alone in ("onnxruntime", "onnxruntime-gpu"):
         there.clear()
         there.add(there_alone)
-        _require_package("onnxruntime")
+        _require_package("onnxruntime", "cpu")
     there.add("onnxruntime")
     with pytest.raises(MachineError, match="are both installed and overwrite each other"):
-        _require_package("onnxruntime")
+        _require_package("onnxruntime", "cpu")

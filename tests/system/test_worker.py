@@ -133,6 +133,7 @@ def linger(_asked: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         (OSError(122, os.strerror(122)), "out of disk or memory: "),
         (RuntimeError("could not create a primitive"), "out of disk or memory: "),
         (ResourceError("write failed: File too large"), "out of disk or memory: "),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of disk or memory: "),
     ],
 )
 def test_a_disk_that_fails_is_no_bug(error: Exception, told: str) -> None:

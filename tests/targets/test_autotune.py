@@ -287,7 +287,7 @@ def recorded(
         steps.append(step)
         settled = Options(dtype={"encoder": "bfloat16"})
         told = {"needs": {}, "options": settled.model_dump(mode="json"), "choices": CHOSEN}
-        return {**told, "quantization": PLAN, "seconds": 1.0, "peak_rss_bytes": 2}
+        return {**told, "quantization": PLAN, "built_on": None, "seconds": 1.0, "peak_rss_bytes": 2}
 
     monkeypatch.setattr(worker, "run", run)
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from tests.support.plans import FLOAT, plan_for
 
 ONE_FILE = "float32"
 KINDS = [*TARGETS, ONE_FILE]
+ON_CPU = [*(kind for kind in TARGETS if "cpu" in facts_of(kind).COSTS), ONE_FILE]
 MEMBERS = [name for name in vars(Target) if name[0] != "_" and name not in ("Options", "SCHEMES")]
 RECIPE = "name: tiny\ncheckpoint: {}\ntargets:\n  - {{kind: {}, device: {}}}\n"
 FRESH = """
@@ -43,7 +44,7 @@ from exporter.system.hardware import describe
 from exporter.targets import TARGETS, facts_of
 for kind in TARGETS:
     facts = facts_of(kind)
-    facts.machine_offer(describe()), facts.COSTS["cpu"]
+    facts.machine_offer(describe()), [*facts.COSTS]
 heavy = {"torch", "transformers", "onnx", "onnxruntime", "onnx_ir", "optimum", "safetensors"}
 print(*sorted(heavy & sys.modules.keys()))
 """
@@ -88,8 +89,8 @@ def test_each_has_every_member_of_the_protocol(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_are_told_for_every_device_that_may_be_asked_for(kind: str) -> None:
     costs = facts_of(kind).COSTS
-    devices = get_args(TARGETS[kind].Options.model_fields["device"].annotation)
-    assert tuple(costs) == devices
+    assert costs.keys() <= set(accelerators.DEVICES)
+    assert TARGETS[kind].Options.model_fields["device"].default in costs
     assert all(isinstance(cost, Cost) for cost in costs.values())
 
 
@@ -115,19 +116,50 @@ def test_a_plan_reads_shapes_alone(kind: str, checkpoint: Checkpoint) -> None:
     assert {name: (type(module), id(module)) for name, module in model.named_modules()} == before
 
 
+def refused_device(
+    kind: str, device: str, checkpoint: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> str:
+    """What a build says, with exit code 2, of the place where a recipe names a device."""
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(checkpoint, kind, device))
+    assert main(["build", str(path), "--dry-run"]) == 2
+    place = f"error: {path}:4:{len(f'  - {{kind: {kind}, device: ') + 1}: targets.0.device: "
+    told = capfd.readouterr().err
+    assert told.startswith(place)
+    return told.removeprefix(place).rstrip()
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_device_that_is_not_offered_is_refused_at_its_line(
+def test_a_device_that_a_kind_is_not_built_for_is_refused_at_its_line(
     kind: str, tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(tiny_whisper, kind, "cuda"))
-    assert main(["build", str(path), "--dry-run"]) == 2
-    place = f"{path}:4:{len(f'  - {{kind: {kind}, device: ') + 1}"
-    message = "targets.0.device: unknown device 'cuda'; known devices: cpu"
-    assert capfd.readouterr().err == f"error: {place}: {message}\n"
+    costs = facts_of(kind).COSTS
+    for device in [each for each in accelerators.DEVICES if each not in costs]:
+        told = refused_device(kind, device, tiny_whisper, tmp_path, capfd)
+        assert told.startswith(f"{kind} is built for {', '.join(costs)}; ")
+        for other in TARGETS:
+            assert (f"kind: {other}" in told) == (device in facts_of(other).COSTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_device_is_refused_with_the_known_ones(
+    kind: str, tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = refused_device(kind, "tpu", tiny_whisper, tmp_path, capfd)
+    assert told == "unknown device 'tpu'; known devices: cpu, cuda"
+
+
+def test_the_same_kind_for_two_devices_needs_two_names(
+    tiny_whisper: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tiny.yaml"
+    text = RECIPE.format(tiny_whisper, "aoti", "cpu") + "  - {kind: aoti, device: cuda}\n"
+    path.write_text(text)
+    assert main(["build", str(path), "--dry-run"]) == 2
+    assert "two targets are named 'aoti': give one another `name`" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ON_CPU)
 def test_the_cpu_named_is_the_cpu_by_default(kind: str) -> None:
     """And what is written down of it is what it was before there was a choice."""
     options = TARGETS[kind].Options
@@ -158,7 +190,7 @@ SLOW = {"onnx-int8", "aoti"}
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS]
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in ON_CPU]
 )
 def test_what_is_built_is_what_was_planned_and_loads_on_its_device(
     kind: str, checkpoint: Checkpoint, tmp_path: Path
@@ -198,28 +230,28 @@ def built(kind: str, checkpoint: Checkpoint, final: Path) -> Path:
 
 
 def test_a_manifest_names_the_device_where_it_is_another() -> None:
-    assert "device" not in Requirements(device="cpu").model_dump(mode="json")
-    assert Requirements(device="cuda").model_dump(mode="json")["device"] == "cuda"
+    assert Requirements(device="cpu").model_dump(mode="json").keys() == {"cpu_features", "packages"}
+    assert Requirements(device="tpu").model_dump(mode="json")["device"] == "tpu"
 
 
-def test_an_artifact_for_a_device_that_is_not_here_is_refused(
+def test_an_artifact_for_an_unknown_device_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It can be looked at and verified; a newer exporter may have built it."""
-    folder = tmp_path / "artifacts" / "tiny" / "gpu"
+    folder = tmp_path / "artifacts" / "tiny" / "other"
     with store.stage(folder) as staged:
         (staged / "recipe.yaml").write_text(sealed.RECIPE)
-        needs = {"needs": Requirements(device="cuda")}
+        needs = {"needs": Requirements(device="tpu")}
         store.seal(staged, sealed.manifest("torch-int8").model_copy(update=needs))
         store.publish(staged, folder)
     assert main(["inspect", str(folder), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["manifest"]["needs"]["device"] == "cuda"
-    with pytest.raises(MachineError, match="gpu needs the device 'cuda'; devices here: cpu"):
+    assert json.loads(capfd.readouterr().out)["manifest"]["needs"]["device"] == "tpu"
+    with pytest.raises(MachineError, match="needs the device 'tpu'; known here: cpu, cuda: update"):
         load(folder)
 
 
 def test_this_machine_has_a_cpu() -> None:
-    (cpu,) = accelerators.devices()
+    cpu = accelerators.devices()[0]
     here = describe()
     assert (cpu.device, cpu.name, cpu.memory_bytes) == ("cpu", here.cpu, here.memory_bytes)
     assert accelerators.require_device("cpu") == "cpu"

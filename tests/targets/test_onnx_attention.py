@@ -16,7 +16,7 @@ from exporter.families.attention import (
     shared_cross_attention,
 )
 from exporter.families.graph import WRITTEN, Graph
-from exporter.targets.onnx import trace
+from exporter.targets.onnx.graphs import trace
 from exporter.targets.onnx.session import Session, open_session
 
 HEADS, DIM, SOURCE, POSITIONS = 3, 8, 11, 9

@@ -15,7 +15,7 @@ from exporter.families import FAMILIES
 from exporter.families.graph import Graph, alike, parameter_names
 from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.float import Scheme as Float
-from exporter.targets.onnx import external_data, trace
+from exporter.targets.onnx.graphs import external_data, trace
 from exporter.targets.onnx.modules import replace_modules
 from tests.support.plans import INT8, plan_for, whisper_plan
 

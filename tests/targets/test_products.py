@@ -27,9 +27,9 @@ from exporter.targets import inspection_of
 from exporter.targets.aoti import modules as aoti
 from exporter.targets.aoti.compiler import compile_graph
 from exporter.targets.aoti.package import Package, read_spec
-from exporter.targets.onnx import external_data
 from exporter.targets.onnx import modules as onnx_modules
-from exporter.targets.onnx.trace import _trace
+from exporter.targets.onnx.graphs import external_data
+from exporter.targets.onnx.graphs.trace import _trace
 from exporter.targets.pytorch.modules import BY_SCHEME
 
 BITS = 8 if describe().vnni else 7

@@ -9,6 +9,7 @@ import pytest
 from exporter.artifact.report import Check
 from exporter.errors import ResourceError
 from exporter.recipe import Gate
+from exporter.validate.evidence.results import Findings, Steps
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.corpus import readable
 from exporter.validate.gate.latency import TIMED_CLIPS, Times, too_slow
@@ -205,6 +206,36 @@ def test_shapes(shape: ShapeCheck, name: str, passed: bool) -> None:
 def test_unseen_outputs_cannot_be_called_finite() -> None:
     unseen = tuple(shape.model_copy(update={"finite": None}) for shape in SHAPES)
     assert gate.judge(case(shapes=unseen), GATE, files=9).verdict == "undecided"
+
+
+GOOD = Steps(name="silence", clip=False, distance=(0.0,))
+
+
+@pytest.mark.parametrize(
+    ("steps", "passed"),
+    [
+        ([GOOD], True),
+        ([GOOD, GOOD.model_copy(update={"finite": False})], False),
+        ([GOOD.model_copy(update={"error": "RuntimeError: no"})], None),
+    ],
+)
+def test_logits_that_stay_on_a_card_are_seen_where_texts_are_given(
+    steps: list[Steps], passed: bool | None
+) -> None:
+    unseen = tuple(shape.model_copy(update={"finite": None}) for shape in SHAPES)
+    found = Findings(
+        steps=tuple(steps),
+        noise=1.0,
+        exact_noise=None,
+        modules=(),
+        exact_modules=(),
+        features={},
+        consistency=(),
+        resources=None,
+        seconds=1.0,
+    )
+    judged = gate.judge(case(shapes=unseen, findings=found), GATE, files=9)
+    assert check(judged, "finite").passed is passed
 
 
 def test_figures_and_slices() -> None:

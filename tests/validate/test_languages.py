@@ -4,13 +4,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 
 from exporter.artifact.report import Report
+from exporter.bench.clock import HostClock
+from exporter.bench.timing import Opened
 from exporter.build.pipeline import build
 from exporter.errors import DataError
 from exporter.families import read_configs
@@ -104,7 +106,8 @@ def test_a_batch_does_not_mix_languages_and_keeps_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Model()
-    monkeypatch.setattr("exporter.validate.measure.model.opened", lambda *_, **__: (model, 0.0))
+    stand_in = Opened(cast("Any", model), 0.0, HostClock(), None)
+    monkeypatch.setattr("exporter.validate.measure.model.opened", lambda *_, **__: stand_in)
     monkeypatch.setattr(OpenModel, "read", lambda _self, path: path.name)
     spec = ModelSpec(
         model=Path(), original=True, threads=1, decoding=Decoding(batch_size=5), languages=CODES

@@ -15,20 +15,23 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 
-from exporter.artifact import report
+from exporter.artifact import report, store
+from exporter.artifact.manifest import Gpu
 from exporter.artifact.report import Report
+from exporter.bench.clock import HostClock
 from exporter.bench.executors import LocalExecutor, Task
-from exporter.errors import DataError, RecipeError
+from exporter.bench.timing import Opened
+from exporter.errors import DataError, MachineError, RecipeError
 from exporter.formats import audio
 from exporter.formats.clips import opening as reading
 from exporter.recipe import Data, Decoding, Gate
-from exporter.system import hardware
+from exporter.system import accelerators, hardware
 from exporter.system.progress import Progress, silent
 from exporter.validate import pipeline, subjects
 from exporter.validate.corpus.index import Corpora, Corpus, RowFile
@@ -72,9 +75,8 @@ class Model:
 
 
 def opened(text: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> OpenModel:
-    monkeypatch.setattr(
-        "exporter.validate.measure.model.opened", lambda *_, **__: (Model(text), 0.0)
-    )
+    stand_in = Opened(cast("Any", Model(text)), 0.0, HostClock(), None)
+    monkeypatch.setattr("exporter.validate.measure.model.opened", lambda *_, **__: stand_in)
     decoding = Decoding(batch_size=batch_size)
     spec = ModelSpec(model=Path(), original=True, threads=1, decoding=decoding)
     return OpenModel(spec, silent)
@@ -164,7 +166,7 @@ def judged(
     """Judge copies of a golden artifact against a checkpoint, with a clock that only counts."""
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("exporter.validate.measure.model.time", clock)
+    monkeypatch.setattr("exporter.bench.clock.time", clock)
     monkeypatch.setattr(pipeline, "LocalExecutor", Here)
     write_clips(tmp_path / "clips", 7)
 
@@ -245,6 +247,32 @@ def test_however_many_workers_the_predictions_are_the_same_bytes(
     assert one.timed_clips == many.timed_clips == 7
     assert report.read(tmp_path / "many") == many
     assert one.figures.wer == many.figures.wer
+
+
+def test_an_artifact_whose_card_is_not_here_costs_no_other_its_report(
+    judged: Callable[..., list[Report]],
+    tmp_path: Path,
+    tiny_whisper: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accelerators, "LIBCUDA", "libno-such-driver.so.1")
+    gpu = Gpu(capability="9.0", match="exact", cuda="13.0", memory_bytes=1)
+    for name in ("gpu", "one"):
+        shutil.copytree(GOLDEN / "v1-torch-int8", tmp_path / "all" / name)
+    manifest = store.read_manifest(tmp_path / "all" / "gpu")
+    sealed = {file.path for file in manifest.files}
+    for path in (tmp_path / "all" / "gpu").iterdir():
+        if path.name not in sealed:
+            path.unlink()
+    needs = manifest.needs.model_copy(update={"device": "cuda", "gpu": gpu})
+    store.seal(tmp_path / "all" / "gpu", manifest.model_copy(update={"needs": needs}))
+    how: dict[str, Any] = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
+    with pytest.raises(MachineError, match=r"all/gpu needs an NVIDIA GPU .* no NVIDIA driver here"):
+        pipeline.validate([tmp_path / "all"], threads=1, **how)
+    assert report.read(tmp_path / "all" / "one").device == "cpu"
+    assert not (tmp_path / "all" / "gpu" / "report.json").exists()
+    (only,) = pipeline.validate([tmp_path / "all"], threads=1, device="cpu", **how)
+    assert only.artifact.name == "one"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -85,6 +85,11 @@ class _Examination:
             inexact="".join(self._inexact),
         )
 
+    def _forced(self, model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -> Forced:
+        """Decode given tokens; the result is in the host's memory, and so the device is done."""
+        forced: Forced = self._forcing.forced(model, features, tokens, calls)
+        return forced.cpu()
+
     def _read(self, number: int, name: str) -> Tensor:
         return torch.from_numpy(np.load(place(self._folder, number, name)))
 
@@ -115,14 +120,14 @@ class _Examination:
         )
         features, tokens = self._input(number)
         calls = calls_of(tokens.shape[1], self._expected.prompt)
-        logits = self._forcing.forced(self._model, features, tokens, calls).logits
+        logits = self._forced(self._model, features, tokens, calls).logits
         original = {}
         if case["clip"]:
             kl, top1 = agreement(self._read(number, "original"), logits)
             original = {"kl_original": kl, "top1_original": top1}
         exact = None
         if self._exact is not None:
-            free = self._forcing.forced(self._exact.model, features, tokens, calls)
+            free = self._forced(self._exact.model, features, tokens, calls)
             exact = tuple(_by_step(free.logits, self._read(number, "exact")))
         finite = logits.isfinite().all(-1).flatten()
         return Steps(
@@ -144,7 +149,7 @@ class _Examination:
         """Return how far the artifact's features lie from the original's, at most."""
         recogniser = self._opened.recogniser
         samples = self._read(number, "samples").numpy()
-        ours = self._forcing.own_features(self._model, recogniser.processor, [samples])
+        ours = self._forcing.own_features(self._model, recogniser.processor, [samples]).cpu()
         theirs = self._read(number, "features")
         if ours.shape != theirs.shape:
             return _FAR
@@ -182,15 +187,12 @@ class _Examination:
     def _states(self, features: Tensor, tokens: Tensor, *, exact: bool) -> Mapping[str, Tensor]:
         calls = calls_of(tokens.shape[1], self._expected.prompt)
         if not exact or self._exact is None:
-            states: Mapping[str, Tensor] = self._forcing.forced(
-                self._model, features, tokens, calls
-            ).states
-            return states
+            return self._forced(self._model, features, tokens, calls).states
         self._exact.states.clear()
         self._exact.watching = True
-        forced: Forced = self._forcing.forced(self._exact.model, features, tokens, calls)
+        forced = self._forced(self._exact.model, features, tokens, calls)
         self._exact.watching = False
-        tapped = {name: torch.cat(parts, 1) for name, parts in self._exact.states.items()}
+        tapped = {name: torch.cat(parts, 1).cpu() for name, parts in self._exact.states.items()}
         return {**forced.states, **tapped}
 
     def _consistency(self) -> Iterator[Consistency]:
@@ -224,9 +226,7 @@ class _Examination:
     def _repeated(self) -> Consistency:
         features, tokens = self._input(0)
         calls = calls_of(tokens.shape[1], self._expected.prompt)
-        first, again = (
-            self._forcing.forced(self._model, features, tokens, calls).logits for _ in range(2)
-        )
+        first, again = (self._forced(self._model, features, tokens, calls).logits for _ in range(2))
         away = _worst(_by_step(again, first))
         return Consistency(
             check="repeat", what="the same input twice", distance=away, noise=self._noise
@@ -236,14 +236,12 @@ class _Examination:
         """Decode prompts of several lengths in one call, and go on token by token."""
         features, tokens = self._input(self._fullest())
         tokens = tokens[:, : max(_PROMPTS) + 4]
-        plain = self._forcing.forced(model, features, tokens, [1] * tokens.shape[1]).logits
+        plain = self._forced(model, features, tokens, [1] * tokens.shape[1]).logits
         for length in _PROMPTS:
             if length >= tokens.shape[1]:
                 break
             some = tokens[:, : length + 4]
-            logits = self._forcing.forced(
-                model, features, some, calls_of(some.shape[1], length)
-            ).logits
+            logits = self._forced(model, features, some, calls_of(some.shape[1], length)).logits
             away = _worst(_by_step(logits, plain[:, : some.shape[1]]))
             yield Consistency(
                 check="prompts", what=f"a prompt of {length} tokens", distance=away, noise=noise
@@ -261,14 +259,14 @@ class _Examination:
         length = min(tokens.shape[1] for _, tokens in inputs)
         calls = calls_of(length, self._expected.prompt)
         alone = [
-            self._forcing.forced(model, features, tokens[:, :length], calls).logits
+            self._forced(model, features, tokens[:, :length], calls).logits
             for features, tokens in inputs
         ]
         for size in _BATCHES:
             chosen = [place % len(inputs) for place in range(size)]
             features = torch.cat([inputs[each][0] for each in chosen])
             tokens = torch.cat([inputs[each][1][:, :length] for each in chosen])
-            together = self._forcing.forced(model, features, tokens, calls).logits
+            together = self._forced(model, features, tokens, calls).logits
             expected = torch.cat([alone[each] for each in chosen])
             away = _worst(_by_step(together, expected))
             yield Consistency(
@@ -288,10 +286,10 @@ class _Examination:
                 ]
                 rows = self._forcing.forced_rows(
                     model, torch.cat(heard), torch.cat(texts), prompt, beams
-                )
+                ).cpu()
                 calls = calls_of(length, prompt)
                 alone = [
-                    self._forcing.forced(model, heard[row // beams], text, calls).logits
+                    self._forced(model, heard[row // beams], text, calls).logits
                     for row, text in enumerate(texts)
                 ]
                 away = _worst(_by_step(rows, torch.cat(alone)[:, prompt:]))
@@ -317,7 +315,7 @@ class _Examination:
             calls = calls_of(tokens.shape[1], self._expected.prompt)
             forced = self._forcing.forced_others(model, graphs, features, tokens, calls)
             for graph, result in forced.items():
-                away = _worst(_by_step(result.logits, self._read(number, mode)))
+                away = _worst(_by_step(result.logits.cpu(), self._read(number, mode)))
                 what = f"{graph} on {self._expected.cases[number]['name']}{kind}"
                 yield Consistency(what=what, distance=away, exact=exact, **how)
         length = min(tokens.shape[1] for _, tokens in inputs)
@@ -329,7 +327,7 @@ class _Examination:
         expected = torch.cat(alone)
         for graph, result in forced.items():
             what = f"{graph} on a batch of {len(inputs)} clips{kind}"
-            away = _worst(_by_step(result.logits, expected))
+            away = _worst(_by_step(result.logits.cpu(), expected))
             yield Consistency(what=what, distance=away, exact=exact, **how)
 
     def _measured(self) -> Resources | None:
@@ -365,7 +363,7 @@ class _Examination:
 
     def _one(self, features: Tensor, tokens: Tensor) -> None:
         calls = calls_of(tokens.shape[1], self._expected.prompt)
-        self._forcing.forced(self._model, features, tokens, calls)
+        self._forced(self._model, features, tokens, calls)
 
     def _step_seconds(self) -> tuple[float, float]:
         """Return seconds a step, at the first and at the last positions, after their prompts."""
@@ -382,7 +380,7 @@ class _Examination:
             without = [end - count]
             whole, part = (
                 min(
-                    _seconds(lambda t=t, c=c: self._forcing.forced(self._model, features, t, c))
+                    _seconds(lambda t=t, c=c: self._forced(self._model, features, t, c))
                     for _ in range(3)
                 )
                 for t, c in ((some, with_steps), (some[:, : end - count], without))

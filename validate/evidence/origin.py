@@ -22,7 +22,7 @@ from exporter.quantization.resolve import resolve_quantization
 from exporter.quantization.schemes import SCHEMES
 from exporter.recipe import Recipe
 from exporter.system.text import harmless, listed
-from exporter.targets import TARGETS
+from exporter.targets import TARGETS, default_scheme
 from exporter.targets.base import Records, Target
 from exporter.targets.options import TargetOptions
 from exporter.validate.evidence import companions
@@ -130,7 +130,8 @@ def _records(
         return _no_target(manifest, recipe, same_kind, options)
     try:
         shared = shared_tables(family.TIED, checkpoint.tensors)
-        matches = resolve_quantization(recipe, fitting, model, family.HEAD, shared)
+        head = family.HEAD
+        matches = resolve_quantization(recipe, fitting, model, head, shared, default_scheme)
     except ExporterError as error:
         return f"recipe.yaml: {harmless(str(error).splitlines()[0])[:160]}"
     found = [

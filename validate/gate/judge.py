@@ -21,6 +21,7 @@ from exporter.artifact.report import (
 from exporter.recipe import Gate
 from exporter.validate.gate.corpus import corpus_checks
 from exporter.validate.gate.latency import Times, by_length, check_latency, check_lengths, speed
+from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
 from exporter.validate.scoring.statistics import Counts, rate_difference, units_needed
@@ -100,7 +101,7 @@ def judge(
     checks = (
         Check(name="files", passed=True, value=files, sentence=f"All {files} files are as sealed."),
         *found,
-        *_structure(case.reference.measurement.shapes, case.candidate.measurement.shapes),
+        *_structure(case.reference.measurement, case.candidate.measurement),
         _degenerate(case),
         *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
         _wer(wer, gate.max_wer_increase, units.stamp),
@@ -165,15 +166,14 @@ def span(interval: Interval) -> str:
     return f"{100 * interval.low:+.2f} to {points(interval.high)}"
 
 
-def _structure(
-    reference: Sequence[ShapeCheck], candidate: Sequence[ShapeCheck]
-) -> tuple[Check, Check]:
+def _structure(reference: Measurement, candidate: Measurement) -> tuple[Check, Check]:
     """Check that unusual batches run, give the same text as single clips, and stay finite.
 
     Failures that the original has too (on a very short clip, say) do not count.
     """
-    broken = [p for p, ours in zip(candidate, reference, strict=True) if p.error and not ours.error]
-    unlike = [p for p, ours in zip(candidate, reference, strict=True) if _odd(p) and not _odd(ours)]
+    both = list(zip(candidate.shapes, reference.shapes, strict=True))
+    broken = [probe for probe, ours in both if probe.error and not ours.error]
+    unlike = [probe for probe, ours in both if _odd(probe) and not _odd(ours)]
     if broken:
         sentence = f"A batch of {len(broken[0].lengths_s)} clips crashes: {broken[0].error}"
         advice = _CRASHES
@@ -183,18 +183,17 @@ def _structure(
         )
         advice = _MIXED
     else:
-        sentence = f"{len(candidate)} batches of unusual sizes and lengths give the text expected."
+        sentence = f"{len(both)} batches of unusual sizes and lengths give the text expected."
         advice = ""
     good = not broken and not unlike
-    seen = [probe.finite for probe in candidate if probe.finite is not None]
-    finite = all(seen) if seen else None
+    finite = _finite(candidate)
     words = {
         True: "Every output is finite.",
         False: "Outputs hold NaN or infinity.",
         None: "The outputs could not be observed.",
     }
     return (
-        Check(name="shapes", passed=good, value=len(candidate), sentence=sentence, advice=advice),
+        Check(name="shapes", passed=good, value=len(both), sentence=sentence, advice=advice),
         Check(
             name="finite",
             passed=finite,
@@ -202,6 +201,18 @@ def _structure(
             advice={True: "", False: _INFINITE, None: _UNSEEN}[finite],
         ),
     )
+
+
+def _finite(measured: Measurement) -> bool | None:
+    """Return whether all outputs that were seen are finite; None without one.
+
+    Graphs that leave their logits on a card show none in the batches: those of given texts, decoded
+    step by step, are taken instead.
+    """
+    seen = [probe.finite for probe in measured.shapes if probe.finite is not None]
+    if not seen and measured.findings is not None:
+        seen = [steps.finite for steps in measured.findings.steps if not steps.error]
+    return all(seen) if seen else None
 
 
 def _odd(probe: ShapeCheck) -> bool:
@@ -306,6 +317,8 @@ def figures(run: ScoredRun, timed_audio_s: float) -> Figures:
         rtf=float(seconds.sum() / timed_audio_s),
         rtfx=float(timed_audio_s / seconds.sum()),
         load_s=measured.load_s,
+        first_s=measured.first_s,
+        device_memory_bytes=measured.device_memory_bytes,
         peak_rss_bytes=measured.peak_rss_bytes,
         size_bytes=run.size_bytes,
         passes=measured.passes,

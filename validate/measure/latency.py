@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporter.artifact.report import DeviceStamp
 from exporter.errors import ResourceError
 from exporter.system import hardware, worker
+from exporter.system.accelerators import Device, cuda_driver
 from exporter.system.progress import Progress
 from exporter.validate.evidence.results import Expected, Findings
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
@@ -61,7 +63,10 @@ class Measurement(Frozen):
         seconds: Time from samples to text for each clip of the request, median over passes.
         shapes: One check a batch.
         load_s: Seconds to open the model, without imports.
+        first_s: Seconds of the first call on a card, which may allocate, compile or capture.
         peak_rss_bytes: Peak resident memory after the timed passes.
+        device_memory_bytes: The card's memory that the model takes after the timed passes.
+        device: The card; None on a CPU.
         passes: Number of times each clip was timed.
         threads: Threads of the numerical libraries.
         load_average: The machine's one-minute load average before the measurement.
@@ -75,7 +80,10 @@ class Measurement(Frozen):
     seconds: tuple[float, ...]
     shapes: tuple[ShapeCheck, ...]
     load_s: float
+    first_s: float | None = None
     peak_rss_bytes: int
+    device_memory_bytes: int | None = None
+    device: DeviceStamp | None = None
     passes: int
     threads: int
     load_average: float
@@ -144,9 +152,10 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     request = Request.model_validate(step_request)
     load_average = os.getloadavg()[0]
     model = OpenModel(request.spec, progress)
-    alone = _warm_up(model, request)
+    alone, first_s = _warm_up(model, request)
     (seconds,), passes = _time_clips(request, [model], progress)
     peak_rss_bytes = hardware.peak_rss_bytes()  # before the checks: their batches need more
+    device_memory_bytes = model.device_memory_bytes()
     progress("trying other batches and lengths", None)
     shapes = check_shapes(model, request.shapes, alone, request.shapes_language)
     findings = None
@@ -158,7 +167,10 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         seconds=tuple(seconds),
         shapes=shapes,
         load_s=model.load_s,
+        first_s=first_s if request.spec.device != "cpu" else None,
         peak_rss_bytes=peak_rss_bytes,
+        device_memory_bytes=device_memory_bytes,
+        device=_stamp(request.spec.device),
         passes=passes,
         threads=request.spec.threads,
         load_average=load_average,
@@ -182,10 +194,32 @@ def time_interleaved_models(step_request: dict[str, Any], progress: Progress) ->
     return {"seconds": _time_clips(requests[0], models, progress)[0]}
 
 
-def _warm_up(model: OpenModel, request: Request) -> list[str]:
-    """Transcribe the clips of `shapes` one at a time; return their texts."""
+def _stamp(device: Device) -> DeviceStamp | None:
+    """Return what a report names of the card that the model runs on."""
+    if device == "cpu":
+        return None
+    driver = cuda_driver()
+    assert driver is not None, "the model was opened on a card"
+    card = driver.cards[0]
+    capability, cuda = (".".join(map(str, pair)) for pair in (card.capability, driver.cuda))
+    return DeviceStamp(
+        kind=device,
+        name=card.name,
+        capability=capability,
+        cuda=cuda,
+        memory_bytes=card.memory_bytes,
+    )
+
+
+def _warm_up(model: OpenModel, request: Request) -> tuple[list[str], float]:
+    """Transcribe the clips of `shapes` one at a time.
+
+    Returns:
+        Their texts, and the seconds of the first call.
+    """
     language = request.shapes_language
-    return [model.transcribe([path], [language])[0][0].text for path in request.shapes]
+    found = [model.transcribe([path], [language]) for path in request.shapes]
+    return [transcripts[0].text for transcripts, _ in found], found[0][1]
 
 
 def _time_clips(

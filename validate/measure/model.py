@@ -1,6 +1,5 @@
 """An open model in a fresh process, which transcribes batches of files and times them."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from exporter.bench.timing import opened
 from exporter.formats import audio
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Sound, Transcript
+from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
 
 
@@ -30,6 +30,7 @@ class ModelSpec(Frozen):
         decoding: The decoding options.
         languages: The code of each language that the data name, where that of a clip is decoded in;
             others, and all clips if it is empty, as `decoding` says.
+        device: The kind of device to run it on.
     """
 
     model: Path
@@ -38,24 +39,35 @@ class ModelSpec(Frozen):
     threads: int
     decoding: Decoding
     languages: dict[str, str] = {}
+    device: Device = "cpu"
 
 
 class OpenModel:
-    """A model ready to transcribe; `load_s` is the seconds to open it, without imports."""
+    """A model ready to transcribe.
+
+    Attributes:
+        load_s: Seconds to open it, without imports.
+    """
 
     def __init__(self, spec: ModelSpec, progress: Progress) -> None:
         progress("loading", None)
         self.folder = spec.model
-        self.recogniser, self.load_s = opened(
+        self._opened = opened(
             spec.model,
             original=spec.original,
             threads=spec.threads,
             decoding=spec.decoding,
             trust=spec.trust,
+            device=spec.device,
         )
+        self.recogniser, self.load_s = self._opened.recogniser, self._opened.load_s
         self.decoding = spec.decoding
         self._languages = spec.languages
         self.rate = self.recogniser.sampling_rate
+
+    def device_memory_bytes(self) -> int | None:
+        """Return the card's memory that the model takes now; None on a CPU."""
+        return self._opened.device_memory_bytes()
 
     @property
     def window(self) -> int:
@@ -81,16 +93,17 @@ class OpenModel:
             languages: The language that the data name for each; empty: none is named.
 
         Returns:
-            The transcripts, and the seconds from samples to text; of recordings longer than
-            `audio.WHOLE_S`, also those of reading.
+            The transcripts, and the seconds from samples to text, until the device is done; of
+            recordings longer than `audio.WHOLE_S`, also those of reading.
         """
         samples = [self.read(path) for path in batch]
         ways = [self.decoding_in(name) for name in languages] or [self.decoding] * len(samples)
-        start = time.perf_counter()
+        clock = self._opened.clock
+        start = clock.now()
         transcripts: dict[int, Transcript] = {}
         for way in dict.fromkeys(ways):
             places = [place for place, other in enumerate(ways) if other == way]
             sounds = [samples[place] for place in places]
             decoded = self.recogniser.decode(sounds, way)
             transcripts.update(zip(places, decoded, strict=True))
-        return [transcripts[place] for place in range(len(ways))], time.perf_counter() - start
+        return [transcripts[place] for place in range(len(ways))], clock.now() - start

@@ -1,7 +1,7 @@
 """Check batches of sizes and lengths that no graph was traced with."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -103,12 +103,20 @@ class _Observed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self._run(*args, **kwargs)
-        if "logits" in outputs:
-            self._seen.append(bool(np.isfinite(np.asarray(outputs["logits"])).all()))
+        # Graphs that write into buffers of a card give nothing back.
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        if logits is not None:
+            self._seen.append(_is_finite(logits))
         return outputs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)
+
+
+def _is_finite(logits: Any) -> bool:
+    """Return whether an array, or a tensor on any device, is finite."""
+    on_host = logits.cpu() if hasattr(logits, "cpu") else logits
+    return bool(np.isfinite(np.asarray(on_host)).all())
 
 
 @contextmanager
@@ -126,7 +134,7 @@ def _watched(opened: Model) -> Iterator[list[bool]]:
     def look(_module: Any, _inputs: Any, output: Any) -> None:
         logits = getattr(output, "logits", None)
         if logits is not None:
-            seen.append(bool(np.isfinite(logits.detach().float().numpy()).all()))
+            seen.append(_is_finite(logits.detach().float()))
 
     handle = None
     if model is not None and hasattr(model, "register_forward_hook"):

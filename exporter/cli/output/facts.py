@@ -71,7 +71,7 @@ def _artifact_facts(path: Path) -> dict[str, Any]:
         facts["report"] = {
             "verdict": judged.verdict,
             "sentence": judged.sentence,
-            "judged_this_artifact": judged.artifact.digest == manifest.digest,
+            "judged_this_artifact": judged.is_about(manifest),
             "clips": judged.data.clips,
             "wer_original": judged.reference_figures.wer,
             "wer": judged.figures.wer,
@@ -133,8 +133,7 @@ def _verdict(path: Path, manifest: SealedManifest) -> str:
     except MachineError as error:
         return _untold(error)
     judged = report.read(path)
-    same = judged.artifact.digest == manifest.digest
-    return judged.verdict if same else "its report is about another build"
+    return judged.verdict if judged.is_about(manifest) else "its report is about another build"
 
 
 def _untold(error: MachineError) -> str:

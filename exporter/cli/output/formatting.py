@@ -5,10 +5,11 @@ Functions from results to text, separate from the commands that compute the resu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.cli.output.table import Column, Table
+from exporter.system.accelerators import GpuNeeds
 from exporter.system.hardware import features_in_words
 from exporter.system.progress import shown_bytes
 
@@ -18,21 +19,25 @@ _LEAST_REMARK = 16  # columns
 
 def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a plan as a table: a row for each artifact (or kind) with its costs and if it fits."""
-    columns = ("size", "memory to build", "to load", "disk", "time")
-    drawn = table("artifact" if "artifact" in rows[0] else "kind", columns, "here")
+    on_card = any(row.get("device_memory_bytes") for row in rows)
+    figures = {"memory to build": "peak_rss_bytes", "to load": "reload_rss_bytes"}
+    figures |= {"on the GPU": "device_memory_bytes"} if on_card else {}
+    figures |= {"disk": "disk_bytes"}
+    head = "artifact" if "artifact" in rows[0] else "kind"
+    drawn = table(head, ("size", *figures, "time"), "here")
     for row in rows:
-        drawn.add(row.get("artifact", row["kind"]), *_needs(row))
+        drawn.add(row.get("artifact", row["kind"]), *_needs(row, figures.values()))
     return drawn
 
 
-def _needs(row: Mapping[str, Any]) -> Iterator[str]:
+def _needs(row: Mapping[str, Any], figures: Collection[str]) -> Iterator[str]:
     """Yield a row's cells; an artifact that is kept costs nothing."""
     yield shown_bytes(row["size_bytes"]) if "size_bytes" in row else "-"
     if "size_bytes" not in row or row.get("action") == "keep":
-        yield from "----"
+        yield from "-" * (len(figures) + 1)
     else:
-        for name in ("peak_rss_bytes", "reload_rss_bytes", "disk_bytes"):
-            yield shown_bytes(row[name])
+        for name in figures:
+            yield shown_bytes(row[name]) if row[name] else "-"
         yield duration(row["seconds"] + row["reload_seconds"])
     done = {"keep": "already built, kept", "replace": "yes, replaces what is there"}
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
@@ -95,6 +100,12 @@ def artifact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{machine[key]}{unit}" for key, unit in _MACHINE_FACTS.items() if key in machine
     )
     yield f"built in: {cost}, on {where or 'a machine that it does not name'}"
+    if "built_on" in manifest:
+        card = manifest["built_on"]
+        yield (
+            f"built on: {card['gpu']} ({card['multiprocessors']} multiprocessors), by torch "
+            f"{card['torch']} and Triton {card['triton']}"
+        )
     yield f"built with: {', '.join(f'{n} {v}' for n, v in manifest['versions'].items()) or '-'}"
     yield f"signatures: {', '.join(facts['signatures']) or 'none'}"
     yield f"digest: {facts['digest']}"
@@ -133,7 +144,8 @@ def _origin(origin: Mapping[str, Any]) -> str:
 def _needed(needs: Mapping[str, Any]) -> str:
     features = features_in_words(needs["cpu_features"])
     parts = [f"a CPU with {features}" if features else "", *needs["packages"]]
-    return ", ".join(filter(None, [*parts, needs.get("device", "")])) or "any CPU"
+    device = GpuNeeds.of(**needs["gpu"]).in_full() if "gpu" in needs else needs.get("device", "")
+    return ", ".join(filter(None, [*parts, device])) or "any CPU"
 
 
 def _pairs(options: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exporter.errors import CheckpointError, RecipeError
-from exporter.families.base import Configs
+from exporter.families.base import Cache, Configs
 from exporter.families.ctc import construct, engine
 from exporter.families.ctc import derived as forms
 from exporter.families.ctc import forced as forcing
@@ -21,6 +21,7 @@ from exporter.families.ctc.language_codes import matching
 from exporter.families.ctc.languages import TARGET, one_language
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
+from exporter.families.layered import LayeredGraph
 from exporter.formats.config_json import is_regular_file, read_json
 from exporter.recipe import Decoding
 from exporter.runtime.ctc.model import check_decoding as check_options
@@ -39,6 +40,7 @@ __all__ = [  # the family's protocol
     "check_processor",
     "configs",
     "derived",
+    "device_graphs",
     "force_tokens",
     "forcing",
     "graphs",
@@ -108,13 +110,27 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
     return model.eval().requires_grad_(False)
 
 
-def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+def graphs(model: Any, cache: Cache) -> list[Graph]:
     """Return the only graph; nothing is kept from one recording to the next."""
     return [KINDS[model.config.model_type].graph(model)]
 
 
+def device_graphs(
+    model: Any,
+    rows: Sequence[int],
+    *,
+    narrow: bool = False,
+) -> list[Graph | LayeredGraph]:
+    """Return the only graph, whole."""
+    return [*graphs(model, "static")]
+
+
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> engine.GraphCtc:
     """Make a model of the built graph and the config in `folder`.
 
@@ -122,6 +138,7 @@ def assemble(
         folder: The artifact, for the config in it.
         functions: The built graph by name.
         cache_dtype: Not used: there is no cache.
+        narrow: Not used either.
     """
     return engine.assemble(folder, functions)
 

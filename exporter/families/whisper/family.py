@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exporter.errors import CheckpointError, IntegrityError
-from exporter.families.base import Configs
+from exporter.families.base import Cache, Configs
 from exporter.families.derived import Derivation
 from exporter.families.graph import Graph, GraphFunction
 from exporter.families.offline import offline
@@ -25,6 +25,8 @@ from exporter.families.whisper.decoding.transcribe import text_of, transcribe
 from exporter.families.whisper.engine.eager import eager_engine
 from exporter.families.whisper.engine.model import DECODERS, GraphWhisper
 from exporter.families.whisper.engine.model import assemble as _assemble
+from exporter.families.whisper.graphs.buffers import buffer_graphs
+from exporter.families.whisper.graphs.device import device_graphs
 from exporter.families.whisper.graphs.merged import dynamic_graphs
 from exporter.families.whisper.graphs.static import static_graphs
 from exporter.families.whisper.graphs.step import step_graphs
@@ -43,6 +45,7 @@ __all__ = [  # the family's protocol
     "check_processor",
     "configs",
     "derived",
+    "device_graphs",
     "force_tokens",
     "forcing",
     "graphs",
@@ -101,15 +104,21 @@ def skeleton(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.M
     return model.eval().requires_grad_(False)
 
 
-def graphs(model: Any, cache: Literal["dynamic", "static"]) -> list[Graph]:
+def graphs(model: Any, cache: Cache) -> list[Graph]:
     """Cut a model into graphs, with a cache that grows or one of fixed length."""
     if cache == "static":
         return static_graphs(model)
+    if cache == "buffers":
+        return [*dynamic_graphs(model), *buffer_graphs(model)]
     return [*dynamic_graphs(model), *step_graphs(model)]
 
 
 def assemble(
-    folder: Path, functions: Mapping[str, GraphFunction], cache_dtype: torch.dtype = torch.float32
+    folder: Path,
+    functions: Mapping[str, GraphFunction],
+    cache_dtype: torch.dtype = torch.float32,
+    *,
+    narrow: bool = False,
 ) -> GraphWhisper:
     """Join built graphs, and the configs in `folder`, into a model that generates.
 
@@ -117,6 +126,7 @@ def assemble(
         folder: The artifact, for the configs in it.
         functions: The built graphs by name.
         cache_dtype: The type of caches that graphs write in place.
+        narrow: Whether those of `device_graphs` keep the audio's keys and values in int8.
     """
     if functions.keys().isdisjoint(DECODERS):
         given = ", ".join(sorted(functions))
@@ -127,7 +137,7 @@ def assemble(
         raise IntegrityError(msg)
     config = construct.config_of(folder)
     with offline():
-        return _assemble(config, generation_config(folder), functions, cache_dtype)
+        return _assemble(config, generation_config(folder), functions, cache_dtype, narrow=narrow)
 
 
 def attach_engine(model: Any, folder: Path) -> None:

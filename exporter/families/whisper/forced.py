@@ -15,6 +15,7 @@ from exporter.families.forcing import Forced, States, observed
 from exporter.families.graph import GraphFunction
 from exporter.families.whisper.decoding.settings import own_settings
 from exporter.families.whisper.decoding.transcribe import own_features as own_features
+from exporter.families.whisper.engine.device import DeviceCache
 from exporter.families.whisper.engine.model import DECODERS
 from exporter.families.whisper.engine.step_decoder import unscaled
 from exporter.recipe import Decoding
@@ -101,7 +102,7 @@ def forced(model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -
         logits = torch.cat(steps, 1).float()
         states = _cached(cache, encoded, tokens.shape[1])
         if len(tokens) == 1:  # several rows may have several calls
-            states |= _asked(given, model.config)
+            states |= _asked(given, model.config, tokens.shape[1])
         engine.decoder.release(cache)
         return Forced(logits, states)
 
@@ -109,7 +110,7 @@ def forced(model: Any, features: Tensor, tokens: Tensor, calls: Sequence[int]) -
 @contextmanager
 def _queries(engine: Any) -> Iterator[dict[str, list[Tensor]]]:
     """Collect the queries of the audio that a decoder's graph gives, by output."""
-    (name,) = DECODERS & engine.functions.keys()
+    name = next(name for name in DECODERS if name in engine.functions)
     usual = engine.functions[name]
     given: dict[str, list[Tensor]] = {}
 
@@ -128,12 +129,16 @@ def _queries(engine: Any) -> Iterator[dict[str, list[Tensor]]]:
         engine.functions[name] = usual
 
 
-def _asked(given: Mapping[str, Sequence[Tensor]], config: Any) -> States:
-    """Return queries before they were scaled, by the module that computed them."""
+def _asked(given: Mapping[str, Sequence[Tensor]], config: Any, length: int) -> States:
+    """Return queries before they were scaled, by the module that computed them.
+
+    A graph of single tokens may give none: then those of the text are not complete.
+    """
     scaling = (config.d_model // config.decoder_attention_heads) ** -0.5
     states: dict[str, Tensor] = {}
     for layer in range(config.decoder_layers):
-        if parts := given.get(query_name(layer)):
+        parts = given.get(query_name(layer), ())
+        if parts and sum(part.shape[1] for part in parts) == length:
             module = f"model.decoder.layers.{layer}.encoder_attn.q_proj"
             states[module] = torch.cat(list(parts), 1) / scaling
     return states
@@ -158,14 +163,18 @@ def _forced_module(model: Any, features: Tensor, tokens: Tensor) -> Forced:
 
 def _cached(cache: Any, encoded: Tensor, length: int) -> dict[str, Tensor]:
     """Return the caches' contents after decoding, by the module that computed them."""
+    if isinstance(cache, DeviceCache):
+        tensors, shared = cache.contents()
+    else:
+        tensors, shared = cache.tensors, cache.shared
     states: dict[str, Tensor] = {}
-    for name, tensor in cache.tensors.items():
+    for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind in ("own", "cache"):
             index, leaf = rest.split(".")
             module = f"model.decoder.layers.{index}.self_attn.{_LEAVES[leaf]}"
             states[module] = joined(tensor[:, :, :length].float())
-    return {**states, **_window_caches(cache.shared, encoded)}
+    return {**states, **_window_caches(shared, encoded)}
 
 
 def _window_caches(shared: Mapping[str, Tensor], encoded: Tensor) -> States:

@@ -43,17 +43,23 @@ class Constant:
 class Spec:
     """A package's inputs and outputs, in order, and its weights, by the package's names.
 
-    `needs_torch` is False if the package's library has the interface of `exporter_graph.h`.
+    `needs_torch` is False if the package's library has the interface of `exporter_graph.h`. With
+    `passed`, every call takes the weights, in their order, before the inputs: the package then
+    serves all layers that are like the one it was compiled of, whose weights it names.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     constants: Mapping[str, Constant]
     needs_torch: bool = True
+    passed: bool = False
 
     def as_json(self) -> str:
         """Return the member's text."""
-        return json.dumps(asdict(self))
+        sides = asdict(self)
+        if not self.passed:
+            del sides["passed"]  # as earlier releases write it
+        return json.dumps(sides)
 
 
 def parse(text: bytes, shown: object) -> Spec:
@@ -77,7 +83,8 @@ def parse(text: bytes, shown: object) -> Spec:
             for own, c in sides["constants"].items()
         }
         # Packages of earlier releases do not tell: they are linked to libtorch.
-        return Spec(inputs, outputs, constants, sides.get("needs_torch", True) is not False)
+        needs_torch = sides.get("needs_torch", True) is not False
+        return Spec(inputs, outputs, constants, needs_torch, sides.get("passed", False) is True)
     except _NO_SPEC as error:
         msg = f"{shown} is not a package of ours ({error}): build or fetch the artifact again"
         raise IntegrityError(msg) from error

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from exporter.runtime.transcript import Word
 from exporter.runtime.whisper.engine import Engine
+from exporter.runtime.whisper.features.long_log_mel import LongLogMel
 from exporter.runtime.whisper.language import FoundLanguage, find_languages
-from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Lead, Options
 from exporter.runtime.whisper.settings import Settings
+from exporter.runtime.whisper.streams.stream import Ask
 from exporter.runtime.whisper.windows import Window, Windows
 from exporter.runtime.words.hallucinations import Place, without_hallucinations
 from exporter.runtime.words.timing import Aligner, last_word_s
@@ -104,6 +105,9 @@ class LongForm:
 
     Source: `WhisperGenerationMixin.generate` of transformers: segments, seek, and the rounding of
     times are its own. Words and their times are openai-whisper's.
+
+    Attributes:
+        windows: Decodes windows by the options.
     """
 
     def __init__(
@@ -122,7 +126,7 @@ class LongForm:
         self._lead = lead
         self._timestamps = timestamps
         self._aligner = aligner
-        self._windows = Windows(engine, settings, options, timestamps=timestamps)
+        self.windows = Windows(engine, settings, options, timestamps=timestamps)
 
     def decode(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, list[Timed]]]:
         """Decode recordings together, and yield the segments of each window as they come.
@@ -136,26 +140,34 @@ class LongForm:
 
     def _decoded(self, active: Sequence[Recording]) -> Iterator[list[Timed]]:
         """Decode the next window of each, and yield its segments."""
-        windows, encoded = self._decode(active)
-        for row, (recording, window) in enumerate(zip(active, windows, strict=True)):
-            yield self._advance(recording, window, encoded, row)
+        asks = self.hear(active)
+        windows = self._decode(active, asks)
+        for recording, window, ask in zip(active, windows, asks, strict=True):
+            yield self.advance(recording, window, ask)
 
-    def _decode(self, active: Sequence[Recording]) -> tuple[list[Window], Any]:
-        """Decode the next window of each; return what was encoded, too."""
+    def hear(self, active: Sequence[Recording]) -> list[Ask]:
+        """Encode the next window of each, find languages where need be, and make the prompts."""
         size = self._settings.mel.frames
         encoded = self._engine.encode(np.stack([one.window(size) for one in active]))
         self._find_languages(active, encoded)
-        inits = [self._init(one) for one in active]
-        prompts = [self._prompt(one, init) for one, init in zip(active, inits, strict=True)]
+        asks = []
+        for place, one in enumerate(active):
+            init = self._init(one)
+            prompt = self._prompt(one, init)
+            asks.append(Ask(encoded, place, prompt, len(prompt) - len(init)))
+        return asks
+
+    def _decode(self, active: Sequence[Recording], asks: Sequence[Ask]) -> list[Window]:
+        """Decode windows that were encoded together."""
+        encoded = asks[0].encoded
         decoded: dict[int, Window] = {}
-        for rows in _of_one_length(prompts):
+        for rows in _of_one_length([ask.prompt for ask in asks]):
             some = encoded if len(rows) == len(active) else self._engine.select(encoded, rows)
-            start = len(prompts[rows[0]]) - len(inits[rows[0]])
-            tokens = np.array([prompts[row] for row in rows])
+            tokens = np.array([asks[row].prompt for row in rows])
             seeds = [active[row].seek for row in rows]
-            found = self._windows.decode(some, tokens, start, seeds)
+            found = self.windows.decode(some, tokens, asks[rows[0]].start, seeds)
             decoded.update(zip(rows, found, strict=True))
-        return [decoded[row] for row in range(len(active))], encoded
+        return [decoded[row] for row in range(len(active))]
 
     def _find_languages(self, recordings: Sequence[Recording], encoded: Any) -> None:
         """Set the languages of recordings that have none yet, each by its first window."""
@@ -214,8 +226,8 @@ class LongForm:
         before = [token for segment in recording.before for token in segment]
         return [*lead.always, *[*lead.initial, *before][1 - self._settings.positions // 2 :], *init]
 
-    def _advance(self, recording: Recording, window: Window, encoded: Any, row: int) -> list[Timed]:
-        """Move a recording on after a window, a row of what was encoded; return its segments."""
+    def advance(self, recording: Recording, window: Window, ask: Ask) -> list[Timed]:
+        """Move a recording on after a window, by its text; return its segments."""
         frames = min(recording.left, self._settings.mel.frames)
         recording.conditioned = window.temperature < 0.5
         if window.silent:
@@ -225,7 +237,7 @@ class LongForm:
         segments, moved = split(window, times, recording.seek, frames)
         if self._aligner is not None:
             single = [token >= times for token in window.tokens[-2:]] == [False, True]
-            segments, moved = self._timed(recording, segments, moved, encoded, row, single=single)
+            segments, moved = self._timed(recording, segments, moved, ask, single=single)
         recording.advance(moved)
         for one in segments:
             doubled = len(one.tokens) > 2 and one.tokens[-2] >= times
@@ -237,8 +249,7 @@ class LongForm:
         recording: Recording,
         segments: list[Timed],
         moved: int,
-        encoded: Any,
-        row: int,
+        ask: Ask,
         *,
         single: bool,
     ) -> tuple[list[Timed], int]:
@@ -254,8 +265,8 @@ class LongForm:
         spans = [self._aligner.span(one.start_s, one.end_s, one.tokens) for one in segments]
         self._aligner.fill(
             spans,
-            encoded,
-            row,
+            ask.encoded,
+            ask.place,
             recording.language,
             frames,
             seek * _FRAME_S,

@@ -11,6 +11,7 @@ import numpy as np
 
 from exporter.runtime.whisper.engine import Hypotheses, Scores, Tokens
 from exporter.runtime.whisper.rules import Rules
+from exporter.runtime.whisper.streams.ranking import Ranking, RankingHypotheses
 
 _NEVER = np.float32(-1e9)  # transformers' score of excluded candidates
 _BLOCK = 64
@@ -118,26 +119,73 @@ def beam_search(
         state = _Beams(rules, prompts, beams)
     else:
         state = _PatientBeams(rules, prompts, beams, round(beams * patience))
+    finding = _Continuations(rules, prompt, 2 * beams, patient=patience is not None, scored=scored)
     before = np.zeros((windows, 1), np.float32)  # at first all hypotheses of a window are equal
-    rows, alike = prompts, np.arange(windows * beams)
-    while True:
-        if patience is None:
-            _to_log_softmax(scores)
-        rules.apply(scores, rows, prompt)
-        if patience is not None:
-            _to_log_softmax(scores)
-        sums, parents, tokens = _best(scores, before, 2 * beams)
-        gains = _gains(scores, parents, tokens) if scored else np.zeros_like(sums)
-        state.choose(sums, parents, tokens, gains)
-        if not state.running:
-            break
+    alike = np.arange(windows * beams)
+    ranking = _ranking(hypotheses, rules, prompt, beams)
+    state.choose(*finding.of_scores(scores, before, prompts))
+    while state.running:
         if before.shape[1] < beams:
             hypotheses.expand_beams(beams)
         elif not np.array_equal(state.parents, alike):
             hypotheses.reorder(state.parents)
         before, rows = state.scores, state.rows
-        scores = hypotheses.step(rows[:, -1:])[:, -1]
+        if ranking is not None:
+            state.choose(*finding.of_ranking(ranking.rank(rows), before))
+        else:
+            scores = hypotheses.step(rows[:, -1:])[:, -1]
+            state.choose(*finding.of_scores(scores, before, rows))
     return [_found(row, rules, gained if scored else None) for row, gained in state.best()]
+
+
+def _ranking(
+    hypotheses: Hypotheses, rules: Rules, prompt: int, beams: int
+) -> RankingHypotheses | None:
+    """Return the hypotheses if they rank their next tokens themselves."""
+    if isinstance(hypotheses, RankingHypotheses) and hypotheses.ranks(rules, prompt, beams):
+        return hypotheses
+    return None
+
+
+Continuations = tuple[Scores, Tokens, Tokens, Scores]
+"""The most likely continuations of each window, best first [windows, continuations]: sums of
+log-probabilities, the hypotheses they continue, their tokens, and the tokens' log-probabilities."""
+
+
+@dataclass(frozen=True)
+class _Continuations:
+    """Finds the `count` most likely continuations.
+
+    In a `patient` search, probabilities are those of the tokens that the rules leave.
+    """
+
+    rules: Rules
+    prompt: int
+    count: int
+    patient: bool
+    scored: bool
+
+    def of_scores(self, scores: Scores, before: Scores, rows: Tokens) -> Continuations:
+        """Return those by the logits [rows, vocabulary] after `rows` [rows, tokens]."""
+        if not self.patient:
+            _to_log_softmax(scores)
+        self.rules.apply(scores, rows, self.prompt)
+        if self.patient:
+            _to_log_softmax(scores)
+        sums, parents, tokens = _best(scores, before, self.count)
+        gains = _gains(scores, parents, tokens) if self.scored else np.zeros_like(sums)
+        return sums, parents, tokens, gains
+
+    def of_ranking(self, ranking: Ranking, before: Scores) -> Continuations:
+        """Return those by the most likely tokens of each row."""
+        windows, each = len(before), ranking.scores.shape[1]
+        gains = ranking.scores - ranking.mass[:, None]
+        scores = gains if self.patient else ranking.scores
+        sums = (scores.reshape(*before.shape, each) + before[:, :, None]).reshape(windows, -1)
+        window = np.arange(windows)[:, None]
+        best = _descending(sums)[:, : self.count]
+        tokens, gains = ranking.tokens.reshape(windows, -1), gains.reshape(windows, -1)
+        return sums[window, best], best // each, tokens[window, best], gains[window, best]
 
 
 class _Beams:

@@ -11,8 +11,8 @@ import numpy as np
 
 from exporter.errors import IntegrityError
 from exporter.runtime.whisper.engine import Heads, Tokens
+from exporter.runtime.whisper.features.log_mel import LogMel
 from exporter.runtime.whisper.language import LANGUAGE_CODES
-from exporter.runtime.whisper.log_mel import LogMel
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 EXTRACTOR = "preprocessor_config.json"

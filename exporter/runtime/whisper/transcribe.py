@@ -5,8 +5,9 @@ and originals hear the same pieces.
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from exporter.formats import audio
@@ -14,12 +15,13 @@ from exporter.formats.audio.spans import Span
 from exporter.runtime.transcript import Segment, Sound, Transcript
 from exporter.runtime.vad.spans import Timeline, find_speech, merged
 from exporter.runtime.whisper.engine import Engine
+from exporter.runtime.whisper.features.log_mel import LogMel
+from exporter.runtime.whisper.features.long_log_mel import LongLogMel
 from exporter.runtime.whisper.language import FoundLanguage
-from exporter.runtime.whisper.log_mel import LogMel
 from exporter.runtime.whisper.long_form import LongForm, Recording, Timed
-from exporter.runtime.whisper.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
+from exporter.runtime.whisper.streams.queue import WindowQueue, in_order
 from exporter.runtime.whisper.text import Text
 from exporter.runtime.words.timing import Aligner
 
@@ -118,6 +120,9 @@ class Whisper:
             options: The options.
             found: The languages that were found, by place; added to.
         """
+        if self._form(options, is_long=False).windows.streams:
+            yield from self._queued(sounds, options, found)
+            return
         size = options.batch_size
         for pieces in batches(sounds, self.settings, options, long=size):
             later: list[list[Part]] = [[] for _ in pieces]
@@ -129,6 +134,65 @@ class Whisper:
             for piece, parts in zip(pieces, later, strict=True):
                 yield from ((piece.place, part) for part in parts)
 
+    def _queued(
+        self, sounds: Sequence[Sound], options: Options, found: dict[int, FoundLanguage]
+    ) -> Iterator[tuple[int, Part]]:
+        """Decode with a queue of all windows: first of short pieces, then of the long ones."""
+        long: list[Piece] = []
+
+        def short() -> Iterator[Piece]:
+            for place, sound in enumerate(sounds):
+                for piece in _pieces(place, sound, self.settings, options):
+                    if piece.is_long:
+                        long.append(piece)
+                    else:
+                        yield piece
+
+        yield from self._streamed(short(), options, found, is_long=False)
+        yield from self._streamed(long, options, found, is_long=True)
+
+    def _streamed(
+        self,
+        pieces: Iterable[Piece],
+        options: Options,
+        found: dict[int, FoundLanguage],
+        *,
+        is_long: bool,
+    ) -> Iterator[tuple[int, Part]]:
+        """Decode pieces of one kind with a queue, and yield their segments in order."""
+        pieces = iter(pieces)
+        if (first := next(pieces, None)) is None:
+            return
+        form = self._form(options, is_long=is_long)
+        opened: list[tuple[Piece, float]] = []
+
+        def recordings() -> Iterator[Recording]:
+            for piece in chain([first], pieces):
+                (recording,), (length,) = self._opened([piece], options)
+                recording.language = self._language(options)
+                opened.append((piece, length / self.settings.mel.rate))
+                yield recording
+
+        stream = form.windows.stream()
+        try:
+            queue = WindowQueue(form, stream, options.batch_size, found)
+            for heard in in_order(queue.decode(recordings())):
+                piece, length_s = opened[heard.index]
+                for one in heard.timed:
+                    segment = piece.placed(self._segment(one, options), length_s)
+                    yield piece.place, (segment, one.tokens)
+        finally:
+            stream.release()
+
+    def _form(self, options: Options, *, is_long: bool) -> LongForm:
+        """Return what decodes long recordings, or those within a window."""
+        settings, aligner = self.settings, None
+        lead = lead_of(options, settings, self.text)
+        times = is_long or options.timestamps
+        if options.word_timestamps:
+            aligner = Aligner(self.engine, settings, self.text, options.task)
+        return LongForm(self.engine, settings, options, lead, timestamps=times, aligner=aligner)
+
     def _decoded(
         self, pieces: Sequence[Piece], options: Options, found: dict[int, FoundLanguage]
     ) -> Iterator[tuple[int, Part]]:
@@ -139,19 +203,13 @@ class Whisper:
             options: The options.
             found: The languages that were found, by place; added to.
         """
-        settings = self.settings
-        lead = lead_of(options, settings, self.text)
         recordings, lengths = self._opened(pieces, options)
         for piece, recording in zip(pieces, recordings, strict=True):
             known = found.get(piece.place)
             recording.language = known.token if known else self._language(options)
-        times = pieces[0].is_long or options.timestamps
-        aligner = None
-        if options.word_timestamps:
-            aligner = Aligner(self.engine, settings, self.text, options.task)
-        form = LongForm(self.engine, settings, options, lead, timestamps=times, aligner=aligner)
+        form = self._form(options, is_long=pieces[0].is_long)
         for index, timed in form.decode(recordings):
-            piece, length_s = pieces[index], lengths[index] / settings.mel.rate
+            piece, length_s = pieces[index], lengths[index] / self.settings.mel.rate
             if (heard := recordings[index].found) is not None:
                 found.setdefault(piece.place, heard)
             for one in timed:

@@ -14,6 +14,8 @@ Level = Literal["x86-64-v3", "x86-64-v4"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 VNNI, BF16, AMX_INT8 = "avx512_vnni", "avx512_bf16", "amx_int8"
 
+DEFAULT_SCHEME = "dynamic-int8"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=440 * MB,
@@ -28,7 +30,21 @@ COSTS: dict[Device, Cost] = {
         reload_ratio=1.2,
         reload_base_s=4.0,
         reload_bytes_s=160 * MB,
-    )
+    ),
+    # Estimates from the sizes of torch for CUDA and of its contexts: no build for a GPU has been
+    # measured. One layer is compiled for all, so modules cost little.
+    "cuda": Cost(
+        base_bytes=6_000 * MB,
+        module_bytes=200_000,
+        scratch_ratio=0.1,
+        base_s=90.0,
+        module_s=0.01,
+        rate_bytes_s=450 * MB,
+        reload_base_bytes=3_000 * MB,
+        reload_ratio=0.1,
+        reload_base_s=8.0,
+        reload_bytes_s=500 * MB,
+    ),
 }
 
 

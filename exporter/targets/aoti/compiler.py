@@ -18,11 +18,10 @@ from torch.fx.experimental import _config as shape_settings
 from exporter.errors import BuildError, MachineError, exhausted
 from exporter.families.graph import Graph
 from exporter.runtime.aoti.spec import Constant, Spec, TensorSpec
-from exporter.system.accelerators import Device
 from exporter.system.build_cache import get_or_build
 from exporter.system.text import listed
 from exporter.targets.aoti import kernels, package
-from exporter.targets.aoti.devices import LIBRARY_FLAGS, SUPPORT
+from exporter.targets.aoti.devices import CPU, LIBRARY_FLAGS
 from exporter.targets.aoti.modules import fuse_gelu
 from exporter.targets.aoti.target_isa import target_isa
 
@@ -39,7 +38,6 @@ def compile_graph(
     march: str,
     extensions: Sequence[str],
     threads: int | None,
-    device: Device = "cpu",
     fresh: bool = False,
 ) -> None:
     """Trace `module`, the graph's own or one around it, and write a package without weights.
@@ -57,30 +55,23 @@ def compile_graph(
         march: An x86-64 level.
         extensions: Further CPU features, like avx512_vnni.
         threads: Number of threads to compile in; None leaves it to the loading process.
-        device: The kind of device to compile for.
         fresh: Compile our kernels again that are in the cache.
 
     Raises:
         BuildError: The graph cannot be traced or compiled.
     """
-    support = SUPPORT[device]
-    examples = tuple(
-        torch.zeros(t.shape, dtype=t.dtype, device=support.torch_device)
-        for t in graph.inputs.values()
-    )
-    with _workplace(path.parent) as folder, torch.no_grad():
+    examples = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in graph.inputs.values())
+    with workplace(path.parent) as folder, torch.no_grad():
         try:
-            program = _exported(graph, module, examples)
+            program = exported(graph, module, examples)
             fuse_gelu(program.graph)
             own = kernels.of_graph(program, march)
             program = _without_others(graph, program, march)
             spec = _spec(graph, program, names)
             # Graphs with caches take a token of each row at a time.
-            settings = support.inductor_settings(march, threads, few_rows=bool(graph.mutated))
-            settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(
-                own, support.shims
-            )
-            flags = support.kernel_flags(march, extensions, threads)
+            settings = CPU.inductor_settings(march, threads, few_rows=bool(graph.mutated))
+            settings["aot_inductor.custom_ops_to_c_shims"] = kernels.declarations(own, CPU.shims)
+            flags = CPU.kernel_flags(march, extensions, threads)
             compiling = _Compiling(program, march, flags, settings, folder, fresh)
             objects = [compiling.shared(source) for source in kernels.sources(own.values())]
             needs_torch = kernels.needs_libtorch(program)
@@ -98,7 +89,7 @@ def compile_graph(
         except RuntimeError as error:
             if exhausted(error):
                 raise
-            reason = _reason(error)
+            reason = reason_of(error)
             msg = f"AOTInductor could not compile {graph.name}: {reason}"
             raise BuildError(msg) from error
         package.write(folder / "graph.pt2", path, spec)
@@ -169,16 +160,18 @@ class _Compiling:
         return []
 
 
-def _exported(
-    graph: Graph, module: nn.Module, examples: tuple[Tensor, ...]
+def exported(
+    graph: Graph, module: nn.Module, examples: tuple[Tensor, ...], weights: int = 0
 ) -> torch.export.ExportedProgram:
     """Trace a module whose axes may have any size from the graph's least one.
+
+    The module's `forward` takes `*inputs`: so many weights, and the inputs of the graph.
 
     Where an output's axis has a size that is computed from an input's, like that of convolutions,
     the tracer asks in which order a tensor with a single row lies in memory, and would exclude
     that size. The order of one row makes no difference, so these conditions are dropped.
     """
-    axes = {"inputs": _dynamic(graph)}
+    axes = {"inputs": (*[{}] * weights, *_dynamic(graph))}
     if not graph.least:
         return torch.export.export(module, examples, dynamic_shapes=axes, strict=False)
     settings: Any = shape_settings
@@ -190,7 +183,7 @@ def _exported(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    _drop_conditions(program)
+    drop_conditions(program)
     return program
 
 
@@ -203,11 +196,11 @@ def _without_others(
     settings: Any = shape_settings
     with settings.patch(backed_size_oblivious=True):
         program = kernels.without_others(program, march)
-    _drop_conditions(program)
+    drop_conditions(program)
     return program
 
 
-def _drop_conditions(program: torch.export.ExportedProgram) -> None:
+def drop_conditions(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.find_nodes(
         op="call_function", target=torch.ops.aten._assert_scalar.default
     ):
@@ -215,7 +208,7 @@ def _drop_conditions(program: torch.export.ExportedProgram) -> None:
     program.graph.eliminate_dead_code()
 
 
-def _reason(error: RuntimeError) -> str:
+def reason_of(error: RuntimeError) -> str:
     """Return the line with the reason: a compiler's error, or the first line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in lines if "error:" in line), lines[0])
@@ -248,7 +241,7 @@ def _compiler() -> str:
 
 
 @contextmanager
-def _workplace(beside: Path) -> Iterator[Path]:
+def workplace(beside: Path) -> Iterator[Path]:
     """Create a temporary folder, which is also Inductor's cache, and remove it afterwards."""
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
@@ -274,14 +267,7 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
 
 def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> Spec:
     """Describe the package's inputs, outputs and weights, for the checks in `Package`."""
-    inputs = {}
-    for name, tensor in graph.inputs.items():
-        axes = graph.dynamic.get(name, {})
-        shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
-        inputs[name] = _described(tensor, shape, name in graph.mutated)
-    results = program.graph.output_node().args[0][-len(graph.outputs) :]
-    pairs = zip(results, graph.outputs.items(), strict=True)
-    outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in pairs}
+    inputs, outputs = tensors_of(graph, program)
     parameters = program.graph_signature.inputs_to_parameters
     constants = {}
     for node in program.graph.find_nodes(op="placeholder"):
@@ -290,6 +276,22 @@ def _spec(graph: Graph, program: Any, names: Mapping[str, str]) -> Spec:
             dtype = str(tensor.dtype).removeprefix("torch.")
             constants[own] = Constant(names[own], dtype, tuple(tensor.shape))
     return Spec(inputs, outputs, constants)
+
+
+def tensors_of(
+    graph: Graph, program: torch.export.ExportedProgram
+) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Describe a traced graph's inputs, without weights, and its outputs."""
+    inputs = {}
+    for name, tensor in graph.inputs.items():
+        axes = graph.dynamic.get(name, {})
+        shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+        inputs[name] = _described(tensor, shape, name in graph.mutated)
+    results: Any = program.graph.output_node().args[0]
+    own = results[len(results) - len(graph.outputs) :]  # after what is written in place
+    pairs = zip(own, graph.outputs.items(), strict=True)
+    outputs = {name: _described(node.meta["val"], shape) for node, (name, shape) in pairs}
+    return inputs, outputs
 
 
 def _described(tensor: Tensor, shape: Sequence[int | str], mutated: bool = False) -> TensorSpec:

@@ -19,24 +19,42 @@ LIBRARY_FLAGS = (
 )
 
 
-class Cpu:
-    """Packages of C++ for an x86-64 level.
+class Support:
+    """What tensors of a kind of device are.
 
     Attributes:
         torch_device: The device of weights, inputs and outputs.
+        captures: Whether calls can be captured, and so may not overlap.
+    """
+
+    torch_device: torch.device
+    captures = False
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is on the package's device."""
+        return tensor.device.type == self.torch_device.type
+
+    def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a tensor on the device, converted to `dtype` and contiguous."""
+        return tensor.to(self.torch_device, dtype).contiguous()
+
+
+class Cuda(Support):
+    """Packages for one NVIDIA GPU, the first that the process may use."""
+
+    torch_device = torch.device("cuda", 0)
+    captures = True
+
+
+class Cpu(Support):
+    """Packages of C++ for an x86-64 level.
+
+    Attributes:
         shims: Prefix of the C functions by which a package calls our kernels.
     """
 
     torch_device = torch.device("cpu")
     shims = "aoti_torch_cpu"
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor is on the package's device."""
-        return tensor.is_cpu
-
-    def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a tensor on the device, converted to `dtype` and contiguous."""
-        return tensor.to(self.torch_device, dtype).contiguous()
 
     def kernel_flags(self, march: str, extensions: Sequence[str], threads: int | None) -> list[str]:
         """Return the C++ compiler's flags for our own kernels."""
@@ -76,4 +94,5 @@ class Cpu:
         }
 
 
-SUPPORT: dict[Device, Cpu] = {"cpu": Cpu()}
+CPU = Cpu()
+SUPPORT: dict[Device, Support] = {"cpu": CPU, "cuda": Cuda()}

@@ -110,7 +110,6 @@ def build_graph(
             march=options.march,
             extensions=options.extensions,
             threads=options.threads,
-            device=options.device,
             fresh=job.fresh,
         )
 

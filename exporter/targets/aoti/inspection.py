@@ -16,6 +16,7 @@ from exporter.families.graph import GraphFunction, parameter_names
 from exporter.quantization.schemes.base import IntegerScheme
 from exporter.quantization.schemes.weight_only import WeightOnly
 from exporter.quantization.simulate import Round, Rounding
+from exporter.targets.aoti.cuda import inspection as cuda
 from exporter.targets.aoti.graph_builder import StoredTensors, prepared, setup_of
 from exporter.targets.aoti.modules.dynamic_int8 import Activations
 from exporter.targets.aoti.options import Options
@@ -30,6 +31,8 @@ def rounding(
 ) -> Rounding:
     """Return the rounding of our kernels: int8 with a scale per row, and that of both caches."""
     options = Options.model_validate(manifest.options)
+    if options.device == "cuda":
+        return cuda.rounding(options, narrow=narrow)
     # Without VNNI an encoder's weights are widened instead, but for those in groups.
     widened = once and not options.vnni and not isinstance(scheme, WeightOnly)
     inputs = None if scheme is None or widened else _INPUTS[scheme.name](scheme)
@@ -64,6 +67,9 @@ def stored(
     """Yield every tensor of `weights.safetensors`, and those that it lacks."""
     options = Options.model_validate(manifest.options)
     plan = plan_of(folder, manifest)
+    if options.device == "cuda":
+        yield from cuda.stored(folder, options, plan, checkpoint)
+        return
     setup = setup_of(options, plan, family.skeleton(checkpoint.config), family)
     cuts = [prepared(setup, checkpoint, family, name) for name in setup.variants]
     readers: dict[str, StoredTensors] = {}

@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from exporter.errors import MachineError
 from exporter.quantization.moved_options import refuse_moved
@@ -23,8 +29,25 @@ from exporter.targets.aoti import (
 from exporter.targets.options import TargetOptions
 
 Auto = Literal["auto"]
-Precision = Literal["float32", "bfloat16", "auto"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 _ANY_OTHER = "*"  # stands for every graph that no option names
+
+ROWS = (1, 5, 8, 32)
+"""The rows of a decoder's step that have a graph of their own on a GPU by default."""
+
+MOST_ROWS = 128
+_Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+_AllRows = Annotated[  # a recipe has a list
+    tuple[_Rows, ...], BeforeValidator(lambda rows: tuple(rows) if isinstance(rows, list) else rows)
+]
+
+# The options of one kind of device only, and the types in which each computes.
+_OF_CPU = ("march", "vnni", "bf16", "onednn", "threads")
+_OF_CUDA = ("rows",)
+_DTYPES: dict[Device, tuple[Precision, ...]] = {
+    "cpu": ("float32", "bfloat16", "auto"),
+    "cuda": ("float16", "bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,8 @@ class Variant:
     def precision(self) -> torch.dtype:
         """The type in which the graph computes."""
         assert not self.open, "to be chosen before anything is cut"
-        return torch.float32 if self.dtype == "float32" else torch.bfloat16
+        precision: torch.dtype = getattr(torch, self.dtype)
+        return precision
 
 
 class Options(TargetOptions):
@@ -59,11 +83,21 @@ class Options(TargetOptions):
     follow this machine. With `dtype` auto, the build measures to choose both, and whether the
     graph's modules are quantized as planned or stay in bfloat16.
     `threads` is compiled in; without it packages use the threads of their process.
+
+    With `device: cuda`, the whole model computes in one `dtype`, float16 or bfloat16, and `rows`
+    has the numbers of rows of a decoder's step that have a graph of their own. Options of the other
+    kind of device are refused, and left out of data. `march` is then the level of the packages'
+    code for the CPU, which only starts kernels.
     """
 
     device: Device = "cpu"  # always serialized, unlike the base's: build keys contain it
-    dtype: Precision | dict[str, Precision] = "float32"
-    march: Level = Field(default_factory=lambda: _this_level())
+    dtype: Precision | dict[str, Precision] = Field(
+        default_factory=lambda data: "float16" if _on_cuda(data) else "float32"
+    )
+    rows: _AllRows = Field(default=ROWS, min_length=1, max_length=8)
+    march: Level = Field(
+        default_factory=lambda data: LEVELS[0] if _on_cuda(data) else _this_level()
+    )
     vnni: bool = Field(
         default_factory=lambda data: default_extension(describe(), data.get("march"), VNNI)
     )
@@ -76,6 +110,38 @@ class Options(TargetOptions):
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
 
     _moved = model_validator(mode="before")(refuse_moved("int8", "exclude", "include_lm_head"))
+
+    @model_validator(mode="after")
+    def _of_this_device(self) -> "Options":
+        other, others = ("cuda", _OF_CUDA) if self.device == "cpu" else ("cpu", _OF_CPU)
+        for name in others:
+            if name in self.model_fields_set:
+                msg = f"`{name}` goes with `device: {other}` only"
+                raise ValueError(msg)
+        known = _DTYPES[self.device]
+        given = self.dtype.values() if isinstance(self.dtype, dict) else (self.dtype,)
+        if self.device == "cuda" and isinstance(self.dtype, dict):
+            msg = "`dtype` is one for all graphs with `device: cuda`"
+            raise ValueError(msg)
+        for dtype in given:
+            if dtype not in known:
+                msg = f"`dtype: {dtype}` is not for `device: {self.device}`: {', '.join(known)}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _rows_differ(self) -> "Options":
+        if len(set(self.rows)) < len(self.rows):
+            msg = "`rows` names a number twice"
+            raise ValueError(msg)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_others(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the options of the other kind of device out of data."""
+        others = _OF_CUDA if self.device == "cpu" else _OF_CPU
+        data: dict[str, Any] = serialize(self)
+        return {name: value for name, value in data.items() if name not in others}
 
     @model_validator(mode="after")
     def _extensions_need_avx512(self) -> "Options":
@@ -134,6 +200,10 @@ class Options(TargetOptions):
         names = ("dtype", "onednn")
         fields = {name: {g: getattr(v, name) for g, v in variants.items()} for name in names}
         return self.model_copy(update=fields)
+
+
+def _on_cuda(data: Mapping[str, Any]) -> bool:
+    return data.get("device") == "cuda"
 
 
 def _of(value: Any, graph: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,34 +20,30 @@ from exporter.runtime.aoti.library import Library, Output, arguments
 from exporter.runtime.aoti.library import Tensor as InMemory
 from exporter.runtime.aoti.spec import Constant, Spec, parse
 from exporter.system.accelerators import Device
-from exporter.targets.aoti.devices import SUPPORT
+from exporter.targets.aoti.devices import SUPPORT, Support
+
+Run = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
-class Package:
-    """A compiled graph, called with named tensors.
+class PackageFunction:
+    """A compiled graph, called with named tensors: a `GraphFunction`.
 
-    Compiled code does not check its inputs, so this class does. It references `weights` (by the
-    names of the spec's constants, on the device) without copying them.
+    Compiled code does not check its inputs, so this class does.
 
-    `path` is the package to open, which may be removed then; `shown` is its name in messages.
+    Args:
+        name: The package's name, for messages.
+        spec: Its description.
+        run: Calls its code with the inputs in order.
+        support: The device that it computes on.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        spec: Spec,
-        weights: Mapping[str, Tensor],
-        device: Device = "cpu",
-        shown: Path | None = None,
-    ) -> None:
-        shown = shown or path
-        self._name = path.name
-        self._support = SUPPORT[device]
+    def __init__(self, name: str, spec: Spec, run: Run, support: Support) -> None:
+        self._name = name
+        self._support = support
         self.device = self._support.torch_device
         self._inputs = {name: (getattr(torch, t.dtype), t) for name, t in spec.inputs.items()}
         self._outputs = tuple(spec.outputs)
-        opened = _opened_in_torch if spec.needs_torch else _opened
-        self._run = opened(path, spec, weights, shown)
+        self._run = run
 
     def __call__(
         self, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None = None
@@ -76,14 +73,33 @@ class Package:
         return tensor if ready else self._support.take(tensor, dtype)
 
 
-Run = Callable[[list[Tensor]], Sequence[Tensor]]
+class Package(PackageFunction):
+    """A compiled graph with its weights.
+
+    It references `weights` (by the names of the spec's constants, on the device) without copying
+    them.
+
+    `path` is the package to open, which may be removed then; `shown` is its name in messages.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: Spec,
+        weights: Mapping[str, Tensor],
+        device: Device = "cpu",
+        shown: Path | None = None,
+    ) -> None:
+        opened = _opened_in_torch if spec.needs_torch else _opened
+        run = opened(path, spec, weights, shown or path)
+        super().__init__(path.name, spec, run, SUPPORT[device])
 
 
 def _opened(path: Path, spec: Spec, weights: Mapping[str, Tensor], shown: Path) -> Run:
     """Open a library that needs no torch; return a call of it."""
     with zipfile.ZipFile(path) as package:
         library = Library(package.read(f"{path.stem}/{pt2.LIBRARY}"), shown)
-    stored = {c.name: _weight(shown, weights, c) for c in spec.constants.values()}
+    stored = {c.name: stored_weight(shown, weights, c) for c in spec.constants.values()}
     dtypes = {c.name: c.dtype for c in spec.constants.values()}
     names = library.weight_names()
     _require_same(shown, names, stored)
@@ -109,19 +125,50 @@ def _taken(output: Output) -> Tensor:
 
 def _opened_in_torch(path: Path, spec: Spec, weights: Mapping[str, Tensor], shown: Path) -> Run:
     """Open a package that calls libtorch; return a call of it."""
-    own = {name: _weight(shown, weights, c) for name, c in spec.constants.items()}
+    own = {name: stored_weight(shown, weights, c) for name, c in spec.constants.items()}
+    loader = opened_loader(path, shown)
+    _require_same(shown, loader.get_constant_fqns(), own)
+    loader.load_constants(own, False, True, True)
+    run: Run = loader.boxed_run
+    return run
+
+
+def opened_loader(path: Path, shown: Path, *, graphs: bool = False, index: int = -1) -> Any:
+    """Open a package by torch's loader.
+
+    Args:
+        path: The package.
+        shown: Its name in messages.
+        graphs: Whether its calls may be captured in a CUDA graph: they then wait for nothing, and
+            may not overlap.
+        index: The number of the device.
+
+    Raises:
+        MachineError: It cannot be loaded here.
+    """
     try:
         # `aoti_load_package` calls this too, but also runs a compiler, only for a warning.
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", graphs, 1, index)
     except RuntimeError as error:
         if exhausted(error):
             raise
         msg = f"{shown} cannot be loaded on this machine: {str(error).splitlines()[0]}"
         raise MachineError(msg) from error
-    _require_same(shown, loader.get_constant_fqns(), own)
-    loader.load_constants(own, False, True, True)
-    run: Run = loader.boxed_run
-    return run
+
+
+def require_torch(folder: Path, built: str) -> None:
+    """Raise MachineError if this is not the torch that packages linked to it were compiled for."""
+    built, here = (_minor(version) for version in (built, torch.__version__))
+    if built != here:
+        msg = (
+            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
+            f"Install torch {built} or build the artifact again."
+        )
+        raise MachineError(msg)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.partition("+")[0].split(".")[:2])
 
 
 def _require_same(shown: Path, compiled: Sequence[str | None], told: Mapping[str, Tensor]) -> None:
@@ -130,7 +177,7 @@ def _require_same(shown: Path, compiled: Sequence[str | None], told: Mapping[str
         raise IntegrityError(msg)
 
 
-def _weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:
+def stored_weight(path: Path, weights: Mapping[str, Tensor], constant: Constant) -> Tensor:
     """Return a weight; raise IntegrityError if its type or shape is not as compiled."""
     weight = weights.get(constant.name)
     wanted = getattr(torch, constant.dtype), constant.shape

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from exporter.artifact import store
 from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.errors import MachineError, RecipeError
+from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import parameter_names
 from exporter.formats.tensor_io import Layout, safetensors_bytes, write_safetensors
@@ -30,6 +30,8 @@ from exporter.system.hardware import require_features, require_threads
 from exporter.system.tempdirs import scratch
 from exporter.targets.aoti import autotune
 from exporter.targets.aoti.compiler import require_compiler
+from exporter.targets.aoti.cuda import target as cuda
+from exporter.targets.aoti.cuda.load import load as load_for_cuda
 from exporter.targets.aoti.devices import SUPPORT
 from exporter.targets.aoti.graph_builder import (
     Setup,
@@ -40,7 +42,7 @@ from exporter.targets.aoti.graph_builder import (
     taken,
 )
 from exporter.targets.aoti.options import Options
-from exporter.targets.aoti.package import Package, read_spec
+from exporter.targets.aoti.package import Package, read_spec, require_torch
 from exporter.targets.base import Job, Records
 
 SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
@@ -58,6 +60,9 @@ def check(
     family: Family,
 ) -> None:
     """Refuse unknown graph names, float weights with a dtype, and a missing compiler."""
+    if options.device == "cuda":
+        cuda.check(options, plan)
+        return
     names = [graph.name for graph in family.graphs(model, cache="static")]
     for name, option in sorted(options.named.items()):
         if name not in names:
@@ -85,6 +90,8 @@ def layout(
 
     A graph whose variant the build chooses counts with its largest candidate.
     """
+    if options.device == "cuda":
+        return cuda.layout(options, plan, checkpoint)
     setup = setup_of(options, plan, model, family)
     return _files(autotune.largest(setup, model, checkpoint, family), checkpoint, family)
 
@@ -111,11 +118,30 @@ def num_trials(
     family: Family,
 ) -> int:
     """Return how many graphs a build compiles only to time them, for `dtype` auto."""
+    if options.device == "cuda":
+        return 0
     return autotune.num_trials(setup_of(options, plan, model, family), model, checkpoint, family)
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Estimate the memory of a card: weights, caches of the most rows, states of the encoder."""
+    return cuda.device_memory_bytes(options, plan, checkpoint) if options.device == "cuda" else 0
+
+
 def build(job: Job[Options]) -> BuildResult:
-    """Compile one package per graph of the family's static cut, then write all weights once."""
+    """Compile one package per graph of the family's static cut, then write all weights once.
+
+    For a GPU, see `exporter.targets.aoti.cuda`: the graphs are those of its cut for a device, and
+    of layers that are alike one is compiled.
+    """
+    if job.device == "cuda":
+        return cuda.build(job)
     model = job.family.skeleton(job.checkpoint.config)
     check(job.options, job.plan, model, job.checkpoint, job.family)
     setup, choices = autotune.choose(job, setup_of(job.options, job.plan, model, job.family))
@@ -160,6 +186,8 @@ def records(
     choices: Mapping[str, AutotuneResult],
 ) -> Records:
     """Return the plan, with those modules left float whose every graph was chosen to be."""
+    if options.device == "cuda":
+        return Records(cuda.kept_plan(options, plan, checkpoint))
     graphs = family.graphs(model, cache="static")
     quantized = {
         name.rpartition(".")[0]
@@ -181,9 +209,11 @@ def load(
         MachineError: The CPU, torch's version or the threads are not as compiled for.
         IntegrityError: A package is damaged or does not fit its weights.
     """
+    if device == "cuda":
+        return load_for_cuda(folder, manifest, family)
     require_features(manifest.needs.cpu_features, str(folder))
     if "torch" in manifest.needs.packages:
-        _require_version(folder, manifest.versions.get("torch", "?"))
+        require_torch(folder, manifest.versions.get("torch", "?"))
     require_threads(manifest.threads, threads, str(folder))
     packages = [file for file in manifest.files if file.path.endswith(".pt2")]
     with scratch() as place:  # what is checked is what runs, whoever else may write to the folder
@@ -204,18 +234,3 @@ def _weights(path: Path, device: Device) -> dict[str, Tensor]:
     """Return the weights, which all graphs share; on the CPU they are mapped into memory."""
     with safe_open(path, framework="pt", device=str(SUPPORT[device].torch_device)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _require_version(folder: Path, built: str) -> None:
-    """Raise MachineError if this is not the torch that packages linked to it were compiled for."""
-    built, here = (_minor(version) for version in (built, torch.__version__))
-    if built != here:
-        msg = (
-            f"{folder} was compiled for torch {built}, and this is torch {here}.\n"
-            f"Install torch {built} or build the artifact again."
-        )
-        raise MachineError(msg)
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.partition("+")[0].split(".")[:2])

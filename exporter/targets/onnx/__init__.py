@@ -14,6 +14,8 @@ Preset = Literal["avx512_vnni", "avx512", "avx2", "arm64"]
 DEFAULT_PRESET: Preset = "avx512_vnni"
 OPSET = 20
 
+DEFAULT_SCHEME = "dynamic-int8"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=515 * MB,

@@ -96,9 +96,36 @@ def shared_attention(
     """Return the node; past and present share a buffer, so that only new keys are written."""
     first = op.Slice(last, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
     seen = op.Add(first, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
+    return _shared(query, key, value, key_cache, value_cache, last, seen)
+
+
+def buffer_attention(
+    query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, last: Any
+) -> Any:
+    """Return the node of `shared_attention`, whose only lengths are those of each row.
+
+    The length of the longest is an input on the host, which a CUDA graph would keep as it was when
+    it was captured: here it is that of the buffer, and rows are masked by their own.
+    """
+    length = op.Constant(value=ir.tensor([int(key_cache.shape[2])], ir.DataType.INT32))
+    return _shared(query, key, value, key_cache, value_cache, last, length)
+
+
+def _shared(
+    query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, last: Any, seen: Any
+) -> Any:
     heads = int(key_cache.shape[1])
     past = (key_cache, value_cache, last, seen)
     return _GROUP_QUERY(query, key, value, *past, num_heads=heads, kv_num_heads=heads, scale=1.0)
+
+
+def windows_attention(query: Any, key: Any, value: Any) -> Any:
+    """Return the node whose batch are the windows, with their rows as queries."""
+    width = int(key.shape[1]) * int(key.shape[3])
+    windows = op.Shape(key, start=0, end=1)
+    grouped = op.Concat(windows, op.Constant(value_ints=[-1, width]), axis=0)
+    attended = attention(op.Reshape(query, grouped), key, value, int(key.shape[1]))
+    return op.Reshape(attended, op.Shape(query))
 
 
 def shared_cross_attention(query: Any, key: Any, value: Any, scales: Any, last: Any) -> Any:

@@ -23,6 +23,7 @@ from exporter.quantization.simulate import Round, Rounding
 from exporter.runtime.onnx import graph_name
 from exporter.runtime.onnx.external_data import require_sealed, sealed_beside
 from exporter.targets.inspection import StoredWeight, Unrounded, plan_of
+from exporter.targets.onnx.graphs.builder import Form, prepare
 from exporter.targets.onnx.layouts import CONFIG
 from exporter.targets.onnx.options import Options
 from exporter.targets.onnx.session import open_session
@@ -74,16 +75,23 @@ def stored(
     folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
 ) -> Iterator[StoredWeight]:
     """Yield every initializer of every graph that has a name of the model's."""
-    from exporter.targets.onnx.target import _prepared
+    from exporter.targets.onnx.target import _form
 
-    options = Options.model_validate(manifest.options)
+    form = _form(Options.model_validate(manifest.options))
+    yield from stored_as(form, folder, manifest, checkpoint, family)
+
+
+def stored_as(
+    form: Form, folder: Path, manifest: Manifest, checkpoint: Checkpoint, family: Family
+) -> Iterator[StoredWeight]:
+    """Yield the initializers of graphs that were built in a form."""
     plan = plan_of(folder, manifest)
-    planned = {g.name: g for g in family.graphs(family.skeleton(checkpoint.config), "dynamic")}
+    planned = {graph.name for graph in form.graphs(checkpoint, family)}
     for file in _graphs(manifest):
         name = graph_name(Path(file.path))
         if name not in planned:
             continue
-        prepared = _prepared(options, plan, checkpoint, family, planned[name])
+        prepared = prepare(form, plan, checkpoint, family, name)
         names = parameter_names(prepared.graph, prepared.model)
         there = _initializers(folder, file, manifest)
         held = {name for own, name in names.items() if own in there}

@@ -1,10 +1,6 @@
 """onnx-int8: dynamic int8 ONNX graphs for onnxruntime, optimum and transformers.js.
 
-Graphs are traced without weights, from a model whose modules are int8 already, so there is no float
-graph to quantize afterwards; weights are then streamed to external data, once each. Only products
-with a constant weight are int8, not those of attention. If all layers of a graph are alike, one is
-traced and repeated. Graphs for our own sessions use the external data of those for other loaders
-(`weights_from`).
+Only products with a constant weight are int8, not those of attention.
 
 Only building imports onnx: loading needs onnxruntime alone.
 """
@@ -13,12 +9,11 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.artifact.manifest import AutotuneResult, BuildResult, Manifest, Requirements
 from exporter.artifact.store import read_verified
@@ -26,20 +21,19 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import RecipeError
 from exporter.families.base import Family
 from exporter.families.graph import Graph, parameter_names
-from exporter.quantization.modules import OwnLayout, keep_16bit_storage, stored
-from exporter.quantization.plan import QuantizationPlan, shared_tables
+from exporter.quantization.plan import QuantizationPlan
 from exporter.quantization.schemes.base import QuantizationScheme
 from exporter.quantization.schemes.dynamic_int8 import Scheme as DynamicInt8
 from exporter.quantization.schemes.static_int8 import Scheme as StaticInt8
-from exporter.quantization.weights import Weights
 from exporter.runtime.onnx import graph_name
 from exporter.runtime.onnx.external_data import own_graphs
 from exporter.runtime.onnx.session import call_limit_s
 from exporter.system.accelerators import Device
-from exporter.system.build_cache import get_or_build
-from exporter.system.hardware import describe, installed_versions
+from exporter.system.hardware import describe
 from exporter.targets.base import Job, Records
-from exporter.targets.onnx import OPSET, products_saturate
+from exporter.targets.onnx import products_saturate
+from exporter.targets.onnx.graphs import builder
+from exporter.targets.onnx.graphs.builder import Form
 from exporter.targets.onnx.layouts import CONFIG, Named, config_text, named
 from exporter.targets.onnx.options import _UNSIGNED_PRESETS, Options
 from exporter.targets.onnx.ort_config import ORT_CONFIG, ORT_CONFIG_BYTES, ort_config
@@ -47,10 +41,6 @@ from exporter.targets.onnx.session import open_session
 
 SCHEMES = frozenset({"float", "dynamic-int8", "static-int8", "weight-int4", "weight-int8"})
 _log = logging.getLogger(__name__)
-# Approximate bytes of a graph's nodes, per linear module, and per input with its nodes.
-_LINEAR_BYTES, _INPUT_BYTES = 1_420, 1_500
-# The same for a graph with `weights_from`, per input and output.
-_SHARING_BYTES = 1_300
 _TOKENIZER = "tokenizer.json"
 
 
@@ -95,20 +85,7 @@ def layout(
     names = _named(options, plan, model, graphs)
     own = _own_files(options, checkpoint, family, graphs, names)
     files |= {name: len(content) for name, content in own.items()}
-    for planned in graphs:
-        path = str(names[planned.name].path)
-        graph = _prepared(options, plan, checkpoint, family, planned).graph
-        if graph.weights_from is not None:
-            values = len(graph.inputs) + len(graph.outputs)
-            files[path] = _SHARING_BYTES * values
-            continue
-        weights = dict(
-            graph.module.named_parameters()
-        )  # shared weights count once, as they are written
-        files[f"{path}_data"] = sum(weight.nbytes for weight in weights.values())
-        modules = graph.module.modules()
-        linears = sum(isinstance(each, OwnLayout) for each in modules)
-        files[path] = _LINEAR_BYTES * linears + _INPUT_BYTES * len(graph.inputs)
+    files |= builder.sizes(_form(options), plan, checkpoint, family, names)
     return files
 
 
@@ -123,14 +100,25 @@ def num_trials(
     return 0
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Return 0: it runs on CPUs alone."""
+    return 0
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Write one ONNX file per graph, each weight once beside one of them, and `ort_config.json`."""
     skeleton = job.family.skeleton(job.checkpoint.config)
     graphs = job.family.graphs(skeleton, cache="dynamic")
     names = _named(job.options, job.plan, skeleton, graphs)
-    for planned in graphs:
-        prepared = _prepared(job.options, job.plan, job.checkpoint, job.family, planned)
-        _build_graph(job, prepared, names)
+    for graph in graphs:
+        makers = (sys.modules[__name__],)
+        builder.build_graph(job, _form(job.options), graph.name, names, makers)
     (job.folder / ORT_CONFIG).write_text(ort_config(job.options, job.plan))
     own = _own_files(job.options, job.checkpoint, job.family, graphs, names)
     for name, content in own.items():
@@ -140,74 +128,6 @@ def build(job: Job[Options]) -> BuildResult:
         options=job.options.model_dump(mode="json"),
         quantization=job.plan.as_data(),
     )
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A graph ready to trace, the model it is cut from, and the reader of their weights."""
-
-    graph: Graph
-    model: nn.Module
-    weights: Weights
-
-    def read(self, name: str) -> Tensor:
-        """Return the model's tensor `name` as the graph stores it."""
-        return stored(self.model, name, self.weights.read(name))
-
-
-def _prepared(
-    options: Options,
-    plan: QuantizationPlan,
-    checkpoint: Checkpoint,
-    family: Family,
-    planned: Graph,
-) -> _Prepared:
-    """Cut one graph from a new model, with weights in the types in which they are stored."""
-    from exporter.targets.onnx.modules import replace_modules
-
-    model = family.skeleton(checkpoint.config)
-    weights = Weights(checkpoint, plan, family.TIED)
-    keep_16bit_storage(model, weights)
-    shared = shared_tables(family.TIED, checkpoint.tensors)
-    replace_modules(model, plan, shared, _int8_type(options))
-    graph = next(g for g in family.graphs(model, cache="dynamic") if g.name == planned.name)
-    return _Prepared(graph, model, weights)
-
-
-def _build_graph(job: Job[Options], prepared: _Prepared, files: Mapping[str, Named]) -> None:
-    """Trace a graph, or take it from the cache, and stream its weights in."""
-    from exporter.targets.onnx import external_data
-    from exporter.targets.onnx.trace import _trace
-
-    graph = prepared.graph
-    names = parameter_names(graph, prepared.model)
-    modules = {name.rpartition(".")[0] for name in names.values()}
-
-    def trace() -> None:
-        job.progress(f"tracing {graph.name}", None)
-        external_data.save(_trace(graph), path, names)
-
-    def read(name: str) -> Tensor:
-        return prepared.read(names[name])
-
-    path = job.folder / files[graph.name].path
-    path.parent.mkdir(exist_ok=True)
-    parts = {
-        "graph": graph.name,
-        "file": path.name,  # the graph contains the name of its external data
-        "opset": OPSET,
-        "architecture": job.family.architecture(job.checkpoint.config),
-        "weights": {n: f"{t.dtype} {t.shape}" for n, t in graph.module.named_parameters()},
-        "schemes": {n: str(s) for n, s in job.plan.quantized.items() if n in modules},
-        "versions": installed_versions(),
-    }
-    what = f"onnx-int8 {path.name} of {job.size}"
-    makers = (sys.modules[__name__], job.family, *job.plan.quantized.values())
-    get_or_build(path, what, parts, trace, makers=makers, fresh=job.fresh)
-    if graph.weights_from is None:
-        external_data.fill(path, read, job.progress)
-    else:
-        external_data.share_external_data(path, job.folder / files[graph.weights_from].path)
 
 
 def records(
@@ -275,6 +195,15 @@ def _tokenizer_files(options: Options, checkpoint: Checkpoint, family: Family) -
 
 def _has_8_bits(scheme: QuantizationScheme) -> bool:
     return isinstance(scheme, DynamicInt8 | StaticInt8) and scheme.bits == 8
+
+
+def _form(options: Options) -> Form:
+    from exporter.targets.onnx.modules import replace_modules
+
+    def replace(model: nn.Module, plan: QuantizationPlan, shared: Mapping[str, str]) -> None:
+        replace_modules(model, plan, shared, _int8_type(options))
+
+    return Form("onnx-int8", "dynamic", replace)
 
 
 def _int8_type(options: Options) -> torch.dtype:

@@ -8,6 +8,8 @@ from exporter.system.hardware import Machine
 from exporter.targets.cost import MB, Cost
 from exporter.targets.facts import Offer
 
+DEFAULT_SCHEME = "dynamic-int8"
+
 COSTS: dict[Device, Cost] = {
     "cpu": Cost(
         base_bytes=400 * MB,

@@ -53,6 +53,17 @@ def num_trials(
     return 0
 
 
+def device_memory_bytes(
+    options: Options,
+    plan: QuantizationPlan,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+) -> int:
+    """Return 0: it runs on CPUs alone."""
+    return 0
+
+
 def build(job: Job[Options]) -> BuildResult:
     """Write `model.safetensors` and `quantization.json`."""
     model = job.family.skeleton(job.checkpoint.config)

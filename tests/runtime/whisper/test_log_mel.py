@@ -12,8 +12,8 @@ from exporter.errors import DataError
 from exporter.formats import audio
 from exporter.runtime.mel import mel_filters
 from exporter.runtime.transcript import Audio, Sound
-from exporter.runtime.whisper.log_mel import LogMel
-from exporter.runtime.whisper.long_log_mel import LongLogMel
+from exporter.runtime.whisper.features.log_mel import LogMel
+from exporter.runtime.whisper.features.long_log_mel import LongLogMel
 
 WINDOW_S = 2
 SAMPLES = 16_000 * WINDOW_S

@@ -96,7 +96,7 @@ def same_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give `generate` our features of short recordings too."""
 
     def ours(extractor: Any, audio: Any, device: Any) -> Any:
-        from exporter.runtime.whisper.log_mel import LogMel
+        from exporter.runtime.whisper.features.log_mel import LogMel
 
         mel = LogMel(extractor.feature_size, window_s=extractor.chunk_length)
         features = torch.from_numpy(mel(audio))

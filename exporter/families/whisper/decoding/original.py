@@ -10,7 +10,7 @@ from torch import Tensor
 from exporter.families.whisper.decoding.settings import generation_settings, with_settings
 from exporter.formats.audio import whole
 from exporter.runtime.transcript import Segment, Sound, Transcript
-from exporter.runtime.whisper.long_log_mel import LongLogMel
+from exporter.runtime.whisper.features.long_log_mel import LongLogMel
 from exporter.runtime.whisper.options import Options, lead_of
 from exporter.runtime.whisper.settings import Settings
 from exporter.runtime.whisper.text import Text
@@ -93,7 +93,7 @@ class _Original:
         settings, options = self.settings, self.options
         timestamps = pieces[0].is_long or options.timestamps
         config = generation_settings(self.model, settings, options, timestamps=timestamps)
-        arguments = _arguments(settings, self.text, options)
+        arguments = _arguments(settings, self.text, options, self.model.device)
         with torch.inference_mode():
             features, mask, lengths = self._features(pieces)
             view = with_settings(self.model, config)
@@ -157,10 +157,12 @@ def short_features(
         return_attention_mask=True,
         return_tensors="pt",
     )
-    return computed.input_features.to(device), computed.attention_mask
+    return computed.input_features.to(device), computed.attention_mask.to(device)
 
 
-def _arguments(settings: Settings, text: Text, options: Options) -> dict[str, Any]:
+def _arguments(
+    settings: Settings, text: Text, options: Options, device: torch.device
+) -> dict[str, Any]:
     """Return those options that are arguments of `generate`."""
     lead = lead_of(options, settings, text)
     arguments: dict[str, Any] = {
@@ -171,7 +173,7 @@ def _arguments(settings: Settings, text: Text, options: Options) -> dict[str, An
         "condition_on_prev_tokens": options.condition_on_previous,
     }
     if lead.whole:
-        arguments["prompt_ids"] = torch.tensor(lead.whole)
+        arguments["prompt_ids"] = torch.tensor(lead.whole, device=device)
         if options.hotwords and options.condition_on_previous:
             arguments["prompt_condition_type"] = "all-segments"
     return arguments

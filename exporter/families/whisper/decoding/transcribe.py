@@ -10,8 +10,9 @@ from torch import Tensor
 
 from exporter.families.whisper.decoding import original
 from exporter.families.whisper.decoding.settings import options_of, own_settings
+from exporter.families.whisper.engine.device_engine import array_engine
 from exporter.families.whisper.engine.eager import eager_engine
-from exporter.families.whisper.engine.engine import ArrayEngine, Engine
+from exporter.families.whisper.engine.engine import Engine
 from exporter.recipe import Decoding
 from exporter.runtime.transcript import Audio, Sound, Transcript
 from exporter.runtime.whisper.text import Text
@@ -34,7 +35,7 @@ def transcribe(
     if engine is None and options.beyond_generate:
         engine = _float_engine(model)
     if engine is not None:
-        return Whisper(ArrayEngine(engine), settings, text).transcribe(audio, options)
+        return Whisper(array_engine(engine), settings, text).transcribe(audio, options)
     return original.transcribe(model, extractor, settings, text, audio, options)
 
 

@@ -62,26 +62,25 @@ class Engine:
     """A model's built graphs: functions by name, and the decoder.
 
     Functions are looked up at every call, so that measurements can replace them. `encoder` is the
-    encoder's name; inputs and outputs of all functions are on `device`.
+    encoder's name; inputs and outputs of all functions are on `device`. `batch` windows are encoded
+    at a time: one where each uses all cores, and the activations of several would not fit the CPU's
+    caches. A window's rounding then does not depend on the others, either.
     """
 
     functions: dict[str, GraphFunction]
     encoder: str
     decoder: Decoder
     device: torch.device
+    batch: int = 1
 
     def encode(self, features: Tensor) -> Tensor:
-        """Run the encoder on float32 features [windows, mels, frames].
-
-        Windows are encoded one by one: each uses all cores, and the activations of several would
-        not fit the CPU's caches. Also, a window's rounding then does not depend on the others.
-        """
+        """Run the encoder on float32 features [windows, mels, frames]."""
         features = features.to(self.device, torch.float32).contiguous()
-        encoded = [self._encode(window) for window in features.split(1)]
+        encoded = [self._encode(windows) for windows in features.split(self.batch)]
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded)
 
-    def _encode(self, window: Tensor) -> Tensor:
-        return next(iter(self.functions[self.encoder]({"input_features": window}).values()))
+    def _encode(self, windows: Tensor) -> Tensor:
+        return next(iter(self.functions[self.encoder]({"input_features": windows}).values()))
 
     def step(self, ids: Tensor, encoded: Tensor, cache: Any) -> Tensor:
         """Return the logits [rows, tokens, vocabulary] after each of `ids`; advance `cache`.

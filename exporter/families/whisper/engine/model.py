@@ -16,13 +16,14 @@ from transformers.modeling_outputs import BaseModelOutput, ModelOutput, Seq2SeqL
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from exporter.errors import RecipeError
-from exporter.families.graph import GraphFunction
+from exporter.families.graph import GraphFunction, recorded
 from exporter.families.whisper.engine.cache import CACHE, GraphCache
+from exporter.families.whisper.engine.device import ENCODED, DeviceDecoder
 from exporter.families.whisper.engine.engine import Decoder, Engine
 from exporter.families.whisper.engine.static_decoder import StaticDecoder
 from exporter.families.whisper.engine.step_decoder import StepDecoder
 
-DECODERS = {"step", "decoder"}  # graphs' names, one in each cut
+DECODERS = ("step", "decoder", "prompt")  # graphs' names, one in each cut
 
 
 @dataclass
@@ -273,14 +274,29 @@ def assemble(
     generation_config: GenerationConfig,
     functions: Mapping[str, GraphFunction],
     cache_dtype: torch.dtype,
+    *,
+    narrow: bool,
 ) -> GraphWhisper:
     """Join built graphs into a model; their names identify the cut of Whisper.
+
+    Args:
+        config: The model's config.
+        generation_config: Its settings of `generate`.
+        functions: The built graphs by name.
+        cache_dtype: The type of caches that graphs write in place.
+        narrow: Whether those of `device_graphs` keep the audio's keys and values in int8.
 
     Raises:
         IntegrityError: The names are those of no cut.
     """
     named = dict(functions)
     decoder: Decoder
+    if "prompt" in named:
+        device = named["prompt"].device
+        named = {name: recorded(function) for name, function in named.items()}
+        decoder = DeviceDecoder(named, config, cache_dtype, device, narrow=narrow)
+        engine = Engine(named, "encoder", decoder, device, batch=ENCODED)
+        return GraphWhisper(config, generation_config, engine)
     if "step" in named:
         encoder, device = "encoder_model", named["step"].device
         decoder = StepDecoder(named, config, device)

@@ -43,17 +43,26 @@ def encode(
         attend: Computes a layer's self-attention of [batch, source, width].
         num_layers: Number of layers to run, with marked boundaries; None: all, unmarked.
     """
-    dtype = encoder.layer_norm.weight.dtype
+    hidden = convolve(encoder, features, encoder.layer_norm.weight.dtype)
+    for layer in encoder.layers[:num_layers]:
+        hidden = encode_layer(layer, mark(hidden, num_layers), attend)
+    normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
+    return normed
+
+
+def convolve(encoder: Any, features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what the first layer of an encoder takes, [batch, source, width]."""
     hidden = features.to(dtype)
     for conv in (encoder.conv1, encoder.conv2):
         hidden = _convolved(conv, hidden, dtype)
-    hidden = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
-    for layer in encoder.layers[:num_layers]:
-        hidden = mark(hidden, num_layers)
-        states = layer.self_attn_layer_norm(hidden)
-        hidden = feed_forward(layer, hidden + attend(layer.self_attn, states))
-    normed: Tensor = encoder.layer_norm(mark(hidden, num_layers))
-    return normed
+    placed: Tensor = hidden.transpose(1, 2) + encoder.embed_positions.weight.to(dtype)
+    return placed
+
+
+def encode_layer(layer: Any, hidden: Tensor, attend: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """Apply a layer of an encoder to [batch, source, width]; `attend` is its self-attention."""
+    states = layer.self_attn_layer_norm(hidden)
+    return _clamped(feed_forward(layer, hidden + attend(layer.self_attn, states)))
 
 
 def _convolved(conv: Any, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -64,6 +73,14 @@ def _convolved(conv: Any, hidden: Tensor, dtype: torch.dtype) -> Tensor:
     kernel, bias = conv.weight.to(dtype), conv.bias.to(dtype)
     convolved = nn.functional.conv1d(hidden, kernel, bias, conv.stride, conv.padding)
     return nn.functional.gelu(convolved)
+
+
+def _clamped(hidden: Tensor) -> Tensor:
+    """Keep float16 states finite, as `WhisperEncoderLayer` of transformers does."""
+    if hidden.dtype != torch.float16:
+        return hidden
+    largest = torch.finfo(torch.float16).max - 1000
+    return hidden.clamp(-largest, largest)
 
 
 def embed(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
@@ -81,10 +98,13 @@ def merge(attention: Any, attended: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compute attention in separate steps, which old ONNX runtimes also support."""
+    """Compute attention in separate steps, which old ONNX runtimes also support.
+
+    A float32 mask makes the softmax one in float32.
+    """
     scores = query @ key.transpose(-1, -2)
     weights = (scores if mask is None else scores + mask).softmax(-1)
-    return weights @ value
+    return weights.to(value.dtype) @ value
 
 
 def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
@@ -92,3 +112,9 @@ def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
     states = layer.fc1(layer.final_layer_norm(hidden))
     output: Tensor = hidden + layer.fc2(layer.activation_fn(states))
     return output
+
+
+def logits(decoder: Any, head: Any, hidden: Tensor) -> Tensor:
+    """Return float32 logits of the last layer's states: 16 bits would make ties of near ones."""
+    scores: Tensor = head(decoder.layer_norm(hidden).float())
+    return scores

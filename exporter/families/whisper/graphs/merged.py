@@ -18,6 +18,7 @@ from exporter.families.whisper.graphs.layers import (
     embed,
     encode,
     feed_forward,
+    logits,
     merge,
     meta,
     shapes,
@@ -88,7 +89,7 @@ class MergedDecoder(nn.Module):
             hidden = feed_forward(layer, hidden + layer.encoder_attn.out_proj(attended))
             present += [key, value, cross_key, cross_value]
         hidden = mark(hidden, self._num_layers)
-        return self.proj_out(self.decoder.layer_norm(hidden)), *present
+        return logits(self.decoder, self.proj_out, hidden), *present
 
     def _project(self, attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return (
@@ -100,12 +101,12 @@ class MergedDecoder(nn.Module):
 
 def dynamic_graphs(model: Any) -> list[Graph]:
     """Return the encoder and the merged decoder, with the names of optimum's loader."""
-    config = model.config
+    config, dtype = model.config, model.model.encoder.layer_norm.weight.dtype
     features, hidden, cache = shapes(model)
     past_length = 3
     inputs = {
         "input_ids": meta((2, 2), torch.int64),
-        "encoder_hidden_states": meta(hidden),
+        "encoder_hidden_states": meta(hidden, dtype),
     }
     dynamic = {"input_ids": {0: "batch", 1: "tokens"}, "encoder_hidden_states": {0: "batch"}}
     outputs: dict[str, Shape] = {"logits": ("batch", "tokens", config.vocab_size)}
@@ -116,7 +117,7 @@ def dynamic_graphs(model: Any) -> list[Graph]:
         for index in range(config.decoder_layers):
             for leaf in ("key", "value"):
                 name = f"{index}.{side}.{leaf}"
-                inputs[f"past_key_values.{name}"] = meta((2, cache[1], length, cache[3]))
+                inputs[f"past_key_values.{name}"] = meta((2, cache[1], length, cache[3]), dtype)
                 dynamic[f"past_key_values.{name}"] = {0: "batch", 2: axis}
                 outputs[f"present.{name}"] = ("batch", cache[1], grown, cache[3])
     # Loaders match cache tensors to inputs in the graph's order: layer by layer.
@@ -126,7 +127,7 @@ def dynamic_graphs(model: Any) -> list[Graph]:
     encoder = Graph(
         "encoder_model",
         Encoder(model),
-        {"input_features": meta(features)},
+        {"input_features": meta(features, dtype)},
         {"input_features": {0: "batch"}},
         {"last_hidden_state": ("batch", *hidden[1:])},
     )

@@ -18,24 +18,24 @@ from exporter.families.attention import (
     split,
 )
 from exporter.families.graph import WRITTEN, Graph, Shape, alike, mark, single_layer_of
-from exporter.families.whisper.graphs.layers import embed, feed_forward, meta, shapes
+from exporter.families.whisper.graphs.layers import embed, feed_forward, logits, meta, shapes
 from exporter.runtime.whisper.engine import query_name
 
-_WEIGHTS_FROM = "decoder_model_merged"
+WEIGHTS_FROM = "decoder_model_merged"
 
 
 class CrossCache(nn.Module):
     """encoder_hidden_states of one window -> per layer key and value [1, heads, source, head_dim].
 
-    They are float32, or int8 with their scales [1, 1, width] after them. Products round all that
-    they are given with one scale, so several windows would depend on each other.
+    They are floats, or with `narrow` int8, with their scales [1, 1, width] after them. Products
+    round all that they are given with one scale, so several windows would depend on each other.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, narrow: bool) -> None:
         super().__init__()
         self.decoder: Any = model.model.decoder
         self.heads = model.config.decoder_attention_heads
-        self.narrow = _narrow(model)
+        self.narrow = narrow
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         caches: list[Tensor] = []
@@ -91,7 +91,7 @@ class Step(nn.Module):
             hidden = feed_forward(layer, hidden + attention.out_proj(attended))
             present += [*own, *same, query]
         hidden = mark(hidden, self._num_layers)
-        return self.proj_out(self.decoder.layer_norm(hidden)), *present
+        return logits(self.decoder, self.proj_out, hidden), *present
 
 
 def step_graphs(model: Any) -> list[Graph]:
@@ -102,6 +102,7 @@ def step_graphs(model: Any) -> list[Graph]:
     """
     num_layers, narrow = model.config.decoder_layers, _narrow(model)
     _, hidden, (_, heads, length, dim) = shapes(model)
+    cross = cross_cache_graph(model, narrow=narrow)
     inputs = {
         "input_ids": meta((2, 2), torch.int64),
         "own_last": meta((2,), torch.int32),
@@ -112,7 +113,6 @@ def step_graphs(model: Any) -> list[Graph]:
         "own_last": {0: "rows"},
         "cross_last": {0: "windows"},
     }
-    produced: dict[str, Shape] = {}
     outputs: dict[str, Shape] = {"logits": ("rows", "tokens", model.config.vocab_size)}
     for index in range(num_layers):
         for leaf in ("key", "value"):
@@ -121,20 +121,14 @@ def step_graphs(model: Any) -> list[Graph]:
             outputs[f"{name}{WRITTEN}"] = ("rows", heads, length, dim)
         for leaf in ("key", "value"):
             name = f"cross.{index}.{leaf}"
-            produced[name] = (1, heads, hidden[1], dim)
             outputs[f"{name}{WRITTEN}"] = ("windows", heads, hidden[1], dim)
             inputs[name] = meta((2, heads, hidden[1], dim), torch.int8 if narrow else torch.float32)
             dynamic[name] = {0: "windows"}
         outputs[query_name(index)] = ("rows", "tokens", model.config.d_model)
         for name in (f"cross.{index}.{leaf}_scale" for leaf in ("key", "value") if narrow):
-            produced[name] = (1, 1, model.config.d_model)
             inputs[name] = meta((2, 1, model.config.d_model))
             dynamic[name] = {0: "windows"}
-    encoded = {"encoder_hidden_states": meta((1, *hidden[1:]))}
-    cross = Graph(
-        "cross_cache", CrossCache(model), encoded, {}, produced, weights_from=_WEIGHTS_FROM
-    )
-    step = Graph("step", Step(model), inputs, dynamic, outputs, weights_from=_WEIGHTS_FROM)
+    step = Graph("step", Step(model), inputs, dynamic, outputs, weights_from=WEIGHTS_FROM)
     if alike(model.model.decoder.layers):
         step = replace(
             step,
@@ -142,6 +136,21 @@ def step_graphs(model: Any) -> list[Graph]:
             num_layers=num_layers,
         )
     return [cross, step]
+
+
+def cross_cache_graph(model: Any, *, narrow: bool) -> Graph:
+    """Return the graph `cross_cache`, whose outputs are those that `step` takes, by their names."""
+    _, hidden, (_, heads, _, dim) = shapes(model)
+    produced: dict[str, Shape] = {}
+    for index in range(model.config.decoder_layers):
+        for leaf in ("key", "value"):
+            produced[f"cross.{index}.{leaf}"] = (1, heads, hidden[1], dim)
+        for leaf in ("key", "value") if narrow else ():
+            produced[f"cross.{index}.{leaf}_scale"] = (1, 1, model.config.d_model)
+    dtype = model.model.encoder.layer_norm.weight.dtype
+    encoded = {"encoder_hidden_states": meta((1, *hidden[1:]), dtype)}
+    module = CrossCache(model, narrow=narrow)
+    return Graph("cross_cache", module, encoded, {}, produced, weights_from=WEIGHTS_FROM)
 
 
 def _narrow(model: Any) -> bool:

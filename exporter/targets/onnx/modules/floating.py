@@ -12,18 +12,18 @@ from exporter.quantization.schemes.float import Scheme as Float
 class FloatMatMul(OwnLayout):
     """A linear module in float, with its weight [in, out] in ONNX's layout.
 
-    It is float32, unless the scheme says otherwise.
+    It has the type of the model, unless the scheme says otherwise.
     """
 
     def __init__(self, linear: nn.Linear, scheme: Float, _integers: torch.dtype) -> None:
         super().__init__()
-        dtype = scheme.storage(torch.float32)
+        dtype = scheme.storage(linear.weight.dtype)
         self.weight = meta_parameter((linear.in_features, linear.out_features), dtype)
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        product = states @ self.weight.float()
-        return product if self.bias is None else product + self.bias
+        product = states @ self.weight.to(states.dtype)
+        return product if self.bias is None else product + self.bias.to(states.dtype)
 
     def stored(self, leaf: str, tensor: Tensor) -> Tensor:
         """Return the weight as [in, out]."""
@@ -39,7 +39,7 @@ class TiedMatMul(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         table: Any = self._table[0].weight
-        product: Tensor = states @ table.float().t()
+        product: Tensor = states @ table.to(states.dtype).t()
         return product
 
 

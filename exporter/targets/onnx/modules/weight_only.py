@@ -49,16 +49,17 @@ class GroupedMatMul(OwnLayout):
         self._bytes = scheme.group_size * scheme.BITS // 8
         self._bits, self._group = scheme.BITS, scheme.group_size
         self.weight = meta_parameter((shape[0], scheme.groups(shape[1]), self._bytes), torch.uint8)
-        self.scale = meta_parameter(leaves["scale"][1], torch.float32)
+        self.scale = meta_parameter(leaves["scale"][1], linear.weight.dtype)
         zeros = leaves.get("zero_point")
         self.zero_point = None if zeros is None else meta_parameter(zeros[1], zeros[0])
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
+        scale = self.scale.to(states.dtype)
         product: Tensor = matmul_nbits(
-            states, self.weight, self.scale, self.zero_point, self._bits, self._group
+            states, self.weight, scale, self.zero_point, self._bits, self._group
         )
-        return product if self.bias is None else product + self.bias
+        return product if self.bias is None else product + self.bias.to(states.dtype)
 
     def stored(self, leaf: str, tensor: Tensor) -> Tensor:
         """Return the codes by groups."""
@@ -79,16 +80,31 @@ _NODE = operator(
 def matmul_nbits_nodes(
     states: Any, weight: Any, scale: Any, zero_point: Any, bits: int, group: int
 ) -> Any:
-    """Return the node of `MatMulNBits`."""
+    """Return the node of `MatMulNBits` that multiplies integers."""
+    return nbits(states, weight, scale, zero_point, bits, group, ACCURACY_LEVEL)
+
+
+def float_matmul_nbits_nodes(
+    states: Any, weight: Any, scale: Any, zero_point: Any, bits: int, group: int
+) -> Any:
+    """Return the node of `MatMulNBits` that multiplies in the type of the states."""
+    return nbits(states, weight, scale, zero_point, bits, group, None)
+
+
+def nbits(
+    states: Any,
+    weight: Any,
+    scale: Any,
+    zero_point: Any,
+    bits: int,
+    group: int,
+    accuracy_level: int | None,
+) -> Any:
+    """Return the node of `MatMulNBits` at an accuracy level, or at the runtime's own."""
     inputs = [states, weight, scale, *([] if zero_point is None else [zero_point])]
-    return _NODE(
-        *inputs,
-        K=int(states.shape[-1]),
-        N=int(weight.shape[0]),
-        bits=bits,
-        block_size=group,
-        accuracy_level=ACCURACY_LEVEL,
-    )
+    level = {} if accuracy_level is None else {"accuracy_level": accuracy_level}
+    width, out = int(states.shape[-1]), int(weight.shape[0])
+    return _NODE(*inputs, K=width, N=out, bits=bits, block_size=group, **level)
 
 
 replacement = GroupedMatMul

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from exporter.errors import DataError
 from exporter.formats.audio import blocks
 from exporter.runtime.transcript import Audio, Sound
-from exporter.runtime.whisper.log_mel import LogMel, Logs, scaled
+from exporter.runtime.whisper.features.log_mel import LogMel, Logs, scaled
 
 _STRETCH = 3000  # frames at a time when the loudest value is looked for
 

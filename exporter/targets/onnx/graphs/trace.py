@@ -1,6 +1,6 @@
 """Trace graphs to ONNX, without their weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -9,12 +9,18 @@ import torch
 from exporter.errors import BuildError
 from exporter.families import attention as operators
 from exporter.families.graph import Graph, layer_boundary
-from exporter.targets.onnx import OPSET, attention, modules, passes
-from exporter.targets.onnx.passes import placeholder
+from exporter.targets.onnx import OPSET, attention, modules
+from exporter.targets.onnx.graphs import passes
+from exporter.targets.onnx.graphs.passes import placeholder
 
 
-def _trace(graph: Graph) -> ir.Model:
-    """Trace a graph to ONNX, without weights, and apply the passes."""
+def _trace(graph: Graph, nodes: Mapping[Any, Callable[..., Any]] | None = None) -> ir.Model:
+    """Trace a graph to ONNX, without weights, and apply the passes.
+
+    Args:
+        graph: The graph.
+        nodes: Functions that make the nodes of operators, in place of the usual ones.
+    """
     traced = graph.single_layer or graph
     axes = [traced.dynamic.get(name, {}) for name in traced.inputs]
     dynamic = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) for named in axes)
@@ -32,7 +38,7 @@ def _trace(graph: Graph) -> ir.Model:
         opset_version=OPSET,
         input_names=list(traced.inputs),
         output_names=list(traced.outputs),
-        custom_translation_table=_translations(),
+        custom_translation_table=_translations(nodes or {}),
     )
     if exported is None:
         msg = f"torch.onnx.export returned nothing for {graph.name}"
@@ -44,8 +50,8 @@ def _trace(graph: Graph) -> ir.Model:
     return exported.model
 
 
-def _translations() -> dict[Any, Callable[..., Any]]:
-    """Return the functions that make the nodes of each custom operator."""
+def _translations(others: Mapping[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
+    """Return the functions that make the nodes of each custom operator, and those of `others`."""
     nodes: dict[Any, Callable[..., Any]] = {
         **modules.nodes(),
         operators.attention: attention.attention,
@@ -53,6 +59,8 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         operators.quantized_channels: attention.quantized_channels,
         operators.shared_attention: attention.shared_attention,
         operators.shared_cross_attention: attention.shared_cross_attention,
+        operators.windows_attention: attention.windows_attention,
         layer_boundary: placeholder(passes.LAYER_BOUNDARY, 1, 1),
+        **others,
     }
     return {operator._opoverload: function for operator, function in nodes.items()}

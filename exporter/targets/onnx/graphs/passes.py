@@ -152,7 +152,7 @@ def _cached_branch(name: str | None, query: ir.Value, key: ir.Value, value: ir.V
     rows = ir.node("Shape", [query])
     result = ir.node("Reshape", [attended.outputs[0], rows.outputs[0]])
     nodes = [rest, pasts, grouped, queries, attended, rows, result, zero, two, *empty]
-    return _branch(f"{name}_cached", nodes, [result, *empty])
+    return _branch(f"{name}_cached", nodes, [result, *empty], query.type)
 
 
 def _first_branch(
@@ -165,7 +165,7 @@ def _first_branch(
     """Return the branch that projects the encoder's output, attends, and outputs the cache."""
     attended = _attention(query, key, value)
     producers = [node for cache in (key, value) if (node := cache.producer()) is not None]
-    return _branch(f"{name}_first", [*projections, attended], [attended, *producers])
+    return _branch(f"{name}_first", [*projections, attended], [attended, *producers], query.type)
 
 
 def _attention(query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Node:
@@ -181,12 +181,14 @@ def _width(key: ir.Value) -> int:
     return int(key.shape[1]) * int(key.shape[3])  # type: ignore[arg-type]
 
 
-def _branch(name: str, nodes: list[ir.Node], last: list[ir.Node]) -> ir.Graph:
+def _branch(
+    name: str, nodes: list[ir.Node], last: list[ir.Node], kind: ir.TypeProtocol | None
+) -> ir.Graph:
     """Return a branch of an `If`, whose outputs are the first of each node in `last`."""
     unnamed = [output for node in nodes for output in node.outputs if output.name is None]
     for index, output in enumerate(unnamed):
         output.name = f"{name}_{index}"  # unique in the whole model, as ONNX requires
     outputs = [node.outputs[0] for node in last]
     for output in outputs:
-        output.type = ir.TensorType(ir.DataType.FLOAT)
+        output.type = kind
     return ir.Graph([], outputs, nodes=nodes, name=name)

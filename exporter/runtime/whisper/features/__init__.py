@@ -1,0 +1,1 @@
+"""The features of recordings, of any length."""

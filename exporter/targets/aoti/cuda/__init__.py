@@ -1,0 +1,1 @@
+"""Packages compiled by AOTInductor for one NVIDIA GPU."""
