@@ -188,8 +188,16 @@ class Decoding(_Strict):
     hallucination_silence_threshold: float | None = _option("hallucination_silence_threshold")
 
 
+def _is_address(text: str) -> bool:
+    """Return whether a text looks like an address in an object store, not a path."""
+    return "://" in text
+
+
 class Data(_Strict):
-    """The data to validate on: `clips`, relative to the recipe, or a `dataset` on the Hub."""
+    """The data to validate on: `clips`, relative to the recipe, or a `dataset` on the Hub.
+
+    `clips` may also be an address in an object store, like `s3://bucket/corpus`.
+    """
 
     clips: Text | None = None
     dataset: RepoId | None = None
@@ -204,6 +212,9 @@ class Data(_Strict):
         if (self.clips is None) == (self.dataset is None):
             msg = "give exactly one of `clips` and `dataset`"
             raise _mistake(msg)
+        if self.clips is not None and _is_address(self.clips) and "@" in self.clips:
+            msg = "a recipe is published: keep keys and passwords of a store in the environment"
+            raise _mistake(msg, ("clips",))
         for key in ("config", "split", "revision"):
             if self.clips is not None and getattr(self, key) is not None:
                 msg = f"`{key}` belongs to a `dataset`, not to `clips`"
@@ -213,6 +224,8 @@ class Data(_Strict):
     @property
     def shown(self) -> str:
         """The source of the clips without paths of this machine, since it may be published."""
+        if self.clips is not None and _is_address(self.clips):
+            return readable_name(self.clips.partition("?")[0])
         if self.clips is not None:
             shown = Path(self.clips).name if Path(self.clips).is_absolute() else self.clips
             return readable_name(shown)

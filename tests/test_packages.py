@@ -41,7 +41,7 @@ EXTRAS_OF = {
     "cli": ("hub",),
     "doctor": ("build", "onnxruntime"),
     "families": ("build",),
-    "formats": ("build",),
+    "formats": ("build", "datasets"),
     "hub": ("hub",),
     "quantization": ("build",),
     "recipe": ("hub",),

@@ -72,6 +72,7 @@ def validate(
     device: Device | None = None,
     trust: bool = False,
     until: Until = "certain",
+    skip_unreadable: bool = False,
     into: Path | None = None,
     progress: Progress = lambda _what, _fraction: None,
 ) -> list[Report]:
@@ -92,6 +93,8 @@ def validate(
         trust: Also validate artifacts whose native code was not built on this machine.
         until: "certain" hears clips look by look, in an order that the data's seed draws, until the
             verdict on words is certain; "all" hears all clips.
+        skip_unreadable: Leave clips out that cannot be read; the report names them, and an artifact
+            does not pass without more than 1 % of the clips.
         into: A folder for the reports: see `report.places`.
         progress: Called with the current activity and the fraction done, 0 to 1.
 
@@ -102,7 +105,8 @@ def validate(
         ExporterError: DataError, CheckpointError, IntegrityError, TrustError, MachineError,
             ResourceError or BuildError; the others of `paths` are judged before it is raised.
     """
-    settings = Settings(data, clips, reference, threads, workers, trust, device, until=until)
+    how = data, clips, reference, threads, workers, trust, device
+    settings = Settings(*how, until=until, skip_unreadable=skip_unreadable)
     with validating(settings, progress) as judging:
         return judging(paths, into)
 
@@ -120,7 +124,7 @@ def validating(settings: Settings, progress: Progress) -> Iterator[Judging]:
         progress: Called with the current activity and the fraction done, 0 to 1.
     """
     with scratch() as place:
-        corpora = Corpora(place, progress)
+        corpora = Corpora(place, progress, skip_unreadable=settings.skip_unreadable)
         validation = cache(partial(_Validation, settings, place, progress))  # late: it needs torch
 
         def judging(paths: Sequence[Path | str], into: Path | None) -> list[Report]:
@@ -162,7 +166,7 @@ def _spoken(subject: Subject) -> Spoken:
 
 
 def _check_texts(subjects: Sequence[Subject]) -> None:
-    """Normalise every true text before anything is measured.
+    """Normalise every true text before anything is measured, also of clips that cannot be read.
 
     Raises:
         DataError: One cannot be normalised, with its place in the data.

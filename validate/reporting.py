@@ -20,6 +20,7 @@ from exporter.validate.corpus.misplaced import misplaced
 from exporter.validate.evidence.blame import WORDS, advice_on, explains, is_due, search_of
 from exporter.validate.evidence.results import Findings
 from exporter.validate.gate import judge as gate
+from exporter.validate.gate.corpus import readable
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.run import ModelRun
@@ -108,7 +109,10 @@ def score(pair: Pair, original: Iterable[ClipResult], written: Path, progress: P
     settled = (
         looks is None
         or made == len(looks.sizes)
-        or gate.settled(case, subject.recipe.gate, looks.level)
+        or (
+            looks.order.has_units(case.units)
+            and gate.settled(case, subject.recipe.gate, looks.level)
+        )
     )
     return Scored(pair, case, equal, predictions, settled)
 
@@ -216,7 +220,9 @@ def _report(
     manifest, recipe, data = subject.manifest, subject.recipe, subject.data
     measured = case.candidate.measurement
     findings = measured.findings
+    unreadable = subject.corpus.unreadable
     found = [*_against_another(subject, checkpoint), *pair.found, *_evidence_checks(pair, findings)]
+    found += readable(len(unreadable), len(subject.corpus))
     judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found, pair.looks)
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -248,6 +254,7 @@ def _report(
             words=int(case.reference.scores.words.sum()),
             max_clips=data.max_clips,
             seed=data.seed,
+            unreadable=tuple(map(readable_name, unreadable)),
         ),
         corpus=facts,
         gate=recipe.gate,

@@ -8,6 +8,7 @@ from exporter.artifact import local_paths
 from exporter.artifact.manifest import RECIPE, Manifest
 from exporter.artifact.trust import verify_and_authorize
 from exporter.errors import DataError
+from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Data, Recipe, read
 from exporter.system.accelerators import Device
 from exporter.system.files import readable_name
@@ -58,7 +59,8 @@ class Settings:
 
     Of folders, only the artifacts that are built for `device` are judged. `blame` is whether the
     modules that cause lost words are looked for, `evidence` whether an artifact's weights and steps
-    are compared with those of its plan.
+    are compared with those of its plan, `skip_unreadable` whether clips are left out that cannot be
+    read.
     """
 
     data: str | None
@@ -71,6 +73,7 @@ class Settings:
     blame: bool = True
     evidence: bool = True
     until: Until = "certain"
+    skip_unreadable: bool = False
 
 
 def open_subject(
@@ -97,6 +100,7 @@ def open_subject(
     recipe = read(folder / RECIPE)
     data = recipe.data
     if settings.data:
+        source_at(Path(), settings.data)  # before it is made a part of data, which are published
         data = Data(clips=settings.data, seed=data.seed if data else 0)
     if data is None:
         msg = f"{folder}: its recipe names no data to validate on: give --data FOLDER_OR_MANIFEST"
@@ -104,8 +108,9 @@ def open_subject(
     if settings.max_clips:
         data = data.model_copy(update={"max_clips": settings.max_clips})
     base = Path() if settings.data else Path(local_paths.read(folder, manifest).recipe).parent
-    if data.clips and not settings.data and not (base / data.clips).exists():
-        msg = f"{folder}: its recipe's clips are not at {base / data.clips}: name them with --data"
+    source = source_at(base, data.clips) if data.clips else None
+    if isinstance(source, Path) and not settings.data and not source.exists():
+        msg = f"{folder}: its recipe's clips are not at {source}: name them with --data"
         raise DataError(msg)
     listed = corpora.listed(data, base)
     most = max(TIMED_CLIPS, TIMED_BATCHES * recipe.decoding.batch_size)

@@ -16,7 +16,7 @@ from exporter.runtime.manifest import MANIFEST, RECIPE
 _CONFIGS = ("config.json", "adapter_config.json")
 _RECIPES = frozenset({".yaml", ".yml"})
 # What people name audio, readable here or not.
-_AUDIO = frozenset(
+AUDIO_SUFFIXES = frozenset(
     (
         *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4"),
         *(".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"),
@@ -171,7 +171,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def is_audio(path: Path) -> bool:
     """Return True if a file is named like audio."""
-    return path.suffix.lower() in _AUDIO and _safely(path.is_file)
+    return path.suffix.lower() in AUDIO_SUFFIXES and _safely(path.is_file)
 
 
 def audio_in(folder: Path) -> list[Path]:

@@ -64,7 +64,8 @@ class ReferenceStamp(_Frozen):
 class DataStamp(_Frozen):
     """The clips; `sha256` covers their names, audio bytes, texts and languages, in order.
 
-    Where clips name a speaker or a recording, it covers these too.
+    Where clips name a speaker or a recording, it covers these too. `unreadable` are the names of
+    clips that were left out, because they could not be read and the user allowed it.
     """
 
     source: str
@@ -74,6 +75,7 @@ class DataStamp(_Frozen):
     words: int
     max_clips: int | None
     seed: int
+    unreadable: AbsentIfEmpty[tuple[str, ...]] = ()
 
 
 class MisplacedText(_Frozen):
@@ -182,8 +184,9 @@ class UnitStamp(_Frozen):
 class LookStamp(_Frozen):
     """The looks of a gate that stops as soon as it is sure of the words.
 
-    `planned` is how many clips are heard up to each look, in an order that `seed` draws, and at the
-    last all; `made` is how many looks were needed. `level` is that of each look's intervals.
+    `planned` is how many clips are read up to each look, in an order that `seed` draws, and at the
+    last all; those that cannot be read and are left out count here. `made` is how many looks were
+    needed. `level` is that of each look's intervals.
     """
 
     planned: tuple[int, ...]

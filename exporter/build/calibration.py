@@ -14,6 +14,8 @@ from exporter.artifact import manifest
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import DataError
 from exporter.formats.clips import chosen, list_clips
+from exporter.formats.clips.addresses import resolved, source_at
+from exporter.formats.clips.opening import Opener
 from exporter.formats.yaml_source import Loc
 from exporter.quantization.plan import QuantizationPlan
 from exporter.recipe import CalibrationSpec, Quantization, Recipe
@@ -114,20 +116,22 @@ def place_of(recipe: Recipe, index: int) -> tuple[Loc, CalibrationSpec | None]:
 
 
 def _chosen(recipe: Recipe, loc: Loc, spec: CalibrationSpec) -> Calibration:
-    source = recipe.path.parent / spec.clips
-    if not source.exists():
+    source = source_at(recipe.path.parent, spec.clips)
+    if isinstance(source, Path) and not source.exists():
         raise recipe.error((*loc, "clips"), f"there is nothing at {source}")
     clips = list(list_clips(source))
     if not clips:
         msg = f"{source} has no clips to calibrate on"
         raise DataError(msg)
-    judged = recipe.path.parent / recipe.data.clips if recipe.data and recipe.data.clips else None
-    if judged is not None and judged.resolve() == source.resolve():
+    judged = recipe.data.clips if recipe.data else None
+    if judged and resolved(source_at(recipe.path.parent, judged)) == resolved(source):
         _log.warning(
             "calibration.clips are those of `data`, which judge the artifact too: an honest gate "
             "needs other recordings"
         )
-    paths = tuple(clips[n].path.resolve() for n in chosen(len(clips), spec.count, spec.seed))
+    with Opener() as opener:
+        some = [clips[n] for n in chosen(len(clips), spec.count, spec.seed)]
+        paths = tuple(opener.kept(clip).resolve() for clip in some)
     whole = hashlib.sha256()
     for path in paths:
         whole.update(f"{sha256_file(path)}\n".encode())

@@ -25,6 +25,8 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.errors import BusyError, DataError, IntegrityError, MachineError, RecipeError
 from exporter.formats.audio import duration_s
 from exporter.formats.clips import list_clips
+from exporter.formats.clips.addresses import source_at
+from exporter.formats.clips.opening import Opener
 from exporter.recipe import Recipe
 from exporter.recipe import read as read_recipe
 from exporter.system import worker
@@ -416,11 +418,14 @@ def _one_clip(recipe: Recipe) -> str | None:
     """
     if recipe.data is None or recipe.data.clips is None:
         return None
-    source = recipe.path.parent / recipe.data.clips
     try:
-        for clip in list_clips(source) if os.path.lexists(source) else ():
-            if clip.text.strip() and duration_s(clip.path):
-                return str(clip.path.resolve())
+        source = source_at(recipe.path.parent, recipe.data.clips)
+        if not isinstance(source, Path) or not os.path.lexists(source):
+            return None
+        with Opener() as opener:
+            for clip in list_clips(source):
+                if clip.text.strip() and duration_s(path := opener.kept(clip)):
+                    return str(path.resolve())
     except DataError as error:
         _log.warning("the artifact will be tried on noise only, because of the data: %s", error)
     return None

@@ -59,6 +59,11 @@ if TYPE_CHECKING:
 @click.option(
     "--summary", type=click.Path(path_type=Path), help="Append the verdicts to this Markdown file."
 )
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave clips out that cannot be read, and name them; more than 1 % do not pass.",
+)
 @device_option
 @trust_option
 def validate(

@@ -8,7 +8,10 @@ from pathlib import Path
 from exporter.build.calibration import Calibration
 from exporter.errors import DataError, RecipeError
 from exporter.formats.audio import examined
-from exporter.formats.clips import chosen, list_clips
+from exporter.formats.clips import Clip, chosen, list_clips
+from exporter.formats.clips.addresses import source_at
+from exporter.formats.clips.clip import Part
+from exporter.formats.clips.opening import Opener
 from exporter.recipe import Data, Recipe
 from exporter.system.files import sha256_file
 
@@ -43,35 +46,48 @@ def ranking(
         )
         raise RecipeError(msg)
     if source is not None:
-        shown, listed = str(source), [(clip.id, clip.path) for clip in list_clips(source)]
+        shown, listed = str(source), list(list_clips(source))
     else:
         assert calibration is not None, "checked above"
-        shown, listed = "calibration.clips", [(path.name, path) for path in calibration.paths]
+        shown, listed = (
+            "calibration.clips",
+            [Clip(path.name, path, "") for path in calibration.paths],
+        )
     some = [listed[place] for place in chosen(len(listed), count, 0)]
     if not some:
         msg = f"{shown} lists no clips"
         raise DataError(msg)
-    sounds = [examined(path)[1] for _, path in some]
+    with Opener() as opener:
+        paths = [opener.kept(clip).resolve() for clip in some]
+    sounds = [examined(path)[1] for path in paths]
     _require_others(shown, some, recipe)
     return Ranking(
-        tuple(path.resolve() for _, path in some),
+        tuple(paths),
         hashlib.sha256("".join(sounds).encode()).hexdigest(),
     )
 
 
-def _require_others(source: str, some: Sequence[tuple[str, Path]], recipe: Recipe) -> None:
-    """Refuse clips that are files of the recipe's data, under any name."""
+def _require_others(source: str, some: Sequence[Clip], recipe: Recipe) -> None:
+    """Refuse clips of the recipe's data: its files under any name, and the same parts of files."""
     sizes: dict[int, list[Path]] = {}
-    for path in _local(recipe):
-        sizes.setdefault(path.stat().st_size, []).append(path)
-    for name, path in some:
-        for other in sizes.get(path.stat().st_size, ()):
-            if sha256_file(other) == sha256_file(path):
-                msg = (
-                    f"{source}: {name} is among the recipe's data, which must judge what it did "
-                    "not choose.\nGive other recordings to --clips."
-                )
-                raise DataError(msg)
+    parts: set[tuple[Path, Part]] = set()
+    for clip in _local(recipe):
+        if clip.part is None:
+            sizes.setdefault(clip.path.stat().st_size, []).append(clip.path)
+        else:
+            parts.add((clip.path.resolve(), clip.part))
+    for clip in some:
+        if clip.part is not None:
+            judges = (clip.path.resolve(), clip.part) in parts
+        else:
+            alike = sizes.get(clip.path.stat().st_size, ())
+            judges = any(sha256_file(other) == sha256_file(clip.path) for other in alike)
+        if judges:
+            msg = (
+                f"{source}: {clip.id} is among the recipe's data, which must judge what it did "
+                "not choose.\nGive other recordings to --clips."
+            )
+            raise DataError(msg)
 
 
 def judging(recipe: Recipe, data: Data) -> tuple[int, str]:
@@ -81,13 +97,12 @@ def judging(recipe: Recipe, data: Data) -> tuple[int, str]:
     """
     if data.clips is None:
         return data.max_clips or recipe.gate.min_clips, data.shown
-    listed = list(list_clips(recipe.path.parent / data.clips))
-    rows = [f"{clip.id} {clip.path.stat().st_size} {clip.text}" for clip in listed]
+    listed = list(list_clips(source_at(recipe.path.parent, data.clips)))
+    rows = [f"{clip.id} {clip.size_bytes} {clip.text}" for clip in listed]
     count = min(len(listed), data.max_clips or len(listed))
     return count, hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _local(recipe: Recipe) -> Iterator[Path]:
+def _local(recipe: Recipe) -> Iterator[Clip]:
     if recipe.data and recipe.data.clips:
-        for clip in list_clips(recipe.path.parent / recipe.data.clips):
-            yield clip.path
+        yield from list_clips(source_at(recipe.path.parent, recipe.data.clips))

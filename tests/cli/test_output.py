@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +17,11 @@ from exporter.build.estimate import Prediction, Resources
 from exporter.build.pipeline import BuiltArtifact
 from exporter.cli import main
 from exporter.errors import DataError
+from exporter.formats.clips import Clip
 from exporter.recipe import Recipe
 from exporter.recognition import load as loading
 from exporter.recognition import transcribe as transcribing
+from exporter.recognition.recordings import Recording
 from exporter.runtime.transcript import Segment, Transcript
 from exporter.system import worker
 from exporter.system.progress import Progress
@@ -322,11 +324,15 @@ def test_hostile_text_is_shown_and_never_obeyed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def transcribe_files(_request: Any, progress: Progress, on_transcript: Any, _: Any) -> None:
+        one, other = (
+            Recording(Clip(name, Path(name), ""), PurePath(name))
+            for name in ("a.wav", "out[v1]\nb.wav")
+        )
         progress(HOSTILE, 0.5)
         # pytest-xdist cannot send records of half a character.
         logging.getLogger("exporter.somewhere").warning("%s", HOSTILE.removesuffix(" \udcff"))
-        on_transcript(Path("a.wav"), Transcript(HOSTILE, (), ()))
-        on_transcript(Path("out[v1]\nb.wav"), Transcript(" so", (), ()))
+        on_transcript(one, Transcript(HOSTILE, (), ()))
+        on_transcript(other, Transcript(" so", (), ()))
         raise DataError(HOSTILE)
 
     monkeypatch.setattr(transcribing, "transcribe_files", transcribe_files)

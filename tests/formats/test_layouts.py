@@ -69,7 +69,7 @@ def test_kaldi(folder: Path) -> None:
         ({"text": "u1 x\nu2 y\nu9 z\n"}, ("text:3", "u9 has no line in wav.scp")),
         ({"text": b"u1 caf\xe9\n"}, ("text:1", "UTF-8")),
         ({"text": None}, ("text", "No such file")),
-        ({"segments": "u1 r 0 1\n"}, ("segments", "cut the audio")),
+        ({"segments": "u1 r 0 1\n"}, ("segments:1", "recording r has no line in wav.scp")),
         ({"utt2spk": "u1 s\n"}, ("wav.scp:2", "u2 has no line in utt2spk")),
         ({"utt2spk": "u1 s\nu2\n"}, ("utt2spk:2", "an utterance and its speaker")),
         ({"utt2spk": "u1 s\nu1 t\n"}, ("utt2spk:2", "listed twice")),
@@ -122,7 +122,7 @@ def test_a_folder_with_a_nemo_manifest(folder: Path, name: str) -> None:
     assert texts(folder) == TEXTS
     (folder / name).write_text(nemo(duration=0.1, offset="0"))
     assert texts(folder) == TEXTS
-    for offset in (1.5, "1.5", "x", [1], float("nan"), 10**400):
+    for offset in (-1.5, "-1", "x", [1], True, float("nan"), float("inf"), 10**400):
         (folder / name).write_text(nemo(offset=offset))
         refused(folder, f"{name}:1", "offset")
 

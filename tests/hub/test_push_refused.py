@@ -224,6 +224,27 @@ def test_the_same_clips_and_absent_ones_are_told(
     assert b"the clips were not at hand" in repo.files["README.md"].data
 
 
+def test_clips_that_were_left_out_are_left_out_again(
+    loopback: Hub, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clips = judged_on_clips(folder)
+    rows = clips.read_text()
+    clips.write_text(rows + '\n{"audio": "gone.wav", "text": "x"}')
+    assert main(["push", str(folder)]) == 4
+    assert "was judged on other clips" in capfd.readouterr().err
+    known = folder, read_manifest(folder), read(folder / "recipe.yaml")
+    whole = report.read(folder)
+    data = whole.data.model_copy(update={"unreadable": ("gone.wav",)})
+    now = Rereader(silent)(*known, whole.model_copy(update={"data": data}))
+    clips.write_text(rows)
+    assert now == Rereader(silent)(*known, whole)
+    clips.write_text(rows + '\n{"audio": "gone.wav", "text": "x"}')
+    data_of(folder, sha256=now, unreadable=("gone.wav",))
+    assert main(["push", str(folder)]) == 0
+    assert "clips of clips read again: as judged" in capfd.readouterr().out
+    assert loopback.requests
+
+
 @pytest.mark.parametrize("spoil", [overwritten, shortened])
 @pytest.mark.parametrize("size", [80_000, 11_000_000], ids=["small", "large"])
 def test_bytes_that_change_while_they_are_sent_do_not_arrive(

@@ -46,7 +46,7 @@ def judged(
         folders = [tmp_path / name for name in names]
         for folder in folders:
             shutil.copytree(GOLDEN / "v1-torch-int8", folder)
-        reference = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
-        return pipeline.validate(folders, threads=1, **reference, **how)
+        known = {"reference": str(tiny_whisper), "data": str(tmp_path / "clips")}
+        return pipeline.validate(folders, threads=1, **{**known, **how})
 
     return judge

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from exporter.formats.clips import opening
 from exporter.recipe import Data
+from exporter.system.files import sha256_file
 from exporter.system.progress import silent
-from exporter.validate.corpus import index as reading
 from exporter.validate.corpus.index import Corpora, Corpus, RowFile
 
 
@@ -46,13 +47,13 @@ def test_one_reading_serves_whoever_names_the_same_data(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    real = reading.sha256_file
+    real = opening.sha256_file
 
     def noted(path: Path) -> str:
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(reading, "sha256_file", noted)
+    monkeypatch.setattr(opening, "sha256_file", noted)
     corpora = Corpora(tmp_path, silent)
     one = corpora.open(Data(clips="clips"), tmp_path)
     assert corpora.open(Data(clips=str(clips)), Path()) is one
@@ -102,6 +103,6 @@ def test_rows_are_hashed_as_they_are_written(tmp_path: Path) -> None:
     with rows.writing() as write:
         for number in range(3):
             write({"number": number, "text": "ü"})
-    assert rows.sha256 == reading.sha256_file(rows.path)
+    assert rows.sha256 == sha256_file(rows.path)
     assert [rows[place]["number"] for place in (2, 0, 1)] == [2, 0, 1]
     assert list(rows) == [rows[place] for place in range(len(rows))]

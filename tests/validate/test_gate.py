@@ -11,6 +11,7 @@ from exporter.errors import ResourceError
 from exporter.recipe import Gate
 from exporter.validate.evidence.results import Findings, Steps
 from exporter.validate.gate import judge as gate
+from exporter.validate.gate.corpus import readable
 from exporter.validate.gate.latency import TIMED_CLIPS, Times, too_slow
 from exporter.validate.measure.latency import Measurement, remeasure_if_slow
 from exporter.validate.measure.shapes import ShapeCheck
@@ -267,3 +268,14 @@ def test_times_are_those_of_the_timed_clips() -> None:
     assert ratios[3] == pytest.approx(0.5)
     times = [one.rows[index]["time"] for index in (29, 30, 31)]
     assert times == [None, one.candidate.seconds[0], None]
+
+
+@pytest.mark.parametrize(("left_out", "passed"), [(1, True), (4, True), (5, None), (400, None)])
+def test_more_than_one_in_a_hundred_clips_that_cannot_be_read_do_not_pass(
+    left_out: int, passed: bool | None
+) -> None:
+    (check,) = readable(left_out, 400)
+    assert (check.name, check.passed, check.limit) == ("readable", passed, 0.01)
+    assert f"{left_out} of {400 + left_out} clips could not be read" in check.sentence
+    assert bool(check.advice) == (passed is None)
+    assert readable(0, 400) == ()

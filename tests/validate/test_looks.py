@@ -1,6 +1,8 @@
 """Clips heard look by look: in an order, until the verdict on words is certain."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.artifact import report
+from exporter.artifact import local_paths, report
+from exporter.artifact.local_paths import LocalPaths
 from exporter.artifact.report import Report
+from exporter.artifact.store import read_manifest
 from exporter.cli.validate import of_reports
-from exporter.recipe import Data, Gate, Recipe
+from exporter.formats.clips import list_clips
+from exporter.recipe import Data, Gate, Recipe, read
+from exporter.system.progress import silent
 from exporter.validate import subjects
 from exporter.validate.corpus.index import sha256_of
 from exporter.validate.corpus.order import drawn, order_of
+from exporter.validate.corpus.unchanged import Rereader
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate import looks
 from exporter.validate.gate.looks import planned
 from exporter.validate.measure.model import OpenModel
 from exporter.validate.scoring.units import LEAST_UNITS, Units, units_of
 from tests.support.judging import GATE, SENTENCE, case, listed
+from tests.support.recordings import write_clips
 
 Judge = Callable[..., list[Report]]
 
@@ -121,7 +129,7 @@ def test_a_gate_stops_when_it_is_sure(judged: Judge, tmp_path: Path) -> None:
     assert "points, 97.5 %" in "\n".join(of_reports([tmp_path / "one"], [told]).lines(200))
     heard = heard_in(tmp_path / "one")
     assert heard != sorted(heard)
-    assert told.data.sha256 == sha256_of(Data(clips="clips"), tmp_path, tmp_path, 3)
+    assert told.data.sha256 == sha256_of(Data(clips="clips"), tmp_path, tmp_path, tried=3)
 
 
 @pytest.mark.usefixtures("small")
@@ -195,6 +203,79 @@ def test_the_first_look_has_as_many_clips_as_the_gate_asks_for(
     assert all(
         check.passed for told in (four, six) for check in told.checks if check.name == "clips"
     )
+
+
+def pack(folder: Path, *damaged: str) -> Path:
+    """Write the clips of a folder into an archive, those of some names as no audio."""
+    packed = folder.with_name("packed")
+    packed.mkdir(exist_ok=True)
+    with tarfile.open(packed / "clips.tar", "w") as archive:
+        for line in (folder / "manifest.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            name = Path(row["audio"])
+            broken = f"clips.tar/{name}" in damaged
+            sound = b"no audio" if broken else (folder / name).read_bytes()
+            for suffix, content in ((".wav", sound), (".txt", row["text"].encode())):
+                member = tarfile.TarInfo(f"{name.stem}{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return packed
+
+
+def test_of_an_archive_a_look_is_read_and_what_is_damaged_there_left_out(
+    judged: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 460 clips, 300 are read, and one of these is no audio; nor is one of the others."""
+    shown = ("one", "again")
+    gate_of = Gate(max_wer_increase=1, min_clips=1, max_latency_ratio=100)
+    with_gates(monkeypatch, **dict.fromkeys(shown, gate_of))
+    monkeypatch.setattr(subjects, "TIMED_CLIPS", 2)
+    monkeypatch.setattr(subjects, "TIMED_BATCHES", 1)
+    packed = pack(write_clips(tmp_path / "many", 460))
+    names = [clip.id for clip in list_clips(packed)]
+    order = [names[place] for place in order_of(list_clips(packed), 0).places.tolist()]
+    read_first, never = order[:300], order[-1]
+    lost = read_first[7]
+    pack(tmp_path / "many", lost, never)
+
+    (told,) = judged("one", data=str(packed), skip_unreadable=True)
+    assert told.looks is not None
+    assert (told.looks.planned, told.looks.made) == ((300, 460), 1)
+    assert (told.data.clips, told.data.unreadable) == (299, (lost,))
+    assert heard_in(tmp_path / "one") == [name for name in read_first if name != lost]
+    checks = {check.name: check for check in told.checks}
+    assert checks["readable"].passed
+    assert "1 of 300 clips could not be read" in checks["readable"].sentence
+    assert "299 of 460 clips were heard (look 1 of 2)" in checks["wer"].sentence
+    (again,) = judged("again", data=str(packed), skip_unreadable=True)
+    assert again.reference.kept == 299
+    assert again.predictions_sha256 == told.predictions_sha256
+
+    folder = tmp_path / "one"
+    local_paths.write(folder, LocalPaths(recipe=str(tmp_path / "recipe.yaml"), checkpoint="x"))
+    recipe = read(folder / "recipe.yaml").model_copy(update={"data": Data(clips="packed")})
+
+    def now(judged: Report) -> str | None:
+        return Rereader(silent)(folder, read_manifest(folder), recipe, judged)
+
+    assert now(told) == told.data.sha256
+    every = told.model_copy(update={"data": told.data.model_copy(update={"unreadable": ()})})
+    assert now(every) != told.data.sha256
+    pack(tmp_path / "many", lost)
+    assert now(told) == told.data.sha256  # nobody heard the other one
+    pack(tmp_path / "many", lost, never, read_first[8])
+    assert now(told) != told.data.sha256
+
+
+def test_a_look_without_enough_speakers_decides_nothing() -> None:
+    """Some of whose clips could not be read: clips would count as independent."""
+    clips = listed(600, speakers=LEAST_UNITS)
+    order = order_of(clips, seed=0)
+    units = units_of((clip.speaker, clip.recording) for clip in clips)
+    fewer = [clip for clip in clips if clip.speaker != "speaker 0"]
+    assert order.has_units(units)
+    assert not order.has_units(units_of((clip.speaker, clip.recording) for clip in fewer))
+    assert order_of(listed(600), seed=0).has_units(clips_of(599))
 
 
 def test_words_are_certain_on_either_side_of_the_limit() -> None:

@@ -1,8 +1,11 @@
 """Validation in two passes: streamed from disk to disk, spread over workers, timed on a sample."""
 
 import errno
+import io
 import json
+import re
 import shutil
+import tarfile
 import tracemalloc
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,11 +24,11 @@ from exporter.bench.executors import LocalExecutor
 from exporter.bench.timing import Opened
 from exporter.errors import DataError, MachineError, RecipeError
 from exporter.formats import audio
+from exporter.formats.clips import opening as reading
 from exporter.recipe import Data, Decoding, Gate
 from exporter.system import accelerators, hardware
 from exporter.system.progress import Progress, silent
 from exporter.validate import pipeline, subjects
-from exporter.validate.corpus import index as reading
 from exporter.validate.corpus.index import Corpora, Corpus, RowFile
 from exporter.validate.gate import judge as gate
 from exporter.validate.measure.model import ModelSpec, OpenModel
@@ -124,6 +127,52 @@ def test_memory_grows_by_counts_and_not_by_texts(
     """
     few, many = (peak_bytes(n, tmp_path / str(n), monkeypatch) for n in (600, 1100))
     assert (many - few) / 500 < 400
+
+
+def test_clips_that_cannot_be_read_are_counted_and_do_not_pass(
+    judged: Callable[..., list[Report]], tmp_path: Path
+) -> None:
+    """One of eight is more than one in a hundred."""
+    manifest = tmp_path / "clips" / "manifest.jsonl"
+    row = json.dumps({"audio": "gone.wav", "text": "x"})
+    manifest.write_text(f"{row}\n{manifest.read_text()}")
+    with pytest.raises(DataError, match=r"manifest\.jsonl:1: .*gone\.wav does not exist"):
+        judged("one")
+    (told,) = judged("two", skip_unreadable=True)
+    assert (told.data.clips, told.data.unreadable) == (7, ("gone.wav",))
+    (check,) = [check for check in told.checks if check.name == "readable"]
+    assert check.passed is None
+    assert "1 of 8 clips could not be read" in check.sentence
+    assert told.verdict != "passed"
+    assert "1 of 8 clips could not be read" in (tmp_path / "two" / "report.html").read_text()
+
+
+def test_clips_of_an_archive_are_judged_as_those_of_a_folder(
+    judged: Callable[..., list[Report]], tmp_path: Path
+) -> None:
+    (one,) = judged("one")
+    lines = (tmp_path / "clips" / "manifest.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
+        for row in rows:
+            name = Path(row["audio"])
+            archive.add(tmp_path / "clips" / name, name)
+            text = row["text"].encode()
+            member = tarfile.TarInfo(f"{name.stem}.txt")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    shutil.rmtree(tmp_path / "clips")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips.tar").rename(tmp_path / "clips" / "x.tar")
+    (other,) = judged("other")
+    assert other.figures.wer == one.figures.wer
+    assert other.data.audio_s == one.data.audio_s
+    texts = [
+        re.findall('"pred_text": "[^"]*"', (tmp_path / name / "predictions.jsonl").read_text())
+        for name in ("one", "other")
+    ]
+    assert len(texts[0]) == 7
+    assert texts[0] == texts[1]
 
 
 def test_however_many_workers_the_predictions_are_the_same_bytes(

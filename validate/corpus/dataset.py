@@ -1,34 +1,22 @@
-"""Read clips from a Hub dataset's parquet files; separate because it uses the network.
-
-`datasets` is not used: it would bring its own pins of the Hub client and of an audio decoder.
-"""
+"""Read clips from a Hub dataset's parquet files; separate because it uses the network."""
 
 import hashlib
 import os
 import re
 from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
-from exporter.errors import DataError, exhausted, needing
-from exporter.formats.clips import (
-    LANGUAGE_NAMES,
-    RECORDING_NAMES,
-    SPEAKER_NAMES,
-    TEXT_NAMES,
-    Clip,
-    chosen,
-    origin_of,
-)
+from exporter.errors import DataError
+from exporter.formats.clips import Clip, chosen, clip_of
+from exporter.formats.clips.opening import Opener
+from exporter.formats.clips.readers.parquet import count_of, rows_of_parquet
+from exporter.formats.clips.row import Row
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
 from exporter.system import user_dirs
 from exporter.system.files import make_folder
 from exporter.system.progress import silent
-
-_NAMES = re.compile(r"(large_)?string|u?int\d+")
-_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:
@@ -46,21 +34,17 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
         DataError: The split or a column is missing, or a file is damaged.
         MachineError: pyarrow is missing.
     """
-    with needing("datasets"):
-        parquet: Any = import_module("pyarrow.parquet")
-    try:
-        files = [parquet.ParquetFile(path) for path in _download(data)]
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        msg = f"dataset {data.dataset}: a parquet file cannot be read ({error})"
-        raise DataError(msg) from error
-    total = sum(file.metadata.num_rows for file in files)
-    places = chosen(total, data.max_clips, data.seed)
+    files = _download(data)
+    places = chosen(sum(map(count_of, files)), data.max_clips, data.seed)
     wanted = places if isinstance(places, range) else frozenset(places)
     folder = _cache() / hashlib.sha256(data.model_dump_json().encode()).hexdigest()[:16]
     make_folder(folder, 0o700)
-    for index, row in enumerate(_rows(files, str(data.dataset))):
-        if index in wanted:
-            yield _clip(folder, index, row, data)
+    with Opener() as opener:
+        for index, row in enumerate(_rows(files)):
+            if index in wanted:
+                known = replace(row, where=f"dataset {data.dataset}, row {index}")
+                clip, _ = opener.staged(clip_of(known), folder, f"{index:06}")
+                yield replace(clip, id=f"{data.split or 'test'}/{clip.path.name}")
 
 
 def _download(data: Data) -> list[Path]:
@@ -79,59 +63,9 @@ def _download(data: Data) -> list[Path]:
     return [transfer.bring(name) for name in names]
 
 
-def _rows(files: list[Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows; only a batch of 16 is in memory at a time."""
+def _rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
-        columns = file.schema_arrow.names
-        text = next((column for column in TEXT_NAMES if column in columns), None)
-        if text is None or "audio" not in columns:
-            msg = f"dataset {name}: needs `audio` and one of {', '.join(TEXT_NAMES)}; has {columns}"
-            raise DataError(msg)
-        language = next((column for column in LANGUAGE_NAMES if column in columns), None)
-        wanted = ["audio", text, *([language] if language else [])]
-        wanted += _origin_columns(file.schema_arrow)
-        batches = file.iter_batches(batch_size=16, columns=wanted)
-        while rows := _next_rows(batches, name):
-            for row in rows:
-                spoken = row[language] if language else None
-                yield {**row, "text": row[text], "language": spoken}
-
-
-def _origin_columns(schema: Any) -> list[str]:
-    """Return the columns that name speakers and recordings; other types name something else."""
-    named = (field.name for field in schema if _NAMES.fullmatch(str(field.type)))
-    return sorted({*SPEAKER_NAMES, *RECORDING_NAMES} & {*named})
-
-
-def _next_rows(batches: Iterator[Any], name: str) -> list[dict[str, Any]]:
-    """Return the rows of the next batch that has any; none at the end."""
-    try:
-        return next((rows for batch in batches if (rows := batch.to_pylist())), [])
-    except (ValueError, OSError) as error:  # pages are read, and checked, only here
-        if exhausted(error):
-            raise
-        msg = f"dataset {name}: a parquet file cannot be read ({error})"
-        raise DataError(msg) from error
-
-
-def _clip(folder: Path, index: int, row: dict[str, Any], data: Data) -> Clip:
-    sound, text, where = row["audio"], row["text"], f"dataset {data.dataset}, row {index}"
-    encoded = sound.get("bytes") if isinstance(sound, dict) else None
-    if not isinstance(encoded, bytes) or not encoded or not isinstance(text, str):
-        msg = f"{where}: no audio bytes, or no text"
-        raise DataError(msg)
-    suffix = PurePosixPath(str(sound.get("path") or "clip.wav")).suffix
-    path = folder / f"{index:06}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-    path.unlink(missing_ok=True)  # of an earlier run; whatever it is, nothing is written through it
-    with path.open("xb") as stream:
-        stream.write(encoded)
-    language = row["language"]
-    if not isinstance(language, str | None):
-        msg = f"{where}: its language must be a string, not {language!r:.40}"
-        raise DataError(msg)
-    spoken = (language or "").strip() or None
-    name, origin = f"{data.split or 'test'}/{path.name}", origin_of(where, row)
-    return Clip(name, path, text, spoken, 0.0, where, *origin)
+        yield from rows_of_parquet(file, text=True)
 
 
 def _cache() -> Path:

@@ -1,15 +1,16 @@
 """The index of a corpus: each clip is opened and hashed once in a run, its row written to disk.
 
 Of a clip, the offset of its row, its duration and a hash of its sound stay in memory: 24 bytes; of
-one that is listed and not heard, the offset alone.
+one that is listed and not heard, the offset alone. Clips that are heard and no files of their own
+are written to files, which are removed after the run.
 """
 
 import hashlib
 import json
+import logging
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -20,102 +21,30 @@ from numpy.typing import NDArray
 
 from exporter.errors import DataError
 from exporter.formats import audio
-from exporter.formats.clips import Clip, chosen, list_clips
+from exporter.formats.clips import Clip
+from exporter.formats.clips.addresses import resolved, source_at
+from exporter.formats.clips.opening import Opener, told
+from exporter.formats.clips.row_file import RowFile as RowFile  # re-exported for importers
+from exporter.formats.clips.row_file import rows_from as rows_from
 from exporter.recipe import Data
-from exporter.system.files import sha256_file
 from exporter.system.progress import Progress
-from exporter.validate.corpus.dataset import dataset_clips
+from exporter.validate.corpus.listed import Listed, list_data
 from exporter.validate.corpus.order import order_of
 
 _TELL_EVERY = 100
+_TOLD = 5  # unreadable clips
 
-
-class RowFile:
-    """A file of JSON lines with random access: rows are written once, in order.
-
-    Only the rows' byte offsets are held in memory, 8 bytes each.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offsets = array("q")
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the bytes written so far."""
-        return self._hash.hexdigest()
-
-    @contextmanager
-    def writing(self) -> Iterator[Callable[[object], None]]:
-        """Open the file, which must be new or ours, and yield the function that appends a row."""
-        with self.path.open("ab" if self.offsets else "xb") as stream:
-
-            def write(row: object) -> None:
-                text = json.dumps(row, ensure_ascii=False) + "\n"
-                line = text.encode(errors="surrogatepass")  # paths need not be UTF-8
-                self.offsets.append(stream.tell())
-                self._hash.update(line)
-                stream.write(line)
-
-            yield write
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> Any:
-        return next(rows_from(self.path, self.offsets[index]))
-
-    def __iter__(self) -> Iterator[Any]:
-        return rows_from(self.path)
-
-
-def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
-    """Yield the rows of a file of JSON lines, from the one that begins at `offset` bytes."""
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        for line in stream:
-            yield json.loads(line)
-
-
-def _row(clip: Clip, sound: str = "") -> list[object]:
-    known = [clip.id, str(clip.path), clip.text, clip.language, clip.duration_s, clip.where]
-    return [sound, *known, clip.speaker, clip.recording]
+_log = logging.getLogger(__name__)
 
 
 def clip_of(row: list[Any]) -> Clip:
     """Return the clip that a row of a corpus' index describes."""
-    _, name, path, *others = row
-    return Clip(name, Path(path), *others)
+    return Clip.of_row(row[1:])
 
 
 def sound_of(row: list[Any]) -> str:
-    """Return the sha256 of the sound of a row's clip; empty if it was only listed."""
+    """Return the sha256 of the sound of a row's clip."""
     return str(row[0])
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The clips that data name, in the data's order, before any of their audio is opened.
-
-    Attributes:
-        rows: A row for each clip that is there.
-        places: The rows of the clips to use, ascending.
-    """
-
-    rows: RowFile
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, place: int) -> Clip:
-        return clip_of(self.rows[self.places[place]])
-
-    def __iter__(self) -> Iterator[Clip]:
-        if len(self) == len(self.rows):
-            return map(clip_of, self.rows)
-        return (self[place] for place in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -129,6 +58,7 @@ class Corpus:
             speaker and recording, if it names either.
         languages: The languages named by all listed clips; contains None if some name none.
         sounds: A number for each clip's sound, the same for copies, int64 [clips].
+        unreadable: The names of clips up to the look that could not be read, and are left out.
     """
 
     index: RowFile
@@ -136,6 +66,7 @@ class Corpus:
     sha256: str
     languages: frozenset[str | None]
     sounds: NDArray[np.int64]
+    unreadable: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.durations_s)
@@ -195,7 +126,8 @@ class Reader:
 
     Attributes:
         listed: The clips.
-        sizes: How many of them are read up to each look, ascending.
+        sizes: How many of them are read up to each look, ascending. Those that cannot be read count
+            here: a look has fewer clips by their number.
     """
 
     def __init__(
@@ -205,6 +137,8 @@ class Reader:
         order: Iterable[int] | None,
         place: Path,
         progress: Progress,
+        *,
+        skip_unreadable: bool = False,
     ) -> None:
         """Read nothing yet.
 
@@ -212,11 +146,15 @@ class Reader:
             listed: The clips.
             sizes: How many of them are read up to each look, ascending.
             order: Their indices in the order in which they are read; None: the data's order.
-            place: The file of the index, which must be new.
+            place: The file of the index, which must be new and end with `.jsonl`. Clips that are no
+                files of their own are written to a folder of its name, without the suffix.
             progress: Called with the current activity.
+            skip_unreadable: Leave clips out that cannot be read, in place of an error.
         """
         self.listed, self.sizes = listed, tuple(sizes)
         self._progress = progress
+        self._skips = skip_unreadable
+        self._tried, self._unreadable = 0, list[str]()
         self._left = iter(listed) if order is None else (listed[int(at)] for at in order)
         self._index, self._whole = RowFile(place), hashlib.sha256()
         self._durations, self._sounds = array("d"), array("q")
@@ -234,23 +172,47 @@ class Reader:
         return self._read[look]
 
     def _further(self, count: int) -> Corpus:
-        with self._index.writing() as write:
-            for clip in islice(self._left, count - len(self._index)):
-                if len(self._index) % _TELL_EVERY == 0:
-                    self._progress(f"reading clip {len(self._index) + 1} ({clip.path.name})", None)
-                duration_s, sound = _examined(clip)
-                self._whole.update(_identity(clip))
-                path = clip.path.resolve()
-                write(_row(replace(clip, path=path, duration_s=duration_s), sound))
-                self._durations.append(duration_s)
+        staging = self._index.path.with_suffix("")
+        staging.mkdir(exist_ok=True)
+        with self._index.writing() as write, Opener() as opener:
+            for clip in islice(self._left, count - self._tried):
+                if self._tried % _TELL_EVERY == 0:
+                    self._progress(f"reading clip {self._tried + 1} ({clip.path.name})", None)
+                self._tried += 1
+                try:
+                    heard, sound, identity = _examined(
+                        clip, opener, staging / f"{self._tried - 1:06}"
+                    )
+                except DataError as error:
+                    self._skip(clip, error)
+                    continue
+                self._whole.update(identity)
+                write([sound, *heard.to_row()])
+                self._durations.append(heard.duration_s)
                 self._sounds.append(_number(sound))
+        if not self._durations:
+            msg = f"{self.listed.source} lists no clips that can be read"
+            if self._tried < len(self.listed):
+                msg += f", among {self._tried} of {len(self.listed)}"
+            raise DataError(msg)
         return Corpus(
             self._index,
             np.array(self._durations, dtype=np.float64),
             self._whole.hexdigest(),
             self._languages,
             np.array(self._sounds, dtype=np.int64),
+            tuple(self._unreadable),
         )
+
+    def _skip(self, clip: Clip, error: DataError) -> None:
+        """Take note of a clip that cannot be read; raise its error where none is left out."""
+        if not self._skips:
+            raise error
+        self._unreadable.append(clip.id)
+        if len(self._unreadable) <= _TOLD:
+            _log.warning("left out: %s", error)
+        elif len(self._unreadable) == _TOLD + 1:
+            _log.warning("more clips are left out: the report has the names of all")
 
 
 class Corpora:
@@ -259,9 +221,17 @@ class Corpora:
     The index files are written to `folder`.
     """
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, *, skip_unreadable: bool = False) -> None:
+        """Set up a reader.
+
+        Args:
+            folder: A folder for index files, and for clips that are no files of their own.
+            progress: Called with the current activity.
+            skip_unreadable: Leave clips out that cannot be read, in place of an error.
+        """
         self._folder = folder
         self._progress = progress
+        self._skips = skip_unreadable
         self._listed: dict[Data, Listed] = {}
         self._readers: dict[tuple[int, tuple[int, ...]], Reader] = {}
 
@@ -282,11 +252,11 @@ class Corpora:
 
     def listed(self, data: Data, base: Path) -> Listed:
         """List the clips that `data` names; see `open`."""
-        source = base / data.clips if data.clips else None
-        key = data.model_copy(update={"clips": str(source.resolve())}) if source else data
+        source = source_at(base, data.clips) if data.clips else None
+        key = data.model_copy(update={"clips": resolved(source)}) if source else data
         if key not in self._listed:
             place = self._folder / f"corpus-{len(self._listed)}.all.jsonl"
-            self._listed[key] = _list(data, base, place)
+            self._listed[key] = list_data(data, base, place, present=not self._skips)
         return self._listed[key]
 
     def reader(
@@ -296,48 +266,49 @@ class Corpora:
         key = id(listed), sizes
         if key not in self._readers:
             place = self._folder / f"corpus-{len(self._readers)}.jsonl"
-            self._readers[key] = Reader(listed, sizes, order, place, self._progress)
+            self._readers[key] = Reader(
+                listed, sizes, order, place, self._progress, skip_unreadable=self._skips
+            )
         return self._readers[key]
 
 
-def sha256_of(data: Data, base: Path, folder: Path, heard: int | None = None) -> str:
+def sha256_of(
+    data: Data,
+    base: Path,
+    folder: Path,
+    unreadable: Collection[str] = (),
+    *,
+    tried: int | None = None,
+) -> str:
     """Hash the local clips that `data` names as `Reader.at` does; no audio is decoded.
 
     Args:
         data: The `data` section of a recipe, with `clips`.
         base: The folder to which a path in `data` is relative.
         folder: A folder for a temporary index.
-        heard: The number of clips that were heard look by look; None: all, in the data's order.
+        unreadable: The names of clips that were left out.
+        tried: The number of clips that were read look by look, with those that were left out;
+            None: all, in the data's order.
 
     Raises:
-        DataError: A row is bad, or audio is missing.
+        DataError: A row is bad, or audio that was heard cannot be read.
+        OSError: A file that was heard is missing.
     """
-    whole, listed = hashlib.sha256(), _list(data, base, folder / "again.jsonl")
+    whole, left_out = hashlib.sha256(), frozenset(unreadable)
+    listed = list_data(data, base, folder / "again.jsonl", present=False)  # not all are opened
     clips: Iterable[Clip] = listed
-    if heard is not None:
-        clips = (listed[int(at)] for at in order_of(listed, data.seed).places[:heard])
-    for clip in clips:
-        whole.update(_identity(clip))
+    if tried is not None:
+        clips = (listed[int(at)] for at in order_of(listed, data.seed).places[:tried])
+    with Opener() as opener:
+        for clip in clips:
+            if clip.id not in left_out:
+                whole.update(_identity(clip, opener.sha256(clip, opener.open(clip))))
     return whole.hexdigest()
 
 
-def _list(data: Data, base: Path, place: Path) -> Listed:
-    """List the clips of a folder, a manifest or a dataset, after checking every row."""
-    source = base / data.clips if data.clips else None
-    rows = RowFile(place)
-    with rows.writing() as write:
-        for clip in dataset_clips(data) if source is None else list_clips(source):
-            write(_row(clip))
-    if not len(rows):
-        msg = f"{source or data.dataset} lists no clips"
-        raise DataError(msg)
-    most = data.max_clips if source else None  # a dataset gives no more
-    return Listed(rows, chosen(len(rows), most, data.seed))
-
-
-def _identity(clip: Clip) -> bytes:
+def _identity(clip: Clip, sha256: str) -> bytes:
     """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
-    known = [clip.id, sha256_file(clip.path), clip.text, clip.language]
+    known = [clip.id, sha256, clip.text, clip.language]
     if clip.speaker or clip.recording:
         known += [clip.speaker, clip.recording]
     return json.dumps(known, ensure_ascii=True).encode() + b"\n"
@@ -348,12 +319,16 @@ def _number(sha256: str) -> int:
     return int.from_bytes(bytes.fromhex(sha256[:16]), signed=True)
 
 
-def _examined(clip: Clip) -> tuple[float, str]:
-    """Decode a clip; a fault in its audio is told with the place of the clip in the data."""
+def _examined(clip: Clip, opener: Opener, place: Path) -> tuple[Clip, str, bytes]:
+    """Decode a clip; a fault in its audio is told with the place of the clip in the data.
+
+    Returns:
+        The clip with its duration, and a file of its own; a hash of its sound; and its identity.
+    """
+    staged, sha256 = opener.staged(clip, place.parent, place.name)
     try:
-        return audio.examined(clip.path)
+        duration_s, sound = audio.examined(staged.path)
     except DataError as error:
-        if not clip.where:
-            raise
-        msg = f"{clip.where}: {error}"
-        raise DataError(msg) from error
+        raise told(clip, error) from error
+    heard = replace(staged, path=staged.path.resolve(), duration_s=duration_s)
+    return heard, sound, _identity(clip, sha256)

@@ -24,11 +24,23 @@ class Order:
         places: The clips' indices in the data, int64 [clips].
         fewest: The number of first clips that have enough units to resample.
         seed: What the order is drawn by.
+        unit: What these units are, as `UnitStamp` names them.
     """
 
     places: NDArray[np.int64]
     fewest: int
     seed: int
+    unit: str = "clip"
+
+    def has_units(self, heard: Units) -> bool:
+        """Return whether first clips have units enough, also where some could not be read.
+
+        Without them clips would count as independent, and their interval would be too narrow.
+
+        Args:
+            heard: The units of the clips that were heard.
+        """
+        return self.unit in ("clip", heard.stamp.name)
 
 
 def order_of(clips: Iterable[Clip], seed: int) -> Order:
@@ -45,4 +57,5 @@ def drawn(clips: int, units: Units, seed: int) -> Order:
     if units.index is None:
         return Order(places, 1, seed)
     _, first = np.unique(units.index[places], return_index=True)  # of each unit
-    return Order(places, int(np.sort(first)[LEAST_UNITS - 1]) + 1, seed)
+    fewest = int(np.sort(first)[LEAST_UNITS - 1]) + 1
+    return Order(places, fewest, seed, units.stamp.name)

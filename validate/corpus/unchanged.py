@@ -6,6 +6,7 @@ from exporter.artifact import local_paths
 from exporter.artifact.manifest import Manifest
 from exporter.artifact.report import Report
 from exporter.errors import DataError
+from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Recipe
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
@@ -17,7 +18,7 @@ class Rereader:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._known: dict[tuple[str, int | None, int, int | None], str] = {}
+        self._known: dict[object, str] = {}
 
     def __call__(
         self, folder: Path, manifest: Manifest, recipe: Recipe, judged: Report
@@ -32,23 +33,24 @@ class Rereader:
 
         Returns:
             The hash as a report has it. None if the clips are not on this machine: a dataset of the
-            Hub, a recipe without data, or a path that leads to nothing here. Clips that can no
-            longer be read have a hash that no report has.
+            Hub or in an object store, a recipe without data, or a path that leads to nothing here.
+            Clips that can no longer be read have a hash that no report has.
         """
         data = recipe.data
         if data is None or data.clips is None:
             return None
         base = Path(local_paths.read(folder, manifest).recipe).parent
-        source = base / data.clips
-        if not source.exists():
+        source = source_at(base, data.clips)
+        if not isinstance(source, Path) or not source.exists():
             return None
-        heard = judged.data.clips if judged.looks else None
-        key = str(source.resolve()), data.max_clips, data.seed, heard
+        unreadable = judged.data.unreadable
+        tried = judged.data.clips + len(unreadable) if judged.looks else None
+        key = str(source.resolve()), data.max_clips, data.seed, tried, unreadable
         if key not in self._known:
             self._progress(f"{folder.name}: reading its clips again", None)
             try:
                 with scratch() as place:
-                    self._known[key] = sha256_of(data, base, place, heard)
+                    self._known[key] = sha256_of(data, base, place, unreadable, tried=tried)
             except (DataError, OSError):
                 self._known[key] = "unreadable"
         return self._known[key]

@@ -5,6 +5,7 @@ from exporter.recipe import Gate
 
 # Fewer misplaced texts move the original's and the artifact's WER alike, by less than this share.
 _MISPLACED = 0.02
+_UNREADABLE = 0.01  # more may be what is hard to hear, or another half of the data
 _LEAST_MISPLACED = 3  # where sentences are much alike, a bad transcript may fit another text
 
 
@@ -25,6 +26,30 @@ def corpus_checks(
         _enough(facts, clips, gate.min_clips),
         _belonging(facts, clips),
         _original(facts, reference_wer, gate.max_reference_wer),
+    )
+
+
+def readable(unreadable: int, clips: int) -> tuple[Check, ...]:
+    """Check how many clips were left out because they could not be read; empty if none was.
+
+    Args:
+        unreadable: The clips that were left out.
+        clips: The others.
+    """
+    if not unreadable:
+        return ()
+    share = unreadable / (clips + unreadable)
+    good = share <= _UNREADABLE
+    return (
+        Check(
+            name="readable",
+            passed=good or None,
+            value=share,
+            limit=_UNREADABLE,
+            sentence=f"{unreadable} of {clips + unreadable} clips could not be read and were left "
+            f"out ({100 * share:.2f} %, at most {100 * _UNREADABLE:.0f} % allowed).",
+            advice="" if good else "Mend the clips, or take them out of the data.",
+        ),
     )
 
 

@@ -108,7 +108,7 @@ def judge(
         *_structure(case.reference.measurement, case.candidate.measurement),
         _degenerate(case),
         *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
-        _wer(wer, gate.max_wer_increase, units.stamp, looks),
+        _wer(wer, gate.max_wer_increase, units.stamp, looks, len(case.durations_s)),
         latency,
         check_lengths(times, gate.max_latency_ratio, latency.passed),
     )
@@ -275,7 +275,9 @@ def _degenerate(case: Comparison) -> Check:
     )
 
 
-def _wer(difference: Interval, most: float, units: UnitStamp, looks: LookStamp | None) -> Check:
+def _wer(
+    difference: Interval, most: float, units: UnitStamp, looks: LookStamp | None, heard: int
+) -> Check:
     """Test non-inferiority: the whole interval must lie below the limit, not just the estimate."""
     sentence = f"WER {points(difference.value)} ({percent(difference.level)} % interval "
     sentence += f"{span(difference)}; at most {points(most)} allowed)"
@@ -300,18 +302,17 @@ def _wer(difference: Interval, most: float, units: UnitStamp, looks: LookStamp |
         passed=passed,
         value=difference.high,
         limit=most,
-        sentence=f"{sentence}. {_looked(looks)}{units.sentence}",
+        sentence=f"{sentence}. {_looked(looks, heard)}{units.sentence}",
         advice=advice,
     )
 
 
-def _looked(looks: LookStamp | None) -> str:
-    """Tell how many of the clips were heard."""
+def _looked(looks: LookStamp | None, heard: int) -> str:
+    """Tell how many of the clips were heard: those of a look without what could not be read."""
     if looks is None:
         return ""
-    heard, clips = looks.planned[looks.made - 1], looks.planned[-1]
     which = f"look {looks.made} of {len(looks.planned)}"
-    return f"{heard:,} of {clips:,} clips were heard ({which}). "
+    return f"{heard:,} of {looks.planned[-1]:,} clips were heard ({which}). "
 
 
 def _busy(case: Comparison) -> str:

@@ -24,7 +24,7 @@ class Looks:
 
     Attributes:
         order: The order of the clips.
-        sizes: How many clips are heard up to each look, ascending; at the last one, all.
+        sizes: How many clips are read up to each look, ascending; at the last one, all.
     """
 
     order: Order

@@ -9,7 +9,7 @@ from exporter.artifact.report import Check
 State = Literal["passed", "failed", "undecided", "not there"]
 
 QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Does it cost words?", ("wer", "texts", "clips", "true texts", "original")),
+    ("Does it cost words?", ("wer", "texts", "clips", "readable", "true texts", "original")),
     (
         "Is it what the recipe says?",
         (

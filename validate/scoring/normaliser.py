@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter.artifact.report import NormaliserStamp
 from exporter.errors import DataError, IntegrityError, exhausted
-from exporter.formats.clips import MAX_CHARACTERS
+from exporter.formats.clips.fields import MAX_CHARACTERS
 from exporter.system.files import read_small
 
 NAME, VERSION = "UnicodeTextNormalizer", 1

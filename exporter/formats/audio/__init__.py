@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from exporter.errors import DataError
 from exporter.formats.audio import files
-from exporter.formats.audio.files import RATES, Encoded
+from exporter.formats.audio.files import RATES
+from exporter.formats.audio.files import Encoded as Encoded  # re-exported for importers
 from exporter.formats.audio.samples import Samples as Samples  # re-exported for importers
 from exporter.formats.audio.samples import to_mono
 from exporter.formats.audio.spans import Span, cut
@@ -32,9 +33,20 @@ if TYPE_CHECKING:
     import torch
 
 Recording: TypeAlias = Union[
-    str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any], "torch.Tensor"
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    BinaryIO,
+    NDArray[Any],
+    "torch.Tensor",
+    Encoded,
 ]
-"""One recording: a path, an encoded file's bytes or open file, or samples in an array or tensor."""
+"""One recording: a path, an encoded file's bytes or open file, or samples in an array or tensor.
+
+Or `Encoded`: a path or bytes with a name for messages.
+"""
 
 KINDS = "a path, an encoded file's bytes, a binary file object, a numpy array or a torch tensor"
 WHOLE_S = 120  # a longer recording is not kept in memory
@@ -128,7 +140,7 @@ def head(sound: Samples | LongAudio, samples: int) -> Samples:
 
 def is_recording(value: object) -> TypeGuard[Recording]:
     """Return True if a value is one recording, not an iterable of several."""
-    encoded = isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview))
+    encoded = isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Encoded))
     return encoded or hasattr(value, "read") or hasattr(value, "__array__")
 
 
@@ -151,6 +163,8 @@ def load(
         DataError: It cannot be decoded, is empty, out of bounds or not finite, an array comes
             without `sampling_rate`, or its type or shape is ambiguous.
     """
+    if isinstance(recording, Encoded):  # with a name of its own
+        return _loaded(recording, rate)
     if isinstance(recording, (str, os.PathLike)):
         return _loaded(_on_disk(Path(recording)), rate)
     if isinstance(recording, (bytes, bytearray, memoryview)):

@@ -25,7 +25,7 @@ RATES = range(1_000, 768_001)
 MAX_S = 24 * 3600
 _MAX_CHANNELS = 64
 _BLOCK_VALUES = 1 << 18
-_UNKNOWN_FRAMES = 1 << 62  # of a FLAC file that was written as a stream
+UNKNOWN_FRAMES = 1 << 62  # of a FLAC file that was written as a stream
 # Names of samples without a header, which do not tell how they are to be read.
 _HEADERLESS = {".raw", ".pcm", ".sln", ".s16", ".s16le", ".ul", ".ulaw", ".al", ".alaw", ".gsm"}
 
@@ -117,7 +117,7 @@ def _open(file: io.BufferedReader | io.BytesIO, name: str) -> soundfile.SoundFil
     except (soundfile.SoundFileRuntimeError, OSError) as error:
         raise _unreadable(name, error) from error
     if recording.samplerate in RATES and recording.channels <= _MAX_CHANNELS:
-        if recording.frames >= _UNKNOWN_FRAMES:  # soundfile would seek to an end that is not there
+        if recording.frames >= UNKNOWN_FRAMES:  # soundfile would seek to an end that is not there
             recording.seekable = lambda: False
         return recording
     recording.close()

@@ -1,85 +1,50 @@
 """Clips: recordings with their reference text, from common layouts of data sets.
 
-Every reader of `layouts` yields rows; one function turns a row into a clip, so that each mistake is
-reported with file and line before any model is opened.
+Every reader of `readers` yields rows; one function turns a row into a clip, so that each mistake is
+reported with file and line before any model is opened. No audio is opened, so that a plan of a
+million clips costs the reading of their list.
 """
 
-import os
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 from exporter.errors import DataError
-from exporter.formats.clips.layouts import rows_of
-from exporter.formats.clips.tables import Row
+from exporter.formats.audio.cutting import Excerpt
+from exporter.formats.clips.clip import Clip as Clip  # re-exported for importers
+from exporter.formats.clips.fields import language_of, origin_of, path_of, seconds, text_of
+from exporter.formats.clips.names import Seen
+from exporter.formats.clips.readers.layouts import Source, rows_of
+from exporter.formats.clips.row import Place, Row
 from exporter.system.files import readable_name
 
-# In the order of preference: ours, NeMo and Open ASR, audiofolder, Common Voice.
-AUDIO_NAMES = ("audio", "audio_filepath", "file_name", "path")
-LANGUAGE_NAMES = ("language", "lang", "locale")
-TEXT_NAMES = ("text", "sentence", "transcription", "transcript")
-# Ours and NeMo's, datasets' of the Hub, Common Voice's.
-SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
-RECORDING_NAMES = ("recording", "recording_id", "session", "session_id", "chapter_id")
-_MOST_NAME = 1000  # characters of a speaker's or a recording's name
-MAX_CHARACTERS = 100_000  # of one clip's text: about two hours of speech
-# What `os.fsdecode` makes of bytes that are not UTF-8, and the other lone surrogates.
-_ESCAPED, _HALF = re.compile("[\udc80-\udcff]"), re.compile("[\ud800-\udfff]")
 
+def list_clips(source: Source, *, text: bool = True, present: bool = True) -> Iterator[Clip]:
+    """Yield the clips of a folder (see `readers`), a manifest, or an address in an object store.
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording: its name in the data, its file, its reference text and language.
-
-    `where` is the place of its text, for messages. `speaker` says who speaks, and `recording` which
-    longer recording the clip was cut from, where the data tell.
-    """
-
-    id: str
-    path: Path
-    text: str
-    language: str | None = None
-    duration_s: float = 0.0
-    where: str = ""
-    speaker: str | None = None
-    recording: str | None = None
-
-
-def list_clips(source: Path) -> Iterator[Clip]:
-    """Yield the clips of a folder (see `layouts`) or a manifest.
-
-    Rows are checked one at a time, and no audio is opened: the durations are zero.
+    Rows are checked one at a time, and no audio is opened: durations are those that the data name,
+    or zero.
 
     Args:
-        source: The folder or the manifest file.
+        source: The folder, file or address.
+        text: Whether each clip needs a text.
+        present: Whether each file must be there; else its absence is told when it is opened.
 
     Yields:
         The clips in the data's order.
 
     Raises:
         DataError: For the first bad row, naming file and line.
+        MachineError: pyarrow is missing, which parquet files and object stores need.
     """
-    listed: set[str] = set()
-    for row in rows_of(source):
-        clip = _clip(row)
-        if clip.id in listed:
+    listed = Seen()
+    for row in rows_of(source, text=text):
+        clip = clip_of(row, text=text)
+        if not listed.add(clip.id):
             msg = f"{row.where}: {clip.id} is listed twice; each clip must count once"
             raise DataError(msg)
-        listed.add(clip.id)
-        yield clip
-
-
-def audio_of(manifest: Path) -> Iterator[Path]:
-    """Yield the files of audio that a manifest names; no text needs to be there, nor the files.
-
-    Raises:
-        DataError: For the first bad row, naming file and line.
-    """
-    for row in rows_of(manifest):
-        yield row.base / _audio(row)
+        yield _found(row.where, clip, present=present)
 
 
 def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
@@ -92,102 +57,78 @@ def chosen(count: int, most: int | None, seed: int) -> Sequence[int]:
     return sorted(random.Random(seed).sample(range(count), most))
 
 
-def _clip(row: Row) -> Clip:
-    """Check one row; its audio file must exist, and is decoded later."""
-    where, fields = row.where, row.fields
-    name = _audio(row)
-    language = _language(where, fields)
-    path = row.base / name
-    _require_file(where, path)
-    # Ids are published in reports, so they must not contain paths of this machine.
-    known = row.id or (name if not Path(name).is_absolute() else path.name)
-    where = row.text_where or where
-    text = _text(where, _field(where, fields, TEXT_NAMES, "text"))
-    origin = origin_of(row.where, fields)
-    return Clip(readable_name(known), path, text, language, 0.0, where, *origin)
+def clip_of(row: Row, *, text: bool = True) -> Clip:
+    """Return the clip of a row; its audio is opened later.
 
-
-def _audio(row: Row) -> str:
-    """Return the path of a row's audio file, as it stands there."""
-    name = _field(row.where, row.fields, AUDIO_NAMES, "audio").strip()
-    if not name or name.startswith("|") or name.endswith("|") or "\0" in name:
-        shown = f"{name!r:.80}"
-        msg = f"{row.where}: {shown} is no path of an audio file (commands and pipes are refused)"
-        raise DataError(msg)
-    if _number(row.fields.get("offset")) != 0:
-        msg = f"{row.where}: offsets into a longer recording are not supported; cut the audio first"
-        raise DataError(msg)
-    return name
-
-
-def origin_of(where: str, fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the names of a row's speaker and recording, None where it names none.
+    Args:
+        row: The row.
+        text: Whether it needs a text.
 
     Raises:
-        DataError: One is neither text nor a whole number.
+        DataError: The row is bad.
     """
-    return _name(where, fields, SPEAKER_NAMES), _name(where, fields, RECORDING_NAMES)
+    where, fields = row.where, row.fields
+    place = row.place or _place(row)
+    known_s = seconds(where, "duration", fields.get("duration"))
+    language = language_of(where, fields)
+    speaker, recording = origin_of(where, fields)
+    text_where = row.text_where or where
+    spoken = text_of(text_where, fields, required=text)
+    name = row.id or _id(row, place)
+    if isinstance(place.part, Excerpt) and recording is None:
+        recording = readable_name(place.path.name)
+    return Clip(
+        readable_name(name),
+        place.path,
+        spoken,
+        language,
+        known_s or 0.0,
+        text_where,
+        speaker,
+        recording,
+        place.part,
+        place.size_bytes,
+    )
 
 
-def _name(where: str, fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """Return the first of some fields that says something."""
-    for key in names:
-        value = fields.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64
-        text = str(value) if whole else "" if value is None else value
-        if not isinstance(text, str) or len(text) > _MOST_NAME or _HALF.search(text):
-            msg = f"{where}: {key} must be a name or a whole number, not {value!r:.40}"
-            raise DataError(msg)
-        if text.strip():
-            return text.strip()
-    return None
+def _place(row: Row) -> Place:
+    """Return where the audio is that a row names by its path, and by a part of it."""
+    where, fields = row.where, row.fields
+    path = row.base / path_of(where, fields)
+    start_s = seconds(where, "offset", fields.get("offset"))
+    if start_s is None:
+        return Place(path)
+    duration_s = seconds(where, "duration", fields.get("duration"))
+    return Place(path, Excerpt(start_s, duration_s or None))
 
 
-def _language(where: str, row: Mapping[str, Any]) -> str | None:
-    key = next((name for name in LANGUAGE_NAMES if row.get(name)), None)
-    language = row[key] if key else None
-    if not isinstance(language, str | None) or _HALF.search(language or ""):
-        msg = f"{where}: {key} must be a string, not {language!r:.40}"
-        raise DataError(msg)
-    return (language or "").strip() or None
+def _id(row: Row, place: Place) -> str:
+    """Return the name of a clip that has none: its path, and where in the file it begins.
+
+    Ids are published in reports, so they must not contain paths of this machine.
+    """
+    name = path_of(row.where, row.fields)
+    known = name if not Path(name).is_absolute() else place.path.name
+    if isinstance(place.part, Excerpt) and place.part.start_s > 0:
+        path = PurePath(known)
+        known = str(
+            path.with_name(f"{path.stem}-{round(1000 * place.part.start_s):09}{path.suffix}")
+        )
+    return known
 
 
-def _require_file(where: str, path: Path) -> None:
+def _found(where: str, clip: Clip, *, present: bool) -> Clip:
+    """Return a clip whose file is there; with its size, if the clip is all of it."""
+    if not isinstance(clip.part, Excerpt | None):
+        return clip  # its archive or table is open
     try:
-        if path.is_file():
-            return
+        if clip.path.is_file():
+            size = 0 if clip.part else clip.path.stat().st_size
+            return replace(clip, size_bytes=size)
         reason = "does not exist or is not a regular file"
     except (OSError, ValueError) as error:  # the name is too long, or the folder not readable
         reason = f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-    msg = f"{where}: audio file {readable_name(str(path))[:300]} {reason}"
+    if not present:
+        return clip
+    msg = f"{where}: audio file {readable_name(str(clip.path))[:300]} {reason}"
     raise DataError(msg)
-
-
-def _field(where: str, row: Mapping[str, Any], names: tuple[str, ...], what: str) -> str:
-    key = next((name for name in names if name in row), None)
-    if key is None:
-        msg = f"{where}: no {what}: expected one of the fields {', '.join(names)}"
-        raise DataError(msg)
-    value = row[key]
-    if not isinstance(value, str):
-        msg = f"{where}: {key} must be a string, not {value!r:.40}"
-        raise DataError(msg)
-    if _HALF.search(_ESCAPED.sub("", value) if what == "audio" and os.name == "posix" else value):
-        msg = f"{where}: {key} holds half a character (a lone surrogate)"
-        raise DataError(msg)
-    return value
-
-
-def _text(where: str, text: str) -> str:
-    if len(text) > MAX_CHARACTERS:
-        msg = f"{where}: a text of {len(text):,} characters, more than {MAX_CHARACTERS:,}"
-        raise DataError(msg)
-    return text
-
-
-def _number(value: Any) -> float | None:
-    """Return an offset's value: 0 where there is none, None where it is no number."""
-    try:
-        return float(value or 0)
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -1,45 +1,31 @@
 """Read rows from files of text: JSON lines, JSON arrays, CSV and Common Voice's TSV.
 
-Files of lines are streamed. What must be in memory as a whole has a bound: a line, a field, a JSON
-array.
+Files of lines are streamed, and those whose names end in `.gz` are unpacked meanwhile. What must be
+in memory as a whole has a bound: a line, a field, a JSON array.
 """
 
 import codecs
 import csv
+import gzip
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, cast
 
 from exporter.errors import DataError
+from exporter.formats.clips.readers.lhotse import cut_row, is_cut
+from exporter.formats.clips.row import Row
 from exporter.system.files import read_small
 
-MAX_FILE_BYTES = 512 << 20
+MAX_FILE_BYTES = 4 << 30  # also of what is unpacked
 _MAX_LINE_BYTES = 1 << 20
 _MAX_ARRAY_BYTES = 32 << 20
 _BLANKS = re.compile(r"[ \t\r\n]*")
-
-
-class Row(NamedTuple):
-    """One row of a data set.
-
-    Attributes:
-        where: File and line, for messages.
-        base: The folder that paths are relative to.
-        fields: The values by name.
-        id: The clip's name in the data; empty for the path.
-        text_where: File and line of the text, if it is in another file.
-    """
-
-    where: str
-    base: Path
-    fields: Mapping[str, Any]
-    id: str = ""
-    text_where: str = ""
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
@@ -64,11 +50,14 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _all_lines(path: Path) -> Iterator[tuple[str, str]]:
+    number, left = 0, MAX_FILE_BYTES
     with opened(path) as stream:
-        number = 0
-        while line := stream.readline(_MAX_LINE_BYTES + 1):
-            number += 1
+        while line := _next_line(stream, path, number):
+            number, left = number + 1, left - len(line)
             where = f"{path}:{number}"
+            if left < 0:
+                msg = f"{where}: unpacked, it is larger than {MAX_FILE_BYTES >> 20} MiB: split it"
+                raise DataError(msg)
             if len(line) > _MAX_LINE_BYTES:
                 msg = f"{where}: a line longer than {_MAX_LINE_BYTES >> 20} MiB"
                 raise DataError(msg)
@@ -77,6 +66,14 @@ def _all_lines(path: Path) -> Iterator[tuple[str, str]]:
             except UnicodeDecodeError as error:
                 msg = f"{where}: cannot be read as UTF-8 text ({error})"
                 raise DataError(msg) from error
+
+
+def _next_line(stream: IO[bytes], path: Path, number: int) -> bytes:
+    try:
+        return stream.readline(_MAX_LINE_BYTES + 1)
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        msg = f"{path}:{number + 1}: cannot be unpacked ({error})"
+        raise DataError(msg) from error
 
 
 @contextmanager
@@ -96,7 +93,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             if facts.st_size > MAX_FILE_BYTES:
                 msg = f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: split it"
                 raise DataError(msg)
-            yield stream
+            if path.suffix.lower() == ".gz":
+                with gzip.GzipFile(fileobj=stream) as unpacked:
+                    yield cast("IO[bytes]", unpacked)
+            else:
+                yield stream
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise DataError(msg) from error
@@ -116,12 +117,18 @@ def _row(where: str, path: Path, fields: object) -> Row:
     if not isinstance(fields, dict):
         msg = f"{where}: expected an object with audio and text, not {type(fields).__name__}"
         raise DataError(msg)
+    if is_cut(fields):
+        return cut_row(where, path, fields)
     return Row(where, path.parent, fields)
 
 
 def _starts_with_bracket(path: Path) -> bool:
     with opened(path) as stream:
-        return stream.read(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        try:
+            start = stream.read(1 << 12)
+        except (zlib.error, EOFError, gzip.BadGzipFile):
+            return False  # told with its line by what reads lines
+        return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _json_array(path: Path) -> Iterator[Row]:

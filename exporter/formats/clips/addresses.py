@@ -1,0 +1,78 @@
+"""Where data are: a path on this machine, or an address in an object store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from exporter.errors import DataError
+
+_SCHEMES = ("s3", "gs", "gcs")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A folder or file in an object store, like `s3://bucket/corpus`.
+
+    What follows `?` are options of pyarrow's file system, like `region` or `endpoint_override`.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        """Return the address without its options."""
+        return self.url.partition("?")[0]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(str(self)).name
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the name."""
+        return PurePosixPath(str(self)).suffix
+
+
+def is_remote(text: str) -> bool:
+    """Return whether a text names data in an object store."""
+    return text.partition("://")[0] in _SCHEMES and "://" in text
+
+
+def source_at(base: Path, text: str) -> Path | Remote:
+    """Return the data that a recipe or a command names.
+
+    Args:
+        base: The folder that a path is relative to.
+        text: A path, or an address like `s3://bucket/folder`.
+
+    Raises:
+        DataError: An address holds a password, which would be published with a recipe.
+    """
+    if not is_remote(text):
+        return base / text
+    if has_password(text):
+        scheme = text.partition("://")[0]
+        msg = (
+            f"an address of {scheme}:// holds a key or password: leave it out\n"
+            "Keep it where the store's clients look, like AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY."
+        )
+        raise DataError(msg)
+    return Remote(text)
+
+
+def resolved(source: Path | Remote) -> str:
+    """Return what is the same for all names of the same data."""
+    return source.url if isinstance(source, Remote) else str(source.resolve())
+
+
+def has_password(text: str) -> bool:
+    """Return whether an address in an object store holds a key or a password."""
+    if not is_remote(text):
+        return False
+    try:
+        return "@" in urlsplit(text).netloc
+    except ValueError:
+        return True
