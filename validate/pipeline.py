@@ -174,7 +174,7 @@ def _check_texts(subjects: Sequence[Subject]) -> None:
     checked: set[object] = set()
     for subject in subjects:
         equal = normaliser(language_of(subject), subject.folder)
-        key = (subject.corpus.sha256, equal.stamp.model_dump_json())
+        key = (id(subject.reader.listed), equal.stamp.model_dump_json())
         for clip in subject.reader.listed if key not in checked else ():
             try:
                 equal.apply(clip.text)
@@ -319,7 +319,9 @@ class _Validation:
     def _original(self, subject: Subject, checkpoint: Checkpoint) -> ModelRun:
         spec = self._spec(subject, checkpoint.folder, original=True)
         how = spec.decoding, tuple(sorted(spec.languages.items())), spec.threads, spec.device
-        key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed
+        # Of later looks, other readers have other clips, or another order.
+        later = id(subject.reader) if len(subject.reader.sizes) > 1 else None
+        key = checkpoint.sha256, how, subject.corpus.sha256, subject.timed, later
         if key not in self._originals:
             plain = spec.model_dump(
                 mode="json", exclude={"model", "original", "trust", "threads", "languages"}

@@ -118,7 +118,7 @@ def open_subject(
     if settings.until == "certain":
         looks = planned(order_of(listed, data.seed), max(recipe.gate.min_clips, most))
     sizes = looks.sizes if looks else (len(listed),)
-    reader = corpora.reader(listed, sizes, looks.order.places if looks else None)
+    reader = corpora.reader(listed, sizes, looks.order.by_looks(sizes) if looks else None)
     corpus = reader.at(0)
     timed = tuple(corpus.sample(most, data.seed))
     return Subject(folder, place, manifest, recipe, data, corpus, timed, reader, looks)

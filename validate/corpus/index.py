@@ -155,7 +155,7 @@ class Reader:
         self._progress = progress
         self._skips = skip_unreadable
         self._tried, self._unreadable = 0, list[str]()
-        self._left = iter(listed) if order is None else (listed[int(at)] for at in order)
+        self._left = iter(listed) if order is None else (listed[at] for at in order)
         self._index, self._whole = RowFile(place), hashlib.sha256()
         self._durations, self._sounds = array("d"), array("q")
         self._languages = frozenset(clip.language for clip in listed)
@@ -278,7 +278,7 @@ def sha256_of(
     folder: Path,
     unreadable: Collection[str] = (),
     *,
-    tried: int | None = None,
+    looks: Sequence[int] = (),
 ) -> str:
     """Hash the local clips that `data` names as `Reader.at` does; no audio is decoded.
 
@@ -287,8 +287,8 @@ def sha256_of(
         base: The folder to which a path in `data` is relative.
         folder: A folder for a temporary index.
         unreadable: The names of clips that were left out.
-        tried: The number of clips that were read look by look, with those that were left out;
-            None: all, in the data's order.
+        looks: How many clips were read up to each look that was made, with those that were left
+            out; empty: all, in the data's order.
 
     Raises:
         DataError: A row is bad, or audio that was heard cannot be read.
@@ -297,8 +297,8 @@ def sha256_of(
     whole, left_out = hashlib.sha256(), frozenset(unreadable)
     listed = list_data(data, base, folder / "again.jsonl", present=False)  # not all are opened
     clips: Iterable[Clip] = listed
-    if tried is not None:
-        clips = (listed[int(at)] for at in order_of(listed, data.seed).places[:tried])
+    if looks:
+        clips = (listed[at] for at in order_of(listed, data.seed).by_looks(looks))
     with Opener() as opener:
         for clip in clips:
             if clip.id not in left_out:

@@ -6,8 +6,9 @@ early look would know few of them, and judge the others by these (see docs/valid
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,17 @@ class Order:
     fewest: int
     seed: int
     unit: str = "clip"
+
+    def by_looks(self, sizes: Sequence[int]) -> Iterator[int]:
+        """Yield the clips of each look in the data's order.
+
+        So tables, archives and long recordings are read from their beginning to their end.
+
+        Args:
+            sizes: How many clips are read up to each look, ascending.
+        """
+        for start, end in pairwise((0, *sizes)):
+            yield from np.sort(self.places[start:end]).tolist()
 
     def has_units(self, heard: Units) -> bool:
         """Return whether first clips have units enough, also where some could not be read.

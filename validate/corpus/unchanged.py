@@ -44,13 +44,13 @@ class Rereader:
         if not isinstance(source, Path) or not source.exists():
             return None
         unreadable = judged.data.unreadable
-        tried = judged.data.clips + len(unreadable) if judged.looks else None
-        key = str(source.resolve()), data.max_clips, data.seed, tried, unreadable
+        looks = judged.looks.planned[: judged.looks.made] if judged.looks else ()
+        key = str(source.resolve()), data.max_clips, data.seed, looks, unreadable
         if key not in self._known:
             self._progress(f"{folder.name}: reading its clips again", None)
             try:
                 with scratch() as place:
-                    self._known[key] = sha256_of(data, base, place, unreadable, tried=tried)
+                    self._known[key] = sha256_of(data, base, place, unreadable, looks=looks)
             except (DataError, OSError):
                 self._known[key] = "unreadable"
         return self._known[key]
