@@ -269,6 +269,39 @@ def test_of_an_archive_a_look_is_read_and_what_is_damaged_there_left_out(
     assert now(told) != told.data.sha256
 
 
+@pytest.mark.usefixtures("small")
+def test_first_looks_at_the_same_clips_may_have_other_ones_after_them(
+    judged: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth clip that is read cannot be, so that looks at three and four are alike."""
+    strict = {"max_wer_increase": 0.1, "max_latency_ratio": 100}
+    three, four = Gate(**strict, min_clips=3), Gate(**strict, min_clips=4)
+    with_gates(monkeypatch, three=three, four=four)
+    monkeypatch.setattr(looks, "_ladder", lambda _: iter([5]))
+    clips = write_clips(tmp_path / "ten", 10)
+    places = order_of(list_clips(clips), 0).places.tolist()
+    (clips / f"{places[3]}.wav").write_text("no audio")
+    reports = judged("three", "four", data=str(clips), skip_unreadable=True)
+    assert [told.looks.planned for told in reports if told.looks] == [(3, 5, 10), (4, 10)]
+    assert [told.looks.made for told in reports if told.looks] == [3, 2]
+    assert [told.data.unreadable for told in reports] == [(f"{places[3]}.wav",)] * 2
+    heard = {}
+    for name in ("three", "four"):
+        rows = map(json.loads, (tmp_path / name / "predictions.jsonl").read_text().splitlines())
+        heard[name] = {row["audio_filepath"]: row["pred_text_reference"] for row in rows}
+    assert len({*heard["three"].values()}) > 1
+    assert heard["three"] == heard["four"]
+
+
+def test_the_clips_of_a_look_are_in_the_order_of_the_data() -> None:
+    order = drawn(600, clips_of(600), seed=0)
+    read_order = list(order.by_looks((300, 600)))
+    for look in (slice(0, 300), slice(300, 600)):
+        assert read_order[look] == sorted(order.places[look].tolist())
+    assert read_order[:300] != list(range(300))
+    assert list(order.by_looks((300,))) == read_order[:300]
+
+
 def test_a_look_without_enough_speakers_decides_nothing() -> None:
     """Some of whose clips could not be read: clips would count as independent."""
     clips = listed(600, speakers=LEAST_UNITS)
