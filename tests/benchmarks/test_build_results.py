@@ -10,8 +10,9 @@ from transformers import WhisperConfig
 
 from benchmarks.random_checkpoints import SHAPES, Shape
 from exporter.families.whisper import family as whisper
-from exporter.targets import TARGETS, facts_of
+from exporter.targets import facts_of
 from exporter.targets.cost import Work
+from tests.support.kinds import ON_CPU
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "build_shapes.json"
 MEASURED: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["shapes"]
@@ -42,7 +43,7 @@ def work(shape: Shape, measured: dict[str, Any], kind: str) -> Work:
     return Work(modules, largest, read, measured["ways"][kind]["size_bytes"])
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", ON_CPU)
 @pytest.mark.parametrize("name", SHAPES)
 def test_memory_and_time_are_foretold_within_30_percent(name: str, kind: str) -> None:
     measured = MEASURED[name]["ways"][kind]
@@ -51,7 +52,7 @@ def test_memory_and_time_are_foretold_within_30_percent(name: str, kind: str) ->
     assert cost.seconds(given) == pytest.approx(measured["build_s"], rel=0.3)
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", ON_CPU)
 @pytest.mark.parametrize("name", SHAPES)
 def test_each_tensor_lies_in_an_artifact_once(name: str, kind: str) -> None:
     """Within 5 % of the bytes of int8 and float tensors; what is more is code and graphs."""

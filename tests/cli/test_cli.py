@@ -261,7 +261,7 @@ def test_list_and_inspect_tell_what_is_there(
     (here / "recipes/zbad.yaml").write_text("name: x\n")
     assert main(["list", "--json"]) == 0
     listed = json.loads(capfd.readouterr().out)
-    assert listed["targets"] == ["onnx-int8", "torch-int8", "aoti"]
+    assert listed["targets"] == ["onnx-int8", "onnx-fp16", "torch-int8", "aoti"]
     assert "whisper" in listed["families"]
     assert listed["recipes"][0]["checkpoint"] == "y"
     assert listed["recipes"][1]["state"].startswith("unusable: recipes/zbad.yaml:1:1: checkpoint")

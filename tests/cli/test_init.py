@@ -10,7 +10,7 @@ from exporter.cli import main
 from exporter.cli.init import recipe as recipes
 from exporter.errors import RecipeError
 from exporter.recipe import read
-from exporter.targets import TARGETS
+from tests.support.kinds import ON_CPU
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_a_hub_id_gives_a_recipe_without_a_request(
     assert err == ""
     written = read(Path("recipes/whisper-small-int8.yaml"))
     assert (written.name, written.checkpoint) == ("whisper-small-int8", "openai/whisper-small")
-    assert [target.kind for target in written.targets] == list(TARGETS)
+    assert [target.kind for target in written.targets] == ON_CPU
     assert written.decoding.task == "transcribe"
 
 
@@ -43,7 +43,7 @@ def test_a_checkpoint_in_a_folder_gives_a_recipe_that_builds(
     assert not written.absolute_paths
     assert main(["build", "r/mine.yaml", "--dry-run", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
-    assert len(document["plan"]) == len(TARGETS)
+    assert len(document["plan"]) == len(ON_CPU)
 
 
 @pytest.mark.parametrize("source", ["openai/whisper-small.en", "folder"])
