@@ -151,7 +151,7 @@ def _say_plan(
         terminal.draw(formatting.of_quantization(plan))
         if any(row["tied"] for row in plan):
             terminal.say_wrapped(_TIED)
-    terminal.say_wrapped(*formatting.room(room.as_row()))
+    terminal.say_wrapped(*formatting.room(room.as_row(), rows))
     terminal.say_wrapped(*(f"The gate cannot pass: {why}." for why in obstacles))
 
 

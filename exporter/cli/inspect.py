@@ -39,7 +39,7 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
     terminal.say_wrapped(*formatting.checkpoint_lines(facts))
     if rows:
         terminal.draw(formatting.of_plan(rows))
-        terminal.say_wrapped(*formatting.room(room))
+        terminal.say_wrapped(*formatting.room(room, rows))
 
 
 @command("", "--clear")

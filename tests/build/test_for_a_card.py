@@ -46,6 +46,7 @@ def test_the_plan_tells_the_memory_of_the_card(
     table = capfd.readouterr().out
     assert "on the GPU" in table
     assert "24 GB" in table
+    assert "for GPUs they are guesses" in " ".join(table.split())
 
 
 def test_a_smaller_card_here_refuses_the_build(

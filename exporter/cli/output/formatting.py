@@ -19,7 +19,7 @@ _LEAST_REMARK = 16  # columns
 
 def of_plan(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a plan as a table: a row for each artifact (or kind) with its costs and if it fits."""
-    on_card = any(row.get("device_memory_bytes") for row in rows)
+    on_card = _any_on_card(rows)
     figures = {"memory to build": "peak_rss_bytes", "to load": "reload_rss_bytes"}
     figures |= {"on the GPU": "device_memory_bytes"} if on_card else {}
     figures |= {"disk": "disk_bytes"}
@@ -43,6 +43,10 @@ def _needs(row: Mapping[str, Any], figures: Collection[str]) -> Iterator[str]:
     yield f"no: {row['why_not']}" if row["why_not"] else done.get(row.get("action", ""), "yes")
 
 
+def _any_on_card(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row.get("device_memory_bytes") for row in rows)
+
+
 def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a quantization plan as a table: pattern, scheme, modules and bytes of weights."""
     drawn = Table(
@@ -62,14 +66,18 @@ def of_quantization(rows: Sequence[Mapping[str, Any]]) -> Table:
     return drawn
 
 
-def room(here: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the lines about this machine's memory and disk, and the estimates' source."""
+def room(here: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the lines about this machine's memory and disk, and the source of a plan's estimates.
+
+    No build for a GPU has been measured yet.
+    """
     memory, disk = (
         shown_bytes(here[f"{name}_bytes"]) for name in ("memory_available", "disk_free")
     )
     return (
         f"Here: {memory} of memory available, {disk} of disk free at {here['place']}.",
-        f"Memory and time are estimates, by measurements on {here['figures_measured_on']}.",
+        f"Memory and time are estimates, by measurements on {here['figures_measured_on']}"
+        f"{'; for GPUs they are guesses' if _any_on_card(rows) else ''}.",
     )
 
 
