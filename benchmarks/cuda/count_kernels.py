@@ -58,6 +58,7 @@ def cut_of(checkpoint: str, scheme: str) -> Cut:
 def kernels_of(whole: Cut, name: str, *, own: bool) -> list[str]:
     """Return the kernels that the code of a part calls, in order."""
     from torch._inductor import compile_fx, config
+    from torch._inductor.exc import InductorError
     from torch._inductor.graph import GraphLowering
 
     graph, _ = whole.parts[name]
@@ -76,8 +77,8 @@ def kernels_of(whole: Cut, name: str, *, own: bool) -> list[str]:
         try:
             compiled: Any = compile_fx.compile_fx(program.module(), inputs)
             compiled(*inputs)
-        except Exception:
-            if not generated:
+        except InductorError as error:
+            if not isinstance(error.inner_exception, _GeneratedError):
                 raise
     return [kernel or product for kernel, product in _CALL.findall(generated[0])]
 
