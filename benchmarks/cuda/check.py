@@ -130,7 +130,7 @@ def main() -> None:
     python = _environment(asked.work, asked.wheels) if asked.wheels else sys.executable
     run = Run(asked.work, asked.device, python, began + asked.budget)
     results: dict[str, Any] = {"tokens": TOKENS, "about": _about(run), "rows": run.rows}
-    print(json.dumps(results["about"]), flush=True)
+    _say(json.dumps(results["about"]))
     for part in PARTS:
         if part.shape not in asked.shapes:
             continue
@@ -139,8 +139,14 @@ def main() -> None:
         results["seconds"] = round(time.monotonic() - began, 1)
         save(results, asked.results)
         told = json.dumps({name: value for name, value in row.items() if name != "text"})
-        print(f"{results['seconds']:6.1f} s  {part.shape}, {part.system}: {told}", flush=True)
-    print("\n".join(lines(results)))
+        _say(f"{results['seconds']:6.1f} s  {part.shape}, {part.system}: {told}")
+    _say("\n".join(lines(results)))
+
+
+def _say(text: str) -> None:
+    """Write a line at once: the script may be ended before the next."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def measured(run: Run, part: Part) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def main(artifact: Path, device: str, tokens: int) -> None:
 
     (row["text"],) = run(1, tokens)
     row["first_text_at"] = time.time()
-    print(json.dumps(row), flush=True)
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
     _timed(row, run, device, tokens)
 
 

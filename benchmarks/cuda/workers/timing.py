@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,4 +53,5 @@ def memory_used(device: str) -> int:
 
 def say(row: dict[str, Any]) -> None:
     """Print one row of figures, at once: the process may be ended before the next."""
-    print(json.dumps(row), flush=True)
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
