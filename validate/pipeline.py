@@ -23,7 +23,7 @@ from exporter.artifact import report
 from exporter.artifact.evidence import GroupEffect
 from exporter.artifact.report import Check, Report
 from exporter.artifact.store import find_built_for
-from exporter.bench.executors import LocalExecutor
+from exporter.engine.executors import LocalExecutor
 from exporter.errors import (
     BuildError,
     DataError,

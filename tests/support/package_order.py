@@ -2,6 +2,6 @@
 
 PACKAGE_ORDER = (
     *("cli", "tune", "validate", "build", "bench", "recognition", "doctor", "targets"),
-    *("quantization", "checkpoint", "hub", "families", "artifact", "recipe", "runtime", "formats"),
-    *("system", "errors"),
+    *("quantization", "checkpoint", "hub", "families", "artifact", "recipe", "engine", "runtime"),
+    *("formats", "system", "errors"),
 )

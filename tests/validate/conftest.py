@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exporter.artifact.report import Report
-from exporter.bench.executors import Task
+from exporter.engine.executors import Answer, Task
 from exporter.system.progress import Progress
 from exporter.validate import pipeline
 from tests.support.golden import GOLDEN
@@ -24,10 +24,11 @@ class Here:
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
-    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[dict[str, Any]]:
-        for task in tasks:
+    def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Answer]]:
+        for place, task in enumerate(tasks):
             module, _, function = task.step.partition(":")
-            yield getattr(import_module(module), function)(task.request, progress)
+            with task.prepared() as request:
+                yield place, getattr(import_module(module), function)(request, progress)
 
 
 @pytest.fixture

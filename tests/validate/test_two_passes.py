@@ -20,8 +20,8 @@ from exporter.artifact import report, store
 from exporter.artifact.manifest import Gpu
 from exporter.artifact.report import Report
 from exporter.bench.clock import HostClock
-from exporter.bench.executors import LocalExecutor
 from exporter.bench.timing import Opened
+from exporter.engine.executors import LocalExecutor
 from exporter.errors import DataError, MachineError, RecipeError
 from exporter.formats import audio
 from exporter.formats.clips import opening as reading

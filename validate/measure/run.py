@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from exporter.bench.executors import Executor, Task
+from exporter.engine.executors import Executor, Task, answers
 from exporter.system.progress import Progress
 from exporter.validate.corpus.index import Corpus
 from exporter.validate.evidence.results import Expected
@@ -80,7 +80,7 @@ class ModelRun:
         if self.executor.workers == 1:
             _ = self.measurement  # measuring also transcribes the first clips
         parts = self._cut(corpus)
-        for _ in self.executor.map([self._task(part) for part in parts], self._prefixed):
+        for _ in answers(self.executor, [self._task(part) for part in parts], self._prefixed):
             pass
         self._heard.extend(parts)
         results = transcripts.read_transcripts([part.output for part in self._heard])
