@@ -8,8 +8,10 @@ from typing import Any
 from exporter.system import hardware
 from exporter.system.files import sha256_file
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "numpy")
-_PACKAGES += ("soundfile", "soxr")
+_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "numpy"),
+    *("soundfile", "soxr"),
+)
 _ROOT = Path(__file__).parents[1]
 _SUFFIXES = {".py", ".cpp", ".h"}
 
