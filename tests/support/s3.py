@@ -1,8 +1,11 @@
-"""A small S3 on loopback: objects with ranges, and lists, as AWS' protocol has them.
+"""A small S3 on loopback: objects with ranges, lists and uploads, as AWS' protocol has them.
 
-Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html,
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html and
+https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html
 """
 
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -18,12 +21,21 @@ from xml.sax.saxutils import escape
 class Store:
     """The objects of one bucket by key.
 
-    `address` is what comes after `s3://bucket/KEY`. While `broken`, every answer is an error.
+    Attributes:
+        objects: The objects. Parts of an upload are none of them until it is completed.
+        uploads: The parts by number of each upload that was begun, and not completed or aborted.
+        address: What comes after `s3://bucket/KEY`.
+        broken: Whether every answer is an error.
+        refused: A regular expression for requests that are refused, like `PUT .*partNumber=2`.
+        requests: The method and path, with its query, of each request.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
     address: str = ""
     broken: bool = False
+    refused: str | None = None
+    requests: list[str] = field(default_factory=list)
 
     def url(self, key: str) -> str:
         """Return the address of a key, or of what begins with it."""
@@ -50,21 +62,74 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
     def _answer(self) -> None:
         store, parts = self.server.store, urlsplit(self.path)
+        body = self._body()
         key = unquote(parts.path).lstrip("/").partition("/")[2]
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if store.broken:
+        found = parse_qs(parts.query, keep_blank_values=True)
+        query = {name: values[0] for name, values in found.items()}
+        request = f"{self.command} {self.path}"
+        store.requests.append(request)
+        if store.broken or (store.refused and re.match(store.refused, request)):
             self._send(403, _error("AccessDenied"))
+        elif self.command not in ("GET", "HEAD"):
+            self._change(key, query, body)
         elif not key:
             self._send(200, _listed(store.objects, query))
         elif key not in store.objects:
             self._send(404, _error("NoSuchKey"))
         else:
             self._object(store.objects[key])
+
+    def _change(self, key: str, query: dict[str, str], body: bytes) -> None:
+        store, upload = self.server.store, query.get("uploadId", "")
+        if "uploads" in query:
+            upload = f"{len(store.requests)}"
+            store.uploads[upload] = {}
+            self._send(200, _tagged("InitiateMultipartUploadResult", UploadId=upload))
+        elif upload and upload not in store.uploads:
+            self._send(404, _error("NoSuchUpload"))
+        elif self.command == "PUT" and upload:
+            store.uploads[upload][int(query["partNumber"])] = body
+            self._send(200, b"")
+        elif self.command == "PUT":
+            store.objects[key] = body
+            self._send(200, b"")
+        elif self.command == "POST":
+            self._complete(key, store.uploads[upload], body)
+            del store.uploads[upload]
+        else:
+            store.uploads.pop(upload, None) if upload else store.objects.pop(key, None)
+            self._send(204, b"")
+
+    def _complete(self, key: str, uploaded: dict[int, bytes], body: bytes) -> None:
+        """Join the parts that a request lists, which may be fewer than were uploaded."""
+        numbers = [int(number) for number in re.findall(rb"<PartNumber>(\d+)<", body)]
+        if not set(numbers) <= set(uploaded):
+            self._send(400, _error("InvalidPart"))
+            return
+        self.server.store.objects[key] = b"".join(uploaded[number] for number in numbers)
+        self._send(200, _tagged("CompleteMultipartUploadResult", Key=key))
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = _joined(self.rfile)
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        signed = self.headers.get("Content-Encoding") == "aws-chunked"
+        return _joined(io.BytesIO(body)) if signed else body
 
     def _object(self, content: bytes) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -83,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if where:
             self.send_header("Content-Range", where)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
 
@@ -104,11 +169,22 @@ def serving() -> Iterator[Store]:
         thread.join()
 
 
+def _joined(chunks: io.BufferedIOBase) -> bytes:
+    """Join the chunks of a body, and skip what trails it, like a checksum."""
+    body = b""
+    while size := int(chunks.readline().split(b";")[0], 16):
+        body += chunks.read(size)
+        chunks.readline()
+    while chunks.readline().strip():
+        pass
+    return body
+
+
 def _listed(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-    most = int(query.get("max-keys", "1000"))
+    most, after = int(query.get("max-keys", "1000")), query.get("continuation-token", "")
     keys, folders = [], []
-    for key in sorted(key for key in objects if key.startswith(prefix)):
+    for key in sorted(key for key in objects if key.startswith(prefix) and key > after):
         head, mark, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
         if mark and prefix + head + mark not in folders:
             folders.append(prefix + head + mark)
@@ -122,12 +198,20 @@ def _listed(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
     common = "".join(
         f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in folders
     )
+    more = ""
+    if len(keys) > most:
+        more = f"<NextContinuationToken>{escape(keys[most - 1])}</NextContinuationToken>"
     return (
         '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult>'
         f"<Name>bucket</Name><Prefix>{escape(prefix)}</Prefix><MaxKeys>{most}</MaxKeys>"
-        f"<KeyCount>{len(keys[:most])}</KeyCount><IsTruncated>false</IsTruncated>"
-        f"{contents}{common}</ListBucketResult>"
+        f"<KeyCount>{len(keys[:most])}</KeyCount><IsTruncated>{str(bool(more)).lower()}</IsTruncated>"
+        f"{more}{contents}{common}</ListBucketResult>"
     ).encode()
+
+
+def _tagged(name: str, **values: str) -> bytes:
+    inner = "".join(f"<{tag}>{escape(value)}</{tag}>" for tag, value in values.items())
+    return f"<{name}>{inner}</{name}>".encode()
 
 
 def _error(code: str) -> bytes:

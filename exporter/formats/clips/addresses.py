@@ -24,6 +24,11 @@ class Remote:
         """Return the address without its options."""
         return self.url.partition("?")[0]
 
+    def __truediv__(self, inner: str) -> Remote:
+        """Return the address of what is below this folder, with the same options."""
+        address, mark, options = self.url.partition("?")
+        return Remote(f"{address.rstrip('/')}/{inner}{mark}{options}")
+
     @property
     def name(self) -> str:
         """The last part of the path."""

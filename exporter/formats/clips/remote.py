@@ -1,4 +1,4 @@
-"""Data in an object store, read through pyarrow's file systems."""
+"""Object stores, through pyarrow's file systems."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def files_in(source: Remote) -> list[tuple[Remote, int]]:
         DataError: The store cannot be reached or read, or there is nothing.
         MachineError: pyarrow is missing.
     """
-    system, path = _system(source.url)
-    with _reaching(source):
+    system, path = connected(source)
+    with reaching(source):
         found = system.get_file_info(path)
         if found.is_file:
             return [(source, found.size)]
@@ -39,7 +39,8 @@ def files_in(source: Remote) -> list[tuple[Remote, int]]:
     if not listed:
         msg = f"no clips at {source}: there is nothing under that name"
         raise DataError(msg)
-    return [(_beside(source, path, name), size) for name, size in listed]
+    base = path.rstrip("/") + "/"
+    return [(source / name.removeprefix(base), size) for name, size in listed]
 
 
 @contextmanager
@@ -50,39 +51,44 @@ def opened(source: Remote) -> Iterator[IO[bytes]]:
         DataError: The store cannot be reached or read.
         MachineError: pyarrow is missing.
     """
-    system, path = _system(source.url)
-    with _reaching(source), system.open_input_file(path) as stream:
+    system, path = connected(source)
+    with reaching(source), system.open_input_file(path) as stream:
         yield stream
 
 
-def _beside(source: Remote, path: str, name: str) -> Remote:
-    address, mark, options = source.url.partition("?")
-    inner = name[len(path.rstrip("/")) :]
-    return Remote(address.rstrip("/") + inner + mark + options)
+def connected(source: Remote) -> tuple[Any, str]:
+    """Return pyarrow's file system of an address, opened once a bucket, and the path in it.
 
-
-@lru_cache(maxsize=8)
-def _connected(address: str) -> tuple[Any, str]:
-    with needing("datasets"):
-        systems = import_module("pyarrow.fs")
-    system, path = systems.FileSystem.from_uri(address)
-    return system, path
-
-
-def _system(url: str) -> tuple[Any, str]:
-    """Return the file system of an address, opened once a bucket, and the path in it."""
-    parts = urlsplit(url)
+    Raises:
+        DataError: The address or its options are wrong.
+        MachineError: pyarrow is missing.
+    """
+    parts = urlsplit(source.url)
     bucket = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
-    with _reaching(Remote(url)):
-        system, _ = _connected(bucket)
-    return system, parts.netloc + parts.path
+    with reaching(source):
+        return _file_system(bucket), parts.netloc + parts.path
 
 
 @contextmanager
-def _reaching(source: Remote) -> Iterator[None]:
+def reaching(source: Remote, outcome: str = "cannot be read", advice: str = "") -> Iterator[None]:
+    """Raise DataError for a failure of a store in the block.
+
+    Args:
+        source: The address that the message names, without its options.
+        outcome: What the failure means for it.
+        advice: The last line of the message: what to do.
+    """
     try:
         yield
     except (OSError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        msg = f"{source} cannot be read: {reason}"
+        msg = f"{source} {outcome}: {reason}" + (f"\n{advice}" if advice else "")
         raise DataError(msg) from error
+
+
+@lru_cache(maxsize=8)
+def _file_system(address: str) -> Any:
+    with needing("datasets"):
+        systems = import_module("pyarrow.fs")
+    system, _ = systems.FileSystem.from_uri(address)
+    return system
