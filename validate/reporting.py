@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter.artifact import report, store
 from exporter.artifact.evidence import GroupEffect
@@ -22,7 +22,7 @@ from exporter.validate.evidence.results import Findings
 from exporter.validate.gate import judge as gate
 from exporter.validate.gate.corpus import readable
 from exporter.validate.gate.evidence import Evidence, agreement_of, checks_of, faithfulness_of
-from exporter.validate.measure.latency import Measurement
+from exporter.validate.measure.pair import MeasuredPair
 from exporter.validate.measure.run import ModelRun
 from exporter.validate.measure.transcripts import ClipResult
 from exporter.validate.page import render as html_report
@@ -42,7 +42,8 @@ _EXAMPLES = 5  # of misplaced texts, in the report
 class Pair:
     """An artifact and its original, both timed.
 
-    `found` are the checks made before; `made` is how many looks at the clips there were.
+    `found` are the checks made before; `timed` is whether the times may be judged; `heard_on` is
+    the kind of machine that transcribed, where it is another one than the machine of the times.
     """
 
     subject: Subject
@@ -50,15 +51,19 @@ class Pair:
     found: tuple[Check, ...]
     original: ModelRun
     artifact: ModelRun
-    reference: Measurement
-    candidate: Measurement
-    made: int = 1
+    measured: MeasuredPair
+    timed: bool = True
+    heard_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def looks(self) -> LookStamp | None:
         """The looks, if there may be several."""
         looks = self.subject.looks
-        return looks.stamp(self.made) if looks else None
+        return looks.stamp(self.subject.look + 1) if looks else None
+
+    def at(self, look: int) -> Pair:
+        """Return the pair with the clips up to a look, from 0."""
+        return replace(self, subject=replace(self.subject, look=look))
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,23 @@ Blame = Callable[[], tuple[GroupEffect, ...]]
 """Measures what each group of modules does to the original."""
 
 
-def score(pair: Pair, original: Iterable[ClipResult], written: Path, progress: Progress) -> Scored:
-    """Let an artifact transcribe its corpus, and score it beside its original.
+def score(
+    pair: Pair,
+    original: Iterable[ClipResult],
+    artifact: Iterable[ClipResult],
+    written: Path,
+    progress: Progress,
+) -> Scored:
+    """Score an artifact beside its original.
 
     Args:
         pair: Both sides.
         original: What the original heard in each clip.
+        artifact: What the artifact heard.
         written: A new temporary file, for the predictions.
         progress: Called with the current activity.
     """
-    subject, made = pair.subject, pair.made
-    heard = pair.artifact.transcripts(subject.corpus)
+    subject = pair.subject
     progress(f"{pair.artifact.name}: comparing texts", None)
     float32_bytes = _FLOAT32_BYTES * pair.checkpoint.parameters
     equal = normaliser(language_of(subject), subject.folder)
@@ -98,8 +109,8 @@ def score(pair: Pair, original: Iterable[ClipResult], written: Path, progress: P
         case = compare(
             subject.corpus,
             subject.timed,
-            ModelOutput(pair.reference, original, float32_bytes),
-            ModelOutput(pair.candidate, heard, subject.manifest.size_bytes),
+            ModelOutput(pair.measured.reference, original, float32_bytes),
+            ModelOutput(pair.measured.candidate, artifact, subject.manifest.size_bytes),
             equal.words,
             rows=predictions,
             write=write,
@@ -108,7 +119,7 @@ def score(pair: Pair, original: Iterable[ClipResult], written: Path, progress: P
     looks = subject.looks
     settled = (
         looks is None
-        or made == len(looks.sizes)
+        or subject.look + 1 == len(looks.sizes)
         or (
             looks.order.has_units(case.units)
             and gate.settled(case, subject.recipe.gate, looks.level)
@@ -180,7 +191,7 @@ def language_of(subject: Subject) -> str | None:
     from exporter.families import FAMILIES, read_configs
 
     codes = subject.spoken.codes
-    (*languages,) = {codes.get(name, name) if name else None for name in subject.corpus.languages}
+    (*languages,) = {codes.get(name, name) if name else None for name in subject.reader.languages}
     spoken = languages[0] if len(languages) == 1 else None
     name = subject.manifest.family
     configs = read_configs(subject.folder, name)
@@ -206,10 +217,10 @@ def _against_another(subject: Subject, checkpoint: Checkpoint) -> Iterator[Check
 
 def _evidence_checks(pair: Pair, findings: Findings | None) -> Sequence[Check]:
     """Return the checks of an artifact against its own original; none against another."""
-    expected = pair.artifact.expected
+    expected = pair.measured.expected
     if findings is None or expected is None:
         return ()
-    peaks = pair.candidate.peak_rss_bytes, pair.reference.peak_rss_bytes
+    peaks = pair.measured.candidate.peak_rss_bytes, pair.measured.reference.peak_rss_bytes
     return checks_of(Evidence(findings, expected.weights, *peaks, expected.ranges))
 
 
@@ -223,7 +234,9 @@ def _report(
     unreadable = subject.corpus.unreadable
     found = [*_against_another(subject, checkpoint), *pair.found, *_evidence_checks(pair, findings)]
     found += readable(len(unreadable), len(subject.corpus))
-    judged = gate.judge(case, recipe.gate, len(manifest.files), facts, found, pair.looks)
+    judged = gate.judge(
+        case, recipe.gate, len(manifest.files), facts, found, pair.looks, timed=pair.timed
+    )
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=judged.verdict,
@@ -265,6 +278,7 @@ def _report(
             threads=measured.threads,
             versions=measured.versions,
             device=measured.device,
+            heard_on=dict(pair.heard_on),
         ),
         reference_figures=gate.figures(case.reference, case.timed_audio_s),
         figures=gate.figures(case.candidate, case.timed_audio_s),

@@ -13,7 +13,7 @@ from exporter.recipe import Data, Recipe, read
 from exporter.system.accelerators import Device
 from exporter.system.files import readable_name
 from exporter.system.progress import Progress
-from exporter.validate.corpus.index import Corpora, Corpus, Reader
+from exporter.validate.corpus.index import Corpora, Corpus, Reading
 from exporter.validate.corpus.languages import Spoken
 from exporter.validate.corpus.order import order_of
 from exporter.validate.gate.latency import TIMED_CLIPS
@@ -30,9 +30,8 @@ TIMED_BATCHES = 8
 class Subject:
     """One artifact to judge: its hashes verified, with its recipe and the clips to transcribe.
 
-    The report is written to `place`. `corpus` are all clips, or those that were heard up to a look;
-    `reader` reads further ones. `timed` are the indices of the clips to time, of the first look,
-    the same for all artifacts on this data. `spoken` is how the languages that clips name are used.
+    The report is written to `place`. `reader` reads the clips up to a look, from 0. Of the first
+    one, `most_timed` clips are timed. `spoken` is how the languages that clips name are used.
     """
 
     folder: Path
@@ -40,11 +39,21 @@ class Subject:
     manifest: Manifest
     recipe: Recipe
     data: Data
-    corpus: Corpus
-    timed: tuple[int, ...]
-    reader: Reader
+    reader: Reading
+    most_timed: int
     looks: Looks | None = None
+    look: int = 0
     spoken: Spoken = field(default_factory=Spoken)
+
+    @property
+    def corpus(self) -> Corpus:
+        """All clips, or those that are heard up to the look."""
+        return self.reader.at(self.look)
+
+    @property
+    def timed(self) -> tuple[int, ...]:
+        """The indices of the clips to time, the same for all artifacts on this data."""
+        return tuple(self.reader.at(0).sample(self.most_timed, self.data.seed))
 
     @property
     def name(self) -> str:
@@ -54,13 +63,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the command line: data, clips, reference, threads, workers, trust, device,
-    until.
+    """Settings of the command line: see `validate`.
 
-    Of folders, only the artifacts that are built for `device` are judged. `blame` is whether the
-    modules that cause lost words are looked for, `evidence` whether an artifact's weights and steps
-    are compared with those of its plan, `skip_unreadable` whether clips are left out that cannot be
-    read.
+    `blame` is whether the modules that cause lost words are looked for, `evidence` whether an
+    artifact's weights and steps are compared with those of its plan.
     """
 
     data: str | None
@@ -74,6 +80,16 @@ class Settings:
     evidence: bool = True
     until: Until = "certain"
     skip_unreadable: bool = False
+    store: str | None = None
+    part: tuple[int, int] | None = None
+    merge: bool = False
+    on: str = "local"
+    timing: str = "here"
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether clips are read where they are heard, and not before, on this machine."""
+        return self.part is not None or self.merge or self.on != "local"
 
 
 def open_subject(
@@ -119,6 +135,6 @@ def open_subject(
         looks = planned(order_of(listed, data.seed), max(recipe.gate.min_clips, most))
     sizes = looks.sizes if looks else (len(listed),)
     reader = corpora.reader(listed, sizes, looks.order.by_looks(sizes) if looks else None)
-    corpus = reader.at(0)
-    timed = tuple(corpus.sample(most, data.seed))
-    return Subject(folder, place, manifest, recipe, data, corpus, timed, reader, looks)
+    if reader.here:
+        reader.at(0)
+    return Subject(folder, place, manifest, recipe, data, reader, most, looks)

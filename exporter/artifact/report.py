@@ -164,13 +164,15 @@ class DeviceStamp(_Frozen):
 class Environment(_Frozen):
     """The machine, threads and package versions of the measurement.
 
-    `device` is the card that it was made on; None of a CPU.
+    `device` is the card that it was made on; None of a CPU. `heard_on` is the kind of machine that
+    wrote the transcripts, where it is another one: its CPU's level, versions, a hash of the code.
     """
 
     machine: dict[str, Any]
     threads: int
     versions: dict[str, str]
     device: AbsentIfEmpty[DeviceStamp | None] = None
+    heard_on: AbsentIfEmpty[dict[str, Any]] = {}
 
 
 class UnitStamp(_Frozen):

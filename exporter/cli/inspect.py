@@ -50,12 +50,13 @@ def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
     Builds cache their graphs, and `validate` what originals hear; artifacts opened by Hub id are
     cached too.
     """
+    from exporter.engine import unfinished
     from exporter.hub import pull
     from exporter.recognition import kept
     from exporter.system import build_cache, user_dirs
 
-    freed = build_cache.clear() + pull.clear() + kept.clear() if clear else 0
-    entries = build_cache.entries() + pull.entries() + kept.entries()
+    freed = sum(each.clear() for each in (build_cache, pull, kept, unfinished)) if clear else 0
+    entries = [*build_cache.entries(), *pull.entries(), *kept.entries(), *unfinished.entries()]
     entries.sort(key=lambda entry: entry.made)
     if as_json:
         rows = [{**vars(entry), "path": str(entry.path)} for entry in entries]

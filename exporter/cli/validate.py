@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 from exporter.cli.options import artifacts_argument, command, device_option, trust_option
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
-from exporter.errors import GateError, RecipeError, exhausted
+from exporter.errors import GateError, RecipeError, exhausted, needing
 from exporter.system.hardware import MAX_THREADS
 from exporter.system.progress import shown_bytes
 from exporter.system.text import in_markdown
@@ -21,9 +22,40 @@ if TYPE_CHECKING:
     from exporter.system.accelerators import Device
 
 
+def _part(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= parts:
+        msg = f"{text!r} is not I/N, a part of N, from 1/N to N/N."
+        raise click.BadParameter(msg)
+    return number, parts
+
+
+def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if text == "local":
+        return text
+    with needing("ray"):
+        from exporter.engine.on_ray import require_engine
+    require_engine(text)
+    return text
+
+
+def _timing(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if text not in ("here", "none") and not re.fullmatch(r"[\w./-]+=[\w./-]+", text):
+        msg = f"{text!r} is not here, none or LABEL=VALUE, like exporter-use=timing."
+        raise click.BadParameter(msg)
+    return text
+
+
 @command(
     "artifacts/whisper-demo-int8",
     "artifacts/mine/aoti --data clips --clips 100 --report told",
+    "artifacts/mine --data s3://bucket/corpus --store s3://bucket/parts --part 3/8",
+    "artifacts/mine --data s3://bucket/corpus --store s3://bucket/parts --merge",
     extra="validate",
 )
 @artifacts_argument
@@ -34,6 +66,35 @@ if TYPE_CHECKING:
     type=click.Choice(["certain", "all"]),
     default="certain",
     help="Hear clips until the verdict on words is certain, or all; default: certain.",
+)
+@click.option(
+    "--store",
+    metavar="FOLDER_OR_ADDRESS",
+    help="Keep what is heard there, like s3://bucket/parts; default: in the cache, until the end.",
+)
+@click.option(
+    "--part",
+    metavar="I/N",
+    callback=_part,
+    help="Hear the I-th of N parts into --store; write no report.",
+)
+@click.option("--merge", is_flag=True, help="Hear nothing: judge what all parts have heard.")
+@click.option(
+    "--on",
+    metavar="ENGINE",
+    default="local",
+    callback=_engine,
+    help="Where clips are heard: local (default), ray or ray:HOST:PORT.",
+)
+@click.option(
+    "--timing",
+    metavar="WHERE",
+    default="here",
+    callback=_timing,
+    help="Where latency is measured: here (default), LABEL=VALUE of a node of Ray, or none.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show looks, windows and shards; open no audio, hear nothing."
 )
 @click.option("--reference", metavar="ID_OR_PATH", help="Original checkpoint to compare with.")
 @click.option(
@@ -72,6 +133,8 @@ def validate(
     device: Device | None,
     into: Path | None,
     summary: Path | None,
+    part: tuple[int, int] | None,
+    dry_run: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -79,8 +142,12 @@ def validate(
 
     PATHS are artifacts, or folders of them. Writes report.json, report.html and predictions.jsonl
     into each artifact, or into FOLDER (of several: FOLDER/<artifact>). Exits with 4 unless every
-    artifact passes its gate.
+    artifact passes its gate. A command that was killed goes on if it is repeated.
     """
+    _require_consistent(how, part, into, summary)
+    if part or dry_run:
+        _say_work(terminal, paths, {**how, "device": device, "part": part}, dry_run, as_json)
+        return
     from exporter.artifact import report as sealed
     from exporter.artifact.store import find_built_for
     from exporter.validate import validate as judge
@@ -108,6 +175,62 @@ def validate(
     if bad:
         msg = f"{len(bad)} of {len(reports)} artifacts did not pass the gate: {', '.join(bad)}"
         raise GateError(msg)
+
+
+def _require_consistent(
+    how: Mapping[str, Any],
+    part: tuple[int, int] | None,
+    into: Path | None,
+    summary: Path | None,
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        RecipeError: Two do, or one lacks another.
+    """
+    elsewhere, merge = how["on"] != "local", how["merge"]
+    reported = into is not None or summary is not None
+    wrong = {
+        "--part needs --store, where the parts meet": part and not how["store"],
+        "--merge needs --store, where the parts are": merge and not how["store"],
+        "--part hears, and --merge hears nothing: give one of them": part and merge,
+        "--part and --merge run without an engine: leave --on out": elsewhere and (part or merge),
+        "--part writes no report: leave --report and --summary out": part and reported,
+        "--workers is of this machine: leave it out with Ray, which fills its nodes": elsewhere
+        and how["workers"] > 1,
+        "--timing LABEL=VALUE names a node of Ray: give --on ray": "=" in how["timing"]
+        and not elsewhere,
+    }
+    for message, holds in wrong.items():
+        if holds:
+            raise RecipeError(message)
+
+
+def _say_work(
+    terminal: Terminal, paths: Sequence[Path], how: dict[str, Any], dry_run: bool, as_json: bool
+) -> None:
+    """Hear one part of the work, or plan all of it, and tell that."""
+    from dataclasses import asdict
+
+    from exporter.cli.output import shards
+    from exporter.validate.pipeline import hear_part, plan
+    from exporter.validate.subjects import Settings
+
+    settings = Settings(max_clips=how.pop("clips"), **how)
+    with terminal.progress() as progress:
+        if dry_run:
+            planned = plan(paths, settings, progress)
+        else:
+            heard = hear_part(paths, settings, progress)
+    if dry_run and as_json:
+        terminal.say_json(looks=[[asdict(look) for look in looks] for looks in planned])
+    elif dry_run:
+        for looks in planned:
+            terminal.draw(shards.of_looks(looks))
+    elif as_json:
+        terminal.say_json(part=asdict(heard))
+    else:
+        terminal.say_wrapped(*shards.told(heard, str(how["store"]).partition("?")[0]))
 
 
 def _append(summary: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol
 
+from exporter.engine import environment
 from exporter.errors import ExporterError
 from exporter.system import worker
 from exporter.system.progress import Progress
@@ -37,6 +38,10 @@ class Task:
     threads: int | None = None
     memory_bytes: int = 0
 
+    def is_done(self) -> bool:
+        """Return whether there is a result: of a task that ran before its machine was lost."""
+        return False
+
     @contextmanager
     def prepared(self) -> Iterator[dict[str, Any]]:
         """Yield the request, on the machine where the step is about to run.
@@ -53,6 +58,10 @@ class Executor(Protocol):
     @property
     def workers(self) -> int:
         """The number of tasks that run at a time."""
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The kind of machine that runs tasks: see `engine.environment`."""
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Outcome]]:
         """Run every task. Those that have not ended are killed when the iterator is closed.
@@ -81,7 +90,12 @@ def answers(executor: Executor, tasks: Sequence[Task], progress: Progress) -> It
 
 
 def run_task(task: Task, progress: Progress) -> Answer:
-    """Run a task in a fresh process of this machine; raises the exceptions of `worker.run`."""
+    """Run a task in a fresh process of this machine; raises the exceptions of `worker.run`.
+
+    The answer is empty where its result is there already.
+    """
+    if task.is_done():
+        return {}
     with task.prepared() as request:
         return worker.run(task.step, request, progress, what=task.what, threads=task.threads)
 
@@ -91,6 +105,11 @@ class LocalExecutor:
     """Processes on this machine."""
 
     workers: int = 1
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """That of this machine."""
+        return environment.describe()
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Outcome]]:
         """Run every task in a fresh process, and yield in the tasks' order: see `Executor.map`."""

@@ -42,7 +42,7 @@ def parts_of(recordings: Iterable[Recording], stamp: object) -> Iterator[Part]:
     some: list[Recording] = []
     number, audio_s = 0, 0.0
     for each in recordings:
-        seconds = _seconds(each.clip)
+        seconds = estimated_s(each.clip)
         if some and (audio_s + seconds > PART_S or len(some) == _MOST):
             yield _part(number, some, stamp)
             number, some, audio_s = number + 1, [], 0.0
@@ -60,7 +60,8 @@ def _part(number: int, recordings: list[Recording], stamp: object) -> Part:
     return Part(f"part-{number:06}-{whole.hexdigest()[:16]}.jsonl", tuple(recordings))
 
 
-def _seconds(clip: Clip) -> float:
+def estimated_s(clip: Clip) -> float:
+    """Return the seconds of a clip as the data tell them, or an estimate, without opening it."""
     if clip.duration_s:
         return clip.duration_s
     return clip.size_bytes / _BYTES_A_SECOND if clip.size_bytes else _UNKNOWN_S

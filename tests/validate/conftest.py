@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from exporter.artifact.report import Report
+from exporter.engine import environment
 from exporter.engine.executors import Answer, Task
 from exporter.system.progress import Progress
 from exporter.validate import pipeline
@@ -23,6 +24,7 @@ class Here:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.environment = environment.describe()
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Answer]]:
         for place, task in enumerate(tasks):

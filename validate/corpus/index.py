@@ -10,9 +10,10 @@ import json
 import logging
 import random
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,41 @@ _TOLD = 5  # unreadable clips
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A clip whose audio was opened and decoded.
+
+    Attributes:
+        number: Its place in the order in which clips are read, from 0.
+        sound: The sha256 of its samples.
+        audio: The sha256 of its encoded audio; of a part of a file, also of where it is.
+        clip: The clip, with its duration.
+    """
+
+    number: int
+    sound: str
+    audio: str
+    clip: Clip
+
+    def to_row(self) -> list[Any]:
+        """Return plain data for JSON."""
+        return [self.number, self.sound, self.audio, *self.clip.to_row()]
+
+    @classmethod
+    def of_row(cls, row: list[Any]) -> "Examined":
+        """Return what `to_row` gave."""
+        number, sound, audio, *clip = row
+        return cls(number, sound, audio, Clip.of_row(clip))
+
+    @property
+    def identity(self) -> bytes:
+        """What a corpus' hash covers of the clip."""
+        return _identity(self.clip, self.audio)
+
+
 def clip_of(row: list[Any]) -> Clip:
     """Return the clip that a row of a corpus' index describes."""
-    return Clip.of_row(row[1:])
-
-
-def sound_of(row: list[Any]) -> str:
-    """Return the sha256 of the sound of a row's clip."""
-    return str(row[0])
+    return Examined.of_row(row).clip
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,7 @@ class Corpus:
         languages: The languages named by all listed clips; contains None if some name none.
         sounds: A number for each clip's sound, the same for copies, int64 [clips].
         unreadable: The names of clips up to the look that could not be read, and are left out.
+        staged: Clips that have a file of their own now, by their indices.
     """
 
     index: RowFile
@@ -67,12 +96,13 @@ class Corpus:
     languages: frozenset[str | None]
     sounds: NDArray[np.int64]
     unreadable: tuple[str, ...] = ()
+    staged: Mapping[int, Clip] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.durations_s)
 
     def __getitem__(self, place: int) -> Clip:
-        return clip_of(self.index[place])
+        return self.staged.get(place) or clip_of(self.index[place])
 
     def __iter__(self) -> Iterator[Clip]:
         return map(clip_of, islice(self.index, len(self)))
@@ -101,34 +131,22 @@ class Corpus:
     def _by_duration(self) -> NDArray[np.intp]:
         return np.argsort(self.durations_s, kind="stable")
 
-    def parts(self, count: int, batch_size: int, start: int = 0) -> list[range]:
-        """Split the corpus at batch boundaries into parts with about equal durations of audio.
 
-        Args:
-            count: Maximum number of parts; none of them is empty.
-            batch_size: Clips in a batch; batches do not depend on the number of parts.
-            start: The first clip; those before it are left out.
-
-        Returns:
-            The range of clip indices of each part, in order; none if there are no clips.
-        """
-        if start >= len(self):
-            return []
-        done_s = np.cumsum(self.durations_s[start:])
-        shares = done_s[-1] * np.arange(1, count) / count
-        inner = np.searchsorted(done_s, shares) // batch_size * batch_size
-        ends = np.unique([0, *inner, len(done_s)]).tolist()
-        return [range(start + first, start + end) for first, end in pairwise(ends)]
-
-
-class Reader:
-    """Opens and hashes listed clips, look by look, each once.
+class Reading:
+    """Listed clips that are read look by look, each once, in an order.
 
     Attributes:
         listed: The clips.
         sizes: How many of them are read up to each look, ascending. Those that cannot be read count
             here: a look has fewer clips by their number.
+        order: The clips' indices in the order in which they are read, int64 [clips].
+        languages: The languages named by all listed clips; contains None if some name none.
+        skips: Whether clips that cannot be read are left out.
+        index: The rows of the clips that were read; `Examined.of_row` reads one.
+        here: Whether their audio is opened on this machine.
     """
+
+    here = True
 
     def __init__(
         self,
@@ -152,13 +170,15 @@ class Reader:
             skip_unreadable: Leave clips out that cannot be read, in place of an error.
         """
         self.listed, self.sizes = listed, tuple(sizes)
+        places = range(len(listed)) if order is None else order
+        self.order = np.fromiter(places, dtype=np.int64, count=self.sizes[-1])
+        self.languages = frozenset(clip.language for clip in listed)
+        self.skips = skip_unreadable
         self._progress = progress
-        self._skips = skip_unreadable
-        self._tried, self._unreadable = 0, list[str]()
-        self._left = iter(listed) if order is None else (listed[at] for at in order)
-        self._index, self._whole = RowFile(place), hashlib.sha256()
+        self._unreadable: list[tuple[int, str]] = []
+        self.index, self._whole = RowFile(place), hashlib.sha256()
+        self._staged: dict[int, Clip] = {}
         self._durations, self._sounds = array("d"), array("q")
-        self._languages = frozenset(clip.language for clip in listed)
         self._read: list[Corpus] = []
 
     def at(self, look: int) -> Corpus:
@@ -168,47 +188,84 @@ class Reader:
             DataError: Audio is missing, unreadable or empty.
         """
         while len(self._read) <= look:
-            self._read.append(self._further(self.sizes[len(self._read)]))
+            self._further(len(self._read))
+            self._read.append(self._corpus(self.sizes[len(self._read)]))
         return self._read[look]
 
-    def _further(self, count: int) -> Corpus:
-        staging = self._index.path.with_suffix("")
-        staging.mkdir(exist_ok=True)
-        with self._index.writing() as write, Opener() as opener:
-            for clip in islice(self._left, count - self._tried):
-                if self._tried % _TELL_EVERY == 0:
-                    self._progress(f"reading clip {self._tried + 1} ({clip.path.name})", None)
-                self._tried += 1
-                try:
-                    heard, sound, identity = _examined(
-                        clip, opener, staging / f"{self._tried - 1:06}"
-                    )
-                except DataError as error:
-                    self._skip(clip, error)
-                    continue
-                self._whole.update(identity)
-                write([sound, *heard.to_row()])
-                self._durations.append(heard.duration_s)
-                self._sounds.append(_number(sound))
+    def numbers(self, look: int) -> range:
+        """Return the places in the order of the clips that a look adds."""
+        return range(self.sizes[look - 1] if look else 0, self.sizes[look])
+
+    def clips(self, numbers: range) -> Iterator[Clip]:
+        """Yield listed clips by their places in the order."""
+        return (self.listed[at] for at in self.order[numbers.start : numbers.stop].tolist())
+
+    def unreadable(self, numbers: range) -> list[tuple[int, str]]:
+        """Return which of some clips were left out: their places in the order, and names."""
+        first, end = (bisect_left(self._unreadable, (at,)) for at in (numbers.start, numbers.stop))
+        return self._unreadable[first:end]
+
+    def rows(self, numbers: range) -> range:
+        """Return the rows in the index of clips that were read, by their places in the order."""
+        return range(self._row(numbers.start), self._row(numbers.stop))
+
+    def is_read(self, numbers: range) -> bool:
+        """Return whether clips were read, by their places in the order."""
+        return numbers.stop <= (self.sizes[len(self._read) - 1] if self._read else 0)
+
+    def _row(self, number: int) -> int:
+        return number - bisect_left(self._unreadable, (number,))
+
+    def _further(self, look: int) -> None:
+        """Read the clips that a look adds."""
+        raise NotImplementedError
+
+    def _add(self, one: Examined, write: Callable[[list[Any]], None]) -> None:
+        write(one.to_row())
+        self._whole.update(one.identity)
+        self._durations.append(one.clip.duration_s)
+        self._sounds.append(_number(one.sound))
+
+    def _corpus(self, tried: int) -> Corpus:
         if not self._durations:
             msg = f"{self.listed.source} lists no clips that can be read"
-            if self._tried < len(self.listed):
-                msg += f", among {self._tried} of {len(self.listed)}"
+            if tried < len(self.listed):
+                msg += f", among {tried} of {len(self.listed)}"
             raise DataError(msg)
         return Corpus(
-            self._index,
+            self.index,
             np.array(self._durations, dtype=np.float64),
             self._whole.hexdigest(),
-            self._languages,
+            self.languages,
             np.array(self._sounds, dtype=np.int64),
-            tuple(self._unreadable),
+            tuple(name for _, name in self._unreadable),
+            self._staged,
         )
 
-    def _skip(self, clip: Clip, error: DataError) -> None:
+
+class Reader(Reading):
+    """Opens and hashes listed clips here."""
+
+    def _further(self, look: int) -> None:
+        staging = self.index.path.with_suffix("")
+        staging.mkdir(exist_ok=True)
+        with self.index.writing() as write, Opener() as opener:
+            numbers = self.numbers(look)
+            for number, clip in zip(numbers, self.clips(numbers), strict=True):
+                if number % _TELL_EVERY == 0:
+                    self._progress(f"reading clip {number + 1} ({clip.path.name})", None)
+                try:
+                    one = examined(number, clip, opener, staging / f"{number:06}")
+                except DataError as error:
+                    self._skip(number, clip, error)
+                    continue
+                self._add(one, write)
+
+    def _skip(self, number: int, clip: Clip, error: DataError) -> None:
         """Take note of a clip that cannot be read; raise its error where none is left out."""
-        if not self._skips:
+        if not self.skips:
             raise error
-        self._unreadable.append(clip.id)
+        self._unreadable.append((number, clip.id))
         if len(self._unreadable) <= _TOLD:
             _log.warning("left out: %s", error)
         elif len(self._unreadable) == _TOLD + 1:
@@ -221,19 +278,28 @@ class Corpora:
     The index files are written to `folder`.
     """
 
-    def __init__(self, folder: Path, progress: Progress, *, skip_unreadable: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        *,
+        skip_unreadable: bool = False,
+        kind: type[Reading] | None = None,
+    ) -> None:
         """Set up a reader.
 
         Args:
             folder: A folder for index files, and for clips that are no files of their own.
             progress: Called with the current activity.
             skip_unreadable: Leave clips out that cannot be read, in place of an error.
+            kind: What reads clips; by default a `Reader`.
         """
         self._folder = folder
         self._progress = progress
+        self._kind = kind or Reader
         self._skips = skip_unreadable
         self._listed: dict[Data, Listed] = {}
-        self._readers: dict[tuple[int, tuple[int, ...]], Reader] = {}
+        self._readers: dict[tuple[int, tuple[int, ...]], Reading] = {}
 
     def open(self, data: Data, base: Path) -> Corpus:
         """Return the whole corpus that `data` names.
@@ -261,12 +327,12 @@ class Corpora:
 
     def reader(
         self, listed: Listed, sizes: tuple[int, ...], order: Iterable[int] | None = None
-    ) -> Reader:
-        """Return what reads listed clips; see `Reader`. The same sizes mean the same order."""
+    ) -> Reading:
+        """Return what reads listed clips; see `Reading`. The same sizes mean the same order."""
         key = id(listed), sizes
         if key not in self._readers:
             place = self._folder / f"corpus-{len(self._readers)}.jsonl"
-            self._readers[key] = Reader(
+            self._readers[key] = self._kind(
                 listed, sizes, order, place, self._progress, skip_unreadable=self._skips
             )
         return self._readers[key]
@@ -319,11 +385,17 @@ def _number(sha256: str) -> int:
     return int.from_bytes(bytes.fromhex(sha256[:16]), signed=True)
 
 
-def _examined(clip: Clip, opener: Opener, place: Path) -> tuple[Clip, str, bytes]:
-    """Decode a clip; a fault in its audio is told with the place of the clip in the data.
+def examined(number: int, clip: Clip, opener: Opener, place: Path) -> Examined:
+    """Open and decode a clip; a fault in its audio is told with the place of the clip in the data.
 
-    Returns:
-        The clip with its duration, and a file of its own; a hash of its sound; and its identity.
+    Args:
+        number: The clip's place in the order in which clips are read.
+        clip: The clip.
+        opener: Opens it.
+        place: The path, without a suffix, of the file to write if its audio is no file of its own.
+
+    Raises:
+        DataError: Its audio is missing, unreadable or empty.
     """
     staged, sha256 = opener.staged(clip, place.parent, place.name)
     try:
@@ -331,4 +403,4 @@ def _examined(clip: Clip, opener: Opener, place: Path) -> tuple[Clip, str, bytes
     except DataError as error:
         raise told(clip, error) from error
     heard = replace(staged, path=staged.path.resolve(), duration_s=duration_s)
-    return heard, sound, _identity(clip, sha256)
+    return Examined(number, sound, sha256, heard)

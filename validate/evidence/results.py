@@ -148,14 +148,14 @@ class ReferenceRequest(Frozen):
         artifact: The artifact that it is compared with.
         clips: Clips of the corpus.
         names: Their names.
-        output: An empty folder for the arrays.
+        output: An empty folder for the arrays; empty as long as it is not known.
     """
 
     original: ModelSpec
     artifact: Path
     clips: tuple[Path, ...]
     names: tuple[str, ...]
-    output: Path
+    output: Path = Path()
 
 
 class Expected(Frozen):

@@ -21,7 +21,14 @@ from exporter.artifact.report import (
 )
 from exporter.recipe import Gate
 from exporter.validate.gate.corpus import corpus_checks
-from exporter.validate.gate.latency import Times, by_length, check_latency, check_lengths, speed
+from exporter.validate.gate.latency import (
+    Times,
+    by_length,
+    check_latency,
+    check_lengths,
+    speed,
+    undecided,
+)
 from exporter.validate.measure.latency import Measurement
 from exporter.validate.measure.shapes import ShapeCheck
 from exporter.validate.scoring.compare import Comparison, ScoredRun
@@ -80,6 +87,8 @@ def judge(
     corpus: CorpusFacts | None = None,
     found: Sequence[Check] = (),
     looks: LookStamp | None = None,
+    *,
+    timed: bool = True,
 ) -> Judgement:
     """Apply every check of the gate.
 
@@ -90,6 +99,7 @@ def judge(
         corpus: What the clips are; None: only what scoring them has counted.
         found: Checks of what was found beyond the corpus.
         looks: The looks at the clips, whose level the intervals have; None: one, at all.
+        timed: Whether the times may be judged; else latency is undecided.
 
     Returns:
         The verdict with its checks; intervals are candidate against reference.
@@ -102,6 +112,7 @@ def judge(
     cer = rate_difference(*characters, units.index, level)
     times = Times(case.durations_s[case.timed], case.reference.seconds, case.candidate.seconds)
     latency = check_latency(times, gate.max_latency_ratio, _busy(case))
+    lengths = check_lengths(times, gate.max_latency_ratio, latency.passed)
     checks = (
         Check(name="files", passed=True, value=files, sentence=f"All {files} files are as sealed."),
         *found,
@@ -109,8 +120,7 @@ def judge(
         _degenerate(case),
         *corpus_checks(facts, len(case.durations_s), _rate(ours), gate),
         _wer(wer, gate.max_wer_increase, units.stamp, looks, len(case.durations_s)),
-        latency,
-        check_lengths(times, gate.max_latency_ratio, latency.passed),
+        *((latency, lengths) if timed else map(undecided, (latency, lengths))),
     )
     verdict, ratio = verdict_of(checks), times.ratio
     sentence = sentence_of(verdict, checks, wer, ratio)

@@ -129,6 +129,13 @@ def check_lengths(times: Times, most: float, overall: bool | None) -> Check:
     )
 
 
+def undecided(check: Check) -> Check:
+    """Return a check of times that were taken where other work may have run."""
+    told = f"{check.sentence} The times do not count: they were not taken on a machine kept for it."
+    advice = "Time it here, without --timing, or on a node kept for it, with --timing LABEL=VALUE."
+    return check.model_copy(update={"passed": None, "sentence": told, "advice": advice})
+
+
 def _surely_slow(times: Times, ratio: Interval, most: float) -> bool:
     extra_s = float(np.median(times.candidate_s - most * times.reference_s))
     enough = len(times.durations_s) >= _LEAST_CLIPS

@@ -9,7 +9,7 @@ import logging
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from exporter.errors import ResourceError
 from exporter.system import hardware, worker
 from exporter.system.accelerators import Device, cuda_driver
 from exporter.system.progress import Progress
+from exporter.validate.corpus.index import Corpus
 from exporter.validate.evidence.results import Expected, Findings
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 from exporter.validate.measure.shapes import ShapeCheck, check_shapes
@@ -42,7 +43,7 @@ class Request(Frozen):
             of unusual shapes.
         shapes_language: The language that the data name for all three, if it is one.
         repeat_s: Seconds available for repeated passes over the clips.
-        part: Clips to transcribe afterwards in the same process, which avoids a second load.
+        parts: Clips to transcribe afterwards in the same process, which avoids further loads.
         expected: What the original computes, to compare an artifact with step by step.
     """
 
@@ -52,7 +53,7 @@ class Request(Frozen):
     shapes: tuple[Path, ...]
     shapes_language: str | None = None
     repeat_s: float = 10.0
-    part: Part | None = None
+    parts: tuple[Part, ...] = ()
     expected: Expected | None = None
 
 
@@ -94,16 +95,72 @@ class Measurement(Frozen):
     vocabulary: int = 0
 
 
-def measure_fresh(request: Request, what: str, progress: Progress) -> Measurement:
-    """Measure in a process of its own; raises the exceptions of `worker.run`."""
+UNMEASURED = Measurement(
+    seconds=(),
+    shapes=(),
+    load_s=0.0,
+    peak_rss_bytes=0,
+    passes=0,
+    threads=0,
+    load_average=0.0,
+    machine={},
+    versions={},
+)
+"""The measurement of a model that is only heard."""
+
+
+def request_of(spec: ModelSpec, corpus: Corpus, timed: Sequence[int]) -> Request:
+    """Return the measurement to make of a model, alone or interleaved with another one.
+
+    Args:
+        spec: The model.
+        corpus: The clips.
+        timed: The indices of those to time.
+    """
+    clips = [corpus[place] for place in timed]
+    typical = [corpus[place] for place in corpus.typical()]
+    (shared, *others) = {clip.language for clip in typical}
+    return Request(
+        spec=spec,
+        clips=tuple(clip.path for clip in clips),
+        languages=tuple(clip.language for clip in clips),
+        shapes=tuple(clip.path for clip in typical),
+        shapes_language=None if others else shared,
+    )
+
+
+def measure_fresh(
+    request: Request,
+    what: str,
+    progress: Progress,
+    on_part: Callable[[int], None] = lambda _place: None,
+) -> Measurement:
+    """Measure in a process of its own.
+
+    Args:
+        request: The measurement to make.
+        what: The model's name in messages.
+        progress: Called with the current activity.
+        on_part: Called with the place of each part of the request as soon as it is transcribed.
+
+    Raises:
+        ExporterError: As `worker.run` raises it.
+    """
+    measured: list[Measurement] = []
 
     def prefixed(doing: str, done: float | None) -> None:
         progress(f"{what}: {doing}", done)
 
+    def on_result(result: dict[str, Any]) -> None:
+        if "part" in result:
+            on_part(result["part"])
+        else:
+            measured.append(Measurement.model_validate(result["measurement"]))
+
     step, threads = f"{__name__}:measure", request.spec.threads
     plain = request.model_dump(mode="json")
-    answer = worker.run(step, plain, prefixed, what=what, threads=threads)
-    return Measurement.model_validate(answer["measurement"])
+    worker.run(step, plain, prefixed, what=what, threads=threads, on_result=on_result)
+    return measured[0]
 
 
 def time_interleaved(requests: Sequence[Request], what: str, progress: Progress) -> list[Seconds]:
@@ -147,8 +204,12 @@ def _with(measurement: Measurement, seconds: Seconds) -> Measurement:
     return measurement.model_copy(update={"seconds": tuple(seconds)})
 
 
-def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Load, warm up, time the clips and try unusual batches; transcribe a part if requested."""
+def measure(step_request: dict[str, Any], progress: Progress) -> Iterator[dict[str, Any]]:
+    """Load, warm up, time the clips and try unusual batches; then transcribe the parts.
+
+    Yields:
+        The measurement, and the place of each part when it is transcribed.
+    """
     request = Request.model_validate(step_request)
     load_average = os.getloadavg()[0]
     model = OpenModel(request.spec, progress)
@@ -180,9 +241,10 @@ def measure(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         window_s=model.window / model.rate,
         vocabulary=model.recogniser.opened.vocabulary,
     )
-    if request.part:
-        transcribe_part(model, request.part, progress)
-    return {"measurement": measurement.model_dump(mode="json")}
+    yield {"measurement": measurement.model_dump(mode="json")}
+    for place, part in enumerate(request.parts):
+        transcribe_part(model, part, progress)
+        yield {"part": place}
 
 
 def time_interleaved_models(step_request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -7,13 +7,14 @@ original are kept for other runs.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exporter.formats.clips.row_file import rows_from
 from exporter.recognition.kept import Kept
 from exporter.system.progress import Progress
-from exporter.validate.corpus.index import clip_of, rows_from, sound_of
+from exporter.validate.corpus.index import Examined
 from exporter.validate.measure.model import Frozen, ModelSpec, OpenModel
 
 Item = TypeVar("Item")
@@ -32,14 +33,15 @@ class ClipResult(Frozen):
 
 
 class Part(Frozen):
-    """Consecutive clips of a corpus, and the file for their transcripts.
+    """Clips that follow each other in an index, and the file for their transcripts.
 
     Attributes:
-        index: The corpus' index.
+        index: The index.
         offset: Byte offset of the first clip's row in the index.
-        first: The first clip's index in the corpus.
-        clips: Number of clips in this part.
-        total: Number of clips in the corpus.
+        first: The place of the part's first clip in the order of clips, with which a batch begins;
+            clips that could not be read count there, and have no row.
+        clips: Number of rows of this part.
+        total: Number of clips to hear in all.
         output: The file to write, one ClipResult per line.
         kept: The file of the model's kept transcripts; None: all is heard, and nothing kept.
     """
@@ -76,13 +78,17 @@ def transcribe_part(model: OpenModel, part: Part, progress: Progress) -> None:
 def _transcribe(
     opened: Callable[[], OpenModel], spec: ModelSpec, part: Part, progress: Progress
 ) -> None:
-    rows = islice(rows_from(part.index, part.offset), part.clips)
+    rows = map(Examined.of_row, islice(rows_from(part.index, part.offset), part.clips))
     kept = Kept(part.kept) if part.kept else None
     done = 0
+
+    def batch_of(row: Examined) -> int:
+        return (row.number - part.first) // spec.decoding.batch_size
+
     with part.output.open("w", encoding="utf-8") as stream:
-        for batch in batches(rows, spec.decoding.batch_size):
-            clips = [clip_of(row) for row in batch]
-            clip = f"clip {part.first + done + 1} of {part.total} ({clips[0].path.name})"
+        for _, group in groupby(rows, batch_of):
+            batch = list(group)
+            clip = f"clip {batch[0].number + 1} of {part.total} ({batch[0].clip.path.name})"
             progress(clip, done / part.clips)
             for result in _heard(opened, spec, batch, kept):
                 stream.write(result.model_dump_json() + "\n")
@@ -90,21 +96,20 @@ def _transcribe(
 
 
 def _heard(
-    opened: Callable[[], OpenModel], spec: ModelSpec, batch: Sequence[list[Any]], kept: Kept | None
+    opened: Callable[[], OpenModel], spec: ModelSpec, batch: Sequence[Examined], kept: Kept | None
 ) -> list[ClipResult]:
-    """Return what a model hears in a batch of a corpus' rows, or heard in an earlier run.
+    """Return what a model hears in a batch of clips, or heard in an earlier run.
 
     Clips that are decoded together may be padded to one length, so the batch is what is kept.
     """
-    clips = [clip_of(row) for row in batch]
-    languages = [clip.language for clip in clips]
+    languages = [one.clip.language for one in batch]
     codes = (spec.languages.get(name) if name else None for name in languages)
-    named = [list(each) for each in zip(map(sound_of, batch), codes, strict=True)]
+    named = [[one.sound, code] for one, code in zip(batch, codes, strict=True)]
     known = kept.get(named) if kept else None
     if known is not None:
         return [ClipResult(**each, kept=True) for each in known]
     found = []
-    for transcript in opened().transcribe([clip.path for clip in clips], languages)[0]:
+    for transcript in opened().transcribe([one.clip.path for one in batch], languages)[0]:
         distinct = tuple(sorted({*transcript.tokens}))
         found.append(
             ClipResult(text=transcript.text, tokens=len(transcript.tokens), distinct=distinct)
@@ -114,11 +119,10 @@ def _heard(
     return found
 
 
-def read_transcripts(paths: Sequence[Path]) -> Iterator[ClipResult]:
-    """Yield the clip results of the parts' files, in order."""
-    for path in paths:
-        with path.open(encoding="utf-8") as stream:
-            yield from (ClipResult(**json.loads(line)) for line in stream)
+def read_transcripts(path: Path) -> Iterator[ClipResult]:
+    """Yield the clip results of a part's file, in order."""
+    with path.open(encoding="utf-8") as stream:
+        yield from (ClipResult(**json.loads(line)) for line in stream)
 
 
 def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
