@@ -57,6 +57,7 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("jiwer", "rapidfuzz"), "validate"),
         **dict.fromkeys(("cryptography", "model_signing"), "sign"),
         "pyarrow": "datasets",
+        "ray": "ray",
         "tokenizers": "tokenizers",
     }
 )

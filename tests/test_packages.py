@@ -40,7 +40,7 @@ EXTRAS_OF = {
     "checkpoint": ("build",),
     "cli": ("hub",),
     "doctor": ("build", "onnxruntime"),
-    "engine": ("datasets",),
+    "engine": ("datasets", "ray"),
     "families": ("build",),
     "formats": ("build", "datasets"),
     "hub": ("hub",),

@@ -42,7 +42,15 @@ from exporter.system.signals import undisturbed
 from exporter.system.tempdirs import scratch
 
 _log = logging.getLogger(__name__)
-_ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
+
+
+class Killed(ResourceError):
+    """A step whose process was killed, most likely because memory ran out."""
+
+
+_ERRORS: dict[str, type[ExporterError]] = {
+    kind.__name__: kind for kind in (*ExporterError.__subclasses__(), Killed)
+}
 _LEAST_BYTES = 4 << 30  # address space that any step may have
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -79,7 +87,8 @@ def run(
         ExporterError: The step's own error.
         IntegrityError: A graph did not end: see `signals.time_limit`.
         MachineError: The process met an illegal instruction.
-        ResourceError: The process was killed, or memory or disk ran out.
+        Killed: The process was killed.
+        ResourceError: Memory or disk ran out.
         BuildError: The process crashed with another signal.
         RuntimeError: Any other error of the step, which is a bug.
     """
@@ -190,7 +199,7 @@ def _death(code: int, answer: dict[str, Any], where: str, log: str) -> Exception
         return IntegrityError(msg)
     if code == -signal.SIGKILL:
         msg = f"{where}: killed, most likely because memory ran out.\nFree some memory."
-        return ResourceError(msg)
+        return Killed(msg)
     if code < 0:
         return BuildError(f"{where}: crashed with {signal.Signals(-code).name}. Build it again.")
     lines = log.strip().splitlines() or [f"exit code {code}"]
