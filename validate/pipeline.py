@@ -14,9 +14,10 @@ from exporter.artifact.store import find_built_for
 from exporter.engine import unfinished
 from exporter.engine.executors import Executor, LocalExecutor
 from exporter.engine.part_store import PartStore
-from exporter.errors import DataError
+from exporter.errors import DataError, RecipeError
 from exporter.formats.clips.addresses import source_at
 from exporter.recipe import Decoding
+from exporter.system import hardware
 from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
@@ -166,7 +167,11 @@ def _executor(settings: Settings) -> Iterator[Executor]:
         return
     from exporter.engine.on_ray import open_ray  # late, since it needs ray
 
-    with open_ray(settings.on) as executor:
+    threads = settings.threads or hardware.describe().cores
+    with open_ray(settings.on, threads=threads) as executor:
+        if not (executor.is_local or settings.store):
+            msg = "a cluster needs --store, a folder or a bucket that all of its nodes reach"
+            raise RecipeError(msg)
         yield executor
 
 

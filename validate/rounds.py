@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, overload
 from exporter.artifact.report import REPORT, Check, Report
 from exporter.engine import environment
 from exporter.engine.executors import Task
+from exporter.engine.on_ray import RayExecutor
 from exporter.errors import DataError, ExporterError
 from exporter.validate.corpus.index import clip_of
 from exporter.validate.evidence import blame
@@ -248,8 +249,10 @@ class Rounds:
         corpus = subject.corpus
         clips = {corpus[place].path: clip_of(corpus.index[place]) for place in places}
         task = timing_task(validation.pair_request(*how), clips)
-        label = self._settings.timing.partition("=")
-        answer = validation.executor.alone({label[0]: label[2]}, task, validation.progress)
+        label, _, value = self._settings.timing.partition("=")
+        executor = validation.executor
+        assert isinstance(executor, RayExecutor)
+        answer = executor.alone({label: value}, task)
         measured = MeasuredPair.model_validate(answer["pair"])
         artifact = validation.run(subject, candidate.artifact)
         return Pair(subject, candidate.checkpoint, candidate.found, original, artifact, measured)

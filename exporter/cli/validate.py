@@ -12,7 +12,7 @@ import click
 from exporter.cli.options import artifacts_argument, command, device_option, trust_option
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
-from exporter.errors import GateError, RecipeError, exhausted, needing
+from exporter.errors import GateError, RecipeError, exhausted
 from exporter.system.hardware import MAX_THREADS
 from exporter.system.progress import shown_bytes
 from exporter.system.text import in_markdown
@@ -38,9 +38,9 @@ def _part(
 def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     if text == "local":
         return text
-    with needing("ray"):
-        from exporter.engine.on_ray import require_engine
-    require_engine(text)
+    from exporter.engine.on_ray import open_ray
+
+    open_ray(text, threads=1)  # connects to nothing yet
     return text
 
 

@@ -99,16 +99,16 @@ class Kept(Task):
     def prepared(self) -> Iterator[dict[str, Any]]:
         """Wait at the phases that are the Ray worker's."""
         folder, number = Path(self.request["folder"]), self.request["number"]
-        _reach(folder, number, "prepare")
+        reach(folder, number, "prepare")
         with scratch() as place:
             yield {**self.request, "into": str(place / "result")}
-            _reach(folder, number, "rename")
+            reach(folder, number, "rename")
             data = (place / "result").read_bytes()
             results = folder / "results"
             partial = results / f".{number}-{os.getpid()}"
             partial.write_bytes(data)
             partial.replace(results / hashlib.sha256(data).hexdigest())
-        _reach(folder, number, "renamed")
+        reach(folder, number, "renamed")
 
 
 def work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def work(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     with (folder / f"runs-{number}").open("a") as runs:
         runs.write(f"{os.getpid()}\n")
     progress("working", 0.5)
-    _reach(folder, number, "work")
+    reach(folder, number, "work")
     data = f"the result of {number}\n".encode() * 1000
     Path(request["into"]).write_bytes(data)
     return {"number": number, "sha256": hashlib.sha256(data).hexdigest()}
@@ -150,7 +150,8 @@ def reached(folder: Path, number: int, phase: str) -> dict[str, Any]:
     return found
 
 
-def _reach(folder: Path, number: int, phase: str) -> None:
+def reach(folder: Path, number: int, phase: str) -> None:
+    """Wait at a phase as long as `hold` asks for it."""
     held = folder / f"hold-{number}-{phase}"
     if not held.exists():
         return
