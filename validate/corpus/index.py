@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from exporter.errors import DataError
 from exporter.formats import audio
+from exporter.formats.audio.cutting import Excerpt
 from exporter.formats.clips import Clip
 from exporter.formats.clips.addresses import resolved, source_at
 from exporter.formats.clips.opening import Opener, told
 from exporter.formats.clips.row_file import RowFile as RowFile  # re-exported for importers
 from exporter.formats.clips.row_file import rows_from as rows_from
 from exporter.recipe import Data
+from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.listed import Listed, list_data
 from exporter.validate.corpus.order import order_of
@@ -302,15 +304,26 @@ def sha256_of(
     with Opener() as opener:
         for clip in clips:
             if clip.id not in left_out:
-                whole.update(_identity(clip, opener.sha256(clip, opener.open(clip))))
+                encoded = opener.open(clip)
+                whole.update(_identity(clip, encoded, opener.sha256(clip, encoded)))
     return whole.hexdigest()
 
 
-def _identity(clip: Clip, sha256: str) -> bytes:
-    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
-    known = [clip.id, sha256, clip.text, clip.language]
-    if clip.speaker or clip.recording:
-        known += [clip.speaker, clip.recording]
+def _identity(clip: Clip, encoded: Path | bytes, sha256: str) -> bytes:
+    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language.
+
+    Args:
+        clip: The clip as it is listed.
+        encoded: Its audio, as `Opener.open` returns it.
+        sha256: The hash of these bytes.
+    """
+    known, recording = [clip.id, sha256, clip.text, clip.language], clip.recording
+    if isinstance(clip.part, Excerpt) and encoded == clip.path:
+        # All of a file: the same clip as one that is listed without an offset, and so has no
+        # recording by default.
+        recording = None if recording == readable_name(clip.path.name) else recording
+    if clip.speaker or recording:
+        known += [clip.speaker, recording]
     return json.dumps(known, ensure_ascii=True).encode() + b"\n"
 
 
@@ -331,4 +344,4 @@ def _examined(clip: Clip, opener: Opener, place: Path) -> tuple[Clip, str, bytes
     except DataError as error:
         raise told(clip, error) from error
     heard = replace(staged, path=staged.path.resolve(), duration_s=duration_s)
-    return heard, sound, _identity(clip, sha256)
+    return heard, sound, _identity(clip, staged.path, sha256)
