@@ -45,18 +45,21 @@ def inspect(terminal: Terminal, path: Path, allow_pickle: bool, as_json: bool) -
 @command("", "--clear")
 @click.option("--clear", is_flag=True, help="Remove everything that is cached.")
 def cache(terminal: Terminal, clear: bool, as_json: bool) -> None:
-    """List or clear cached graphs, artifacts and transcripts.
+    """List or clear cached graphs, artifacts, transcripts and clips.
 
-    Builds cache their graphs, and `validate` what originals hear; artifacts opened by Hub id are
-    cached too.
+    Builds cache their graphs, and clips that they calibrate on and that are no files of their own;
+    `validate` caches what originals hear, and the parts of runs that did not end. Artifacts opened
+    by Hub id are cached too.
     """
     from exporter.engine import unfinished
+    from exporter.formats.clips import kept as clips
     from exporter.hub import pull
-    from exporter.recognition import kept
+    from exporter.recognition import kept as transcripts
     from exporter.system import build_cache, user_dirs
 
-    freed = sum(each.clear() for each in (build_cache, pull, kept, unfinished)) if clear else 0
-    entries = [*build_cache.entries(), *pull.entries(), *kept.entries(), *unfinished.entries()]
+    kinds = (build_cache, pull, transcripts, clips, unfinished)
+    freed = sum(kind.clear() for kind in kinds) if clear else 0
+    entries = [entry for kind in kinds for entry in kind.entries()]
     entries.sort(key=lambda entry: entry.made)
     if as_json:
         rows = [{**vars(entry), "path": str(entry.path)} for entry in entries]

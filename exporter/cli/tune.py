@@ -58,10 +58,9 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 )
 @click.option(
     "--clips",
-    type=click.Path(path_type=Path),
     metavar="FOLDER_OR_MANIFEST",
-    help="Recordings to rank groups of modules on, none of them in the recipe's data; default: "
-    "those of the recipe's calibration.",
+    help="Recordings to rank groups of modules on, also at an address like s3://bucket/folder; "
+    "none of them in the recipe's data; default: those of the recipe's calibration.",
 )
 @click.option(
     "--count",
@@ -91,7 +90,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
     help="The recipe to write; default: RECIPE-tuned.yaml beside it.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-def tune(terminal: Terminal, recipe: Path, as_json: bool, **how: Any) -> None:
+def tune(terminal: Terminal, recipe: Path, clips: str | None, as_json: bool, **how: Any) -> None:
     """Find the fastest or smallest quantization that passes the gate.
 
     Groups of modules are ranked by what quantizing each does to the logits. Plans that keep the
@@ -100,16 +99,18 @@ def tune(terminal: Terminal, recipe: Path, as_json: bool, **how: Any) -> None:
     goes on where it was. Exits with 4 if no plan passes.
     """
     from exporter.artifact.lookup import require_recipe
+    from exporter.formats.clips.addresses import source_at
     from exporter.recipe import read
 
     require_recipe(recipe)
     wanted = read(recipe)  # before torch is imported, so that a typo is reported at once
+    source = None if clips is None else source_at(Path(), clips)
     from exporter.tune import pipeline as searching
 
     with terminal.progress() as progress:
         done = searching.tune(
             wanted,
-            searching.Settings(**how),
+            searching.Settings(clips=source, **how),
             progress=progress,
             tell=terminal.tell,
             expect=terminal.expect,

@@ -14,6 +14,7 @@ from exporter.errors import DataError, RecipeError
 from exporter.formats.clips.addresses import Remote
 from exporter.formats.clips.remote import connected, opened, reaching
 from exporter.system.files import make_folder, read_small, write_atomic
+from exporter.system.signals import undisturbed
 
 _NAME = re.compile(r"[0-9a-z][0-9a-z.-]*")  # hidden files are those of unfinished writes
 _MOST_BYTES = 1 << 30
@@ -26,8 +27,8 @@ class PartStore:
     """Small files by name, each whole or not there, for several processes and machines at once.
 
     It can be pickled: whatever is open belongs to a process. Names hold digits, small letters,
-    points and dashes, and begin with no point or dash. Files that are empty are no parts, because
-    an interrupted write may leave one in an object store.
+    points and dashes, and begin with no point or dash. Files that are empty are no parts. A signal
+    that comes while a part is sent to an object store is heard when that is done.
 
     Attributes:
         address: A folder, which is made by the first write, or an address in an object store.
@@ -87,11 +88,14 @@ class PartStore:
         place = self._place(name)
         if isinstance(place, Remote):
             system, path = connected(place)
-            with reaching(place, "cannot be written", _ADVICE):
-                # Leaving a `with` would complete the object also after an interrupt.
-                stream = system.open_output_stream(path)
+            # A stream that is left early completes its object, as far as that was written; one that
+            # is left open can keep the process from ending.
+            with (
+                undisturbed(),
+                reaching(place, "cannot be written", _ADVICE),
+                system.open_output_stream(path) as stream,
+            ):
                 stream.write(data)
-                stream.close()
         else:
             with self._writing():
                 _write(place, data)

@@ -18,7 +18,7 @@ import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -28,6 +28,8 @@ from exporter.system.text import python_escape
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # The errors of kernels and file systems that cannot exchange two names.
 _CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
+# Those of file systems without locks, as Lustre and NFS may be mounted.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 _TRIES = 10
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what `os.fsdecode` makes of bytes that are not UTF-8
 
@@ -183,11 +185,25 @@ def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     _clear(path.parent)
     partial = partial_of(path)
     try:
-        # While the lock is held, `_clear` of another process leaves the file alone.
-        with FileLock(partial), partial.open("r+b") as stream:
+        with _spared(partial), partial.open("r+b") as stream:
             yield partial, stream
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _spared(partial: Path) -> Iterator[None]:
+    """Create a file that `_clear` of another process leaves alone while the block runs.
+
+    It does where the file is locked, and where the file system has no locks.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(partial))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 def _flush(stream: IO[bytes]) -> None:

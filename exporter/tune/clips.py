@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exporter.build.calibration import Calibration
 from exporter.errors import DataError, RecipeError
 from exporter.formats.audio import examined
+from exporter.formats.audio.cutting import Excerpt
 from exporter.formats.clips import Clip, chosen, list_clips
-from exporter.formats.clips.addresses import source_at
+from exporter.formats.clips.addresses import Remote, source_at
 from exporter.formats.clips.clip import Part
 from exporter.formats.clips.opening import Opener
 from exporter.recipe import Data, Recipe
@@ -25,12 +26,13 @@ class Ranking:
 
 
 def ranking(
-    source: Path | None, count: int, recipe: Recipe, calibration: Calibration | None
+    source: Path | Remote | None, count: int, recipe: Recipe, calibration: Calibration | None
 ) -> Ranking:
     """Choose the clips to rank groups on.
 
     Args:
-        source: A folder or manifest of clips; None: those of the recipe's calibration.
+        source: A folder or manifest of clips, or an address in an object store; None: those of the
+            recipe's calibration.
         count: The most clips.
         recipe: The recipe, whose `data` judge.
         calibration: The recipe's calibration, if it has one.
@@ -42,7 +44,7 @@ def ranking(
     if source is None and calibration is None:
         msg = (
             "the groups are ranked on recordings that do not judge: name some with --clips\n"
-            "It takes a folder or a manifest, as `data.clips` of a recipe does."
+            "It takes a folder, a manifest or an address, as `data.clips` of a recipe does."
         )
         raise RecipeError(msg)
     if source is not None:
@@ -75,10 +77,10 @@ def _require_others(source: str, some: Sequence[Clip], recipe: Recipe) -> None:
         if clip.part is None:
             sizes.setdefault(clip.path.stat().st_size, []).append(clip.path)
         else:
-            parts.add((clip.path.resolve(), clip.part))
+            parts.add(_place(clip.path, clip.part))
     for clip in some:
         if clip.part is not None:
-            judges = (clip.path.resolve(), clip.part) in parts
+            judges = _place(clip.path, clip.part) in parts
         else:
             alike = sizes.get(clip.path.stat().st_size, ())
             judges = any(sha256_file(other) == sha256_file(clip.path) for other in alike)
@@ -88,6 +90,13 @@ def _require_others(source: str, some: Sequence[Clip], recipe: Recipe) -> None:
                 "not choose.\nGive other recordings to --clips."
             )
             raise DataError(msg)
+
+
+def _place(path: Path, part: Part) -> tuple[Path, Part]:
+    """Return what is the same for all names of a part of a file, and all options of a store."""
+    if not isinstance(part, Excerpt) and part.url:
+        return Path(), replace(part, url=str(Remote(part.url)))
+    return path.resolve(), part
 
 
 def judging(recipe: Recipe, data: Data) -> tuple[int, str]:

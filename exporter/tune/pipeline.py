@@ -13,6 +13,7 @@ from exporter.build import estimate
 from exporter.build import pipeline as builder
 from exporter.build.calibration import calibrate
 from exporter.errors import GateError, RecipeError
+from exporter.formats.clips.addresses import Remote
 from exporter.quantization.groups import ModuleGroup, parts_of
 from exporter.recipe import Recipe, read
 from exporter.system import hardware, worker
@@ -69,8 +70,8 @@ class Settings:
     Attributes:
         target: The target's name or kind; None is the recipe's first.
         goal: What the plan shall save.
-        clips: Clips to rank groups on: a folder or manifest; None: those of the recipe's
-            calibration.
+        clips: Clips to rank groups on: a folder, a manifest or an address in an object store; None:
+            those of the recipe's calibration.
         count: The most of them.
         threads: CPU threads; None: as compiled in, or all cores.
         budget_s: Seconds for the whole search; None is without a limit.
@@ -80,7 +81,7 @@ class Settings:
 
     target: str | None = None
     goal: Goal = "speed"
-    clips: Path | None = None
+    clips: Path | Remote | None = None
     count: int = 16
     threads: int | None = None
     budget_s: float | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from huggingface_hub import constants
 
 from exporter.cli import cli, main
 from exporter.errors import EXIT_CODES
@@ -56,7 +57,8 @@ def _here(odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     os.mkfifo(tmp_path / "odd" / "pipe")
     monkeypatch.chdir(tmp_path / "odd")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The library reads its variable once, when it is imported: then it would hold for other tests.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +26,13 @@ NAME = f"{'0123456789abcdef' * 4}-{'0' * 64}.jsonl"
 OTHER = f"{'f' * 64}-{'0' * 64}.jsonl"
 LARGE = bytes(range(256)) * (12 << 12)  # 12 MiB: more than one part of an upload
 PREFIX = "runs/july"
+WRITER = """
+import sys
+from exporter.engine.part_store import PartStore
+from exporter.formats.clips.addresses import Remote
+
+PartStore(Remote(sys.argv[1])).write(sys.argv[2], bytes(range(256)) * (12 << 12))
+"""
 
 
 @pytest.fixture
@@ -265,6 +274,35 @@ class TestBucket:
         with pytest.raises(DataError, match="cannot be written"):
             in_bucket.write(NAME, LARGE)
         assert bucket.objects[f"{PREFIX}/{NAME}"] == b"x"
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+    @pytest.mark.parametrize(
+        "request_", ["POST .*uploads", "PUT .*partNumber=1", "POST .*uploadId"]
+    )
+    def test_a_writer_that_is_killed_or_interrupted(
+        self, in_bucket: PartStore, bucket: Store, number: signal.Signals, request_: str
+    ) -> None:
+        """The part is whole or not there, and the process ends."""
+        assert isinstance(in_bucket.address, Remote)
+        writers = list[subprocess.Popen[bytes]]()
+
+        def arrived(request: str) -> None:
+            if re.match(request_, request):
+                writers[0].send_signal(number)
+
+        bucket.arrived = arrived
+        command = [sys.executable, "-c", WRITER, in_bucket.address.url, NAME]
+        writers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
+        _, told = writers[0].communicate(timeout=60)
+        if number == signal.SIGKILL:
+            assert writers[0].returncode == -signal.SIGKILL
+            if "uploadId" not in request_:
+                assert in_bucket.names() == frozenset()
+        else:
+            assert b"KeyboardInterrupt" in told
+            assert in_bucket.names() == {NAME}
+        for name in in_bucket.names():
+            assert in_bucket.read(name) == LARGE
 
     def test_removal_that_is_refused(self, in_bucket: PartStore, bucket: Store) -> None:
         in_bucket.write(NAME, b"x")

@@ -237,12 +237,28 @@ def test_a_hub_dataset(tmp_path: Path) -> None:
         list(dataset_clips(DATA.model_copy(update={"split": "train"})))
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_hub_dataset_is_brought_as_it_is_asked_for(folder: Path) -> None:
-    clips = dataset_clips(DATA)
-    first = next(clips)
-    assert first.text == TEXTS["a.wav"]
-    assert [path.name for path in (folder / "cache").rglob("*.wav")] == [first.path.name]
+def test_a_hub_dataset_is_listed_without_its_audio(hub: Hub, folder: Path) -> None:
+    """Only what is heard is written, and only for the run."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(folder / "test.parquet").to_pylist()
+    table[2]["audio"]["bytes"] = None
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(table), folder / "x")
+    name = "en/test-00000-of-00001.parquet"
+    files = {name: File((folder / "x").read_bytes(), True)}
+    hub.api.create("datasets/org/broken", files=files)
+    data = DATA.model_copy(update={"dataset": "org/broken"})
+    assert [clip.id for clip in dataset_clips(data)] == [f"test/{n:06}.wav" for n in range(3)]
+    assert not list((folder / "cache").rglob("*.wav"))
+    place = folder / "index"
+    place.mkdir()
+    corpora = Corpora(place, silent)
+    heard = corpora.reader(corpora.listed(data, Path()), (2,)).at(0)
+    assert [clip.path.read_bytes() for clip in heard] == [
+        (folder / name).read_bytes() for name in ("a.wav", "b.wav")
+    ]
+    assert len(list(place.rglob("*.wav"))) == 2
+    with pytest.raises(DataError, match="dataset org/broken, row 2: no audio bytes"):
+        corpora.open(data, Path())
 
 
 def test_a_dataset_is_fetched_once_and_as_the_hub_has_it(hub: Hub) -> None:

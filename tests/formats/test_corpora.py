@@ -195,6 +195,23 @@ class TestManifests:
         (clip,) = opened(folder / "m.jsonl", tmp_path)
         assert clip.path == (folder / "call.wav").resolve()
 
+    def test_all_of_a_file_is_the_same_clip_with_an_offset_and_without(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        """Reports on it stay valid, and what was heard in it is found again."""
+        whole: list[dict[str, Any]] = [{}, {"offset": 0}, {"offset": 0.0, "duration": 3.0}]
+        part = [{"offset": 0, "duration": 2.0}, {"offset": 0, "recording": "call"}]
+        found = []
+        for number, more in enumerate([*whole, *part]):
+            (folder / "m.jsonl").write_text(json.dumps(self.row(**more)))
+            data, place = Data(clips="m.jsonl"), tmp_path / f"read-{number}"
+            place.mkdir()
+            read = Corpora(place, silent).open(data, folder).sha256
+            assert sha256_of(data, folder, place) == read
+            found.append(read)
+        assert len(set(found[:3])) == 1
+        assert len(set(found)) == 3
+
     def test_a_duration_is_trusted_and_no_audio_is_read(self, folder: Path) -> None:
         (folder / "call.wav").write_text("no audio")
         (folder / "m.jsonl").write_text(json.dumps(self.row(duration=7.5)))

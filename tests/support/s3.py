@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -28,6 +28,7 @@ class Store:
         broken: Whether every answer is an error.
         refused: A regular expression for requests that are refused, like `PUT .*partNumber=2`.
         requests: The method and path, with its query, of each request.
+        arrived: Called with each of them before it is answered.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Store:
     broken: bool = False
     refused: str | None = None
     requests: list[str] = field(default_factory=list)
+    arrived: Callable[[str], object] = lambda _request: None
 
     def url(self, key: str) -> str:
         """Return the address of a key, or of what begins with it."""
@@ -71,11 +73,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._answer()
 
+    def handle_one_request(self) -> None:
+        """Answer a request, unless its client has died."""
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
     def _answer(self) -> None:
         store, parts = self.server.store, urlsplit(self.path)
+        store.arrived(f"{self.command} {self.path}")
         body = self._body()
         key = unquote(parts.path).lstrip("/").partition("/")[2]
         found = parse_qs(parts.query, keep_blank_values=True)
@@ -172,9 +182,14 @@ def serving() -> Iterator[Store]:
 def _joined(chunks: io.BufferedIOBase) -> bytes:
     """Join the chunks of a body, and skip what trails it, like a checksum."""
     body = b""
-    while size := int(chunks.readline().split(b";")[0], 16):
+    while line := chunks.readline():
+        if not (size := int(line.split(b";")[0], 16)):
+            break
         body += chunks.read(size)
         chunks.readline()
+    else:
+        msg = "the client has died"
+        raise ConnectionError(msg)
     while chunks.readline().strip():
         pass
     return body

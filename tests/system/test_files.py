@@ -43,6 +43,36 @@ def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
         assert path.exists()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Files are written whole there too; those that others seem to have left stay."""
+
+    def none(_descriptor: int, _how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    other = tmp_path / f".note.partial-{'0' * 32}"
+    other.write_bytes(b"being written on another machine")
+    files.write_atomic(tmp_path / "note", b"older")
+    files.write_atomic(tmp_path / "note", b"whole")
+    assert (tmp_path / "note").read_bytes() == b"whole"
+    assert sorted(tmp_path.iterdir()) == sorted([other, tmp_path / "note"])
+
+
+def test_a_lock_that_fails_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.write_atomic(tmp_path / "note", b"whole")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_cleared_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

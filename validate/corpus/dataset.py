@@ -1,7 +1,5 @@
-"""Read clips from a Hub dataset's parquet files; separate because it uses the network."""
+"""List the clips of a Hub dataset's parquet files; separate because it uses the network."""
 
-import hashlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,25 +7,22 @@ from pathlib import Path
 
 from exporter.errors import DataError
 from exporter.formats.clips import Clip, chosen, clip_of
-from exporter.formats.clips.opening import Opener
-from exporter.formats.clips.readers.parquet import count_of, rows_of_parquet
+from exporter.formats.clips.readers.parquet import count_of, rows_of_parquet, suffix_of
 from exporter.formats.clips.row import Row
 from exporter.hub.download import list_repository
 from exporter.recipe import Data
-from exporter.system import user_dirs
-from exporter.system.files import make_folder
 from exporter.system.progress import silent
 
 
 def dataset_clips(data: Data) -> Iterator[Clip]:
-    """Extract a sample of a dataset's split into the local cache, one audio file at a time.
+    """List a sample of a dataset's split, whose files are downloaded; no audio is read.
 
     Args:
         data: Names the dataset, and how many of its rows to take. It must have a column `audio`
             ({bytes, path}) and one of the text columns.
 
     Yields:
-        The clips in the dataset's order, with durations of zero.
+        The clips in the dataset's order, with the durations that it names, or zero.
 
     Raises:
         HubError: The dataset cannot be downloaded.
@@ -37,14 +32,11 @@ def dataset_clips(data: Data) -> Iterator[Clip]:
     files = _download(data)
     places = chosen(sum(map(count_of, files)), data.max_clips, data.seed)
     wanted = places if isinstance(places, range) else frozenset(places)
-    folder = _cache() / hashlib.sha256(data.model_dump_json().encode()).hexdigest()[:16]
-    make_folder(folder, 0o700)
-    with Opener() as opener:
-        for index, row in enumerate(_rows(files)):
-            if index in wanted:
-                known = replace(row, where=f"dataset {data.dataset}, row {index}")
-                clip, _ = opener.staged(clip_of(known), folder, f"{index:06}")
-                yield replace(clip, id=f"{data.split or 'test'}/{clip.path.name}")
+    split = data.split or "test"
+    for index, row in enumerate(_rows(files)):
+        if index in wanted:
+            name = f"{split}/{index:06}{suffix_of(row.id)}"
+            yield clip_of(replace(row, id=name, where=f"dataset {data.dataset}, row {index}"))
 
 
 def _download(data: Data) -> list[Path]:
@@ -66,8 +58,3 @@ def _download(data: Data) -> list[Path]:
 def _rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
         yield from rows_of_parquet(file, text=True)
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or user_dirs.home() / ".cache"
-    return Path(home) / "exporter" / "clips"

@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from exporter.errors import DataError
 from exporter.formats import audio
+from exporter.formats.audio.cutting import Excerpt
 from exporter.formats.clips import Clip
 from exporter.formats.clips.addresses import resolved, source_at
 from exporter.formats.clips.opening import Opener, told
 from exporter.formats.clips.row_file import RowFile as RowFile  # re-exported for importers
 from exporter.formats.clips.row_file import rows_from as rows_from
 from exporter.recipe import Data
+from exporter.system.files import readable_name
 from exporter.system.progress import Progress
 from exporter.validate.corpus.listed import Listed, list_data
 from exporter.validate.corpus.order import order_of
@@ -46,28 +48,30 @@ class Examined:
         number: Its place in the order in which clips are read, from 0.
         sound: The sha256 of its samples.
         audio: The sha256 of its encoded audio; of a part of a file, also of where it is.
+        whole: Whether the data name a part of a file that is all of it.
         clip: The clip, with its duration.
     """
 
     number: int
     sound: str
     audio: str
+    whole: bool
     clip: Clip
 
     def to_row(self) -> list[Any]:
         """Return plain data for JSON."""
-        return [self.number, self.sound, self.audio, *self.clip.to_row()]
+        return [self.number, self.sound, self.audio, self.whole, *self.clip.to_row()]
 
     @classmethod
     def of_row(cls, row: list[Any]) -> "Examined":
         """Return what `to_row` gave."""
-        number, sound, audio, *clip = row
-        return cls(number, sound, audio, Clip.of_row(clip))
+        number, sound, audio, whole, *clip = row
+        return cls(number, sound, audio, whole, Clip.of_row(clip))
 
     @property
     def identity(self) -> bytes:
         """What a corpus' hash covers of the clip."""
-        return _identity(self.clip, self.audio)
+        return _identity(self.clip, self.audio, whole=self.whole)
 
 
 def clip_of(row: list[Any]) -> Clip:
@@ -368,16 +372,31 @@ def sha256_of(
     with Opener() as opener:
         for clip in clips:
             if clip.id not in left_out:
-                whole.update(_identity(clip, opener.sha256(clip, opener.open(clip))))
+                encoded = opener.open(clip)
+                known = opener.sha256(clip, encoded)
+                whole.update(_identity(clip, known, whole=_is_whole(clip, encoded)))
     return whole.hexdigest()
 
 
-def _identity(clip: Clip, sha256: str) -> bytes:
-    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language."""
-    known = [clip.id, sha256, clip.text, clip.language]
-    if clip.speaker or clip.recording:
-        known += [clip.speaker, clip.recording]
+def _identity(clip: Clip, sha256: str, *, whole: bool) -> bytes:
+    """Return what a corpus' hash covers of a clip: its name, audio bytes, text and language.
+
+    Args:
+        clip: The clip.
+        sha256: The hash of its audio.
+        whole: Whether the data name a part of a file that is all of it: the same clip as one that
+            is listed without an offset, and so has no recording by default.
+    """
+    known, recording = [clip.id, sha256, clip.text, clip.language], clip.recording
+    if whole and recording == readable_name(clip.path.name):
+        recording = None
+    if clip.speaker or recording:
+        known += [clip.speaker, recording]
     return json.dumps(known, ensure_ascii=True).encode() + b"\n"
+
+
+def _is_whole(clip: Clip, encoded: Path | bytes) -> bool:
+    return isinstance(clip.part, Excerpt) and encoded == clip.path
 
 
 def _number(sha256: str) -> int:
@@ -403,4 +422,4 @@ def examined(number: int, clip: Clip, opener: Opener, place: Path) -> Examined:
     except DataError as error:
         raise told(clip, error) from error
     heard = replace(staged, path=staged.path.resolve(), duration_s=duration_s)
-    return Examined(number, sound, sha256, heard)
+    return Examined(number, sound, sha256, _is_whole(clip, staged.path), heard)

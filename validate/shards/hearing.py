@@ -382,6 +382,7 @@ def part_of(
             id=row.clip.id,
             sound=row.sound,
             audio=row.audio,
+            whole=row.whole,
             duration_s=row.clip.duration_s,
             heard=result,
         )
@@ -413,4 +414,4 @@ def _is_of(part: Part, listed: Sequence[Clip]) -> bool:
 def _examined(start: int, listed: Clip, heard: HeardClip) -> Examined:
 
     clip = replace(listed, duration_s=heard.duration_s)
-    return Examined(start + heard.number, heard.sound, heard.audio, clip)
+    return Examined(start + heard.number, heard.sound, heard.audio, heard.whole, clip)

@@ -31,6 +31,7 @@ class HeardClip(Frozen):
         id: Its name in the data.
         sound: The sha256 of its samples.
         audio: The sha256 of its encoded audio; of a part of a file, also of where it is.
+        whole: Whether the data name a part of a file that is all of it.
         duration_s: Its seconds.
         heard: Its transcript.
     """
@@ -39,6 +40,7 @@ class HeardClip(Frozen):
     id: str
     sound: str
     audio: str
+    whole: bool
     duration_s: float
     heard: ClipResult
 

@@ -15,9 +15,9 @@ from exporter.formats.audio.cutting import Excerpt, cut_out, is_whole
 from exporter.formats.clips import remote
 from exporter.formats.clips.addresses import Remote
 from exporter.formats.clips.clip import Cell, Clip, Member
+from exporter.formats.clips.kept import keep
 from exporter.formats.clips.readers.parquet import Sounds, suffix_of
-from exporter.system import user_dirs
-from exporter.system.files import make_folder, readable_name, sha256_file, write_atomic
+from exporter.system.files import readable_name, sha256_file
 
 _MOST_BYTES = 4 << 30  # as of any recording in memory
 
@@ -86,12 +86,7 @@ class Opener:
         audio = self.open(clip)
         if isinstance(audio, Path):
             return audio
-        folder = user_dirs.place() / "clips" / "parts"
-        path = folder / f"{hashlib.sha256(audio).hexdigest()}{_suffix(clip)}"
-        if not path.exists():
-            make_folder(folder, 0o700)
-            write_atomic(path, audio)
-        return path
+        return keep(audio, _suffix(clip))
 
     def sha256(self, clip: Clip, audio: Path | bytes) -> str:
         """Return a hash of a clip's encoded audio; of a part of a file, also of where it is.

@@ -22,9 +22,8 @@ HERE = {"cpu": ["x86-64-v4"], "versions": {"torch": "2.13.0"}, "code": "0"}
 
 def part() -> Part:
     heard = ClipResult(text="ein Wort\r\u2028zwei", tokens=3, distinct=(1, 5), kept=True)
-    clip = HeardClip(
-        number=0, id="a/1.wav", sound="a" * 64, audio="b" * 64, duration_s=1 / 3, heard=heard
-    )
+    hashes = {"sound": "a" * 64, "audio": "b" * 64}
+    clip = HeardClip(number=0, id="a/1.wav", **hashes, whole=False, duration_s=1 / 3, heard=heard)
     return Part(HERE, (clip,), (Unreadable(number=1, id="gone\n.wav"),))
 
 
