@@ -77,19 +77,6 @@ def test_the_typical_clips_are_short_middling_and_long(corpus: Corpus) -> None:
     assert [corpus[place].duration_s for place in corpus.typical()] == [0.010, 0.060, 0.110]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 101, 500])
-@pytest.mark.parametrize("batch_size", [1, 4, 200])
-def test_parts_are_whole_batches_of_all_clips(corpus: Corpus, count: int, batch_size: int) -> None:
-    parts = corpus.parts(count, batch_size)
-    assert [place for part in parts for place in part] == list(range(101))
-    assert all(part.start % batch_size == 0 for part in parts)
-    assert 1 <= len(parts) <= count
-    if batch_size == 1 and count <= 7:
-        loads = [corpus.durations_s[part.start : part.stop].sum() for part in parts]
-        assert len(loads) == count
-        assert max(loads) - min(loads) <= 0.25
-
-
 def test_a_folder_whose_name_is_not_unicode(clips: Path, tmp_path: Path) -> None:
     """It is a path like any other; only what a report shows must be text."""
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
