@@ -232,64 +232,85 @@ def run(bench: Bench, checkpoint: Path, rival: Rival, model: str, sound: Path) -
     answer: dict[str, Any] = {}
     for _ in range(ATTEMPTS):
         with bench.alone():
-            request = Request(
-                model=model,
-                checkpoint=str(checkpoint),
-                audio=str(sound),
-                tokens=setting.tokens,
-                threads=setting.threads,
-                beams=setting.beams,
-                warmups=rival.warmups,
-                runs=bench.runs,
-                started=time.monotonic(),
-                options=rival.options,
-            )
-            answer = ask(bench, rival, request)
+            answer = ask(bench, rival, request_for(bench, checkpoint, rival, model, sound))
         if answer["foreign_share"] <= DISTURBED:
             break
+    require_tokens(answer, setting)
+    return answer
+
+
+def request_for(
+    bench: Bench, checkpoint: Path, rival: Rival, model: str, sound: Path, *, waits: bool = False
+) -> Request:
+    """What one process is asked, which is about to start."""
+    setting = bench.setting
+    return Request(
+        model=model,
+        checkpoint=str(checkpoint),
+        audio=str(sound),
+        tokens=setting.tokens,
+        threads=setting.threads,
+        beams=setting.beams,
+        warmups=rival.warmups,
+        runs=bench.runs,
+        started=time.monotonic(),
+        options=rival.options,
+        waits=waits,
+    )
+
+
+def require_tokens(answer: Mapping[str, Any], setting: Setting) -> None:
+    """Raise Failed unless as many tokens were decoded as were asked for."""
     wrong = [count for count in answer["tokens"] if count != setting.tokens]
     if wrong or len(answer["tokens"]) != setting.batch:
         msg = f"decoded {answer['tokens']} tokens, not {setting.tokens} in each window"
         raise Failed(msg)
-    return answer
 
 
 def ask(bench: Bench, rival: Rival, request: Request) -> dict[str, Any]:
     """Start a worker and return its answer; raise Failed where it gives none."""
-    command = [
-        str(bench.python(rival.environment)),
-        "-m",
-        f"benchmarks.peers.workers.{rival.worker}",
-    ]
-    return answered(bench, [*command, json.dumps(asdict(request))], rival.variables)
+    return answered(bench, command_of(bench, rival, request), rival.variables)
+
+
+def command_of(bench: Bench, rival: Rival, request: Request) -> list[str]:
+    """The words that start a worker."""
+    python, module = bench.python(rival.environment), f"benchmarks.peers.workers.{rival.worker}"
+    return [str(python), "-m", module, json.dumps(asdict(request))]
 
 
 def answered(
     bench: Bench, command: list[str], variables: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
     """Run a command whose last line of output is its answer in JSON; raise Failed without one."""
-    inductor = {"TORCHINDUCTOR_CACHE_DIR": str(bench.work / "inductor")}
-    threads = fixed(bench.setting.threads)
-    environment: Mapping[str, str] = {**os.environ, **threads, **inductor, **variables}
     try:
         done = subprocess.run(
             command,
             check=False,
             capture_output=True,
             text=True,
-            env=environment,
+            env=environment_of(bench, variables),
             timeout=bench.time_limit_s,
         )
     except subprocess.TimeoutExpired as error:
         msg = f"no answer in {bench.time_limit_s:.0f} s"
         raise Failed(msg) from error
-    if done.returncode < 0:
-        killed = done.returncode == -signal.SIGKILL
-        raise Failed("killed for want of memory" if killed else signal.strsignal(-done.returncode))
     if done.returncode:
-        raise Failed(last_words(done.stderr))
+        raise Failed(reason(done.returncode, done.stderr))
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
+
+
+def environment_of(bench: Bench, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that is measured."""
+    inductor = {"TORCHINDUCTOR_CACHE_DIR": str(bench.work / "inductor")}
+    return {**os.environ, **fixed(bench.setting.threads), **inductor, **variables}
+
+
+def reason(returncode: int, stderr: str) -> str | None:
+    """Tell why a process failed."""
+    if returncode == -signal.SIGKILL:
+        return "killed for want of memory"
+    return signal.strsignal(-returncode) if returncode < 0 else last_words(stderr)
 
 
 def last_words(stderr: str) -> str:

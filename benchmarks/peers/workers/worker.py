@@ -23,7 +23,11 @@ Windows = list[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Request:
-    """What to open and how to run it. `started` is the parent's monotonic clock at the start."""
+    """What to open and how to run it.
+
+    `started` is the parent's monotonic clock at the start. A process that `waits` tells, when it is
+    warm, that it is ready, and is timed when its input ends, together with others.
+    """
 
     model: str
     checkpoint: str
@@ -35,6 +39,7 @@ class Request:
     runs: int
     started: float
     options: dict[str, Any] = field(default_factory=dict)
+    waits: bool = False
 
     def windows(self) -> Windows:
         """Return the audio: float32 mono at 16 kHz, one full window in each row."""
@@ -65,15 +70,22 @@ def measure(open_model: Callable[[Request], Opened], request: Request) -> dict[s
     opened = open_model(request)
     ready = time.monotonic()
     warmups = [timed(opened.transcribe) for _ in range(request.warmups)]
-    before, started = foreign_cpu_s(), time.monotonic()
+    if request.waits:
+        print("ready", flush=True)
+        sys.stdin.read()
+    before, own, began = foreign_cpu_s(), time.process_time(), time.monotonic()
     runs = [timed(opened.transcribe) for _ in range(request.runs)]
-    capacity_s = (time.monotonic() - started) * len(os.sched_getaffinity(0))
+    ended, own_s = time.monotonic(), time.process_time() - own
+    capacity_s = (ended - began) * len(os.sched_getaffinity(0))
     foreign_s = foreign_cpu_s() - before
     return {
         "load_s": ready - called,
         "ready_s": ready - request.started,
         "warmup_s": [seconds for seconds, _ in warmups],
         "seconds": [seconds for seconds, _ in runs],
+        "began_s": began,
+        "ended_s": ended,
+        "cpu_s": own_s,
         "foreign_share": round(max(0.0, foreign_s / capacity_s), 3),
         "tokens": opened.count(),
         "texts": runs[-1][1],
