@@ -143,7 +143,7 @@ def _task(planned: Planned, recipe: Recipe, how: Mapping[str, Any]) -> Task:
     costs = planned.prediction
     memory = max(costs.peak_rss_bytes, costs.reload_rss_bytes)
     what = f"{recipe.name}/{planned.path.name}"
-    return _OnNode(f"{__name__}:build_target", request, what, THREADS, memory)
+    return _OnNode(f"{__name__}:build_target", request, what, memory_bytes=memory)
 
 
 def build_target(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

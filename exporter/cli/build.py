@@ -124,8 +124,9 @@ def build(
 def _opened(on: str) -> RayExecutor:
     from exporter.build.matrix import THREADS
     from exporter.engine.on_ray import open_ray
+    from exporter.system.hardware import describe
 
-    return open_ray(on, threads=THREADS)
+    return open_ray(on, threads=min(THREADS, describe().cores))
 
 
 def _outcomes(

@@ -154,10 +154,10 @@ def _reach(folder: Path, number: int, phase: str) -> None:
     held = folder / f"hold-{number}-{phase}"
     if not held.exists():
         return
+    killed = held.read_text()  # before others are told that they may release it
     partial = folder / f".reached-{number}-{phase}-{os.getpid()}"
     partial.write_text(json.dumps({"pid": os.getpid(), "node": _node()}))
     partial.replace(folder / f"reached-{number}-{phase}")
-    killed = held.read_text()
     while held.exists():
         time.sleep(0.02)
     if killed:
