@@ -15,7 +15,12 @@ from exporter.engine.on_ray import RayExecutor
 from exporter.errors import BuildError
 from exporter.system.progress import Progress
 from tests.support import ray_cluster
+from tests.support.hub import serving
+from tests.support.hub.repos import of_folder
 from tests.support.in_process import steps_in_process
+from tests.support.surroundings import Surroundings
+
+TOKEN = "hf_abcdefghijklmnopqrstuvwxyz0123456789"
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +71,21 @@ def test_a_cluster_builds_what_this_machine_builds(
     assert [row["reused"] for row in first] == [False] * 3
     assert [row["reused"] for row in second] == [True] * 3
     assert sealed(tmp_path / "there") == sealed(tmp_path / "here")
+
+
+def test_a_node_downloads_what_is_private(tmp_path: Path, tiny_whisper: Path) -> None:
+    """With its own token, on a Ray of this machine alone, which says nothing itself."""
+    text = "name: a\ncheckpoint: org/whisper\ntargets: [{kind: torch-int8}]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    with serving(TOKEN) as hub:
+        hub.api.create("org/whisper", files=of_folder(tiny_whisper), private=True)
+        variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        variables |= {"HF_TOKEN": TOKEN, "RAY_ADDRESS": "local", "NO_PROXY": "*"}
+        done = Surroundings(variables).run(tmp_path, "build", "a.yaml", "--on", "ray", text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith("artifacts/a/torch-int8: ")
+    assert len(done.stdout.splitlines()) == 1
+    store.verify(tmp_path / "artifacts" / "a" / "torch-int8")
 
 
 def test_mistakes_are_told_before_anything_is_built(
