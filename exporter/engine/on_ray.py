@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 _KINDS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 _RETRIES = 5  # of a task whose node or Ray worker died
 _AHEAD = 2  # tasks that are handed to Ray, for each that can run
-_POLL_S = 1.0
+_POLL_S = 0.5
 _CONNECT_S = 15.0
 _LAST_WAIT_S = 10.0  # for tasks that were cancelled
 _STORE_BYTES = 80 << 20  # Ray's shared memory of a node, which small answers do not need
@@ -217,7 +217,7 @@ class RayExecutor:
                 for place, outcome in self._fill(waiting, running):
                     left -= 1
                     yield place, outcome
-                ended, _ = self._ray.wait([*running], timeout=_POLL_S) if running else ([], [])
+                ended = self._wait([*running])
                 for reference in ended:
                     place, task = running.pop(reference)
                     result = self._result(reference, task)
@@ -259,7 +259,7 @@ class RayExecutor:
             chosen = max(_labelled(self._alive(), labels), key=lambda node: node.cpus)
             reference = self._submit(task, chosen)
             try:
-                while not self._ray.wait([reference], timeout=_POLL_S)[0]:
+                while not self._wait([reference]):
                     pass
                 result = self._result(reference, task)
             finally:
@@ -302,6 +302,17 @@ class RayExecutor:
         for warning in result.warnings:
             _log.warning("%s", warning)
         return result
+
+    def _wait(self, references: list[Any]) -> list[Any]:
+        """Return those that have ended, after a short while if none has.
+
+        Signals wait too: of a handler's SystemExit inside Ray's own code only a plain one is left.
+        """
+        if not references:
+            return []
+        with undisturbed():
+            ended: list[Any] = self._ray.wait(references, timeout=_POLL_S)[0]
+        return ended
 
     def _tell(self, done: int, count: int, progress: Progress) -> None:
         number = self.nodes["count"]
@@ -378,7 +389,7 @@ class RayExecutor:
     def _asked(self, reference: Any) -> tuple[str, dict[str, Any]] | None:
         """Return one node's environment, in words and as data; None if it died."""
         try:
-            while not self._ray.wait([reference], timeout=_POLL_S)[0]:
+            while not self._wait([reference]):
                 pass
             told: tuple[str, dict[str, Any]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:

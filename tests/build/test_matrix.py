@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporter.artifact import store
-from exporter.build import pipeline
+from exporter.build import matrix, pipeline
 from exporter.cli import main
 from exporter.engine.executors import Outcome, Task
 from exporter.engine.on_ray import RayExecutor
 from exporter.errors import BuildError
-from exporter.system.progress import Progress
+from exporter.system.progress import Progress, silent
 from tests.support import ray_cluster
 from tests.support.hub import serving
 from tests.support.hub.repos import of_folder
@@ -86,6 +87,28 @@ def test_a_node_downloads_what_is_private(tmp_path: Path, tiny_whisper: Path) ->
     assert done.stdout.startswith("artifacts/a/torch-int8: ")
     assert len(done.stdout.splitlines()) == 1
     store.verify(tmp_path / "artifacts" / "a" / "torch-int8")
+
+
+def test_a_build_waits_for_the_lock_of_a_run_that_ends(
+    recipes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As of a node that died, whose processes the kernel has not ended yet."""
+    monkeypatch.setattr(matrix, "_BUSY_S", 0.1)
+    (tmp_path / "artifacts" / "a").mkdir(parents=True)
+    request = {"recipe": "a.yaml", "overrides": [], "target": "torch-int8"}
+    request |= {"output": str(tmp_path / "artifacts"), "checkpoint": None, "force": False}
+    with steps_in_process(), ExitStack() as held:
+        held.enter_context(store.stage(tmp_path / "artifacts" / "a" / "torch-int8"))
+        waited: list[float] = []
+
+        def pause(seconds: float) -> None:
+            waited.append(seconds)
+            held.close()
+
+        monkeypatch.setattr(matrix.time, "sleep", pause)
+        answer = matrix.build_target(request, silent)
+    assert waited == [0.1]
+    assert answer["digest"] == store.verify(tmp_path / "artifacts" / "a" / "torch-int8").digest
 
 
 def test_mistakes_are_told_before_anything_is_built(
