@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def build(
     checkpoint: str | None = None,
     targets: Sequence[str] = (),
     force: bool = False,
+    by_name: bool = False,
     calibrated: Mapping[Calibration, Calibrated] | None = None,
     progress: Progress,
     expect: Callable[[float], None] = lambda _seconds: None,
@@ -87,6 +89,7 @@ def build(
         checkpoint: A folder or Hub id in place of the recipe's.
         targets: Names or kinds of the targets to build; all if empty.
         force: Rebuild existing artifacts, and replace those from other checkpoints or options.
+        by_name: Take `targets` for names only.
         calibrated: What calibrations of this checkpoint gave, which are then not run.
         progress: Receives the current step, and the fraction done where it is known.
         expect: Receives the estimated seconds of each artifact when its build begins.
@@ -104,13 +107,13 @@ def build(
         BuildError: A build failed, or an artifact decodes no text.
         BusyError: Another build writes to the same place.
     """
-    planned = _planned(recipe, output, checkpoint, targets, progress)
+    planned = _planned(recipe, output, checkpoint, targets, progress, by_name)
     reusable = _reusable(planned, force)
     wanted = [p for p in planned if p.path not in reusable]
     estimate.require_room([p.step for p in wanted], estimate.room_at(output), _to_fetch(wanted))
     clip = _one_clip(recipe) if wanted else None
     if any(p.checkpoint.remote for p in wanted):  # everything fits: download the weights
-        planned = resolve(recipe, output, checkpoint, targets, progress)
+        planned = resolve(recipe, output, checkpoint, targets, progress, by_name=by_name)
     planned = _calibrated(planned, reusable, calibrated or {}, progress, fresh=force)
     return [
         BuiltArtifact(p.path, _with_terms(p, reusable[p.path]), p.prediction)
@@ -118,6 +121,43 @@ def build(
         else _build_one(p, clip, progress, expect, fresh=force)
         for p in planned
     ]
+
+
+def check(
+    recipe: Recipe,
+    *,
+    output: Path,
+    checkpoint: str | None = None,
+    targets: Sequence[str] = (),
+    force: bool = False,
+    here: bool = True,
+    progress: Progress,
+) -> list[Planned]:
+    """Raise what `build` with the same arguments would raise before it builds anything.
+
+    Args:
+        recipe: The recipe.
+        output: The folder of artifacts.
+        checkpoint: A folder or Hub id in place of the recipe's.
+        targets: Names or kinds of the targets to build; all if empty.
+        force: Rebuild existing artifacts.
+        here: Whether this machine builds, so that everything must fit it.
+        progress: Receives the current step.
+
+    Returns:
+        The targets in the recipe's order.
+
+    Raises:
+        ExporterError: As `build`.
+    """
+    planned = _planned(recipe, output, checkpoint, targets, progress)
+    reusable = _reusable(planned, force)
+    wanted = [p for p in planned if p.path not in reusable]
+    room = estimate.room_at(output)
+    for shortage in estimate.resource_errors([p.step for p in wanted], room, _to_fetch(wanted)):
+        if isinstance(shortage, RecipeError) or (shortage and here):
+            raise shortage
+    return planned
 
 
 def dry_run(
@@ -181,6 +221,7 @@ def _planned(
     checkpoint: str | None,
     targets: Sequence[str],
     progress: Progress,
+    by_name: bool = False,
 ) -> list[Planned]:
     """Resolve a recipe, and leave its weights on the Hub where they are not needed yet.
 
@@ -188,9 +229,10 @@ def _planned(
     identify its base, so for adapters the weights are downloaded and hashed.
     """
     require_utf8(output, RecipeError)
-    planned = resolve(recipe, output, checkpoint, targets, progress, weights=False)
+    opened = partial(resolve, recipe, output, checkpoint, targets, progress, by_name=by_name)
+    planned = opened(weights=False)
     if any(p.checkpoint.remote and p.checkpoint.settings and p.path.exists() for p in planned):
-        return resolve(recipe, output, checkpoint, targets, progress)
+        return opened()
     return planned
 
 

@@ -96,6 +96,7 @@ def resolve(
     progress: Progress,
     *,
     weights: bool = True,
+    by_name: bool = False,
 ) -> list[Planned]:
     """Check a recipe against its checkpoint and this machine.
 
@@ -106,6 +107,7 @@ def resolve(
         targets: Names or kinds of the targets; all if empty.
         progress: Receives attempts and bytes of a download.
         weights: Download weights that are not on this machine.
+        by_name: Take `targets` for names only.
 
     Returns:
         The targets in the recipe's order. What this machine lacks is in their `blocker`.
@@ -115,7 +117,7 @@ def resolve(
         CheckpointError: The checkpoint cannot be used.
         HubError: The Hub refused, or could not be reached.
     """
-    chosen = _chosen(recipe, targets)
+    chosen = _chosen(recipe, targets, by_name)
     options = {index: _options(recipe, index) for index in chosen}
     if recipe.data and recipe.data.clips:
         clips = recipe.path.parent / recipe.data.clips
@@ -222,7 +224,7 @@ def _planned(
     )
 
 
-def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
+def _chosen(recipe: Recipe, names: Sequence[str], by_name: bool) -> list[int]:
     """Return the indices of the targets to build: all, or those named by name or kind."""
     known = {name for spec in recipe.targets for name in (spec.name, spec.kind)}
     for name in names:
@@ -232,7 +234,7 @@ def _chosen(recipe: Recipe, names: Sequence[str]) -> list[int]:
     return [
         index
         for index, spec in enumerate(recipe.targets)
-        if not names or spec.name in names or spec.kind in names
+        if not names or spec.name in names or (spec.kind in names and not by_name)
     ]
 
 

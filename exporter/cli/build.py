@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from exporter.cli.options import (
     complete_keys,
     complete_recipes,
     complete_targets,
+    on_option,
     recipe_keys,
 )
 from exporter.cli.output import formatting
@@ -23,7 +25,11 @@ from exporter.system.progress import shown_bytes
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
     from exporter.build.estimate import Resources
+    from exporter.build.matrix import Outcome
     from exporter.build.pipeline import BuiltArtifact
+    from exporter.engine.on_ray import RayExecutor
+    from exporter.recipe import Recipe
+    from exporter.system.progress import Progress
 
 
 def _names() -> dict[str, list[tuple[str, str]]]:
@@ -39,10 +45,17 @@ def _names() -> dict[str, list[tuple[str, str]]]:
 @command(
     "recipes/whisper-demo-int8.yaml --dry-run",
     "recipes/mine.yaml -t onnx-int8 --set decoding.num_beams=1",
+    "recipes/a.yaml recipes/b.yaml --on ray",
     names=_names,
     extra="build",
 )
-@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipes)
+@click.argument(
+    "recipes",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=complete_recipes,
+)
 @click.option("--checkpoint", metavar="ID_OR_PATH", help="Checkpoint in place of the recipe's.")
 @click.option(
     "-t",
@@ -72,43 +85,113 @@ def _names() -> dict[str, list[tuple[str, str]]]:
     "--dry-run", is_flag=True, help="Show the plan: files, sizes, memory and time; build nothing."
 )
 @click.option("--force", is_flag=True, help="Rebuild even what is up to date.")
+@on_option
 def build(
     terminal: Terminal,
-    recipe: Path,
+    recipes: Sequence[Path],
     overrides: Sequence[str],
     dry_run: bool,
+    on: str,
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Build a recipe's artifacts into OUTPUT/<recipe>/<target>.
+    """Build recipes' artifacts into OUTPUT/<recipe>/<target>.
 
-    RECIPE is a YAML file. An artifact that is up to date is verified and kept.
+    RECIPES are YAML files. An artifact that is up to date is verified and kept. Of several recipes
+    all are checked before the first is built; then one that fails does not stop the others.
     """
     from exporter.artifact.lookup import require_recipe
     from exporter.recipe import read
 
-    require_recipe(recipe)
-    wanted = read(recipe, overrides)  # before torch is imported, so that a typo is reported at once
-    from exporter.build import pipeline as builder
-    from exporter.validate.gate.foreseen import obstacles_of
-
-    with terminal.progress() as progress:
-        if dry_run:
-            rows, room = builder.dry_run(wanted, **how, progress=progress)
-        else:
-            built = builder.build(wanted, **how, progress=progress, expect=terminal.expect)
+    for path in recipes:
+        require_recipe(path)
+    # Before torch is imported, so that a typo is reported at once.
+    wanted = [read(path, overrides) for path in recipes]
+    executor = None if on == "local" else _opened(on)
     if dry_run:
-        _say_plan(terminal, rows, room, obstacles_of(wanted), as_json)
+        _dry_run(terminal, wanted, how, as_json)
         return
-    if as_json:
+    with terminal.progress() as progress:
+        ended = list(_outcomes(terminal, executor, wanted, how, progress))
+    built = [one for outcome in ended for one in outcome.built]
+    if as_json and (built or len(wanted) > 1):
         terminal.say_json(artifacts=[_built_row(one) for one in built])
+    elif not as_json:
+        _say_built(terminal, built)
+    _require_all(ended)
+
+
+def _opened(on: str) -> RayExecutor:
+    from exporter.build.matrix import THREADS
+    from exporter.engine.on_ray import open_ray
+    from exporter.system.hardware import describe
+
+    return open_ray(on, threads=min(THREADS, describe().cores))
+
+
+def _outcomes(
+    terminal: Terminal,
+    executor: RayExecutor | None,
+    wanted: Sequence[Recipe],
+    how: Mapping[str, Any],
+    progress: Progress,
+) -> Iterator[Outcome]:
+    """Build, and tell errors of several recipes as they come."""
+    from exporter.build import matrix
+
+    with executor or nullcontext():
+        if executor is None:
+            found = matrix.build_here(wanted, **how, progress=progress, expect=terminal.expect)
+        else:
+            found = matrix.build_on(executor, wanted, **how, progress=progress)
+        for outcome in found:
+            if len(wanted) > 1:
+                for error in outcome.errors:
+                    terminal.tell(f"{outcome.recipe.path}: {error}")
+            yield outcome
+
+
+def _require_all(ended: Sequence[Outcome]) -> None:
+    """Raise the error of one recipe, or of several one with the first error's exit code."""
+    failed = [outcome for outcome in ended if outcome.errors]
+    if not failed:
         return
+    first = failed[0].errors[0]
+    if len(ended) == 1 and len(failed[0].errors) == 1:
+        raise first
+    names = ", ".join(str(outcome.recipe.path) for outcome in failed)
+    msg = f"{len(failed)} of {len(ended)} recipes were not built: {names}"
+    if len(ended) == 1:
+        msg = "\n".join(str(error).splitlines()[0] for error in failed[0].errors[:3])
+    raise type(first)(msg) from first
+
+
+def _say_built(terminal: Terminal, built: Sequence[BuiltArtifact]) -> None:
     for one in built:
         terminal.say_wrapped(f"{shown(one.path)}: {built_line(one.manifest, reused=one.reused)}")
         if one.untried:
             terminal.say_wrapped(f"  not tried here: {one.untried}", indent="    ")
         for line in choices(one.manifest):
             terminal.say_wrapped(f"  {line}", indent="    ")
+
+
+def _dry_run(
+    terminal: Terminal, wanted: Sequence[Recipe], how: Mapping[str, Any], as_json: bool
+) -> None:
+    from exporter.build import matrix
+    from exporter.build import pipeline as builder
+    from exporter.validate.gate.foreseen import obstacles_of
+
+    matrix.require_distinct(wanted)
+    with terminal.progress() as progress:
+        plans = [builder.dry_run(recipe, **how, progress=progress) for recipe in wanted]
+    obstacles = [
+        f"{recipe.path}: {why}" if len(wanted) > 1 else why
+        for recipe in wanted
+        for why in obstacles_of(recipe)
+    ]
+    rows = [row for found, _ in plans for row in found]
+    _say_plan(terminal, rows, plans[0][1], obstacles, as_json)
 
 
 def _built_row(one: BuiltArtifact) -> dict[str, Any]:

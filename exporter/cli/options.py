@@ -25,6 +25,13 @@ device_option = click.option(
     type=click.Choice(DEVICES),
     help="Only artifacts built for it; default: each on its own.",
 )
+on_option = click.option(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="local|ray|ray:HOST:PORT",
+    help="Where work runs: here, on the Ray that this is in or else a local one, or on a cluster.",
+)
 trust_option = click.option(
     "--trust", is_flag=True, help="Run native code that was built elsewhere and is not signed."
 )
@@ -136,7 +143,8 @@ artifacts_argument = click.argument(
 def complete_targets(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
     """Return the names of the recipe's targets, or all kinds if the recipe is not known yet."""
     # An option without its value keeps click from assigning arguments.
-    given = [context.params.get("recipe"), *context.args]
+    recipes = context.params.get("recipes") or ()
+    given = [context.params.get("recipe"), *recipes, *context.args]
     recipe = next((Path(each) for each in given if each), None)
     return [name for name in _targets(recipe) if name.startswith(text)]
 

@@ -4,7 +4,7 @@ Latency is not measured through it, because parallel tasks slow each other down.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,6 +50,10 @@ class Task:
         error is raised in the block, so what follows the `yield` keeps only whole results.
         """
         yield self.request
+
+    def environment(self) -> Mapping[str, str]:
+        """Return variables for the step's process, on the machine where it is about to run."""
+        return {}
 
 
 class Executor(Protocol):
@@ -97,7 +101,11 @@ def run_task(task: Task, progress: Progress) -> Answer:
     if task.is_done():
         return {}
     with task.prepared() as request:
-        return worker.run(task.step, request, progress, what=task.what, threads=task.threads)
+        return worker.run(task.step, request, progress, **_how(task))
+
+
+def _how(task: Task) -> dict[str, Any]:
+    return {"what": task.what, "threads": task.threads, "environment": task.environment()}
 
 
 @dataclass(frozen=True)
@@ -131,9 +139,7 @@ class LocalExecutor:
                     yield _end_of(*running.popleft(), shares)
                 process = processes.enter_context(ExitStack())
                 request = process.enter_context(task.prepared())
-                child = process.enter_context(
-                    worker.started(task.step, request, what=task.what, threads=task.threads)
-                )
+                child = process.enter_context(worker.started(task.step, request, **_how(task)))
                 running.append((place, process, pool.submit(child.answer, shares.of(place))))
             while running:
                 yield _end_of(*running.popleft(), shares)

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 _KINDS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 _RETRIES = 5  # of a task whose node or Ray worker died
 _AHEAD = 2  # tasks that are handed to Ray, for each that can run
-_POLL_S = 1.0
+_POLL_S = 0.5
 _CONNECT_S = 15.0
 _LAST_WAIT_S = 10.0  # for tasks that were cancelled
 _STORE_BYTES = 80 << 20  # Ray's shared memory of a node, which small answers do not need
@@ -151,6 +151,7 @@ class RayExecutor:
         self.labels = dict(labels or {})
         self._address = address
         self._ours = False
+        self._seen: dict[str, Node] = {}  # also those that died, which a cluster may replace
         self._ray: Any = None
         self._remote: Any = None
 
@@ -165,7 +166,7 @@ class RayExecutor:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when it is imported and when it connects
         with needing("ray"):
             import ray
-        self._ray = ray
+        self._ray, self._seen = ray, {}
         self._ours = not ray.is_initialized()
         if self._ours:
             self.is_local = _connect(ray, self._address)
@@ -204,22 +205,19 @@ class RayExecutor:
         """Run every task, and yield as they end: see `Executor.map`.
 
         A task runs again when its node or its Ray worker died, and once, anywhere, when its process
-        was killed, as it is where memory runs out.
-
-        Raises:
-            MachineError: No node could ever run one of the tasks.
+        was killed, as it is where memory runs out. One that no node can hold ends with a
+        MachineError.
         """
         waiting = deque(enumerate(tasks))
         running: dict[Any, tuple[int, Task]] = {}
         again: set[int] = set()
-        done = 0
+        left = len(tasks)
         try:
             while waiting or running:
-                most = _AHEAD * self.workers
-                while waiting and len(running) < most:
-                    place, task = waiting.popleft()
-                    running[self._submit(task)] = place, task
-                ended, _ = self._ray.wait([*running], timeout=_POLL_S)
+                for place, outcome in self._fill(waiting, running):
+                    left -= 1
+                    yield place, outcome
+                ended = self._wait([*running])
                 for reference in ended:
                     place, task = running.pop(reference)
                     result = self._result(reference, task)
@@ -227,11 +225,25 @@ class RayExecutor:
                         again.add(place)
                         waiting.append((place, task))
                         continue
-                    done += 1
-                    self._tell(done, len(tasks), progress)
+                    left -= 1
+                    self._tell(len(tasks) - left, len(tasks), progress)
                     yield place, result.outcome()
+                if not ended and not self._fitting():
+                    self._tell(len(tasks) - left, len(tasks), progress)
         finally:
             self._cancel([*running])
+
+    def _fill(
+        self, waiting: deque[tuple[int, Task]], running: dict[Any, tuple[int, Task]]
+    ) -> Iterator[tuple[int, MachineError]]:
+        """Hand waiting tasks to Ray, some more than can run; yield those that it could not run."""
+        most = _AHEAD * self.workers
+        while waiting and len(running) < most:
+            place, task = waiting.popleft()
+            try:
+                running[self._submit(task)] = place, task
+            except MachineError as error:
+                yield place, error
 
     def alone(self, labels: Mapping[str, str], task: Task) -> Answer:
         """Run a task on one node with these labels, where no other task runs, to measure times.
@@ -247,7 +259,7 @@ class RayExecutor:
             chosen = max(_labelled(self._alive(), labels), key=lambda node: node.cpus)
             reference = self._submit(task, chosen)
             try:
-                while not self._ray.wait([reference], timeout=_POLL_S)[0]:
+                while not self._wait([reference]):
                     pass
                 result = self._result(reference, task)
             finally:
@@ -291,9 +303,20 @@ class RayExecutor:
             _log.warning("%s", warning)
         return result
 
+    def _wait(self, references: list[Any]) -> list[Any]:
+        """Return those that have ended, after a short while if none has.
+
+        Signals wait too: of a handler's SystemExit inside Ray's own code only a plain one is left.
+        """
+        if not references:
+            return []
+        with undisturbed():
+            ended: list[Any] = self._ray.wait(references, timeout=_POLL_S)[0]
+        return ended
+
     def _tell(self, done: int, count: int, progress: Progress) -> None:
         number = self.nodes["count"]
-        where = f"{number} node{'' if number == 1 else 's'}"
+        where = f"{number} node{'' if number == 1 else 's'}"  # 0: Ray waits for one to join
         progress(f"{done} of {count} tasks, on {where}", done / count)
 
     def _cancel(self, references: list[Any]) -> None:
@@ -307,7 +330,7 @@ class RayExecutor:
             self._ray.wait(references, num_returns=len(references), timeout=_LAST_WAIT_S)
 
     def _alive(self) -> list[Node]:
-        return [
+        nodes = [
             Node(
                 row["NodeID"],
                 int(row["Resources"].get("CPU", 0)),
@@ -317,13 +340,16 @@ class RayExecutor:
             for row in self._ray.nodes()
             if row["Alive"]
         ]
+        self._seen |= {node.id: node for node in nodes}
+        return nodes
 
     def _fitting(self) -> list[Node]:
         return [node for node in self._alive() if node.runs(self.threads, 0, self.labels)]
 
     def _require(self, threads: int, memory_bytes: int) -> list[Node]:
         """Return the nodes that could run a task; a task for none would wait for ever."""
-        labelled = _labelled(self._alive(), self.labels)
+        self._alive()
+        labelled = _labelled(self._seen.values(), self.labels)
         fitting = [node for node in labelled if node.runs(threads, memory_bytes, {})]
         if not fitting:
             cpus = max(node.cpus for node in labelled)
@@ -363,7 +389,7 @@ class RayExecutor:
     def _asked(self, reference: Any) -> tuple[str, dict[str, Any]] | None:
         """Return one node's environment, in words and as data; None if it died."""
         try:
-            while not self._ray.wait([reference], timeout=_POLL_S)[0]:
+            while not self._wait([reference]):
                 pass
             told: tuple[str, dict[str, Any]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:

@@ -78,7 +78,7 @@ def test_the_version(capfd: pytest.CaptureFixture[str]) -> None:
     ("arguments", "told"),
     [
         (["zork"], ["error: No such command 'zork'", "  See `exporter --help`."]),
-        (["build"], ["error: Missing argument 'RECIPE'.", "  See `exporter build --help`."]),
+        (["build"], ["error: Missing argument 'RECIPES...'.", "  See `exporter build --help`."]),
         (["build", "x", "--z"], ["error: No such option", "  See `exporter build --help`."]),
         (["validate", "x", "--clips=0"], ["error: Invalid value for '--clips'", "  See `exporter"]),
         (["build", "x"], ["error: x: cannot read the recipe: No such file or directory"]),
@@ -98,7 +98,7 @@ def test_wrong_usage_is_2(
     ("arguments", "code", "told"),
     [
         (["zork", "--json"], 2, "No such command 'zork'."),
-        (["build", "--json"], 2, "Missing argument 'RECIPE'."),
+        (["build", "--json"], 2, "Missing argument 'RECIPES...'."),
         (["build", "x", "--json", "--z"], 2, "No such option '--z'."),
         (["build", "x", "--json"], 2, "x: cannot read the recipe: No such file or directory"),
         (["verify", "--json", "absent"], 5, "absent"),

@@ -23,10 +23,13 @@ from exporter.errors import (
     RecipeError,
     ResourceError,
 )
+from exporter.system import signals
 from exporter.system.progress import Progress, silent
+from exporter.system.signals import Terminated
 from tests.support import ray_cluster
 from tests.support.ray_cluster import (
     PHASES,
+    TIMING,
     Nodes,
     alive,
     ended,
@@ -44,7 +47,6 @@ from tests.support.ray_cluster import (
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("RAY_AUTH_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
 COUNT = 8
-TIMING = {"exporter_use": "timing"}
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,16 @@ def test_says_what_it_is(executor: RayExecutor) -> None:
     assert executor.environment == environment.describe()
 
 
+def test_uses_a_connection_that_is_there_and_leaves_it(
+    executor: RayExecutor, nodes: Nodes, tmp_path: Path
+) -> None:
+    import ray
+
+    with open_ray(nodes.address, threads=1) as other:
+        ended(other, kept(tmp_path, 1))
+    assert ray.is_initialized()
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_raylet_dies(
     phase: str, executor: RayExecutor, nodes: Nodes, tmp_path: Path, expected: Any
@@ -109,11 +121,7 @@ def test_a_raylet_dies(
 
     with meanwhile(strike):
         assert (ended(executor, tasks), results(tmp_path)) == expected
-    nodes.add(**({} if timing_is_alive(executor) else TIMING))
-
-
-def timing_is_alive(executor: RayExecutor) -> bool:
-    return any(node.has({"exporter-use": "timing"}) for node in executor._alive())
+    nodes.restore()
 
 
 def test_ray_workers_die_at_every_phase(
@@ -255,19 +263,30 @@ def test_closing_the_iterator_ends_all_processes(executor: RayExecutor, tmp_path
     assert len(results(tmp_path)) == 1
 
 
-def test_an_interrupt_ends_all_processes(executor: RayExecutor, tmp_path: Path) -> None:
-    """Ctrl-C comes while the driver waits."""
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_an_interrupt_ends_all_processes(
+    number: int, raised: type[BaseException], executor: RayExecutor, tmp_path: Path
+) -> None:
+    """The signal comes while the driver waits."""
     tasks = kept(tmp_path, 2)
-    for number in range(2):
-        hold(tmp_path, number, "work")
+    for each in range(2):
+        hold(tmp_path, each, "work")
     children: list[int] = []
 
     def strike() -> None:
-        children.extend(reached(tmp_path, number, "work")["pid"] for number in range(2))
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        children.extend(reached(tmp_path, each, "work")["pid"] for each in range(2))
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
-    with meanwhile(strike), pytest.raises(KeyboardInterrupt):
-        ended(executor, tasks)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signals.listen()
+    try:
+        with meanwhile(strike), pytest.raises(raised):
+            ended(executor, tasks)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     wait_until(lambda: not any(map(alive, children)))
     assert results(tmp_path) == {}
 
@@ -295,8 +314,7 @@ def test_a_driver_dies_at_every_phase(nodes: Nodes, tmp_path: Path, expected: An
 def test_alone_takes_a_whole_node(executor: RayExecutor, tmp_path: Path) -> None:
     """Only the CPUs of the other nodes stay free for tasks."""
     (task,) = kept(tmp_path, 1)
-    label = {"exporter-use": "timing"}
-    (node,) = [each for each in executor._alive() if each.has(label)]
+    (node,) = [each for each in executor._alive() if each.has(TIMING)]
     hold(tmp_path, 0, "prepare", to_kill=False)
     seen: list[str] = []
 
@@ -308,7 +326,7 @@ def test_alone_takes_a_whole_node(executor: RayExecutor, tmp_path: Path) -> None
         release(tmp_path, 0, "prepare")
 
     with meanwhile(beside):
-        assert executor.alone(label, task)["number"] == 0
+        assert executor.alone(TIMING, task)["number"] == 0
     assert seen == [node.id]
     with pytest.raises(MachineError, match=r"has the label use=x \(there are exporter-use=timing"):
         executor.alone({"use": "x"}, task)
@@ -335,8 +353,10 @@ def test_what_would_wait_for_ever_is_refused(
 
 def test_a_task_that_no_node_can_hold_is_refused(executor: RayExecutor, tmp_path: Path) -> None:
     large = Task(f"{__name__}:refuse", {"runs": str(tmp_path / "runs")}, "x", 1, 10**15)
-    with pytest.raises(MachineError, match="1 CPU and 1e"):
-        list(executor.map([large], silent))
+    found = dict(executor.map([large, *kept(tmp_path, 1)], silent))
+    assert isinstance(found[0], MachineError)
+    assert str(found[0]).startswith("no node of Ray can run a task of 1 CPU and 1e+03 TB of memory")
+    assert not isinstance(found[1], Exception)
     assert not (tmp_path / "runs").exists()
 
 

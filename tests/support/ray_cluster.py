@@ -25,6 +25,7 @@ from exporter.system.progress import Progress, silent
 from exporter.system.tempdirs import scratch
 
 PHASES = ("prepare", "work", "rename", "renamed")
+TIMING = {"exporter-use": "timing"}
 _STORE = 80 << 20
 # A node's death is noticed in three seconds, and one that is only slow is not taken for dead.
 _WATCHFUL = {
@@ -46,18 +47,26 @@ class Nodes:
         head = {"num_cpus": 0, "_system_config": _WATCHFUL, **common}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = f"ray:{self.cluster.address}"
+        self._labels: dict[str, dict[str, str]] = {}
+        self._killed: list[str] = []
 
-    def add(self, *, wait: bool = True, cpus: int = 2, **labels: str) -> Any:
-        """Start a node; a name's _ stands for -."""
-        named = {name.replace("_", "-"): value for name, value in labels.items()}
-        return self.cluster.add_node(
-            wait=wait, num_cpus=cpus, labels=named, object_store_memory=_STORE
+    def add(self, labels: dict[str, str], *, wait: bool = True) -> None:
+        """Start a node with labels."""
+        node = self.cluster.add_node(
+            wait=wait, num_cpus=2, labels=labels, object_store_memory=_STORE
         )
+        self._labels[node.node_id] = labels
 
     def kill(self, node_id: str) -> None:
-        """Kill a node's raylet with SIGKILL."""
+        """Kill a node's raylet with SIGKILL; any thread may do so."""
         (node,) = [each for each in self.cluster.worker_nodes if each.node_id == node_id]
         self.cluster.remove_node(node, allow_graceful=False)
+        self._killed.append(node_id)
+
+    def restore(self) -> None:
+        """Start a node with the same labels for each that was killed."""
+        while self._killed:
+            self.add(self._labels[self._killed.pop()])
 
 
 @contextmanager
@@ -65,9 +74,9 @@ def cluster(workers: int = 3) -> Iterator[Nodes]:
     """Start a head and this many nodes, of which the first has the label exporter-use=timing."""
     nodes = Nodes()
     try:
-        nodes.add(wait=False, exporter_use="timing")
+        nodes.add(TIMING, wait=False)
         for _ in range(workers - 1):
-            nodes.add(wait=False)
+            nodes.add({}, wait=False)
         nodes.cluster.wait_for_nodes()
         yield nodes
     finally:
@@ -155,10 +164,10 @@ def reach(folder: Path, number: int, phase: str) -> None:
     held = folder / f"hold-{number}-{phase}"
     if not held.exists():
         return
+    killed = held.read_text()  # before others are told that they may release it
     partial = folder / f".reached-{number}-{phase}-{os.getpid()}"
     partial.write_text(json.dumps({"pid": os.getpid(), "node": _node()}))
     partial.replace(folder / f"reached-{number}-{phase}")
-    killed = held.read_text()
     while held.exists():
         time.sleep(0.02)
     if killed:
