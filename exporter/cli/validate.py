@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import artifacts_argument, command, device_option, trust_option
+from exporter.cli.options import (
+    artifacts_argument,
+    command,
+    device_option,
+    on_option,
+    trust_option,
+)
 from exporter.cli.output.table import Column, Table
 from exporter.cli.output.terminal import Terminal, shown
 from exporter.errors import GateError, RecipeError, exhausted
@@ -35,15 +41,6 @@ def _part(
     return number, parts
 
 
-def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    if text == "local":
-        return text
-    from exporter.engine.on_ray import open_ray
-
-    open_ray(text, threads=1)  # connects to nothing yet
-    return text
-
-
 def _timing(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     if text not in ("here", "none") and not re.fullmatch(r"[\w./-]+=[\w./-]+", text):
         msg = f"{text!r} is not here, none or LABEL=VALUE, like exporter-use=timing."
@@ -54,8 +51,8 @@ def _timing(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @command(
     "artifacts/whisper-demo-int8",
     "artifacts/mine/aoti --data clips --clips 100 --report told",
-    "artifacts/mine --data s3://bucket/corpus --store s3://bucket/parts --part 3/8",
-    "artifacts/mine --data s3://bucket/corpus --store s3://bucket/parts --merge",
+    "artifacts/mine --store s3://bucket/parts --part 3/8",
+    "artifacts/mine --store s3://bucket/parts --merge",
     extra="validate",
 )
 @artifacts_argument
@@ -79,13 +76,7 @@ def _timing(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Hear the I-th of N parts into --store; write no report.",
 )
 @click.option("--merge", is_flag=True, help="Hear nothing: judge what all parts have heard.")
-@click.option(
-    "--on",
-    metavar="ENGINE",
-    default="local",
-    callback=_engine,
-    help="Where clips are heard: local (default), ray or ray:HOST:PORT.",
-)
+@on_option
 @click.option(
     "--timing",
     metavar="WHERE",
