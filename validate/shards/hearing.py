@@ -234,7 +234,7 @@ class Hearing:
             rows=[clip.to_row() for clip in self.reading.clips(shard.numbers)],
             store=self.store,
             name=self._name(shard),
-            environment=self.environment,
+            kind=self.environment,
             skips=self.reading.skips,
         )
 
@@ -325,7 +325,7 @@ class _AnywhereTask(Task):
     rows: list[list[Any]]
     store: PartStore
     name: str
-    environment: dict[str, Any]
+    kind: dict[str, Any]
     skips: bool
 
     def is_done(self) -> bool:
@@ -356,7 +356,7 @@ class _AnywhereTask(Task):
             yield transcripts.Request(spec=self.spec, part=part).model_dump(mode="json")
             rows = map(Examined.of_row, index)
             heard = read_transcripts(part.output)
-            made = part_of(self.environment, self.numbers.start, rows, heard, unreadable)
+            made = part_of(self.kind, self.numbers.start, rows, heard, unreadable)
             self.store.write(self.name, packed(made))
 
 

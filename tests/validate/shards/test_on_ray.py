@@ -98,7 +98,7 @@ def test_a_raylet_ray_workers_and_a_child_die(
 
     with meanwhile(strike):
         told = on_ray()
-    nodes.add()
+    nodes.restore()
     assert (without_times(told), predictions(tmp_path / "one")) == one
     assert len(PartStore(tmp_path / "store").names()) == len(ORIGINAL) + len(ARTIFACT)
     again = {n: len((tmp_path / f"runs-{n}").read_text().split()) for n in (*ORIGINAL, *ARTIFACT)}
