@@ -30,6 +30,7 @@ class Task:
         what: The task's name in messages.
         threads: Number of threads of the numerical libraries; None for their default.
         memory_bytes: The memory that the step needs, for an engine that places tasks; 0: unknown.
+        gpus: The number of GPUs that it computes on, for such an engine.
     """
 
     step: str
@@ -37,6 +38,7 @@ class Task:
     what: str
     threads: int | None = None
     memory_bytes: int = 0
+    gpus: int = 0
 
     def is_done(self) -> bool:
         """Return whether there is a result: of a task that ran before its machine was lost."""

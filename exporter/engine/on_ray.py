@@ -84,18 +84,41 @@ def open_ray(on: str, *, threads: int) -> RayExecutor:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """What a task takes of a node, or a node has for tasks."""
+
+    cpus: int
+    memory_bytes: int = 0
+    gpus: int = 0
+
+    def __str__(self) -> str:
+        memory = f"{shown_bytes(self.memory_bytes)} of memory" if self.memory_bytes else ""
+        counts = ((self.cpus, "CPU"), (self.gpus, "GPU"))
+        named = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+        return " and ".join(filter(None, [*named, memory])) or "no CPU"
+
+    def holds(self, other: Amount) -> bool:
+        """Return True if another amount is no larger."""
+        enough = self.cpus >= other.cpus and self.memory_bytes >= other.memory_bytes
+        return enough and self.gpus >= other.gpus
+
+
+@dataclass(frozen=True)
 class Node:
-    """A living node: its id, its CPUs and memory for tasks, and its labels."""
+    """A living node: its id, what it has for tasks, and its labels."""
 
     id: str
-    cpus: int
-    memory_bytes: int
+    has_for_tasks: Amount
     labels: Mapping[str, str]
 
-    def runs(self, threads: int, memory_bytes: int, labels: Mapping[str, str]) -> bool:
+    @property
+    def cpus(self) -> int:
+        """The number of its CPUs."""
+        return self.has_for_tasks.cpus
+
+    def runs(self, amount: Amount, labels: Mapping[str, str]) -> bool:
         """Return True if the node could run such a task when it is idle."""
-        enough = self.cpus >= threads and self.memory_bytes >= memory_bytes
-        return enough and self.has(labels)
+        return self.has_for_tasks.holds(amount) and self.has(labels)
 
     def has(self, labels: Mapping[str, str]) -> bool:
         """Return True if the node has all these labels."""
@@ -172,7 +195,7 @@ class RayExecutor:
             self.is_local = _connect(ray, self._address)
         try:
             self._remote = ray.remote(_on_node)
-            fitting = self._require(self.threads, 0)
+            fitting = self._require(Amount(self.threads))
             self.environment = self._common(fitting)
         except BaseException:
             self.__exit__()
@@ -278,12 +301,14 @@ class RayExecutor:
         if alone:
             how |= {
                 "num_cpus": alone.cpus,
+                "num_gpus": task.gpus,
                 "max_retries": 0,
                 "label_selector": {_NODE_ID: alone.id},
             }
             return self._remote.options(**how).remote(task, None)
-        self._require(threads, task.memory_bytes)
+        self._require(Amount(threads, task.memory_bytes, task.gpus))
         how |= {"num_cpus": threads, "max_retries": _RETRIES, "label_selector": self.labels}
+        how["num_gpus"] = task.gpus
         if task.memory_bytes:
             how["memory"] = task.memory_bytes
         return self._remote.options(**how).remote(replace(task, threads=threads), self.environment)
@@ -333,8 +358,7 @@ class RayExecutor:
         nodes = [
             Node(
                 row["NodeID"],
-                int(row["Resources"].get("CPU", 0)),
-                int(row["Resources"].get("memory", 0)),
+                Amount(*(int(row["Resources"].get(name, 0)) for name in ("CPU", "memory", "GPU"))),
                 row["Labels"],
             )
             for row in self._ray.nodes()
@@ -344,19 +368,23 @@ class RayExecutor:
         return nodes
 
     def _fitting(self) -> list[Node]:
-        return [node for node in self._alive() if node.runs(self.threads, 0, self.labels)]
+        return [node for node in self._alive() if node.runs(Amount(self.threads), self.labels)]
 
-    def _require(self, threads: int, memory_bytes: int) -> list[Node]:
+    def _require(self, amount: Amount) -> list[Node]:
         """Return the nodes that could run a task; a task for none would wait for ever."""
         self._alive()
         labelled = _labelled(self._seen.values(), self.labels)
-        fitting = [node for node in labelled if node.runs(threads, memory_bytes, {})]
+        fitting = [node for node in labelled if node.runs(amount, {})]
         if not fitting:
-            cpus = max(node.cpus for node in labelled)
-            memory = max(node.memory_bytes for node in labelled)
+            had = [node.has_for_tasks for node in labelled]
+            largest = Amount(
+                max(each.cpus for each in had),
+                max(each.memory_bytes for each in had) if amount.memory_bytes else 0,
+                max(each.gpus for each in had),
+            )
             msg = (
-                f"no node of Ray can run a task of {_amount(threads, memory_bytes)}: "
-                f"the largest have {_amount(cpus, memory)}.\nUse fewer --threads, or start a "
+                f"no node of Ray can run a task of {amount}: "
+                f"the largest have {largest}.\nUse fewer --threads, or start a "
                 "larger node first; a cluster that grows by itself needs one such node to begin."
             )
             raise MachineError(msg)
@@ -531,8 +559,3 @@ def _known(nodes: Iterable[Node]) -> str:
     pairs = {pair for node in nodes for pair in node.labels.items()}
     given = sorted(f"{name}={value}" for name, value in pairs if name != _NODE_ID)
     return f" (there are {', '.join(given[:20])})" if given else " (nodes have no labels)"
-
-
-def _amount(cpus: int, memory_bytes: int) -> str:
-    memory = f" and {shown_bytes(memory_bytes)} of memory" if memory_bytes else ""
-    return f"{cpus} CPU{'' if cpus == 1 else 's'}{memory}"

@@ -360,6 +360,24 @@ def test_a_task_that_no_node_can_hold_is_refused(executor: RayExecutor, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+def cards(_request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+    """A step that tells which cards it sees."""
+    return {"cards": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def test_a_task_that_needs_a_gpu_gets_one(executor: RayExecutor, nodes: Nodes) -> None:
+    asking = Task(f"{__name__}:cards", {}, "x", 1, gpus=1)
+    (refused,) = dict(executor.map([asking], silent)).values()
+    assert isinstance(refused, MachineError)
+    assert str(refused).startswith("no node of Ray can run a task of 1 CPU and 1 GPU")
+    assert "the largest have 2 CPUs" in str(refused)
+    with_card = nodes.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 << 20)
+    (answer,) = dict(executor.map([asking], silent)).values()
+    nodes.cluster.remove_node(with_card)
+    assert isinstance(answer, dict)
+    assert answer["cards"] == "0"
+
+
 def test_labels_restrict_tasks(nodes: Nodes, tmp_path: Path, unconnected: None) -> None:
     tasks = kept(tmp_path, 4)
     for number in range(2):

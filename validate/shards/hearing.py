@@ -228,6 +228,7 @@ class Hearing:
             what=self.listener.name,
             threads=self.listener.spec.threads,
             memory_bytes=self.listener.memory_bytes,
+            gpus=int(self.listener.spec.device != "cpu"),
             spec=self.listener.spec,
             numbers=shard.numbers,
             total=self.reading.sizes[-1],

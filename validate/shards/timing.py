@@ -41,6 +41,7 @@ def timing_task(pair: PairRequest, clips: dict[Path, Clip]) -> TimingTask:
         step="exporter.validate.measure.pair:measure",
         request={},
         what=pair.name,
+        gpus=int(pair.artifact.spec.device != "cpu"),
         pair=pair,
         clips={path: clip.to_row() for path, clip in clips.items()},
     )
