@@ -105,6 +105,8 @@ class Rounds:
         self._candidates = [
             self._candidate(subject) for subject in subjects if validation.has_device(subject)
         ]
+        if not self._candidates:
+            raise validation.failures[0]
         self._lost: dict[int, ExporterError] = {}  # by hearing, of models that fail to run
 
     def judge(self) -> list[Report]:

@@ -93,3 +93,4 @@ def test_rows_are_hashed_as_they_are_written(tmp_path: Path) -> None:
     assert rows.sha256 == sha256_file(rows.path)
     assert [rows[place]["number"] for place in (2, 0, 1)] == [2, 0, 1]
     assert list(rows) == [rows[place] for place in range(len(rows))]
+    assert [row["number"] for row in rows.some([2, 0])] == [2, 0]

@@ -202,7 +202,7 @@ class Reading:
 
     def clips(self, numbers: range) -> Iterator[Clip]:
         """Yield listed clips by their places in the order."""
-        return (self.listed[at] for at in self.order[numbers.start : numbers.stop].tolist())
+        return self.listed.some(self.order[numbers.start : numbers.stop].tolist())
 
     def unreadable(self, numbers: range) -> list[tuple[int, str]]:
         """Return which of some clips were left out: their places in the order, and names."""
@@ -368,7 +368,7 @@ def sha256_of(
     listed = list_data(data, base, folder / "again.jsonl", present=False)  # not all are opened
     clips: Iterable[Clip] = listed
     if looks:
-        clips = (listed[at] for at in order_of(listed, data.seed).by_looks(looks))
+        clips = listed.some(order_of(listed, data.seed).by_looks(looks))
     with Opener() as opener:
         for clip in clips:
             if clip.id not in left_out:

@@ -1,6 +1,6 @@
 """The clips that data name: listed on disk, before any of their audio is opened."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,14 @@ class Listed:
     def __getitem__(self, place: int) -> Clip:
         return Clip.of_row(self.rows[self.places[place]])
 
+    def some(self, places: Iterable[int]) -> Iterator[Clip]:
+        """Yield clips by their indices; fastest in the data's order."""
+        return map(Clip.of_row, self.rows.some(self.places[place] for place in places))
+
     def __iter__(self) -> Iterator[Clip]:
         if len(self) == len(self.rows):
             return map(Clip.of_row, self.rows)
-        return (self[place] for place in range(len(self)))
+        return self.some(range(len(self)))
 
 
 def list_data(data: Data, base: Path, place: Path, *, present: bool = True) -> Listed:

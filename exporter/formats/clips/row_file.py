@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ class RowFile:
 
     def __iter__(self) -> Iterator[Any]:
         return rows_from(self.path)
+
+    def some(self, places: Iterable[int]) -> Iterator[Any]:
+        """Yield rows by their places; fastest in the order of the file."""
+        with self.path.open("rb") as stream:
+            for place in places:
+                stream.seek(self.offsets[place])
+                yield json.loads(stream.readline())
 
 
 def rows_from(path: Path, offset: int = 0) -> Iterator[Any]:
