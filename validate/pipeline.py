@@ -123,7 +123,7 @@ def plan(
     paths: Sequence[Path | str], settings: Settings, progress: Progress
 ) -> list[list[PlannedLook]]:
     """Return what is heard for each artifact at each look; no audio is opened: see `hear_part`."""
-    with _opened(settings, progress) as run:
+    with _opened(replace(settings, part=(1, 1), on="local"), progress) as run:
         return run.rounds(run.subjects(paths, None)).planned()
 
 

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
-# Bytes a parameter of an original that runs: its weights in float32, and as much again while they
-# are read.
-_FLOAT32_MEMORY = 8
+# An original that runs: Python with torch and transformers, and for each parameter its float32, and
+# as much again while it is read.
+_PROCESS_BYTES, _BYTES_A_PARAMETER = 600 << 20, 8
 
 
 class Validation:
@@ -263,7 +263,7 @@ class Validation:
                 name="original",
                 windows=windows_of(checkpoint.parameters, original=True),
                 kept=kept_file(checkpoint.sha256, family, plain, what) if here else None,
-                memory_bytes=_FLOAT32_MEMORY * checkpoint.parameters,
+                memory_bytes=_PROCESS_BYTES + _BYTES_A_PARAMETER * checkpoint.parameters,
             )
             self._originals[key] = self._hearing(subject, listener)
         return self._originals[key]

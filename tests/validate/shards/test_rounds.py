@@ -217,7 +217,6 @@ def test_a_plan_opens_no_audio(
         path.write_text("no audio")
     settings = Settings(
         *(str(tmp_path / "clips"), None, str(tiny_whisper), 1, 1, False),
-        part=(1, 1),
         until="all",
         store=str(tmp_path / "store"),
     )
