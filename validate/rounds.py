@@ -6,6 +6,7 @@ in the store alone, so it does not matter who heard it, in which order, or how o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -34,6 +35,7 @@ from exporter.validate.validation import Validation, warn_of_gates
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
 
+_log = logging.getLogger(__name__)
 _Job = tuple[Hearing, Shard]
 
 
@@ -142,6 +144,7 @@ class Rounds:
         assert self._settings.part is not None
         number, parts = self._settings.part
         self._use(environment.describe())
+        _warn_of_others(_distinct(self._candidates))
         left, heard = list(self._candidates), 0
         for look in count():
             planned = self._jobs(look, left)
@@ -335,6 +338,20 @@ def chosen_environment(hearings: Sequence[Hearing]) -> dict[str, object]:
         "Run all parts on machines of one kind, with the same versions, in a store of their own."
     )
     raise DataError(msg)
+
+
+def _warn_of_others(hearings: Sequence[Hearing]) -> None:
+    """Warn if the first look was heard on machines of another kind, with which none is mixed."""
+    here = environment.describe()
+    kinds = set().union(*(each for hearing in hearings for each in hearing.environments(0)))
+    if others := sorted(kinds - {hash_of(here)}):
+        _log.warning(
+            "%s has parts from another kind of machine (%s): they are not mixed with those of this "
+            "one (%s)",
+            hearings[0].store,
+            environment.in_words(_of_any(hearings, others[0])),
+            environment.in_words(here),
+        )
 
 
 def _of_any(hearings: Sequence[Hearing], kind: str) -> dict[str, object]:

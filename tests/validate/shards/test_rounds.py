@@ -119,7 +119,12 @@ def test_both_sides_must_have_heard_the_same_audio(
 
 
 def test_parts_of_two_kinds_of_machines_are_not_mixed(
-    judged: Judge, hear: Hear, merge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: Judge,
+    hear: Hear,
+    merge: Judge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     judged("one", until="all")
     hear((1, 2), "one")
@@ -127,7 +132,9 @@ def test_parts_of_two_kinds_of_machines_are_not_mixed(
     other = {**here, "cpu": ["x86-64-v3", "avx2"]}
     with monkeypatch.context() as patch:
         patch.setattr(environment, "describe", lambda: other)
+        assert "another kind" not in caplog.text
         told = hear((2, 2), "one")
+        assert "has parts from another kind of machine (x86-64" in caplog.text
         assert told.heard == 3
         assert not told.certain
     with pytest.raises(DataError) as caught:
