@@ -66,7 +66,8 @@ class PartsHeard:
         heard: Shards that were heard now.
         done: Shards of the look that are in the store.
         planned: Shards of the look.
-        certain: Whether every verdict on words is certain, so that nothing is left to hear.
+        certain: Whether nothing is left to hear: every verdict on words is certain, or all clips
+            are heard.
     """
 
     clips: int
@@ -148,7 +149,11 @@ class Rounds:
             for error in self._run(ours):
                 raise error
             heard += len(ours)
-            done = len(planned) - len(missing) + len(ours)
+            if len(ours) < len(missing):  # others may have heard some meanwhile
+                missing = {shard.sha256 for _, shard in self._missing(look, left)}
+            else:
+                missing = set()
+            done = len(planned) - len(missing)
             told = self._heard(look, left, heard, done, len(planned))
             if done < len(planned):
                 return told
@@ -159,7 +164,7 @@ class Rounds:
 
     def planned(self) -> list[list[PlannedLook]]:
         """Return for each artifact what is heard at each look, without hearing it."""
-        self._use(environment.describe())
+        self._use(self._environment())
         return [
             [self._planned(candidate, look) for look in range(len(candidate.subject.reader.sizes))]
             for candidate in self._candidates
@@ -346,9 +351,10 @@ def _of_any(hearings: Sequence[Hearing], kind: str) -> dict[str, object]:
 def _lacking(candidate: _Candidate, look: int, missing: int, planned: int) -> DataError:
     store, reading = candidate.original.store, candidate.subject.reader
     clips, listed = reading.sizes[look], len(reading.listed)
+    which = "all" if clips == listed else f"the first {clips:,} of"
     return DataError(
-        f"{store}: {missing} of {planned} shards of the first {clips:,} of {listed:,} clips are "
-        "missing.\nRun every part again with --part, with the same arguments, and then merge."
+        f"{store}: of {which} {listed:,} clips, {missing} of {planned} shards are missing.\n"
+        "Run every part with --part, with the same arguments, and then merge again."
     )
 
 

@@ -42,5 +42,5 @@ def timing_task(pair: PairRequest, clips: dict[Path, Clip]) -> TimingTask:
         request={},
         what=pair.name,
         pair=pair,
-        clips={path: clip.to_row() for path, clip in clips.items()},
+        clips={path: clip.anywhere().to_row() for path, clip in clips.items()},
     )

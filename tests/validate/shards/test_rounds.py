@@ -81,7 +81,7 @@ def test_a_missing_part_is_told_and_nothing_is_written(
     before = (tmp_path / "one" / "report.json").read_bytes()
     told = hear((2, 3), "one")
     assert (told.heard, told.done, told.planned, told.certain) == (2, 2, 7, False)
-    with pytest.raises(DataError, match="5 of 7 shards of the first 7 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of all 7 clips, 5 of 7 shards are missing"):
         merge("one")
     assert (tmp_path / "one" / "report.json").read_bytes() == before
     hear((1, 1), "one")
@@ -154,12 +154,12 @@ def test_parts_are_heard_look_by_look(
     loose, strict = judged("loose", "strict")
     told = hear((1, 2), "loose", "strict", until="certain")
     assert (told.clips, told.listed, told.heard, told.done, told.planned) == (3, 7, 2, 2, 3)
-    with pytest.raises(DataError, match="1 of 3 shards of the first 3 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of the first 3 of 7 clips, 1 of 3 shards are missing"):
         merge("loose", "strict", until="certain")
     told = hear((2, 2), "loose", "strict", until="certain")
     # It finds the first look complete, and goes on with its share of the second.
     assert (told.clips, told.heard, told.certain) == (7, 1 + 2, False)
-    with pytest.raises(DataError, match="2 of 4 shards of the first 7 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of all 7 clips, 2 of 4 shards are missing"):
         merge("loose", "strict", until="certain")
     assert not hear((2, 2), "loose", "strict", until="certain").heard
     assert hear((1, 2), "loose", "strict", until="certain").certain
