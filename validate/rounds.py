@@ -115,6 +115,8 @@ class Rounds:
             DataError: A shard has no part, or both sides heard other audio.
             ExporterError: As `validate` raises it.
         """
+        if not self._candidates:
+            raise self._validation.failures[0]
         reports: dict[int, Report] = {}
         left = dict(enumerate(self._candidates))
         self._use(self._environment())
@@ -140,6 +142,7 @@ class Rounds:
         """
         assert self._settings.part is not None
         number, parts = self._settings.part
+        self._require_devices()
         self._use(environment.describe())
         left, heard = list(self._candidates), 0
         for look in count():
@@ -164,6 +167,7 @@ class Rounds:
 
     def planned(self) -> list[list[PlannedLook]]:
         """Return for each artifact what is heard at each look, without hearing it."""
+        self._require_devices()
         self._use(self._environment())
         return [
             [self._planned(candidate, look) for look in range(len(candidate.subject.reader.sizes))]
@@ -176,6 +180,11 @@ class Rounds:
         original = validation.original(subject, checkpoint)
         found = validation.found(subject, checkpoint)
         return _Candidate(subject, checkpoint, found, original, validation.artifact(subject))
+
+    def _require_devices(self) -> None:
+        """Raise the error of an artifact that needs a device that this machine lacks."""
+        for error in self._validation.failures:
+            raise error
 
     def _use(self, known: dict[str, object]) -> None:
         """Set the kind of machine whose parts are used, and that tells what was read."""
@@ -194,8 +203,9 @@ class Rounds:
         """Hear the shards of a look that are missing; when merging, none may be."""
         missing = self._missing(look, left)
         if not self._settings.merge:
-            for _ in self._run(missing):
-                pass
+            for error in self._run(missing):
+                if isinstance(error, DataError):  # of a clip, so no artifact can be judged
+                    raise error
         elif missing:
             raise _lacking(left[0], look, len(missing), len(self._jobs(look, left)))
 

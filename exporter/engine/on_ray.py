@@ -512,7 +512,8 @@ def _reach(address: str) -> None:
 
 def _refusal(error: Exception, address: str | None) -> ExporterError:
     """Return our error for one of `ray.init`."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    told = getattr(error, "strerror", None) or str(error).strip()
+    reason = (told.splitlines() or [type(error).__name__])[0][:300]
     where = f" at {address}" if address else ""
     if "ersion mismatch" in str(error):
         return MachineError(f"Ray{where} is another version: {' '.join(str(error).split())[:300]}")

@@ -4,16 +4,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from exporter.artifact.report import Report
 from exporter.engine import environment
 from exporter.engine.part_store import PartStore
-from exporter.errors import DataError
+from exporter.errors import DataError, MachineError
 from exporter.recipe import Gate
 from exporter.system.progress import silent
-from exporter.validate import pipeline, rounds, subjects
+from exporter.validate import pipeline, rounds, subjects, validation
 from exporter.validate.gate import looks
 from exporter.validate.shards.parts import hash_of
 from exporter.validate.subjects import Settings
@@ -206,6 +207,18 @@ def test_times_that_do_not_count_leave_latency_undecided(
     assert {"latency", "lengths"} <= {*open_ones}
     assert "The times do not count" in open_ones["latency"].sentence
     assert told.verdict != "passed"
+
+
+def test_a_device_that_this_machine_lacks_is_told(
+    judged: Judge, hear: Hear, merge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged("one", until="all")
+    error = MachineError("one needs a card")
+    monkeypatch.setattr(validation, "_device", Mock(side_effect=error))
+    with pytest.raises(MachineError, match="one needs a card"):
+        hear((1, 1), "one")
+    with pytest.raises(MachineError, match="one needs a card"):
+        merge("one")
 
 
 def test_a_plan_opens_no_audio(
