@@ -15,13 +15,13 @@ from exporter.engine import unfinished
 from exporter.engine.executors import Executor, LocalExecutor
 from exporter.engine.part_store import PartStore
 from exporter.errors import DataError, RecipeError
-from exporter.formats.clips.addresses import source_at
+from exporter.formats.clips.addresses import store_at
 from exporter.recipe import Decoding
 from exporter.system import hardware
 from exporter.system.accelerators import Device
 from exporter.system.progress import Progress
 from exporter.system.tempdirs import scratch
-from exporter.validate.corpus.index import Corpora
+from exporter.validate.corpus.index import Corpora, Reading
 from exporter.validate.corpus.languages import Spoken, spoken_in
 from exporter.validate.reporting import language_of
 from exporter.validate.rounds import PartsHeard, PlannedLook, Rounds
@@ -123,7 +123,7 @@ def plan(
     paths: Sequence[Path | str], settings: Settings, progress: Progress
 ) -> list[list[PlannedLook]]:
     """Return what is heard for each artifact at each look; no audio is opened: see `hear_part`."""
-    with _opened(replace(settings, part=(1, 1), on="local"), progress) as run:
+    with _opened(replace(settings, on="local"), progress, kind=PartsReading) as run:
         return run.rounds(run.subjects(paths, None)).planned()
 
 
@@ -154,13 +154,17 @@ def validating(
 
 
 @contextmanager
-def _opened(settings: Settings, progress: Progress) -> Iterator[_Run]:
-    with scratch() as place, _executor(settings) as executor:
-        yield _Run(settings, place, executor, progress)
+def _opened(
+    settings: Settings, progress: Progress, *, kind: type[Reading] | None = None
+) -> Iterator[_Run]:
+    """Open what runs the work, and yield a run; `kind` is what reads clips."""
+    kind = kind or (PartsReading if settings.is_spread else None)
+    with scratch() as place, _executor(settings, progress) as executor:
+        yield _Run(settings, place, executor, progress, kind)
 
 
 @contextmanager
-def _executor(settings: Settings) -> Iterator[Executor]:
+def _executor(settings: Settings, progress: Progress) -> Iterator[Executor]:
     """Open what runs the transcription."""
     if settings.on == "local":
         yield LocalExecutor(settings.workers)
@@ -168,9 +172,16 @@ def _executor(settings: Settings) -> Iterator[Executor]:
     from exporter.engine.on_ray import open_ray  # late, since it needs ray
 
     threads = settings.threads or hardware.describe().cores
+    progress("connecting to Ray", None)
     with open_ray(settings.on, threads=threads) as executor:
+        label, mark, value = settings.timing.partition("=")
+        if mark:
+            executor.require_labels({label: value})
         if not (executor.is_local or settings.store):
-            msg = "a cluster needs --store, a folder or a bucket that all of its nodes reach"
+            msg = (
+                "a cluster needs --store, a folder or a bucket that all of its nodes reach.\n"
+                "RAY_ADDRESS=local starts a Ray on this machine alone, which needs none."
+            )
             raise RecipeError(msg)
         yield executor
 
@@ -179,17 +190,21 @@ class _Run:
     """The corpora and models of one run."""
 
     def __init__(
-        self, settings: Settings, folder: Path, executor: Executor, progress: Progress
+        self,
+        settings: Settings,
+        folder: Path,
+        executor: Executor,
+        progress: Progress,
+        kind: type[Reading] | None,
     ) -> None:
         self.folder = folder
         self.settings = settings
         self.executor = executor
         self.progress = progress
-        kind = PartsReading if settings.is_spread else None
         self._corpora = Corpora(
             folder, progress, skip_unreadable=settings.skip_unreadable, kind=kind
         )
-        chosen = source_at(Path(), settings.store) if settings.store else folder / "parts"
+        chosen = folder / "parts" if settings.store is None else store_at(settings.store)
         self._store = PartStore(chosen)
 
     def subjects(self, paths: Sequence[Path | str], into: Path | None) -> list[Subject]:

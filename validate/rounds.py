@@ -68,7 +68,8 @@ class PartsHeard:
         heard: Shards that were heard now.
         done: Shards of the look that are in the store.
         planned: Shards of the look.
-        certain: Whether every verdict on words is certain, so that nothing is left to hear.
+        certain: Whether nothing is left to hear: every verdict on words is certain, or all clips
+            are heard.
     """
 
     clips: int
@@ -118,6 +119,8 @@ class Rounds:
             DataError: A shard has no part, or both sides heard other audio.
             ExporterError: As `validate` raises it.
         """
+        if not self._candidates:
+            raise self._validation.failures[0]
         reports: dict[int, Report] = {}
         left = dict(enumerate(self._candidates))
         self._use(self._environment())
@@ -143,6 +146,7 @@ class Rounds:
         """
         assert self._settings.part is not None
         number, parts = self._settings.part
+        self._require_devices()
         self._use(environment.describe())
         _warn_of_others(_distinct(self._candidates))
         left, heard = list(self._candidates), 0
@@ -153,7 +157,11 @@ class Rounds:
             for error in self._run(ours):
                 raise error
             heard += len(ours)
-            done = len(planned) - len(missing) + len(ours)
+            if len(ours) < len(missing):  # others may have heard some meanwhile
+                missing = {shard.sha256 for _, shard in self._missing(look, left)}
+            else:
+                missing = set()
+            done = len(planned) - len(missing)
             told = self._heard(look, left, heard, done, len(planned))
             if done < len(planned):
                 return told
@@ -164,7 +172,8 @@ class Rounds:
 
     def planned(self) -> list[list[PlannedLook]]:
         """Return for each artifact what is heard at each look, without hearing it."""
-        self._use(environment.describe())
+        self._require_devices()
+        self._use(self._environment())
         return [
             [self._planned(candidate, look) for look in range(len(candidate.subject.reader.sizes))]
             for candidate in self._candidates
@@ -176,6 +185,11 @@ class Rounds:
         original = validation.original(subject, checkpoint)
         found = validation.found(subject, checkpoint)
         return _Candidate(subject, checkpoint, found, original, validation.artifact(subject))
+
+    def _require_devices(self) -> None:
+        """Raise the error of an artifact that needs a device that this machine lacks."""
+        for error in self._validation.failures:
+            raise error
 
     def _use(self, known: dict[str, object]) -> None:
         """Set the kind of machine whose parts are used, and that tells what was read."""
@@ -194,8 +208,9 @@ class Rounds:
         """Hear the shards of a look that are missing; when merging, none may be."""
         missing = self._missing(look, left)
         if not self._settings.merge:
-            for _ in self._run(missing):
-                pass
+            for error in self._run(missing):
+                if isinstance(error, DataError):  # of a clip, so no artifact can be judged
+                    raise error
         elif missing:
             raise _lacking(left[0], look, len(missing), len(self._jobs(look, left)))
 
@@ -365,9 +380,10 @@ def _of_any(hearings: Sequence[Hearing], kind: str) -> dict[str, object]:
 def _lacking(candidate: _Candidate, look: int, missing: int, planned: int) -> DataError:
     store, reading = candidate.original.store, candidate.subject.reader
     clips, listed = reading.sizes[look], len(reading.listed)
+    which = "all" if clips == listed else f"the first {clips:,} of"
     return DataError(
-        f"{store}: {missing} of {planned} shards of the first {clips:,} of {listed:,} clips are "
-        "missing.\nRun every part again with --part, with the same arguments, and then merge."
+        f"{store}: of {which} {listed:,} clips, {missing} of {planned} shards are missing.\n"
+        "Run every part with --part, with the same arguments, and then merge again."
     )
 
 

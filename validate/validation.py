@@ -284,7 +284,7 @@ class Validation:
     def _hearing(self, subject: Subject, listener: Listener) -> Hearing:
         here = environment.describe() if self.settings.on == "local" else None
         # Only where nobody else looks for the parts may they be smaller, for all workers.
-        alone = self.settings.store is None and subject.reader.here
+        alone = self.settings.store is None and not self.settings.is_spread
         least = self.executor.workers if alone else 1
         return Hearing(listener, subject.reader, self.store, here, least)
 

@@ -182,8 +182,8 @@ def _require_consistent(
     elsewhere, merge = how["on"] != "local", how["merge"]
     reported = into is not None or summary is not None
     wrong = {
-        "--part needs --store, where the parts meet": part and not how["store"],
-        "--merge needs --store, where the parts are": merge and not how["store"],
+        "--part needs --store, where the parts meet": part and how["store"] is None,
+        "--merge needs --store, where the parts are": merge and how["store"] is None,
         "--part hears, and --merge hears nothing: give one of them": part and merge,
         "--part and --merge run without an engine: leave --on out": elsewhere and (part or merge),
         "--part writes no report: leave --report and --summary out": part and reported,

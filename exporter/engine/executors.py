@@ -127,7 +127,7 @@ class LocalExecutor:
         if self.workers == 1:
             for place, task in enumerate(tasks):
                 try:
-                    outcome: Outcome = run_task(task, shares.of(place))
+                    outcome: Outcome = run_task(task, shares.of(place, task.what))
                 except ExporterError as error:
                     outcome = error
                 shares.end(place)
@@ -142,7 +142,9 @@ class LocalExecutor:
                 process = processes.enter_context(ExitStack())
                 request = process.enter_context(task.prepared())
                 child = process.enter_context(worker.started(task.step, request, **_how(task)))
-                running.append((place, process, pool.submit(child.answer, shares.of(place))))
+                running.append(
+                    (place, process, pool.submit(child.answer, shares.of(place, task.what)))
+                )
             while running:
                 yield _end_of(*running.popleft(), shares)
 
@@ -167,13 +169,13 @@ class _Shares:
         self._progress = progress
         self._lock = Lock()
 
-    def of(self, place: int) -> Progress:
-        """Return the progress function of one task."""
+    def of(self, place: int, name: str) -> Progress:
+        """Return the progress function of one task, whose steps begin with its name."""
 
         def progress(what: str, done: float | None) -> None:
             with self._lock:
                 self._done[place] = max(self._done[place], done or 0)
-                self._progress(what, sum(self._done) / len(self._done))
+                self._progress(f"{name}: {what}", sum(self._done) / len(self._done))
 
         return progress
 

@@ -175,6 +175,7 @@ class RayExecutor:
         self._address = address
         self._ours = False
         self._seen: dict[str, Node] = {}  # also those that died, which a cluster may replace
+        self._told_lost: set[str] = set()
         self._ray: Any = None
         self._remote: Any = None
 
@@ -189,7 +190,7 @@ class RayExecutor:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when it is imported and when it connects
         with needing("ray"):
             import ray
-        self._ray, self._seen = ray, {}
+        self._ray, self._seen, self._told_lost = ray, {}, set()
         self._ours = not ray.is_initialized()
         if self._ours:
             self.is_local = _connect(ray, self._address)
@@ -235,6 +236,8 @@ class RayExecutor:
         running: dict[Any, tuple[int, Task]] = {}
         again: set[int] = set()
         left = len(tasks)
+        if tasks:
+            self._tell(0, len(tasks), progress)
         try:
             while waiting or running:
                 for place, outcome in self._fill(waiting, running):
@@ -267,6 +270,10 @@ class RayExecutor:
                 running[self._submit(task)] = place, task
             except MachineError as error:
                 yield place, error
+
+    def require_labels(self, labels: Mapping[str, str]) -> None:
+        """Raise MachineError if no node has these labels."""
+        _labelled(self._alive(), labels)
 
     def alone(self, labels: Mapping[str, str], task: Task) -> Answer:
         """Run a task on one node with these labels, where no other task runs, to measure times.
@@ -342,7 +349,7 @@ class RayExecutor:
     def _tell(self, done: int, count: int, progress: Progress) -> None:
         number = self.nodes["count"]
         where = f"{number} node{'' if number == 1 else 's'}"  # 0: Ray waits for one to join
-        progress(f"{done} of {count} tasks, on {where}", done / count)
+        progress(f"{done} of {count} tasks done, on {where}", done / count)
 
     def _cancel(self, references: list[Any]) -> None:
         """End tasks and their processes; those that have ended stay as they are."""
@@ -365,6 +372,11 @@ class RayExecutor:
             if row["Alive"]
         ]
         self._seen |= {node.id: node for node in nodes}
+        lost = self._seen.keys() - {node.id for node in nodes} - self._told_lost
+        if lost:
+            count = "a node" if len(lost) == 1 else f"{len(lost)} nodes"
+            _log.warning("Ray lost %s; what ran there runs again", count)
+        self._told_lost |= lost
         return nodes
 
     def _fitting(self) -> list[Node]:
@@ -528,7 +540,8 @@ def _reach(address: str) -> None:
 
 def _refusal(error: Exception, address: str | None) -> ExporterError:
     """Return our error for one of `ray.init`."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    told = getattr(error, "strerror", None) or str(error).strip()
+    reason = (told.splitlines() or [type(error).__name__])[0][:300]
     where = f" at {address}" if address else ""
     if "ersion mismatch" in str(error):
         return MachineError(f"Ray{where} is another version: {' '.join(str(error).split())[:300]}")

@@ -40,6 +40,11 @@ class PartStore:
         """Return the address without its options."""
         return str(self.address)
 
+    def anywhere(self) -> PartStore:
+        """Return the store with the whole path of its folder, for a process in another folder."""
+        place = self.address
+        return self if isinstance(place, Remote) else PartStore(place.absolute())
+
     def names(self) -> frozenset[str]:
         """Return the names of all parts; none if the folder is missing.
 
@@ -50,7 +55,7 @@ class PartStore:
         if isinstance(self.address, Remote):
             found = _objects(self.address)
         else:
-            with _reading(self.address):
+            with _reading(self.address, "\nGive --store a folder that can be read and written."):
                 found = _files(self.address)
         return frozenset(name for name, size in found if size and _NAME.fullmatch(name))
 
@@ -135,11 +140,11 @@ class PartStore:
 
 
 @contextmanager
-def _reading(place: Path) -> Iterator[None]:
+def _reading(place: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"{place} cannot be read: {error.strerror}"
+        msg = f"{place} cannot be read: {error.strerror}{advice}"
         raise DataError(msg) from error
 
 

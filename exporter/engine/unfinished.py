@@ -66,8 +66,14 @@ def clear() -> int:
 
 
 def _entry(place: Path) -> Entry:
-    sizes = [path.stat().st_size for path in place.iterdir()]
-    return Entry(place, "parts of an unfinished validation", sum(sizes), place.stat().st_mtime)
+    """Describe a run's folder, in which the run may be at work."""
+    sizes, made = list[int](), 0.0
+    with suppress(FileNotFoundError):
+        made = place.stat().st_mtime
+        for path in place.iterdir():
+            with suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+    return Entry(place, "parts of an unfinished validation", sum(sizes), made)
 
 
 def _places() -> Iterator[Path]:

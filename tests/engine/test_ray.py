@@ -211,7 +211,7 @@ def test_errors_come_back_and_stop_no_other_task(
     assert str(found[0]).startswith(told)
     assert found[1]["number"] == 0
     assert (tmp_path / "runs").read_text() == "x" * times
-    assert heard == [("1 of 2 tasks, on 3 nodes", 0.5), ("2 of 2 tasks, on 3 nodes", 1.0)]
+    assert heard == [(f"{done} of 2 tasks done, on 3 nodes", done / 2) for done in range(3)]
 
 
 def test_a_bug_is_raised_once(executor: RayExecutor, tmp_path: Path) -> None:

@@ -68,12 +68,9 @@ class ModelRun:
             _ = self.measurement  # measuring also transcribes the first clips
         shards = self.hearing.missing(look)
         tasks = [self.hearing.task(shard, self._output()) for shard in shards]
-        for _ in answers(self.executor, tasks, self._prefixed):
+        for _ in answers(self.executor, tasks, self.progress):
             pass
         return self.hearing.results(look)
 
     def _output(self) -> Path:
         return self.output.with_name(f"{self.output.name}-{next(self._numbers)}.jsonl")
-
-    def _prefixed(self, what: str, done: float | None) -> None:
-        self.progress(f"{self.name}: {what}", done)

@@ -151,7 +151,8 @@ class Hearing:
         try:
             part = unpacked(data)
         except Damaged:
-            _log.warning("%s: a part is damaged, and is heard again", self.store)
+            told = "%s: %s is damaged, and does not count"
+            _log.warning(told, self.store, self._name(shard))
             return None
         if part.unreadable and not self.reading.skips:
             return None  # hearing it tells which clip cannot be read
@@ -232,8 +233,8 @@ class Hearing:
             spec=self.listener.spec,
             numbers=shard.numbers,
             total=self.reading.sizes[-1],
-            rows=[clip.to_row() for clip in self.reading.clips(shard.numbers)],
-            store=self.store,
+            rows=[clip.anywhere().to_row() for clip in self.reading.clips(shard.numbers)],
+            store=self.store.anywhere(),
             name=self._name(shard),
             kind=self.environment,
             skips=self.reading.skips,
@@ -330,8 +331,17 @@ class _AnywhereTask(Task):
     skips: bool
 
     def is_done(self) -> bool:
-        """Return whether the part is there: of a task that ran before its machine was lost."""
-        return self.name in self.store.names()
+        """Return whether the part is there: of a task that ran before its machine was lost.
+
+        One that is damaged, or lacks clips that this run does not leave out, is heard again.
+        """
+        if self.name not in self.store.names():
+            return False
+        try:
+            part = unpacked(self.store.read(self.name))
+        except Damaged:
+            return False
+        return self.skips or not part.unreadable
 
     @contextmanager
     def prepared(self) -> Iterator[dict[str, Any]]:
@@ -413,6 +423,5 @@ def _is_of(part: Part, listed: Sequence[Clip]) -> bool:
 
 
 def _examined(start: int, listed: Clip, heard: HeardClip) -> Examined:
-
     clip = replace(listed, duration_s=heard.duration_s)
     return Examined(start + heard.number, heard.sound, heard.audio, heard.whole, clip)

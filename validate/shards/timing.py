@@ -43,5 +43,5 @@ def timing_task(pair: PairRequest, clips: dict[Path, Clip]) -> TimingTask:
         what=pair.name,
         gpus=int(pair.artifact.spec.device != "cpu"),
         pair=pair,
-        clips={path: clip.to_row() for path, clip in clips.items()},
+        clips={path: clip.anywhere().to_row() for path, clip in clips.items()},
     )

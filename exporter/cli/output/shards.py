@@ -35,8 +35,10 @@ def told(heard: PartsHeard, store: str) -> Iterator[str]:
     if heard.clips == heard.listed:
         clips = f"all {heard.listed:,} clips"
     yield (
-        f"{heard.heard} shards heard here; {store} has {heard.done} of {heard.planned} shards of "
-        f"{clips}."
+        f"{heard.heard} {'shard' if heard.heard == 1 else 'shards'} heard here; {store} has "
+        f"{heard.done} of {heard.planned} shards of {clips}."
     )
     if heard.certain:
-        yield "Every verdict on words is certain: merge now, with --merge in place of --part."
+        yield "Nothing is left to hear: judge it with --merge in place of --part."
+    else:
+        yield "When the other parts have run, too: judge it with --merge in place of --part."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from exporter.errors import DataError
+from exporter.errors import DataError, RecipeError
 
 _SCHEMES = ("s3", "gs", "gcs")
 
@@ -66,6 +66,21 @@ def source_at(base: Path, text: str) -> Path | Remote:
         )
         raise DataError(msg)
     return Remote(text)
+
+
+def store_at(text: str) -> Path | Remote:
+    """Return the folder or object store that `--store` names.
+
+    Raises:
+        DataError: The address holds a password.
+        RecipeError: It is empty, names no bucket, or is of another kind of store.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not text or (mark and not (scheme in _SCHEMES and rest.partition("?")[0].strip("/"))):
+        shown = f"{scheme}://" if mark else "an empty text"  # the rest may hold a password
+        msg = f"--store takes a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, not {shown}"
+        raise RecipeError(msg)
+    return source_at(Path(), text)
 
 
 def resolved(source: Path | Remote) -> str:

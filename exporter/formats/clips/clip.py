@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,6 +78,10 @@ class Clip:
         kind = type(self.part)
         values = [getattr(self.part, name) for name in kind.__slots__]
         return [*known, [_NAMES[kind], *values], self.size_bytes]
+
+    def anywhere(self) -> Clip:
+        """Return the clip with the whole path of its file, for a process in another folder."""
+        return replace(self, path=self.path.absolute())
 
     @classmethod
     def of_row(cls, row: list[Any]) -> Clip:

@@ -150,14 +150,18 @@ def test_the_driver_dies_at_every_phase(
 
 
 def test_times_are_taken_on_the_node_that_is_kept_for_it(
-    one: Any, on_ray: Callable[..., Report], tmp_path: Path
+    one: Any, on_ray: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = on_ray(timing="exporter-use=timing")
+    """Paths are relative to this folder, wherever tasks run."""
+    monkeypatch.chdir(tmp_path)
+    told = on_ray(timing="exporter-use=timing", data="clips", store="store")
+    assert len(PartStore(tmp_path / "store").names()) == len(ORIGINAL) + len(ARTIFACT)
     assert (without_times(told), predictions(tmp_path / "one")) == one
     assert told.timed_clips == 7
     assert told.figures.latency_median_s > 0
     with pytest.raises(MachineError, match="no node of Ray has the label use=timing"):
-        on_ray(timing="use=timing")
+        on_ray(timing="use=timing", store=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()  # it is told before anything is heard
 
 
 def test_a_cluster_needs_a_store_that_its_nodes_reach(

@@ -4,16 +4,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from exporter.artifact.report import Report
 from exporter.engine import environment
 from exporter.engine.part_store import PartStore
-from exporter.errors import DataError
+from exporter.errors import DataError, MachineError
 from exporter.recipe import Gate
 from exporter.system.progress import silent
-from exporter.validate import pipeline, rounds, subjects
+from exporter.validate import pipeline, rounds, subjects, validation
 from exporter.validate.gate import looks
 from exporter.validate.shards.parts import hash_of
 from exporter.validate.subjects import Settings
@@ -81,7 +82,7 @@ def test_a_missing_part_is_told_and_nothing_is_written(
     before = (tmp_path / "one" / "report.json").read_bytes()
     told = hear((2, 3), "one")
     assert (told.heard, told.done, told.planned, told.certain) == (2, 2, 7, False)
-    with pytest.raises(DataError, match="5 of 7 shards of the first 7 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of all 7 clips, 5 of 7 shards are missing"):
         merge("one")
     assert (tmp_path / "one" / "report.json").read_bytes() == before
     hear((1, 1), "one")
@@ -161,12 +162,12 @@ def test_parts_are_heard_look_by_look(
     loose, strict = judged("loose", "strict")
     told = hear((1, 2), "loose", "strict", until="certain")
     assert (told.clips, told.listed, told.heard, told.done, told.planned) == (3, 7, 2, 2, 3)
-    with pytest.raises(DataError, match="1 of 3 shards of the first 3 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of the first 3 of 7 clips, 1 of 3 shards are missing"):
         merge("loose", "strict", until="certain")
     told = hear((2, 2), "loose", "strict", until="certain")
     # It finds the first look complete, and goes on with its share of the second.
     assert (told.clips, told.heard, told.certain) == (7, 1 + 2, False)
-    with pytest.raises(DataError, match="2 of 4 shards of the first 7 of 7 clips are missing"):
+    with pytest.raises(DataError, match="of all 7 clips, 2 of 4 shards are missing"):
         merge("loose", "strict", until="certain")
     assert not hear((2, 2), "loose", "strict", until="certain").heard
     assert hear((1, 2), "loose", "strict", until="certain").certain
@@ -213,6 +214,18 @@ def test_times_that_do_not_count_leave_latency_undecided(
     assert {"latency", "lengths"} <= {*open_ones}
     assert "The times do not count" in open_ones["latency"].sentence
     assert told.verdict != "passed"
+
+
+def test_a_device_that_this_machine_lacks_is_told(
+    judged: Judge, hear: Hear, merge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged("one", until="all")
+    error = MachineError("one needs a card")
+    monkeypatch.setattr(validation, "_device", Mock(side_effect=error))
+    with pytest.raises(MachineError, match="one needs a card"):
+        hear((1, 1), "one")
+    with pytest.raises(MachineError, match="one needs a card"):
+        merge("one")
 
 
 def test_a_plan_opens_no_audio(
