@@ -49,6 +49,14 @@ OF_TIME = {
 }
 CHECKS = {"latency", "lengths", "call times", "memory"}
 
+_SMALL_SHARDS = """
+import sys
+from exporter.__main__ import main
+from exporter.validate.shards import cut
+cut._MOST = int(sys.argv.pop(1))
+sys.exit(main())
+"""
+
 Parts = dict[str, int]
 
 
@@ -225,8 +233,11 @@ def build(checkpoint: Path, work: Path) -> Path:
     return work / "built" / "resume" / "onnx-int8"
 
 
-def _exporter(command: str) -> list[str]:
-    return [sys.executable, "-m", "exporter", command]
+def _exporter(command: str, windows: int | None = None) -> list[str]:
+    """Return the command line of a command, with shards of at most so many windows if asked."""
+    if windows is None:
+        return [sys.executable, "-m", "exporter", command]
+    return [sys.executable, "-c", _SMALL_SHARDS, str(windows), command]
 
 
 def without_times(data: Any) -> Any:
@@ -310,7 +321,10 @@ def told_of(whole: Run, killed: Run, resumed: Run, found: Sequence[str]) -> str:
 @click.option("--clips", "counts", type=int, multiple=True, default=(1_000, 10_000))
 @click.option("--threads", default=1, show_default=True)
 @click.option("--workers", default=2, show_default=True)
-@click.option("--store", "stored", is_flag=True, help="Also: with --store, what grows.")
+@click.option("--store", "stored", is_flag=True, help="Also with a --store of their own.")
+@click.option(
+    "--windows", type=int, help="Of a shard at most, to have more of them; default: as the product."
+)
 def main(
     work: Path,
     checkpoint: Path,
@@ -318,6 +332,7 @@ def main(
     threads: int,
     workers: int,
     stored: bool,
+    windows: int | None,
 ) -> None:
     """Print the figures of each run, and of the one that was killed."""
     work = work.resolve()
@@ -329,7 +344,7 @@ def main(
         count: int, name: str, *more: str, kill: Callable[[Run], bool] = lambda _: False
     ) -> Run:
         data = make_clips(work / "clips", count)
-        command = [*_exporter("validate"), str(artifact), "--data", str(data), *how]
+        command = [*_exporter("validate", windows), str(artifact), "--data", str(data), *how]
         command += ["--report", str(work / f"report-{name}"), *more]
         return watched(command, work / f"cache-{name}", work / f"{name}.log", kill)
 
