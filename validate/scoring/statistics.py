@@ -19,7 +19,7 @@ LEVEL = 0.95
 # If int8 changes a clip, it changes two words on average, sometimes five. With 3, less than 5 % of
 # simulated artifacts just beyond the limit pass the gates of the recipes; with 2, 6 %.
 _UNSEEN_ERRORS = 3
-_CHUNK_COUNTS = 1 << 22  # of resampled counts at a time: 32 MiB
+_CHUNK_COUNTS = 1 << 20  # of resampled counts at a time: 8 MiB
 # Two-sided 5 % and 80 % power: the usual smallest effect that a study can find.
 _DETECTABLE = 1.959964 + 0.841621
 
