@@ -170,7 +170,7 @@ def test_parts_are_heard_look_by_look(
 
 
 def test_what_cannot_be_read_is_left_out_as_on_one_machine(
-    judged: Judge, hear: Hear, merge: Judge, tmp_path: Path
+    judged: Judge, hear: Hear, merge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = write_clips(tmp_path / "ten", 10)
     for number in (2, 3, 7):
@@ -180,7 +180,13 @@ def test_what_cannot_be_read_is_left_out_as_on_one_machine(
     known = predictions(tmp_path / "one")
     with pytest.raises(DataError, match=r"manifest\.jsonl:3: .*2\.wav"):
         hear((1, 1), "one", data=str(clips))
+    caplog.clear()
     hear((1, 1), "one", **how)
+    assert "left out: " in caplog.text
+    caplog.clear()
+    with pytest.raises(DataError, match="missing"):
+        merge("one", data=str(clips))
+    assert "a part lacks 2.wav, which could not be read; --skip-unreadable" in caplog.text
     (merged,) = merge("one", **how)
     assert without_times(merged) == without_times(one)
     assert merged.data.unreadable == ("2.wav", "3.wav", "7.wav")
