@@ -116,7 +116,9 @@ def hear_part(paths: Sequence[Path | str], settings: Settings, progress: Progres
         ExporterError: As `validate` raises it.
     """
     with _opened(settings, progress) as run:
-        return run.rounds(run.subjects(paths, None)).hear()
+        subjects = run.subjects(paths, None)
+        run.require_writable()
+        return run.rounds(subjects).hear()
 
 
 def plan(
@@ -146,6 +148,8 @@ def validating(
 
         def judging(paths: Sequence[Path | str], into: Path | None) -> list[Report]:
             subjects = run.subjects(paths, into)
+            if settings.store is not None and not settings.merge:
+                run.require_writable()
             key = run.key(subjects) if resumes and settings.store is None else None
             with unfinished.store(key, run.folder) if key else nullcontext() as store:
                 return run.judge(subjects, store)
@@ -223,6 +227,10 @@ class _Run:
         subjects = [replace(subject, spoken=_spoken(subject)) for subject in subjects]
         _check_texts(subjects)
         return subjects
+
+    def require_writable(self) -> None:
+        """Raise RecipeError if parts cannot be written to the store."""
+        self._store.require_writable()
 
     def key(self, subjects: Sequence[Subject]) -> str:
         """Return what is equal for runs that do the same."""

@@ -346,7 +346,7 @@ def chosen_environment(hearings: Sequence[Hearing]) -> dict[str, object]:
     kinds = sorted(set.union(*shards))
     if len(kinds) == 1:
         return hearings[0].environment_of(kinds[0])
-    told = "; ".join(environment.in_words(_of_any(hearings, kind)) for kind in kinds[:3])
+    told = "; ".join(environment.apart([_of_any(hearings, kind) for kind in kinds[:3]]))
     many = "each of them complete" if complete else "and none of them complete"
     msg = (
         f"{store}: its parts were heard on {len(kinds)} kinds of machines, {many}: {told}\n"

@@ -246,7 +246,8 @@ def _plans(rows: list[dict[str, Any]]) -> Iterator[tuple[list[str], list[dict[st
     for index, row in enumerate(rows):
         if row["quantization"] not in [other["quantization"] for other in rows[:index]]:
             same = [other for other in rows if other["quantization"] == row["quantization"]]
-            yield [Path(other["artifact"]).name for other in same], row["quantization"]
+            names = dict.fromkeys(Path(other["artifact"]).name for other in same)  # of all recipes
+            yield [*names], row["quantization"]
 
 
 # Files below this share of an artifact are summed in one entry.

@@ -1,6 +1,7 @@
 """What on a machine decides a model's transcripts, so that results of two kinds are not mixed."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,17 @@ def in_words(environment: dict[str, Any]) -> str:
     """Return the CPU's level and the versions, for messages."""
     versions = (f"{name} {version}" for name, version in environment["versions"].items())
     return f"{' '.join(environment['cpu'])}, {', '.join(versions)}"
+
+
+def apart(environments: Sequence[dict[str, Any]]) -> list[str]:
+    """Return of each environment, in words, what is not the same in all of them."""
+    named = [
+        {"CPU": " ".join(each["cpu"]), **each["versions"], "exporter's code": each["code"][:8]}
+        for each in environments
+    ]
+    names = dict.fromkeys(name for each in named for name in each)
+    differ = [name for name in names if len({each.get(name) for each in named}) > 1]
+    return [", ".join(f"{name} {each.get(name, 'missing')}" for name in differ) for each in named]
 
 
 def _sources_sha256() -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from exporter.errors import DataError, RecipeError
 from exporter.formats.clips.addresses import Remote
@@ -44,6 +45,18 @@ class PartStore:
         """Return the store with the whole path of its folder, for a process in another folder."""
         place = self.address
         return self if isinstance(place, Remote) else PartStore(place.absolute())
+
+    def require_writable(self) -> None:
+        """Make the folder if it is missing, and write there; object stores are not tried.
+
+        Raises:
+            RecipeError: The folder cannot be written.
+        """
+        if not isinstance(self.address, Remote):
+            with self._writing():
+                make_folder(self.address)
+                with TemporaryFile(dir=self.address):
+                    pass
 
     def names(self) -> frozenset[str]:
         """Return the names of all parts; none if the folder is missing.

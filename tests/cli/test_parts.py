@@ -72,9 +72,10 @@ def test_a_store_that_is_a_file_is_told(
     validate: Validate, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "s").write_text("text")
-    for options in (["--part", "1/1"], ["--merge"]):
-        assert validate("--store", "s", *options) == 3
-        assert "Give --store a folder" in capfd.readouterr().err
+    assert validate("--store", "s", "--part", "1/1") == 2
+    assert "s cannot be written (File exists): give another folder" in capfd.readouterr().err
+    assert validate("--store", "s", "--merge") == 3
+    assert "Give --store a folder" in capfd.readouterr().err
 
 
 def test_from_a_plan_to_a_report(

@@ -319,3 +319,12 @@ class TestBucket:
     def test_a_password_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="holds a key or password"):
             source_at(tmp_path, "s3://key:secret@bucket/runs")
+
+
+def test_a_process_in_another_folder_finds_the_same_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert PartStore(Path("parts")).anywhere() == PartStore(tmp_path / "parts")
+    remote = PartStore(Remote("s3://bucket/parts?region=x"))
+    assert remote.anywhere() == remote

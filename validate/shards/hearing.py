@@ -154,8 +154,10 @@ class Hearing:
             told = "%s: %s is damaged, and does not count"
             _log.warning(told, self.store, self._name(shard))
             return None
-        if part.unreadable and not self.reading.skips:
-            return None  # hearing it tells which clip cannot be read
+        if part.unreadable and not self.reading.skips:  # hearing it tells why
+            told = "%s: a part lacks %s, which could not be read; --skip-unreadable leaves it out"
+            _log.warning(told, self.store, part.unreadable[0].id)
+            return None
         return part if self._fits(shard, part) else None
 
     def results(self, look: int) -> Iterator[ClipResult]:
@@ -352,10 +354,14 @@ class _AnywhereTask(Task):
                     clip = Clip.of_row(row)
                     try:
                         write(examined(number, clip, opener, place / f"{number:06}").to_row())
-                    except DataError:
+                    except DataError as error:
                         if not self.skips:
                             raise
+                        if not unreadable:  # the report has the names of all
+                            _log.warning("left out: %s", error)
                         unreadable.append((number, clip.id))
+            if len(unreadable) > 1:
+                _log.warning("%d more clips of this shard are left out", len(unreadable) - 1)
             part = transcripts.Part(
                 index=index.path,
                 offset=0,
