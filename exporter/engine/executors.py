@@ -3,9 +3,8 @@
 Latency is not measured through it, because parallel tasks slow each other down.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -122,7 +121,7 @@ class LocalExecutor:
         return environment.describe()
 
     def map(self, tasks: Sequence[Task], progress: Progress) -> Iterator[tuple[int, Outcome]]:
-        """Run every task in a fresh process, and yield in the tasks' order: see `Executor.map`."""
+        """Run every task in a fresh process, and yield as they end: see `Executor.map`."""
         shares = _Shares(len(tasks), progress)
         if self.workers == 1:
             for place, task in enumerate(tasks):
@@ -134,19 +133,23 @@ class LocalExecutor:
                 yield place, outcome
             return
         # This thread starts and ends the processes, so that Ctrl-C ends them; threads read output.
-        running: deque[tuple[int, ExitStack, Future[Answer]]] = deque()
+        running: dict[Future[Answer], tuple[int, ExitStack]] = {}
+
+        def ended() -> Iterator[tuple[int, Outcome]]:
+            for answer in wait(running, return_when=FIRST_COMPLETED).done:
+                yield _end_of(*running.pop(answer), answer, shares)
+
         with ThreadPoolExecutor(self.workers) as pool, ExitStack() as processes:
             for place, task in enumerate(tasks):
                 if len(running) == self.workers:
-                    yield _end_of(*running.popleft(), shares)
+                    yield from ended()
                 process = processes.enter_context(ExitStack())
                 request = process.enter_context(task.prepared())
                 child = process.enter_context(worker.started(task.step, request, **_how(task)))
-                running.append(
-                    (place, process, pool.submit(child.answer, shares.of(place, task.what)))
-                )
+                answer = pool.submit(child.answer, shares.of(place, task.what))
+                running[answer] = place, process
             while running:
-                yield _end_of(*running.popleft(), shares)
+                yield from ended()
 
 
 def _end_of(

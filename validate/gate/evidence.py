@@ -25,9 +25,10 @@ from exporter.validate.evidence.results import (
 LIMIT, CASE_LIMIT, STEP_LIMIT = 1.35, 1.7, 6.0
 ROUNDED_CASE_LIMIT = 3.0
 # Without rounding of activations only float32's own rounding is left. It is less than what the
-# shaken features do, but for int8 caches, whose codes flip now and then.
+# shaken features do, but for int8 caches, whose codes flip now and then. How far it goes does not
+# follow the shaken features: the demo's wav2vec2 in onnx-int8 has 4.4e-5 on clips of many speeds.
 EXACT_LIMIT, EXACT_STEP_LIMIT = 5.0, 40.0
-_EXACT_FLOOR, _EXACT_STEP_FLOOR = 2e-5, 2e-4
+_EXACT_FLOOR, _EXACT_STEP_FLOOR = 5e-5, 2e-4
 _MODULE_LIMIT, _EXACT_MODULE_LIMIT = 1.6, 10.0
 _MODULE_FLOOR = 5e-5
 _FEATURES = 1e-3  # log-mel features lie between about -1 and 2
