@@ -375,7 +375,7 @@ class RayExecutor:
         lost = self._seen.keys() - {node.id for node in nodes} - self._told_lost
         if lost:
             count = "a node" if len(lost) == 1 else f"{len(lost)} nodes"
-            _log.warning("Ray lost %s; what ran there runs again", count)
+            _log.warning("Ray lost %s; what ran there, if anything, runs again", count)
         self._told_lost |= lost
         return nodes
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,12 @@ def test_uses_a_connection_that_is_there_and_leaves_it(
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_raylet_dies(
-    phase: str, executor: RayExecutor, nodes: Nodes, tmp_path: Path, expected: Any
+    phase: str,
+    executor: RayExecutor,
+    nodes: Nodes,
+    tmp_path: Path,
+    expected: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tasks = kept(tmp_path, COUNT)
     hold(tmp_path, 3, "prepare")
@@ -121,6 +127,11 @@ def test_a_raylet_dies(
 
     with meanwhile(strike):
         assert (ended(executor, tasks), results(tmp_path)) == expected
+    deadline = time.monotonic() + 60
+    while not caplog.records and time.monotonic() < deadline:  # Ray may take note of it later
+        time.sleep(0.2)
+        _ = executor.nodes
+    assert "Ray lost a node; what ran there, if anything, runs again" in caplog.text
     nodes.restore()
 
 
