@@ -108,8 +108,6 @@ class Rounds:
         self._candidates = [
             self._candidate(subject) for subject in subjects if validation.has_device(subject)
         ]
-        if not self._candidates:
-            raise validation.failures[0]
         self._lost: dict[int, ExporterError] = {}  # by hearing, of models that fail to run
 
     def judge(self) -> list[Report]:
@@ -124,6 +122,8 @@ class Rounds:
         reports: dict[int, Report] = {}
         left = dict(enumerate(self._candidates))
         self._use(self._environment())
+        if self._settings.merge:
+            self._require_parts()
         for look in count():
             if not left:
                 break
@@ -203,6 +203,15 @@ class Rounds:
         if not self._settings.merge:
             return self._validation.executor.environment
         return chosen_environment(_distinct(self._candidates))
+
+    def _require_parts(self) -> None:
+        """Raise DataError if an artifact lacks parts, before any of them is measured."""
+        left = self._candidates
+        for look in count():
+            if not left:
+                break
+            self._hear(look, left)
+            left = [each for each in left if not self._settled(each, look)]
 
     def _hear(self, look: int, left: Sequence[_Candidate]) -> None:
         """Hear the shards of a look that are missing; when merging, none may be."""
@@ -332,18 +341,20 @@ class Rounds:
 def chosen_environment(hearings: Sequence[Hearing]) -> dict[str, object]:
     """Return the kind of machine that has heard the whole first look with every model.
 
+    If several have, it is this machine's; also if another one has, and this one has heard a part.
+
     Raises:
         DataError: None has, or several have, and this machine is of none of them.
     """
     shards = [each for hearing in hearings for each in hearing.environments(0)]
     complete = set.intersection(*shards)
     here = environment.describe()
-    if hash_of(here) in complete or not any(shards):
+    store, kinds = hearings[0].store, sorted(set.union(*shards))
+    # Where this kind is heard in part and another one whole, what is missing is told.
+    if not kinds or hash_of(here) in (kinds if complete else complete):
         return here
-    store = hearings[0].store
     if len(complete) == 1:
         return hearings[0].environment_of(complete.pop())
-    kinds = sorted(set.union(*shards))
     if len(kinds) == 1:
         return hearings[0].environment_of(kinds[0])
     told = "; ".join(environment.apart([_of_any(hearings, kind) for kind in kinds[:3]]))

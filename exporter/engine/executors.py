@@ -144,7 +144,12 @@ class LocalExecutor:
                 if len(running) == self.workers:
                     yield from ended()
                 process = processes.enter_context(ExitStack())
-                request = process.enter_context(task.prepared())
+                try:
+                    request = process.enter_context(task.prepared())
+                except ExporterError as error:
+                    shares.end(place)
+                    yield place, error
+                    continue
                 child = process.enter_context(worker.started(task.step, request, **_how(task)))
                 answer = pool.submit(child.answer, shares.of(place, task.what))
                 running[answer] = place, process

@@ -131,16 +131,29 @@ class Kept(Task):
             shutil.copy(place / f"begun-{self.request['number']}", self.request["keep"])
 
 
+class Unread(Task):
+    """A task whose data cannot be read."""
+
+    @contextmanager
+    def prepared(self) -> Iterator[dict[str, Any]]:
+        msg = "the first clip is no audio"
+        raise DataError(msg)
+        yield {}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_tasks_error_does_not_stop_the_others(workers: int, tmp_path: Path) -> None:
     keep = tmp_path / "kept"
     keep.mkdir()
+    unread = Unread(f"{__name__}:meet", {}, "x")
     failing = Task(f"{__name__}:fail", {"folder": str(tmp_path), "others": []}, "x")
     known = {"others": [], "keep": str(keep)}
     good = [Kept(f"{__name__}:meet", {"number": number, **known}, "x") for number in (0, 2)]
     lost = Kept(f"{__name__}:fail", {"number": 1, **known}, "x")
-    found = dict(LocalExecutor(workers).map([good[0], failing, lost, good[1]], silent))
-    assert [isinstance(found[place], DataError) for place in range(4)] == [False, True, True, False]
+    mixed = [good[0], failing, lost, unread, good[1]]
+    found = dict(LocalExecutor(workers).map(mixed, silent))
+    failed = [isinstance(found[place], DataError) for place in range(5)]
+    assert failed == [False, True, True, True, False]
     assert sorted(path.name for path in keep.iterdir()) == ["begun-0", "begun-2"]
 
 
