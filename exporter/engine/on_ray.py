@@ -352,14 +352,20 @@ class RayExecutor:
         progress(f"{done} of {count} tasks done, on {where}", done / count)
 
     def _cancel(self, references: list[Any]) -> None:
-        """End tasks and their processes; those that have ended stay as they are."""
+        """End tasks and their processes.
+
+        Those that have ended are left alone: Ray 2.60 ends this process if one is cancelled whose
+        result is there and whose reply is not ("Tried to complete task that was not pending").
+        """
         if not references:
             return
         with undisturbed():
-            for reference in references:
+            many = len(references)
+            _, running = self._ray.wait(references, num_returns=many, timeout=0)
+            for reference in running:
                 with suppress(self._ray.exceptions.RayError):
                     self._ray.cancel(reference, force=True)
-            self._ray.wait(references, num_returns=len(references), timeout=_LAST_WAIT_S)
+            self._ray.wait(references, num_returns=many, timeout=_LAST_WAIT_S)
 
     def _alive(self) -> list[Node]:
         nodes = [
