@@ -8,7 +8,7 @@ from pathlib import Path
 from exporter.engine.part_store import PartStore
 from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
-from exporter.system.files import FileLock, make_folder, remove
+from exporter.system.files import FileLock, make_folder, remove_at_once
 
 _log = logging.getLogger(__name__)
 _LOCK = "lock"
@@ -32,7 +32,7 @@ def store(key: str, otherwise: Path) -> Iterator[PartStore]:
         place = _claimed(folder() / key, held)
         yield PartStore(place or otherwise / "parts")
         if place is not None:
-            remove(place)
+            remove_at_once(place)
 
 
 def _claimed(place: Path, held: ExitStack) -> Path | None:
@@ -61,7 +61,7 @@ def clear() -> int:
     for place in _places():
         with suppress(BlockingIOError), FileLock(place / _LOCK, wait=False):  # held: a run needs it
             freed += _entry(place).size_bytes
-            remove(place)
+            remove_at_once(place)
     return freed
 
 

@@ -321,6 +321,18 @@ def remove(folder: Path) -> None:
             return
 
 
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder so that nobody sees a part of it: it gets another name first.
+
+    A lock in it that is held does not suffice: between the removal of that file and of the folder,
+    another process would make and hold a new one.
+    """
+    aside = folder.with_name(f"{folder.name}{REMOVED}")
+    folder.rename(aside)
+    remove(aside)
+
+
+REMOVED = ".removed"
 _MAPPED_AT_ONCE = 64 << 20  # of a file to hash
 
 

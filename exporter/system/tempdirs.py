@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from exporter.system.files import FileLock, remove
+from exporter.system.files import REMOVED, FileLock, remove, remove_at_once
 from exporter.system.signals import undisturbed
 
 _NAME = re.compile(r"exporter-step-[0-9a-f]{32}")
@@ -51,7 +51,11 @@ def _clear(above: Path) -> None:
     """Remove this user's folders of killed processes, whose locks the kernel has released."""
     for folder in above.iterdir():
         with suppress(OSError):  # held, or gone meanwhile
-            if not _NAME.fullmatch(folder.name) or folder.lstat().st_uid != os.geteuid():
+            name = folder.name.removesuffix(REMOVED)
+            if not _NAME.fullmatch(name) or folder.lstat().st_uid != os.geteuid():
+                continue
+            if name != folder.name:  # its removal was cut off
+                remove(folder)
                 continue
             with FileLock(folder / _LOCK, wait=False):
-                remove(folder)
+                remove_at_once(folder)
