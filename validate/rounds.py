@@ -132,7 +132,7 @@ class Rounds:
                 report = self._judged(candidate, look)
                 if report is not None:
                     reports[place] = report
-                if report is not None or self._is_lost(candidate):
+                if report is not None or self._error(candidate) is not None:
                     del left[place]
         if self._validation.failures:
             raise self._validation.failures[0]
@@ -305,9 +305,6 @@ class Rounds:
     def _error(self, candidate: _Candidate) -> ExporterError | None:
         sides = candidate.original, candidate.artifact
         return next((self._lost[id(each)] for each in sides if id(each) in self._lost), None)
-
-    def _is_lost(self, candidate: _Candidate) -> bool:
-        return self._error(candidate) is not None
 
     def _jobs(self, look: int, left: Iterable[_Candidate]) -> list[_Job]:
         """Return all shards of a look, in an order that is the same on every machine."""

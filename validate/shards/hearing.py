@@ -171,8 +171,7 @@ class Hearing:
             for shard in self.shards(each):
                 part = self.part(shard)
                 if part is None:
-                    msg = f"{self.store}: a part of {self.listener.name} was changed: run it again"
-                    raise DataError(msg)
+                    raise self._changed()
                 self._require_same(shard, part)
                 yield from (clip.heard for clip in part.clips)
 
@@ -193,8 +192,7 @@ class Hearing:
             part = self.part(shard)
             listed = list(self.reading.clips(shard.numbers))
             if part is None or not _is_of(part, listed):
-                msg = f"{self.store}: a part of {self.listener.name} was changed: run it again"
-                raise DataError(msg)
+                raise self._changed()
             start = shard.numbers.start
             yield (
                 [_examined(start, listed[clip.number], clip) for clip in part.clips],
@@ -203,7 +201,11 @@ class Hearing:
 
     def keep(self, shard: Shard, heard: Iterable[ClipResult]) -> None:
         """Write the part of a shard of clips that were read here."""
-        self._write(shard, self._rows(shard), heard, self.reading.unreadable(shard.numbers))
+        assert self.environment is not None
+        unreadable = self.reading.unreadable(shard.numbers)
+        start, rows = shard.numbers.start, self._rows(shard)
+        part = part_of(self.environment, start, rows, heard, unreadable)
+        self.store.write(self._name(shard), packed(part))
 
     def request(self, shard: Shard, output: Path) -> transcripts.Part:
         """Return the part to transcribe, of clips that were read here."""
@@ -220,18 +222,16 @@ class Hearing:
 
     def task(self, shard: Shard, output: Path) -> Task:
         """Return what hears a shard of clips that were read here."""
-        return _HereTask(**self._how(self.request(shard, output)), hearing=self, shard=shard)
+        part = self.request(shard, output)
+        request = transcripts.Request(spec=self.listener.spec, part=part).model_dump(mode="json")
+        return _HereTask(**self._needs(), request=request, hearing=self, shard=shard)
 
     def task_anywhere(self, shard: Shard) -> Task:
         """Return what hears a shard on any machine that has the model and reaches the data."""
         assert self.environment is not None
         return _AnywhereTask(
-            step=_STEP,
+            **self._needs(),
             request={},
-            what=self.listener.name,
-            threads=self.listener.spec.threads,
-            memory_bytes=self.listener.memory_bytes,
-            gpus=int(self.listener.spec.device != "cpu"),
             spec=self.listener.spec,
             numbers=shard.numbers,
             total=self.reading.sizes[-1],
@@ -242,15 +242,14 @@ class Hearing:
             skips=self.reading.skips,
         )
 
-    def _how(self, part: transcripts.Part) -> dict[str, Any]:
-        spec = self.listener.spec
-        request = transcripts.Request(spec=spec, part=part).model_dump(mode="json")
+    def _needs(self) -> dict[str, Any]:
+        """Return the fields that all tasks of the model have."""
         return {
             "step": _STEP,
-            "request": request,
             "what": self.listener.name,
-            "threads": spec.threads,
+            "threads": self.listener.spec.threads,
             "memory_bytes": self.listener.memory_bytes,
+            "gpus": int(self.listener.spec.device != "cpu"),
         }
 
     def _shard(self, numbers: range) -> Shard:
@@ -262,16 +261,8 @@ class Hearing:
         assert self.environment is not None
         return name_of(shard.sha256, self.environment)
 
-    def _write(
-        self,
-        shard: Shard,
-        rows: Iterable[Examined],
-        heard: Iterable[ClipResult],
-        unreadable: Sequence[tuple[int, str]],
-    ) -> None:
-        assert self.environment is not None
-        part = part_of(self.environment, shard.numbers.start, rows, heard, unreadable)
-        self.store.write(self._name(shard), packed(part))
+    def _changed(self) -> DataError:
+        return DataError(f"{self.store}: a part of {self.listener.name} was changed: run it again")
 
     def _rows(self, shard: Shard) -> Iterator[Examined]:
         """Yield the clips of a shard that were read."""
