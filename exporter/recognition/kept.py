@@ -18,7 +18,7 @@ import numpy as np
 from exporter.families import FAMILIES
 from exporter.system import hardware, user_dirs
 from exporter.system.build_cache import Entry, sources_sha256
-from exporter.system.files import make_folder
+from exporter.system.files import make_folder, remove_files
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "soundfile", "soxr")
@@ -86,11 +86,7 @@ def entries() -> list[Entry]:
 
 def clear() -> int:
     """Remove all kept transcripts; return their bytes."""
-    freed = 0
-    for path in _files():
-        freed += path.lstat().st_size
-        path.unlink(missing_ok=True)
-    return freed
+    return remove_files(_files())
 
 
 class Kept:

@@ -17,7 +17,7 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
@@ -319,6 +319,15 @@ def remove(folder: Path) -> None:
                 raise
         else:
             return
+
+
+def remove_files(paths: Iterable[Path]) -> int:
+    """Remove files, and return their bytes; a link counts as itself."""
+    freed = 0
+    for path in paths:
+        freed += path.lstat().st_size
+        path.unlink(missing_ok=True)
+    return freed
 
 
 def remove_at_once(folder: Path) -> None:

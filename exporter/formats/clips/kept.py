@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporter.system import user_dirs
 from exporter.system.build_cache import Entry
-from exporter.system.files import make_folder, partial_name, write_atomic
+from exporter.system.files import make_folder, partial_name, remove_files, write_atomic
 
 _NAME = r"[0-9a-f]{64}(\.[A-Za-z0-9]{1,8})?"
 _WHOLE = re.compile(_NAME)
@@ -51,11 +51,7 @@ def entries() -> list[Entry]:
 
 def clear() -> int:
     """Remove all kept clips; return their bytes. Other files in the folder stay."""
-    freed = 0
-    for path in _files():
-        freed += path.lstat().st_size
-        path.unlink(missing_ok=True)
-    return freed
+    return remove_files(_files())
 
 
 def _files() -> Iterator[Path]:
