@@ -132,8 +132,11 @@ def test_the_driver_dies_at_every_phase(
             how = [sys.executable, "-c", DRIVER, str(tmp_path), *command]
             return subprocess.Popen(how, stdout=told, stderr=told, cwd=ROOT)
 
-    for phase, number in zip(PHASES, ORIGINAL, strict=True):
+    phases = list(zip(PHASES, ORIGINAL, strict=True))
+    for phase, number in phases:  # none may end before its turn
         hold(tmp_path, number, phase)
+    for phase, number in phases:
+        (tmp_path / f"reached-{number}-{phase}").unlink(missing_ok=True)  # of the driver before
         driver = start()
         reached(tmp_path, number, phase)
         known = PartStore(tmp_path / "store").names()
