@@ -133,10 +133,12 @@ def test_the_driver_dies_at_every_phase(
             return subprocess.Popen(how, stdout=told, stderr=told, cwd=ROOT)
 
     phases = list(zip(PHASES, ORIGINAL, strict=True))
-    for phase, number in phases:  # none may end before its turn
-        hold(tmp_path, number, phase)
+    for phase, number in phases:  # none may go on before its turn
+        hold(tmp_path, number, "prepare", to_kill=phase == "prepare")
     for phase, number in phases:
-        (tmp_path / f"reached-{number}-{phase}").unlink(missing_ok=True)  # of the driver before
+        if phase != "prepare":
+            hold(tmp_path, number, phase)
+            release(tmp_path, number, "prepare")
         driver = start()
         reached(tmp_path, number, phase)
         known = PartStore(tmp_path / "store").names()
